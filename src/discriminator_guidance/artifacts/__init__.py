@@ -1,0 +1,1 @@
+"""Files in, arrays and state dicts out: images, weights, atomic writes, resumable work."""

@@ -1,0 +1,386 @@
+"""The only reader of configuration: `configs/<profile>.yaml` as frozen, bounded, fully explicit types."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from discriminator_guidance.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+VpTime = Annotated[float, Field(gt=0, le=1)]
+Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, complete, no unknown keys, no coercion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Runtime(Section):
+    """How the machine computes."""
+
+    device: Literal["cpu", "cuda", "auto"]
+    precision: Literal["float32", "bfloat16", "auto"]
+    threads: Count
+
+
+class Training(Section):
+    """The common settings of a training loop counted in iterations."""
+
+    seed: Seed
+    iterations: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    decay_fraction: Annotated[float, Field(ge=0, le=1)]
+    gradient_clip: Positive
+    checkpoint_every: Count
+
+
+class Real(Section):
+    """Stage `real`."""
+
+    source: Literal["digits"]
+    image_size: Annotated[int, Field(ge=8, le=64)]
+    holdout_fraction: Fraction
+    seed: Seed
+
+
+class ScoreNetwork(Section):
+    """Constructor arguments of SongUNet, under their original names."""
+
+    model_channels: Count
+    channel_mult: tuple[Count, ...]
+    num_blocks: Count
+    attn_resolutions: tuple[Count, ...]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    embedding_type: Literal["positional", "fourier"]
+    encoder_type: Literal["standard", "residual"]
+    channel_mult_noise: Literal[1, 2]
+    resample_filter: tuple[Count, ...]
+
+
+class Score(Section):
+    """Stage `score`."""
+
+    source: Literal["train"]
+    sigma_data: Positive
+    network: ScoreNetwork
+    training: Training
+    p_mean: float
+    p_std: Positive
+    ema_decay: Fraction
+
+
+class ExtractorNetwork(Section):
+    """Constructor arguments of the ADM encoder classifier."""
+
+    model_channels: Count
+    channel_mult: tuple[Count, ...]
+    num_res_blocks: Count
+    attention_resolutions: tuple[Count, ...]
+    num_head_channels: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Extractor(Section):
+    """Stage `extractor`."""
+
+    source: Literal["train"]
+    network: ExtractorNetwork
+    training: Training
+    t_min: VpTime
+    uniform_time_fraction: Annotated[float, Field(ge=0, le=1)]
+
+
+class FidNetwork(Section):
+    """Stage `fid_network`."""
+
+    source: Literal["train"]
+    name: Annotated[str, Field(min_length=1)]
+    channels: tuple[Count, Count, Count, Count]
+    features: Count
+    training: Training
+
+
+class Sampler(Section):
+    """Heun sampler settings shared by `fake` and `guided`."""
+
+    steps: Annotated[int, Field(ge=2, le=1000)]
+    sigma_min: Positive
+    sigma_max: Positive
+    rho: Positive
+    s_churn: NonNegative
+    s_min: NonNegative
+    s_max: Annotated[float, Field(ge=0)]
+    s_noise: Positive
+    eps_scale: Positive
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Sampler:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+        if self.s_min > self.s_max:
+            raise ValueError(f"s_min {self.s_min} must not exceed s_max {self.s_max}")
+        return self
+
+
+class SampleRange(Section):
+    """Which samples are drawn: per-sample streams of a run seed, from an index on."""
+
+    images: Annotated[int, Field(ge=2)]
+    seed: Seed
+    seed_start: Seed
+    batch_size: Count
+    shard_size: Count
+
+
+class Fake(SampleRange):
+    """Stage `fake`."""
+
+
+class Split(Section):
+    """Shares of real + fake for training, validation and test."""
+
+    train: Fraction
+    validation: Fraction
+    test: Fraction
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _whole(self) -> Split:
+        total = self.train + self.validation + self.test
+        if not math.isclose(total, 1.0, abs_tol=1e-9):
+            raise ValueError(f"train + validation + test must be 1, they are {total:g}")
+        return self
+
+
+class Member(Section):
+    """One row of Table 2, before the two factors."""
+
+    seed: Seed
+    epochs: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    t_min: VpTime
+
+
+class HeadNetwork(Section):
+    """Constructor arguments of the discriminator head."""
+
+    model_channels: Count
+    num_res_blocks: Count
+    num_head_channels: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Discriminator(Section):
+    """Stage `discriminator`."""
+
+    split: Split
+    batch_size: Count
+    epoch_factor: Positive
+    learning_rate_factor: Positive
+    importance_sampling: bool
+    reshuffle: bool
+    flip: bool
+    checkpoint_every: Count
+    grid_times: Count
+    grid_times_per_image: Count
+    network: HeadNetwork
+    members: dict[str, Member]
+
+    @model_validator(mode="after")
+    def _grid(self) -> Discriminator:
+        if self.grid_times_per_image > self.grid_times:
+            raise ValueError(
+                f"grid_times_per_image {self.grid_times_per_image} must not exceed grid_times {self.grid_times}"
+            )
+        return self
+
+
+class Variant(Section):
+    """One way of sampling: which members, how combined, how strongly."""
+
+    members: tuple[str, ...]
+    rule: Rule
+    weights: Literal["equal"] | tuple[NonNegative, ...]
+    w1: float
+    w2: float
+    boosting: bool
+
+    @model_validator(mode="after")
+    def _simplex(self) -> Variant:
+        if self.weights != "equal":
+            if len(self.weights) != len(self.members):
+                raise ValueError(f"weights has {len(self.weights)} entries for {len(self.members)} members")
+            if not math.isclose(sum(self.weights), 1.0, abs_tol=1e-6):
+                raise ValueError(f"weights must sum to 1, they sum to {sum(self.weights):g}")
+        if not self.members and (self.w1 or self.w2 or self.boosting):
+            raise ValueError("w1, w2 and boosting need at least one member")
+        if len(set(self.members)) != len(self.members):
+            raise ValueError("members must not repeat")
+        return self
+
+    @property
+    def member_weights(self) -> tuple[float, ...]:
+        """The simplex weights, spelled out (float, one for each member)."""
+        if self.weights == "equal":
+            return tuple(1.0 / len(self.members) for _ in self.members)
+        return self.weights
+
+
+class Guided(SampleRange):
+    """Stage `guided`."""
+
+    time_min: VpTime
+    time_max: VpTime
+    trajectory_images: Count
+    variants: dict[str, Variant]
+
+    @model_validator(mode="after")
+    def _window(self) -> Guided:
+        if self.time_min >= self.time_max:
+            raise ValueError(f"time_min {self.time_min} must be below time_max {self.time_max}")
+        if "edm" not in self.variants:
+            raise ValueError("variants must contain 'edm', the unguided one every difference refers to")
+        if self.variants["edm"].members:
+            raise ValueError("variant 'edm' must have no members: it is the unguided one")
+        return self
+
+
+class Evaluation(Section):
+    """Stage `evaluation`."""
+
+    batch_size: Count
+    kid_subsets: Count
+    kid_subset_size: Annotated[int, Field(ge=2)]
+    neighborhood: Count
+    seed: Seed
+
+
+class Report(Section):
+    """Stage `report`."""
+
+    pictures: Annotated[int, Field(ge=1, le=64)]
+    dpi: Annotated[int, Field(ge=50, le=600)]
+
+
+class Config(Section):
+    """A whole profile."""
+
+    runtime: Runtime
+    real: Real
+    score: Score
+    extractor: Extractor
+    fid_network: FidNetwork
+    sampler: Sampler
+    fake: Fake
+    discriminator: Discriminator
+    guided: Guided
+    evaluation: Evaluation
+    report: Report
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        for name, variant in self.guided.variants.items():
+            unknown = [m for m in variant.members if m not in self.discriminator.members]
+            if unknown:
+                raise ValueError(
+                    f"guided.variants.{name}.members names {unknown[0]!r}, which discriminator.members "
+                    f"does not have ({', '.join(self.discriminator.members)})"
+                )
+        fake, guided = self.fake, self.guided
+        if fake.seed == guided.seed and (
+            fake.seed_start < guided.seed_start + guided.images
+            and guided.seed_start < fake.seed_start + fake.images
+        ):
+            raise ValueError("fake and guided draw the same sample indices: move guided.seed_start")
+        return self
+
+
+def load_config(profile: str, root: Path) -> Config:
+    """Read and check a profile.
+
+    Args:
+        profile: its name, the stem of a file in `configs/`.
+        root: the project folder.
+
+    Returns:
+        The profile.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a key that is missing, unknown, of the wrong type or out of range.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = root / "configs" / f"{profile}.yaml"
+    shown = f"configs/{profile}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (root / "configs").glob("*.yaml"))
+        raise ConfigError(
+            f"a profile file {shown}", "no such file", f"choose one of: {', '.join(known) or 'none here'}"
+        )
+    try:
+        # YAML 1.2, as DVC reads it: 1e-5 is a number there, in YAML 1.1 it is a string.
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"YAML in {shown}", reason, "mend the syntax at the place named") from error
+    return parse_config(data, shown)
+
+
+def parse_config(data: object, shown: str) -> Config:
+    """Check a profile that is already a mapping.
+
+    Args:
+        data: what the YAML file holds.
+        shown: the file's name for messages.
+
+    Returns:
+        The profile.
+
+    Raises:
+        ConfigError: naming file, key, value and what is allowed.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"sections in {shown}", type(data).__name__, "see configs/mini.yaml for a whole one")
+    try:
+        # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
+        return Config.model_validate_json(json.dumps(data))
+    except TypeError as error:
+        raise ConfigError(f"plain values in {shown}", str(error), "use numbers, words, lists and maps") from error
+    except ValidationError as error:
+        raise _config_error(error, shown) from error
+
+
+def _config_error(error: ValidationError, shown: str) -> ConfigError:
+    errors: list[Any] = error.errors(include_url=False)
+    # Of a union ("equal" or a list of weights) pydantic reports each branch; the last is about the list.
+    branches = [e for e in errors if e["loc"][:4] == errors[0]["loc"][:4]]
+    first = branches[-1] if "weights" in errors[0]["loc"] else errors[0]
+    parts = [str(part) for part in first["loc"] if "[" not in str(part)]
+    key = ".".join(parts) or "the whole file"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "missing":
+        return ConfigError(f"key {key} in {shown}", f"no such key{more}", "add it; configs/mini.yaml documents each")
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            f"known keys in {shown}", f"{key} = {first['input']!r}{more}", "remove it or mend its spelling"
+        )
+    value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
+    return ConfigError(f"a valid {key} in {shown}", f"{key}{value}{more}", f"{message}")

@@ -1,0 +1,1 @@
+"""Noise levels, VP time and per-sample random streams."""

@@ -1,0 +1,27 @@
+"""Errors a user can cause and cure; each one is shown as a single line with exit code 2."""
+
+
+class UserError(Exception):
+    """Something the user asked for cannot be done as asked.
+
+    Args:
+        expected: what would have been right.
+        got: what was met instead.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, expected: str, got: str, remedy: str) -> None:
+        self.expected, self.got, self.remedy = expected, got, remedy
+        super().__init__(f"expected {expected}; got {got}; {remedy}")
+
+
+class ConfigError(UserError):
+    """A value in a configuration file is missing, unknown, of the wrong type or out of range."""
+
+
+class InputError(UserError):
+    """A file that a stage needs is missing, damaged or of the wrong shape."""
+
+
+class DivergenceError(UserError):
+    """A loss, gradient or image stopped being finite."""

@@ -1,0 +1,1 @@
+"""Distances, manifold metrics and classification scores with their intervals."""

@@ -1,0 +1,1 @@
+"""Discriminator guidance: density ratio, ensemble rules and the guided sampler."""

@@ -1,0 +1,86 @@
+"""The guidance score: what a discriminator's log density ratio adds to the EDM slope."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from discriminator_guidance.diffusion.vp_time import marginal_mean, tau_from_sigma
+
+PROBABILITY_CLIP = 1e-5
+LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
+
+LogRatio = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (N,) log density ratio, differentiable in x_vp
+Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
+
+
+def clip_log_ratio(log_ratio: Tensor) -> Tensor:
+    """The log ratio of a probability clipped to [1e-5, 1 - 1e-5].
+
+    Clipping d and then taking L = log d/(1-d) is the same as clamping L, which keeps its digits in float32.
+
+    Args:
+        log_ratio: log d/(1-d), any shape.
+
+    Returns:
+        The clamped log ratio; its gradient is 0 where the clip is active.
+
+    Source: Kim et al. 2023, Eq. 8 and the official clip of d.
+    Deviation: both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
+    """
+    return log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
+
+def guidance_score(
+    log_ratio: LogRatio,
+    x: Tensor,
+    sigma: Tensor,
+    time_min: float,
+    time_max: float,
+    gate: Literal["sample", "batch"] = "sample",
+    network_time: Callable[[Tensor], Tensor] | None = None,
+    network_dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """The guidance term of the EDM slope, times sigma, and the log ratio it comes from.
+
+    With x_vp = mean(tau) x, the term is -sigma^2 mean(tau) grad_{x_vp} L = -sigma^2 grad_x L: the sampler divides it
+    by sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p.
+
+    Args:
+        log_ratio: L(x_vp, tau), a differentiable (N,) function of the picture.
+        x: (N, C, H, W) float64 noisy pictures, unscaled (EDM units).
+        sigma: (N,) float64 noise levels.
+        time_min: smallest VP time at which guidance acts.
+        time_max: largest VP time at which guidance acts.
+        gate: "sample" tests each sample's tau; "batch" tests the smallest tau of the batch for all, as the official
+            code does (only used to compare with it).
+        network_time: maps tau to the time the network is given (`vp_time.cosine_time` for 64x64 pictures).
+        network_dtype: dtype of the picture and the times that reach the network.
+
+    Returns:
+        score (N, C, H, W) float64, zero outside the window; log ratio (N,) float64, +inf outside the window.
+
+    Source: Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
+    Deviation: the official gate is batch-wide and marks "outside" by 1e7.
+    """
+    tau = tau_from_sigma(sigma.double())
+    gated = tau.min().expand_as(tau) if gate == "batch" else tau
+    active = (gated >= time_min) & (gated <= time_max)
+    score = torch.zeros_like(x, dtype=torch.float64)
+    ratio = torch.full_like(tau, math.inf)
+    if not bool(active.any()):
+        return score, ratio
+    mean = marginal_mean(tau).view(-1, 1, 1, 1)
+    with torch.enable_grad():
+        x_vp = (mean * x).to(network_dtype).detach().requires_grad_(True)
+        time = tau if network_time is None else network_time(tau)
+        value = log_ratio(x_vp, time.to(network_dtype))
+        (gradient,) = torch.autograd.grad(value.sum(), x_vp)
+    inside = active.view(-1, 1, 1, 1)
+    sigma_squared = sigma.double().view(-1, 1, 1, 1) ** 2
+    score = torch.where(inside, -sigma_squared * mean * gradient.double(), score)
+    return score, torch.where(active, value.detach().double(), ratio)

@@ -1,0 +1,1 @@
+"""Score networks, encoder classifiers and discriminator heads."""

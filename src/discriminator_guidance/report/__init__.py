@@ -1,0 +1,1 @@
+"""Tables, figures and the self-contained page, from the files of the other stages."""

@@ -1,0 +1,1 @@
+"""Training loops of the four networks: arrays in, weights and curves out."""

@@ -1,0 +1,79 @@
+"""VP time: inverses, limits and the importance density."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discriminator_guidance.diffusion.vp_time import (
+    beta_integral,
+    cosine_time,
+    importance_constant,
+    importance_times,
+    marginal_mean,
+    marginal_std,
+    quantile_grid,
+    sigma_from_tau,
+    tau_from_sigma,
+    uniform_times,
+)
+
+
+@given(st.floats(1e-4, 140.0))
+def test_tau_inverts_sigma(sigma):
+    tau = tau_from_sigma(torch.tensor(sigma, dtype=torch.float64))
+    assert sigma_from_tau(tau).item() == pytest.approx(sigma, rel=1e-9)
+
+
+def test_sigma_is_noise_over_signal():
+    t = torch.linspace(1e-4, 1, 50, dtype=torch.float64)
+    assert torch.allclose(sigma_from_tau(t), marginal_std(t) / marginal_mean(t))
+    assert torch.allclose(marginal_std(t) ** 2 + marginal_mean(t) ** 2, torch.ones_like(t))
+
+
+def test_tiny_noise_keeps_its_digits():
+    # Small sigma: tau = sigma^2 / 0.1 to leading order; a quadratic formula with cancellation would lose this.
+    assert tau_from_sigma(torch.tensor(1e-7).double()).item() == pytest.approx(1e-13, rel=1e-6)
+
+
+@pytest.mark.parametrize("t_min", [1e-5, 1e-3, 0.01])
+def test_importance_times_follow_beta_over_one_minus_exp(t_min):
+    u = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    t = importance_times(u, t_min)
+    assert t[0].item() == pytest.approx(t_min, rel=1e-6)
+    assert t[-1].item() == pytest.approx(1.0)
+    beta = 0.1 + 19.9 * t
+    density = beta / (1 - torch.exp(-beta_integral(t))) / importance_constant(t_min)
+    # du/dt by central differences against the density.
+    slope = (u[2:] - u[:-2]) / (t[2:] - t[:-2])
+    assert torch.allclose(slope, density[1:-1], rtol=2e-2)
+
+
+def test_normalising_constant_by_quadrature():
+    t = np.geomspace(1e-3, 1, 200_001)
+    integral = 0.1 * t + 9.95 * t**2
+    weight = (0.1 + 19.9 * t) / -np.expm1(-integral)
+    assert importance_constant(1e-3) == pytest.approx(np.trapezoid(weight, t), rel=1e-6)
+
+
+def test_uniform_times_span_the_interval():
+    assert uniform_times(torch.tensor([0.0, 1.0]), 0.01).tolist() == pytest.approx([0.01, 1.0])
+
+
+def test_grid_times_are_quantiles():
+    grid = quantile_grid(8, 1e-5)
+    assert (grid.diff() > 0).all()
+    assert grid[0] > 1e-5
+    assert grid[-1] < 1
+
+
+def test_cosine_time_has_the_same_signal_scale():
+    t = torch.linspace(0.01, 0.99, 20, dtype=torch.float64)
+    s = 0.008
+    angle = (cosine_time(t) + s) / (1 + s) * math.pi / 2
+    assert torch.allclose(angle.cos() / math.cos(s / (1 + s) * math.pi / 2), marginal_mean(t))

@@ -1,0 +1,87 @@
+"""The guidance score against an exact gradient, its window and its clip."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from discriminator_guidance.diffusion.vp_time import sigma_from_tau, tau_from_sigma
+from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, clip_log_ratio, guidance_score
+
+from .gaussians import SHAPE, Gaussian, log_ratio_of
+
+TRUE, WRONG = Gaussian(0.3, 0.4), Gaussian(-0.1, 0.6)
+
+
+def test_score_is_minus_sigma_squared_times_the_gradient_of_the_log_ratio():
+    x = torch.randn((4, *SHAPE), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sigma = torch.tensor([0.1, 0.7, 3.0, 50.0], dtype=torch.float64)
+    score, ratio = guidance_score(log_ratio_of(TRUE, WRONG), x, sigma, 0.0, 1.0, network_dtype=torch.float64)
+    level = sigma.view(-1, 1, 1, 1)
+    gradient = -(x - TRUE.mean) / (TRUE.std**2 + level**2) + (x - WRONG.mean) / (WRONG.std**2 + level**2)
+    assert torch.allclose(score, -(level**2) * gradient, rtol=1e-9)
+    expected = TRUE.log_density(x, sigma) - WRONG.log_density(x, sigma)
+    assert torch.allclose(ratio, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("gate", ["sample", "batch"])
+def test_window(gate):
+    tau = torch.tensor([0.005, 0.02, 0.5, 0.9], dtype=torch.float64)
+    x = torch.ones((4, *SHAPE), dtype=torch.float64)
+    score, ratio = guidance_score(
+        log_ratio_of(TRUE, WRONG), x, sigma_from_tau(tau), 0.01, 0.6, gate, network_dtype=torch.float64
+    )
+    # The official gate looks at the smallest time only: one sample below the window switches the whole batch off.
+    expected = [False, True, True, False] if gate == "sample" else [False] * 4
+    assert torch.isfinite(ratio).tolist() == expected
+    assert (score.flatten(1).abs().sum(1) > 0).tolist() == expected
+
+
+def test_window_ends_belong_to_it():
+    sigma = torch.tensor([0.5], dtype=torch.float64)
+    tau = tau_from_sigma(sigma).item()
+    x = torch.ones((1, *SHAPE), dtype=torch.float64)
+    for low, high in [(tau, 1.0), (0.0, tau)]:
+        _, ratio = guidance_score(log_ratio_of(TRUE, WRONG), x, sigma, low, high)
+        assert torch.isfinite(ratio).all()
+
+
+def test_network_is_not_called_when_all_samples_are_outside():
+    def forbidden(x_vp, tau):
+        raise AssertionError("evaluated outside the window")
+
+    x, sigma = torch.ones((2, *SHAPE), dtype=torch.float64), torch.tensor([0.001, 0.001])
+    score, ratio = guidance_score(forbidden, x, sigma, 0.01, 1.0)
+    assert (score == 0).all()
+    assert (ratio == math.inf).all()
+
+
+def test_network_sees_float32_pictures_in_vp_scale():
+    def log_ratio(x_vp, tau):
+        assert x_vp.dtype == tau.dtype == torch.float32
+        assert x_vp.abs().max() < 3  # 80 n scaled by mean(tau): about unit size
+        return x_vp.flatten(1).sum(1)
+
+    x = 80.0 * torch.ones((2, *SHAPE), dtype=torch.float64)
+    score, _ = guidance_score(log_ratio, x, torch.tensor([80.0, 80.0]), 0.01, 1.0)
+    assert score.dtype == torch.float64
+
+
+def test_no_gradient_is_left_behind_even_under_no_grad():
+    with torch.no_grad():
+        score, ratio = guidance_score(
+            log_ratio_of(TRUE, WRONG), torch.ones((1, *SHAPE)).double(), torch.tensor([1.0]), 0.0, 1.0
+        )
+    assert not score.requires_grad
+    assert not ratio.requires_grad
+
+
+def test_clip_equals_clipping_the_probability():
+    logit = torch.tensor([-50.0, -11.0, 0.0, 11.0, 50.0], dtype=torch.float64, requires_grad=True)
+    p = torch.sigmoid(logit).clamp(1e-5, 1 - 1e-5)
+    assert torch.allclose(clip_log_ratio(logit), (p / (1 - p)).log(), rtol=1e-9)
+    assert math.log((1 - 1e-5) / 1e-5) == pytest.approx(LOG_RATIO_BOUND)
+    clip_log_ratio(logit).sum().backward()
+    assert logit.grad.tolist() == [0, 1, 1, 1, 0]

@@ -1,0 +1,69 @@
+"""The three ensemble rules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discriminator_guidance.guidance.ensemble import RULES, clipped_logit_mean, combine, mean_logit, mean_probability
+
+finite = st.floats(-9, 9)
+
+
+@given(st.lists(st.lists(finite, min_size=3, max_size=3), min_size=1, max_size=4), st.data())
+def test_mean_probability_is_the_logit_of_the_weighted_mean(rows, data):
+    logits = torch.tensor(rows, dtype=torch.float64)
+    raw = torch.tensor(data.draw(st.lists(st.floats(0.01, 1), min_size=len(rows), max_size=len(rows)))).double()
+    weights = raw / raw.sum()
+    p = (weights.unsqueeze(1) * torch.sigmoid(logits)).sum(0)
+    assert torch.allclose(mean_probability(logits, weights), torch.logit(p), atol=1e-9)
+
+
+@given(finite)
+def test_rules_agree_on_a_single_member_except_the_mistaken_one(logit):
+    logits, weights = torch.tensor([[logit]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    assert mean_probability(logits, weights).item() == pytest.approx(logit, abs=1e-9)
+    assert mean_logit(logits, weights).item() == pytest.approx(logit, abs=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["mean_probability", "mean_logit"])
+def test_a_weight_of_zero_removes_a_member(rule):
+    logits = torch.tensor([[0.4], [-40.0]])
+    assert RULES[rule](logits, torch.tensor([1.0, 0.0])).item() == pytest.approx(0.4, abs=1e-6)
+
+
+def test_a_vertex_keeps_gradients_finite():
+    logits = torch.tensor([[0.4], [-40.0]], requires_grad=True)
+    mean_probability(logits, torch.tensor([1.0, 0.0])).sum().backward()
+    assert logits.grad.tolist() == [[pytest.approx(1.0, abs=1e-5)], [0.0]]
+
+
+def test_mean_probability_is_clipped_and_stays_finite_for_huge_logits():
+    logits = torch.tensor([[1e4, -1e4]])
+    value = mean_probability(logits, torch.ones(1))
+    assert value.tolist() == pytest.approx([11.512915, -11.512915], abs=1e-5)
+
+
+def test_the_mistaken_rule_takes_raw_logits_for_probabilities():
+    logits = torch.tensor([[-0.5, 0.5, 1.5]], dtype=torch.float64, requires_grad=True)
+    value = clipped_logit_mean(logits, torch.ones(1, dtype=torch.float64))
+    assert value.tolist() == pytest.approx([-11.512915, 0.0, 11.512915], abs=1e-5)
+    value.sum().backward()
+    # No gradient outside (0, 1); 1 / (p (1 - p)) = 4 at p = 0.5, where an honest logit has slope 1.
+    assert logits.grad.tolist() == [[0.0, pytest.approx(4.0), 0.0]]
+
+
+def test_equal_members_do_not_change_the_result():
+    logits = torch.linspace(-3, 3, 7).repeat(6, 1)
+    weights = torch.full((6,), 1 / 6)
+    for rule in ("mean_probability", "mean_logit"):
+        assert torch.allclose(RULES[rule](logits, weights), logits[0], atol=1e-5)
+
+
+def test_combine_takes_logarithms_in_float32_for_bfloat16_logits():
+    log_ratio = combine(lambda x, t: x.to(torch.bfloat16).view(1, -1), "mean_probability", [1.0])
+    value = log_ratio(torch.tensor([2.0, -3.0]), torch.zeros(2))
+    assert value.dtype == torch.float32
+    assert value.tolist() == pytest.approx([2.0, -3.0], abs=1e-5)

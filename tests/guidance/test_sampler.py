@@ -1,0 +1,176 @@
+"""The sampler against Gaussian oracles, and its order by regression."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from discriminator_guidance.diffusion.seeds import normal_batch
+from discriminator_guidance.guidance.density_ratio import guidance_score
+from discriminator_guidance.guidance.sampler import sample
+
+from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
+
+TRUE = Gaussian(mean=0.3, std=0.4)
+WRONG = Gaussian(mean=-0.1, std=0.6)
+
+
+def guidance_of(true: Gaussian, wrong: Gaussian, time_min: float = 0.0, time_max: float = 1.0):
+    log_ratio = log_ratio_of(true, wrong)
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return guidance_score(log_ratio, x, sigma, time_min, time_max, network_dtype=torch.float64)
+
+    return guidance
+
+
+def exact_flow(gaussian: Gaussian, start: Tensor, sigma_max: float) -> Tensor:
+    """The probability-flow solution of Gaussian data from sigma_max to 0."""
+    scale = gaussian.std / math.sqrt(gaussian.std**2 + sigma_max**2)
+    return gaussian.mean + (start - gaussian.mean) * scale
+
+
+def test_guidance_turns_the_wrong_gaussian_into_the_right_one():
+    latents = seeded_latents(400)
+    told = settings(w1=1.0, w2=1.0, steps=200)
+    drawn = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, told)
+    expected = exact_flow(TRUE, latents * 80.0, 80.0)
+    assert torch.allclose(drawn, expected, atol=2e-3)
+    unguided = sample(WRONG.denoise, None, latents, no_noise, told)
+    assert torch.allclose(unguided, exact_flow(WRONG, latents * 80.0, 80.0), atol=2e-3)
+    assert (unguided - expected).abs().mean() > 0.1
+
+
+def test_guided_and_directly_denoised_trajectories_agree_step_by_step():
+    # D_wrong with the exact ratio is the same slope field as D_true, so even coarse steps must agree to rounding.
+    latents = seeded_latents(8)
+    told = settings(w1=1.0, w2=1.0, steps=7)
+    guided = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, told)
+    direct = sample(TRUE.denoise, None, latents, no_noise, settings(steps=7))
+    assert torch.allclose(guided, direct, atol=1e-9)
+
+
+def test_w1_of_two_alone_is_a_total_weight_of_one_to_first_order():
+    latents = seeded_latents(64)
+    both = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=1.0, w2=1.0, steps=400))
+    euler_only = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=2.0, steps=400))
+    double = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=2.0, w2=2.0, steps=400))
+    assert (euler_only - both).abs().max() < 0.02
+    assert (double - both).abs().mean() > 0.1
+
+
+def test_heun_is_of_second_order():
+    latents = seeded_latents(16)
+    exact = exact_flow(TRUE, latents * 80.0, 80.0)
+    steps = np.array([40, 80, 160, 320])
+    # The last Euler step to sigma = 0 is exact to O(sigma_min^2), so sigma_min is taken small.
+    errors = [
+        (sample(TRUE.denoise, None, latents, no_noise, settings(steps=int(n), sigma_min=1e-5)) - exact).abs().max().item()
+        for n in steps
+    ]
+    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert 1.8 < order < 2.4
+
+
+def test_churn_keeps_the_distribution():
+    count = 4000
+    latents = normal_batch(3, "latent", range(count), 0, SHAPE)
+
+    def noise(step: int, raised: Tensor) -> Tensor:
+        assert bool(raised.all())
+        return normal_batch(3, "churn", range(count), step, SHAPE)
+
+    drawn = sample(TRUE.denoise, None, latents, noise, settings(s_churn=20.0, steps=120))
+    deterministic = sample(TRUE.denoise, None, latents, no_noise, settings(steps=120))
+    assert (drawn - deterministic).abs().mean() > 0.1
+    assert abs(drawn.mean().item() - TRUE.mean) < 0.01
+    assert abs(drawn.std().item() - TRUE.std) < 0.01
+
+
+def test_churn_acts_only_inside_its_interval():
+    asked = []
+
+    def noise(step: int, raised: Tensor) -> Tensor:
+        asked.append(step)
+        return torch.zeros((2, *SHAPE))
+
+    sample(TRUE.denoise, None, seeded_latents(2), noise, settings(s_churn=5.0, s_min=0.1, s_max=10.0, steps=20))
+    from discriminator_guidance.diffusion.noise_levels import karras_sigmas
+
+    sigmas = karras_sigmas(20, 0.002, 80.0, 7.0)
+    assert asked == [i for i in range(20) if 0.1 <= sigmas[i] <= 10.0]
+
+
+def test_boosting_raises_only_samples_that_looked_fake_at_the_step_before():
+    raised_at = {}
+
+    def noise(step: int, raised: Tensor) -> Tensor:
+        raised_at[step] = raised.tolist()
+        return torch.zeros((2, *SHAPE))
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x), torch.tensor([-1.0, 1.0], dtype=torch.float64)
+
+    sample(TRUE.denoise, guidance, seeded_latents(2), noise, settings(w1=1.0, boosting=True, steps=12))
+    assert raised_at == {5: [True, False], 10: [True, False]}  # not at step 0: the first log ratio is +infinity
+
+
+def test_boosting_doubles_the_guidance_of_fake_looking_samples_at_even_steps():
+    seen = []
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(x), torch.tensor([-1.0, 1.0], dtype=torch.float64)
+
+    def observe(step: int, x: Tensor, denoised: Tensor, ratio: Tensor) -> None:
+        seen.append(x)
+
+    told = settings(w1=1.0, boosting=True, steps=4)
+    zero = Gaussian(0.0, 1e-9)
+    sample(zero.denoise, guidance, torch.zeros((2, *SHAPE)), no_noise, told, observe)
+    # From x = 0 with D = 0 the first Euler step moves by (sigma_1 - sigma_0) w1 score / sigma_0.
+    first = seen[1]
+    assert torch.allclose(first[0], 2 * first[1])
+
+
+def test_epsilon_scaling_divides_the_predicted_noise():
+    latents = seeded_latents(4)
+    plain = sample(TRUE.denoise, None, latents, no_noise, settings(steps=2, sigma_min=1.0))
+    scaled = sample(TRUE.denoise, None, latents, no_noise, settings(steps=2, sigma_min=1.0, eps_scale=1.25))
+    x = latents * 80.0
+    slope = (x - TRUE.denoise(x, torch.full((4,), 80.0))) / 80.0 / 1.25
+    middle = x + (1.0 - 80.0) * slope
+    slope_next = (middle - TRUE.denoise(middle, torch.ones(4))) / 1.25
+    middle = x + (1.0 - 80.0) * (slope + slope_next) / 2
+    final = middle - (middle - TRUE.denoise(middle, torch.ones(4))) / 1.25
+    assert torch.allclose(scaled, final)
+    assert not torch.allclose(plain, scaled)
+
+
+def test_samples_do_not_depend_on_their_batch():
+    latents = seeded_latents(6)
+    told = settings(w1=2.0, w2=0.0, boosting=True, s_churn=3.0, steps=12)
+    noises = {i: normal_batch(1, "churn", range(6), i, SHAPE) for i in range(12)}
+    guidance = guidance_of(TRUE, WRONG, 0.01, 1.0)
+    whole = sample(WRONG.denoise, guidance, latents, lambda step, _: noises[step], told)
+    single = [
+        sample(WRONG.denoise, guidance, latents[i : i + 1], lambda step, _, i=i: noises[step][i : i + 1], told)
+        for i in range(6)
+    ]
+    assert torch.equal(whole, torch.cat(single))
+
+
+@pytest.mark.parametrize(("w1", "w2", "calls"), [(0.0, 0.0, 0), (1.0, 0.0, 5), (0.0, 1.0, 4), (1.0, 1.0, 9)])
+def test_guidance_is_evaluated_only_where_it_has_weight(w1, w2, calls):
+    count = 0
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal count
+        count += 1
+        return torch.zeros_like(x), torch.ones(len(x), dtype=torch.float64)
+
+    sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(w1=w1, w2=w2, steps=5))
+    assert count == calls

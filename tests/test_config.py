@@ -1,0 +1,128 @@
+"""Configuration errors: one line that names file, key, value and remedy."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from discriminator_guidance.config import Config, load_config, parse_config
+from discriminator_guidance.errors import ConfigError
+
+PROJECT = Path(__file__).resolve().parents[1]
+MINI = YAML(typ="safe", pure=True).load((PROJECT / "configs" / "mini.yaml").read_text())
+
+
+def changed(key: str, value: object = None, remove: bool = False) -> dict:
+    data = copy.deepcopy(MINI)
+    *parents, last = key.split(".")
+    place = data
+    for name in parents:
+        place = place[name]
+    if remove:
+        del place[last]
+    else:
+        place[last] = value
+    return data
+
+
+BAD = [
+    ("sampler.steps", 1, "sampler.steps = 1", "greater than or equal to 2"),
+    ("sampler.steps", "12", "sampler.steps = '12'", "valid integer"),
+    ("sampler.steps", 12.5, "sampler.steps = 12.5", "valid integer"),
+    ("sampler.stepz", 12, "stepz = 12", "spelling"),
+    ("sampler.sigma_min", 100.0, "sampler", "must be below sigma_max"),
+    ("score.training.learning_rate", 0, "score.training.learning_rate = 0", "greater than 0"),
+    ("score.training.learning_rate", float("nan"), "score.training.learning_rate", "finite"),
+    ("discriminator.members.d0.t_min", 2.0, "discriminator.members.d0.t_min = 2.0", "less than or equal to 1"),
+    ("discriminator.split.test", 0.2, "discriminator.split", "must be 1"),
+    ("discriminator.grid_times_per_image", 9, "discriminator", "must not exceed grid_times"),
+    ("guided.variants.d0.members", ["d9"], "the whole file", "'d9'"),
+    ("guided.variants.d0.weights", [0.5], "guided.variants.d0", "sum to 1"),
+    ("guided.variants.d0.weights", [0.5, 0.5], "guided.variants.d0", "2 entries for 1 members"),
+    ("guided.variants.d0.weights", [-1.0], "guided.variants.d0.weights", "greater than or equal to 0"),
+    ("guided.variants.d0.weights", "even", "guided.variants.d0.weights = 'even'", "valid"),
+    ("guided.variants.d0.rule", "median", "guided.variants.d0.rule = 'median'", "mean_probability"),
+    ("guided.variants.edm.members", ["d0"], "guided", "unguided"),
+    ("guided.variants.edm.w1", 1.0, "guided.variants.edm", "at least one member"),
+    ("guided.time_min", 1.0, "guided", "must be below time_max"),
+    ("guided.seed_start", 1000, "the whole file", "same sample indices"),
+    ("real.source", "imagenet", "real.source = 'imagenet'", "digits"),
+    ("real.holdout_fraction", 1.0, "real.holdout_fraction = 1.0", "less than 1"),
+    ("runtime.threads", 0, "runtime.threads = 0", "greater than or equal to 1"),
+    ("runtime.threads", True, "runtime.threads = True", "valid integer"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "place", "remedy"), BAD, ids=[f"{k}={v}" for k, v, *_ in BAD])
+def test_a_bad_value_is_one_line_that_names_file_key_and_remedy(key, value, place, remedy):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(changed(key, value), "configs/x.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "configs/x.yaml" in message
+    assert place in message
+    assert remedy in message
+
+
+@pytest.mark.parametrize("key", ["runtime", "sampler.steps", "discriminator.members.d3.weight_decay", "report.dpi"])
+def test_nothing_has_a_hidden_default(key):
+    with pytest.raises(ConfigError, match=f"key {key} in configs/x.yaml; got no such key"):
+        parse_config(changed(key, remove=True), "configs/x.yaml")
+
+
+def leaves(model: type, prefix: str = "") -> list[str]:
+    found = []
+    for name, field in model.model_fields.items():
+        assert field.is_required(), f"{prefix}{name} has a default"
+        inner = field.annotation
+        if isinstance(inner, type) and hasattr(inner, "model_fields"):
+            found += leaves(inner, f"{prefix}{name}.")
+        else:
+            found.append(name)
+    return found
+
+
+def test_every_key_is_required_and_explained_in_the_file():
+    text = (PROJECT / "configs" / "mini.yaml").read_text().splitlines()
+    explained = {line.split(":")[0].strip() for line in text if "#" in line}
+    plain = {"w1", "w2", "members", "rule", "weights", "boosting"}  # explained together at `variants`
+    known = {
+        "model_channels", "channel_mult", "num_blocks", "dropout", "num_res_blocks", "num_head_channels",
+        "iterations", "batch_size", "learning_rate", "weight_decay", "seed", "channels",
+    }  # fmt: skip
+    for key in leaves(Config):
+        if key not in plain | known:
+            assert key in explained or any(f"{key}:" in line for line in text), key
+
+
+def test_numbers_in_exponent_form_are_numbers():
+    assert load_config("mini", PROJECT).discriminator.members["d0"].learning_rate == 3e-4
+
+
+def test_frozen():
+    config = load_config("mini", PROJECT)
+    with pytest.raises(ValueError, match="frozen"):
+        config.sampler.steps = 3
+
+
+def test_unknown_profile_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"configs/nano.yaml; got no such file; choose one of: .*mini"):
+        load_config("nano", PROJECT)
+
+
+@pytest.mark.parametrize("text", ["a: [1,", "- 1\n- 2", "", "\x00", "a: 1\na: 2"])
+def test_files_that_are_not_a_profile(tmp_path, text):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config("x", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "configs/x.yaml" in str(caught.value)
+
+
+def test_equal_weights_are_spelled_out():
+    variant = load_config("mini", PROJECT).guided.variants["ensemble_probability"]
+    assert variant.member_weights == pytest.approx([1 / 6] * 6)
