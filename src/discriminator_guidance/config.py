@@ -31,7 +31,8 @@ class Runtime(Section):
     """How the machine computes."""
 
     device: Literal["cpu", "cuda", "auto"]
-    precision: Literal["float32", "bfloat16", "auto"]
+    training_precision: Literal["float32", "bfloat16", "auto"]
+    sampling_precision: Literal["float32", "bfloat16", "auto"]
     threads: Count
 
 

@@ -65,7 +65,9 @@ def tau_from_sigma(sigma: Tensor) -> Tensor:
 
     Source: Kim et al. 2023, Appendix (time conversion between the EDM sampler and the VP discriminator).
     """
-    return _time_of_integral(torch.log1p(sigma**2))
+    # In float64, where sampling computes, the plain logarithm is exact to 1e-14 of tau at sigma_min; in float32 it
+    # rounds as the official code does, so that float32 vectors can be compared bit for bit.
+    return _time_of_integral(torch.log(1 + sigma**2))
 
 
 def sigma_from_tau(t: Tensor) -> Tensor:
@@ -182,6 +184,6 @@ def cosine_time(t: Tensor) -> Tensor:
 
 
 def _time_of_integral(integral: Tensor) -> Tensor:
-    # The root of 0.1 t + 9.95 t^2 = integral, in the form that keeps its digits near 0.
+    # The root of 0.1 t + 9.95 t^2 = integral.
     slope = BETA_MAX - BETA_MIN
-    return 2 * integral / (BETA_MIN + torch.sqrt(BETA_MIN**2 + 2 * slope * integral))
+    return (torch.sqrt(BETA_MIN**2 + 2 * slope * integral) - BETA_MIN) / slope

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Builds .venv and marks it finished with .venv/.stamp, which holds the folder it was built in.
+# A failure at any point leaves no stamp, so that the next run starts over.
+set -eu
+cd "$(dirname "$0")/.."
+
+suitable='import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+find_python() {
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3 python; do
+        if "$candidate" -c "$suitable" >/dev/null 2>&1; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "setup: Python 3.11 or 3.12 with venv is needed, $(python3 --version 2>&1 || true) was found;" \
+        "install it or name it: make setup PYTHON=/path/to/python3.11" >&2
+    exit 2
+}
+
+started=$(cat .venv/.stamp 2>/dev/null || true)
+rm -f .venv/.stamp
+python=$(find_python)
+if [ "$started" != "$(pwd -P)" ] || ! .venv/bin/python -c "$suitable" >/dev/null 2>&1; then
+    "$python" -m venv --clear .venv
+fi
+
+echo "setup: installing into .venv (a minute or more, once; details in .venv/install.log)"
+bars=on
+[ -t 1 ] || bars=off
+.venv/bin/python -m pip install --quiet --progress-bar $bars --log .venv/install.log --no-input \
+    --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+.venv/bin/dguide prepare
+pwd -P >.venv/.stamp
+echo "setup: done"

@@ -1,0 +1,154 @@
+"""Files that are whole or absent: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from discriminator_guidance.errors import InputError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader never sees a part of it.
+
+    Args:
+        path: its final name; missing folders are made.
+        content: what it will hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file, keys in the order given, numbers at full precision.
+
+    Args:
+        path: where.
+        data: what; NaN and infinity are refused, since JSON has none.
+    """
+    write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, stage: str) -> dict[str, Any]:
+    """Read a JSON file of another stage.
+
+    Args:
+        path: where.
+        stage: the stage that makes it, for the remedy.
+
+    Returns:
+        The object it holds.
+
+    Raises:
+        InputError: missing, or not a JSON object.
+    """
+    require(path, stage)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"JSON in {path}", str(error), f"run stage {stage} again") from error
+    if not isinstance(data, dict):
+        raise InputError(f"a JSON object in {path}", type(data).__name__, f"run stage {stage} again")
+    return data
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Write plain arrays; the same arrays give the same bytes.
+
+    Args:
+        path: where.
+        arrays: by name.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarray]:
+    """Read plain arrays of another stage.
+
+    Args:
+        path: where.
+        names: the arrays wanted.
+        stage: the stage that makes the file, for the remedy.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        InputError: missing, damaged, or without one of the names.
+    """
+    require(path, stage)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except KeyError as error:
+        raise InputError(f"array {error.args[0]} in {path}", "no such array", f"run stage {stage} again") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"a whole .npz file {path}", str(error), f"run stage {stage} again") from error
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:
+    """Write rows with a header taken from the first.
+
+    Args:
+        path: where.
+        rows: at least one; floats are written with enough digits to be read back exactly.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, buffer.getvalue().encode())
+
+
+def require(path: Path, stage: str) -> None:
+    """Refuse to start without an input.
+
+    Args:
+        path: the file.
+        stage: the stage that makes it.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}", "no such file", f"run `dvc repro` (stage {stage} makes it)")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(data: Mapping[str, Any]) -> str:
+    """A hash of plain settings that does not depend on the order of keys.
+
+    Args:
+        data: JSON-like values; infinity is allowed.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,238 @@
+"""The command `dguide`: parse, call a stage, show what came out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from discriminator_guidance.errors import UserError
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config import Config
+    from discriminator_guidance.stages.context import StageResult
+    from discriminator_guidance.stages.layout import Layout
+
+app = typer.Typer(
+    help="A reproducible study of Discriminator Guidance. Stages are normally run by `dvc repro`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Profile = Annotated[str, typer.Option(help="Name of a file in configs/.")]
+Member = Annotated[str, typer.Option(help="A row of discriminator.members.")]
+Variant = Annotated[str, typer.Option(help="A row of guided.variants.")]
+
+
+@app.command()
+def real(profile: Profile) -> None:
+    """Make the real pictures: training and held-out set, data card."""
+    _run_stage("real", profile)
+
+
+@app.command()
+def score(profile: Profile) -> None:
+    """Make the score network (the EDM denoiser)."""
+    _run_stage("score", profile)
+
+
+@app.command()
+def extractor(profile: Profile) -> None:
+    """Make the time-conditional classifier whose features feed the discriminators."""
+    _run_stage("extractor", profile)
+
+
+@app.command("fid_network")
+def fid_network(profile: Profile) -> None:
+    """Make the network whose features define the Frechet distance."""
+    _run_stage("fid_network", profile)
+
+
+@app.command()
+def fake(profile: Profile) -> None:
+    """Draw the unguided samples the discriminators learn from."""
+    _run_stage("fake", profile)
+
+
+@app.command()
+def discriminator(profile: Profile, member: Member) -> None:
+    """Train one member of the ensemble."""
+    _run_stage("discriminator", profile, member=member)
+
+
+@app.command()
+def guided(profile: Profile, variant: Variant) -> None:
+    """Draw the evaluation samples of one variant (`edm` is the unguided one)."""
+    _run_stage("guided", profile, variant=variant)
+
+
+@app.command()
+def evaluation(profile: Profile, variant: Variant) -> None:
+    """Evaluate the samples of one variant."""
+    _run_stage("evaluation", profile, variant=variant)
+
+
+@app.command()
+def report(profile: Profile) -> None:
+    """Make tables, figures and index.html."""
+    _run_stage("report", profile)
+
+
+@app.command()
+def config(profile: Profile) -> None:
+    """Check a profile without running anything."""
+    from discriminator_guidance.config import load_config
+
+    settings = load_config(profile, Path.cwd())
+    members, variants = settings.discriminator.members, settings.guided.variants
+    typer.echo(f"configs/{profile}.yaml is whole: {len(members)} members, {len(variants)} variants")
+
+
+@app.command()
+def summary(profile: Profile) -> None:
+    """Show the results of a finished study."""
+    from discriminator_guidance.artifacts.files import read_json
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages.layout import Layout
+
+    layout = Layout(Path.cwd(), profile)
+    rows = []
+    for variant in load_config(profile, Path.cwd()).guided.variants:
+        result = read_json(layout.evaluation(variant), "evaluation")
+        low, high = result["fid_ci95"]
+        delta_low, delta_high = result["delta_fid_ci95"]
+        rows.append(
+            {
+                "variant": variant,
+                f"FID ({result['fid_network']})": f"{result['fid']:.2f} [{low:.2f}, {high:.2f}]",
+                "difference to edm": f"{result['delta_fid_vs_edm']:+.2f} [{delta_low:+.2f}, {delta_high:+.2f}]",
+                "precision": f"{result['precision']:.2f}",
+                "recall": f"{result['recall']:.2f}",
+                "N": str(result["n"]),
+            }
+        )
+    show(f"profile {profile}: 95% intervals cover sampling noise, networks and reference fixed", rows)
+    typer.echo(f"tables, figures and the page: {layout.report.relative_to(Path.cwd())}/index.html")
+
+
+@app.command()
+def status(profile: Profile) -> None:
+    """Show which results of a profile are there."""
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages.layout import Layout
+
+    settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
+    wanted = {
+        "real": [layout.real / "train.npz"],
+        "score": [layout.model("score") / "model.safetensors"],
+        "extractor": [layout.model("extractor") / "model.safetensors"],
+        "fid_network": [layout.model("fid_network") / "model.safetensors"],
+        "fake": [layout.fake / "samples.npz"],
+        "discriminator": [layout.discriminator(m) / "model.safetensors" for m in settings.discriminator.members],
+        "guided": [layout.guided(v) / "samples.npz" for v in settings.guided.variants],
+        "evaluation": [layout.evaluation(v) for v in settings.guided.variants],
+        "report": [layout.report / "index.html"],
+    }
+    show(
+        f"profile {profile}: present / wanted (`dvc status` tells whether they are up to date)",
+        [
+            {"stage": stage, "present": str(sum(p.is_file() for p in paths)), "wanted": str(len(paths))}
+            for stage, paths in wanted.items()
+        ],
+    )
+
+
+@app.command()
+def prepare() -> None:
+    """Create the MLflow database (part of the set-up)."""
+    from discriminator_guidance.tracking import prepare as prepare_tracking
+
+    prepare_tracking(Path.cwd())
+
+
+@app.command()
+def mlflow(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
+    """Open the MLflow UI on the runs of this project."""
+    from discriminator_guidance.tracking import ui_command
+
+    command, environment = ui_command(Path.cwd(), port)
+    typer.echo(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C stops it)")
+    os.execvpe(command[0], command, environment)
+
+
+def main() -> None:
+    """Run `dguide`; errors a user can cure are one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        from discriminator_guidance.progress import complain
+
+        complain(str(error))
+        sys.exit(2)
+
+
+def _run_stage(word: str, profile: str, **choice: str) -> None:
+    from importlib import import_module
+
+    from discriminator_guidance import tracking
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import bar, summary
+
+    root = Path.cwd()
+    settings = load_config(profile, root)
+    _refuse_unknown(settings, profile, choice)
+    from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.layout import Layout
+
+    layout = Layout(root, profile)
+    name = "-".join([word, *choice.values()])
+    tags = {"stage": word, "profile": profile, **choice}
+    with tracking.run(root, profile, name, tags, _parameters(settings, word, choice), _inputs(layout)) as run:
+
+        def on_metrics(step: int, values: Mapping[str, float]) -> None:
+            run.metrics(step, values)
+
+        context = Context(layout, bar, on_metrics)
+        result: StageResult = import_module(f"discriminator_guidance.stages.{word}").run(settings, context, **choice)
+        run.metrics(0, {k: v for k, v in result.summary.items() if isinstance(v, float | int)})
+        for path in result.artifacts:
+            run.artifact(path)
+        if result.weights is not None:
+            run.register(f"{word}-{'-'.join([profile, *choice.values()])}", result.weights)
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in result.summary.items()}
+    summary(name, [shown])
+
+
+def _refuse_unknown(settings: Config, profile: str, choice: Mapping[str, str]) -> None:
+    from discriminator_guidance.errors import ConfigError
+
+    known = {"member": settings.discriminator.members, "variant": settings.guided.variants}
+    for kind, name in choice.items():
+        if name not in known[kind]:
+            raise ConfigError(
+                f"a {kind} of configs/{profile}.yaml", repr(name), f"choose one of: {', '.join(known[kind])}"
+            )
+
+
+def _parameters(settings: Config, word: str, choice: Mapping[str, str]) -> dict[str, object]:
+    parameters: dict[str, object] = {"runtime": settings.runtime.model_dump()}
+    section = getattr(settings, word).model_dump()
+    for kind, name in choice.items():
+        parameters[kind] = section.pop(f"{kind}s")[name] if f"{kind}s" in section else name
+    return parameters | section
+
+
+def _inputs(layout: Layout) -> dict[str, str]:
+    from discriminator_guidance.artifacts.files import sha256
+
+    sets = {"real": layout.real / "train.npz", "fake": layout.fake / "samples.npz"}
+    return {name: sha256(path) for name, path in sets.items() if path.is_file()}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Layers of the ADM encoder, under their original parameter names."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.networks.blocks import attend
+
+
+def normalization(channels: int) -> nn.GroupNorm:
+    """Group normalisation with 32 groups, or the most below that divide the channels evenly."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """A layer whose parameters start at 0, so that its residual block starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def head_count(channels: int, num_head_channels: int) -> int:
+    """Attention heads of a width; ConfigError if they do not divide the channels."""
+    if channels % num_head_channels:
+        raise ConfigError(
+            f"num_head_channels that divides {channels}",
+            str(num_head_channels),
+            "choose a divisor of the channels",
+        )
+    return channels // num_head_channels
+
+
+class ResBlock(nn.Module):
+    """Residual block whose second normalisation is scaled and shifted by the time embedding.
+
+    Args:
+        channels: input channels.
+        emb_channels: width of the time embedding.
+        dropout: probability before the second convolution.
+        out_channels: output channels.
+        down: halve the picture by averaging, before the first convolution.
+
+    Source: Dhariwal & Nichol 2021, Section 3 and 3.1 (adaptive group normalisation).
+    """
+
+    def __init__(
+        self, channels: int, emb_channels: int, dropout: float, out_channels: int, down: bool = False
+    ) -> None:
+        super().__init__()
+        self.down = down
+        self.in_layers = nn.Sequential(
+            normalization(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
+        self.out_layers = nn.Sequential(
+            normalization(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection: nn.Module = nn.Identity()
+        if channels != out_channels:
+            self.skip_connection = nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(N, channels, H, W) and (N, emb_channels) -> (N, out_channels, H', W')."""
+        norm, activation, convolution = self.in_layers
+        h = activation(norm(x))
+        if self.down:
+            x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
+        scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
+        norm, *rest = self.out_layers
+        h = norm(convolution(h)) * (1 + scale) + shift
+        for layer in rest:
+            h = layer(h)
+        total: Tensor = self.skip_connection(x) + h
+        return total
+
+
+class AttentionBlock(nn.Module):
+    """Residual multi-head self-attention over the positions of a feature map.
+
+    Args:
+        channels: input and output channels.
+        num_head_channels: channels a head.
+
+    Source: Dhariwal & Nichol 2021, Section 3.
+    """
+
+    def __init__(self, channels: int, num_head_channels: int) -> None:
+        super().__init__()
+        self.num_heads = head_count(channels, num_head_channels)
+        self.norm = normalization(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> the same shape."""
+        positions = x.flatten(2)
+        # Checkpoints hold query, key and value of one head next to each other.
+        q, k, v = self.qkv(self.norm(positions)).unflatten(1, (self.num_heads, 3, -1)).unbind(2)
+        attended: Tensor = self.proj_out(attend(q, k, v).flatten(1, 2))
+        return (positions + attended).view_as(x)
+
+
+class AttentionPool2d(nn.Module):
+    """Attention of the mean feature over all positions, projected to logits.
+
+    Args:
+        size: height and width of the feature map.
+        channels: of the feature map.
+        num_head_channels: channels a head.
+        output_dim: number of logits.
+
+    Source: Radford et al. 2021 (CLIP), Section 2.4; Dhariwal & Nichol 2021, Section 4.
+    """
+
+    def __init__(self, size: int, channels: int, num_head_channels: int, output_dim: int) -> None:
+        super().__init__()
+        self.num_heads = head_count(channels, num_head_channels)
+        self.positional_embedding = nn.Parameter(torch.randn(channels, size**2 + 1) / math.sqrt(channels))
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, output_dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, output_dim)."""
+        positions = x.flatten(2)
+        tokens = torch.cat([positions.mean(dim=2, keepdim=True), positions], dim=2)
+        tokens = tokens + self.positional_embedding
+        # Checkpoints hold the queries of all heads first, then all keys, then all values.
+        q, k, v = self.qkv_proj(tokens).unflatten(1, (3, self.num_heads, -1)).unbind(1)
+        logits: Tensor = self.c_proj(attend(q[..., :1], k, v).flatten(1, 2)).squeeze(2)
+        return logits

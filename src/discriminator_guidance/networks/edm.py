@@ -1,0 +1,258 @@
+"""EDM score networks, under original parameter names: DDPM++ / NCSN++ U-Net and its preconditioning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from discriminator_guidance.networks.blocks import (
+    Conv2d,
+    FourierEmbedding,
+    Linear,
+    PositionalEmbedding,
+    Resample,
+    UNetBlock,
+    broadcast_batch,
+    group_norm,
+)
+
+
+class SongUNet(nn.Module):
+    """U-Net of the DDPM++ and NCSN++ families.
+
+    Args:
+        img_resolution: height and width of a picture.
+        in_channels: channels it takes.
+        out_channels: channels it gives.
+        label_dim: number of classes; 0 for an unconditional network.
+        augment_dim: width of the augmentation label; 0 for none.
+        model_channels: channels at the finest level, before `channel_mult`.
+        channel_mult: factor on the channels, one for each level; each level halves the picture.
+        channel_mult_emb: width of the time embedding in units of `model_channels`.
+        num_blocks: residual blocks a level.
+        attn_resolutions: picture sizes with self-attention.
+        dropout: probability inside residual blocks.
+        embedding_type: "positional" (DDPM++) or "fourier" (NCSN++).
+        channel_mult_noise: width of the noise embedding in units of `model_channels`: 1 (DDPM++), 2 (NCSN++).
+        encoder_type: "standard" (DDPM++), "residual" (NCSN++) or "skip": how the picture re-enters.
+        decoder_type: "standard" or "skip": whether every level contributes to the picture directly.
+        resample_filter: taps of the resampling filter: (1, 1) (DDPM++), (1, 3, 3, 1) (NCSN++).
+
+    Source: Song et al. 2021, Appendix H; Karras et al. 2022, Appendix F.2 and Table 7.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        in_channels: int,
+        out_channels: int,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        model_channels: int = 128,
+        channel_mult: Sequence[int] = (1, 2, 2, 2),
+        channel_mult_emb: int = 4,
+        num_blocks: int = 4,
+        attn_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.10,
+        embedding_type: Literal["positional", "fourier"] = "positional",
+        channel_mult_noise: int = 1,
+        encoder_type: Literal["standard", "residual", "skip"] = "standard",
+        decoder_type: Literal["standard", "skip"] = "standard",
+        resample_filter: Sequence[int] = (1, 1),
+    ) -> None:
+        super().__init__()
+        _check("embedding_type", embedding_type, ("positional", "fourier"))
+        _check("encoder_type", encoder_type, ("standard", "residual", "skip"))
+        _check("decoder_type", decoder_type, ("standard", "skip"))
+        emb_channels, noise_channels = model_channels * channel_mult_emb, model_channels * channel_mult_noise
+        taps, levels = tuple(resample_filter), list(enumerate(channel_mult))
+
+        embedding = PositionalEmbedding if embedding_type == "positional" else FourierEmbedding
+        self.map_noise: nn.Module = embedding(noise_channels)
+        self.map_label = Linear(label_dim, noise_channels) if label_dim else None
+        self.map_augment = Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
+        self.map_layer0 = Linear(noise_channels, emb_channels)
+        self.map_layer1 = Linear(emb_channels, emb_channels)
+
+        def block(inside: int, outside: int, **options: bool) -> UNetBlock:
+            return UNetBlock(inside, outside, emb_channels, dropout, taps, **options)
+
+        self.enc = nn.ModuleDict()
+        skips: list[int] = []
+        channels = aux_channels = in_channels
+        for level, mult in levels:
+            size = f"{img_resolution >> level}x{img_resolution >> level}"
+            if level == 0:
+                channels = model_channels
+                self.enc[f"{size}_conv"] = Conv2d(in_channels, channels, 3)
+            else:
+                self.enc[f"{size}_down"] = block(channels, channels, down=True)
+                if encoder_type == "skip":
+                    self.enc[f"{size}_aux_down"] = Resample(taps, up=False)
+                    self.enc[f"{size}_aux_skip"] = Conv2d(aux_channels, channels, 1)
+                if encoder_type == "residual":
+                    self.enc[f"{size}_aux_residual"] = Conv2d(
+                        aux_channels, channels, 3, taps=taps, down=True, fused=True
+                    )
+                    aux_channels = channels
+            skips.append(channels)
+            for index in range(num_blocks):
+                attention = img_resolution >> level in attn_resolutions
+                self.enc[f"{size}_block{index}"] = block(channels, mult * model_channels, attention=attention)
+                channels = mult * model_channels
+                skips.append(channels)
+
+        self.dec = nn.ModuleDict()
+        for level, mult in reversed(levels):
+            size = f"{img_resolution >> level}x{img_resolution >> level}"
+            if level == len(levels) - 1:
+                self.dec[f"{size}_in0"] = block(channels, channels, attention=True)
+                self.dec[f"{size}_in1"] = block(channels, channels)
+            else:
+                self.dec[f"{size}_up"] = block(channels, channels, up=True)
+            for index in range(num_blocks + 1):
+                attention = index == num_blocks and img_resolution >> level in attn_resolutions
+                joined = channels + skips.pop()
+                self.dec[f"{size}_block{index}"] = block(joined, mult * model_channels, attention=attention)
+                channels = mult * model_channels
+            if decoder_type == "skip" or level == 0:
+                if decoder_type == "skip" and level < len(levels) - 1:
+                    self.dec[f"{size}_aux_up"] = Resample(taps, up=True)
+                self.dec[f"{size}_aux_norm"] = group_norm(channels)
+                self.dec[f"{size}_aux_conv"] = Conv2d(channels, out_channels, 3, gain=1e-5)
+
+    def forward(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The raw network F.
+
+        Args:
+            x: (N, in_channels, H, W) scaled noisy pictures.
+            noise: (N,) noise conditioning, ln(sigma) / 4 under EDM preconditioning.
+            class_labels: (N, label_dim) one-hot; None leaves the class out.
+            augment_labels: (N, augment_dim); None for pictures that were not augmented.
+
+        Returns:
+            (N, out_channels, H, W).
+        """
+        embedding = self.embed(noise, class_labels, augment_labels)
+        skips: list[Tensor] = []
+        picture = x
+        for name, layer in self.enc.items():
+            if name.endswith("aux_down"):
+                picture = layer(picture)
+            elif name.endswith("aux_skip"):
+                x = skips[-1] = x + layer(picture)
+            elif name.endswith("aux_residual"):
+                x = skips[-1] = picture = (x + layer(picture)) * math.sqrt(0.5)
+            else:
+                x = layer(x, embedding) if isinstance(layer, UNetBlock) else layer(x)
+                skips.append(x)
+
+        estimate: Tensor | None = None
+        normed = x
+        for name, layer in self.dec.items():
+            if name.endswith("aux_up"):
+                estimate = layer(estimate)
+            elif name.endswith("aux_norm"):
+                normed = F.silu(layer(x))
+            elif name.endswith("aux_conv"):
+                estimate = layer(normed) if estimate is None else estimate + layer(normed)
+            else:
+                x = layer(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, embedding)
+        assert estimate is not None
+        return estimate
+
+    def embed(self, noise: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        """The embedding of noise level, class and augmentation, (N, 4 model_channels)."""
+        cosines, sines = self.map_noise(noise).chunk(2, dim=1)
+        embedding = torch.cat([sines, cosines], dim=1)
+        if self.map_label is not None and class_labels is not None:
+            embedding = embedding + self.map_label(class_labels * math.sqrt(self.map_label.in_features))
+        if self.map_augment is not None and augment_labels is not None:
+            embedding = embedding + self.map_augment(augment_labels)
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
+
+
+class EDMPrecond(nn.Module):
+    """Denoiser D(x; sigma): a U-Net F, preconditioned so that its input and target have unit variance.
+
+    Args:
+        img_resolution: height and width of a picture.
+        img_channels: channels of a picture.
+        label_dim: number of classes; 0 for an unconditional network.
+        sigma_min: smallest noise level the network supports.
+        sigma_max: largest noise level the network supports.
+        sigma_data: standard deviation that the data are taken to have.
+        **unet_kwargs: further arguments of SongUNet.
+
+    Source: Karras et al. 2022, Eq. 7 and Table 1.
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        sigma_min: float = 0.0,
+        sigma_max: float = math.inf,
+        sigma_data: float = 0.5,
+        **unet_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
+        self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
+        self.model = SongUNet(img_resolution, img_channels, img_channels, label_dim, **unet_kwargs)
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Denoise.
+
+        Args:
+            x: (N, C, H, W) noisy pictures, x0 + sigma n with x0 in [-1, 1].
+            sigma: 0-dim or (N,) noise levels, positive.
+            class_labels: (N, label_dim) one-hot; None stands for all zeros. Ignored without classes.
+            augment_labels: (N, augment_dim); None for pictures that were not augmented.
+
+        Returns:
+            (N, C, H, W) expected clean pictures, in the dtype of the parameters; autocast acts inside F only.
+        """
+        dtype = self.model.map_layer0.weight.dtype
+        x, sigma = x.to(dtype), broadcast_batch(sigma, len(x), dtype)
+        if self.label_dim == 0:
+            class_labels = None
+        elif class_labels is None:
+            class_labels = x.new_zeros(len(x), self.label_dim)
+        else:
+            class_labels = class_labels.to(dtype).reshape(-1, self.label_dim)
+        if augment_labels is not None:
+            augment_labels = augment_labels.to(dtype)
+
+        level = sigma.view(-1, 1, 1, 1)
+        variance = level.square() + self.sigma_data**2
+        c_skip = self.sigma_data**2 / variance
+        c_out = level * self.sigma_data * variance.rsqrt()
+        c_in = variance.rsqrt()
+        c_noise = sigma.log() / 4
+        raw = self.model(c_in * x, c_noise, class_labels, augment_labels)
+        denoised: Tensor = c_skip * x + c_out * raw.to(dtype)
+        return denoised
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; it is {value!r}")

@@ -1,0 +1,263 @@
+"""What the numbers show, in sentences chosen by whether an interval is clear of zero; none is fixed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from discriminator_guidance.report.gather import REFERENCE, ReportData
+from discriminator_guidance.report.published import STUDY_SAMPLING
+from discriminator_guidance.report.wording import (
+    Verdict,
+    clip_text,
+    count,
+    estimate,
+    fid_label,
+    interval,
+    number,
+    scientific,
+    switch,
+    total_weight,
+    variant_text,
+    verdict,
+)
+
+CLIPPED = "ensemble_clipped_logit"
+AVERAGED = ("ensemble_probability", "ensemble_logit")
+STUDY_SETTING = ("d0_table1", "ensemble_probability_table1", "ensemble_clipped_logit_table1")
+NO_RANKING = (
+    "Each is compared with no guidance. Against a single discriminator no interval was computed, so this "
+    "report does not rank the two."
+)
+VERDICT_WORDS: dict[Verdict, str] = {
+    "lower": "better than no guidance",
+    "higher": "worse than no guidance",
+    "unclear": "no difference beyond sampling noise",
+    "unknown": "no interval",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing the numbers show.
+
+    Args:
+        title: the question.
+        answer: a few words, from the interval.
+        verdict: on which side of zero the interval lies (colours the answer).
+        paragraphs: the sentences.
+    """
+
+    title: str
+    answer: str
+    verdict: Verdict
+    paragraphs: tuple[str, ...]
+
+
+def findings(data: ReportData) -> list[Finding]:
+    """The section "What this shows", from the evaluation's numbers alone.
+
+    Args:
+        data: contents of the other stages' files.
+
+    Returns:
+        One finding for each question whose variants are configured.
+    """
+    found, configured = [], data.evaluations
+    averaged = [name for name in AVERAGED if name in configured]
+    at_study = [name for name in STUDY_SETTING if name in configured]
+    if "d0" in configured:
+        found.append(_single(data, "d0", "Does guidance by one discriminator (D0) help?", ()))
+    if averaged:
+        found.append(_several(data, averaged, "Does averaging the discriminators help?", (), (NO_RANKING,)))
+    if CLIPPED in configured:
+        found.append(_single(data, CLIPPED, "What does the study's ensemble code do?", _clipped_story(data)))
+    if at_study:
+        title, more = "And at the study's own setting?", _matched_weight(data)
+        found.append(_several(data, at_study, title, (_study_setting(data),), more))
+    return found
+
+
+def comparison(data: ReportData, name: str) -> str:
+    """One sentence that compares a variant with the unguided one.
+
+    Args:
+        data: contents of the other stages' files.
+        name: the variant.
+
+    Returns:
+        The sentence; its verb follows from the interval.
+    """
+    result, edm, label = data.evaluations[name], data.reference, fid_label(data.fid_network)
+    values = f"from {number(edm['fid'], 2)} to {number(result['fid'], 2)}"
+    bounds = result["delta_fid_ci95"]
+    delta = f"{estimate(result['delta_fid_vs_edm'], bounds, sign=True)}"
+    match verdict(bounds):
+        case "lower":
+            return (
+                f"{name} lowers {label} {values}: the paired difference is {delta}, its 95 % interval wholly "
+                "below zero."
+            )
+        case "higher":
+            return (
+                f"{name} raises {label} {values}: the paired difference is {delta}, its 95 % interval wholly "
+                "above zero."
+            )
+        case "unclear":
+            return (
+                f"{name} moves {label} {values}, but the 95 % interval of the paired difference, {delta}, "
+                "contains zero: sampling noise alone could explain it."
+            )
+        case _:
+            return (
+                f"{name} has {label} {number(result['fid'], 2)}; no interval of the difference was computed."
+            )
+
+
+def _single(data: ReportData, name: str, title: str, more: tuple[str, ...]) -> Finding:
+    result, side = data.evaluations[name], verdict(data.evaluations[name]["delta_fid_ci95"])
+    answer = VERDICT_WORDS[side]
+    if side != "unknown":
+        answer += f": {estimate(result['delta_fid_vs_edm'], result['delta_fid_ci95'], sign=True)}"
+    return Finding(title, answer, side, (f"{comparison(data, name)} {_setting(data, name)}", *more))
+
+
+def _several(
+    data: ReportData, names: list[str], title: str, intro: tuple[str, ...], more: tuple[str, ...]
+) -> Finding:
+    sides = [verdict(data.evaluations[name]["delta_fid_ci95"]) for name in names]
+    answer = "; ".join(f"{name}: {VERDICT_WORDS[side]}" for name, side in zip(names, sides, strict=True))
+    shared: Verdict = sides[0] if len(set(sides)) == 1 else "unclear"
+    sentences = (f"{comparison(data, name)} {_setting(data, name)}" for name in names)
+    return Finding(title, answer, shared, (*intro, *sentences, *more))
+
+
+def _setting(data: ReportData, name: str) -> str:
+    variant = data.variant(name)
+    return (
+        f"Setting: {variant_text(variant)}; w1 = {scientific(variant['w1'])}, w2 = "
+        f"{scientific(variant['w2'])}, a total weight of "
+        f"{scientific(total_weight(variant['w1'], variant['w2']))}; boosting {switch(variant['boosting'])}."
+    )
+
+
+def _clipped_story(data: ReportData) -> tuple[str, ...]:
+    clip = data.inputs.probability_clip
+    limit = math.log((1 - clip) / clip)
+    bound = number(limit, 1)
+    why = (
+        "A discriminator ends in a logit: any number, negative for “looks generated”, positive for “looks "
+        "real”. The sigmoid turns it into a probability, and guidance follows the gradient of log p / (1 - "
+        "p). The study's published code averaged the raw logits of its members and then treated this mean "
+        f"as if it were already a probability: it clipped it to {clip_text(clip)}."
+    )
+    what = (
+        "So where the mean logit is negative, which is where a sample most needs correcting, the log ratio "
+        f"is pinned at -{bound} and its gradient is zero: no guidance. Above 1 it is pinned at +{bound}, "
+        "again with zero gradient. Only between 0 and 1 is there a gradient, and there it is the logit's "
+        "own times 1 / (p (1 - p)), at least 4 and without bound towards the edges: the push is at least "
+        "four times too hard."
+    )
+    shares = _pinned(data, limit)
+    match verdict(data.evaluations[CLIPPED]["delta_fid_ci95"]):
+        case "higher":
+            end = (
+                "In this run that does harm: the same members, combined by this rule, end worse than no "
+                "guidance at all."
+            )
+        case "lower":
+            end = (
+                "In this run the mistake does not undo guidance: even so combined, the members improve on "
+                "no guidance."
+            )
+        case "unclear":
+            end = "In this run the mistake leaves nothing that can be told from no guidance."
+        case _:
+            end = "Whether it does harm in this run cannot be said without an interval."
+    others = [
+        f"{name} ({VERDICT_WORDS[verdict(data.evaluations[name]['delta_fid_ci95'])]})"
+        for name in AVERAGED
+        if name in data.evaluations
+    ]
+    if others:
+        end += f" The same members under a proper rule: {', '.join(others)}."
+    return (why, f"{what} {shares}".strip(), end)
+
+
+def _pinned(data: ReportData, limit: float) -> str:
+    ratio = data.trajectories[CLIPPED].log_ratio
+    active = ratio[np.isfinite(ratio)]
+    if active.size == 0:
+        return ""
+    edge = limit - 1e-3  # the file holds float32
+    low, high = 100 * np.mean(active <= -edge), 100 * np.mean(active >= edge)
+    return (
+        f"Over all samples and guided steps of {CLIPPED}, {low:.0f} % of the log ratios were pinned at the "
+        f"bottom and {high:.0f} % at the top."
+    )
+
+
+def _study_setting(data: ReportData) -> str:
+    return (
+        "Table 1 of the study guides the Euler step only (w1 = 2, w2 = 0), with boosting. Heun's method "
+        "averages two slopes, so this applies a total weight of 1, while w1 = w2 = 2 applies 2: compare "
+        f"these variants with each other, not with those of w1 = w2 = 2. Ours take {data.reference['steps']} "
+        f"steps, the study's {STUDY_SAMPLING.steps}."
+    )
+
+
+def _matched_weight(data: ReportData) -> tuple[str, ...]:
+    if "d0_w1" not in data.evaluations:
+        return ()
+    return (
+        f"For comparison, without boosting and spread over both slopes: {comparison(data, 'd0_w1')} "
+        f"{_setting(data, 'd0_w1')}",
+    )
+
+
+def caveats(data: ReportData) -> list[str]:
+    """What a reader must know before believing the numbers, with the run's own N.
+
+    Args:
+        data: contents of the other stages' files.
+
+    Returns:
+        Sentences.
+    """
+    edm, real = data.reference, data.settings["real"]
+    label, kid = fid_label(data.fid_network), fid_label(data.fid_network, "KID")
+    held_out = float(real["holdout_fraction"])
+    texts = [
+        f"The reference of {label}, the discriminators and the network behind {label} share the "
+        f"same {count(edm['reference_n'])} training images, so guidance could look good by pulling "
+        f"samples towards those. {100 * held_out:.0f} % of the images ({count(edm['holdout_n'])}) were "
+        f"therefore kept from every network, and Table 3 reports {kid} against them too. "
+        f"{_holdout_sentence(data)}".strip(),
+        f"Every interval covers sampling noise only, for N = {count(edm['n'])} samples, with all networks "
+        f"and the reference fixed: each network was trained once. {REFERENCE} itself stands at {label} "
+        f"{number(edm['fid'], 2)} {interval(edm['fid_ci95'], 2)}.",
+        f"{label} depends on N, on the reference and on the feature network. It has another scale than "
+        "published FID (Inception) values; only the direction of effects can be compared.",
+        "Intervals are not corrected for the number of variants compared.",
+        "The classification scores judge discriminators on real and unguided images; they say nothing "
+        "about guided ones.",
+    ]
+    return texts
+
+
+def _holdout_sentence(data: ReportData) -> str:
+    if "d0" not in data.evaluations:
+        return ""
+    edm, d0 = data.reference, data.evaluations["d0"]
+    values = [edm["kid"], d0["kid"], edm["kid_holdout"], d0["kid_holdout"]]
+    if any(value is None for value in values):
+        return ""
+    same = (d0["kid"] < edm["kid"]) == (d0["kid_holdout"] < edm["kid_holdout"])
+    agree = "Both move the same way" if same else "The two move in opposite directions, so be careful"
+    return (
+        f"{agree}: from {REFERENCE} to d0, {number(edm['kid'], 4)} to {number(d0['kid'], 4)} against the "
+        f"training images, {number(edm['kid_holdout'], 4)} to {number(d0['kid_holdout'], 4)} against the "
+        "held-out ones."
+    )

@@ -1,0 +1,183 @@
+"""Tables 2 and 3: the study's discriminators and results, with ours beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from discriminator_guidance.report.gather import REFERENCE, Member, ReportData
+from discriminator_guidance.report.published import (
+    INCEPTION,
+    PUBLISHED_RESULTS,
+    STUDY_DATA,
+    STUDY_IMAGES,
+    STUDY_MEMBERS,
+    PublishedResult,
+)
+from discriminator_guidance.report.table_files import Column, Table
+from discriminator_guidance.report.wording import (
+    MISSING,
+    count,
+    estimate,
+    fid_label,
+    number,
+    scientific,
+    switch,
+    variant_text,
+)
+
+
+def discriminator_table(data: ReportData) -> Table:
+    """Table 2: how the study trained its discriminators, how we trained ours, and what came of it.
+
+    Args:
+        data: contents of the other stages' files.
+
+    Returns:
+        One row for each configured member.
+    """
+    settings = data.settings["discriminator"]
+    epochs, rates = settings["epoch_factor"], settings["learning_rate_factor"]
+    headings = {
+        "": ["member"],
+        "study": ["epochs", "learning rate", "weight decay", "t_min", "batch", "train BCE", "validation BCE"],
+        "ours": ["epochs", "learning rate", "weight decay", "t_min", "batch", "iterations", "parameters"],
+        "ours, BCE": ["train, last", "train, best", "validation, last", "validation, best (epoch)", "test"],
+        "ours, accuracy": ["train, last", "train, best", "validation, last", "validation, best"],
+    }
+    columns = tuple(Column(group, heading) for group, names in headings.items() for heading in names)
+    rows = tuple((*_study_member(member.name), *_our_member(member, settings)) for member in data.members)
+    sizes = data.members[0].metrics if data.members else {}
+    notes = (
+        f"Our epochs are the study's × {scientific(epochs)} (rounded, at least 1), our learning rates the "
+        f"study's × {scientific(rates)}; weight decay and t_min are as given.",
+        "BCE is the binary cross-entropy in nats, real = 1, fake = 0; a coin has BCE 0.693 and accuracy "
+        "0.5. Best: the lowest BCE or highest accuracy over the epochs. Test: the weights that were kept; "
+        "their accuracy and AUROC are in Table 3.",
+        f"Ours: {count(sizes.get('n_train'))} training, {count(sizes.get('n_validation'))} validation and "
+        f"{count(sizes.get('n_test'))} test images, real and unguided fakes, one split for all members; "
+        "validation and test on one common grid of noise levels. One training seed for each member.",
+        "The study's BCE values are those of the last epoch in its logs, where known; its data, network and "
+        "validation differ from ours, so the columns are not comparable.",
+    )
+    return Table("table2", "Table 2. The discriminators", columns, rows, notes)
+
+
+def _study_member(name: str) -> tuple[str, ...]:
+    study = STUDY_MEMBERS.get(name)
+    if study is None:
+        return (name.upper(), *[MISSING] * 7)
+    return (
+        name.upper(),
+        count(study.epochs),
+        scientific(study.learning_rate),
+        scientific(study.weight_decay),
+        scientific(study.t_min),
+        count(study.batch_size),
+        number(study.train_loss, 2),
+        number(study.validation_loss, 2),
+    )
+
+
+def _our_member(member: Member, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    given, metrics, history = settings["members"][member.name], member.metrics, member.history
+    return (
+        count(max(1, round(given["epochs"] * settings["epoch_factor"]))),
+        scientific(given["learning_rate"] * settings["learning_rate_factor"]),
+        scientific(given["weight_decay"]),
+        scientific(given["t_min"]),
+        count(settings["batch_size"]),
+        count(metrics["iterations"]),
+        count(metrics["parameters"]),
+        number(metrics["train_loss"], 3),
+        number(float(history["train_loss"].min()), 3),
+        number(metrics["validation_loss"], 3),
+        f"{number(metrics['best_validation_loss'], 3)} ({count(metrics['best_epoch'])})",
+        number(metrics["test_loss"], 3),
+        number(metrics["train_accuracy"], 3),
+        number(float(history["train_accuracy"].max()), 3),
+        number(metrics["validation_accuracy"], 3),
+        number(float(history["validation_accuracy"].max()), 3),
+    )
+
+
+def result_table(data: ReportData) -> Table:
+    """Table 3: every variant's result, and beside it what the study and the paper published for that setting.
+
+    Args:
+        data: contents of the other stages' files.
+
+    Returns:
+        One row for each configured variant, then the published rows that none of ours corresponds to.
+    """
+    fid, kid = fid_label(data.fid_network), fid_label(data.fid_network, "KID")
+    published_fid = fid_label(INCEPTION)
+    published = f"published, {STUDY_DATA}, N = {count(STUDY_IMAGES)}"
+    headings = {
+        "": ["variant", "guided by"],
+        "ours": ["w1 / w2 / boosting", "N", f"{fid} [95 %]", f"difference from {REFERENCE} [95 %]"],
+        "ours, generative": [kid, f"{kid}, held-out", "k-NN precision", "k-NN recall"],
+        "ours, discriminator as classifier": ["precision", "recall", "accuracy", "AUROC"],
+        published: ["row", f"study: {published_fid}", f"paper: {published_fid}"],
+        "published, discriminator as classifier": ["precision", "recall"],
+    }
+    columns = tuple(Column(group, heading) for group, names in headings.items() for heading in names)
+    counterparts = {result.variant: result for result in PUBLISHED_RESULTS if result.variant}
+    rows = [
+        (*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.evaluations
+    ]
+    rows += [
+        ("not run here", result.label, *[MISSING] * 12, *_published_result(result))
+        for result in PUBLISHED_RESULTS
+        if result.variant not in data.evaluations
+    ]
+    reference, size = data.reference, data.real.shape[1]
+    notes = (
+        f"Published values and ours are not comparable numbers. Published: {STUDY_DATA}, 32x32, "
+        f"{count(STUDY_IMAGES)} samples, Inception features. Ours: {data.settings['real']['source']}, "
+        f"{size}x{size}, {count(reference['n'])} samples, {reference['steps']} steps, {data.fid_network} "
+        f"features, {count(reference['reference_n'])} reference images. Compare the direction of effects "
+        "only.",
+        "Interval: point +- 1.96 sd by the influence function over generated samples; differences are "
+        "paired by sample seed. It covers sampling noise only, with all networks and the reference fixed.",
+        "k-NN precision and recall are the generative ones (Kynkaanniemi et al. 2019). What the study "
+        "calls precision and recall are the discriminator's classification scores at threshold 0.5: a "
+        "different thing, in columns of their own. Ours use the test split of real and unguided fake "
+        "images.",
+        f"KID, held-out: against {count(reference['holdout_n'])} real images that no network was trained on.",
+    )
+    return Table("table3", "Table 3. Results", columns, tuple(rows), notes)
+
+
+def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
+    result, variant = data.evaluations[name], data.variant(name)
+    guided = bool(variant["members"])
+    weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
+    return (
+        name,
+        variant_text(variant),
+        weights if guided else MISSING,
+        count(result["n"]),
+        estimate(result["fid"], result["fid_ci95"]),
+        estimate(result["delta_fid_vs_edm"], result["delta_fid_ci95"], sign=True) if guided else MISSING,
+        number(result["kid"], 4),
+        number(result["kid_holdout"], 4),
+        number(result["precision"], 3),
+        number(result["recall"], 3),
+        number(result["discriminator_precision"], 3),
+        number(result["discriminator_recall"], 3),
+        number(result["discriminator_accuracy"], 3),
+        number(result["discriminator_auroc"], 3),
+    )
+
+
+def _published_result(result: PublishedResult | None) -> tuple[str, ...]:
+    if result is None:
+        return (MISSING,) * 5
+    return (
+        result.label,
+        number(result.study_fid, 3),
+        result.paper_fid or MISSING,
+        number(result.study_precision, 3),
+        number(result.study_recall, 3),
+    )

@@ -1,0 +1,147 @@
+"""How numbers and names are written, the same in tables, figures and text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from discriminator_guidance.report.published import INCEPTION
+
+MISSING = "–"
+RULE_NAMES = {
+    "mean_probability": "mean probability",
+    "mean_logit": "mean logit",
+    "clipped_logit_mean": "clipped raw logits (the study's code)",
+}
+Verdict = Literal["lower", "higher", "unclear", "unknown"]
+
+
+def fid_label(network: str, metric: str = "FID") -> str:
+    """The metric's name with the network whose features it compares; FID is never written without it.
+
+    Args:
+        network: `fid_network` of the evaluation.
+        metric: "FID" or "KID".
+
+    Returns:
+        For example "FID (digits network)".
+    """
+    return f"{metric} ({network_name(network)})"
+
+
+def network_name(network: str) -> str:
+    """The feature network's name as printed: proper names keep their capital."""
+    return network.capitalize() if network == INCEPTION else network
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with a fixed count of decimals, or a dash where there is none.
+
+    Args:
+        value: any number, NaN or None.
+        digits: decimals.
+
+    Returns:
+        For example "4.06"; a value that rounds to zero has no sign.
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def signed(value: float | None, digits: int) -> str:
+    """Like `number`, with a plus before positive values: for differences."""
+    text = number(value, digits)
+    return f"+{text}" if text != MISSING and float(text) > 0 else text
+
+
+def interval(bounds: Sequence[float] | None, digits: int, sign: bool = False) -> str:
+    """A 95 % interval as "[lo, hi]", or a dash where there is none."""
+    if bounds is None or any(bound is None or not math.isfinite(bound) for bound in bounds):
+        return MISSING
+    written = [signed(bound, digits) if sign else number(bound, digits) for bound in bounds]
+    return f"[{written[0]}, {written[1]}]"
+
+
+def estimate(value: float | None, bounds: Sequence[float] | None, digits: int = 2, sign: bool = False) -> str:
+    """A value with its interval, "4.06 [3.80, 4.32]"; a dash where there is no value."""
+    text = signed(value, digits) if sign else number(value, digits)
+    limits = interval(bounds, digits, sign)
+    return text if MISSING in (text, limits) else f"{text} {limits}"
+
+
+def scientific(value: float | None) -> str:
+    """A setting in the way people write it: 3e-4, 0.01, 2, 80."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return "inf" if value > 0 else MISSING
+    if value != 0 and abs(value) < 0.001:
+        mantissa, exponent = f"{value:.6e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:g}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated: 50,000."""
+    return MISSING if value is None else f"{int(value):,}"
+
+
+def clip_text(clip: float) -> str:
+    """The interval a probability is kept in: [1e-5, 1 - 1e-5]."""
+    return f"[{scientific(clip)}, 1 - {scientific(clip)}]"
+
+
+def switch(value: bool) -> str:
+    """on or off."""
+    return "on" if value else "off"
+
+
+def total_weight(w1: float, w2: float) -> float:
+    """The weight that guidance has in a whole Heun step, which averages the slopes of its two halves."""
+    return (w1 + w2) / 2
+
+
+def members_text(members: Sequence[str]) -> str:
+    """Members as the study writes them: D0, or D0-D5 for a run of neighbours."""
+    names = [name.upper() for name in members]
+    numbers = [int(name[1:]) for name in names if name[:1] == "D" and name[1:].isdigit()]
+    if len(names) > 2 and numbers == list(range(numbers[0], numbers[0] + len(names))):
+        return f"{names[0]}-{names[-1]}"
+    return ", ".join(names) or "none"
+
+
+def variant_text(variant: Mapping[str, Any]) -> str:
+    """What a variant is, in a few words, from its section of the configuration.
+
+    Args:
+        variant: members, rule, weights, w1, w2, boosting.
+
+    Returns:
+        For example "D0-D5, mean probability".
+    """
+    members = list(variant["members"])
+    if not members:
+        return "no guidance"
+    if len(members) == 1 and variant["rule"] == "mean_probability":
+        return f"{members_text(members)} alone"
+    return f"{members_text(members)}, {RULE_NAMES.get(variant['rule'], variant['rule'])}"
+
+
+def verdict(bounds: Sequence[float] | None) -> Verdict:
+    """Whether a 95 % interval of a difference is clear of zero, and on which side.
+
+    Args:
+        bounds: [lo, hi], or None.
+
+    Returns:
+        "lower", "higher", "unclear" (zero inside), or "unknown" (no interval).
+    """
+    if interval(bounds, 2) == MISSING or bounds is None:
+        return "unknown"
+    low, high = bounds
+    if high < 0:
+        return "lower"
+    return "higher" if low > 0 else "unclear"

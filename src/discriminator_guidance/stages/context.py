@@ -1,0 +1,94 @@
+"""What a stage is given besides its settings, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from discriminator_guidance.artifacts.closure import closure_digest
+from discriminator_guidance.artifacts.files import sha256
+from discriminator_guidance.artifacts.partial import PartialWork
+from discriminator_guidance.networks.precision import Compute, resolve_compute
+from discriminator_guidance.stages.layout import Layout
+
+Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]  # (description, total, unit)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The surroundings of a stage run.
+
+    Args:
+        layout: where files are.
+        bar: opens a progress bar; the value it yields is called with the amount done.
+        on_metrics: told numbers as they arise, by step.
+    """
+
+    layout: Layout
+    bar: Bar
+    on_metrics: Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage run leaves behind for people and for tracking; its files are the record.
+
+    Args:
+        summary: the numbers and words worth a line in the terminal.
+        outputs: files it wrote.
+        artifacts: files worth attaching to a tracking run (pictures, tables).
+        weights: weights to register as a model, if any.
+    """
+
+    summary: dict[str, Any]
+    outputs: list[Path]
+    artifacts: list[Path] = field(default_factory=list)
+    weights: Path | None = None
+
+
+def prepare_compute(device: str, precision: str, threads: int) -> Compute:
+    """Set the machine up as the profile asks.
+
+    Args:
+        device: "cpu", "cuda" or "auto".
+        precision: "float32", "bfloat16" or "auto".
+        threads: CPU threads.
+
+    Returns:
+        Device and mode.
+    """
+    torch.set_num_threads(threads)
+    return resolve_compute(device, precision)
+
+
+def partial_work(
+    context: Context, stage: str, name: str, inputs: list[Path], settings: Mapping[str, Any], compute: Compute
+) -> PartialWork:
+    """The folder for unfinished work of a stage run.
+
+    Args:
+        context: where files are.
+        stage: the stage's word.
+        name: member or variant, "" where there is none.
+        inputs: files it reads.
+        settings: everything it was told.
+        compute: device and precision.
+
+    Returns:
+        A folder whose name depends on everything that determines the result.
+    """
+    determinants = {
+        "inputs": {str(path.relative_to(context.layout.root)): sha256(path) for path in inputs},
+        "settings": settings,
+        "code": closure_digest(f"stages.{stage}"),
+        "torch": torch.__version__,
+        "device": str(compute.device),
+        "precision": compute.mode,
+        "threads": torch.get_num_threads(),
+    }
+    return PartialWork(context.layout.partial, f"{stage}-{name}".rstrip("-"), determinants)

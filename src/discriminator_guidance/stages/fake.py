@@ -1,0 +1,58 @@
+"""Stage `fake`: unguided samples that the discriminators learn to tell from real pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from discriminator_guidance.artifacts.files import write_npz
+from discriminator_guidance.artifacts.images import write_grid
+from discriminator_guidance.guidance.sampler import SamplerSettings
+from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
+from discriminator_guidance.stages.networks import load_denoiser
+from discriminator_guidance.stages.sampling import draw_samples, unguided_denoiser
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config import Config
+
+
+def run(config: Config, context: Context) -> StageResult:
+    """Draw the fake set without guidance.
+
+    Args:
+        config: reads `runtime`, `sampler` and `fake`.
+        context: surroundings.
+
+    Returns:
+        The number of pictures.
+    """
+    settings, runtime = config.fake, config.runtime
+    compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
+    network = load_denoiser(context.layout, compute)
+    sampler = SamplerSettings(**config.sampler.model_dump(), w1=0.0, w2=0.0, boosting=False)
+    told = {**settings.model_dump(), **config.sampler.model_dump()}
+    weights = context.layout.model("score") / "model.safetensors"
+    work = partial_work(context, "fake", "", [weights], told, compute)
+    with context.bar("drawing fake pictures", settings.images, "images") as advance:
+        samples = draw_samples(
+            unguided_denoiser(network, compute),
+            None,
+            sampler,
+            (network.img_channels, network.img_resolution, network.img_resolution),
+            range(settings.seed_start, settings.seed_start + settings.images),
+            settings.seed,
+            settings.batch_size,
+            settings.shard_size,
+            0,
+            compute,
+            work,
+            advance,
+        )
+    folder = context.layout.fake
+    write_npz(folder / "samples.npz", images=samples.images, index=samples.index)
+    write_grid(folder / "grid.png", samples.images)
+    work.remove()
+    return StageResult(
+        summary={"images": len(samples.images), "precision": compute.mode},
+        outputs=[folder / "samples.npz", folder / "grid.png"],
+        artifacts=[folder / "grid.png"],
+    )

@@ -1,0 +1,117 @@
+"""Stage `guided`: evaluation samples of one variant, the unguided `edm` included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from discriminator_guidance.artifacts.files import write_npz
+from discriminator_guidance.artifacts.images import write_grid
+from discriminator_guidance.guidance.density_ratio import Guidance, guidance_score
+from discriminator_guidance.guidance.ensemble import combine
+from discriminator_guidance.guidance.sampler import SamplerSettings
+from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head
+from discriminator_guidance.stages.sampling import draw_samples, unguided_denoiser
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config import Config, Variant
+
+
+def run(config: Config, context: Context, variant: str) -> StageResult:
+    """Draw the evaluation samples of a variant.
+
+    Args:
+        config: reads `runtime`, `sampler`, the ranges of `guided` and this variant.
+        context: surroundings.
+        variant: its name.
+
+    Returns:
+        The number of pictures.
+    """
+    settings, runtime, chosen = config.guided, config.runtime, config.guided.variants[variant]
+    compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
+    network = load_denoiser(context.layout, compute)
+    guidance = None
+    inputs = [context.layout.model("score") / "model.safetensors"]
+    if chosen.members:
+        guidance = load_guidance(context.layout, chosen, settings.time_min, settings.time_max, compute)
+        inputs.append(context.layout.model("extractor") / "model.safetensors")
+        inputs.extend(context.layout.discriminator(m) / "model.safetensors" for m in chosen.members)
+    sampler = SamplerSettings(
+        **config.sampler.model_dump(), w1=chosen.w1, w2=chosen.w2, boosting=chosen.boosting
+    )
+    told = {
+        "range": [settings.images, settings.seed, settings.seed_start, settings.batch_size, settings.shard_size],
+        "window": [settings.time_min, settings.time_max],
+        "kept": settings.trajectory_images,
+        "sampler": config.sampler.model_dump(),
+        "variant": chosen.model_dump(),
+    }
+    work = partial_work(context, "guided", variant, inputs, told, compute)
+    with context.bar(f"sampling {variant}", settings.images, "images") as advance:
+        samples = draw_samples(
+            unguided_denoiser(network, compute),
+            guidance,
+            sampler,
+            (network.img_channels, network.img_resolution, network.img_resolution),
+            range(settings.seed_start, settings.seed_start + settings.images),
+            settings.seed,
+            settings.batch_size,
+            settings.shard_size,
+            settings.trajectory_images,
+            compute,
+            work,
+            advance,
+        )
+    folder = context.layout.guided(variant)
+    write_npz(folder / "samples.npz", images=samples.images, index=samples.index)
+    write_npz(
+        folder / "trajectory.npz",
+        sigma=samples.sigma,
+        states=samples.states,
+        denoised=samples.denoised,
+        log_ratio=samples.log_ratio,
+    )
+    write_grid(folder / "grid.png", samples.images)
+    work.remove()
+    return StageResult(
+        summary={"images": len(samples.images), "precision": compute.mode},
+        outputs=[folder / name for name in ("samples.npz", "trajectory.npz", "grid.png")],
+        artifacts=[folder / "grid.png"],
+    )
+
+
+def load_guidance(
+    layout: Layout, variant: Variant, time_min: float, time_max: float, compute: Compute
+) -> Guidance:
+    """The guidance of a variant from the members' saved weights.
+
+    Args:
+        layout: where files are.
+        variant: members, rule and weights.
+        time_min: smallest VP time at which guidance acts.
+        time_max: largest VP time at which guidance acts.
+        compute: device and precision.
+
+    Returns:
+        (x, sigma) -> (score, log ratio).
+    """
+    extractor = load_extractor(layout, compute)
+    members = MemberLogits(extractor, [load_head(layout, member, compute) for member in variant.members])
+
+    def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
+        with compute.autocast():
+            member_logits: Tensor = members(x_vp, tau)
+        return member_logits
+
+    log_ratio = combine(logits, variant.rule, variant.member_weights)
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return guidance_score(log_ratio, x, sigma, time_min, time_max)
+
+    return guidance

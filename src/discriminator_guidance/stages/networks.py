@@ -1,0 +1,50 @@
+"""Networks as the stages save and load them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from discriminator_guidance.artifacts.weights import load_weights
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head
+from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.networks.fid_network import FidNetwork
+from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.stages.layout import Layout
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
+    """The trained score network, in evaluation mode, without gradients."""
+    state, arguments = load_weights(layout.model("score"), "score")
+    return _ready(EDMPrecond(**arguments), state, "score", compute)
+
+
+def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
+    """The frozen feature extractor."""
+    state, arguments = load_weights(layout.model("extractor"), "extractor")
+    return _ready(build_extractor(**arguments), state, "extractor", compute)
+
+
+def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
+    """The head of one discriminator."""
+    state, arguments = load_weights(layout.discriminator(member), "discriminator")
+    return _ready(build_head(**arguments), state, "discriminator", compute)
+
+
+def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork:
+    """The network whose features define the Frechet distance."""
+    state, arguments = load_weights(layout.model("fid_network"), "fid_network")
+    return _ready(FidNetwork(**arguments), state, "fid_network", compute)
+
+
+def _ready(network: Network, state: dict[str, Tensor], stage: str, compute: Compute) -> Network:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError("weights that fit their model.json", reason, f"run stage {stage} again") from error
+    return network.to(compute.device).eval().requires_grad_(False)

@@ -1,0 +1,80 @@
+"""Stage `report`: tables, figures and the page, from the files of the other stages."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from discriminator_guidance.artifacts.files import fingerprint, read_json, require, sha256
+from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
+from discriminator_guidance.provenance import provenance
+from discriminator_guidance.report.page import ReportInputs, build_report
+from discriminator_guidance.stages.context import Context, StageResult
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config import Config
+
+LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "scikit-learn")
+
+
+def run(config: Config, context: Context) -> StageResult:
+    """Write tables, figures, curves, provenance and `index.html`.
+
+    Args:
+        config: reads everything, since Tables 1 and 2 print it.
+        context: surroundings.
+
+    Returns:
+        Where the page is.
+    """
+    layout = context.layout
+    settings = config.model_dump(mode="json")
+    inputs = ReportInputs(
+        profile=layout.profile,
+        settings=config.model_dump(),
+        evaluation=layout.report / "evaluation",
+        discriminator=layout.discriminator_reports,
+        guided=layout.guided(""),
+        real_images=layout.real / "train.npz",
+        card=layout.real / "card.json",
+        destination=layout.report,
+        members=tuple(config.discriminator.members),
+        variants=tuple(config.guided.variants),
+        probability_clip=PROBABILITY_CLIP,
+        provenance=_provenance(config, context, fingerprint(settings)),
+    )
+    with context.bar("writing the report", 1, "page") as advance:
+        build_report(inputs)
+        advance(1)
+    page = layout.report / "index.html"
+    written = [*sorted((layout.report / "tables").iterdir()), *sorted((layout.report / "figures").iterdir())]
+    return StageResult(
+        summary={"page": str(page.relative_to(layout.root)), "files": len(written) + 3},
+        outputs=[*written, layout.report / "curves.csv", layout.report / "provenance.json", page],
+        artifacts=[*written, page],
+    )
+
+
+def _provenance(config: Config, context: Context, params_hash: str) -> dict[str, Any]:
+    layout = context.layout
+    data = {"real": layout.real / "train.npz", "holdout": layout.real / "holdout.npz"}
+    for path in data.values():
+        require(path, "real")
+    state = provenance(layout.root)
+    unguided = read_json(layout.evaluation("edm"), "evaluation")
+    return {
+        "profile": layout.profile,
+        "commit": state.get("git.commit", "not a git checkout"),
+        "uncommitted changes": state.get("git.dirty", "unknown"),
+        "settings sha256": params_hash,
+        "data sha256": {name: sha256(path) for name, path in data.items()},
+        "precision": {
+            "training": config.runtime.training_precision,
+            "sampling": unguided["precision_mode"],
+        },
+        "threads": config.runtime.threads,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }

@@ -1,0 +1,147 @@
+"""The loop shared by the three networks that are trained by iterations: score, extractor and fid_network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from discriminator_guidance.errors import DivergenceError
+
+Row = dict[str, float]
+LOG_EVERY = 20
+
+
+class Checkpoints(Protocol):
+    """Where a training run keeps its last resumable state."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None at the beginning."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the last state."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a network is trained.
+
+    Args:
+        seed: run seed of every draw.
+        iterations: number of optimizer steps.
+        batch_size: images a step.
+        learning_rate: at the start.
+        weight_decay: decoupled (AdamW).
+        decay_fraction: the learning rate falls linearly to 0 over this last share of the iterations.
+        gradient_clip: largest gradient norm.
+        checkpoint_every: iterations between resumable states.
+    """
+
+    seed: int
+    iterations: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    decay_fraction: float
+    gradient_clip: float
+    checkpoint_every: int
+
+    def rate(self, iteration: int) -> float:
+        """The learning rate of an iteration (from 0), relative to the start."""
+        left = self.iterations - iteration
+        return min(1.0, left / max(1.0, self.decay_fraction * self.iterations))
+
+
+def train(
+    network: nn.Module,
+    loss_of: Callable[[int], tuple[Tensor, Row]],
+    schedule: Schedule,
+    checkpoints: Checkpoints,
+    on_iterations: Callable[[int], None],
+    on_metrics: Callable[[int, Row], None],
+    ema_decay: float | None = None,
+) -> tuple[nn.Module, list[Row]]:
+    """Minimise a loss whose batch depends on the iteration alone, so that a resumed run repeats an undisturbed one.
+
+    Args:
+        network: trained in place.
+        loss_of: iteration -> (scalar loss, further numbers to log).
+        schedule: length and speed.
+        checkpoints: where resumable states go.
+        on_iterations: told how many iterations were done since the last call.
+        on_metrics: told the mean of the logged numbers, every few iterations.
+        ema_decay: decay of the exponential moving average of the weights; None keeps none.
+
+    Returns:
+        The network to use (the average where there is one), in evaluation mode, and the rows of the training curve.
+
+    Raises:
+        DivergenceError: a loss is not finite; the last checkpoint is kept.
+    """
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
+    history: list[Row] = []
+    start = 0
+    state = checkpoints.load()
+    if state is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+        history, start = state["history"], state["iteration"]
+        on_iterations(start)
+
+    network.train()
+    window: list[Row] = []
+    for iteration in range(start, schedule.iterations):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.rate(iteration)
+        loss, row = loss_of(iteration)
+        if not bool(torch.isfinite(loss)):
+            raise DivergenceError(
+                "a finite training loss",
+                f"{loss.item()} at iteration {iteration}",
+                "lower training.learning_rate; the last checkpoint is kept",
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip)
+        optimizer.step()
+        if average is not None and ema_decay is not None:
+            _update_average(average, network, ema_decay, iteration)
+        window.append({"loss": loss.item(), **row})
+        done = iteration + 1
+        if done % LOG_EVERY == 0 or done == schedule.iterations:
+            mean = {key: sum(entry[key] for entry in window) / len(window) for key in window[0]}
+            history.append({"iteration": done, **mean})
+            on_metrics(done, mean)
+            window = []
+        # Checkpoints fall on logged iterations, so that no half window is lost.
+        if done % LOG_EVERY == 0 and done // schedule.checkpoint_every > (done - LOG_EVERY) // schedule.checkpoint_every:
+            checkpoints.save(
+                {
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "average": None if average is None else average.state_dict(),
+                    "history": history,
+                    "iteration": done,
+                }
+            )
+        on_iterations(1)
+    return (network if average is None else average).eval(), history
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, network: nn.Module, decay: float, iteration: int) -> None:
+    # Ramp-up: at first the average follows closely, or it would remember the random initialisation.
+    decay = min(decay, (1 + iteration) / (10 + iteration))
+    for kept, new in zip(average.parameters(), network.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
+    for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(new)

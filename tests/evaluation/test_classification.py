@@ -1,0 +1,146 @@
+"""Classification scores, calibration and cross entropy of a discriminator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torchmetrics.functional.classification import binary_calibration_error
+
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation.classification import (
+    calibration_bins,
+    classification_scores,
+    cross_entropy_by_time,
+    expected_calibration_error,
+)
+
+
+def pairs(seed: int = 0, count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log ratios that are exactly right: labels drawn with the probability the log ratio states."""
+    random = np.random.default_rng(seed)
+    log_ratio = 2 * random.standard_normal(count)
+    labels = (random.random(count) < 1 / (1 + np.exp(-log_ratio))).astype(np.int64)
+    return log_ratio, labels, random.choice([0.1, 0.5, 0.9], count)
+
+
+def test_scores_by_hand() -> None:
+    scores = classification_scores(
+        np.array([3.0, 1.0, -1.0, 2.0, -2.0, -0.5, -3.0]), np.array([1, 1, 1, 0, 0, 0, 0])
+    )
+    # Called real: the first, second and fourth; 12 pairs of real and fake, 9 in the right order.
+    assert scores.precision == pytest.approx(2 / 3)
+    assert scores.recall == pytest.approx(2 / 3)
+    assert scores.accuracy == pytest.approx(5 / 7)
+    assert scores.auroc == pytest.approx(9 / 12)
+
+
+def test_probability_one_half_counts_as_real() -> None:
+    scores = classification_scores(np.zeros(4), np.array([1, 0, 0, 0]))
+    assert scores.recall == 1
+    assert scores.precision == pytest.approx(1 / 4)
+    assert scores.auroc == pytest.approx(1 / 2)
+
+
+def test_log_ratios_inside_the_unit_interval_are_not_taken_for_probabilities() -> None:
+    # All positive, so all called real, although three lie below 0.5.
+    scores = classification_scores(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0, 1, 0, 1]))
+    assert scores.recall == 1
+    assert scores.precision == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+def test_auroc_keeps_the_order_of_large_log_ratios(scale: float) -> None:
+    log_ratio, labels, _ = pairs()
+    log_ratio = np.round(log_ratio, 2)
+    expected = roc_auc_score(labels, log_ratio)
+    assert classification_scores(scale * log_ratio, labels).auroc == pytest.approx(expected, abs=1e-6)
+    single = (scale * log_ratio).astype(np.float32)
+    assert classification_scores(single, labels).auroc == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_picture_called_real_has_no_precision() -> None:
+    scores = classification_scores(np.full(4, -1.0), np.array([1, 0, 0, 0]))
+    assert (scores.precision, scores.recall, scores.accuracy) == (0, 0, pytest.approx(3 / 4))
+
+
+def test_bins_hold_every_picture_once_and_state_their_means() -> None:
+    log_ratio, labels, time = pairs()
+    entries = calibration_bins(log_ratio, labels, time)
+    assert sum(entry.count for entry in entries) == len(labels)
+    probability = 1 / (1 + np.exp(-log_ratio))
+    for entry in entries:
+        inside = (time == entry.time) & (probability >= entry.bin_low) & (probability < entry.bin_high)
+        assert entry.count == inside.sum()
+        assert entry.mean_probability == pytest.approx(probability[inside].mean())
+        assert entry.fraction_real == pytest.approx(labels[inside].mean())
+    keys = [(entry.time, entry.bin_low) for entry in entries]
+    assert keys == sorted(keys)
+
+
+def test_edges_belong_to_the_upper_bin_and_one_to_the_last() -> None:
+    entries = calibration_bins(np.array([0.0, 1e3, -1e3]), np.array([1, 1, 0]), np.full(3, 0.5))
+    bounds = np.array([(entry.bin_low, entry.bin_high) for entry in entries])
+    np.testing.assert_allclose(bounds, [(0.0, 0.1), (0.5, 0.6), (0.9, 1.0)])
+
+
+def test_calibration_error_is_that_of_torchmetrics() -> None:
+    log_ratio, labels, time = pairs()
+    errors = expected_calibration_error(calibration_bins(3 * log_ratio, labels, time, bins=15))
+    assert list(errors) == [0.1, 0.5, 0.9]
+    for moment, error in errors.items():
+        here = time == moment
+        probability = torch.sigmoid(torch.from_numpy(3 * log_ratio[here]))
+        public = binary_calibration_error(probability, torch.from_numpy(labels[here]), n_bins=15)
+        assert error == pytest.approx(float(public), abs=1e-6)
+
+
+def test_calibration_error_finds_overconfidence_at_its_time() -> None:
+    log_ratio, labels, time = pairs(count=20_000)
+    overconfident = np.where(time == 0.9, 4 * log_ratio, log_ratio)
+    errors = expected_calibration_error(calibration_bins(overconfident, labels, time))
+    assert errors[0.1] < 0.02
+    assert errors[0.5] < 0.02
+    assert errors[0.9] > 0.08
+
+
+def test_cross_entropy_by_time_is_that_of_torch() -> None:
+    log_ratio, labels, time = pairs()
+    losses = cross_entropy_by_time(log_ratio, labels, time)
+    for moment, loss in losses.items():
+        here = time == moment
+        public = torch.nn.functional.binary_cross_entropy_with_logits(
+            torch.from_numpy(log_ratio[here]), torch.from_numpy(labels[here]).double()
+        )
+        assert loss == pytest.approx(float(public), rel=1e-12)
+
+
+def test_cross_entropy_of_a_guess_and_of_a_large_mistake() -> None:
+    losses = cross_entropy_by_time(np.array([0.0, 1e4, -1e4]), np.array([1, 0, 0]), np.array([0.1, 0.2, 0.3]))
+    assert losses == pytest.approx({0.1: np.log(2), 0.2: 1e4, 0.3: 0.0})
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "labels", "message"),
+    [
+        (np.zeros(3), np.array([0, 1]), "one length"),
+        (np.zeros(0), np.zeros(0, dtype=int), "at least 1"),
+        (np.array([0.0, np.nan]), np.array([0, 1]), "row 1 "),
+        (np.zeros(2), np.array([-1, 1]), "labels 0"),
+        (np.zeros(2), np.array([1, 1]), "2 real of 2"),
+        (np.zeros(2), np.array([0, 0]), "0 real of 2"),
+    ],
+)
+def test_unusable_pairs_are_refused(log_ratio: np.ndarray, labels: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        classification_scores(log_ratio, labels)
+
+
+@pytest.mark.parametrize(
+    ("time", "message"), [(np.array([0.5]), "one length"), (np.array([0.5, np.nan]), "times.* row 1 ")]
+)
+def test_unusable_times_are_refused(time: np.ndarray, message: str) -> None:
+    for by_time in (calibration_bins, cross_entropy_by_time):
+        with pytest.raises(InputError, match=message):
+            by_time(np.zeros(2), np.array([0, 1]), time)

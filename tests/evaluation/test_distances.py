@@ -1,0 +1,240 @@
+"""Frechet and kernel distances against public implementations, closed forms and invariances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_fid.fid_score import calculate_frechet_distance
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation.distances import (
+    covariance_root,
+    fid_torchmetrics,
+    frechet_distance,
+    frechet_distance_from_features,
+    gaussian_statistics,
+    kid,
+    trace_of_root,
+)
+
+
+def correlated(seed: int, count: int, width: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    """Skewed, correlated features, like those of a network that ends in a ReLU."""
+    mixing = np.random.default_rng(99).standard_normal((width, width)) / np.sqrt(width)
+    normal = np.random.default_rng(seed).standard_normal((count, width))
+    return np.logaddexp(0, scale * normal @ mixing + shift)
+
+
+def from_statistics(generated: np.ndarray, real: np.ndarray) -> float:
+    return frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real))
+
+
+def rotation(seed: int, width: int) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+
+
+def check_trace(spectrum: np.ndarray) -> None:
+    width = len(spectrum)
+    turn = rotation(5, width)
+    generated = np.random.default_rng(1).standard_normal((3 * width, width)) * spectrum @ turn
+    real = np.random.default_rng(2).standard_normal((4 * width, width)) * spectrum @ turn
+    exact = np.linalg.svd(covariance_root(generated) @ covariance_root(real).T, compute_uv=False).sum()
+    with np.errstate(all="raise"):
+        trace = trace_of_root(gaussian_statistics(generated)[1], gaussian_statistics(real)[1])
+    assert trace == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize(("width", "count"), [(2, 50), (16, 40), (64, 300), (192, 500)])
+def test_every_public_implementation_gives_the_same_distance(width: int, count: int) -> None:
+    generated, real = correlated(1, count, width, 1.2, 0.1), correlated(2, count + 7, width)
+    distance = from_statistics(generated, real)
+    statistics = [fid_features_to_statistics(torch.from_numpy(features)) for features in (generated, real)]
+    public = {
+        "torchmetrics": fid_torchmetrics(generated, real),
+        "pytorch-fid": calculate_frechet_distance(
+            *gaussian_statistics(generated), *gaussian_statistics(real)
+        ),
+        "torch-fidelity": fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"],
+        "from features": frechet_distance_from_features(generated, real),
+    }
+    assert public == pytest.approx(dict.fromkeys(public, distance), rel=1e-6)
+
+
+def test_single_precision_features_keep_a_double_result() -> None:
+    generated, real = correlated(1, 60, 8).astype(np.float32), correlated(2, 60, 8, 1.1).astype(np.float32)
+    reported = fid_torchmetrics(generated, real)
+    assert reported != float(np.float32(reported))
+    assert reported == pytest.approx(fid_torchmetrics(generated.astype(float), real.astype(float)), rel=1e-12)
+
+
+def test_axis_aligned_gaussians_have_a_closed_form() -> None:
+    deviations1, deviations2 = np.array([1.0, 2.0, 0.5]), np.array([1.5, 2.0, 0.0])
+    mu1, mu2 = np.array([1.0, 0.0, -1.0]), np.array([0.0, 0.0, 1.0])
+    expected = np.sum((mu1 - mu2) ** 2) + np.sum((deviations1 - deviations2) ** 2)
+    distance = frechet_distance(mu1, np.diag(deviations1**2), mu2, np.diag(deviations2**2))
+    assert distance == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("padding", [1, 30])
+def test_dimensions_without_spread_add_nothing(padding: int, swapped: bool) -> None:
+    # Features of a 12-dimensional subspace, turned so that no coordinate is 0.
+    generated, real = correlated(1, 60, 12, 1.3), correlated(2, 50, 12)
+    expected = from_statistics(generated, real)
+    turn = rotation(3, 12 + padding)
+    wide = [np.pad(features, ((0, 0), (0, padding))) @ turn for features in (generated, real)]
+    if swapped:
+        wide.reverse()
+    assert from_statistics(*wide) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance_from_features(*wide) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("count", "other"), [(20, 25), (20, 200), (200, 20), (40, 41), (2, 2)])
+def test_fewer_samples_than_dimensions(count: int, other: int) -> None:
+    generated, real = correlated(1, count, 40, 1.2, 0.3), correlated(2, other, 40)
+    exact = frechet_distance_from_features(generated, real)
+    assert from_statistics(generated, real) == pytest.approx(exact, rel=1e-9)
+    # The eigenvalues of a product of singular matrices cost torchmetrics half of the digits.
+    assert fid_torchmetrics(generated, real) == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("smallest", [1e-6, 1e-10, 1e-16])
+def test_tiny_eigenvalues_do_not_spoil_the_trace(smallest: float) -> None:
+    spectrum = np.sqrt(np.geomspace(1, smallest, 48))
+    check_trace(spectrum)
+
+
+@pytest.mark.parametrize("rest", [1e-6, 5e-8, 1e-8, 1e-12])
+def test_one_large_direction_does_not_drown_the_others(rest: float) -> None:
+    # Here L^T S L has eigenvalues near rest^2, just above or below the rounding of the largest.
+    check_trace(np.sqrt(np.array([1.0] + [rest] * 191)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_eigenvalue_that_is_rounding_is_not_rooted(seed: int) -> None:
+    # The root of a rounding error of 1e-16 would add 1e-8.
+    random = np.random.default_rng(seed)
+    full, flat = random.standard_normal((3, 3)), random.standard_normal((2, 3))
+    exact = np.linalg.svd(full @ flat.T, compute_uv=False).sum()
+    assert trace_of_root(full.T @ full, flat.T @ flat) == pytest.approx(exact, rel=1e-12)
+    assert trace_of_root(flat.T @ flat, full.T @ full) == pytest.approx(exact, rel=1e-12)
+
+
+def test_copies_of_one_picture_are_a_point() -> None:
+    generated, real = np.full((5, 6), 0.3), correlated(2, 40, 6)
+    mean, covariance = gaussian_statistics(real)
+    expected = np.sum((mean - 0.3) ** 2) + np.trace(covariance)
+    assert from_statistics(generated, real) == pytest.approx(expected, rel=1e-12)
+    assert frechet_distance_from_features(generated, real) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [20, 300])
+def test_a_set_has_no_distance_to_itself(count: int) -> None:
+    features = correlated(1, count, 32)
+    assert from_statistics(features, features) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance_from_features(features, features) == pytest.approx(0, abs=1e-9)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.integers(1, 12),
+    count=st.integers(2, 40),
+    offset=st.floats(-10, 10),
+    scale=st.floats(0.1, 10),
+)
+@settings(max_examples=60, deadline=None)
+def test_motions_change_nothing_and_units_square(
+    seed: int, width: int, count: int, offset: float, scale: float
+) -> None:
+    generated, real = correlated(seed, count, width, 1.5), correlated(seed + 1, count + 3, width)
+    turn = rotation(seed, width)
+    distance = frechet_distance_from_features(generated, real)
+    moved = frechet_distance_from_features(generated @ turn + offset, real @ turn + offset)
+    tolerance = 1e-9 * (1 + offset**2)
+    assert moved == pytest.approx(distance, rel=1e-7, abs=tolerance)
+    assert frechet_distance_from_features(real, generated) == pytest.approx(distance, rel=1e-7, abs=1e-9)
+    assert frechet_distance_from_features(scale * generated, scale * real) == pytest.approx(
+        scale**2 * distance, rel=1e-7, abs=1e-7
+    )
+    assert distance > -1e-9
+
+
+def test_statistics_are_the_unbiased_ones() -> None:
+    features = correlated(1, 30, 5)
+    mean, covariance = gaussian_statistics(features)
+    np.testing.assert_allclose(mean, features.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(covariance, np.cov(features, rowvar=False), rtol=1e-12)
+    for count in (3, 30):
+        root = covariance_root(features[:count])
+        assert root.shape == (min(count, 5), 5)
+        np.testing.assert_allclose(root.T @ root, np.cov(features[:count], rowvar=False), atol=1e-13)
+
+
+def test_misfitting_or_damaged_statistics_are_refused() -> None:
+    mean, covariance = gaussian_statistics(correlated(1, 30, 5))
+    with pytest.raises(InputError, match=r"covariances of shape \(5, 5\)"):
+        frechet_distance(mean, covariance, mean, covariance[:4, :4])
+    with pytest.raises(InputError, match="finite means"):
+        frechet_distance(mean, covariance, mean + np.nan, covariance)
+
+
+@pytest.mark.parametrize("distance", [fid_torchmetrics, frechet_distance_from_features])
+def test_unusable_features_are_refused(distance: object) -> None:
+    assert callable(distance)
+    good = correlated(1, 10, 4)
+    damaged = good.copy()
+    damaged[6, 2] = np.nan
+    with pytest.raises(InputError, match="row 6 "):
+        distance(damaged, good)
+    with pytest.raises(InputError, match="at least 2"):
+        distance(good[:1], good)
+    with pytest.raises(InputError, match="widths 4 and 3"):
+        distance(good, good[:, :3])
+
+
+def unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
+    """Binkowski et al. 2018, Eq. 4, term by term."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
+
+    m = len(x)
+    within = sum((kernel(z, z).sum() - np.trace(kernel(z, z))) / (m * (m - 1)) for z in (x, y))
+    return float(within - 2 * kernel(x, y).mean())
+
+
+def test_one_subset_of_everything_is_the_unbiased_mmd() -> None:
+    generated, real = correlated(1, 40, 6, 1.4), correlated(2, 40, 6)
+    mean, deviation = kid(generated, real, subsets=3, subset_size=40, seed=0)
+    assert mean == pytest.approx(unbiased_mmd2(generated, real), rel=1e-10)
+    assert deviation == pytest.approx(0, abs=1e-12)
+
+
+def test_kid_subsets_depend_on_the_seed_alone() -> None:
+    generated, real = correlated(1, 40, 6, 1.4), correlated(2, 50, 6)
+    torch.manual_seed(1)
+    first = kid(generated, real, subsets=5, subset_size=20, seed=3)
+    following = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.rand(1) == following, "the global generator was disturbed"
+    assert kid(generated, real, subsets=5, subset_size=20, seed=3) == first
+    assert kid(generated, real, subsets=5, subset_size=20, seed=4) != first
+    assert first[1] > 0
+
+
+def test_kid_tells_apart_what_differs() -> None:
+    real = correlated(2, 200, 6)
+    same, same_deviation = kid(correlated(1, 200, 6), real, subsets=20, subset_size=100, seed=0)
+    other, _ = kid(correlated(1, 200, 6, 2.0, 0.5), real, subsets=20, subset_size=100, seed=0)
+    assert abs(same) < 3 * same_deviation
+    assert other > 10 * same_deviation
+
+
+@pytest.mark.parametrize(("subsets", "size"), [(5, 31), (5, 1), (0, 10)])
+def test_impossible_kid_subsets_are_refused(subsets: int, size: int) -> None:
+    with pytest.raises(InputError, match="KID subset of 2 to 30"):
+        kid(correlated(1, 30, 4), correlated(2, 40, 4), subsets, size, seed=0)

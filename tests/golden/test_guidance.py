@@ -1,0 +1,152 @@
+"""Guidance scores and log ratios against vectors from the public implementation: one head and ensembles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from discriminator_guidance.diffusion.vp_time import cosine_time, marginal_mean, tau_from_sigma
+from discriminator_guidance.guidance.density_ratio import guidance_score
+from discriminator_guidance.guidance.ensemble import combine
+from discriminator_guidance.networks.discriminator import Discriminator, MemberLogits
+from tests.golden.vectors import Vectors, find, wrong_copies
+
+OUTSIDE = 1e7  # the public code's mark for "outside the time window", +infinity here
+SINGLE = find(lambda vectors: "runs" in vectors.meta and "in/z" in vectors)
+ENSEMBLE = find(lambda vectors: "combiners" in vectors.meta)
+PRECISIONS = (("out", torch.float32), ("out64", torch.float64))
+each_single = pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.stem)
+each_ensemble = pytest.mark.parametrize("path", ENSEMBLE, ids=lambda path: path.stem)
+
+
+def noisy(vectors: Vectors, sigma: Tensor) -> Tensor:
+    """The pictures at which guidance was recorded."""
+    return 0.5 * vectors["in/base"].double() + sigma.view(-1, 1, 1, 1) * vectors["in/z"].double()
+
+
+def marked(log_ratio: Tensor) -> Tensor:
+    """Log ratios in the public code's notation."""
+    return torch.where(log_ratio.isinf(), torch.full_like(log_ratio, OUTSIDE), log_ratio)
+
+
+def single_head(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x_vp, tau) -> clipped log ratio of the run's discriminator."""
+    name = "disc_cond" if run["cond"] else "disc"
+    head = vectors.network(name)
+    if "sat" in run:
+        for parameter in head.out[2].c_proj.parameters():
+            parameter.data *= run["sat"]
+    discriminator = Discriminator(vectors.network("classifier"), head).to(dtype)
+    labels = one_hot(vectors["in/labels"].long()) if run["cond"] else None
+    return combine(lambda x, t: discriminator.logits(x, t, labels).unsqueeze(0), "mean_probability", [1.0])
+
+
+def verify_single(path: Path) -> None:
+    """Check every run of a single discriminator."""
+    vectors = Vectors(path)
+    for prefix, dtype in PRECISIONS:
+        for name, changes in vectors.meta["runs"].items():
+            run = {**vectors.meta["defaults"], **changes}
+            sigma = vectors[f"in/{name}/sigma"]
+            score, log_ratio = guidance_score(
+                single_head(vectors, run, dtype),
+                noisy(vectors, sigma),
+                sigma,
+                run["time_min"],
+                run["time_max"],
+                gate="batch",
+                network_time=cosine_time if run["img_resolution"] == 64 else None,
+                network_dtype=dtype,
+            )
+            values = {"score": score, "log_ratio": marked(log_ratio), "tau": tau_from_sigma(sigma)}
+            for key, value in values.items():
+                if f"{prefix}/{name}/{key}" in vectors:
+                    vectors.check(f"{prefix}/{name}/{key}", value)
+    assert not vectors.unchecked(guidance_names(vectors))
+
+
+def guidance_names(vectors: Vectors) -> list[str]:
+    """The reference arrays of the runs; those of plain forward passes are checked in test_adm.py."""
+    return [name for name in vectors.names("out") if name.count("/") == 2]
+
+
+def member_names(vectors: Vectors) -> list[str]:
+    """disc0, disc1, ... in order."""
+    return sorted({name.split("/")[1] for name in vectors.names("param/disc")})
+
+
+def ensemble_runs(vectors: Vectors) -> dict[str, tuple[list[str], str]]:
+    """Members and rule of every run of an ensemble file."""
+    members = member_names(vectors)
+    rules = {"asis_ens": "clipped_logit_mean", "meanprob": "mean_probability", "meanlogit": "mean_logit"}
+    runs = {}
+    for run in sorted({name.split("/")[1] for name in vectors.names("out/") if name.count("/") == 2}):
+        if run.startswith("asis_single"):
+            runs[run] = ([members[int(run.removeprefix("asis_single"))]], "clipped_logit_mean")
+        else:
+            runs[run] = (members, next(rule for start, rule in rules.items() if run.startswith(start)))
+    return runs
+
+
+def verify_ensemble(path: Path) -> None:
+    """Check member values and every rule of an ensemble file."""
+    vectors = Vectors(path)
+    sigma = vectors["in/sigma"]
+    x, tau = noisy(vectors, sigma), tau_from_sigma(sigma)
+    for prefix, dtype in PRECISIONS:
+
+        def member_logits(names: list[str], dtype: torch.dtype = dtype) -> MemberLogits:
+            heads = [vectors.network(name, kind="disc") for name in names]
+            return MemberLogits(vectors.network("classifier"), heads).to(dtype)
+
+        mean = marginal_mean(tau)
+        logits = member_logits(member_names(vectors))((mean.view(-1, 1, 1, 1) * x).to(dtype), tau.to(dtype))
+        values = {"tau": tau, "mean_tau": mean, "member_logits": logits, "member_sigmoid": logits.sigmoid()}
+        values["mean_prob"] = logits.sigmoid().mean(0)
+        for run, (names, rule) in ensemble_runs(vectors).items():
+            log_ratio = combine(member_logits(names), rule, [1 / len(names)] * len(names))
+            window = vectors.meta["time_min"], vectors.meta["time_max"]
+            score, ratio = guidance_score(log_ratio, x, sigma, *window, gate="batch", network_dtype=dtype)
+            values |= {f"{run}/score": score, f"{run}/log_ratio": marked(ratio)}
+        for name, value in values.items():
+            if f"{prefix}/{name}" in vectors:
+                vectors.check(f"{prefix}/{name}", value)
+    assert not vectors.unchecked()
+
+
+@each_single
+def test_every_run_of_one_discriminator_agrees(path: Path) -> None:
+    verify_single(path)
+
+
+@each_ensemble
+def test_every_rule_of_an_ensemble_agrees(path: Path) -> None:
+    verify_ensemble(path)
+
+
+@each_single
+def test_a_wrong_run_is_noticed(path: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / path.name
+    names = [name for name in guidance_names(Vectors(path)) if Vectors(path).tolerance(name) > 0]
+    for name in wrong_copies(path, names[::5], wrong):
+        with pytest.raises(AssertionError, match=f"{name}: differs"):
+            verify_single(wrong)
+
+
+@each_ensemble
+def test_a_wrong_rule_is_noticed(path: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / path.name
+    for name in wrong_copies(path, Vectors(path).names("out")[::3], wrong):
+        with pytest.raises(AssertionError, match=f"{name}: differs"):
+            verify_ensemble(wrong)
+
+
+def test_there_are_files():
+    assert SINGLE
+    assert ENSEMBLE

@@ -1,0 +1,189 @@
+"""Metrics against the golden vectors of pytorch-fid, torch-fidelity, prdc and the EDM / DG formula.
+
+Set 1 is the generated set, set 2 the real one. Cases (`in/<case>/features_1`), neighborhoods (`precision_k3`)
+and KID settings are taken from the file. Tolerances are those of its README, unless `meta` has an `agreement`
+that states the `recommended_atol` of an array, as the files of networks do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from discriminator_guidance.evaluation.distances import (
+    fid_torchmetrics,
+    frechet_distance,
+    frechet_distance_from_features,
+    gaussian_statistics,
+    kid,
+    trace_of_root,
+)
+from discriminator_guidance.evaluation.manifold import precision_recall
+from tests.golden.vectors import Vectors, find
+
+# What the product does not compute: F score, density and coverage; the Inception score, its logits and order.
+UNCOVERED = re.compile(
+    r"out/\w+/((f_score|density|coverage)_k\d+|(shuffled|plain)_s\d+_(mean|std))|in/\w+/(logits|permutation_\w+)"
+)
+INPUTS = re.compile(r"in/\w+/(features|kid_index)_[12]")
+
+# Tolerances of the README: (relative, absolute) by the name of an array inside its case.
+TOLERANCES = {
+    r"(mu|sigma)_[12]|mean_term|trace_sqrt": (1e-9, 0.0),
+    r"fid_exact_svd": (1e-10, 0.0),
+    r"fid_(pytorch_fid|edm_dg|torch_fidelity)": (1e-10, 0.0),
+    r"fid_pytorch_fid_self": (0.0, 1e-11),
+    r"fid_torch_fidelity_f32feat": (1e-6, 0.0),
+    r"kid_(mean|std|subset_mmd2)|mmd2_unbiased_first_m": (1e-9, 0.0),
+    r"kid_mean_f32": (2e-5, 0.0),
+    # Ours are torch-fidelity's float32 means, so prdc's exact shares are met to float32 too.
+    r"(prdc_)?(precision|recall)_k\d+": (0.0, 1e-7),
+}
+# At deficient rank, matrix square roots and eigenvalues of products stay this near to the exact value.
+DEFICIENT = (0.0, 2e-6)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair of feature sets of a golden file, with all that was computed from it."""
+
+    vectors: Vectors
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.vectors.path.stem}-{self.name}"
+
+    def given(self, quantity: str) -> np.ndarray:
+        return self.vectors.arrays[f"in/{self.name}/{quantity}"]
+
+    def reference(self, quantity: str) -> np.ndarray:
+        return self.vectors.arrays[f"out/{self.name}/{quantity}"]
+
+    @property
+    def features(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.given("features_1").astype(np.float64), self.given("features_2").astype(np.float64)
+
+    @property
+    def kid_indices(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.given("kid_index_1").astype(np.int64), self.given("kid_index_2").astype(np.int64)
+
+    @property
+    def deficient(self) -> bool:
+        return any(len(rows) <= rows.shape[1] for rows in self.features)
+
+    @property
+    def quantities(self) -> list[str]:
+        names = self.vectors.names(f"out/{self.name}/")
+        return [name.split("/")[2] for name in names if not UNCOVERED.fullmatch(name)]
+
+    def tolerance(self, quantity: str) -> tuple[float, float]:
+        declared = self.vectors.meta.get("agreement", {}).get(f"out/{self.name}/{quantity}")
+        if declared is not None:
+            return 0.0, float(declared["recommended_atol"])
+        if self.deficient and re.fullmatch(
+            r"fid_(pytorch_fid|edm_dg|torch_fidelity|pytorch_fid_self)", quantity
+        ):
+            return DEFICIENT
+        for pattern, bounds in TOLERANCES.items():
+            if re.fullmatch(pattern, quantity):
+                return bounds
+        raise AssertionError(f"no tolerance is known for {quantity}")
+
+
+def cases_of(vectors: Vectors) -> list[Case]:
+    names = vectors.names("in/")
+    return [Case(vectors, name.split("/")[1]) for name in names if name.endswith("/features_1")]
+
+
+FILES = [Vectors(path) for path in find(lambda vectors: bool(cases_of(vectors)))]
+CASES = [case for vectors in FILES for case in cases_of(vectors)]
+
+
+def kid_of_subsets(case: Case, index_1: np.ndarray, index_2: np.ndarray) -> tuple[float, float]:
+    """Our KID on given subsets (rows of indices), by fixing the permutations that torchmetrics draws."""
+
+    def permutations() -> Iterator[np.ndarray]:
+        for rows_1, rows_2 in zip(index_1, index_2, strict=True):
+            yield from (rows_2, rows_1)  # torchmetrics draws the real subset first
+
+    drawn = permutations()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randperm", lambda n: torch.from_numpy(next(drawn)))
+        return kid(*case.features, subsets=len(index_1), subset_size=index_1.shape[1], seed=0)
+
+
+def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
+    """Every value of ours that an array of the file must equal."""
+    generated, real = case.features
+    statistics = (mu_1, sigma_1), (mu_2, sigma_2) = gaussian_statistics(generated), gaussian_statistics(real)
+    if match := re.fullmatch(r"(mu|sigma)_([12])", quantity):
+        return [statistics[int(match[2]) - 1][match[1] == "sigma"]]
+    if quantity == "mean_term":
+        return [np.sum((mu_1 - mu_2) ** 2)]
+    if quantity == "trace_sqrt":
+        return [trace_of_root(sigma_1, sigma_2), trace_of_root(sigma_2, sigma_1)]
+    if quantity == "fid_pytorch_fid_self":
+        by_statistics = frechet_distance(mu_1, sigma_1, mu_1, sigma_1)
+        return [by_statistics, frechet_distance_from_features(generated, generated)]
+    if quantity.startswith("fid_"):
+        by_statistics = frechet_distance(mu_1, sigma_1, mu_2, sigma_2)
+        ours: list[float | np.ndarray] = [by_statistics, frechet_distance_from_features(generated, real)]
+        exact_only = quantity == "fid_exact_svd" and case.deficient
+        return ours if exact_only else [*ours, fid_torchmetrics(generated, real)]
+    if match := re.fullmatch(r"(?:prdc_)?(precision|recall)_k(\d+)", quantity):
+        return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"]]
+    if quantity in ("kid_mean", "kid_mean_f32", "kid_std"):
+        return [kid_of_subsets(case, *case.kid_indices)[quantity == "kid_std"]]
+    if quantity == "kid_subset_mmd2":
+        pairs = zip(*(index[:, None] for index in case.kid_indices), strict=True)
+        return [np.array([kid_of_subsets(case, one, two)[0] for one, two in pairs])]
+    if quantity == "mmd2_unbiased_first_m":
+        rows = np.arange(min(len(generated), len(real)))[None]
+        return [kid_of_subsets(case, rows, rows)[0]]
+    raise AssertionError(f"nothing of ours is compared with {quantity}")
+
+
+@pytest.mark.parametrize(
+    ("case", "quantity"),
+    [pytest.param(case, quantity, id=f"{case}-{quantity}") for case in CASES for quantity in case.quantities],
+)
+def test_array(case: Case, quantity: str) -> None:
+    relative, absolute = case.tolerance(quantity)
+    reference = case.reference(quantity)
+    wrong = reference + 3 * (relative * np.abs(reference) + absolute)
+    for value in computed(case, quantity):
+        np.testing.assert_allclose(value, reference, rtol=relative, atol=absolute)
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            np.testing.assert_allclose(value, wrong, rtol=relative, atol=absolute)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.deficient], ids=str)
+def test_torchmetrics_at_deficient_rank_is_near_the_exact_distance(case: Case) -> None:
+    exact = float(case.reference("fid_exact_svd"))
+    assert fid_torchmetrics(*case.features) == pytest.approx(exact, rel=DEFICIENT[0], abs=DEFICIENT[1])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kid_settings_are_those_of_the_file(case: Case) -> None:
+    settings = case.vectors.meta["kid_kwargs"][f"{case.name}_kid"]
+    for index in case.kid_indices:
+        assert index.shape == (settings["kid_subsets"], settings["kid_subset_size"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kid_of_our_own_subsets_is_compatible(case: Case) -> None:
+    mean, deviation = kid(*case.features, subsets=50, subset_size=case.kid_indices[0].shape[1], seed=0)
+    assert abs(mean - float(case.reference("kid_mean"))) < deviation
+
+
+def test_no_array_is_skipped_silently() -> None:
+    assert CASES, "the golden folder has no file with features"
+    for vectors in FILES:
+        compared = {f"out/{c.name}/{q}" for c in cases_of(vectors) for q in c.quantities}
+        left = [n for n in vectors.arrays if not UNCOVERED.fullmatch(n) and not INPUTS.fullmatch(n)]
+        assert compared == set(left)

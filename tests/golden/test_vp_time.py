@@ -1,0 +1,70 @@
+"""VP time against vectors from the public implementation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from discriminator_guidance.diffusion import vp_time
+from tests.golden.vectors import Vectors, find, wrong_copies
+
+FILES = find(lambda vectors: "in/u" in vectors and "in/t_min" in vectors)
+LAST_PLACE = 2.0**-24  # of a float32 in [0.5, 1)
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def values(vectors: Vectors) -> dict[str, Tensor]:
+    """What the reference arrays hold, by name; `_f32` is the same function of float32 numbers."""
+    sigma, t, u = vectors["in/sigma"], vectors["in/t"], vectors["in/u"]
+    t_mins = vectors["in/t_min"].tolist()
+    tau = vp_time.tau_from_sigma(sigma)
+    return {
+        "tau_from_sigma": tau,
+        "mean_at_tau": vp_time.marginal_mean(tau),
+        "std_at_tau": vp_time.marginal_std(tau),
+        "tau_from_sigma_f32": vp_time.tau_from_sigma(sigma.float()),
+        "mean": vp_time.marginal_mean(t),
+        "std": vp_time.marginal_std(t),
+        "integral_beta": vp_time.beta_integral(t),
+        "t_cos": vp_time.cosine_time(t),
+        "mean_f32": vp_time.marginal_mean(t.float()),
+        "std_f32": vp_time.marginal_std(t.float()),
+        "t_cos_f32": vp_time.cosine_time(t.float()),
+        "antiderivative": vp_time.importance_antiderivative(t[1:]),
+        "Z": torch.tensor([vp_time.importance_constant(t_min) for t_min in t_mins], dtype=torch.float64),
+        "t_importance": torch.stack([vp_time.importance_times(u, t_min) for t_min in t_mins]),
+        "t_uniform": torch.stack([vp_time.uniform_times(u, t_min) for t_min in t_mins]),
+    }
+
+
+def verify(path: Path) -> None:
+    """Check every array of a file."""
+    vectors = Vectors(path)
+    for name, value in values(vectors).items():
+        for key in (f"out/{name}", f"out64/{name}"):
+            if key in vectors:
+                # One unit in the last place is what the logarithms of two CPUs may differ by.
+                rounding = LAST_PLACE if name.endswith("_f32") else 0.0
+                vectors.check(key, value, max(vectors.tolerance(key), rounding))
+    assert not vectors.unchecked()
+
+
+@each_file
+def test_every_array_agrees(path: Path) -> None:
+    verify(path)
+
+
+@each_file
+def test_a_wrong_array_is_noticed(path: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / path.name
+    vectors = Vectors(path)
+    for name in wrong_copies(path, vectors.names("out/") + vectors.names("out64/"), wrong):
+        with pytest.raises(AssertionError, match=f"{name}: differs"):
+            verify(wrong)
+
+
+def test_there_are_files():
+    assert FILES

@@ -1,0 +1,161 @@
+"""Reads golden vectors: arrays, parameters, runs and tolerances, all from the files themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from discriminator_guidance.networks.adm import EncoderUNet, create_classifier
+from discriminator_guidance.networks.edm import EDMPrecond
+
+FLOAT64_RELATIVE = 1e-9  # of the root mean square of the reference
+
+
+class Vectors:
+    """One golden file, which keeps count of the reference arrays that were checked.
+
+    Args:
+        path: an `.npz` with arrays `in/..`, `param/..`, `out/..`, `out64/..` and a JSON text `meta`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with np.load(path, allow_pickle=False) as file:
+            self.arrays = {name: file[name] for name in file.files}
+        self.meta: dict[str, Any] = json.loads(str(self.arrays.pop("meta")))
+        self.checked: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+    def __getitem__(self, name: str) -> Tensor:
+        """An array as a tensor of the same dtype."""
+        return torch.from_numpy(self.arrays[name])
+
+    def get(self, name: str) -> Tensor | None:
+        """An array, or None where the file has none of that name."""
+        array = self.arrays.get(name)
+        return None if array is None else torch.from_numpy(array)
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of the arrays that start with a prefix."""
+        return [name for name in self.arrays if name.startswith(prefix)]
+
+    def params(self, network: str = "") -> dict[str, Tensor]:
+        """The state dict of a network; "" where the file holds a single, unnamed one."""
+        prefix = f"param/{network}/" if network else "param/"
+        return {name.removeprefix(prefix): self[name] for name in self.names(prefix)}
+
+    def network(self, name: str = "", kind: str = "") -> EDMPrecond | EncoderUNet:
+        """A network of the file: built from `meta`, loaded, in evaluation mode.
+
+        Args:
+            name: of the network; "" where the file holds a single, unnamed one.
+            kind: key of its constructor arguments, if not `name` (members of an ensemble share theirs).
+
+        Returns:
+            The network in float32.
+        """
+        arguments = self.meta["ctor_kwargs"]
+        network = build_network(arguments[kind or name] if name else arguments, self.meta)
+        network.load_state_dict(self.params(name))
+        return network.eval().requires_grad_(False)
+
+    def tolerance(self, name: str) -> float:
+        """The absolute tolerance: the file's for `out/..`, 1e-9 of the root mean square for `out64/..`."""
+        if name.startswith("out64/"):
+            return FLOAT64_RELATIVE * float(self[name].square().mean().sqrt())
+        return float(self.meta["agreement"][name]["recommended_atol"])
+
+    def check(self, name: str, computed: Tensor, atol: float | None = None) -> None:
+        """Compare with a reference array and remember that it was.
+
+        Args:
+            name: of the reference array, `out/..` or `out64/..`.
+            computed: what this project computes, of `out/..` in float32, of `out64/..` in float64.
+            atol: another absolute tolerance, for arrays whose `meta` states none.
+        """
+        reference = self[name].double()
+        atol = self.tolerance(name) if atol is None else atol
+        assert computed.shape == reference.shape, f"{self.path.name} {name}: shape {tuple(computed.shape)}"
+        worst = float((computed.double() - reference).abs().max())
+        assert worst <= atol, f"{self.path.name} {name}: differs by {worst:.3g}, allowed {atol:.3g}"
+        self.checked.add(name)
+
+    def unchecked(self, names: Iterable[str] | None = None) -> set[str]:
+        """The reference arrays (all of the file's, or of those named) that no `check` has seen."""
+        wanted = names if names is not None else self.names("out/") + self.names("out64/")
+        return set(wanted) - self.checked
+
+
+def build_network(arguments: dict[str, Any], meta: dict[str, Any]) -> EDMPrecond | EncoderUNet:
+    """A network from the constructor arguments of its original, whose names tell which kind it is.
+
+    Args:
+        arguments: of EDMPrecond, create_classifier or EncoderUNetModel.
+        meta: of the file; holds the sigma settings of EDMPrecond where they are not defaults.
+
+    Returns:
+        The network, at its random start.
+    """
+    told = {name: value for name, value in arguments.items() if not name.endswith("use_fp16")}
+    if "img_resolution" in told:
+        assert told.pop("model_type", "SongUNet") == "SongUNet"
+        sigmas = {
+            name: float(meta[name]) for name in ("sigma_min", "sigma_max", "sigma_data") if name in meta
+        }
+        return EDMPrecond(**{**sigmas, **told})
+    told["condition"] = bool(told.get("condition"))
+    return create_classifier(**told) if "classifier_width" in told else EncoderUNet(**told)
+
+
+def golden_folder() -> Path:
+    """The folder with golden files: DG_GOLDEN_DIR, or the one next to the tests."""
+    return Path(os.environ.get("DG_GOLDEN_DIR") or Path(__file__).parent / "data")
+
+
+def find(wanted: Callable[[Vectors], bool], folder: Path | None = None) -> list[Path]:
+    """The golden files of a kind, whatever they are called.
+
+    Args:
+        wanted: tells the kind from what a file holds.
+        folder: where to look; the golden folder by default.
+
+    Returns:
+        Their paths, sorted.
+    """
+    return [path for path in sorted((folder or golden_folder()).glob("*.npz")) if wanted(Vectors(path))]
+
+
+def with_array(source: Path, target: Path, name: str, array: np.ndarray) -> Path:
+    """A copy of a golden file in which one array is another one, to see that a wrong file is noticed."""
+    with np.load(source, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    np.savez(target, **{**arrays, name: array})
+    return target
+
+
+def wrong_copies(path: Path, names: Iterable[str], target: Path) -> Iterator[str]:
+    """Copies of a golden file, each with one value of one reference array wrong by three times its tolerance.
+
+    Args:
+        path: the file.
+        names: its reference arrays.
+        target: where the copy is written, each in the place of the one before.
+
+    Yields:
+        The name of the array that is wrong in the copy.
+    """
+    vectors = Vectors(path)
+    for name in names:
+        array = vectors.arrays[name].copy()
+        array.flat[array.size // 2] += 3 * vectors.tolerance(name)
+        with_array(path, target, name, array)
+        yield name

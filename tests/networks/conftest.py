@@ -1,0 +1,81 @@
+"""Small networks whose parameters, zero-initialised ones included, are random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head
+from discriminator_guidance.networks.edm import EDMPrecond
+
+SIZE, CHANNELS, CLASSES = 16, 1, 10
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def shuffled(network: nn.Module) -> nn.Module:
+    """Random parameters of the size that keeps activations moderate."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_normal_(parameter)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.fixture
+def denoiser() -> EDMPrecond:
+    network = EDMPrecond(
+        SIZE,
+        CHANNELS,
+        model_channels=16,
+        channel_mult=[1, 2, 2],
+        num_blocks=1,
+        attn_resolutions=[4],
+        dropout=0.0,
+    )
+    return shuffled(network).eval()
+
+
+@pytest.fixture
+def extractor() -> EncoderUNet:
+    network = build_extractor(
+        image_size=SIZE,
+        in_channels=CHANNELS,
+        classes=CLASSES,
+        model_channels=24,
+        channel_mult=[1, 2, 2],
+        num_res_blocks=1,
+        attention_resolutions=[4],
+        num_head_channels=24,
+    )
+    return shuffled(network).eval()
+
+
+@pytest.fixture
+def heads(extractor: EncoderUNet) -> list[EncoderUNet]:
+    return [
+        shuffled(
+            build_head(extractor.feature_shape, model_channels=48, num_res_blocks=2, num_head_channels=24)
+        )
+        for _ in range(3)
+    ]
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(6, CHANNELS, SIZE, SIZE)
+
+
+@pytest.fixture
+def tau() -> torch.Tensor:
+    return torch.linspace(1e-5, 1.0, 6)

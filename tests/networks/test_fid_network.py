@@ -1,0 +1,48 @@
+"""The small classifier behind the profile's own Frechet distance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from discriminator_guidance.networks.fid_network import FidNetwork
+
+
+@pytest.mark.parametrize(("image_size", "in_channels"), [(8, 1), (16, 1), (18, 1), (32, 3)])
+def test_shapes(image_size: int, in_channels: int) -> None:
+    network = FidNetwork(image_size, in_channels, [8, 8, 12, 12], features=20, classes=7)
+    x = torch.randn(5, in_channels, image_size, image_size)
+    assert network.features(x).shape == (5, 20)
+    assert network(x).shape == (5, 7)
+
+
+def test_features_of_a_picture_do_not_depend_on_its_batch_or_on_the_mode() -> None:
+    network = FidNetwork(16, 1, [8, 8, 12, 12], features=20, classes=7).train()
+    x = torch.randn(5, 1, 16, 16)
+    together = network.features(x)
+    torch.testing.assert_close(together[2:3], network.features(x[2:3]))
+    torch.testing.assert_close(together, network.eval().features(x))
+
+
+def test_learns_to_tell_patterns_with_bounded_features_none_constant() -> None:
+    network = FidNetwork(8, 1, [8, 8, 8, 8], features=8, classes=2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    labels = torch.arange(64) % 2
+    pattern = torch.ones(8, 8)
+    pattern[:, ::2] = -1
+
+    def pictures() -> torch.Tensor:
+        striped = torch.where(labels[:, None, None] == 0, pattern, pattern.T)
+        return (striped + 0.5 * torch.randn(64, 8, 8))[:, None]
+
+    for _ in range(60):
+        optimizer.zero_grad()
+        cross_entropy(network(pictures()), labels).backward()
+        optimizer.step()
+    x = pictures()
+    assert (network(x).argmax(dim=1) == labels).float().mean() > 0.95
+    features = network.features(x)
+    # Two patterns need few features; the others may rest near the minimum of SiLU, but none is constant.
+    assert (features.std(dim=0) > 1e-4).all()
+    assert features.abs().max() < features.shape[1]

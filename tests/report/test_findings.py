@@ -1,0 +1,87 @@
+"""Conclusions follow the intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from discriminator_guidance.report.findings import Finding, caveats, findings
+from discriminator_guidance.report.gather import gather
+from discriminator_guidance.report.wording import verdict
+from tests.report.conftest import Maker
+
+
+def found(make_inputs: Maker, variant: str, bounds: Sequence[float] | None, title: str) -> Finding:
+    delta = None if bounds is None else sum(bounds) / 2
+    data = gather(make_inputs(changes={variant: {"delta_fid_vs_edm": delta, "delta_fid_ci95": bounds}}))
+    return next(finding for finding in findings(data) if title in finding.title)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "side", "words"),
+    [
+        ([-1.2, -0.8], "lower", "lowers FID (digits network)"),
+        ([0.8, 1.2], "higher", "raises FID (digits network)"),
+        ([-0.2, 0.3], "unclear", "contains zero"),
+        ([0.0, 0.3], "unclear", "contains zero"),
+        (None, "unknown", "no interval"),
+    ],
+)
+def test_sentence_flips_with_the_interval(
+    make_inputs: Maker, bounds: list[float] | None, side: str, words: str
+) -> None:
+    finding = found(make_inputs, "d0", bounds, "(D0)")
+    assert finding.verdict == side
+    assert words in finding.paragraphs[0]
+    others = {"lowers", "raises", "contains zero", "no interval"} - {words.split(" FID")[0]}
+    assert not [word for word in others if word in finding.paragraphs[0]]
+
+
+def test_story_of_the_clipped_logits_claims_harm_only_where_there_is_some(make_inputs: Maker) -> None:
+    ends = {
+        bounds: found(make_inputs, "ensemble_clipped_logit", bounds, "ensemble code").paragraphs[-1]
+        for bounds in ((2.0, 3.0), (-1.0, -0.5), (-0.5, 0.5))
+    }
+    assert "does harm" in ends[(2.0, 3.0)]
+    assert "does not undo" in ends[(-1.0, -0.5)]
+    assert "leaves nothing" in ends[(-0.5, 0.5)]
+    assert len(set(ends.values())) == 3
+
+
+def test_story_of_the_clipped_logits_counts_the_pinned_ratios(make_inputs: Maker) -> None:
+    data = gather(make_inputs())
+    ratio = data.trajectories["ensemble_clipped_logit"].log_ratio[:-1]  # the last step is outside the window
+    text = next(finding for finding in findings(data) if "ensemble code" in finding.title).paragraphs[2]
+    assert "pinned at -11.5" in text
+    assert f"{100 * (ratio < -11.5).mean():.0f} % of the log ratios" in text
+
+
+def test_study_setting_states_the_total_weight(make_inputs: Maker) -> None:
+    finding = next(f for f in findings(gather(make_inputs())) if "own setting" in f.title)
+    assert "total weight of 1, while w1 = w2 = 2 applies 2" in finding.paragraphs[0]
+    assert "d0_table1" in finding.answer
+
+
+def test_questions_without_variants_are_not_asked(make_inputs: Maker) -> None:
+    assert findings(gather(make_inputs(variants=("edm",)))) == []
+
+
+def test_caveats_name_what_is_shared_and_what_was_held_out(make_inputs: Maker) -> None:
+    text = " ".join(caveats(gather(make_inputs())))
+    for words in ("share the same 1,438 training images", "20 %", "359", "sampling noise only", "N = 8"):
+        assert words in text
+    assert "Both move the same way" in text
+    opposite = {"d0": {"kid_holdout": 0.9}}
+    assert "opposite directions" in " ".join(caveats(gather(make_inputs(changes=opposite))))
+
+
+def test_verdict_needs_an_interval_clear_of_zero() -> None:
+    assert [verdict(b) for b in ([-2.0, -1.0], [1.0, 2.0], [-1.0, 1.0], [0.0, 1.0], [-1.0, 0.0], None)] == [
+        "lower",
+        "higher",
+        "unclear",
+        "unclear",
+        "unclear",
+        "unknown",
+    ]

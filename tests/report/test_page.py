@@ -1,0 +1,179 @@
+"""The page stands alone, escapes what it prints, and is the same bytes every time."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.report.page import build_report, typeset
+from tests.report.conftest import VARIANTS, Maker
+
+FIGURES = {"fig1.png", "fig2.png", "fig3.png", "fid.png", "calibration.png", "guidance.png"}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(make_inputs: Maker) -> None:
+    inputs = make_inputs()
+    build_report(inputs)
+    first = digests(inputs.destination)
+    tables = {
+        f"tables/{name}.{kind}" for name in ("table1", "table2", "table3") for kind in ("csv", "md", "tex")
+    }
+    others = {"tables/variants.csv", "curves.csv", "provenance.json", "index.html"}
+    assert set(first) == tables | others | {f"figures/{name}" for name in FIGURES}
+    build_report(inputs)
+    assert digests(inputs.destination) == first
+
+
+def test_page_loads_nothing_and_embeds_every_figure(make_inputs: Maker) -> None:
+    inputs = make_inputs()
+    build_report(inputs)
+    page = (inputs.destination / "index.html").read_text()
+    elements = Elements(page)
+    assert not elements.open, "all elements are closed"
+    tags = {tag for tag, _ in elements.found}
+    assert tags.isdisjoint({"script", "link", "iframe", "object", "embed"})
+    targets = [
+        v for _, attributes in elements.found for k, v in attributes.items() if k in ("src", "href", "srcset")
+    ]
+    assert all(target and target.startswith(("#", "data:image/png;base64,")) for target in targets)
+    assert not re.search(r"@import|url\(|https?:", page)
+    sources = [attributes["src"] or "" for tag, attributes in elements.found if tag == "img"]
+    embedded = {base64.b64decode(source.partition(",")[2]) for source in sources}
+    assert embedded == {path.read_bytes() for path in (inputs.destination / "figures").glob("*.png")}
+    assert len(embedded) == len(FIGURES)
+    ids = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
+    assert {target[1:] for target in targets if target and target[0] == "#"} <= ids
+
+
+def test_every_figure_has_n_and_speaks_of_intervals(make_inputs: Maker) -> None:
+    inputs = make_inputs()
+    build_report(inputs)
+    captions = re.findall(
+        r"<figcaption>(.*?)</figcaption>", (inputs.destination / "index.html").read_text(), re.S
+    )
+    assert len(captions) == len(FIGURES)
+    for caption in captions:
+        assert re.search(r"\bN = [\d,]+", caption), caption
+        assert re.search(r"seed|training run", caption), caption
+
+
+def test_hostile_names_are_text_everywhere(make_inputs: Maker) -> None:
+    hostile = "<script>alert('x')&_$1"
+    inputs = make_inputs(
+        variants=(*VARIANTS, hostile),
+        changes={name: {"fid_network": "<b>net"} for name in (*VARIANTS, hostile)},
+    )
+    build_report(inputs)
+    page = (inputs.destination / "index.html").read_text()
+    elements = Elements(page)
+    assert {"script", "b"} & {tag for tag, _ in elements.found} == {"b"}  # the page's own
+    assert hostile in elements.text
+    assert "FID (<b>net)" in elements.text
+    assert "<script>" not in (inputs.destination / "tables/table3.md").read_text()
+
+
+@pytest.mark.parametrize("network", ["digits network", "inception"])
+def test_fid_is_never_written_without_its_network(make_inputs: Maker, network: str) -> None:
+    inputs = make_inputs(changes={name: {"fid_network": network} for name in VARIANTS})
+    build_report(inputs)
+    texts = [Elements((inputs.destination / "index.html").read_text()).text]
+    texts += [path.read_text() for path in (inputs.destination / "tables").glob("table*")]
+    for text in texts:
+        names = re.findall(r"\bFID\b(?: \(([^)]*)\))?", text)
+        assert set(names) <= {"Inception", network.replace("inception", "Inception")}
+    assert "digits network" not in "".join(texts) or network != "inception"
+
+
+def test_only_configured_rows_and_figures_appear(make_inputs: Maker) -> None:
+    inputs = make_inputs(variants=("edm",), members=())
+    build_report(inputs)
+    figures = {path.name for path in (inputs.destination / "figures").iterdir()}
+    assert figures == {"fig1.png", "fig3.png", "fid.png"}
+    text = Elements((inputs.destination / "index.html").read_text()).text
+    assert "ensemble_clipped_logit" not in text
+
+
+def test_colour_pictures_are_drawn(make_inputs: Maker) -> None:
+    inputs = make_inputs(channels=3)
+    build_report(inputs)
+    assert (inputs.destination / "figures" / "fig1.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [
+        ("evaluation/d0.json", "evaluation"),
+        ("discriminator/d1/history.csv", "discriminator"),
+        ("discriminator/d1/calibration.csv", "discriminator"),
+        ("guided/edm/trajectory.npz", "guided"),
+        ("real/train.npz", "real"),
+        ("real/card.json", "real"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "garbled"])
+def test_a_missing_or_damaged_file_is_named_with_its_stage(
+    make_inputs: Maker, tmp_path: Path, path: str, stage: str, damage: str
+) -> None:
+    inputs = make_inputs()
+    if damage == "missing":
+        (tmp_path / path).unlink()
+    else:
+        (tmp_path / path).write_text("{garbled")
+    with pytest.raises(InputError, match=rf"stage `{stage}`") as caught:
+        build_report(inputs)
+    assert path in str(caught.value)
+    assert not inputs.destination.exists(), "nothing is written before all inputs are read"
+
+
+def test_unknown_variants_and_members_are_refused(make_inputs: Maker) -> None:
+    inputs = make_inputs()
+    for change in ({"variants": ("edm", "d9")}, {"members": ("d9",)}):
+        with pytest.raises(InputError, match=r"configs/mini\.yaml to have 'd9'"):
+            build_report(dataclasses.replace(inputs, **change))
+    with pytest.raises(InputError, match="edm"):
+        build_report(dataclasses.replace(inputs, variants=("d0",)))
+
+
+def test_minus_signs_are_typeset_but_ranges_and_names_are_not() -> None:
+    assert (
+        typeset("-1.50 [-2.00, -1.00], 3e-4, D0-D5, 16x16, exp")
+        == "−1.50 [−2.00, −1.00], 3e-4, D0-D5, 16×16, exp"
+    )

@@ -1,0 +1,177 @@
+"""A tiny study in a temporary folder, built stage by stage, and a view of the settings a stage has declared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from discriminator_guidance.config import Config, parse_config
+from discriminator_guidance.stages.context import Context, StageResult
+from discriminator_guidance.stages.layout import Layout
+
+PROJECT = Path(__file__).resolve().parents[2]
+VARIANTS = ("edm", "d0", "d0_table1", "ensemble_probability", "ensemble_clipped_logit")
+
+
+def tiny_settings() -> dict[str, Any]:
+    """The mini profile with everything reduced until a stage takes about a second."""
+    data = YAML(typ="safe", pure=True).load((PROJECT / "configs" / "mini.yaml").read_text())
+    data = copy.deepcopy(data)
+    data["runtime"] = {
+        "device": "cpu",
+        "training_precision": "float32",
+        "sampling_precision": "float32",
+        "threads": 1,
+    }
+    data["real"] |= {"image_size": 8}
+    data["score"]["network"] |= {"model_channels": 8, "channel_mult": [1, 1], "attn_resolutions": [4]}
+    data["extractor"]["network"] |= {"model_channels": 8, "channel_mult": [1, 1], "num_head_channels": 8}
+    data["discriminator"]["network"] |= {"model_channels": 8, "num_res_blocks": 1, "num_head_channels": 8}
+    for word in ("score", "extractor", "fid_network"):
+        data[word]["training"] |= {"iterations": 40, "batch_size": 16, "checkpoint_every": 20}
+    data["fid_network"] |= {"channels": [4, 4, 8, 8], "features": 6}
+    data["sampler"] |= {"steps": 6}
+    data["fake"] |= {"images": 40, "batch_size": 16, "shard_size": 16}
+    data["guided"] |= {"images": 24, "batch_size": 8, "shard_size": 16, "trajectory_images": 2}
+    data["guided"]["variants"] = {name: data["guided"]["variants"][name] for name in VARIANTS}
+    for name in ("ensemble_probability", "ensemble_clipped_logit"):
+        data["guided"]["variants"][name]["members"] = ["d0", "d1"]
+    data["discriminator"] |= {"batch_size": 256, "checkpoint_every": 2, "grid_times": 4, "grid_times_per_image": 2}
+    data["discriminator"]["epoch_factor"] = 1.0
+    data["discriminator"]["members"] = {
+        name: data["discriminator"]["members"][name] | {"epochs": 4} for name in ("d0", "d1")
+    }
+    data["evaluation"] |= {"kid_subsets": 2, "kid_subset_size": 10}
+    data["report"] |= {"pictures": 4, "dpi": 60}
+    return data
+
+
+@dataclass
+class Study:
+    """A project folder with whatever stages were run in it."""
+
+    root: Path
+    settings: dict[str, Any] = field(default_factory=tiny_settings)
+    results: dict[tuple[str, str], StageResult] = field(default_factory=dict)
+    metrics: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.root, "tiny")
+
+    @property
+    def config(self) -> Config:
+        return parse_config(self.settings, "configs/tiny.yaml")
+
+    @property
+    def context(self) -> Context:
+        @contextmanager
+        def bar(description: str, total: int, unit: str):
+            done = 0
+
+            def advance(amount: int) -> None:
+                nonlocal done
+                done += amount
+
+            yield advance
+            assert done == total, f"{description}: progress ended at {done} of {total} {unit}"
+
+        return Context(self.layout, bar, lambda step, values: self.metrics.append((step, dict(values))))
+
+    def run(self, word: str, name: str = "") -> StageResult:
+        """Run a stage with the settings that dvc.yaml declares for it, and no others."""
+        view = declared(self.config, word, name)
+        module = import_module(f"discriminator_guidance.stages.{word}")
+        result: StageResult = module.run(view, self.context, *([name] if name else []))
+        self.results[word, name] = result
+        return result
+
+    def ensure(self, word: str, name: str = "") -> StageResult:
+        """Run a stage and what it needs, once."""
+        if (word, name) not in self.results:
+            for needed in self.needs(word, name):
+                self.ensure(*needed)
+            self.run(word, name)
+        return self.results[word, name]
+
+    def needs(self, word: str, name: str) -> list[tuple[str, str]]:
+        members = self.settings["guided"]["variants"].get(name, {}).get("members", [])
+        heads = [("discriminator", member) for member in members]
+        return {
+            "real": [],
+            "score": [("real", "")],
+            "extractor": [("real", "")],
+            "fid_network": [("real", "")],
+            "fake": [("score", "")],
+            "discriminator": [("fake", ""), ("extractor", "")],
+            "guided": [("score", ""), *heads],
+            "evaluation": [("fid_network", ""), ("guided", "edm"), ("guided", name), *heads],
+            "report": [("evaluation", v) for v in self.settings["guided"]["variants"]],
+        }[word]
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The shared tiny study; tests that change something make their own."""
+    return Study(tmp_path_factory.mktemp("study"))
+
+
+class Undeclared(AttributeError):
+    """A stage read a setting that its entry in dvc.yaml does not declare."""
+
+
+class DeclaredView:
+    """A configuration of which only the declared keys can be read."""
+
+    def __init__(self, value: Any, keys: set[str], path: str) -> None:
+        self._value, self._keys, self._path = value, keys, path
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("model_dump", "items", "values", "keys", "__iter__"):
+            raise Undeclared(f"{self._path} as a whole is not declared in dvc.yaml, only {sorted(self._keys)}")
+        return self._child(getattr(self._value, name), name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._child(self._value[name], name)
+
+    def _child(self, value: Any, name: str) -> Any:
+        path = f"{self._path}.{name}".lstrip(".")
+        if any(path == key or path.startswith(f"{key}.") for key in self._keys):
+            return value
+        inner = {key for key in self._keys if key.startswith(f"{path}.")}
+        if not inner or not isinstance(value, BaseModel | dict):
+            raise Undeclared(f"{path} is read but not declared in dvc.yaml")
+        return DeclaredView(value, inner, path)
+
+
+def dvc_stages() -> dict[str, dict[str, Any]]:
+    """The stages of dvc.yaml as written."""
+    data = YAML(typ="safe", pure=True).load((PROJECT / "dvc.yaml").read_text())
+    stages: dict[str, dict[str, Any]] = data["stages"]
+    return stages
+
+
+def entry_of(word: str, name: str) -> str:
+    """Which block of dvc.yaml runs a stage for a member or variant."""
+    if word not in ("guided", "evaluation"):
+        return word
+    block = {"edm": "edm", "d0_w1": "d0", "d0_table1": "d0"}.get(name)
+    return f"{word}_{block or ('ensemble' if name.startswith('ensemble') else 'member')}"
+
+
+def declared(config: Config, word: str, name: str = "") -> Any:
+    """The configuration as a stage may read it."""
+    entry = dvc_stages()[entry_of(word, name)]
+    (params,) = [p for p in entry["params"] if isinstance(p, dict)]
+    ((_, keys),) = params.items()
+    named = {key.replace("${item.member}", name).replace("${item.variant}", name) for key in keys}
+    return DeclaredView(config, named, "")

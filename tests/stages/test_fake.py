@@ -1,0 +1,36 @@
+"""Stage `fake`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .conftest import Study
+from .resumption import interrupt_and_resume
+
+
+def test_samples_of_the_declared_index_range(study: Study):
+    study.ensure("fake")
+    samples = np.load(study.layout.fake / "samples.npz")
+    assert samples["index"].tolist() == list(range(40))
+    assert samples["images"].shape == (40, 8, 8, 1)
+    assert samples["images"].std() > 5  # pictures, not a constant
+
+
+def test_a_sample_is_its_index_whatever_the_batch_and_shard(study: Study, tmp_path):
+    import shutil
+
+    study.ensure("fake")
+    whole = np.load(study.layout.fake / "samples.npz")["images"]
+    again = Study(tmp_path)
+    shutil.copytree(study.layout.model("score"), again.layout.model("score"))
+    again.settings["fake"] |= {"images": 11, "seed_start": 20, "batch_size": 5, "shard_size": 7}
+    again.run("fake")
+    part = np.load(again.layout.fake / "samples.npz")["images"]
+    # Convolutions round differently in other batches: one grey level at most.
+    assert np.abs(part.astype(int) - whole[20:31].astype(int)).max() <= 1
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(study: Study, tmp_path, monkeypatch):
+    study.ensure("fake")
+    again = interrupt_and_resume(study, tmp_path, monkeypatch, "fake")
+    assert (again.layout.fake / "samples.npz").read_bytes() == (study.layout.fake / "samples.npz").read_bytes()

@@ -1,0 +1,82 @@
+"""The command line: errors are one line and exit code 2, before anything is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copytree(PROJECT / "configs", tmp_path / "configs")
+    return tmp_path
+
+
+def dguide(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "discriminator_guidance.cli", *arguments]
+    environment = {**os.environ, "DGUIDE_TRACKING": "off", "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: expected ")
+    for word in words:
+        assert word in lines[0]
+
+
+def test_unknown_profile(project):
+    refused(dguide(project, "real", "--profile", "nano"), "configs/nano.yaml", "mini")
+
+
+def test_unknown_member_and_variant(project):
+    refused(dguide(project, "discriminator", "--profile", "mini", "--member", "d9"), "'d9'", "d0, d1")
+    refused(dguide(project, "guided", "--profile", "mini", "--variant", "best"), "'best'", "ensemble_logit")
+
+
+def test_bad_setting_stops_before_anything_is_written(project):
+    path = project / "configs" / "mini.yaml"
+    path.write_text(path.read_text().replace("steps: 12 ", "steps: 1 "))
+    kept = project / "data" / "mini" / "real" / "train.npz"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"earlier result")
+    refused(dguide(project, "real", "--profile", "mini"), "configs/mini.yaml", "sampler.steps = 1")
+    assert kept.read_bytes() == b"earlier result"
+    assert [p.name for p in kept.parent.iterdir()] == ["train.npz"]
+
+
+def test_missing_input_names_the_stage_that_makes_it(project):
+    refused(dguide(project, "score", "--profile", "mini"), "data/mini/real/train.npz", "stage real")
+
+
+def test_a_stage_runs_and_says_what_it_did(project):
+    done = dguide(project, "real", "--profile", "mini")
+    assert done.returncode == 0, done.stderr
+    assert "1438" in done.stdout
+    status = dguide(project, "status", "--profile", "mini")
+    assert status.returncode == 0
+    rows = {line.split()[0]: line.split()[1:] for line in status.stdout.splitlines()[2:]}
+    assert rows["real"] == ["1", "1"]
+    assert rows["guided"] == ["0", "14"]
+
+
+def test_config_command(project):
+    done = dguide(project, "config", "--profile", "mini")
+    assert done.returncode == 0
+    assert "6 members, 14 variants" in done.stdout
+
+
+def test_help_names_every_stage(project):
+    done = dguide(project, "--help")
+    for word in ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation", "report"):
+        assert word in done.stdout

@@ -1,0 +1,90 @@
+"""dvc.yaml, params.yaml, configs, commands, modules and folders use the same words and the same lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from discriminator_guidance.artifacts.closure import SOURCE, import_closure
+from discriminator_guidance.config import Config, load_config
+
+PROJECT = Path(__file__).resolve().parents[1]
+WORDS = ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation", "report")
+YAML_READER = YAML(typ="safe", pure=True)
+PIPELINE = YAML_READER.load((PROJECT / "dvc.yaml").read_text())
+PARAMS = YAML_READER.load((PROJECT / "params.yaml").read_text())
+PROFILES = sorted(path.stem for path in (PROJECT / "configs").glob("*.yaml"))
+
+
+def word_of(stage: str) -> str:
+    return next(word for word in WORDS if stage == word or stage.startswith(f"{word}_") and stage != "fid_network")
+
+
+def paths(entries: list) -> list[str]:
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+@pytest.mark.parametrize("stage", PIPELINE["stages"])
+def test_code_dependencies_are_the_import_closure(stage):
+    listed = {d for d in PIPELINE["stages"][stage]["deps"] if d.startswith("src/")}
+    real = {str(path.relative_to(SOURCE.parents[1])) for path in import_closure(f"stages.{word_of(stage)}")}
+    missing = "".join(f"\n      - {path}" for path in sorted(real - listed))
+    assert listed == real, f"in dvc.yaml, stage {stage}: add{missing}\nremove {sorted(listed - real)}"
+
+
+@pytest.mark.parametrize("stage", PIPELINE["stages"])
+def test_one_word_names_stage_command_module_section_and_folder(stage):
+    word, entry = word_of(stage), PIPELINE["stages"][stage]
+    assert entry["cmd"].startswith(f"dguide {word} --profile ${{item.profile}}")
+    assert (SOURCE / "stages" / f"{word}.py").is_file()
+    assert word in Config.model_fields
+    made = [*paths(entry.get("outs", [])), *paths(entry.get("metrics", []))]
+    allowed = {"report": "reports/${item.profile}/", "evaluation": "reports/${item.profile}/evaluation/"}
+    for path in made:
+        assert f"/{word}/" in path or path.startswith(allowed.get(word, "-")), path
+
+
+def test_every_command_of_a_stage_exists():
+    from typer.main import get_command
+
+    from discriminator_guidance.cli import app
+
+    assert set(WORDS) <= set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_listed_member_and_variant_is_configured(profile):
+    config = load_config(profile, PROJECT)
+    assert set(PARAMS["members"]) == set(config.discriminator.members)
+    variants = {"edm", *PARAMS["members"], *PARAMS["d0_variants"], *PARAMS["ensembles"]}
+    assert variants == set(config.guided.variants)
+    for name in PARAMS["d0_variants"]:
+        assert config.guided.variants[name].members == ("d0",)
+    for name in PARAMS["members"]:
+        assert config.guided.variants[name].members == (name,)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_dependencies_on_members_match_the_configuration(profile):
+    config = load_config(profile, PROJECT)
+    for block, names in [("d0", PARAMS["d0_variants"]), ("ensemble", PARAMS["ensembles"])]:
+        for word, file in [("guided", "model.safetensors"), ("evaluation", "test_logits.npz")]:
+            deps = PIPELINE["stages"][f"{word}_{block}"]["deps"]
+            listed = {d.split("/")[3] for d in deps if "/discriminator/" in d and d.endswith(file)}
+            for name in names:
+                assert listed == set(config.guided.variants[name].members), f"{word}_{block}: {name}"
+
+
+def test_results_survive_a_failed_stage():
+    for stage, entry in PIPELINE["stages"].items():
+        for item in [*entry.get("outs", []), *entry.get("metrics", [])]:
+            assert isinstance(item, dict) and next(iter(item.values()))["persist"], f"{stage}: {item}"
+
+
+def test_closure_sees_imports_inside_functions_and_ignores_type_checking():
+    names = {path.name for path in import_closure("stages.real")}
+    assert "config.py" not in names  # imported for types only
+    assert {"real.py", "seeds.py", "files.py", "errors.py"} <= names
+    assert "edm.py" not in names

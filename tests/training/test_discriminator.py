@@ -1,0 +1,150 @@
+"""Training of a head on known features: it finds the optimal classifier."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.training.discriminator import MemberSettings, accuracy, grid_features, train_discriminator
+
+CPU = Compute(torch.device("cpu"), "float32")
+ROWS = np.arange(400)
+
+
+class Memory:
+    """Checkpoints in memory."""
+
+    def __init__(self):
+        self.state, self.saves = None, 0
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        self.state, self.saves = state, self.saves + 1
+
+
+class Head(nn.Module):
+    """One logit from the mean of the picture."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, features, t):
+        return self.linear(features)
+
+
+def features(x_vp, t):
+    return x_vp.flatten(1).mean(1, keepdim=True)
+
+
+def pictures(real: int = 160, fake: int = 90):
+    images = torch.cat([torch.full((200, 1, 2, 2), real), torch.full((200, 1, 2, 2), fake)]).to(torch.uint8)
+    return images, torch.cat([torch.ones(200), torch.zeros(200)])
+
+
+def settings(**changes) -> MemberSettings:
+    base = {
+        "seed": 0,
+        "epochs": 6,
+        "learning_rate": 0.05,
+        "weight_decay": 0.0,
+        "t_min": 1e-3,
+        "batch_size": 64,
+        "importance_sampling": True,
+        "reshuffle": True,
+        "flip": False,
+        "checkpoint_every": 2,
+    }
+    return MemberSettings(**(base | changes))
+
+
+def run(told: MemberSettings, memory=None, images_labels=None):
+    images, labels = images_labels or pictures()
+    grid = grid_features(features, images, labels, ROWS, 4, 2, seed=0)
+    head, rows = Head(), []
+    history = train_discriminator(
+        features, head, images, labels, ROWS, grid, told, CPU, memory or Memory(), rows.append, lambda s, r: None
+    )
+    return head, history, grid
+
+
+def test_it_learns_which_pictures_are_brighter():
+    head, history, _ = run(settings())
+    assert len(history) == 6
+    assert history[-1]["validation_loss"] < history[0]["validation_loss"] < 0.75
+    assert history[-1]["validation_accuracy"] > 0.6
+    assert head.linear.weight.item() > 0
+
+
+def test_swapping_the_labels_swaps_the_sign():
+    head, _, _ = run(settings(), images_labels=pictures(real=90, fake=160))
+    assert head.linear.weight.item() < 0
+
+
+def test_without_reshuffling_the_batches_of_the_first_epoch_return(monkeypatch):
+    seen: list[list[int]] = []
+    from discriminator_guidance.training import discriminator
+
+    original = discriminator.draw_noised
+
+    def spy(images, labels, *rest):
+        seen.append(labels.int().tolist())
+        return original(images, labels, *rest)
+
+    monkeypatch.setattr(discriminator, "draw_noised", spy)
+    run(settings(epochs=2, reshuffle=False))
+    assert seen[:7] == seen[7:]
+    seen.clear()
+    run(settings(epochs=2, reshuffle=True))
+    assert seen[:7] != seen[7:]
+
+
+def test_resumption_repeats_the_undisturbed_run():
+    whole, history, _ = run(settings())
+    memory = Memory()
+    run(settings(epochs=4), memory)  # the state after 4 of 6 epochs
+    resumed, resumed_history, _ = run(settings(), memory)
+    assert resumed_history == history
+    assert torch.equal(whole.linear.weight, resumed.linear.weight)
+
+
+def test_grid_noise_is_the_same_for_every_member():
+    images, labels = pictures()
+    one = grid_features(features, images, labels, ROWS, 4, 2, seed=3)
+    two = grid_features(features, images, labels, ROWS, 4, 2, seed=3)
+    other = grid_features(features, images, labels, ROWS, 4, 2, seed=4)
+    assert torch.equal(one.features, two.features)
+    assert not torch.equal(one.features, other.features)
+    assert one.labels.tolist() == [1.0] * 400 + [0.0] * 400
+
+
+def test_divergence_names_the_epoch_and_keeps_the_last_checkpoint(monkeypatch):
+    from discriminator_guidance.training import discriminator
+
+    original, batches = discriminator.draw_noised, 0
+
+    def broken_from_the_fourth_epoch(images, labels, *rest):
+        nonlocal batches
+        batches += 1
+        batch = original(images, labels, *rest)
+        return batch if batches <= 3 * 7 else replace(batch, x_vp=batch.x_vp * float("nan"))
+
+    monkeypatch.setattr(discriminator, "draw_noised", broken_from_the_fourth_epoch)
+    memory = Memory()
+    with pytest.raises(DivergenceError, match="epoch 4"):
+        run(settings(), memory)
+    assert memory.saves == 1  # after the second epoch
+
+
+def test_accuracy_counts_a_tie_as_real():
+    assert accuracy(torch.tensor([0.0, -1.0]), torch.tensor([1.0, 0.0])) == 1.0
+    assert accuracy(torch.tensor([0.0, -1.0]), torch.tensor([0.0, 1.0])) == 0.0

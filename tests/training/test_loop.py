@@ -1,0 +1,104 @@
+"""The iteration loop: schedule, averaging, resumption, divergence."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.training.loop import Schedule, train
+
+SCHEDULE = Schedule(
+    seed=0,
+    iterations=100,
+    batch_size=4,
+    learning_rate=0.05,
+    weight_decay=0.0,
+    decay_fraction=0.5,
+    gradient_clip=10.0,
+    checkpoint_every=40,
+)
+
+
+class Memory:
+    """Checkpoints in memory, by value."""
+
+    def __init__(self, stop_after: int | None = None):
+        self.state, self.saved, self.stop_after = None, [], stop_after
+
+    def load(self):
+        return copy.deepcopy(self.state)
+
+    def save(self, state):
+        self.state = copy.deepcopy(state)
+        self.saved.append(state["iteration"])
+        if self.stop_after == len(self.saved):
+            raise KeyboardInterrupt
+
+
+def problem():
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+
+    def loss_of(iteration: int):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(iteration))
+        loss = ((network(x) - x.sum(1, keepdim=True)) ** 2).mean()
+        return loss, {"size": 8.0}
+
+    return network, loss_of
+
+
+def run(memory, ema_decay=None, on_iterations=lambda n: None):
+    network, loss_of = problem()
+    return train(network, loss_of, SCHEDULE, memory, on_iterations, lambda step, row: None, ema_decay)
+
+
+def test_loss_falls_and_the_curve_covers_every_iteration():
+    _, history = run(Memory())
+    assert [row["iteration"] for row in history] == [20, 40, 60, 80, 100]
+    assert history[-1]["loss"] < 0.1 * history[0]["loss"]
+    assert history[0]["size"] == 8.0
+
+
+def test_rate_is_flat_then_falls_linearly():
+    rates = [SCHEDULE.rate(i) for i in (0, 49, 50, 75, 99)]
+    assert rates == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_an_interrupted_run_ends_in_the_same_bytes(ema_decay):
+    whole, history = run(Memory(), ema_decay)
+    memory = Memory(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(memory, ema_decay)
+    memory.stop_after = None
+    done = []
+    resumed, resumed_history = run(memory, ema_decay, done.append)
+    assert sum(done) == 100
+    assert resumed_history == history
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+
+
+def test_the_average_lags_behind_the_network_and_is_what_is_returned():
+    network, loss_of = problem()
+    averaged, _ = train(network, loss_of, SCHEDULE, Memory(), lambda n: None, lambda s, r: None, 0.99)
+    assert averaged is not network
+    assert not torch.equal(averaged.weight, network.weight)
+    assert not averaged.training
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_iteration():
+    network = nn.Linear(1, 1)
+
+    def loss_of(iteration):
+        loss = network(torch.ones(1, 1)).sum()
+        return loss * (float("nan") if iteration == 41 else 1.0), {}
+
+    memory = Memory()
+    with pytest.raises(DivergenceError, match="iteration 41"):
+        train(network, loss_of, SCHEDULE, memory, lambda n: None, lambda s, r: None)
+    assert memory.saved == [40]

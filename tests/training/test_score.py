@@ -1,0 +1,52 @@
+"""The EDM loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.training.loop import Schedule
+from discriminator_guidance.training.score import edm_loss, train_score
+
+
+def test_loss_of_a_perfect_and_of_a_constant_denoiser():
+    clean = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.5
+    sigma = torch.full((64,), 0.5)
+    assert edm_loss(clean, clean, sigma, 0.5) == 0
+    # Error variance 0.25, weight (0.25 + 0.25) / (0.25 ** 2) = 8.
+    assert edm_loss(torch.zeros_like(clean), clean, sigma, 0.5).item() == pytest.approx(8 * 0.25, rel=0.1)
+
+
+class Scale(nn.Module):
+    """D(x; sigma) = c x / (1 + sigma^2 / s^2) with one parameter: the form of the exact Gaussian denoiser."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, x, sigma):
+        variance = self.log_variance.exp()
+        return variance / (variance + sigma.view(-1, 1, 1, 1) ** 2) * x
+
+
+class Forget:
+    """No checkpoints."""
+
+    def load(self):
+        return None
+
+    def save(self, state):
+        pass
+
+
+def test_training_finds_the_variance_of_gaussian_data():
+    images = (127.5 + 127.5 * 0.3 * torch.randn(2000, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
+    schedule = Schedule(0, 300, 64, 0.05, 0.0, 0.5, 100.0, 1000)
+    network, history = train_score(
+        Scale(), images.round().clamp(0, 255).to(torch.uint8), schedule, -1.2, 1.2, 0.5, 0.9,
+        Compute(torch.device("cpu"), "float32"), Forget(), lambda n: None, lambda s, r: None,
+    )  # fmt: skip
+    assert network.log_variance.exp().sqrt().item() == pytest.approx(0.3, rel=0.1)
+    assert len(history) == 15
