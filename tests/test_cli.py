@@ -78,5 +78,15 @@ def test_config_command(project):
 
 def test_help_names_every_stage(project):
     done = dguide(project, "--help")
-    for word in ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation", "report"):
+    for word in (
+        "real",
+        "score",
+        "extractor",
+        "fid_network",
+        "fake",
+        "discriminator",
+        "guided",
+        "evaluation",
+        "report",
+    ):
         assert word in done.stdout

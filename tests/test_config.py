@@ -36,7 +36,12 @@ BAD = [
     ("sampler.sigma_min", 100.0, "sampler", "must be below sigma_max"),
     ("score.training.learning_rate", 0, "score.training.learning_rate = 0", "greater than 0"),
     ("score.training.learning_rate", float("nan"), "score.training.learning_rate", "finite"),
-    ("discriminator.members.d0.t_min", 2.0, "discriminator.members.d0.t_min = 2.0", "less than or equal to 1"),
+    (
+        "discriminator.members.d0.t_min",
+        2.0,
+        "discriminator.members.d0.t_min = 2.0",
+        "less than or equal to 1",
+    ),
     ("discriminator.split.test", 0.2, "discriminator.split", "must be 1"),
     ("discriminator.grid_times_per_image", 9, "discriminator", "must not exceed grid_times"),
     ("guided.variants.d0.members", ["d9"], "the whole file", "'d9'"),

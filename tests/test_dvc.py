@@ -11,7 +11,17 @@ from discriminator_guidance.artifacts.closure import SOURCE, import_closure
 from discriminator_guidance.config import Config, load_config
 
 PROJECT = Path(__file__).resolve().parents[1]
-WORDS = ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation", "report")
+WORDS = (
+    "real",
+    "score",
+    "extractor",
+    "fid_network",
+    "fake",
+    "discriminator",
+    "guided",
+    "evaluation",
+    "report",
+)
 YAML_READER = YAML(typ="safe", pure=True)
 PIPELINE = YAML_READER.load((PROJECT / "dvc.yaml").read_text())
 PARAMS = YAML_READER.load((PROJECT / "params.yaml").read_text())
@@ -19,7 +29,7 @@ PROFILES = sorted(path.stem for path in (PROJECT / "configs").glob("*.yaml"))
 
 
 def word_of(stage: str) -> str:
-    return next(word for word in WORDS if stage == word or stage.startswith(f"{word}_") and stage != "fid_network")
+    return next(word for word in WORDS if stage == word or (stage.startswith(f"{word}_") and stage != "fid_network"))
 
 
 def paths(entries: list) -> list[str]:
@@ -80,7 +90,8 @@ def test_dependencies_on_members_match_the_configuration(profile):
 def test_results_survive_a_failed_stage():
     for stage, entry in PIPELINE["stages"].items():
         for item in [*entry.get("outs", []), *entry.get("metrics", [])]:
-            assert isinstance(item, dict) and next(iter(item.values()))["persist"], f"{stage}: {item}"
+            assert isinstance(item, dict), f"{stage}: {item}"
+            assert next(iter(item.values()))["persist"], f"{stage}: {item}"
 
 
 def test_closure_sees_imports_inside_functions_and_ignores_type_checking():

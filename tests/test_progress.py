@@ -62,10 +62,7 @@ def test_many_small_steps_do_not_flood_a_file() -> None:
             clock.sleep(0.0078125)
             advance(1)
     assert len(written(console).splitlines()) == 8
-    assert (
-        written(console).splitlines()[-1]
-        == "training: 10000/10000 iterations in 1 min 18 s, 128 iterations/s"
-    )
+    assert written(console).splitlines()[-1] == "training: 10000/10000 iterations in 1 min 18 s, 128 iterations/s"
 
 
 def test_work_under_two_seconds_writes_nothing_to_a_file() -> None:

@@ -20,9 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command with text output, without make's and git's settings of the surrounding run."""
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "GIT_"))}
-    return subprocess.run(
-        command, cwd=cwd, env=outer | environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=cwd, env=outer | environment, capture_output=True, text=True, check=False)
 
 
 def git(*arguments: str, cwd: Path) -> None:
@@ -233,9 +231,7 @@ def test_ci_runs_the_tests_on_a_clone_of_head(verdict: int, tmp_path: Path) -> N
     (project / "uncommitted").touch()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    executable(
-        tmp_path / "bin" / "make", f'echo "$@ in $(ls -A | xargs) with $(wc -c) bytes"; exit {verdict}'
-    )
+    executable(tmp_path / "bin" / "make", f'echo "$@ in $(ls -A | xargs) with $(wc -c) bytes"; exit {verdict}')
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     done = run(project / ".ci" / "run", cwd=tmp_path, PATH=path, TMPDIR=str(scratch))
     assert done.returncode == verdict, done.stderr

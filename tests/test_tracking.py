@@ -203,9 +203,7 @@ def test_preparing_again_keeps_the_runs(study: Study, caplog: pytest.LogCaptureF
     assert len(study.client.search_runs([experiment.experiment_id])) == len(EPOCHS)
 
 
-def test_preparing_a_spoilt_database_costs_one_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_preparing_a_spoilt_database_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
     tracking.prepare(tmp_path)
     (warning,) = caplog.records
@@ -353,9 +351,7 @@ def test_impossible_settings_are_refused_before_the_work(
         enter()
 
 
-def test_runs_of_an_experiment_copy_go_to_the_real_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_of_an_experiment_copy_go_to_the_real_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / ".dvc" / "tmp" / "exps" / "abc"
     assert tracking.tracking_uri(copy) == f"sqlite:///{copy}/mlflow.db"
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
@@ -364,9 +360,7 @@ def test_runs_of_an_experiment_copy_go_to_the_real_project(
     assert tracking.tracking_uri(copy) == "http://tracking.example"
 
 
-def test_the_ui_shows_the_project_without_showing_passwords(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_ui_shows_the_project_without_showing_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command, environment = tracking.ui_command(tmp_path, 5051)
     assert command[1:4] == ["-m", "mlflow", "server"]
     assert command[command.index("--port") + 1] == "5051"

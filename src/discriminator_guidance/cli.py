@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -212,7 +212,10 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
 def _refuse_unknown(settings: Config, profile: str, choice: Mapping[str, str]) -> None:
     from discriminator_guidance.errors import ConfigError
 
-    known = {"member": settings.discriminator.members, "variant": settings.guided.variants}
+    known: dict[str, Mapping[str, object]] = {
+        "member": settings.discriminator.members,
+        "variant": settings.guided.variants,
+    }
     for kind, name in choice.items():
         if name not in known[kind]:
             raise ConfigError(
@@ -221,11 +224,12 @@ def _refuse_unknown(settings: Config, profile: str, choice: Mapping[str, str]) -
 
 
 def _parameters(settings: Config, word: str, choice: Mapping[str, str]) -> dict[str, object]:
-    parameters: dict[str, object] = {"runtime": settings.runtime.model_dump()}
-    section = getattr(settings, word).model_dump()
+    section: dict[str, Any] = getattr(settings, word).model_dump()
     for kind, name in choice.items():
-        parameters[kind] = section.pop(f"{kind}s")[name] if f"{kind}s" in section else name
-    return parameters | section
+        # Of the many members or variants of a section, the one that is run.
+        table = section.pop(f"{kind}s", None)
+        section[kind] = table[name] if isinstance(table, dict) else name
+    return {"runtime": settings.runtime.model_dump(), "sampler": settings.sampler.model_dump(), **section}
 
 
 def _inputs(layout: Layout) -> dict[str, str]:
@@ -233,6 +237,7 @@ def _inputs(layout: Layout) -> dict[str, str]:
 
     sets = {"real": layout.real / "train.npz", "fake": layout.fake / "samples.npz"}
     return {name: sha256(path) for name, path in sets.items() if path.is_file()}
+
 
 if __name__ == "__main__":
     main()

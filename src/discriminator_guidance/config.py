@@ -304,8 +304,7 @@ class Config(Section):
                 )
         fake, guided = self.fake, self.guided
         if fake.seed == guided.seed and (
-            fake.seed_start < guided.seed_start + guided.images
-            and guided.seed_start < fake.seed_start + fake.images
+            fake.seed_start < guided.seed_start + guided.images and guided.seed_start < fake.seed_start + fake.images
         ):
             raise ValueError("fake and guided draw the same sample indices: move guided.seed_start")
         return self

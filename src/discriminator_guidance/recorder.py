@@ -103,9 +103,7 @@ class Recorder:
         """
         self._put(Artifact(path))
 
-    def register(
-        self, model_name: str, weights_path: Path, tags: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def register(self, model_name: str, weights_path: Path, tags: Mapping[str, str] = MappingProxyType({})) -> None:
         """Register a model that points at weights which stay where they are, under DVC.
 
         Args:

@@ -20,7 +20,13 @@ def test_a_stream_depends_on_nothing_else():
 
 
 def test_every_part_of_the_name_matters():
-    names = [(1, "latent", 5, 0), (2, "latent", 5, 0), (1, "churn", 5, 0), (1, "latent", 6, 0), (1, "latent", 5, 1)]
+    names = [
+        (1, "latent", 5, 0),
+        (2, "latent", 5, 0),
+        (1, "churn", 5, 0),
+        (1, "latent", 6, 0),
+        (1, "latent", 5, 1),
+    ]
     draws = [normal(*name, (64,)) for name in names]
     for i, first in enumerate(draws):
         for second in draws[:i]:

@@ -26,9 +26,7 @@ def pairs(seed: int = 0, count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def test_scores_by_hand() -> None:
-    scores = classification_scores(
-        np.array([3.0, 1.0, -1.0, 2.0, -2.0, -0.5, -3.0]), np.array([1, 1, 1, 0, 0, 0, 0])
-    )
+    scores = classification_scores(np.array([3.0, 1.0, -1.0, 2.0, -2.0, -0.5, -3.0]), np.array([1, 1, 1, 0, 0, 0, 0]))
     # Called real: the first, second and fourth; 12 pairs of real and fake, 9 in the right order.
     assert scores.precision == pytest.approx(2 / 3)
     assert scores.recall == pytest.approx(2 / 3)

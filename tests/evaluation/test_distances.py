@@ -55,9 +55,7 @@ def test_every_public_implementation_gives_the_same_distance(width: int, count: 
     statistics = [fid_features_to_statistics(torch.from_numpy(features)) for features in (generated, real)]
     public = {
         "torchmetrics": fid_torchmetrics(generated, real),
-        "pytorch-fid": calculate_frechet_distance(
-            *gaussian_statistics(generated), *gaussian_statistics(real)
-        ),
+        "pytorch-fid": calculate_frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real)),
         "torch-fidelity": fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"],
         "from features": frechet_distance_from_features(generated, real),
     }

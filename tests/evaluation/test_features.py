@@ -91,8 +91,6 @@ def test_sets_fit_for_comparison_come_back_as_doubles() -> None:
         (np.ones((4, 3)), np.array([[1.0, 2.0, 3.0], [1.0, np.nan, 3.0]]), "real features.* row 1 "),
     ],
 )
-def test_sets_that_cannot_be_compared_are_refused(
-    generated: np.ndarray, real: np.ndarray, message: str
-) -> None:
+def test_sets_that_cannot_be_compared_are_refused(generated: np.ndarray, real: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         comparable_features(generated, real)

@@ -40,21 +40,15 @@ def weighted_distance(generated: np.ndarray, weights: np.ndarray, real: np.ndarr
     return frechet_distance(mean, covariance, *gaussian_statistics(real))
 
 
-@pytest.mark.parametrize(
-    ("count", "reference", "width"), [(60, 80, 6), (15, 60, 20), (60, 15, 20), (12, 15, 20)]
-)
-def test_influence_is_the_derivative_by_the_weight_of_a_sample(
-    count: int, reference: int, width: int
-) -> None:
+@pytest.mark.parametrize(("count", "reference", "width"), [(60, 80, 6), (15, 60, 20), (60, 15, 20), (12, 15, 20)])
+def test_influence_is_the_derivative_by_the_weight_of_a_sample(count: int, reference: int, width: int) -> None:
     generated = features_of(noise(1, count, width), 1.4, 0.3)
     real = features_of(noise(2, reference, width), 1.0, 0.0)
     influence = frechet_influence(generated, real)
     step = 1e-3 / count
     for row in (0, 5, count - 1):
         direction = np.eye(count)[row] - 1 / count
-        above, below = (
-            weighted_distance(generated, 1 / count + sign * step * direction, real) for sign in (1, -1)
-        )
+        above, below = (weighted_distance(generated, 1 / count + sign * step * direction, real) for sign in (1, -1))
         assert influence[row] == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-4)
 
 
@@ -96,9 +90,7 @@ def test_influence_does_not_depend_on_motions_or_order() -> None:
     generated, real = features_of(noise(1, 60, 6), 1.4, 0.3), features_of(noise(2, 80, 6), 1.0, 0.0)
     influence = frechet_influence(generated, real)
     turn = np.linalg.qr(noise(3, 6, 6))[0]
-    np.testing.assert_allclose(
-        frechet_influence(generated @ turn + 5, real @ turn + 5), influence, atol=1e-10
-    )
+    np.testing.assert_allclose(frechet_influence(generated @ turn + 5, real @ turn + 5), influence, atol=1e-10)
     np.testing.assert_allclose(frechet_influence(generated[::-1], real)[::-1], influence, atol=1e-10)
 
 
@@ -170,9 +162,7 @@ def test_pairing_narrows_the_interval_of_correlated_sets() -> None:
 
 
 def test_identical_sets_differ_by_nothing_for_certain() -> None:
-    influence = frechet_influence(
-        features_of(noise(1, 50, 4), 1.3, 0.2), features_of(noise(0, 60, 4), 1.0, 0.0)
-    )
+    influence = frechet_influence(features_of(noise(1, 50, 4), 1.3, 0.2), features_of(noise(0, 60, 4), 1.0, 0.0))
     assert paired_interval(0.0, influence, influence.copy()) == (0.0, 0.0)
 
 

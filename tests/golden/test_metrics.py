@@ -85,9 +85,7 @@ class Case:
         declared = self.vectors.meta.get("agreement", {}).get(f"out/{self.name}/{quantity}")
         if declared is not None:
             return 0.0, float(declared["recommended_atol"])
-        if self.deficient and re.fullmatch(
-            r"fid_(pytorch_fid|edm_dg|torch_fidelity|pytorch_fid_self)", quantity
-        ):
+        if self.deficient and re.fullmatch(r"fid_(pytorch_fid|edm_dg|torch_fidelity|pytorch_fid_self)", quantity):
             return DEFICIENT
         for pattern, bounds in TOLERANCES.items():
             if re.fullmatch(pattern, quantity):

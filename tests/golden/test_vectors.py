@@ -14,9 +14,7 @@ from tests.golden.vectors import Vectors, golden_folder
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     meta = '{"agreement": {"out/y": {"recommended_atol": 0.1}}, "ctor_kwargs": {}}'
-    np.savez(
-        tmp_path / "y.npz", meta=np.array(meta), **{"out/y": np.ones(3, np.float32), "out64/y": np.ones(3)}
-    )
+    np.savez(tmp_path / "y.npz", meta=np.array(meta), **{"out/y": np.ones(3, np.float32), "out64/y": np.ones(3)})
     return tmp_path / "y.npz"
 
 

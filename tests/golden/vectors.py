@@ -108,9 +108,7 @@ def build_network(arguments: dict[str, Any], meta: dict[str, Any]) -> EDMPrecond
     told = {name: value for name, value in arguments.items() if not name.endswith("use_fp16")}
     if "img_resolution" in told:
         assert told.pop("model_type", "SongUNet") == "SongUNet"
-        sigmas = {
-            name: float(meta[name]) for name in ("sigma_min", "sigma_max", "sigma_data") if name in meta
-        }
+        sigmas = {name: float(meta[name]) for name in ("sigma_min", "sigma_max", "sigma_data") if name in meta}
         return EDMPrecond(**{**sigmas, **told})
     told["condition"] = bool(told.get("condition"))
     return create_classifier(**told) if "classifier_width" in told else EncoderUNet(**told)

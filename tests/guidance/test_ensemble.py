@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discriminator_guidance.guidance.ensemble import RULES, clipped_logit_mean, combine, mean_logit, mean_probability
+from discriminator_guidance.guidance.ensemble import (
+    RULES,
+    clipped_logit_mean,
+    combine,
+    mean_logit,
+    mean_probability,
+)
 
 finite = st.floats(-9, 9)
 

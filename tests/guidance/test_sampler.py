@@ -69,7 +69,10 @@ def test_heun_is_of_second_order():
     steps = np.array([40, 80, 160, 320])
     # The last Euler step to sigma = 0 is exact to O(sigma_min^2), so sigma_min is taken small.
     errors = [
-        (sample(TRUE.denoise, None, latents, no_noise, settings(steps=int(n), sigma_min=1e-5)) - exact).abs().max().item()
+        (sample(TRUE.denoise, None, latents, no_noise, settings(steps=int(n), sigma_min=1e-5)) - exact)
+        .abs()
+        .max()
+        .item()
         for n in steps
     ]
     order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
@@ -116,7 +119,10 @@ def test_boosting_raises_only_samples_that_looked_fake_at_the_step_before():
         return torch.zeros_like(x), torch.tensor([-1.0, 1.0], dtype=torch.float64)
 
     sample(TRUE.denoise, guidance, seeded_latents(2), noise, settings(w1=1.0, boosting=True, steps=12))
-    assert raised_at == {5: [True, False], 10: [True, False]}  # not at step 0: the first log ratio is +infinity
+    assert raised_at == {
+        5: [True, False],
+        10: [True, False],
+    }  # not at step 0: the first log ratio is +infinity
 
 
 def test_boosting_doubles_the_guidance_of_fake_looking_samples_at_even_steps():

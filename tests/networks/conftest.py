@@ -64,9 +64,7 @@ def extractor() -> EncoderUNet:
 @pytest.fixture
 def heads(extractor: EncoderUNet) -> list[EncoderUNet]:
     return [
-        shuffled(
-            build_head(extractor.feature_shape, model_channels=48, num_res_blocks=2, num_head_channels=24)
-        )
+        shuffled(build_head(extractor.feature_shape, model_channels=48, num_res_blocks=2, num_head_channels=24))
         for _ in range(3)
     ]
 

@@ -20,9 +20,7 @@ def test_members_equal_separate_discriminators(
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
-def test_features_are_computed_once(
-    extractor: EncoderUNet, heads: list[EncoderUNet], x: Tensor, tau: Tensor
-) -> None:
+def test_features_are_computed_once(extractor: EncoderUNet, heads: list[EncoderUNet], x: Tensor, tau: Tensor) -> None:
     passes: list[int] = []
     extractor.middle_block[0].register_forward_hook(lambda *_: passes.append(1))
     MemberLogits(extractor, heads)(x, tau)
@@ -41,9 +39,7 @@ def test_member_gradients_reach_the_picture_alone(
     assert not any(module.training for module in members.modules())
 
 
-def test_gradient_is_the_derivative(
-    extractor: EncoderUNet, heads: list[EncoderUNet], x: Tensor, tau: Tensor
-) -> None:
+def test_gradient_is_the_derivative(extractor: EncoderUNet, heads: list[EncoderUNet], x: Tensor, tau: Tensor) -> None:
     members = MemberLogits(extractor, heads).double()
     x, direction, step = x.double().requires_grad_(), torch.randn_like(x, dtype=torch.float64), 1e-5
     (gradient,) = torch.autograd.grad(members(x, tau).sum(), x)
@@ -63,9 +59,7 @@ def test_training_moves_the_head_and_never_the_extractor(
     assert all(parameter.grad is not None for parameter in discriminator.head.parameters())
 
 
-def test_logits_from_features_at_hand(
-    extractor: EncoderUNet, heads: list[EncoderUNet], x: Tensor, tau: Tensor
-) -> None:
+def test_logits_from_features_at_hand(extractor: EncoderUNet, heads: list[EncoderUNet], x: Tensor, tau: Tensor) -> None:
     discriminator = Discriminator(extractor, heads[0]).eval()
     features = extractor.features(x, tau)
     assert torch.equal(discriminator.feature_logits(features, tau), discriminator.logits(x, tau))

@@ -145,9 +145,7 @@ def write_member(folder: Path, place: int, random: np.random.Generator) -> None:
         for low in (0.0, 0.2, 0.4, 0.6, 0.8):
             middle = low + 0.1
             real = np.clip(middle + (1 - time) * 0.3 * (middle - 0.5) + random.normal(0, 0.02), 0, 1)
-            rows.append(
-                f"{time},{low},{low + 0.2:.1f},{middle:.2f},{real:.3f},{int(80 - 60 * abs(middle - 0.5))}"
-            )
+            rows.append(f"{time},{low},{low + 0.2:.1f},{middle:.2f},{real:.3f},{int(80 - 60 * abs(middle - 0.5))}")
         rows.append(f"{time},0.9,1.0,,,0")
     (folder / "calibration.csv").write_text("\n".join(rows) + "\n")
 

@@ -53,9 +53,7 @@ def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(ma
     inputs = make_inputs()
     build_report(inputs)
     first = digests(inputs.destination)
-    tables = {
-        f"tables/{name}.{kind}" for name in ("table1", "table2", "table3") for kind in ("csv", "md", "tex")
-    }
+    tables = {f"tables/{name}.{kind}" for name in ("table1", "table2", "table3") for kind in ("csv", "md", "tex")}
     others = {"tables/variants.csv", "curves.csv", "provenance.json", "index.html"}
     assert set(first) == tables | others | {f"figures/{name}" for name in FIGURES}
     build_report(inputs)
@@ -70,9 +68,7 @@ def test_page_loads_nothing_and_embeds_every_figure(make_inputs: Maker) -> None:
     assert not elements.open, "all elements are closed"
     tags = {tag for tag, _ in elements.found}
     assert tags.isdisjoint({"script", "link", "iframe", "object", "embed"})
-    targets = [
-        v for _, attributes in elements.found for k, v in attributes.items() if k in ("src", "href", "srcset")
-    ]
+    targets = [v for _, attributes in elements.found for k, v in attributes.items() if k in ("src", "href", "srcset")]
     assert all(target and target.startswith(("#", "data:image/png;base64,")) for target in targets)
     assert not re.search(r"@import|url\(|https?:", page)
     sources = [attributes["src"] or "" for tag, attributes in elements.found if tag == "img"]
@@ -86,9 +82,7 @@ def test_page_loads_nothing_and_embeds_every_figure(make_inputs: Maker) -> None:
 def test_every_figure_has_n_and_speaks_of_intervals(make_inputs: Maker) -> None:
     inputs = make_inputs()
     build_report(inputs)
-    captions = re.findall(
-        r"<figcaption>(.*?)</figcaption>", (inputs.destination / "index.html").read_text(), re.S
-    )
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", (inputs.destination / "index.html").read_text(), re.S)
     assert len(captions) == len(FIGURES)
     for caption in captions:
         assert re.search(r"\bN = [\d,]+", caption), caption
@@ -173,7 +167,4 @@ def test_unknown_variants_and_members_are_refused(make_inputs: Maker) -> None:
 
 
 def test_minus_signs_are_typeset_but_ranges_and_names_are_not() -> None:
-    assert (
-        typeset("-1.50 [-2.00, -1.00], 3e-4, D0-D5, 16x16, exp")
-        == "−1.50 [−2.00, −1.00], 3e-4, D0-D5, 16×16, exp"
-    )
+    assert typeset("-1.50 [-2.00, -1.00], 3e-4, D0-D5, 16x16, exp") == "−1.50 [−2.00, −1.00], 3e-4, D0-D5, 16×16, exp"

@@ -127,9 +127,7 @@ def test_special_characters_survive_every_format() -> None:
     assert list(csv.reader(io.StringIO(table_csv(table))))[1] == [evil, "[1, 2]"]
     markdown = table_markdown(table)
     assert "<script>" not in markdown
-    assert [
-        len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("|")
-    ] == [3, 3, 3]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("|")] == [3, 3, 3]
 
 
 def test_records_hold_everything_unrounded(make_inputs: Maker) -> None:
@@ -149,9 +147,7 @@ def test_records_hold_everything_unrounded(make_inputs: Maker) -> None:
 
 
 @pytest.mark.parametrize("members", [(), ("d1",)])
-def test_tables_hold_the_configured_members_only(
-    make_inputs: Maker, members: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_tables_hold_the_configured_members_only(make_inputs: Maker, members: tuple[str, ...], tmp_path: Path) -> None:
     data = gather(make_inputs(members=members))
     assert [row[0] for row in discriminator_table(data).rows] == [member.upper() for member in members]
     assert set(curves_frame(data)["member"]) == set(members)

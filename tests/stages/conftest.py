@@ -45,7 +45,12 @@ def tiny_settings() -> dict[str, Any]:
     data["guided"]["variants"] = {name: data["guided"]["variants"][name] for name in VARIANTS}
     for name in ("ensemble_probability", "ensemble_clipped_logit"):
         data["guided"]["variants"][name]["members"] = ["d0", "d1"]
-    data["discriminator"] |= {"batch_size": 256, "checkpoint_every": 2, "grid_times": 4, "grid_times_per_image": 2}
+    data["discriminator"] |= {
+        "batch_size": 256,
+        "checkpoint_every": 2,
+        "grid_times": 4,
+        "grid_times_per_image": 2,
+    }
     data["discriminator"]["epoch_factor"] = 1.0
     data["discriminator"]["members"] = {
         name: data["discriminator"]["members"][name] | {"epochs": 4} for name in ("d0", "d1")
@@ -174,4 +179,4 @@ def declared(config: Config, word: str, name: str = "") -> Any:
     (params,) = [p for p in entry["params"] if isinstance(p, dict)]
     ((_, keys),) = params.items()
     named = {key.replace("${item.member}", name).replace("${item.variant}", name) for key in keys}
-    return DeclaredView(config, named, "")
+    return config if named == set(Config.model_fields) else DeclaredView(config, named, "")

@@ -26,7 +26,11 @@ def test_weights_load_into_the_network_they_describe(study: Study):
     from discriminator_guidance.stages import networks
 
     study.ensure("extractor")
-    load = {"score": networks.load_denoiser, "extractor": networks.load_extractor, "fid_network": networks.load_fid_network}
+    load = {
+        "score": networks.load_denoiser,
+        "extractor": networks.load_extractor,
+        "fid_network": networks.load_fid_network,
+    }
     network = load["extractor"](study.layout, resolve_compute("cpu", "float32"))
     saved = load_file(study.layout.model("extractor") / "model.safetensors")
     assert set(network.state_dict()) == set(saved)
@@ -42,4 +46,6 @@ def test_a_killed_training_resumes_to_the_same_bytes(study: Study, tmp_path, mon
     study.ensure("extractor")
     again = interrupt_and_resume(study, tmp_path, monkeypatch, "extractor")
     for name in ("model.safetensors", "history.csv"):
-        assert (again.layout.model("extractor") / name).read_bytes() == (study.layout.model("extractor") / name).read_bytes()
+        assert (again.layout.model("extractor") / name).read_bytes() == (
+            study.layout.model("extractor") / name
+        ).read_bytes()

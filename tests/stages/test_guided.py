@@ -72,6 +72,4 @@ def test_a_killed_run_resumes_to_the_same_bytes(study: Study, tmp_path, monkeypa
     study.ensure("guided", variant)
     again = interrupt_and_resume(study, tmp_path, monkeypatch, "guided", variant)
     for name in ("samples.npz", "trajectory.npz"):
-        assert (again.layout.guided(variant) / name).read_bytes() == (
-            study.layout.guided(variant) / name
-        ).read_bytes()
+        assert (again.layout.guided(variant) / name).read_bytes() == (study.layout.guided(variant) / name).read_bytes()

@@ -26,7 +26,11 @@ def test_weights_load_into_the_network_they_describe(study: Study):
     from discriminator_guidance.stages import networks
 
     study.ensure("score")
-    load = {"score": networks.load_denoiser, "extractor": networks.load_extractor, "fid_network": networks.load_fid_network}
+    load = {
+        "score": networks.load_denoiser,
+        "extractor": networks.load_extractor,
+        "fid_network": networks.load_fid_network,
+    }
     network = load["score"](study.layout, resolve_compute("cpu", "float32"))
     saved = load_file(study.layout.model("score") / "model.safetensors")
     assert set(network.state_dict()) == set(saved)

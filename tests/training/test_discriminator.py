@@ -11,7 +11,12 @@ from torch import nn
 
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training.discriminator import MemberSettings, accuracy, grid_features, train_discriminator
+from discriminator_guidance.training.discriminator import (
+    MemberSettings,
+    accuracy,
+    grid_features,
+    train_discriminator,
+)
 
 CPU = Compute(torch.device("cpu"), "float32")
 ROWS = np.arange(400)
@@ -72,7 +77,17 @@ def run(told: MemberSettings, memory=None, images_labels=None):
     grid = grid_features(features, images, labels, ROWS, 4, 2, seed=0)
     head, rows = Head(), []
     history = train_discriminator(
-        features, head, images, labels, ROWS, grid, told, CPU, memory or Memory(), rows.append, lambda s, r: None
+        features,
+        head,
+        images,
+        labels,
+        ROWS,
+        grid,
+        told,
+        CPU,
+        memory or Memory(),
+        rows.append,
+        lambda s, r: None,
     )
     return head, history, grid
 

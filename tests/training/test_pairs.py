@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from discriminator_guidance.diffusion.seeds import generator
-from discriminator_guidance.training.pairs import as_tensor, draw_noised, grid_pairs, scaled, split_pairs, vp_noised
+from discriminator_guidance.training.pairs import (
+    as_tensor,
+    draw_noised,
+    grid_pairs,
+    scaled,
+    split_pairs,
+    vp_noised,
+)
 
 
 def test_split_is_a_partition_with_the_same_shares_of_real_and_fake():

@@ -42,7 +42,7 @@ class Forget:
 
 
 def test_training_finds_the_variance_of_gaussian_data():
-    images = (127.5 + 127.5 * 0.3 * torch.randn(2000, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
+    images = 127.5 + 127.5 * 0.3 * torch.randn(2000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     schedule = Schedule(0, 300, 64, 0.05, 0.0, 0.5, 100.0, 1000)
     network, history = train_score(
         Scale(), images.round().clamp(0, 255).to(torch.uint8), schedule, -1.2, 1.2, 0.5, 0.9,

@@ -51,7 +51,7 @@ def marginal_std(t: Tensor) -> Tensor:
 
     Source: Song et al. 2021, Eq. 29.
     """
-    return torch.sqrt(-torch.expm1(-beta_integral(t)))
+    return torch.sqrt(1 - torch.exp(-beta_integral(t)))
 
 
 def tau_from_sigma(sigma: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ def tau_from_sigma(sigma: Tensor) -> Tensor:
 
     Source: Kim et al. 2023, Appendix (time conversion between the EDM sampler and the VP discriminator).
     """
-    # In float64, where sampling computes, the plain logarithm is exact to 1e-14 of tau at sigma_min; in float32 it
-    # rounds as the official code does, so that float32 vectors can be compared bit for bit.
+    # The plain logarithm loses nothing that matters in float64, where sampling computes, and rounds in float32 as
+    # the official code does.
     return _time_of_integral(torch.log(1 + sigma**2))
 
 
@@ -82,18 +82,6 @@ def sigma_from_tau(t: Tensor) -> Tensor:
     return torch.sqrt(torch.expm1(beta_integral(t)))
 
 
-def log_expm1(x: Tensor) -> Tensor:
-    """log(exp(x) - 1), without overflow for large x or loss of digits for small x.
-
-    Args:
-        x: positive numbers.
-
-    Returns:
-        Same shape and dtype.
-    """
-    return x + torch.log(-torch.expm1(-x))
-
-
 def importance_antiderivative(t: Tensor) -> Tensor:
     """An antiderivative of the importance weight beta(t) / (1 - exp(-integral beta)).
 
@@ -105,7 +93,8 @@ def importance_antiderivative(t: Tensor) -> Tensor:
 
     Source: Song et al. 2021 (likelihood weighting), as used for the discriminator by Kim et al. 2023.
     """
-    return log_expm1(beta_integral(t))
+    integral = beta_integral(t)
+    return integral + torch.log(1 - torch.exp(-integral))
 
 
 def importance_constant(t_min: float) -> float:

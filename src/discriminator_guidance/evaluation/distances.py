@@ -114,9 +114,7 @@ def kid(
             "change the number or the size of the KID subsets, or sample more images",
         )
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Metric `Kernel Inception Distance` will save", category=UserWarning
-        )
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save", category=UserWarning)
         metric = KernelInceptionDistance(
             feature=PrecomputedFeatures(generated.shape[1]),
             subsets=subsets,

@@ -47,9 +47,7 @@ def frechet_influence(generated: NDArray[np.floating], real: NDArray[np.floating
     n = len(generated)
     mean = generated.mean(axis=0)
     centred = generated - mean
-    vectors, singular_values, _ = np.linalg.svd(
-        centred @ covariance_root(real).T / np.sqrt(n - 1), full_matrices=False
-    )
+    vectors, singular_values, _ = np.linalg.svd(centred @ covariance_root(real).T / np.sqrt(n - 1), full_matrices=False)
     mean_part = 2 * centred @ (mean - real.mean(axis=0))
     spread_part = n / (n - 1) * np.sum(centred**2, axis=1) - n * (vectors**2 @ singular_values)
     influence: NDArray[np.float64] = mean_part + spread_part - spread_part.mean()

@@ -48,9 +48,7 @@ class ResBlock(nn.Module):
     Source: Dhariwal & Nichol 2021, Section 3 and 3.1 (adaptive group normalisation).
     """
 
-    def __init__(
-        self, channels: int, emb_channels: int, dropout: float, out_channels: int, down: bool = False
-    ) -> None:
+    def __init__(self, channels: int, emb_channels: int, dropout: float, out_channels: int, down: bool = False) -> None:
         super().__init__()
         self.down = down
         self.in_layers = nn.Sequential(

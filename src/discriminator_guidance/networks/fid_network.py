@@ -18,9 +18,7 @@ class FidNetwork(nn.Module):
         classes: number of logits.
     """
 
-    def __init__(
-        self, image_size: int, in_channels: int, channels: Sequence[int], features: int, classes: int
-    ) -> None:
+    def __init__(self, image_size: int, in_channels: int, channels: Sequence[int], features: int, classes: int) -> None:
         super().__init__()
         first, second, third, fourth = channels
         self.convolutions = nn.Sequential(

@@ -42,5 +42,5 @@ def resolve_compute(device: str, precision: str) -> Compute:
 
 def _has_native_bfloat16(place: str) -> bool:
     if place == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())

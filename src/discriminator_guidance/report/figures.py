@@ -42,9 +42,7 @@ def curves_figure(data: ReportData) -> Picture | None:
             marker = "o" if len(member.history) == 1 else None
             for split, color, dash in (("train", BLUE, "-"), ("validation", RED, (0, (4, 1.5)))):
                 values = member.history[f"{split}_{quantity}"]
-                axes.plot(
-                    member.history["epoch"], values, color=color, linestyle=dash, marker=marker, label=split
-                )
+                axes.plot(member.history["epoch"], values, color=color, linestyle=dash, marker=marker, label=split)
         best = member.metrics["best_epoch"]
         panels[0, column].plot(
             best,
@@ -76,8 +74,7 @@ def curves_figure(data: ReportData) -> Picture | None:
         f"{count(sizes['n_train'])} training and {count(sizes['n_validation'])} validation images (real and "
         "unguided fakes, one split for all; validation on a common grid of noise levels). One training run "
         f"each, seeds: {seeds}. No intervals: the spread over training seeds is not measured here.",
-        "Small panels, one column for each discriminator: loss above, accuracy below, training and "
-        "validation.",
+        "Small panels, one column for each discriminator: loss above, accuracy below, training and validation.",
     )
 
 
@@ -98,9 +95,7 @@ def fid_figure(data: ReportData) -> Picture | None:
                 continue
             if bounds is not None:
                 axes.plot(bounds, [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
-            axes.plot(
-                value, place, marker="o", markersize=7, color=color, markerfacecolor=face, markeredgewidth=1.6
-            )
+            axes.plot(value, place, marker="o", markersize=7, color=color, markerfacecolor=face, markeredgewidth=1.6)
     if data.reference["fid"] is not None:
         left.axvline(data.reference["fid"], color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=0)
     right.axvline(0, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=0)
@@ -183,9 +178,7 @@ def calibration_figure(data: ReportData) -> Picture | None:
             color = shades(scale(float(str(time))))
             area = 6 + 40 * filled["count"] / max(1, int(filled["count"].max() or 1))
             axes.plot(filled["mean_probability"], filled["fraction_real"], color=color, linewidth=1.2)
-            axes.scatter(
-                filled["mean_probability"], filled["fraction_real"], s=area, color=color, linewidths=0
-            )
+            axes.scatter(filled["mean_probability"], filled["fraction_real"], s=area, color=color, linewidths=0)
         axes.set_title(member.name.upper())
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     for axes in panels.flat[len(members) :]:

@@ -111,9 +111,7 @@ def comparison(data: ReportData, name: str) -> str:
                 "contains zero: sampling noise alone could explain it."
             )
         case _:
-            return (
-                f"{name} has {label} {number(result['fid'], 2)}; no interval of the difference was computed."
-            )
+            return f"{name} has {label} {number(result['fid'], 2)}; no interval of the difference was computed."
 
 
 def _single(data: ReportData, name: str, title: str, more: tuple[str, ...]) -> Finding:
@@ -124,9 +122,7 @@ def _single(data: ReportData, name: str, title: str, more: tuple[str, ...]) -> F
     return Finding(title, answer, side, (f"{comparison(data, name)} {_setting(data, name)}", *more))
 
 
-def _several(
-    data: ReportData, names: list[str], title: str, intro: tuple[str, ...], more: tuple[str, ...]
-) -> Finding:
+def _several(data: ReportData, names: list[str], title: str, intro: tuple[str, ...], more: tuple[str, ...]) -> Finding:
     sides = [verdict(data.evaluations[name]["delta_fid_ci95"]) for name in names]
     answer = "; ".join(f"{name}: {VERDICT_WORDS[side]}" for name, side in zip(names, sides, strict=True))
     shared: Verdict = sides[0] if len(set(sides)) == 1 else "unclear"
@@ -169,8 +165,7 @@ def _clipped_story(data: ReportData) -> tuple[str, ...]:
             )
         case "lower":
             end = (
-                "In this run the mistake does not undo guidance: even so combined, the members improve on "
-                "no guidance."
+                "In this run the mistake does not undo guidance: even so combined, the members improve on no guidance."
             )
         case "unclear":
             end = "In this run the mistake leaves nothing that can be told from no guidance."

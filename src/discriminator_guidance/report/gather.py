@@ -182,15 +182,12 @@ def gather(inputs: ReportInputs) -> ReportData:
             ", ".join(inputs.variants) or "none",
             "add it to params.yaml: every difference refers to it",
         )
-    _require_configured(
-        "guided.variants", inputs.variants, inputs.settings["guided"]["variants"], inputs.profile
-    )
+    _require_configured("guided.variants", inputs.variants, inputs.settings["guided"]["variants"], inputs.profile)
     _require_configured(
         "discriminator.members", inputs.members, inputs.settings["discriminator"]["members"], inputs.profile
     )
     evaluations = {
-        name: read_json(inputs.evaluation / f"{name}.json", "evaluation", EVALUATION_KEYS)
-        for name in inputs.variants
+        name: read_json(inputs.evaluation / f"{name}.json", "evaluation", EVALUATION_KEYS) for name in inputs.variants
     }
     for name, evaluation in evaluations.items():
         if evaluation["fid_network"] != evaluations[REFERENCE]["fid_network"]:

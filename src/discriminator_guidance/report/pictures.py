@@ -120,8 +120,7 @@ def process_figure(data: ReportData) -> Picture | None:
         f"same noise: run seed {data.reference['seed']}, sample index {count(start)}; N = 1 picture in each "
         "row, no interval. States are shown scaled by sigma_data / sqrt(sigma_data² + σ²), so that they "
         "stay visible; τ is the VP time of σ.",
-        "Rows of pictures from clean (left) to pure noise (right): forward process, unguided and guided "
-        "way back.",
+        "Rows of pictures from clean (left) to pure noise (right): forward process, unguided and guided way back.",
     )
 
 
@@ -190,9 +189,7 @@ def samples_figure(data: ReportData) -> Picture | None:
         for column, image in enumerate(data.samples[name].images):
             show(panels[row, column], image)
         color = GREY if name == REFERENCE else BLUE
-        panels[row, 0].set_ylabel(
-            name, rotation=0, ha="right", va="center", labelpad=8, color=color, fontsize=8.5
-        )
+        panels[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8, color=color, fontsize=8.5)
     for column, sample in enumerate(index):
         panels[0, column].set_title(f"{sample}", fontweight="normal", fontsize=7)
     described = "; ".join(f"{name}: {variant_text(data.variant(name))}" for name in names)

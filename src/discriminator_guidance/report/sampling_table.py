@@ -51,8 +51,7 @@ def sampling_table(data: ReportData) -> Table:
     study, own = (study_guided if closest != REFERENCE else study_unguided), ours[variants.index(closest)]
     differences = [f"{key}: {own[key]} against {study[key]}" for key in study if own[key] != study[key]]
     notes = (
-        f"Where ours ({closest}) differs from the study: "
-        f"{'; '.join(differences) or 'in no setting of this table'}.",
+        f"Where ours ({closest}) differs from the study: {'; '.join(differences) or 'in no setting of this table'}.",
         f"The paper samples with {PAPER_STEPS} steps, {heun_evaluations(PAPER_STEPS)} denoiser evaluations "
         f"(NFE). The study took {STUDY_SAMPLING.steps} for the number of steps, which makes "
         f"{heun_evaluations(STUDY_SAMPLING.steps)} evaluations.",

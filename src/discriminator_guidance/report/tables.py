@@ -123,9 +123,7 @@ def result_table(data: ReportData) -> Table:
     }
     columns = tuple(Column(group, heading) for group, names in headings.items() for heading in names)
     counterparts = {result.variant: result for result in PUBLISHED_RESULTS if result.variant}
-    rows = [
-        (*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.evaluations
-    ]
+    rows = [(*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.evaluations]
     rows += [
         ("not run here", result.label, *[MISSING] * 12, *_published_result(result))
         for result in PUBLISHED_RESULTS

@@ -44,7 +44,11 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     settings, runtime = config.discriminator, config.runtime
     told = member_settings(settings, member)
     layout = context.layout
-    inputs = [layout.real / "train.npz", layout.fake / "samples.npz", layout.model("extractor") / "model.safetensors"]
+    inputs = [
+        layout.real / "train.npz",
+        layout.fake / "samples.npz",
+        layout.model("extractor") / "model.safetensors",
+    ]
     real = read_npz(inputs[0], ["images"], "real")["images"]
     fake = read_npz(inputs[1], ["images"], "fake")["images"]
     compute = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
@@ -68,12 +72,32 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     torch.manual_seed(told.seed)
     head = build_head(**arguments).to(compute.device)
     work = partial_work(
-        context, "discriminator", member, inputs, {**settings.model_dump(exclude={"members"}), **asdict(told)}, compute
+        context,
+        "discriminator",
+        member,
+        inputs,
+        {
+            **asdict(told),
+            "split": settings.split.model_dump(),
+            "grid": [settings.grid_times, settings.grid_times_per_image],
+            "network": arguments,
+        },
+        compute,
     )
     grid = _grid(features, images, labels, split.validation, settings)
     with context.bar(f"training {member}", told.epochs, "epochs") as advance:
         history = train_discriminator(
-            features, head, images, labels, split.train, grid, told, compute, work, advance, context.on_metrics
+            features,
+            head,
+            images,
+            labels,
+            split.train,
+            grid,
+            told,
+            compute,
+            work,
+            advance,
+            context.on_metrics,
         )
     test = _grid(features, images, labels, split.test, settings)
     logits = grid_logits(head, test, compute)
@@ -96,7 +120,10 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     tables = [curves / name for name in ("metrics.json", "history.csv", "calibration.csv")]
     return StageResult(
         summary={key: metrics[key] for key in ("train_loss", "validation_loss", "test_loss", "best_epoch")},
-        outputs=[*(folder / name for name in ("model.safetensors", "model.json", "test_logits.npz")), *tables],
+        outputs=[
+            *(folder / name for name in ("model.safetensors", "model.json", "test_logits.npz")),
+            *tables,
+        ],
         artifacts=tables,
         weights=folder / "model.safetensors",
     )
@@ -127,14 +154,21 @@ def member_settings(settings: Discriminator, member: str) -> MemberSettings:
     )
 
 
-def _grid(features: Features, images: Tensor, labels: Tensor, rows: np.ndarray, settings: Discriminator) -> GridFeatures:
+def _grid(
+    features: Features, images: Tensor, labels: Tensor, rows: np.ndarray, settings: Discriminator
+) -> GridFeatures:
     # Noise and times depend on the split alone: the same pairs for every member.
     times, each = settings.grid_times, settings.grid_times_per_image
     return grid_features(features, images, labels, rows, times, each, settings.split.seed)
 
 
 def _metrics(
-    member: str, told: MemberSettings, history: list[dict[str, float]], logits: Tensor, test: GridFeatures, split: Split
+    member: str,
+    told: MemberSettings,
+    history: list[dict[str, float]],
+    logits: Tensor,
+    test: GridFeatures,
+    split: Split,
 ) -> dict[str, Any]:
     last = history[-1]
     best = min(history, key=lambda row: row["validation_loss"])

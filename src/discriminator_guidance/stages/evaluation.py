@@ -31,7 +31,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     """Compare a variant's samples with the real pictures and with the unguided samples.
 
     Args:
-        config: reads `runtime`, `evaluation`, `fid_network.name`, `sampler.steps`, the seeds of `guided` and this variant.
+        config: reads `runtime`, `evaluation`, `fid_network.name`, `sampler`, the range of `guided` and this variant.
         context: surroundings.
         variant: its name.
 
@@ -51,7 +51,11 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         for name, path in paths.items()
     }
     weights = layout.model("fid_network") / "model.safetensors"
-    inputs = [*paths.values(), weights, *(layout.discriminator(m) / "test_logits.npz" for m in chosen.members)]
+    inputs = [
+        *paths.values(),
+        weights,
+        *(layout.discriminator(m) / "test_logits.npz" for m in chosen.members),
+    ]
     classified = _classification(layout, chosen)
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
     features = _features(layout, compute, weights, images, settings.batch_size, context)
@@ -65,9 +69,19 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         influence_of_unguided = frechet_influence(features["unguided"], features["real"])
         paired = paired_interval(fid - unguided, influence, influence_of_unguided)
         advance(1)
-        kid_real = kid(features["samples"], features["real"], settings.kid_subsets, settings.kid_subset_size, settings.seed)
+        kid_real = kid(
+            features["samples"],
+            features["real"],
+            settings.kid_subsets,
+            settings.kid_subset_size,
+            settings.seed,
+        )
         kid_holdout = kid(
-            features["samples"], features["holdout"], settings.kid_subsets, settings.kid_subset_size, settings.seed
+            features["samples"],
+            features["holdout"],
+            settings.kid_subsets,
+            settings.kid_subset_size,
+            settings.seed,
         )
         advance(1)
         precision, recall = precision_recall(features["samples"], features["real"], settings.neighborhood)
@@ -115,11 +129,21 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
 
 
 def _features(
-    layout: Layout, compute: Compute, weights: Any, images: dict[str, np.ndarray], batch_size: int, context: Context
+    layout: Layout,
+    compute: Compute,
+    weights: Any,
+    images: dict[str, np.ndarray],
+    batch_size: int,
+    context: Context,
 ) -> dict[str, np.ndarray]:
     network = load_fid_network(layout, compute)
     identity = fingerprint(
-        {"weights": sha256(weights), "device": str(compute.device), "batch": batch_size, "torch": torch.__version__}
+        {
+            "weights": sha256(weights),
+            "device": str(compute.device),
+            "batch": batch_size,
+            "torch": torch.__version__,
+        }
     )
 
     def penultimate(pictures: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def run(config: Config, context: Context) -> StageResult:
     torch.manual_seed(settings.training.seed)
     network = FidNetwork(**arguments).to(compute.device)
     schedule = Schedule(**settings.training.model_dump())
-    work = partial_work(context, "fid_network", "", [source], settings.model_dump(), compute)
+    told = {"network": arguments, "training": settings.training.model_dump()}
+    work = partial_work(context, "fid_network", "", [source], told, compute)
     with context.bar("training the FID network", schedule.iterations, "iterations") as advance:
         trained, history = train_fid_network(
             network,

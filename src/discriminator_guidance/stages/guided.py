@@ -42,11 +42,15 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         guidance = load_guidance(context.layout, chosen, settings.time_min, settings.time_max, compute)
         inputs.append(context.layout.model("extractor") / "model.safetensors")
         inputs.extend(context.layout.discriminator(m) / "model.safetensors" for m in chosen.members)
-    sampler = SamplerSettings(
-        **config.sampler.model_dump(), w1=chosen.w1, w2=chosen.w2, boosting=chosen.boosting
-    )
+    sampler = SamplerSettings(**config.sampler.model_dump(), w1=chosen.w1, w2=chosen.w2, boosting=chosen.boosting)
     told = {
-        "range": [settings.images, settings.seed, settings.seed_start, settings.batch_size, settings.shard_size],
+        "range": [
+            settings.images,
+            settings.seed,
+            settings.seed_start,
+            settings.batch_size,
+            settings.shard_size,
+        ],
         "window": [settings.time_min, settings.time_max],
         "kept": settings.trajectory_images,
         "sampler": config.sampler.model_dump(),
@@ -86,9 +90,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     )
 
 
-def load_guidance(
-    layout: Layout, variant: Variant, time_min: float, time_max: float, compute: Compute
-) -> Guidance:
+def load_guidance(layout: Layout, variant: Variant, time_min: float, time_max: float, compute: Compute) -> Guidance:
     """The guidance of a variant from the members' saved weights.
 
     Args:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from discriminator_guidance.artifacts.files import fingerprint, read_json, require, sha256
 from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
 from discriminator_guidance.provenance import provenance
-from discriminator_guidance.report.page import ReportInputs, build_report
+from discriminator_guidance.report.gather import ReportInputs
+from discriminator_guidance.report.page import build_report
 from discriminator_guidance.stages.context import Context, StageResult
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import normal, normal_batch
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.guidance.density_ratio import Guidance
-from discriminator_guidance.guidance.sampler import Denoiser, SamplerSettings, sample
+from discriminator_guidance.guidance.sampler import Denoiser, Noise, SamplerSettings, sample
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.precision import Compute
 
@@ -125,25 +125,14 @@ def _draw_shard(
     for start in range(members.start, members.stop, batch_size):
         batch = range(start, min(start + batch_size, members.stop))
         keep = len([i for i in batch if i in kept])
-        way: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-
-        def observe(step: int, x: Tensor, clean: Tensor, ratio: Tensor, keep: int = keep, way: list = way) -> None:
-            way.append((_pictures(x[:keep]), _pictures(clean[:keep]), ratio.float().cpu().numpy()))
-
-        def noise(step: int, raised: Tensor, batch: range = batch) -> Tensor:
-            rows = [
-                normal(seed, "churn", index, step, shape) if used else torch.zeros(shape)
-                for index, used in zip(batch, raised.tolist(), strict=True)
-            ]
-            return torch.stack(rows)
-
+        way = _Way(keep)
         latents = normal_batch(seed, "latent", batch, 0, shape).to(compute.device)
-        drawn = sample(denoiser, guidance, latents, noise, settings, observe)
+        drawn = sample(denoiser, guidance, latents, _churn_noise(seed, batch, shape), settings, way.observe)
         _refuse_non_finite(drawn, batch)
         images.append(to_uint8(drawn.cpu().numpy()))
-        states.append(np.stack([x for x, _, _ in way] + [_pictures(drawn[:keep])]))
-        denoised.append(np.stack([clean for _, clean, _ in way]))
-        ratios.append(np.stack([ratio for _, _, ratio in way]))
+        states.append(np.stack([*way.states, _pictures(drawn[:keep])]))
+        denoised.append(np.stack(way.denoised))
+        ratios.append(np.stack(way.ratios))
         advance(len(batch))
     return {
         "images": np.concatenate(images),
@@ -151,6 +140,32 @@ def _draw_shard(
         "states": np.concatenate(states, axis=1),
         "denoised": np.concatenate(denoised, axis=1),
     }
+
+
+class _Way:
+    """What one batch passes through: states of the first samples, log ratios of all."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.states: list[np.ndarray] = []
+        self.denoised: list[np.ndarray] = []
+        self.ratios: list[np.ndarray] = []
+
+    def observe(self, step: int, x: Tensor, denoised: Tensor, log_ratio: Tensor) -> None:
+        self.states.append(_pictures(x[: self.keep]))
+        self.denoised.append(_pictures(denoised[: self.keep]))
+        self.ratios.append(log_ratio.float().cpu().numpy())
+
+
+def _churn_noise(seed: int, batch: range, shape: tuple[int, int, int]) -> Noise:
+    def noise(step: int, raised: Tensor) -> Tensor:
+        rows = [
+            normal(seed, "churn", index, step, shape) if used else torch.zeros(shape)
+            for index, used in zip(batch, raised.tolist(), strict=True)
+        ]
+        return torch.stack(rows)
+
+    return noise
 
 
 def _pictures(x: Tensor) -> np.ndarray:
@@ -162,4 +177,6 @@ def _refuse_non_finite(drawn: Tensor, batch: range) -> None:
     finite = torch.isfinite(drawn).flatten(1).all(dim=1)
     if not bool(finite.all()):
         first = batch[int((~finite).nonzero()[0])]
-        raise DivergenceError("finite samples", f"NaN or infinity in sample {first}", "lower w1 and w2, or check the weights")
+        raise DivergenceError(
+            "finite samples", f"NaN or infinity in sample {first}", "lower w1 and w2, or check the weights"
+        )

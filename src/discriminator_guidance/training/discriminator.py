@@ -50,7 +50,13 @@ class GridFeatures:
 
 @torch.no_grad()
 def grid_features(
-    features: Features, images: Tensor, labels: Tensor, rows: np.ndarray, times: int, times_per_image: int, seed: int
+    features: Features,
+    images: Tensor,
+    labels: Tensor,
+    rows: np.ndarray,
+    times: int,
+    times_per_image: int,
+    seed: int,
 ) -> GridFeatures:
     """Features of validation or test images on the common grid of times, with noise fixed for all members.
 
@@ -94,9 +100,10 @@ def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor
     """
     head.eval()
     logits = []
-    for features, t in zip(grid.features.split(FEATURE_BATCH), grid.t.split(FEATURE_BATCH), strict=True):
+    for start in range(0, len(grid.t), FEATURE_BATCH):
+        part = slice(start, start + FEATURE_BATCH)
         with compute.autocast():
-            logits.append(head(features, t).view(-1).float())
+            logits.append(head(grid.features[part], grid.t[part]).view(-1).float())
     return torch.cat(logits)
 
 
@@ -158,16 +165,17 @@ def train_discriminator(
         history = state["history"]
         on_epochs(len(history))
     for epoch in range(len(history), settings.epochs):
-        row = {"epoch": epoch + 1, **_train_epoch(features, head, images, labels, train_rows, optimizer, settings, compute, epoch)}
+        row = {
+            "epoch": epoch + 1,
+            **_train_epoch(features, head, images, labels, train_rows, optimizer, settings, compute, epoch),
+        }
         logits = grid_logits(head, validation, compute)
         row["validation_loss"] = binary_cross_entropy(logits, validation.labels).item()
         row["validation_accuracy"] = accuracy(logits, validation.labels)
         history.append(row)
         on_metrics(epoch + 1, {key: value for key, value in row.items() if key != "epoch"})
         if (epoch + 1) % settings.checkpoint_every == 0:
-            checkpoints.save(
-                {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-            )
+            checkpoints.save({"head": head.state_dict(), "optimizer": optimizer.state_dict(), "history": history})
         on_epochs(1)
     return history
 

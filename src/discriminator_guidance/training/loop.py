@@ -82,9 +82,7 @@ def train(
     Raises:
         DivergenceError: a loss is not finite; the last checkpoint is kept.
     """
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
     history: list[Row] = []
     start = 0
@@ -123,7 +121,10 @@ def train(
             on_metrics(done, mean)
             window = []
         # Checkpoints fall on logged iterations, so that no half window is lost.
-        if done % LOG_EVERY == 0 and done // schedule.checkpoint_every > (done - LOG_EVERY) // schedule.checkpoint_every:
+        if (
+            done % LOG_EVERY == 0
+            and done // schedule.checkpoint_every > (done - LOG_EVERY) // schedule.checkpoint_every
+        ):
             checkpoints.save(
                 {
                     "network": network.state_dict(),
@@ -143,5 +144,5 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float, iterat
     decay = min(decay, (1 + iteration) / (10 + iteration))
     for kept, new in zip(average.parameters(), network.parameters(), strict=True):
         kept.lerp_(new, 1 - decay)
-    for kept, new in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(new)
+    for buffer, new_buffer in zip(average.buffers(), network.buffers(), strict=True):
+        buffer.copy_(new_buffer)

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.diffusion.seeds import generator
-from discriminator_guidance.diffusion.vp_time import importance_times, marginal_mean, marginal_std, uniform_times
+from discriminator_guidance.diffusion.vp_time import (
+    importance_times,
+    marginal_mean,
+    marginal_std,
+    uniform_times,
+)
 
 GRID_T_MIN = 1e-5  # the study validated every member with this t_min, whatever it was trained with
 REAL, FAKE = 1, 0

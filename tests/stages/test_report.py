@@ -1,0 +1,78 @@
+"""Stage `report`, on the results of the other stages."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from discriminator_guidance.errors import InputError
+
+from .conftest import VARIANTS, Study
+
+
+@pytest.fixture
+def page(study: Study) -> str:
+    study.ensure("report")
+    return (study.layout.report / "index.html").read_text()
+
+
+def test_tables_figures_and_page_are_there(study: Study, page: str):
+    report = study.layout.report
+    assert {path.name for path in (report / "tables").iterdir()} == {
+        *(f"table{n}.{ending}" for n in (1, 2, 3) for ending in ("csv", "md", "tex")),
+        "variants.csv",
+    }
+    assert {path.stem for path in (report / "figures").iterdir()} == {
+        "fig1",
+        "fig2",
+        "fig3",
+        "fid",
+        "calibration",
+        "guidance",
+    }
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_every_variant_has_a_row_with_the_numbers_of_its_evaluation(study: Study, page: str):
+    rows = list(csv.DictReader((study.layout.report / "tables" / "variants.csv").open()))
+    assert [row["variant"] for row in rows] == list(VARIANTS)
+    for row in rows:
+        evaluated = json.loads(study.layout.evaluation(row["variant"]).read_text())
+        assert float(row["fid"]) == pytest.approx(evaluated["fid"])
+
+
+def test_curves_hold_every_epoch_of_every_member(study: Study, page: str):
+    rows = list(csv.DictReader((study.layout.report / "curves.csv").open()))
+    assert {(row["member"], row["split"]) for row in rows} == {
+        (member, split) for member in ("d0", "d1") for split in ("train", "validation")
+    }
+    assert len(rows) == 2 * 2 * 4
+
+
+def test_provenance_names_data_and_versions(study: Study, page: str):
+    from discriminator_guidance.artifacts.files import sha256
+
+    state = json.loads((study.layout.report / "provenance.json").read_text())
+    assert state["data sha256"]["real"] == sha256(study.layout.real / "train.npz")
+    assert {"torch", "torchmetrics", "torch-fidelity"} <= set(state["versions"])
+
+
+def test_a_second_run_writes_the_same_bytes(study: Study, page: str):
+    files = [path for path in study.layout.report.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    study.run("report")
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_missing_evaluation_is_named(study: Study, tmp_path):
+    import shutil
+
+    study.ensure("report")
+    again = Study(tmp_path / "again")
+    shutil.copytree(study.root, again.root)
+    again.layout.evaluation("d0").unlink()
+    with pytest.raises(InputError, match=r"evaluation/d0\.json"):
+        again.run("report")

@@ -1,0 +1,139 @@
+"""The real dvc.yaml with tiny settings in a temporary folder, the network cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.stages.conftest import tiny_settings
+
+PROJECT = Path(__file__).resolve().parents[1]
+MEMBERS = ("d0", "d1", "d2", "d3", "d4", "d5")
+VARIANTS = ("edm", *MEMBERS, "d0_table1", "ensemble_clipped_logit")
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+
+
+def pipeline_settings() -> dict:
+    """Tiny settings with the members and variants of params.yaml below."""
+    tiny = tiny_settings()
+    mini = YAML(typ="safe", pure=True).load((PROJECT / "configs" / "mini.yaml").read_text())
+    for name in MEMBERS:
+        tiny["discriminator"]["members"][name] = mini["discriminator"]["members"][name] | {"epochs": 1}
+    tiny["guided"]["variants"] = {name: mini["guided"]["variants"][name] for name in VARIANTS}
+    return tiny
+
+
+def write_yaml(path: Path, data: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        YAML().dump(data, stream)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    shutil.copytree(PROJECT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(PROJECT / "dvc.yaml", root)
+    shutil.copytree(PROJECT / ".dvc" / "plots", root / ".dvc" / "plots")
+    shutil.copy(PROJECT / ".dvc" / "config", root / ".dvc")
+    write_yaml(root / "configs" / "mini.yaml", pipeline_settings())
+    write_yaml(
+        root / "params.yaml",
+        {
+            "profile": "mini",
+            "members": list(MEMBERS),
+            "d0_variants": ["d0_table1"],
+            "ensembles": ["ensemble_clipped_logit"],
+        },
+    )
+    dvc(root, "config", "--local", "core.no_scm", "true")
+    return root
+
+
+def without_network() -> list[str]:
+    """A command prefix that cuts the network off, empty where this machine cannot."""
+    prefix = ["unshare", "--net", "--map-root-user"]
+    able = (
+        shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
+    )
+    return prefix if able else []
+
+
+def dvc(root: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DGUIDE_TRACKING": "off",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [*prefix, sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def stages_run(log: str) -> list[str]:
+    return [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.fixture(scope="module")
+def first_run(project: Path) -> list[str]:
+    return stages_run(dvc(project, "repro", prefix=tuple(without_network())))
+
+
+def test_a_fresh_repro_runs_every_stage_and_writes_the_report(project: Path, first_run: list[str]):
+    words = ["real", "score", "extractor", "fid_network", "fake", "report"]
+    expected = {f"{word}@mini" for word in words}
+    expected |= {f"discriminator@mini-{member}" for member in MEMBERS}
+    assert expected <= set(first_run)
+    assert len(first_run) == len(set(first_run)) == len(words) + len(MEMBERS) + 2 * len(VARIANTS)
+    assert (project / "reports" / "mini" / "index.html").is_file()
+    for variant in VARIANTS:
+        assert json.loads((project / "reports" / "mini" / "evaluation" / f"{variant}.json").read_text())["n"] == 24
+
+
+def test_the_network_was_cut_off(first_run: list[str]):
+    if not without_network():
+        pytest.skip("this machine cannot make a network namespace: `unshare --net` failed")
+    probe = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
+    done = subprocess.run(
+        [*without_network(), sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert "Network is unreachable" in done.stderr or "Cannot assign" in done.stderr or done.returncode != 0
+
+
+def test_a_second_repro_runs_nothing(project: Path, first_run: list[str]):
+    assert stages_run(dvc(project, "repro")) == []
+
+
+def test_one_learning_rate_reruns_what_depends_on_it_and_nothing_else(project: Path, first_run: list[str]):
+    settings = pipeline_settings()
+    settings["discriminator"]["members"]["d3"] = settings["discriminator"]["members"]["d3"] | {"learning_rate": 2e-4}
+    write_yaml(project / "configs" / "mini.yaml", settings)
+    assert set(stages_run(dvc(project, "repro"))) == {
+        "discriminator@mini-d3",
+        "guided_member@mini-d3",
+        "evaluation_member@mini-d3",
+        "guided_ensemble@mini-ensemble_clipped_logit",
+        "evaluation_ensemble@mini-ensemble_clipped_logit",
+        "report@mini",
+    }
+
+
+def test_a_refused_setting_stops_before_compute_and_loses_nothing(project: Path, first_run: list[str]):
+    results = [p for top in ("data", "models", "reports") for p in (project / top).rglob("*") if p.is_file()]
+    before = {path: path.read_bytes() for path in results}
+    settings = pipeline_settings()
+    settings["sampler"]["steps"] = 1
+    write_yaml(project / "configs" / "mini.yaml", settings)
+    with pytest.raises(AssertionError, match=r"sampler\.steps = 1"):
+        dvc(project, "repro")
+    assert {path: path.read_bytes() for path in results} == before
