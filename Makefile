@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-full lint mlflow dag clean always
+.PHONY: help setup repro test lint mlflow dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -8,8 +8,6 @@ profile = $$(sed -n 's/^profile: *\([A-Za-z0-9_.-]*\).*/\1/p' params.yaml)
 
 # DVC starts `dguide` by name, so .venv/bin must come first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Idle OpenMP threads that spin stall a busy small machine for seconds.
-export OMP_WAIT_POLICY ?= PASSIVE
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 help: ## list the targets
@@ -27,10 +25,7 @@ repro: setup ## run the study of the profile named in params.yaml: data, trainin
 	@.venv/bin/dvc repro
 	@.venv/bin/dguide summary --profile "$(profile)"
 
-test: setup ## run the tests, without those marked integration (WORKERS=2 processes)
-	@OMP_NUM_THREADS=1 .venv/bin/pytest -q -n $(WORKERS) --dist loadgroup -m "not integration"
-
-test-full: setup ## run all tests, also those that need a browser, network namespaces, a GPU or PostgreSQL
+test: setup ## run every test (WORKERS=2 processes); a skipped one prints its reason
 	@OMP_NUM_THREADS=1 .venv/bin/pytest -q -n $(WORKERS) --dist loadgroup
 
 lint: setup ## check style, formatting, types and the layers
