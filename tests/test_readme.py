@@ -1,0 +1,71 @@
+"""The README's numbers are those of the committed evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+MEANING = {
+    "edm": "no guidance",
+    "d0": "D0, w1 = w2 = 2",
+    "d1": "D1, w1 = w2 = 2",
+    "d2": "D2, w1 = w2 = 2",
+    "d3": "D3, w1 = w2 = 2",
+    "d4": "D4, w1 = w2 = 2",
+    "d5": "D5, w1 = w2 = 2",
+    "d0_w1": "D0, w1 = w2 = 1",
+    "ensemble_probability": "mean probability of six (Eq. 3), w1 = w2 = 2",
+    "ensemble_logit": "mean logit of six, w1 = w2 = 2",
+    "ensemble_clipped_logit": "clipped mean of raw logits, w1 = w2 = 2",
+    "d0_table1": "D0 at the study's setting: w1 = 2, w2 = 0, boosting",
+    "ensemble_probability_table1": "mean probability at the study's setting",
+    "ensemble_clipped_logit_table1": "clipped raw logits at the study's setting (what the study ran)",
+}
+
+
+def results_block() -> str:
+    lines = [
+        "| variant | what | FID (digits network) | difference to `edm` | precision / recall (k-NN) |",
+        "|---|---|---|---|---|",
+    ]
+    for variant, meaning in MEANING.items():
+        r = json.loads((PROJECT / "reports" / "mini" / "evaluation" / f"{variant}.json").read_text())
+        fid = f"{r['fid']:.2f} [{r['fid_ci95'][0]:.2f}, {r['fid_ci95'][1]:.2f}]"
+        low, high = r["delta_fid_ci95"]
+        delta = "" if variant == "edm" else f"{r['delta_fid_vs_edm']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        lines.append(f"| `{variant}` | {meaning} | {fid} | {delta} | {r['precision']:.2f} / {r['recall']:.2f} |")
+    return "\n".join(lines)
+
+
+def test_results_are_those_of_the_committed_run():
+    text = (PROJECT / "README.md").read_text()
+    block = text.split("compares this block with reports/mini/evaluation -->\n")[1].split("\n<!-- end of results")[0]
+    assert block == results_block(), f"paste this into README.md:\n{results_block()}"
+
+
+def test_every_named_path_exists():
+    import re
+
+    text = (PROJECT / "README.md").read_text()
+    for path in re.findall(r"`((?:evaluation|report|stages|configs|tests)/[\w./]+)`", text):
+        inside = PROJECT / "src" / "discriminator_guidance" / path
+        assert (PROJECT / path).exists() or inside.exists(), path
+    for path in re.findall(r"\]\((?!http)([\w./]+)\)", text):
+        assert (PROJECT / path).exists(), path
+
+
+def test_every_make_target_and_command_exists():
+    import re
+
+    from typer.main import get_command
+
+    from discriminator_guidance.cli import app
+
+    text = (PROJECT / "README.md").read_text()
+    makefile = (PROJECT / "Makefile").read_text()
+    for target in set(re.findall(r"`make ([a-z-]+)", text)):
+        assert f"\n{target}:" in makefile, target
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for command in set(re.findall(r"`dguide ([a-z_]+)", text)):
+        assert command in commands, command
