@@ -205,8 +205,13 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
             run.artifact(path)
         if result.weights is not None:
             run.register(f"{word}-{'-'.join([profile, *choice.values()])}", result.weights)
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in result.summary.items()}
-    summary(name, [shown])
+    summary(name, [{key: _shown(value) for key, value in result.summary.items()}])
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
 
 
 def _refuse_unknown(settings: Config, profile: str, choice: Mapping[str, str]) -> None:

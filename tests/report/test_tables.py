@@ -45,7 +45,9 @@ def test_sampling_table_puts_the_study_beside_ours(make_inputs: Maker) -> None:
 
 
 def test_discriminator_table_applies_both_factors(make_inputs: Maker) -> None:
-    data = gather(make_inputs())
+    inputs = make_inputs()
+    inputs.settings["discriminator"] |= {"epoch_factor": 0.3, "learning_rate_factor": 5.0}
+    data = gather(inputs)
     table = discriminator_table(data)
     d0 = cells(table, "D0")
     assert (d0["study: epochs"], d0["ours: epochs"]) == ("60", "18")  # x 0.3
