@@ -456,3 +456,11 @@ def test_a_part_of_unknown_origin_is_not_continued(publisher, tmp_path, clock, t
     publisher.script = [publisher.whole(CONTENT)]
     load(entry(publisher), tmp_path, clock)
     assert ranges(publisher) == [None]
+
+
+def test_a_part_from_another_address_is_not_continued(publisher, tmp_path, clock):
+    publisher.script = [publisher.whole(OTHER, '"v1"', cut=1000), publisher.whole(CONTENT, '"v1"')]
+    refused(unchecked(publisher), tmp_path, clock, attempts=1)
+    load(unchecked(publisher, url=f"{publisher.url}/elsewhere"), tmp_path, clock)
+    assert ranges(publisher) == [None, None]
+    assert (tmp_path / "data/downloads/file.bin").read_bytes() == CONTENT
