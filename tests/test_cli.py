@@ -76,6 +76,12 @@ def test_config_command(project):
     assert "6 members, 14 variants" in done.stdout
 
 
+def test_fetch_without_files(project):
+    done = dguide(project, "fetch", "--profile", "mini", "--list")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "profile mini needs no files of others\n"
+
+
 def test_fetch_lists_what_is_missing_and_refuses_unknown_names(project):
     path = project / "configs" / "mini.yaml"
     official = (

@@ -96,6 +96,9 @@ def fetch(
     from discriminator_guidance.stages.layout import Layout
 
     settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
+    if not settings.fetch.files and not names:
+        typer.echo(f"profile {profile} needs no files of others")
+        return
     if only_list:
         rows, advice = stage.listing(settings, layout.root, names or ())
         show(f"profile {profile}: files of others", rows)
