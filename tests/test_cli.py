@@ -76,6 +76,29 @@ def test_config_command(project):
     assert "6 members, 14 variants" in done.stdout
 
 
+def test_fetch_without_files(project):
+    done = dguide(project, "fetch", "--profile", "mini", "--list")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "profile mini needs no files of others\n"
+
+
+def test_fetch_lists_what_is_missing_and_refuses_unknown_names(project):
+    path = project / "configs" / "mini.yaml"
+    official = (
+        "url: null, redirect_hosts: [], size: null, md5: null, sha256: null, path: data/a.pt, by_hand: from its page"
+    )
+    path.write_text(path.read_text().replace("files: {} ", f"files: {{a: {{{official}}}}} "))
+    listed = dguide(project, "fetch", "--profile", "mini", "--list")
+    assert listed.returncode == 0, listed.stderr
+    assert "a     missing  ?   data/a.pt" in listed.stdout
+    assert "put the file at data/a.pt by hand (from its page)" in listed.stdout
+    refused(dguide(project, "fetch", "--profile", "mini", "b"), "'b'", "choose one of: a")
+    refused(dguide(project, "fetch", "--profile", "mini", "a"), "put the file at data/a.pt by hand (from its page)")
+    everything = dguide(project, "fetch", "--profile", "mini")
+    assert everything.returncode == 0, everything.stderr
+    assert "missing: put the file" in everything.stdout
+
+
 def test_help_names_every_stage(project):
     done = dguide(project, "--help")
     for word in (
@@ -88,5 +111,6 @@ def test_help_names_every_stage(project):
         "guided",
         "evaluation",
         "report",
+        "fetch",
     ):
         assert word in done.stdout

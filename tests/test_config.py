@@ -28,6 +28,15 @@ def changed(key: str, value: object = None, remove: bool = False) -> dict:
     return data
 
 
+DOWNLOAD = {
+    "url": "https://example.org/a",
+    "redirect_hosts": [],
+    "size": None,
+    "md5": None,
+    "sha256": None,
+    "path": "data/a",
+    "by_hand": "example.org",
+}
 BAD = [
     ("sampler.steps", 1, "sampler.steps = 1", "greater than or equal to 2"),
     ("sampler.steps", "12", "sampler.steps = '12'", "valid integer"),
@@ -56,6 +65,14 @@ BAD = [
     ("guided.seed_start", 1000, "the whole file", "same sample indices"),
     ("real.source", "imagenet", "real.source = 'imagenet'", "digits"),
     ("real.holdout_fraction", 1.0, "real.holdout_fraction = 1.0", "less than 1"),
+    ("fetch.files", {"a": DOWNLOAD | {"url": "http://example.org/a"}}, "fetch.files.a", "https://"),
+    ("fetch.files", {"a": DOWNLOAD | {"url": "https://me:secret@example.org/a"}}, "fetch.files.a", "https://"),
+    ("fetch.files", {"a": DOWNLOAD | {"path": "../a"}}, "fetch.files.a", "folder of the project"),
+    ("fetch.files", {"a": DOWNLOAD | {"path": "/etc/a"}}, "fetch.files.a", "folder of the project"),
+    ("fetch.files", {"a": DOWNLOAD | {"md5": "C58F"}}, "fetch.files.a.md5 = 'C58F'", "pattern"),
+    ("fetch.files", {"a": DOWNLOAD | {"size": 0}}, "fetch.files.a.size = 0", "greater than or equal to 1"),
+    ("fetch.files", {"a": DOWNLOAD | {"by_hand": ""}}, "fetch.files.a.by_hand", "at least 1"),
+    ("fetch.files", {"a": DOWNLOAD, "b": DOWNLOAD}, "fetch", "two files have the path data/a"),
     ("runtime.threads", 0, "runtime.threads = 0", "greater than or equal to 1"),
     ("runtime.threads", True, "runtime.threads = True", "valid integer"),
 ]
@@ -105,6 +122,13 @@ def test_every_key_is_required_and_explained_in_the_file():
 
 def test_numbers_in_exponent_form_are_numbers():
     assert load_config("mini", PROJECT).discriminator.members["d0"].learning_rate == 3e-4
+
+
+def test_where_files_come_from_enters_no_result():
+    with_file, without = (parse_config(changed("fetch.files", files), "x") for files in ({"a": DOWNLOAD}, {}))
+    assert with_file.fetch.files["a"].path == "data/a"
+    assert with_file.model_dump() == without.model_dump()
+    assert with_file.model_dump_json() == without.model_dump_json()
 
 
 def test_frozen():

@@ -83,6 +83,36 @@ def report(profile: Profile) -> None:
 
 
 @app.command()
+def fetch(
+    profile: Profile,
+    names: Annotated[list[str] | None, typer.Argument(help="Files of fetch.files (default: all).")] = None,
+    only_list: Annotated[bool, typer.Option("--list", help="Show what is here and what is missing.")] = False,
+) -> None:
+    """Load the files that a profile needs from those who publish them, and check them."""
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import bar
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages import fetch as stage
+    from discriminator_guidance.stages.layout import Layout
+
+    settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
+    if not settings.fetch.files and not names:
+        typer.echo(f"profile {profile} needs no files of others")
+        return
+    if only_list:
+        rows, advice = stage.listing(settings, layout.root, names or ())
+        show(f"profile {profile}: files of others", rows)
+        for line in advice:
+            typer.echo(line)
+        return
+    from discriminator_guidance.stages.context import Context
+
+    context = Context(layout, bar, lambda step, values: None)
+    result = stage.run(settings, context, names or ())
+    show(f"profile {profile}: files of others", [{"file": k, "state": v} for k, v in result.summary.items()])
+
+
+@app.command()
 def config(profile: Profile) -> None:
     """Check a profile without running anything."""
     from discriminator_guidance.config import load_config

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -278,6 +279,42 @@ class Report(Section):
     dpi: Annotated[int, Field(ge=50, le=600)]
 
 
+class Download(Section):
+    """A file that somebody else publishes."""
+
+    url: str | None
+    redirect_hosts: tuple[str, ...]
+    size: Count | None
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    path: str
+    by_hand: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _safe(self) -> Download:
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            if parts.scheme != "https" or not parts.hostname or parts.username is not None:
+                raise ValueError(f"url must be https://<host>/..., it is {self.url}")
+        place = PurePosixPath(self.path)
+        if place.is_absolute() or ".." in place.parts or len(place.parts) < 2 or "\\" in self.path:
+            raise ValueError(f"path must lead to a file in a folder of the project, it is {self.path!r}")
+        return self
+
+
+class Fetch(Section):
+    """Command `fetch`."""
+
+    files: dict[str, Download]
+
+    @model_validator(mode="after")
+    def _apart(self) -> Fetch:
+        paths = [download.path for download in self.files.values()]
+        if repeated := [path for path in paths if paths.count(path) > 1]:
+            raise ValueError(f"two files have the path {repeated[0]}")
+        return self
+
+
 class Config(Section):
     """A whole profile."""
 
@@ -292,6 +329,8 @@ class Config(Section):
     guided: Guided
     evaluation: Evaluation
     report: Report
+    # Left out of every dump and hash: results depend on the bytes of a file, not on where they came from.
+    fetch: Annotated[Fetch, Field(exclude=True)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -179,4 +179,5 @@ def declared(config: Config, word: str, name: str = "") -> Any:
     (params,) = [p for p in entry["params"] if isinstance(p, dict)]
     ((_, keys),) = params.items()
     named = {key.replace("${item.member}", name).replace("${item.variant}", name) for key in keys}
-    return config if named == set(Config.model_fields) else DeclaredView(config, named, "")
+    settings = {key for key, field in Config.model_fields.items() if not field.exclude}
+    return config if named == settings else DeclaredView(config, named, "")
