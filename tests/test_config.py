@@ -73,6 +73,12 @@ BAD = [
     ("fetch.files", {"a": DOWNLOAD | {"size": 0}}, "fetch.files.a.size = 0", "greater than or equal to 1"),
     ("fetch.files", {"a": DOWNLOAD | {"by_hand": ""}}, "fetch.files.a.by_hand", "at least 1"),
     ("fetch.files", {"a": DOWNLOAD, "b": DOWNLOAD}, "fetch", "two files have the path data/a"),
+    ("real.holdout_fraction", 0, "real", "above 0 without a holdout_path"),
+    ("real.path", "digits.zip", "real", "source digits needs no path"),
+    ("real.path", "", "real.path = ''", "at least 1 character"),
+    ("real.holdout_path", "test.zip", "real", "for source images, not for digits"),
+    ("real.note", "two\nlines", "real.note", "pattern"),
+    ("real.note", 3, "real.note = 3", "valid string"),
     ("runtime.threads", 0, "runtime.threads = 0", "greater than or equal to 1"),
     ("runtime.threads", True, "runtime.threads = True", "valid integer"),
 ]
@@ -89,7 +95,40 @@ def test_a_bad_value_is_one_line_that_names_file_key_and_remedy(key, value, plac
     assert remedy in message
 
 
-@pytest.mark.parametrize("key", ["runtime", "sampler.steps", "discriminator.members.d3.weight_decay", "report.dpi"])
+IMAGES = {"source": "images", "path": "train.zip", "holdout_path": None, "holdout_fraction": 0.1}
+CIFAR = {"source": "cifar10", "path": "cifar.tar.gz", "holdout_path": None, "holdout_fraction": 0, "image_size": 32}
+IMPOSSIBLE = [
+    (IMAGES | {"path": None}, "source images needs a path"),
+    (CIFAR | {"path": None}, "source cifar10 needs a path"),
+    (CIFAR | {"image_size": 64}, "must not exceed the 32 pixels"),
+    (CIFAR | {"holdout_fraction": 0.2}, "must be 0, because the held-out pictures are the test pictures of cifar10"),
+    (CIFAR | {"holdout_path": "test.zip"}, "for source images, not for cifar10"),
+    (IMAGES | {"holdout_fraction": 0}, "above 0 without a holdout_path"),
+    (IMAGES | {"holdout_path": "test.zip"}, "must be 0, because the held-out pictures are test.zip"),
+    (IMAGES | {"holdout_path": "train.zip", "holdout_fraction": 0}, "would not be held out"),
+]
+
+
+@pytest.mark.parametrize(("changes", "remedy"), IMPOSSIBLE)
+def test_impossible_sources_are_one_line(changes, remedy):
+    with pytest.raises(ConfigError, match=r"a valid real in configs/x\.yaml") as caught:
+        parse_config(changed("real", MINI["real"] | changes), "configs/x.yaml")
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [IMAGES, CIFAR, IMAGES | {"holdout_path": "test.zip", "holdout_fraction": 0, "note": "JPEG re-encoded"}]
+)
+def test_possible_sources(changes):
+    real = parse_config(changed("real", MINI["real"] | changes), "configs/x.yaml").real
+    assert real.source == changes["source"]
+    assert real.note == changes.get("note")
+
+
+@pytest.mark.parametrize(
+    "key", ["runtime", "real.note", "sampler.steps", "discriminator.members.d3.weight_decay", "report.dpi"]
+)
 def test_nothing_has_a_hidden_default(key):
     with pytest.raises(ConfigError, match=f"key {key} in configs/x.yaml; got no such key"):
         parse_config(changed(key, remove=True), "configs/x.yaml")

@@ -53,10 +53,30 @@ class Training(Section):
 class Real(Section):
     """Stage `real`."""
 
-    source: Literal["digits"]
+    source: Literal["digits", "cifar10", "images"]
+    path: Annotated[str, Field(min_length=1)] | None
+    holdout_path: Annotated[str, Field(min_length=1)] | None
     image_size: Annotated[int, Field(ge=8, le=64)]
-    holdout_fraction: Fraction
+    holdout_fraction: Annotated[float, Field(ge=0, lt=1)]
     seed: Seed
+    note: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\r\n]*$")] | None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Real:
+        if (self.path is None) != (self.source == "digits"):
+            raise ValueError(f"source {self.source} {'needs no path' if self.path else 'needs a path'}")
+        if self.holdout_path is not None and self.source != "images":
+            raise ValueError(f"holdout_path is for source images, not for {self.source}")
+        if self.source == "cifar10" and self.image_size > 32:
+            raise ValueError(f"image_size {self.image_size} must not exceed the 32 pixels of cifar10")
+        held_out = "the test pictures of cifar10" if self.source == "cifar10" else self.holdout_path
+        if held_out and self.holdout_fraction:
+            raise ValueError(f"holdout_fraction must be 0, because the held-out pictures are {held_out}")
+        if not held_out and not self.holdout_fraction:
+            raise ValueError("holdout_fraction must be above 0 without a holdout_path")
+        if self.path == self.holdout_path and self.path:
+            raise ValueError("holdout_path must not be path: the held-out pictures would not be held out")
+        return self
 
 
 class ScoreNetwork(Section):

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-import numpy as np
+import io
+import zipfile
+from pathlib import Path
 
-from discriminator_guidance.artifacts.files import sha256
+import numpy as np
+import pytest
+from PIL import Image
+
+from discriminator_guidance.artifacts import cifar10
+from discriminator_guidance.artifacts.files import read_json, sha256
 from discriminator_guidance.artifacts.images import digits
+from discriminator_guidance.errors import InputError
+from tests.artifacts import cifar_lookalike
 
 from .conftest import Study
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def write_set(path: Path, count: int, seed: int, classes: tuple[str, ...] = CLASSES, side: int = 16) -> np.ndarray:
+    """A zip of class folders; returns its pictures in the order of their names."""
+    images = np.random.default_rng(seed).integers(0, 256, (len(classes) * count, side, side, 3), dtype=np.uint8)
+    with zipfile.ZipFile(path, "w") as archive:
+        for index, image in enumerate(images):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, format="PNG")
+            archive.writestr(f"set/{classes[index // count]}/{index:04d}.png", buffer.getvalue())
+    return images
+
+
+def images_study(root: Path, **settings: object) -> Study:
+    study = Study(root)
+    study.settings["real"] |= {"source": "images", "path": "train.zip", "image_size": 16} | settings
+    return study
 
 
 def test_every_digit_is_in_exactly_one_part(study: Study):
@@ -32,8 +60,6 @@ def test_labels_stay_with_their_pictures(study: Study):
 
 def test_card_describes_the_files(study: Study):
     study.ensure("real")
-    from discriminator_guidance.artifacts.files import read_json
-
     card = read_json(study.layout.real / "card.json", "real")
     assert card["count"] == card["train"] + card["holdout"] == 1797
     assert sum(card["classes"].values()) == 1797
@@ -56,3 +82,103 @@ def test_enlarging_keeps_the_grey_range():
     assert large.min() == 0
     assert large.max() == 255
     assert abs(large.mean() - digits(8).images.mean()) < 1.0
+
+
+def test_digits_stay_the_same_bytes(tmp_path):
+    study = Study(tmp_path)
+    study.settings["real"]["image_size"] = 16
+    study.run("real")
+    known = {
+        "train.npz": "0046b65334f809a90fad268d7ae7f0c03df41c4bc572930cf52a099eff634beb",
+        "holdout.npz": "a13b136f92ec7cfcf115c6d902b1052994f2b3980a6eb7aadd88cfdbe0134d04",
+    }
+    assert {name: sha256(study.layout.real / name) for name in known} == known
+    card = read_json(study.layout.real / "card.json", "real")
+    assert card["content_sha256"] == "a8b101e79cf7b28b1ab68bce175e44c1a0bdfecd88a0b27fc66286bf02c31e06"
+    assert (card["mean"], card["std"]) == ([77.8409], [81.24])
+    assert card["note"] is None
+
+
+def test_held_out_pictures_of_their_own(tmp_path):
+    train, test = write_set(tmp_path / "train.zip", 5, 0), write_set(tmp_path / "test.zip", 2, 1)
+    study = images_study(tmp_path, holdout_path="test.zip", holdout_fraction=0, note="made up")
+    study.run("real")
+    for name, images in (("train", train), ("holdout", test)):
+        part = np.load(study.layout.real / f"{name}.npz")
+        assert (part["images"] == images).all()
+        assert part["labels"].tolist() == np.repeat([0, 1, 2], len(images) // 3).tolist()
+    card = read_json(study.layout.real / "card.json", "real")
+    both = np.concatenate([train, test])
+    assert card["note"] == "made up"
+    assert (card["count"], card["train"], card["holdout"]) == (21, 15, 6)
+    assert card["classes"] == {"cat": 7, "dog": 7, "owl": 7}
+    assert card["shape"] == [16, 16, 3]
+    assert card["mean"] == pytest.approx(both.mean(axis=(0, 1, 2)), abs=1e-4)
+    assert card["std"] == pytest.approx(both.std(axis=(0, 1, 2)), abs=1e-4)
+    assert card["source_files"]["holdout"] == {"name": "test.zip", "sha256": sha256(tmp_path / "test.zip")}
+    assert str(tmp_path) not in (study.layout.real / "card.json").read_text()
+
+
+def test_a_share_of_the_pictures_held_out(tmp_path):
+    images = write_set(tmp_path / "train.zip", 10, 0)
+    study = images_study(tmp_path, path=str(tmp_path / "train.zip"), image_size=8)
+    study.run("real")
+    parts = [np.load(study.layout.real / f"{name}.npz")["images"] for name in ("train", "holdout")]
+    assert [len(part) for part in parts] == [24, 6]
+    assert len({image.tobytes() for part in parts for image in part}) == len(images)
+
+
+def test_grid_shows_every_class_of_a_sorted_set(tmp_path):
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        for index in range(300):
+            buffer = io.BytesIO()
+            Image.new("L", (8, 8), color=index // 100).save(buffer, format="PNG")
+            archive.writestr(f"{index // 100}/{index}.png", buffer.getvalue())
+    study = images_study(tmp_path, image_size=8)
+    study.run("real")
+    assert {0, 1, 2} <= set(np.unique(np.asarray(Image.open(study.layout.real / "grid.png"))).tolist())
+
+
+def test_official_cifar10(tmp_path, monkeypatch):
+    path = tmp_path / cifar10.ARCHIVE
+    cifar_lookalike.write_archive(path, cifar_lookalike.contents())
+    cifar_lookalike.trust(monkeypatch, path)
+    study = Study(tmp_path)
+    study.settings["real"] |= {"source": "cifar10", "path": cifar10.ARCHIVE, "image_size": 32, "holdout_fraction": 0}
+    study.run("real")
+    train, holdout = (np.load(study.layout.real / f"{name}.npz") for name in ("train", "holdout"))
+    assert train["images"].shape == (60, 32, 32, 3)
+    assert holdout["labels"].tolist() == cifar_lookalike.rows_of(cifar10.TEST, 12)[1]
+    card = read_json(study.layout.real / "card.json", "real")
+    assert tuple(card["classes"]) == cifar_lookalike.NAMES
+    assert card["source_files"] == {"train": {"name": cifar10.ARCHIVE, "sha256": sha256(path)}}
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:900]), "a whole zip archive"),
+        (lambda path: write_set(path, 2, 1, ("cat", "cow", "owl")), "a difference: cow"),
+        (lambda path: write_set(path, 2, 1, ("cat", "dog")), "a difference: owl"),
+        (lambda path: write_set(path, 5, 0), "the training pictures"),
+    ],
+)
+def test_a_bad_source_leaves_earlier_results_alone(tmp_path, broken, complaint):
+    write_set(tmp_path / "train.zip", 5, 0)
+    write_set(tmp_path / "test.zip", 2, 1)
+    study = images_study(tmp_path, holdout_path="test.zip", holdout_fraction=0)
+    study.run("real")
+    before = {path.name: path.read_bytes() for path in study.layout.real.iterdir()}
+    broken(tmp_path / "test.zip")
+    with pytest.raises(InputError, match=complaint) as caught:
+        study.run("real")
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in study.layout.real.iterdir()} == before
+
+
+def test_too_few_pictures_to_hold_any_out(tmp_path):
+    write_set(tmp_path / "train.zip", 1, 0)
+    with pytest.raises(InputError, match="0 of 3 held out"):
+        images_study(tmp_path, holdout_fraction=0.1).run("real")
+    assert not (tmp_path / "data").exists()
