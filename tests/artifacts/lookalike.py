@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -121,35 +122,46 @@ def persistent(class_name: str, state: dict[str, Any], module_src: str) -> Call:
     return Call("torch_utils.persistence._reconstruct_persistent_obj", (told,))
 
 
-def module_call(module: nn.Module, module_src: str, zipped: bool = False, **more: Any) -> Call:
-    """A module and those below it as EDM stores them."""
+def module_call(module: nn.Module, module_src: str, layout: str = "legacy", **more: Any) -> Any:
+    """A module and those below it as EDM stores them.
 
-    def below(child: nn.Module | None) -> Call | None:
+    Args:
+        module: one of this project's.
+        module_src: the source text stored with each class.
+        layout: "native": parameters and ModuleDicts in Python's and PyTorch's own words; "legacy", "zip": the same
+            written as calls, with storages in that format.
+        **more: further attributes.
+    """
+
+    def below(child: nn.Module | None) -> Any:
         # Where the original has no skip connection it has None.
-        return None if child is None or isinstance(child, nn.Identity) else module_call(child, module_src, zipped)
+        return None if child is None or isinstance(child, nn.Identity) else module_call(child, module_src, layout)
 
-    parameters = OrderedDict(
-        (
-            name,
-            None
-            if p is None
-            else Call("torch._utils._rebuild_parameter", (tensor_call(p, zipped), False, OrderedDict())),
-        )
-        for name, p in module._parameters.items()
-    )
+    def buffer(tensor: Tensor | None) -> Any:
+        return tensor if tensor is None or layout == "native" else tensor_call(tensor, layout == "zip")
+
+    def parameter(tensor: nn.Parameter | None) -> Any:
+        if tensor is None or layout == "native":
+            return tensor
+        return Call("torch._utils._rebuild_parameter", (buffer(tensor), False, OrderedDict()))
+
     state = {
         "training": False,
-        "_parameters": parameters,
-        "_buffers": OrderedDict((n, None if b is None else tensor_call(b, zipped)) for n, b in module._buffers.items()),
+        "_parameters": OrderedDict((name, parameter(tensor)) for name, tensor in module._parameters.items()),
+        "_buffers": OrderedDict((name, buffer(tensor)) for name, tensor in module._buffers.items()),
         "_non_persistent_buffers_set": set(),
         "_backward_hooks": OrderedDict(),
         "_is_full_backward_hook": None,
         "_modules": OrderedDict((name, below(child)) for name, child in module._modules.items()),
         **more,
     }
-    if isinstance(module, nn.ModuleDict):
-        return Call("torch.nn.modules.container.ModuleDict", (), state, new=True)
-    return persistent(type(module).__name__, state, module_src)
+    if not isinstance(module, nn.ModuleDict):
+        return persistent(type(module).__name__, state, module_src)
+    if layout == "native":
+        modules = nn.ModuleDict()
+        modules.__dict__.update(state)
+        return modules
+    return Call("torch.nn.modules.container.ModuleDict", (), state, new=True)
 
 
 def network(arguments: dict[str, Any]) -> EDMPrecond:
@@ -167,18 +179,16 @@ def checkpoint(
     arguments: dict[str, Any],
     canary: Path,
     *,
-    zipped: bool = False,
+    layout: str = "legacy",
     scalar: str = SCALAR_NEW,
-    **entries: Any,
 ) -> dict[str, Any]:
     """The dictionary of an EDM checkpoint whose embedded source text leaves a canary if it is executed."""
     source = f"open({str(canary)!r}, 'w').close()\nraise SystemExit('module_src was executed')\n"
     init = {**arguments, "use_fp16": False, "model_type": "SongUNet", "dropout": 0.13}
-    init["sigma_data"] = scalar_call(0.5, scalar)
+    init["sigma_data"] = np.float64(0.5) if layout == "native" else scalar_call(0.5, scalar)
     return {
-        "ema": module_call(made, source, zipped, _init_args=(), _init_kwargs=init),
+        "ema": module_call(made, source, layout, _init_args=(), _init_kwargs=init),
         "loss_fn": persistent("EDMLoss", {"P_mean": -1.2, "_init_args": (), "_init_kwargs": {}}, source),
         "augment_pipe": persistent("AugmentPipe", {"p": 0.12, "_init_args": (), "_init_kwargs": {"p": 0.12}}, source),
         "dataset_kwargs": {"path": "cifar10-32x32.zip", "use_labels": False, "max_size": 50000},
-        **entries,
     }

@@ -42,7 +42,7 @@ def read_adm_checkpoint(path: Path) -> dict[str, Tensor]:
             raise InputError(what, f"{type(value).__name__} under {printable(name)}", "save its state dict alone")
     if sum(value.numel() * value.element_size() for value in state.values()) > len(content):
         raise InputError(what, "tensors that are larger than the file", REMEDY)
-    return dict(state)
+    return {name: value.detach() for name, value in state.items()}
 
 
 def derive_arguments(state: Mapping[str, Tensor], what: str, num_head_channels: int = 64) -> dict[str, Any]:

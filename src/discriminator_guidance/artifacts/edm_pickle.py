@@ -160,15 +160,20 @@ def _constructor_arguments(network: Mapping[Any, Any]) -> dict[str, Any]:
     arguments = {_name(key): _argument(key, _plain(value)) for key, value in given.items() if key not in TRAINING_ONLY}
     if not {"img_resolution", "img_channels"} <= set(arguments):
         raise ValueError("no img_resolution or img_channels")
-    # Infinity has no place in JSON, and these are the defaults.
-    defaults = {"sigma_min": 0.0, "sigma_max": math.inf}
-    return {key: value for key, value in arguments.items() if defaults.get(key) != value}
+    # Infinity has no place in JSON, and it is the default.
+    if arguments.get("sigma_max") == math.inf:
+        del arguments["sigma_max"]
+    return arguments
 
 
 def _argument(name: str, value: Any) -> Any:
     if name in WORDS and type(value) is str:
         return value
-    if name in NUMBERS and type(value) in (int, float) and not math.isnan(value):
+    if (
+        name in NUMBERS
+        and type(value) in (int, float)
+        and (0 <= value < math.inf or (name, value) == ("sigma_max", math.inf))
+    ):
         return float(value)
     values = value if type(value) is list else [value]
     bound = LARGEST.get(name, -1)
