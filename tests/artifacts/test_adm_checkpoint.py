@@ -217,6 +217,10 @@ def test_truncated_files_and_noise_are_refused(head, tmp_path):
             refusal(path)
     path.write_bytes(bytes(torch.randint(0, 256, (3000,)).tolist()))
     refusal(path)
+    far = bytearray(VALID[True])
+    far[-43] = 0x90  # the highest byte of where the zip's directory begins
+    path.write_bytes(far)
+    assert "impossible" in refusal(path)
     path.unlink()
     assert "no readable file" in refusal(path)
 

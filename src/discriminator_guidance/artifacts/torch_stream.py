@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -34,6 +35,19 @@ STORAGES = {
 }
 MAX_DIMENSIONS = 8
 _ZIP_START = b"PK\x03\x04"
+# What `zipfile` and the checks below raise on bytes that are no such file.
+_DAMAGE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def load_state(content: bytes, what: str) -> Any:
@@ -93,7 +107,7 @@ def check_view(numel: int, offset: Any, size: Any, stride: Any) -> None:
     count, last = 1, offset
     for length, step in zip(size, stride, strict=True):
         count, last = count * length, last + max(length - 1, 0) * step
-    if count > numel or (count and last >= numel):
+    if count > numel or (count and last >= numel) or max(0, offset, *size, *stride) > max(numel, 1):
         raise ValueError(f"a tensor of shape {size} beyond its storage of {numel} elements")
 
 
@@ -136,7 +150,7 @@ class _Check:
                 self._zip()
             else:
                 self._legacy()
-        except (ValueError, KeyError, TypeError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        except _DAMAGE as error:
             reason = f"a PyTorch file that declares the impossible ({printable(error)})"
             raise InputError(self.what, reason, REMEDY) from error
 
