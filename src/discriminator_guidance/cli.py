@@ -23,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+convert = typer.Typer(help="Turn released checkpoints into safetensors and JSON.", no_args_is_help=True)
+app.add_typer(convert, name="convert")
 Profile = Annotated[str, typer.Option(help="Name of a file in configs/.")]
 Member = Annotated[str, typer.Option(help="A row of discriminator.members.")]
 Variant = Annotated[str, typer.Option(help="A row of guided.variants.")]
@@ -80,6 +82,31 @@ def evaluation(profile: Profile, variant: Variant) -> None:
 def report(profile: Profile) -> None:
     """Make tables, figures and index.html."""
     _run_stage("report", profile)
+
+
+@convert.command("edm")
+def convert_edm(
+    file: Annotated[Path, typer.Argument(help="An EDM .pkl; nothing in it is executed.")],
+    out_dir: Annotated[Path, typer.Argument(help="Folder for model.safetensors and model.json.")],
+) -> None:
+    """Convert an EDM score network."""
+    from discriminator_guidance.progress import summary
+    from discriminator_guidance.stages.convert import read_edm, write
+
+    summary(f"converted {file.name}", [write(read_edm(file), out_dir)])
+
+
+@convert.command("adm")
+def convert_adm(
+    file: Annotated[Path, typer.Argument(help="A classifier or discriminator .pt, zip or legacy format.")],
+    out_dir: Annotated[Path, typer.Argument(help="Folder for model.safetensors and model.json.")],
+    head_channels: Annotated[int, typer.Option(min=1, help="Channels an attention head.")] = 64,
+) -> None:
+    """Convert an ADM classifier or a DG discriminator head."""
+    from discriminator_guidance.progress import summary
+    from discriminator_guidance.stages.convert import read_adm, write
+
+    summary(f"converted {file.name}", [write(read_adm(file, head_channels), out_dir)])
 
 
 @app.command()

@@ -1,0 +1,72 @@
+"""Released checkpoints as the weights that stages load: safetensors, with constructor arguments as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from discriminator_guidance.artifacts.adm_checkpoint import check_fit, derive_arguments, read_adm_checkpoint
+from discriminator_guidance.artifacts.edm_pickle import read_edm_pickle
+from discriminator_guidance.artifacts.inert_pickle import printable
+from discriminator_guidance.artifacts.weights import save_weights
+from discriminator_guidance.errors import InputError, UserError
+from discriminator_guidance.networks.adm import EncoderUNet
+from discriminator_guidance.networks.edm import EDMPrecond
+
+Weights = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def read_edm(path: Path) -> Weights:
+    """Tensors by name and EDMPrecond's arguments from an EDM `.pkl`; InputError unless they fit each other."""
+    state, arguments = read_edm_pickle(path)
+    _check(EDMPrecond, state, arguments, f"an EDM checkpoint in {path}")
+    return state, arguments
+
+
+def read_adm(path: Path, num_head_channels: int = 64) -> Weights:
+    """Tensors by name and EncoderUNet's arguments from an ADM or DG `.pt`; InputError unless they fit each other."""
+    what = f"a state dict in {path}"
+    state = read_adm_checkpoint(path)
+    arguments = derive_arguments(state, what, num_head_channels)
+    _check(EncoderUNet, state, arguments, what)
+    return state, arguments
+
+
+def write(weights: Weights, folder: Path) -> dict[str, object]:
+    """Write converted weights.
+
+    Args:
+        weights: tensors by name, and constructor arguments.
+        folder: where; made if need be, and gone again if it cannot be filled.
+
+    Returns:
+        What to show: numbers of tensors and elements, and the folder.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    state, arguments = weights
+    existed = folder.exists()
+    try:
+        save_weights(folder, state, arguments)
+    except OSError as error:
+        if not existed and folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+        raise InputError(f"a folder that can be written at {folder}", str(error.strerror), "choose another") from error
+    elements = sum(tensor.numel() for tensor in state.values())
+    return {"tensors": len(state), "elements": elements, "folder": folder}
+
+
+def _check(build: Callable[..., nn.Module], state: dict[str, Tensor], arguments: dict[str, Any], what: str) -> None:
+    try:
+        with torch.device("meta"):
+            expected = build(**arguments).state_dict()
+    except (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
+        raise InputError(what, f"no network for its arguments ({printable(error)})", "get the file again") from error
+    check_fit({name: tuple(tensor.shape) for name, tensor in expected.items()}, state, what)
