@@ -257,7 +257,8 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
 
         context = Context(layout, bar, on_metrics)
         result: StageResult = import_module(f"discriminator_guidance.stages.{word}").run(settings, context, **choice)
-        run.metrics(0, {k: v for k, v in result.summary.items() if isinstance(v, float | int)})
+        numbers = {key: value for key, value in result.summary.items() if isinstance(value, float | int)}
+        run.metrics(0, numbers | result.metrics)
         for path in result.artifacts:
             run.artifact(path)
         if result.weights is not None:

@@ -42,12 +42,14 @@ class StageResult:
         summary: the numbers and words worth a line in the terminal.
         outputs: files it wrote.
         artifacts: files worth attaching to a tracking run (pictures, tables).
+        metrics: numbers for the tracking run beyond those of the summary.
         weights: weights to register as a model, if any.
     """
 
     summary: dict[str, Any]
     outputs: list[Path]
     artifacts: list[Path] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
     weights: Path | None = None
 
 

@@ -125,7 +125,13 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     path = layout.evaluation(variant)
     write_json(path, result)
     shown = ("fid", "fid_ci95", "delta_fid_vs_edm", "delta_fid_ci95", "precision", "recall")
-    return StageResult(summary={key: result[key] for key in shown}, outputs=[path], artifacts=[path])
+    numbers = {key: float(value) for key, value in result.items() if type(value) is float}
+    numbers |= {f"{key}_{end}": value for key in ("fid_ci95", "delta_fid_ci95") for end, value in _ends(result[key])}
+    return StageResult(summary={key: result[key] for key in shown}, outputs=[path], artifacts=[path], metrics=numbers)
+
+
+def _ends(bounds: list[float]) -> list[tuple[str, float]]:
+    return [("low", bounds[0]), ("high", bounds[1])]
 
 
 def _features(
