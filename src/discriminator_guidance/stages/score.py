@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from discriminator_guidance.artifacts.files import read_npz, write_csv
-from discriminator_guidance.artifacts.weights import save_weights
+from discriminator_guidance.artifacts.files import read_npz
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
+from discriminator_guidance.stages.trained import save_trained
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
 from discriminator_guidance.training.score import train_score
@@ -26,7 +26,7 @@ def run(config: Config, context: Context) -> StageResult:
         context: surroundings.
 
     Returns:
-        The last loss and the number of parameters.
+        The last row of the curve, the number of parameters and the precision.
     """
     settings, runtime = config.score, config.runtime
     source = context.layout.real / "train.npz"
@@ -58,14 +58,4 @@ def run(config: Config, context: Context) -> StageResult:
             advance,
             context.on_metrics,
         )
-    folder = context.layout.model("score")
-    save_weights(folder, trained.state_dict(), arguments)
-    write_csv(folder / "history.csv", history)
-    work.remove()
-    parameters = sum(p.numel() for p in network.parameters())
-    return StageResult(
-        summary={"loss": history[-1]["loss"], "parameters": parameters, "precision": compute.mode},
-        outputs=[folder / name for name in ("model.safetensors", "model.json", "history.csv")],
-        artifacts=[folder / "history.csv"],
-        weights=folder / "model.safetensors",
-    )
+    return save_trained(context, "score", trained, arguments, history, work, compute)
