@@ -32,6 +32,11 @@ def word_of(stage: str) -> str:
     return next(word for word in WORDS if stage == word or (stage.startswith(f"{word}_") and stage != "fid_network"))
 
 
+def templates() -> list[Path]:
+    """What the report reads beside its code."""
+    return list((SOURCE / "report" / "templates").iterdir())
+
+
 def paths(entries: list) -> list[str]:
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
@@ -39,7 +44,8 @@ def paths(entries: list) -> list[str]:
 @pytest.mark.parametrize("stage", PIPELINE["stages"])
 def test_code_dependencies_are_the_import_closure(stage):
     listed = {d for d in PIPELINE["stages"][stage]["deps"] if d.startswith("src/")}
-    real = {str(path.relative_to(SOURCE.parents[1])) for path in import_closure(f"stages.{word_of(stage)}")}
+    files = {*import_closure(f"stages.{word_of(stage)}"), *(templates() if stage == "report" else ())}
+    real = {str(path.relative_to(SOURCE.parents[1])) for path in files}
     missing = "".join(f"\n      - {path}" for path in sorted(real - listed))
     assert listed == real, f"in dvc.yaml, stage {stage}: add{missing}\nremove {sorted(listed - real)}"
 

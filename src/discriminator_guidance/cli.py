@@ -250,7 +250,9 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     layout = Layout(root, profile)
     name = "-".join([word, *choice.values()])
     tags = {"stage": word, "profile": profile, **choice}
-    with tracking.run(root, profile, name, tags, _parameters(settings, word, choice), _inputs(layout)) as run:
+    with tracking.run(
+        root, profile, name, tags, _parameters(settings, word, choice), _inputs(layout, word, choice)
+    ) as run:
 
         def on_metrics(step: int, values: Mapping[str, float]) -> None:
             run.metrics(step, values)
@@ -295,11 +297,19 @@ def _parameters(settings: Config, word: str, choice: Mapping[str, str]) -> dict[
     return {"runtime": settings.runtime.model_dump(), "sampler": settings.sampler.model_dump(), **section}
 
 
-def _inputs(layout: Layout) -> dict[str, str]:
+def _inputs(layout: Layout, word: str, choice: Mapping[str, str]) -> dict[str, str]:
+    """Digests of the picture sets that a stage reads, as far as they are there."""
     from discriminator_guidance.artifacts.files import sha256
 
-    sets = {"real": layout.real / "train.npz", "fake": layout.fake / "samples.npz"}
-    return {name: sha256(path) for name, path in sets.items() if path.is_file()}
+    real, fake = layout.real / "train.npz", layout.fake / "samples.npz"
+    sets = {
+        "score": {"real": real},
+        "extractor": {"real": real},
+        "fid_network": {"real": real},
+        "discriminator": {"real": real, "fake": fake},
+        "evaluation": {"real": real, "samples": layout.guided(choice.get("variant", "")) / "samples.npz"},
+    }
+    return {name: sha256(path) for name, path in sets.get(word, {}).items() if path.is_file()}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -15,10 +15,14 @@ from discriminator_guidance.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**62)]
 VpTime = Annotated[float, Field(gt=0, le=1)]
+TMin = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
+Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean"]
 
 
@@ -83,14 +87,14 @@ class ScoreNetwork(Section):
     """Constructor arguments of SongUNet, under their original names."""
 
     model_channels: Count
-    channel_mult: tuple[Count, ...]
+    channel_mult: Widths
     num_blocks: Count
     attn_resolutions: tuple[Count, ...]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     embedding_type: Literal["positional", "fourier"]
     encoder_type: Literal["standard", "residual"]
     channel_mult_noise: Literal[1, 2]
-    resample_filter: tuple[Count, ...]
+    resample_filter: Widths
 
 
 class Score(Section):
@@ -100,7 +104,7 @@ class Score(Section):
     sigma_data: Positive
     network: ScoreNetwork
     training: Training
-    p_mean: float
+    p_mean: Finite
     p_std: Positive
     ema_decay: Fraction
 
@@ -109,7 +113,7 @@ class ExtractorNetwork(Section):
     """Constructor arguments of the ADM encoder classifier."""
 
     model_channels: Count
-    channel_mult: tuple[Count, ...]
+    channel_mult: Widths
     num_res_blocks: Count
     attention_resolutions: tuple[Count, ...]
     num_head_channels: Count
@@ -122,7 +126,7 @@ class Extractor(Section):
     source: Literal["train"]
     network: ExtractorNetwork
     training: Training
-    t_min: VpTime
+    t_min: TMin
     uniform_time_fraction: Annotated[float, Field(ge=0, le=1)]
 
 
@@ -195,7 +199,7 @@ class Member(Section):
     epochs: Count
     learning_rate: Positive
     weight_decay: NonNegative
-    t_min: VpTime
+    t_min: TMin
 
 
 class HeadNetwork(Section):
@@ -221,7 +225,7 @@ class Discriminator(Section):
     grid_times: Count
     grid_times_per_image: Count
     network: HeadNetwork
-    members: dict[str, Member]
+    members: dict[Name, Member]
 
     @model_validator(mode="after")
     def _grid(self) -> Discriminator:
@@ -238,8 +242,8 @@ class Variant(Section):
     members: tuple[str, ...]
     rule: Rule
     weights: Literal["equal"] | tuple[NonNegative, ...]
-    w1: float
-    w2: float
+    w1: Finite
+    w2: Finite
     boosting: bool
 
     @model_validator(mode="after")
@@ -251,16 +255,13 @@ class Variant(Section):
                 raise ValueError(f"weights must sum to 1, they sum to {sum(self.weights):g}")
         if not self.members and (self.w1 or self.w2 or self.boosting):
             raise ValueError("w1, w2 and boosting need at least one member")
+        if self.members and not (self.w1 or self.w2):
+            raise ValueError("w1 = w2 = 0 leaves members without effect: raise one, or name no members")
+        if self.boosting and not self.w1:
+            raise ValueError("boosting acts on the Euler step: it needs w1 other than 0")
         if len(set(self.members)) != len(self.members):
             raise ValueError("members must not repeat")
         return self
-
-    @property
-    def member_weights(self) -> tuple[float, ...]:
-        """The simplex weights, spelled out (float, one for each member)."""
-        if self.weights == "equal":
-            return tuple(1.0 / len(self.members) for _ in self.members)
-        return self.weights
 
 
 class Guided(SampleRange):
@@ -269,7 +270,7 @@ class Guided(SampleRange):
     time_min: VpTime
     time_max: VpTime
     trajectory_images: Count
-    variants: dict[str, Variant]
+    variants: dict[Name, Variant]
 
     @model_validator(mode="after")
     def _window(self) -> Guided:
@@ -354,19 +355,66 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        for name, variant in self.guided.variants.items():
-            unknown = [m for m in variant.members if m not in self.discriminator.members]
-            if unknown:
-                raise ValueError(
-                    f"guided.variants.{name}.members names {unknown[0]!r}, which discriminator.members "
-                    f"does not have ({', '.join(self.discriminator.members)})"
-                )
-        fake, guided = self.fake, self.guided
-        if fake.seed == guided.seed and (
-            fake.seed_start < guided.seed_start + guided.images and guided.seed_start < fake.seed_start + fake.images
-        ):
-            raise ValueError("fake and guided draw the same sample indices: move guided.seed_start")
+        for problem in (*_impossible_sampling(self), *_impossible_networks(self)):
+            raise ValueError(problem)
         return self
+
+
+def _impossible_sampling(config: Config) -> Iterator[str]:
+    """What no single section can see, as "what is wrong; what to do"."""
+    fake, guided, members = config.fake, config.guided, config.discriminator.members
+    for name, variant in guided.variants.items():
+        for member in variant.members:
+            if member not in members:
+                yield f"guided.variants.{name}.members names {member!r}; choose among {', '.join(members)}"
+    same_streams = fake.seed == guided.seed
+    if same_streams and max(fake.seed_start, guided.seed_start) < min(
+        fake.seed_start + fake.images, guided.seed_start + guided.images
+    ):
+        yield "fake and guided draw the same sample indices; move guided.seed_start"
+    limits = {
+        "guided.trajectory_images": guided.trajectory_images,
+        "report.pictures": config.report.pictures,
+        "evaluation.kid_subset_size": config.evaluation.kid_subset_size,
+        "evaluation.neighborhood": config.evaluation.neighborhood + 1,
+    }
+    for key, value in limits.items():
+        if value > guided.images:
+            yield f"{key} needs {value} pictures, guided.images is {guided.images}; lower the one or raise the other"
+
+
+def _impossible_networks(config: Config) -> Iterator[str]:
+    """Sizes that cannot be halved, attention at sizes that do not occur, heads that do not divide their channels."""
+    size = config.real.image_size
+    score, extractor, head = config.score.network, config.extractor.network, config.discriminator.network
+    if score.model_channels % 4:
+        yield f"score.network.model_channels = {score.model_channels}; use a multiple of 4"
+    attention = {
+        "score.network.attn_resolutions": (score.channel_mult, score.attn_resolutions),
+        "extractor.network.attention_resolutions": (extractor.channel_mult, extractor.attention_resolutions),
+    }
+    for key, (levels, wanted) in attention.items():
+        sizes = [size >> level for level in range(len(levels))]
+        if sizes[-1] << (len(sizes) - 1) != size or sizes[-1] < 1:
+            section = key.split(".")[0]
+            halvings = len(sizes) - 1
+            yield f"real.image_size = {size} cannot be halved {halvings} times; shorten {section}.network.channel_mult"
+        for resolution in wanted:
+            if resolution not in sizes:
+                yield f"{key} names {resolution}; choose among {', '.join(map(str, sizes))}"
+    if size % 4:
+        yield f"real.image_size = {size}; fid_network halves twice, use a multiple of 4"
+    divisible = {
+        "extractor": (
+            extractor.num_head_channels,
+            {factor * extractor.model_channels for factor in extractor.channel_mult},
+        ),
+        "discriminator": (head.num_head_channels, {head.model_channels}),
+    }
+    for section, (heads, widths) in divisible.items():
+        for width in sorted(widths):
+            if width % heads:
+                yield f"{section}.network.num_head_channels = {heads}; use a divisor of {width}"
 
 
 def load_config(profile: str, root: Path) -> Config:
@@ -431,7 +479,7 @@ def _config_error(error: ValidationError, shown: str) -> ConfigError:
     branches = [e for e in errors if e["loc"][:4] == errors[0]["loc"][:4]]
     first = branches[-1] if "weights" in errors[0]["loc"] else errors[0]
     parts = [str(part) for part in first["loc"] if "[" not in str(part)]
-    key = ".".join(parts) or "the whole file"
+    key = ".".join(parts)
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -441,5 +489,8 @@ def _config_error(error: ValidationError, shown: str) -> ConfigError:
         return ConfigError(
             f"known keys in {shown}", f"{key} = {first['input']!r}{more}", "remove it or mend its spelling"
         )
-    value = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
-    return ConfigError(f"a valid {key} in {shown}", f"{key}{value}{more}", f"{message}")
+    if first["type"] == "value_error":
+        wrong, _, remedy = message.partition("; ")
+        place = f"settings in {shown} that fit together" if not parts else f"a valid {key} in {shown}"
+        return ConfigError(place, f"{wrong}{more}", remedy or f"change {key}")
+    return ConfigError(f"a valid {key} in {shown}", f"{key} = {first['input']!r}{more}", message)

@@ -60,19 +60,35 @@ class Service(Protocol):
     sampling_interval: float
 
     def log_metrics(self, batch: Sequence[Metrics]) -> None:
-        """Store several steps at once."""
+        """Store several steps at once.
+
+        Args:
+            batch: in the order they were recorded.
+        """
 
     def log_artifact(self, path: Path) -> None:
-        """Store a copy of a file."""
+        """Store a copy of a file.
+
+        Args:
+            path: the file.
+        """
 
     def register(self, model: Model) -> None:
-        """Register a model."""
+        """Register a model.
+
+        Args:
+            model: its name, weights and tags.
+        """
 
     def sample(self) -> None:
         """Measure the machine; called every `sampling_interval` (seconds)."""
 
     def end(self, status: str) -> None:
-        """Close the run."""
+        """Close the run.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+        """
 
 
 class Recorder:

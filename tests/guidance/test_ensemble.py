@@ -13,6 +13,7 @@ from discriminator_guidance.guidance.ensemble import (
     combine,
     mean_logit,
     mean_probability,
+    simplex_weights,
 )
 
 finite = st.floats(-9, 9)
@@ -73,3 +74,8 @@ def test_combine_takes_logarithms_in_float32_for_bfloat16_logits():
     value = log_ratio(torch.tensor([2.0, -3.0]), torch.zeros(2))
     assert value.dtype == torch.float32
     assert value.tolist() == pytest.approx([2.0, -3.0], abs=1e-5)
+
+
+def test_equal_weights_are_spelled_out():
+    assert simplex_weights("equal", 6) == pytest.approx([1 / 6] * 6)
+    assert simplex_weights([0.25, 0.75], 2) == (0.25, 0.75)

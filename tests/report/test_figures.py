@@ -10,7 +10,8 @@ import torch
 
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.report.figures import curves_figure, fid_figure, guidance_figure
+from discriminator_guidance.report.fid_chart import fid_figure
+from discriminator_guidance.report.figures import curves_figure, guidance_figure
 from discriminator_guidance.report.gather import gather
 from discriminator_guidance.report.pictures import process_figure, samples_figure, visible, vp_time
 from tests.report.conftest import Maker

@@ -73,6 +73,12 @@ class Study:
     def layout(self) -> Layout:
         return Layout(self.root, "tiny")
 
+    def resize(self, image_size: int) -> None:
+        """Change the picture size, and with it the sizes at which networks attend."""
+        self.settings["real"]["image_size"] = image_size
+        self.settings["score"]["network"]["attn_resolutions"] = [image_size // 2]
+        self.settings["extractor"]["network"]["attention_resolutions"] = [image_size // 2]
+
     @property
     def config(self) -> Config:
         return parse_config(self.settings, "configs/tiny.yaml")

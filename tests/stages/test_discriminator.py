@@ -44,7 +44,6 @@ def test_all_members_are_tested_on_the_same_pairs(study: Study):
 
 
 def test_factors_scale_table_2(study: Study):
-    study.settings["discriminator"] |= {"epoch_factor": 1.0}
     settings = study.config.discriminator
     told = member_settings(settings.model_copy(update={"epoch_factor": 0.3, "learning_rate_factor": 5.0}), "d0")
     assert told.epochs == 1  # round(4 * 0.3)

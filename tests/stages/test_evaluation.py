@@ -85,3 +85,28 @@ def test_params_hash_follows_inputs_and_settings(study: Study):
     assert result(study, "d0_table1")["params_hash"] != first
     study.run("evaluation", "d0")
     assert read_json(study.layout.evaluation("d0"), "evaluation")["params_hash"] == first
+
+
+def test_samples_of_other_indices_are_not_compared(study: Study, tmp_path):
+    import shutil
+
+    from discriminator_guidance.errors import InputError
+
+    study.ensure("evaluation", "d0")
+    again = Study(tmp_path / "again", settings=study.settings)
+    shutil.copytree(study.root, again.root)
+    path = again.layout.guided("d0") / "samples.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, images=arrays["images"], index=arrays["index"] + 1)
+    with pytest.raises(InputError, match="the same sample indices"):
+        again.run("evaluation", "d0")
+
+
+def test_changed_code_does_not_take_features_from_the_cache(study: Study, monkeypatch):
+    from discriminator_guidance.stages import evaluation
+
+    study.ensure("evaluation", "d0")
+    before = set(study.layout.feature_cache.glob("*.npz"))
+    monkeypatch.setattr(evaluation, "closure_digest", lambda module: "other code")
+    study.run("evaluation", "d0")
+    assert set(study.layout.feature_cache.glob("*.npz")) > before

@@ -35,6 +35,7 @@ def write_set(path: Path, count: int, seed: int, classes: tuple[str, ...] = CLAS
 def images_study(root: Path, **settings: object) -> Study:
     study = Study(root)
     study.settings["real"] |= {"source": "images", "path": "train.zip", "image_size": 16} | settings
+    study.resize(study.settings["real"]["image_size"])
     return study
 
 
@@ -86,7 +87,7 @@ def test_enlarging_keeps_the_grey_range():
 
 def test_digits_stay_the_same_bytes(tmp_path):
     study = Study(tmp_path)
-    study.settings["real"]["image_size"] = 16
+    study.resize(16)
     study.run("real")
     known = {
         "train.npz": "0046b65334f809a90fad268d7ae7f0c03df41c4bc572930cf52a099eff634beb",
@@ -144,7 +145,8 @@ def test_official_cifar10(tmp_path, monkeypatch):
     cifar_lookalike.write_archive(path, cifar_lookalike.contents())
     cifar_lookalike.trust(monkeypatch, path)
     study = Study(tmp_path)
-    study.settings["real"] |= {"source": "cifar10", "path": cifar10.ARCHIVE, "image_size": 32, "holdout_fraction": 0}
+    study.settings["real"] |= {"source": "cifar10", "path": cifar10.ARCHIVE, "holdout_fraction": 0}
+    study.resize(32)
     study.run("real")
     train, holdout = (np.load(study.layout.real / f"{name}.npz") for name in ("train", "holdout"))
     assert train["images"].shape == (60, 32, 32, 3)

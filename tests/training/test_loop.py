@@ -41,7 +41,8 @@ class Memory:
 
 def problem():
     torch.manual_seed(0)
-    network = nn.Linear(3, 1)
+    # Dropout draws from torch's own generator, which a resumed process has not advanced.
+    network = nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.1))
 
     def loss_of(iteration: int):
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(iteration))
@@ -59,7 +60,7 @@ def run(memory, ema_decay=None, on_iterations=lambda n: None):
 def test_loss_falls_and_the_curve_covers_every_iteration():
     _, history = run(Memory())
     assert [row["iteration"] for row in history] == [20, 40, 60, 80, 100]
-    assert history[-1]["loss"] < 0.1 * history[0]["loss"]
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[0]["size"] == 8.0
 
 
@@ -74,6 +75,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(ema_decay):
     memory = Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
         run(memory, ema_decay)
+    torch.manual_seed(12345)
     memory.stop_after = None
     done = []
     resumed, resumed_history = run(memory, ema_decay, done.append)
@@ -87,7 +89,7 @@ def test_the_average_lags_behind_the_network_and_is_what_is_returned():
     network, loss_of = problem()
     averaged, _ = train(network, loss_of, SCHEDULE, Memory(), lambda n: None, lambda s, r: None, 0.99)
     assert averaged is not network
-    assert not torch.equal(averaged.weight, network.weight)
+    assert not torch.equal(averaged[0].weight, network[0].weight)
     assert not averaged.training
 
 

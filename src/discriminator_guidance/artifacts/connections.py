@@ -121,7 +121,13 @@ def _reason(error: object) -> str:
 
 
 def read_some(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes of an answer, b"" at its end.
+    """Wait for the next bytes of an answer.
+
+    Args:
+        response: the answer, open.
+
+    Returns:
+        At most `CHUNK` bytes; b"" at the end.
 
     Raises:
         Interrupted: the connection broke, or the server fell silent.

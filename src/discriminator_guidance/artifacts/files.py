@@ -44,7 +44,10 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
     Args:
         path: where.
-        data: what; NaN and infinity are refused, since JSON has none.
+        data: what.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON does not have.
     """
     write_bytes(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
@@ -137,7 +140,14 @@ def require(path: Path, stage: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -59,10 +59,13 @@ def to_uint8(samples: np.ndarray) -> np.ndarray:
 
 
 def content_digest(images: np.ndarray) -> str:
-    """A hash of a picture set's shape and pixels, in 64 hexadecimal digits.
+    """A hash of a picture set's shape and pixels.
 
     Args:
         images: (N, H, W, C) uint8.
+
+    Returns:
+        64 hexadecimal digits.
     """
     import hashlib
 

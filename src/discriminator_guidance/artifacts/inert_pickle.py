@@ -117,7 +117,14 @@ def read_content(path: Path, what: str) -> bytes:
 
 
 def printable(text: object) -> str:
-    """A short, one-line, ASCII form of something a file holds."""
+    """A short, one-line, ASCII form of something a file holds.
+
+    Args:
+        text: anything.
+
+    Returns:
+        Its first 120 characters, those outside ASCII escaped.
+    """
     return ascii(str(text)[:120])[1:-1]
 
 

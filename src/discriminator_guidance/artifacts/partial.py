@@ -27,7 +27,17 @@ class PartialWork:
         self.folder = root / f"{stage}-{fingerprint(determinants)[:20]}"
 
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
-        """The arrays of a finished shard, or None."""
+        """Read a finished shard.
+
+        Args:
+            number: of the shard, from 0.
+
+        Returns:
+            Its arrays by name, or None if it is not finished.
+
+        Raises:
+            InputError: the shard is damaged.
+        """
         path = self._shard(number)
         if not path.is_file():
             return None
@@ -36,11 +46,20 @@ class PartialWork:
         return read_npz(path, names, "of this shard")
 
     def save_shard(self, number: int, **arrays: np.ndarray) -> None:
-        """Keep a finished shard."""
+        """Keep a finished shard.
+
+        Args:
+            number: of the shard, from 0.
+            **arrays: by name.
+        """
         write_npz(self._shard(number), **arrays)
 
     def load(self) -> dict[str, Any] | None:
-        """The last training state, or None."""
+        """Read the last training state.
+
+        Returns:
+            What was last given to `save`, or None.
+        """
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             return None
@@ -48,7 +67,11 @@ class PartialWork:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the last training state."""
+        """Replace the last training state.
+
+        Args:
+            state: tensors and plain values, nested in dictionaries and lists.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_bytes(self.folder / "checkpoint.pt", buffer.getvalue())

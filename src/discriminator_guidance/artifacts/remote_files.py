@@ -160,12 +160,26 @@ def write_pin(root: Path, name: str, pin: Pin) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Where the bytes of an unfinished file are kept."""
+    """Where the bytes of an unfinished file are kept.
+
+    Args:
+        path: the file's final name.
+
+    Returns:
+        The same with `.part` appended.
+    """
     return path.with_name(f"{path.name}.part")
 
 
 def looks_like_html(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of a web page."""
+    """Whether a file starts like a web page.
+
+    Args:
+        start: its first bytes.
+
+    Returns:
+        True for HTML, after an optional byte-order mark and white space.
+    """
     return start.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(HTML_STARTS)
 
 

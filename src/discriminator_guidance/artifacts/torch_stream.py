@@ -112,7 +112,17 @@ def check_view(numel: int, offset: Any, size: Any, stride: Any) -> None:
 
 
 def tensor_arguments(record: Record) -> tuple[Any, Any, Any, Any]:
-    """Storage, offset, size and stride of a call of `_rebuild_tensor_v2`; ValueError for another layout."""
+    """What a call of `_rebuild_tensor_v2` says about its tensor.
+
+    Args:
+        record: the call.
+
+    Returns:
+        Storage, offset of the first element, size and stride (both in elements); not yet checked.
+
+    Raises:
+        ValueError: another layout.
+    """
     if len(record.arguments) != 6 or type(record.arguments[4]) is not bool or record.arguments[5] != OrderedDict():
         raise ValueError("a tensor of unknown layout")
     storage, offset, size, stride = record.arguments[:4]

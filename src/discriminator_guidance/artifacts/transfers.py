@@ -98,7 +98,11 @@ def continue_transfer(
 
 
 def discard(part: Path) -> None:
-    """Remove an unfinished file and what is known about it."""
+    """Remove an unfinished file and what is known about it.
+
+    Args:
+        part: the unfinished file; it may be missing.
+    """
     part.unlink(missing_ok=True)
     _marks_file(part).unlink(missing_ok=True)
 

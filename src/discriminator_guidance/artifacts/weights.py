@@ -11,6 +11,8 @@ from torch import Tensor
 from discriminator_guidance.artifacts.files import read_json, require, write_bytes, write_json
 from discriminator_guidance.errors import InputError
 
+WEIGHT_FILES = ("model.safetensors", "model.json")
+
 
 def save_weights(folder: Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> None:
     """Write `model.safetensors` and `model.json`.

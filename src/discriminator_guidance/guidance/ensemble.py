@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +40,9 @@ def mean_logit(logits: Tensor, weights: Tensor) -> Tensor:
         weights: (M,) simplex weights.
 
     Returns:
-        (N,) log ratio, not clipped.
+        (N,) log ratio.
+
+    Deviation: not clipped, unlike the log ratio of a single discriminator, since no mean of probabilities is taken.
     """
     return (weights.unsqueeze(1) * logits).sum(dim=0)
 
@@ -68,6 +71,21 @@ RULES: dict[str, EnsembleRule] = {
     "mean_logit": mean_logit,
     "clipped_logit_mean": clipped_logit_mean,
 }
+
+
+def simplex_weights(weights: Literal["equal"] | Sequence[float], members: int) -> tuple[float, ...]:
+    """Spell the members' weights out.
+
+    Args:
+        weights: "equal", or one non-negative number for each member, together 1.
+        members: number of members.
+
+    Returns:
+        One weight for each member.
+    """
+    if weights == "equal":
+        return (1.0 / members,) * members
+    return tuple(float(weight) for weight in weights)
 
 
 def combine(

@@ -41,6 +41,7 @@ class EncoderUNet(nn.Module):
 
     Raises:
         ValueError: an option that none of the released networks uses.
+        ConfigError: `num_head_channels` does not divide the channels of a layer with attention.
 
     Source: Dhariwal & Nichol 2021, Section 4 (classifier); Kim et al. 2023, Appendix (discriminator).
     """
@@ -133,7 +134,19 @@ class EncoderUNet(nn.Module):
         return h
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits (N, out_channels) in the dtype of the parameters; arguments as for `features`."""
+        """The logits.
+
+        Args:
+            x: (N, in_channels, H, W).
+            t: 0-dim or (N,) VP times in [0, 1].
+            labels: (N,) integers or (N, classes) one-hot; required by conditional networks only.
+
+        Returns:
+            (N, out_channels), in the dtype of the parameters.
+
+        Raises:
+            ValueError: labels are missing or unexpected.
+        """
         logits: Tensor = self.out(self.features(x, t, labels)).to(self.dtype)
         return logits
 

@@ -13,19 +13,48 @@ from discriminator_guidance.networks.blocks import attend
 
 
 def normalization(channels: int) -> nn.GroupNorm:
-    """Group normalisation with 32 groups, or the most below that divide the channels evenly."""
+    """Group normalisation with gcd(32, channels) groups.
+
+    Args:
+        channels: of the feature map.
+
+    Returns:
+        The layer, scale 1 and shift 0 at its start.
+
+    Source: Wu & He 2018, Eq. 7.
+
+    Deviation: official code always has 32 groups, which only multiples of 32 channels allow.
+    """
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
-    """A layer whose parameters start at 0, so that its residual block starts as the identity."""
+    """Set a layer's parameters to 0, so that its residual block starts as the identity.
+
+    Args:
+        layer: changed in place.
+
+    Returns:
+        The same layer.
+    """
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def head_count(channels: int, num_head_channels: int) -> int:
-    """Attention heads of a width; ConfigError if they do not divide the channels."""
+    """The number of attention heads.
+
+    Args:
+        channels: of the feature map.
+        num_head_channels: channels a head, positive.
+
+    Returns:
+        channels / num_head_channels.
+
+    Raises:
+        ConfigError: that is not a whole number.
+    """
     if channels % num_head_channels:
         raise ConfigError(
             f"num_head_channels that divides {channels}",
@@ -66,7 +95,15 @@ class ResBlock(nn.Module):
             self.skip_connection = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(N, channels, H, W) and (N, emb_channels) -> (N, out_channels, H', W')."""
+        """The block's output.
+
+        Args:
+            x: (N, channels, H, W).
+            embedding: (N, emb_channels) of time and class.
+
+        Returns:
+            (N, out_channels, H, W), with `down` (N, out_channels, H/2, W/2).
+        """
         norm, activation, convolution = self.in_layers
         h = activation(norm(x))
         if self.down:
@@ -87,6 +124,9 @@ class AttentionBlock(nn.Module):
         channels: input and output channels.
         num_head_channels: channels a head.
 
+    Raises:
+        ConfigError: `num_head_channels` does not divide the channels.
+
     Source: Dhariwal & Nichol 2021, Section 3.
     """
 
@@ -98,7 +138,14 @@ class AttentionBlock(nn.Module):
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> the same shape."""
+        """The feature map plus what its positions attend to.
+
+        Args:
+            x: (N, channels, H, W).
+
+        Returns:
+            (N, channels, H, W).
+        """
         positions = x.flatten(2)
         # Checkpoints hold query, key and value of one head next to each other.
         q, k, v = self.qkv(self.norm(positions)).unflatten(1, (self.num_heads, 3, -1)).unbind(2)
@@ -115,6 +162,9 @@ class AttentionPool2d(nn.Module):
         num_head_channels: channels a head.
         output_dim: number of logits.
 
+    Raises:
+        ConfigError: `num_head_channels` does not divide the channels.
+
     Source: Radford et al. 2021 (CLIP), Section 2.4; Dhariwal & Nichol 2021, Section 4.
     """
 
@@ -126,7 +176,14 @@ class AttentionPool2d(nn.Module):
         self.c_proj = nn.Conv1d(channels, output_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, output_dim)."""
+        """The logits of a feature map.
+
+        Args:
+            x: (N, channels, size, size).
+
+        Returns:
+            (N, output_dim).
+        """
         positions = x.flatten(2)
         tokens = torch.cat([positions.mean(dim=2, keepdim=True), positions], dim=2)
         tokens = tokens + self.positional_embedding

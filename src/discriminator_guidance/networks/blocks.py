@@ -30,19 +30,39 @@ def sinusoidal_embedding(time: Tensor, channels: int, endpoint: bool) -> Tensor:
 
 
 class PositionalEmbedding(nn.Module):
-    """Embedding of the noise level at fixed frequencies (DDPM++)."""
+    """Embedding of the noise level at fixed frequencies (DDPM++).
+
+    Args:
+        channels: width of the embedding, even.
+
+    Source: Ho et al. 2020, Appendix B.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
     def forward(self, noise: Tensor) -> Tensor:
-        """(N,) -> (N, channels), cosines first."""
+        """The embedding.
+
+        Args:
+            noise: (N,) noise conditioning, floating point.
+
+        Returns:
+            (N, channels), cosines before sines.
+        """
         return sinusoidal_embedding(noise, self.channels, endpoint=True)
 
 
 class FourierEmbedding(nn.Module):
-    """Embedding of the noise level at random, stored frequencies (NCSN++; Tancik et al. 2020)."""
+    """Embedding of the noise level at random, stored frequencies (NCSN++).
+
+    Args:
+        channels: width of the embedding, even.
+        scale: standard deviation of the frequencies.
+
+    Source: Tancik et al. 2020 (Gaussian features).
+    """
 
     freqs: Tensor
 
@@ -51,7 +71,14 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("freqs", torch.randn(channels // 2) * scale)
 
     def forward(self, noise: Tensor) -> Tensor:
-        """(N,) -> (N, channels), cosines first."""
+        """The embedding.
+
+        Args:
+            noise: (N,) noise conditioning, floating point.
+
+        Returns:
+            (N, channels), cosines before sines.
+        """
         angle = noise[:, None] * (2 * math.pi * self.freqs)
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
@@ -91,7 +118,15 @@ def broadcast_batch(level: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """Affine map that starts with Glorot-uniform weights and zero bias (Glorot & Bengio 2010)."""
+    """Affine map that starts with Glorot-uniform weights and zero bias.
+
+    Args:
+        in_features: input width.
+        out_features: output width.
+        bias: whether it adds a learnt constant.
+
+    Source: Glorot & Bengio 2010, Eq. 16.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
@@ -101,7 +136,17 @@ class Linear(nn.Linear):
 
 
 def separable_filter(taps: Sequence[int]) -> Tensor:
-    """The (1, 1, k, k) outer product of filter taps, float32, normalised to sum 1."""
+    """The two-dimensional low-pass filter of one-dimensional taps, their outer product with themselves.
+
+    Args:
+        taps: k numbers, symmetric, k even.
+
+    Returns:
+        (1, 1, k, k) float32, sums to 1.
+
+    Raises:
+        ValueError: an odd number of taps, or taps that are not symmetric.
+    """
     if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
         raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
     row = torch.tensor(taps, dtype=torch.float32)
@@ -137,6 +182,9 @@ class Resample(nn.Module):
     Args:
         taps: of the separable low-pass filter: (1, 1) (DDPM++) or (1, 3, 3, 1) (NCSN++).
         up: double, else halve.
+
+    Raises:
+        ValueError: an odd number of taps, or taps that are not symmetric.
     """
 
     resample_filter: Tensor
@@ -147,7 +195,14 @@ class Resample(nn.Module):
         self.register_buffer("resample_filter", separable_filter(taps))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, 2H, 2W) or (N, C, H/2, W/2)."""
+        """The picture at twice or half the size.
+
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            (N, C, 2H, 2W) or (N, C, H/2, W/2).
+        """
         return resample(x, self.resample_filter, self.up, self.margin)
 
 
@@ -163,6 +218,9 @@ class Conv2d(nn.Conv2d):
         up: double the picture first.
         down: halve the picture, first unless `fused`.
         fused: convolve on a picture padded for both, then halve.
+
+    Raises:
+        ValueError: it resamples, with an odd number of taps or taps that are not symmetric.
     """
 
     resample_filter: Tensor
@@ -188,7 +246,14 @@ class Conv2d(nn.Conv2d):
             self.register_buffer("resample_filter", separable_filter(taps))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W), (.., 2H, 2W) or (.., H/2, W/2)."""
+        """The convolution, at the new size.
+
+        Args:
+            x: (N, in_channels, H, W).
+
+        Returns:
+            (N, out_channels, H, W); with `up` (N, out_channels, 2H, 2W), with `down` (N, out_channels, H/2, W/2).
+        """
         if self.fused:
             return resample(super().forward(x), self.resample_filter, self.up, padding=0)
         if self.up or self.down:
@@ -239,7 +304,15 @@ class UNetBlock(nn.Module):
             self.proj = Conv2d(out_channels, out_channels, 1, gain=1e-5)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(N, in_channels, H, W) and (N, emb_channels) -> (N, out_channels, H', W')."""
+        """The block's output.
+
+        Args:
+            x: (N, in_channels, H, W).
+            embedding: (N, emb_channels) of noise level, class and augmentation.
+
+        Returns:
+            (N, out_channels, H, W); with `up` (N, out_channels, 2H, 2W), with `down` (N, out_channels, H/2, W/2).
+        """
         h = self.conv0(F.silu(self.norm0(x)))
         h = h + self.affine(embedding)[:, :, None, None]
         h = F.dropout(F.silu(self.norm1(h)), self.dropout, self.training)
@@ -255,5 +328,14 @@ class UNetBlock(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with at most 32 groups of at least 4 channels, as in the EDM score networks."""
+    """Group normalisation with at most 32 groups of at least 4 channels, as in the EDM score networks.
+
+    Args:
+        channels: of the feature map, at least 4; the number of groups has to divide it.
+
+    Returns:
+        The layer, scale 1 and shift 0 at its start.
+
+    Source: Wu & He 2018, Eq. 7.
+    """
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)

@@ -45,7 +45,16 @@ class Discriminator(nn.Module):
         return self.feature_logits(self.extractor.features(x_vp, tau), tau, labels)
 
     def feature_logits(self, features: Tensor, tau: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The same from feature maps (N, *extractor.feature_shape) that are at hand already."""
+        """The same from feature maps that are at hand already.
+
+        Args:
+            features: (N, *extractor.feature_shape), of the extractor at the same `tau`.
+            tau: 0-dim or (N,) VP times in [0, 1].
+            labels: (N,) integers or (N, classes) one-hot, for a conditional head.
+
+        Returns:
+            (N,), differentiable in `features` and in the head's parameters.
+        """
         logit: Tensor = self.head(features, tau, labels)
         return logit.squeeze(1)
 

@@ -43,6 +43,9 @@ class SongUNet(nn.Module):
         decoder_type: "standard" or "skip": whether every level contributes to the picture directly.
         resample_filter: taps of the resampling filter: (1, 1) (DDPM++), (1, 3, 3, 1) (NCSN++).
 
+    Raises:
+        ValueError: an unknown word, or a filter with an odd number of taps or without symmetry.
+
     Source: Song et al. 2021, Appendix H; Karras et al. 2022, Appendix F.2 and Table 7.
     """
 
@@ -173,7 +176,16 @@ class SongUNet(nn.Module):
         return estimate
 
     def embed(self, noise: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        """The embedding of noise level, class and augmentation, (N, 4 model_channels)."""
+        """The joint embedding of noise level, class and augmentation.
+
+        Args:
+            noise: (N,) noise conditioning.
+            class_labels: (N, label_dim) one-hot; None leaves the class out.
+            augment_labels: (N, augment_dim); None for pictures that were not augmented.
+
+        Returns:
+            (N, model_channels * channel_mult_emb).
+        """
         cosines, sines = self.map_noise(noise).chunk(2, dim=1)
         embedding = torch.cat([sines, cosines], dim=1)
         if self.map_label is not None and class_labels is not None:
@@ -194,6 +206,9 @@ class EDMPrecond(nn.Module):
         sigma_max: largest noise level the network supports.
         sigma_data: standard deviation that the data are taken to have.
         **unet_kwargs: further arguments of SongUNet.
+
+    Raises:
+        ValueError: as for SongUNet.
 
     Source: Karras et al. 2022, Eq. 7 and Table 1.
     """

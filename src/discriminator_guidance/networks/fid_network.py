@@ -50,7 +50,14 @@ class FidNetwork(nn.Module):
         return penultimate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class logits (N, classes) of pictures (N, C, H, W) in [-1, 1]."""
+        """Class logits.
+
+        Args:
+            x: (N, C, H, W) pictures in [-1, 1].
+
+        Returns:
+            (N, classes).
+        """
         logits: Tensor = self.classifier(self.features(x))
         return logits
 

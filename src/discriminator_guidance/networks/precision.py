@@ -20,7 +20,11 @@ class Compute:
     mode: str
 
     def autocast(self) -> torch.autocast:
-        """The autocast context of this mode; a no-op in float32."""
+        """Open the floating-point format of this mode for what runs inside.
+
+        Returns:
+            A context manager; in float32 it does nothing.
+        """
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mode == "bfloat16")
 
 

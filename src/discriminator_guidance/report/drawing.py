@@ -97,10 +97,12 @@ def new_figure(width: float, height: float, **spacing: Any) -> Figure:
 
 
 def finish(figure: Figure, data: ReportData, file: str, title: str, caption: str, alt: str) -> Picture:
-    """Render a figure to PNG without dates or versions in its metadata."""
+    """Render a figure to PNG without dates or versions in its metadata; the data's note ends its caption."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=int(data.settings["report"]["dpi"]), metadata={"Software": None})
     width, height = figure.get_size_inches()
+    if data.data_note:
+        caption = f"{caption} {data.data_note}"
     return Picture(file, stream.getvalue(), title, caption, alt, round(width * 96), round(height * 96))
 
 

@@ -1,4 +1,4 @@
-"""Charts: training curves, FID with intervals, calibration, and log ratios along the sampler's steps."""
+"""Line charts: training curves over the epochs, and log ratios along the sampler's steps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import numpy as np
 
 from discriminator_guidance.report.drawing import (
     BLUE,
-    GREEN,
     GREY,
-    INK,
     RED,
     Picture,
     finish,
@@ -19,12 +17,12 @@ from discriminator_guidance.report.drawing import (
     sample_text,
     styled,
 )
-from discriminator_guidance.report.gather import RATIO_PANELS, REFERENCE, ReportData
-from discriminator_guidance.report.wording import count, fid_label, scientific
+from discriminator_guidance.report.fid_chart import variant_color
+from discriminator_guidance.report.gather import RATIO_PANELS, ReportData
+from discriminator_guidance.report.wording import count, scientific
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
 
 
 @styled
@@ -79,132 +77,6 @@ def curves_figure(data: ReportData) -> Picture | None:
 
 
 @styled
-def fid_figure(data: ReportData) -> Picture | None:
-    """FID of every variant and its paired difference from the unguided one, each with its 95 % interval."""
-    label, names = fid_label(data.fid_network), list(data.evaluations)
-    figure = new_figure(9.6, 1.5 + 0.32 * len(names))
-    left, right = figure.subplots(1, 2, sharey=True)
-    for place, name in enumerate(names):
-        result, color = data.evaluations[name], _variant_color(data, name)
-        face = "white" if data.variant(name)["boosting"] else color
-        for axes, value, bounds in (
-            (left, result["fid"], result["fid_ci95"]),
-            (right, result["delta_fid_vs_edm"], result["delta_fid_ci95"]),
-        ):
-            if value is None or (axes is right and name == REFERENCE):
-                continue
-            if bounds is not None:
-                axes.plot(bounds, [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
-            axes.plot(value, place, marker="o", markersize=7, color=color, markerfacecolor=face, markeredgewidth=1.6)
-    if data.reference["fid"] is not None:
-        left.axvline(data.reference["fid"], color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=0)
-    right.axvline(0, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=0)
-    left.set_yticks(range(len(names)), labels=names)
-    left.set_ylim(len(names) - 0.4, -0.6)
-    left.set_xlabel(label)
-    right.set_xlabel(f"difference from {REFERENCE} (paired)")
-    left.set_title("lower is better", fontweight="normal", color=GREY)
-    right.set_title(f"← better than {REFERENCE}    worse →", fontweight="normal", color=GREY)
-    for axes in (left, right):
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-    figure.legend(handles=_variant_legend(), loc="outside lower center", ncols=5)
-    edm = data.reference
-    return finish(
-        figure,
-        data,
-        "fid.png",
-        f"{label} of every variant",
-        f"Left: {label} against {count(edm['reference_n'])} real training images; dashed: {REFERENCE}, no "
-        f"guidance. Right: the paired difference from {REFERENCE}. {sample_text(data)} Bars: 95 % interval, "
-        "point ± 1.96 sd by the influence function over generated samples. They cover sampling noise only, "
-        "with all networks and the reference fixed; another training seed would move the points.",
-        f"Dot plot of {label} with intervals, one row for each variant; the values stand in Table 3.",
-    )
-
-
-def _variant_color(data: ReportData, name: str) -> str:
-    variant = data.variant(name)
-    if not variant["members"]:
-        return INK
-    if variant["rule"] == "clipped_logit_mean":
-        return RED
-    return BLUE if len(variant["members"]) == 1 else GREEN
-
-
-def _variant_legend() -> list[Line2D]:
-    from matplotlib.lines import Line2D
-
-    kinds = [
-        (INK, INK, "no guidance"),
-        (BLUE, BLUE, "one discriminator"),
-        (GREEN, GREEN, "ensemble"),
-        (RED, RED, "clipped raw logits"),
-        (GREY, "white", "hollow: with boosting"),
-    ]
-    return [
-        Line2D(
-            [],
-            [],
-            color=edge,
-            markerfacecolor=face,
-            marker="o",
-            linestyle="none",
-            markeredgewidth=1.6,
-            label=label,
-        )
-        for edge, face, label in kinds
-    ]
-
-
-@styled
-def calibration_figure(data: ReportData) -> Picture | None:
-    """Reliability of every member's probability, one line for each noise level."""
-    import matplotlib
-    from matplotlib.colors import Normalize
-
-    members = data.members
-    if not members:
-        return None
-    columns = min(3, len(members))
-    rows = math.ceil(len(members) / columns)
-    figure = new_figure(3.0 * columns + 1.0, 2.9 * rows + 0.3)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    shades, scale = matplotlib.colormaps["viridis_r"], Normalize(0.0, 1.08)
-    for axes, member in zip(panels.flat, members, strict=False):
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (4, 2)))
-        for time, curve in member.calibration.dropna().groupby("time", sort=True):
-            filled = curve[curve["count"] > 0]
-            color = shades(scale(float(str(time))))
-            area = 6 + 40 * filled["count"] / max(1, int(filled["count"].max() or 1))
-            axes.plot(filled["mean_probability"], filled["fraction_real"], color=color, linewidth=1.2)
-            axes.scatter(filled["mean_probability"], filled["fraction_real"], s=area, color=color, linewidths=0)
-        axes.set_title(member.name.upper())
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    for axes in panels.flat[len(members) :]:
-        axes.set_visible(False)
-    figure.supxlabel("mean predicted probability of real", fontsize=9)
-    figure.supylabel("fraction real", fontsize=9)
-    mappable = matplotlib.cm.ScalarMappable(norm=scale, cmap=shades)
-    bar = figure.colorbar(mappable, ax=panels, shrink=0.6, aspect=30, boundaries=np.linspace(0, 1, 101))
-    bar.set_label("VP time τ (noise grows upwards)")
-    bar.set_ticks([0, 0.25, 0.5, 0.75, 1])
-    bar.outline.set_visible(False)
-    sizes = members[0].metrics
-    return finish(
-        figure,
-        data,
-        "calibration.png",
-        "Calibration by noise level",
-        "How often a picture was real, against the probability the discriminator gave it; on the dashed "
-        "line the two agree. One line for each VP time of the test grid; the area of a dot grows with the "
-        f"pairs in its bin. N = {count(sizes['n_test'])} test images (real and unguided fakes, the same for "
-        "all members), one training run each. No intervals: small dots are few pairs and scatter.",
-        "Reliability diagrams, one panel for each discriminator, one line for each noise level.",
-    )
-
-
-@styled
 def guidance_figure(data: ReportData) -> Picture | None:
     """The log ratio that guided the sampler, over its steps."""
     ratios = {name: data.trajectories[name].log_ratio for name in RATIO_PANELS if name in data.trajectories}
@@ -216,7 +88,7 @@ def guidance_figure(data: ReportData) -> Picture | None:
     clip = data.inputs.probability_clip
     bound = math.log((1 - clip) / clip)
     for axes, name in zip(panels, names, strict=True):
-        color = _variant_color(data, name)
+        color = variant_color(data, name)
         inside = np.isfinite(ratios[name]).any(axis=1)
         steps = np.flatnonzero(inside) + 1
         active = np.where(np.isfinite(ratios[name]), ratios[name], np.nan)[inside]

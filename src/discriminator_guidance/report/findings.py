@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
-
+from discriminator_guidance.report.clipped_story import AVERAGED, CLIPPED, clipped_story
 from discriminator_guidance.report.gather import REFERENCE, ReportData
 from discriminator_guidance.report.published import STUDY_SAMPLING
 from discriminator_guidance.report.wording import (
+    VERDICT_WORDS,
     Verdict,
-    clip_text,
     count,
     estimate,
     fid_label,
@@ -24,19 +22,11 @@ from discriminator_guidance.report.wording import (
     verdict,
 )
 
-CLIPPED = "ensemble_clipped_logit"
-AVERAGED = ("ensemble_probability", "ensemble_logit")
 STUDY_SETTING = ("d0_table1", "ensemble_probability_table1", "ensemble_clipped_logit_table1")
 NO_RANKING = (
     "Each is compared with no guidance. Against a single discriminator no interval was computed, so this "
     "report does not rank the two."
 )
-VERDICT_WORDS: dict[Verdict, str] = {
-    "lower": "better than no guidance",
-    "higher": "worse than no guidance",
-    "unclear": "no difference beyond sampling noise",
-    "unknown": "no interval",
-}
 
 
 @dataclass(frozen=True)
@@ -70,10 +60,12 @@ def findings(data: ReportData) -> list[Finding]:
     at_study = [name for name in STUDY_SETTING if name in configured]
     if "d0" in configured:
         found.append(_single(data, "d0", "Does guidance by one discriminator (D0) help?", ()))
+    if len(singles := _single_members(data)) > 1:
+        found.append(_every_single(data, singles))
     if averaged:
         found.append(_several(data, averaged, "Does averaging the discriminators help?", (), (NO_RANKING,)))
     if CLIPPED in configured:
-        found.append(_single(data, CLIPPED, "What does the study's ensemble code do?", _clipped_story(data)))
+        found.append(_single(data, CLIPPED, "What does the study's ensemble code do?", clipped_story(data)))
     if at_study:
         title, more = "And at the study's own setting?", _matched_weight(data)
         found.append(_several(data, at_study, title, (_study_setting(data),), more))
@@ -122,6 +114,47 @@ def _single(data: ReportData, name: str, title: str, more: tuple[str, ...]) -> F
     return Finding(title, answer, side, (f"{comparison(data, name)} {_setting(data, name)}", *more))
 
 
+def _single_members(data: ReportData) -> list[str]:
+    """Variants of one discriminator at full weight in both slopes, without boosting."""
+    sections = {name: data.variant(name) for name in data.evaluations}
+    return [
+        name
+        for name, section in sections.items()
+        if len(section["members"]) == 1 and section["w1"] == section["w2"] == 2 and not section["boosting"]
+    ]
+
+
+def _every_single(data: ReportData, names: list[str]) -> Finding:
+    settings = data.settings["discriminator"]
+    factor = settings["learning_rate_factor"]
+    groups: dict[Verdict, list[str]] = {}
+    lines = []
+    for name in names:
+        result = data.evaluations[name]
+        side = verdict(result["delta_fid_ci95"])
+        groups.setdefault(side, []).append(name)
+        delta = estimate(result["delta_fid_vs_edm"], result["delta_fid_ci95"], sign=True)
+        lines.append(f"{name} {delta} ({VERDICT_WORDS[side]})")
+    rate = {name: settings["members"][data.variant(name)["members"][0]]["learning_rate"] * factor for name in names}
+    title, label = "Does every single discriminator help?", fid_label(data.fid_network)
+    answer = "; ".join(f"{', '.join(groups[side])}: {VERDICT_WORDS[side]}" for side in VERDICT_WORDS if side in groups)
+    shown = (
+        f"Each alone, w1 = w2 = 2, without boosting; change of {label} against no guidance: {'; '.join(lines)}. "
+        "Intervals compare each with no guidance, not with each other."
+    )
+    worse = groups.get("higher", [])
+    shared: Verdict = next(iter(groups)) if len(groups) == 1 else "unclear"
+    if not worse:
+        return Finding(title, answer, shared, (shown, "None is worse than no guidance beyond sampling noise."))
+    others = [rate[name] for name in names if name not in worse]
+    named = ", ".join(f"{name} (learning rate {scientific(rate[name])})" for name in worse)
+    told = f"Worse than no guidance: {named}, the study's learning rate × {scientific(factor)}."
+    if others:
+        told += f" The others were trained at {scientific(min(others))} to {scientific(max(others))}."
+    told += " With one training run each, this cannot say whether the learning rate is the reason."
+    return Finding(title, answer, shared, (shown, told))
+
+
 def _several(data: ReportData, names: list[str], title: str, intro: tuple[str, ...], more: tuple[str, ...]) -> Finding:
     sides = [verdict(data.evaluations[name]["delta_fid_ci95"]) for name in names]
     answer = "; ".join(f"{name}: {VERDICT_WORDS[side]}" for name, side in zip(names, sides, strict=True))
@@ -136,61 +169,6 @@ def _setting(data: ReportData, name: str) -> str:
         f"Setting: {variant_text(variant)}; w1 = {scientific(variant['w1'])}, w2 = "
         f"{scientific(variant['w2'])}, a total weight of "
         f"{scientific(total_weight(variant['w1'], variant['w2']))}; boosting {switch(variant['boosting'])}."
-    )
-
-
-def _clipped_story(data: ReportData) -> tuple[str, ...]:
-    clip = data.inputs.probability_clip
-    limit = math.log((1 - clip) / clip)
-    bound = number(limit, 1)
-    why = (
-        "A discriminator ends in a logit: any number, negative for “looks generated”, positive for “looks "
-        "real”. The sigmoid turns it into a probability, and guidance follows the gradient of log p / (1 - "
-        "p). The study's published code averaged the raw logits of its members and then treated this mean "
-        f"as if it were already a probability: it clipped it to {clip_text(clip)}."
-    )
-    what = (
-        "So where the mean logit is negative, which is where a sample most needs correcting, the log ratio "
-        f"is pinned at -{bound} and its gradient is zero: no guidance. Above 1 it is pinned at +{bound}, "
-        "again with zero gradient. Only between 0 and 1 is there a gradient, and there it is the logit's "
-        "own times 1 / (p (1 - p)), at least 4 and without bound towards the edges: the push is at least "
-        "four times too hard."
-    )
-    shares = _pinned(data, limit)
-    match verdict(data.evaluations[CLIPPED]["delta_fid_ci95"]):
-        case "higher":
-            end = (
-                "In this run that does harm: the same members, combined by this rule, end worse than no "
-                "guidance at all."
-            )
-        case "lower":
-            end = (
-                "In this run the mistake does not undo guidance: even so combined, the members improve on no guidance."
-            )
-        case "unclear":
-            end = "In this run the mistake leaves nothing that can be told from no guidance."
-        case _:
-            end = "Whether it does harm in this run cannot be said without an interval."
-    others = [
-        f"{name} ({VERDICT_WORDS[verdict(data.evaluations[name]['delta_fid_ci95'])]})"
-        for name in AVERAGED
-        if name in data.evaluations
-    ]
-    if others:
-        end += f" The same members under a proper rule: {', '.join(others)}."
-    return (why, f"{what} {shares}".strip(), end)
-
-
-def _pinned(data: ReportData, limit: float) -> str:
-    ratio = data.trajectories[CLIPPED].log_ratio
-    active = ratio[np.isfinite(ratio)]
-    if active.size == 0:
-        return ""
-    edge = limit - 1e-3  # the file holds float32
-    low, high = 100 * np.mean(active <= -edge), 100 * np.mean(active >= edge)
-    return (
-        f"Over all samples and guided steps of {CLIPPED}, {low:.0f} % of the log ratios were pinned at the "
-        f"bottom and {high:.0f} % at the top."
     )
 
 
@@ -230,6 +208,7 @@ def caveats(data: ReportData) -> list[str]:
         f"samples towards those. {100 * held_out:.0f} % of the images ({count(edm['holdout_n'])}) were "
         f"therefore kept from every network, and Table 3 reports {kid} against them too. "
         f"{_holdout_sentence(data)}".strip(),
+        seen_by_features(data),
         f"Every interval covers sampling noise only, for N = {count(edm['n'])} samples, with all networks "
         f"and the reference fixed: each network was trained once. {REFERENCE} itself stands at {label} "
         f"{number(edm['fid'], 2)} {interval(edm['fid_ci95'], 2)}.",
@@ -240,6 +219,17 @@ def caveats(data: ReportData) -> list[str]:
         "about guided ones.",
     ]
     return texts
+
+
+def seen_by_features(data: ReportData) -> str:
+    """What the discriminators' test pictures had been used for before, for the caveats and Table 3."""
+    share = 100 * float(data.settings["discriminator"]["split"]["train"])
+    return (
+        f"The discriminators train on {share:.0f} % of the training pictures and are tested on others of them. The "
+        "score network and the extractor train on all of them, so the discriminators' real test pictures were "
+        "seen by their frozen features: their classification scores may be optimistic. The "
+        f"{count(data.reference['holdout_n'])} held-out pictures were seen by none (kid_holdout)."
+    )
 
 
 def _holdout_sentence(data: ReportData) -> str:

@@ -9,13 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from discriminator_guidance.report.calibration_chart import calibration_figure
 from discriminator_guidance.report.drawing import Picture
-from discriminator_guidance.report.figures import (
-    calibration_figure,
-    curves_figure,
-    fid_figure,
-    guidance_figure,
-)
+from discriminator_guidance.report.fid_chart import fid_figure
+from discriminator_guidance.report.figures import curves_figure, guidance_figure
 from discriminator_guidance.report.findings import caveats, findings
 from discriminator_guidance.report.gather import ReportData, ReportInputs, gather
 from discriminator_guidance.report.pictures import process_figure, samples_figure
@@ -80,6 +77,7 @@ def render_page(data: ReportData, tables: list[Table], pictures: list[Picture]) 
         profile=data.inputs.profile,
         label=fid_label(data.fid_network),
         headline=_headline(data),
+        data_note=data.data_note,
         findings=findings(data),
         caveats=caveats(data),
         tables={table.name: table for table in tables},

@@ -65,7 +65,7 @@ def visible(x: NDArray[np.floating], sigma: float, sigma_data: float) -> NDArray
 
 @styled
 def process_figure(data: ReportData) -> Picture | None:
-    """Fig. 1: noising a real image, and one sample's way back with and without guidance."""
+    """Fig. 1: noising a real image, one sample's way back with and without guidance, and their difference."""
     edm = data.trajectories[REFERENCE]
     guided = next((name for name in data.trajectories if data.variant(name)["members"]), None)
     sigma_data = float(data.settings["score"]["sigma_data"])
@@ -74,18 +74,21 @@ def process_figure(data: ReportData) -> Picture | None:
     real = data.real[0].astype(np.float64) / 127.5 - 1
     noise = np.random.default_rng(FORWARD_NOISE_SEED).standard_normal(real.shape)
     rows = [("forward", "real image + σ × noise", [visible(real + s * noise, s, sigma_data) for s in sigmas])]
-    rows += _backward_rows("without guidance", edm, chosen, sigma_data)
-    if guided is not None:
-        other = data.trajectories[guided]
+    other, sample = (data.trajectories[guided], 0) if guided is not None else (None, 0)
+    if other is not None:
         if not np.array_equal(other.sigma, edm.sigma):
             raise InputError(
                 f"the noise levels of {REFERENCE} in trajectory.npz of {guided}",
                 "other noise levels",
                 "run stage `guided` for both again (`dvc repro`)",
             )
-        rows += _backward_rows(f"guided: {guided}", other, chosen, sigma_data)
-    figure = new_figure(1.05 * len(sigmas) + 1.9, 1.0 * len(rows) + 0.45, wspace=0.16, w_pad=0.02)
-    panels = figure.subplots(len(rows), len(sigmas), squeeze=False)
+        sample = most_changed(edm, other)
+    rows += _backward_rows("without guidance", edm, sample, chosen, sigma_data)
+    if other is not None:
+        rows += _backward_rows(f"guided: {guided}", other, sample, chosen, sigma_data)
+    height = len(rows) + (1 if other is not None else 0)
+    figure = new_figure(1.05 * len(sigmas) + 1.9, 1.0 * height + 0.45, wspace=0.16, w_pad=0.02)
+    panels = figure.subplots(height, len(sigmas), squeeze=False)
     for row, (title, subtitle, images) in enumerate(rows):
         for column, image in enumerate(images):
             show(panels[row, column], image)
@@ -94,21 +97,21 @@ def process_figure(data: ReportData) -> Picture | None:
                     f"σ {sigmas[column]:.2g}\nτ {vp_time(sigmas[column]):.2f}", fontweight="normal"
                 )
         color = INK if row == 0 else (BLUE if row > 2 else GREY)
-        panels[row, 0].set_ylabel(
-            f"{title}\n{subtitle}",
-            rotation=0,
-            ha="right",
-            va="center",
-            labelpad=10,
-            color=color,
-            fontsize=8.5,
+        _row_title(panels[row, 0], f"{title}\n{subtitle}", color)
+    guidance = ""
+    if guided is not None:
+        scale = _difference_row(list(panels[-1]), *(_brightness(rows[row][2]) for row in (4, 2)))
+        guidance = (
+            f" Rows 4 and 5: guided by {variant_text(data.variant(guided))} ({guided}). Row 6: the guided estimate "
+            "minus the unguided one in units of the grey range (black 0, white 1), red where guidance brightens, "
+            f"blue where it darkens, full colour at ±{scale:.2g}. Of the first {edm.states.shape[1]} samples, this "
+            "is the one that guidance changes most: the largest mean absolute difference between the final pictures."
         )
     figure.draw_without_rendering()
     for row in range(len(rows)):
         if row in (0, 1, 3):
             _arrows(list(panels[row]), backward=row > 0)
-    start = int(data.reference["seed_start"])
-    name = f" Rows 4 and 5: guided by {variant_text(data.variant(guided))} ({guided})." if guided else ""
+    index = int(data.reference["seed_start"]) + sample
     return finish(
         figure,
         data,
@@ -116,25 +119,60 @@ def process_figure(data: ReportData) -> Picture | None:
         "Fig. 1. Forward and guided backward process",
         "From our own sampler; read the forward row left to right, the backward rows right to left along "
         "the arrows. Row 1: a real image noised more and more. Rows 2 and 3: one sample's states on the "
-        f"way back and the denoiser's estimate at each, without guidance.{name} Both ways start from the "
-        f"same noise: run seed {data.reference['seed']}, sample index {count(start)}; N = 1 picture in each "
+        f"way back and the denoiser's estimate at each, without guidance.{guidance} Both ways start from the "
+        f"same noise: run seed {data.reference['seed']}, sample index {count(index)}; N = 1 picture in each "
         "row, no interval. States are shown scaled by sigma_data / sqrt(sigma_data² + σ²), so that they "
         "stay visible; τ is the VP time of σ.",
-        "Rows of pictures from clean (left) to pure noise (right): forward process, unguided and guided way back.",
+        "Rows of pictures from clean (left) to pure noise (right): forward process, unguided and guided way back, "
+        "and their difference.",
     )
 
 
 def _backward_rows(
-    title: str, trajectory: Trajectory, chosen: NDArray[np.int64], sigma_data: float
+    title: str, trajectory: Trajectory, sample: int, chosen: NDArray[np.int64], sigma_data: float
 ) -> list[tuple[str, str, list[NDArray[np.float64]]]]:
-    states = [visible(trajectory.states[i, 0], float(trajectory.sigma[i]), sigma_data) for i in chosen]
+    states = [visible(trajectory.states[i, sample], float(trajectory.sigma[i]), sigma_data) for i in chosen]
     last = len(trajectory.denoised)
     # At sigma = 0 the sample is its own estimate.
-    estimates = [trajectory.denoised[i, 0] if i < last else trajectory.states[i, 0] for i in chosen]
+    estimates = [trajectory.denoised[i, sample] if i < last else trajectory.states[i, sample] for i in chosen]
     return [
         ("backward, " + title, "state x", states),
         ("", "estimate D(x; σ)", [visible(estimate, 0.0, sigma_data) for estimate in estimates]),
     ]
+
+
+def most_changed(unguided: Trajectory, guided: Trajectory) -> int:
+    """Which of the kept samples guidance changes most.
+
+    Args:
+        unguided: a trajectory.
+        guided: another from the same noise.
+
+    Returns:
+        Place, from 0, of the largest mean absolute difference between the final pictures.
+    """
+    change = np.abs(guided.states[-1].astype(np.float64) - unguided.states[-1])
+    return int(change.mean(axis=(1, 2, 3)).argmax())
+
+
+def _brightness(images: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    return [image.mean(axis=-1) for image in images]
+
+
+def _difference_row(
+    panels: list[Axes], guided: list[NDArray[np.float64]], unguided: list[NDArray[np.float64]]
+) -> float:
+    changes = [after - before for after, before in zip(guided, unguided, strict=True)]
+    scale = max(float(np.abs(change).max()) for change in changes)
+    for axes, change in zip(panels, changes, strict=True):
+        axes.imshow(change, cmap="RdBu_r", vmin=-(scale or 1.0), vmax=scale or 1.0, interpolation="nearest")
+        _bare(axes)
+    _row_title(panels[0], "guided minus unguided\nestimate D(x; σ)", INK)
+    return scale
+
+
+def _row_title(axes: Axes, title: str, color: str) -> None:
+    axes.set_ylabel(title, rotation=0, ha="right", va="center", labelpad=10, color=color, fontsize=8.5)
 
 
 def _arrows(panels: list[Axes], backward: bool) -> None:
@@ -164,6 +202,10 @@ def show(axes: Axes, image: NDArray[np.float64] | NDArray[np.uint8]) -> None:
     whole = 255 if image.dtype == np.uint8 else 1
     grey = image.shape[-1] == 1
     axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=whole, interpolation="nearest")
+    _bare(axes)
+
+
+def _bare(axes: Axes) -> None:
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

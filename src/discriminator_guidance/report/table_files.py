@@ -47,6 +47,11 @@ class Table:
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, lambda c: c.group)]
 
 
+def with_data_note(notes: tuple[str, ...], data_note: str | None) -> tuple[str, ...]:
+    """A table's notes, and after them what must be said of the real data, if anything."""
+    return notes if data_note is None else (*notes, data_note)
+
+
 def table_csv(table: Table) -> str:
     """The table as CSV: one header line, then the rows."""
     text = io.StringIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from discriminator_guidance.report.findings import seen_by_features
 from discriminator_guidance.report.gather import REFERENCE, Member, ReportData
 from discriminator_guidance.report.published import (
     INCEPTION,
@@ -14,7 +15,7 @@ from discriminator_guidance.report.published import (
     STUDY_MEMBERS,
     PublishedResult,
 )
-from discriminator_guidance.report.table_files import Column, Table
+from discriminator_guidance.report.table_files import Column, Table, with_data_note
 from discriminator_guidance.report.wording import (
     MISSING,
     count,
@@ -57,10 +58,19 @@ def discriminator_table(data: ReportData) -> Table:
         f"Ours: {count(sizes.get('n_train'))} training, {count(sizes.get('n_validation'))} validation and "
         f"{count(sizes.get('n_test'))} test images, real and unguided fakes, one split for all members; "
         "validation and test on one common grid of noise levels. One training seed for each member.",
+        "Ours start fresh, each from its own seed; the study's D1-D5 each continued one network. "
+        f"{_order_note(settings['reshuffle'])} The study guided with the checkpoints of epochs 55, 35, 35, 35, 35 "
+        "and 195 (D0 to D5), ours with the weights of the last epoch.",
         "The study's BCE values are those of the last epoch in its logs, where known; its data, network and "
         "validation differ from ours, so the columns are not comparable.",
     )
-    return Table("table2", "Table 2. The discriminators", columns, rows, notes)
+    return Table("table2", "Table 2. The discriminators", columns, rows, with_data_note(notes, data.data_note))
+
+
+def _order_note(reshuffle: bool) -> str:
+    if reshuffle:
+        return "Ours see the images in a new order every epoch; the study never reshuffled."
+    return "Ours see the images in the same order every epoch, as in the study, which never reshuffled."
 
 
 def _study_member(name: str) -> tuple[str, ...]:
@@ -143,8 +153,9 @@ def result_table(data: ReportData) -> Table:
         "different thing, in columns of their own. Ours use the test split of real and unguided fake "
         "images.",
         f"KID, held-out: against {count(reference['holdout_n'])} real images that no network was trained on.",
+        f"Classification scores: {seen_by_features(data)}",
     )
-    return Table("table3", "Table 3. Results", columns, tuple(rows), notes)
+    return Table("table3", "Table 3. Results", columns, tuple(rows), with_data_note(notes, data.data_note))
 
 
 def _our_result(data: ReportData, name: str) -> tuple[str, ...]:

@@ -15,6 +15,12 @@ RULE_NAMES = {
     "clipped_logit_mean": "clipped raw logits (the study's code)",
 }
 Verdict = Literal["lower", "higher", "unclear", "unknown"]
+VERDICT_WORDS: dict[Verdict, str] = {
+    "lower": "better than no guidance",
+    "higher": "worse than no guidance",
+    "unclear": "no difference beyond sampling noise",
+    "unknown": "no interval",
+}
 
 
 def fid_label(network: str, metric: str = "FID") -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from discriminator_guidance.artifacts.closure import closure_digest
@@ -89,6 +90,7 @@ def partial_work(
         "settings": settings,
         "code": closure_digest(f"stages.{stage}"),
         "torch": torch.__version__,
+        "numpy": np.__version__,  # draws the noise
         "device": str(compute.device),
         "precision": compute.mode,
         "threads": torch.get_num_threads(),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from discriminator_guidance.artifacts.files import read_npz, write_csv, write_json, write_npz
-from discriminator_guidance.artifacts.weights import save_weights
+from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
 from discriminator_guidance.evaluation.classification import calibration_bins
 from discriminator_guidance.networks.adm import build_head
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
@@ -47,7 +47,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     inputs = [
         layout.real / "train.npz",
         layout.fake / "samples.npz",
-        layout.model("extractor") / "model.safetensors",
+        *(layout.model("extractor") / name for name in WEIGHT_FILES),
     ]
     real = read_npz(inputs[0], ["images"], "real")["images"]
     fake = read_npz(inputs[1], ["images"], "fake")["images"]
@@ -81,6 +81,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
             "split": settings.split.model_dump(),
             "grid": [settings.grid_times, settings.grid_times_per_image],
             "network": arguments,
+            "frozen_precision": frozen_compute.mode,
         },
         compute,
     )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from discriminator_guidance.artifacts.closure import closure_digest
 from discriminator_guidance.artifacts.feature_cache import cached_features
 from discriminator_guidance.artifacts.files import fingerprint, read_npz, sha256, write_json
+from discriminator_guidance.artifacts.weights import WEIGHT_FILES
+from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
 from discriminator_guidance.evaluation.distances import fid_torchmetrics, kid
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.manifold import precision_recall
 from discriminator_guidance.evaluation.significance import frechet_influence, interval, paired_interval
-from discriminator_guidance.guidance.ensemble import RULES
+from discriminator_guidance.guidance.ensemble import RULES, simplex_weights
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
 from discriminator_guidance.stages.layout import Layout
@@ -50,10 +54,11 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         name: read_npz(path, ["images"], "real" if name in ("real", "holdout") else "guided")["images"]
         for name, path in paths.items()
     }
-    weights = layout.model("fid_network") / "model.safetensors"
+    _refuse_unpaired(paths["samples"], paths["unguided"])
+    weights = [layout.model("fid_network") / name for name in WEIGHT_FILES]
     inputs = [
         *paths.values(),
-        weights,
+        *weights,
         *(layout.discriminator(m) / "test_logits.npz" for m in chosen.members),
     ]
     classified = _classification(layout, chosen)
@@ -130,6 +135,16 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     return StageResult(summary={key: result[key] for key in shown}, outputs=[path], artifacts=[path], metrics=numbers)
 
 
+def _refuse_unpaired(samples: Path, unguided: Path) -> None:
+    first, second = (read_npz(path, ["index"], "guided")["index"] for path in (samples, unguided))
+    if not np.array_equal(first, second):
+        raise InputError(
+            f"the same sample indices in {samples} and {unguided}",
+            f"{first[0]} .. {first[-1]} and {second[0]} .. {second[-1]}",
+            "draw both with the same guided.images and guided.seed_start",
+        )
+
+
 def _ends(bounds: list[float]) -> list[tuple[str, float]]:
     return [("low", bounds[0]), ("high", bounds[1])]
 
@@ -137,18 +152,21 @@ def _ends(bounds: list[float]) -> list[tuple[str, float]]:
 def _features(
     layout: Layout,
     compute: Compute,
-    weights: Any,
+    weights: list[Path],
     images: dict[str, np.ndarray],
     batch_size: int,
     context: Context,
 ) -> dict[str, np.ndarray]:
     network = load_fid_network(layout, compute)
+    # Everything that determines the features of a picture, the code included.
     identity = fingerprint(
         {
-            "weights": sha256(weights),
-            "device": str(compute.device),
-            "batch": batch_size,
+            "weights": [sha256(path) for path in weights],
+            "code": closure_digest("stages.evaluation"),
             "torch": torch.__version__,
+            "device": str(compute.device),
+            "threads": torch.get_num_threads(),
+            "batch": batch_size,
         }
     )
 
@@ -177,7 +195,7 @@ def _classification(layout: Layout, variant: Variant) -> dict[str, float | None]
         for member in variant.members
     ]
     logits = torch.from_numpy(np.stack([member["logits"] for member in read])).double()
-    weights = logits.new_tensor(variant.member_weights)
+    weights = logits.new_tensor(simplex_weights(variant.weights, len(variant.members)))
     log_ratio = RULES[variant.rule](logits, weights).numpy()
     scores = classification_scores(log_ratio, read[0]["labels"])
     return {f"discriminator_{name}": getattr(scores, name) for name in names}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from discriminator_guidance.artifacts.files import write_npz
 from discriminator_guidance.artifacts.images import write_grid
+from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.guidance.sampler import SamplerSettings
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
 from discriminator_guidance.stages.networks import load_denoiser
@@ -30,8 +31,8 @@ def run(config: Config, context: Context) -> StageResult:
     network = load_denoiser(context.layout, compute)
     sampler = SamplerSettings(**config.sampler.model_dump(), w1=0.0, w2=0.0, boosting=False)
     told = {**settings.model_dump(), **config.sampler.model_dump()}
-    weights = context.layout.model("score") / "model.safetensors"
-    work = partial_work(context, "fake", "", [weights], told, compute)
+    weights = [context.layout.model("score") / name for name in WEIGHT_FILES]
+    work = partial_work(context, "fake", "", weights, told, compute)
     with context.bar("drawing fake pictures", settings.images, "images") as advance:
         samples = draw_samples(
             unguided_denoiser(network, compute),

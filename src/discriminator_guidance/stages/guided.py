@@ -8,8 +8,9 @@ from torch import Tensor
 
 from discriminator_guidance.artifacts.files import write_npz
 from discriminator_guidance.artifacts.images import write_grid
+from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.guidance.density_ratio import Guidance, guidance_score
-from discriminator_guidance.guidance.ensemble import combine
+from discriminator_guidance.guidance.ensemble import combine, simplex_weights
 from discriminator_guidance.guidance.sampler import SamplerSettings
 from discriminator_guidance.networks.discriminator import MemberLogits
 from discriminator_guidance.networks.precision import Compute
@@ -37,11 +38,12 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
     network = load_denoiser(context.layout, compute)
     guidance = None
-    inputs = [context.layout.model("score") / "model.safetensors"]
+    networks = [context.layout.model("score")]
     if chosen.members:
         guidance = load_guidance(context.layout, chosen, settings.time_min, settings.time_max, compute)
-        inputs.append(context.layout.model("extractor") / "model.safetensors")
-        inputs.extend(context.layout.discriminator(m) / "model.safetensors" for m in chosen.members)
+        networks.append(context.layout.model("extractor"))
+        networks.extend(context.layout.discriminator(member) for member in chosen.members)
+    inputs = [folder / name for folder in networks for name in WEIGHT_FILES]
     sampler = SamplerSettings(**config.sampler.model_dump(), w1=chosen.w1, w2=chosen.w2, boosting=chosen.boosting)
     told = {
         "range": [
@@ -111,7 +113,7 @@ def load_guidance(layout: Layout, variant: Variant, time_min: float, time_max: f
             member_logits: Tensor = members(x_vp, tau)
         return member_logits
 
-    log_ratio = combine(logits, variant.rule, variant.member_weights)
+    log_ratio = combine(logits, variant.rule, simplex_weights(variant.weights, len(variant.members)))
 
     def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return guidance_score(log_ratio, x, sigma, time_min, time_max)

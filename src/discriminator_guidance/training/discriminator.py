@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.diffusion.seeds import generator, torch_seed
+from discriminator_guidance.diffusion.seeds import generator, normal, torch_seed
 from discriminator_guidance.diffusion.vp_time import quantile_grid
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.precision import Compute
@@ -77,9 +77,11 @@ def grid_features(
     chunks = []
     for start in range(0, len(image), FEATURE_BATCH):
         part = slice(start, start + FEATURE_BATCH)
-        rng = generator(seed, "grid", int(rows[0]), start)
         chosen = images[torch.from_numpy(image[part]).to(images.device)]
-        noise = torch.from_numpy(rng.standard_normal(tuple(chosen.shape), dtype=np.float32)).to(images.device)
+        pairs = zip(image[part].tolist(), index[part].tolist(), strict=True)
+        noise = torch.stack([normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in pairs]).to(
+            images.device
+        )
         t = torch.from_numpy(time[part]).to(images.device)
         chunks.append(features(vp_noised(scaled(chosen), t, noise), t.float()))
     t32 = torch.from_numpy(time).float().to(images.device)

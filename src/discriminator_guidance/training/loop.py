@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from discriminator_guidance.diffusion.seeds import torch_seed
 from discriminator_guidance.errors import DivergenceError
 
 Row = dict[str, float]
@@ -100,6 +101,7 @@ def train(
     for iteration in range(start, schedule.iterations):
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * schedule.rate(iteration)
+        torch.manual_seed(torch_seed(schedule.seed, "dropout", iteration))
         loss, row = loss_of(iteration)
         if not bool(torch.isfinite(loss)):
             raise DivergenceError(
