@@ -10,10 +10,11 @@ import torch
 
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.report.calibration_chart import calibration_figure
 from discriminator_guidance.report.fid_chart import fid_figure
 from discriminator_guidance.report.figures import curves_figure, guidance_figure
 from discriminator_guidance.report.gather import gather
-from discriminator_guidance.report.pictures import process_figure, samples_figure, visible, vp_time
+from discriminator_guidance.report.pictures import most_changed, process_figure, samples_figure, visible, vp_time
 from tests.report.conftest import Maker
 
 
@@ -82,3 +83,40 @@ def test_variants_that_do_not_share_seeds_or_noise_levels_are_refused(make_input
     data.trajectories["d0"].sigma[0] = 70.0
     with pytest.raises(InputError, match="other noise levels"):
         process_figure(data)
+
+
+def test_process_figure_shows_the_sample_that_guidance_changes_most(make_inputs: Maker) -> None:
+    data = gather(make_inputs())
+    edm, guided = data.trajectories["edm"], data.trajectories["d0"]
+    guided.states[-1, 1] += 0.25
+    guided.states[-1, 0, 0, 0] += 0.5  # a larger change, but of one pixel only
+    assert most_changed(edm, guided) == 1
+    figure = process_figure(data)
+    assert figure is not None
+    assert "sample index 1,000,001" in figure.caption
+    assert "Of the first 2 samples, this is the one that guidance changes most" in figure.caption
+    assert "full colour at ±0.12" in figure.caption  # half of 0.25: the grey range is [-1, 1] before it is shown
+
+
+def test_unguided_process_needs_no_difference(make_inputs: Maker) -> None:
+    figure = process_figure(gather(make_inputs(variants=("edm",))))
+    assert figure is not None
+    assert "Row 6" not in figure.caption
+
+
+def test_calibration_leaves_out_thin_bins_and_says_how_many(make_inputs: Maker) -> None:
+    data = gather(make_inputs())
+    full = calibration_figure(data)
+    data.members[0].calibration.loc[0, "count"] = 9
+    thin = calibration_figure(data)
+    assert full is not None
+    assert thin is not None
+    assert "not drawn: 0 of" in full.caption
+    assert "not drawn: 1 of" in thin.caption
+    assert "pairs for each line" in thin.caption
+    assert full.png != thin.png
+
+
+def test_bounds_that_reach_below_zero_are_drawn(make_inputs: Maker) -> None:
+    figure = fid_figure(gather(make_inputs(changes={"d0": {"fid": 0.1, "fid_ci95": [-0.1, 0.3]}})))
+    assert figure is not None

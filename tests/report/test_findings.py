@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
+from discriminator_guidance.report.clipped_story import free_part
 from discriminator_guidance.report.findings import Finding, caveats, findings
 from discriminator_guidance.report.gather import gather
 from discriminator_guidance.report.wording import verdict
@@ -85,3 +87,54 @@ def test_verdict_needs_an_interval_clear_of_zero() -> None:
         "unclear",
         "unknown",
     ]
+
+
+def test_free_part_leaves_out_what_is_pinned() -> None:
+    limit = float(np.log((1 - 1e-5) / 1e-5))
+    probability = np.array([0.1, 0.1, 0.5])
+    ratio = np.concatenate([np.log(probability / (1 - probability)), [limit, -limit, -limit]])
+    part = free_part(ratio.astype(np.float32)[None], limit)
+    assert part is not None
+    assert part.share == pytest.approx(0.5)
+    assert part.probability == pytest.approx(0.1, rel=1e-5)
+    assert part.amplification == pytest.approx(1 / 0.09, rel=1e-5)
+    assert free_part(np.full((2, 3), -limit, np.float32), limit) is None
+
+
+@pytest.mark.parametrize(("early", "late", "told"), [(0.03, 0.4, True), (0.4, 0.03, False), (0.5, 0.5, False)])
+def test_noise_is_said_to_be_amplified_only_where_it_is(
+    make_inputs: Maker, early: float, late: float, told: bool
+) -> None:
+    data = gather(make_inputs())
+    ratio = data.trajectories["ensemble_clipped_logit"].log_ratio
+    half = len(ratio) // 2
+    ratio[:half] = np.log(early / (1 - early))
+    ratio[half:-1] = np.log(late / (1 - late))
+    finding = next(finding for finding in findings(data) if "ensemble code" in finding.title)
+    text = " ".join(finding.paragraphs)
+    assert ("noise becomes a strong push" in text) is told
+    assert f"median p = {early:.2f} and a gradient amplified {1 / (early * (1 - early)):.1f} times" in text
+
+
+@pytest.mark.parametrize("worse", [None, "d1", "d2"])
+def test_single_discriminators_that_do_harm_are_named_with_their_learning_rate(
+    make_inputs: Maker, worse: str | None
+) -> None:
+    changes = {worse: {"delta_fid_vs_edm": 2.0, "delta_fid_ci95": [1.0, 3.0]}} if worse else {}
+    inputs = make_inputs(variants=("edm", "d0", "d1", "d2", "d0_w1"), changes=changes)
+    finding = next(finding for finding in findings(gather(inputs)) if "every single" in finding.title)
+    assert "d0_w1" not in finding.paragraphs[0], "another weight"
+    if worse is None:
+        assert finding.verdict == "lower"
+        assert "None is worse" in finding.paragraphs[1]
+    else:
+        rate = {"d1": "0.003", "d2": "3e-4"}[worse]
+        assert finding.verdict == "unclear"
+        assert f"{worse}: worse than no guidance" in finding.answer
+        assert f"{worse} (learning rate {rate}, the study's × 3)" in finding.paragraphs[1]
+
+
+def test_caveats_say_what_the_frozen_features_had_seen(make_inputs: Maker) -> None:
+    text = " ".join(caveats(gather(make_inputs())))
+    assert "train on 80 % of the training pictures" in text
+    assert "359 held-out pictures were seen by none" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -47,6 +48,18 @@ class Elements(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] != "style":
             self.text += data
+
+
+def test_note_on_the_data_stands_beside_everything(make_inputs: Maker) -> None:
+    inputs = make_inputs()
+    note = "Note on the real data: JPEG re-encoded."
+    build_report(inputs)
+    assert note not in (inputs.destination / "index.html").read_text()
+    inputs.card.write_text(json.dumps({"source": "digits", "note": "JPEG re-encoded"}))
+    build_report(inputs)
+    page = (inputs.destination / "index.html").read_text()
+    assert page.count(note) == 1 + len(FIGURES) + 3, "header, every caption, every table"
+    assert all(note in path.read_text() for path in (inputs.destination / "tables").glob("*.md"))
 
 
 def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(make_inputs: Maker) -> None:

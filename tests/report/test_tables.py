@@ -99,6 +99,15 @@ def test_three_formats_show_the_same_numbers(make_inputs: Maker) -> None:
             assert NUMBER.findall(line_latex) == expected
 
 
+def test_discriminator_notes_follow_the_settings(make_inputs: Maker) -> None:
+    inputs = make_inputs()
+    fresh = " ".join(discriminator_table(gather(inputs)).notes)
+    assert "in a new order every epoch" in fresh
+    assert "55 (D0), 35 (D1)" in fresh
+    inputs.settings["discriminator"]["reshuffle"] = False
+    assert "in the same order every epoch" in " ".join(discriminator_table(gather(inputs)).notes)
+
+
 def assert_compiles(text: str) -> None:
     """Balanced, ASCII, every special character escaped, every row as wide as the table says."""
     text.encode("ascii")

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance.report.gather import ReportData
-from discriminator_guidance.report.wording import count
+from discriminator_guidance.report.wording import count, data_note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,8 +101,7 @@ def finish(figure: Figure, data: ReportData, file: str, title: str, caption: str
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=int(data.settings["report"]["dpi"]), metadata={"Software": None})
     width, height = figure.get_size_inches()
-    if data.data_note:
-        caption = f"{caption} {data.data_note}"
+    caption = f"{caption} {data_note(data.card)}".strip()
     return Picture(file, stream.getvalue(), title, caption, alt, round(width * 96), round(height * 96))
 
 

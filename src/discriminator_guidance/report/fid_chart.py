@@ -104,7 +104,7 @@ def _linear_range(data: ReportData) -> float:
 
 def _plain_ticks(left: Axes, right: Axes, linear: float) -> None:
     """1, 2, 5 instead of powers of ten, which would need the mathematics that names must not trigger."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
     reach = max(abs(bound) for bound in right.get_xlim())
     decades = max(0, math.ceil(math.log10(reach / linear)))
@@ -116,7 +116,8 @@ def _plain_ticks(left: Axes, right: Axes, linear: float) -> None:
     low, high = left.get_xlim()
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     marks = [part * 10.0**decade for decade in range(first, last + 1) for part in (1, 2, 5)]
-    left.xaxis.set_major_locator(FixedLocator([mark for mark in marks if low <= mark <= high]))
+    within = [mark for mark in marks if low <= mark <= high]
+    left.xaxis.set_major_locator(FixedLocator(within) if len(within) > 2 else MaxNLocator(nbins=5))
     left.set_xlim(low, high)
     for axes, sign in ((left, ""), (right, "+")):
         axes.xaxis.set_minor_locator(NullLocator())

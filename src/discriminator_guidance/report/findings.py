@@ -147,8 +147,9 @@ def _every_single(data: ReportData, names: list[str]) -> Finding:
     if not worse:
         return Finding(title, answer, shared, (shown, "None is worse than no guidance beyond sampling noise."))
     others = [rate[name] for name in names if name not in worse]
-    named = ", ".join(f"{name} (learning rate {scientific(rate[name])})" for name in worse)
-    told = f"Worse than no guidance: {named}, the study's learning rate × {scientific(factor)}."
+    multiple = f"the study's × {scientific(factor)}"
+    named = ", ".join(f"{name} (learning rate {scientific(rate[name])}, {multiple})" for name in worse)
+    told = f"Worse than no guidance: {named}."
     if others:
         told += f" The others were trained at {scientific(min(others))} to {scientific(max(others))}."
     told += " With one training run each, this cannot say whether the learning rate is the reason."

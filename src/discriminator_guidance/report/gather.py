@@ -158,12 +158,6 @@ class ReportData:
         """The network whose features FID and KID compare."""
         return str(self.reference["fid_network"])
 
-    @property
-    def data_note(self) -> str | None:
-        """What the data card says must stand beside every figure, as a sentence; None where it says nothing."""
-        note = self.card.get("note")
-        return f"Note on the real data: {str(note).rstrip('.')}." if note else None
-
     def variant(self, name: str) -> Mapping[str, Any]:
         """A variant's section of the configuration."""
         section: Mapping[str, Any] = self.settings["guided"]["variants"][name]

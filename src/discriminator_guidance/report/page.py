@@ -20,7 +20,7 @@ from discriminator_guidance.report.records import curves_frame, variants_frame
 from discriminator_guidance.report.sampling_table import sampling_table
 from discriminator_guidance.report.table_files import Table, table_csv, table_latex, table_markdown
 from discriminator_guidance.report.tables import discriminator_table, result_table
-from discriminator_guidance.report.wording import MISSING, count, fid_label
+from discriminator_guidance.report.wording import MISSING, count, data_note, fid_label
 
 DRAWINGS = (process_figure, curves_figure, samples_figure, fid_figure, calibration_figure, guidance_figure)
 
@@ -77,7 +77,7 @@ def render_page(data: ReportData, tables: list[Table], pictures: list[Picture]) 
         profile=data.inputs.profile,
         label=fid_label(data.fid_network),
         headline=_headline(data),
-        data_note=data.data_note,
+        data_note=data_note(data.card),
         findings=findings(data),
         caveats=caveats(data),
         tables={table.name: table for table in tables},

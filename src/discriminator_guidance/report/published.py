@@ -53,6 +53,7 @@ class StudyMember:
         learning_rate: Adam's.
         weight_decay: Adam's.
         t_min: smallest VP time it was trained at.
+        guiding_epoch: epoch of the checkpoint that guided.
         train_loss: BCE on the training part after the last epoch, nats.
         validation_loss: BCE on the validation part after the last epoch, nats.
         batch_size: pictures in a training batch.
@@ -62,6 +63,7 @@ class StudyMember:
     learning_rate: float
     weight_decay: float
     t_min: float
+    guiding_epoch: int
     train_loss: float | None = None
     validation_loss: float | None = None
     batch_size: int = 64
@@ -92,12 +94,12 @@ STUDY_SAMPLING = StudySampling()
 PAPER_STEPS = 18
 
 STUDY_MEMBERS = {
-    "d0": StudyMember(60, 3e-4, 1e-7, 1e-5, train_loss=0.41, validation_loss=1.38),
-    "d1": StudyMember(40, 1e-3, 1e-7, 1e-5),
-    "d2": StudyMember(40, 1e-4, 0.0, 0.01),
-    "d3": StudyMember(40, 1e-4, 1e-3, 1e-3),
-    "d4": StudyMember(40, 5e-5, 1e-9, 1e-3),
-    "d5": StudyMember(200, 1e-5, 1e-11, 1e-5, train_loss=0.34, validation_loss=2.13),
+    "d0": StudyMember(60, 3e-4, 1e-7, 1e-5, 55, train_loss=0.41, validation_loss=1.38),
+    "d1": StudyMember(40, 1e-3, 1e-7, 1e-5, 35),
+    "d2": StudyMember(40, 1e-4, 0.0, 0.01, 35),
+    "d3": StudyMember(40, 1e-4, 1e-3, 1e-3, 35),
+    "d4": StudyMember(40, 5e-5, 1e-9, 1e-3, 35),
+    "d5": StudyMember(200, 1e-5, 1e-11, 1e-5, 195, train_loss=0.34, validation_loss=2.13),
 }
 
 PUBLISHED_RESULTS = (

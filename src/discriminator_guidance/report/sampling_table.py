@@ -15,6 +15,7 @@ from discriminator_guidance.report.wording import (
     MISSING,
     clip_text,
     count,
+    data_note,
     members_text,
     network_name,
     scientific,
@@ -62,7 +63,9 @@ def sampling_table(data: ReportData) -> Table:
     )
     columns = [Column("", "setting"), Column("study", "unguided"), Column("study", "guided")]
     columns += [Column("ours", name) for name in variants]
-    return Table("table1", "Table 1. Sampling settings", tuple(columns), rows, with_data_note(notes, data.data_note))
+    return Table(
+        "table1", "Table 1. Sampling settings", tuple(columns), rows, with_data_note(notes, data_note(data.card))
+    )
 
 
 def _study_settings(guided: bool) -> dict[str, str]:

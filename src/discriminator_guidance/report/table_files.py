@@ -47,9 +47,9 @@ class Table:
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, lambda c: c.group)]
 
 
-def with_data_note(notes: tuple[str, ...], data_note: str | None) -> tuple[str, ...]:
+def with_data_note(notes: tuple[str, ...], note: str) -> tuple[str, ...]:
     """A table's notes, and after them what must be said of the real data, if anything."""
-    return notes if data_note is None else (*notes, data_note)
+    return (*notes, note) if note else notes
 
 
 def table_csv(table: Table) -> str:

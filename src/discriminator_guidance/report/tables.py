@@ -19,6 +19,7 @@ from discriminator_guidance.report.table_files import Column, Table, with_data_n
 from discriminator_guidance.report.wording import (
     MISSING,
     count,
+    data_note,
     estimate,
     fid_label,
     number,
@@ -59,12 +60,16 @@ def discriminator_table(data: ReportData) -> Table:
         f"{count(sizes.get('n_test'))} test images, real and unguided fakes, one split for all members; "
         "validation and test on one common grid of noise levels. One training seed for each member.",
         "Ours start fresh, each from its own seed; the study's D1-D5 each continued one network. "
-        f"{_order_note(settings['reshuffle'])} The study guided with the checkpoints of epochs 55, 35, 35, 35, 35 "
-        "and 195 (D0 to D5), ours with the weights of the last epoch.",
+        f"{_order_note(settings['reshuffle'])} The study guided with the checkpoints of epochs {_guiding_epochs()}, "
+        "ours with the weights of the last epoch.",
         "The study's BCE values are those of the last epoch in its logs, where known; its data, network and "
         "validation differ from ours, so the columns are not comparable.",
     )
-    return Table("table2", "Table 2. The discriminators", columns, rows, with_data_note(notes, data.data_note))
+    return Table("table2", "Table 2. The discriminators", columns, rows, with_data_note(notes, data_note(data.card)))
+
+
+def _guiding_epochs() -> str:
+    return ", ".join(f"{member.guiding_epoch} ({name.upper()})" for name, member in STUDY_MEMBERS.items())
 
 
 def _order_note(reshuffle: bool) -> str:
@@ -155,7 +160,7 @@ def result_table(data: ReportData) -> Table:
         f"KID, held-out: against {count(reference['holdout_n'])} real images that no network was trained on.",
         f"Classification scores: {seen_by_features(data)}",
     )
-    return Table("table3", "Table 3. Results", columns, tuple(rows), with_data_note(notes, data.data_note))
+    return Table("table3", "Table 3. Results", columns, tuple(rows), with_data_note(notes, data_note(data.card)))
 
 
 def _our_result(data: ReportData, name: str) -> tuple[str, ...]:

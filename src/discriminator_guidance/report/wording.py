@@ -95,6 +95,19 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{int(value):,}"
 
 
+def data_note(card: Mapping[str, Any]) -> str:
+    """What must be said of the real data beside every figure and table, as a sentence, or nothing.
+
+    Args:
+        card: the data card of stage `real`; its `note` may be null.
+
+    Returns:
+        For example "Note on the real data: JPEG re-encoded."; empty where the card has no note.
+    """
+    note = card.get("note")
+    return f"Note on the real data: {str(note).rstrip('.')}." if note else ""
+
+
 def clip_text(clip: float) -> str:
     """The interval a probability is kept in: [1e-5, 1 - 1e-5]."""
     return f"[{scientific(clip)}, 1 - {scientific(clip)}]"
