@@ -12,7 +12,7 @@ from PIL import Image
 
 from discriminator_guidance.artifacts import cifar10
 from discriminator_guidance.artifacts.files import read_json, sha256
-from discriminator_guidance.artifacts.images import digits
+from discriminator_guidance.artifacts.images import content_digest, digits
 from discriminator_guidance.errors import InputError
 from tests.artifacts import cifar_lookalike
 
@@ -85,15 +85,16 @@ def test_enlarging_keeps_the_grey_range():
     assert abs(large.mean() - digits(8).images.mean()) < 1.0
 
 
-def test_digits_stay_the_same_bytes(tmp_path):
+def test_digits_stay_the_same_pictures(tmp_path):
     study = Study(tmp_path)
     study.resize(16)
     study.run("real")
+    # Of the arrays, not of the files: the container's bytes differ between patch releases of Python.
     known = {
-        "train.npz": "0046b65334f809a90fad268d7ae7f0c03df41c4bc572930cf52a099eff634beb",
-        "holdout.npz": "a13b136f92ec7cfcf115c6d902b1052994f2b3980a6eb7aadd88cfdbe0134d04",
+        "train.npz": "1883c296ed2c0a870e62e079458e3f760c886d7855cc02b033acd4c094edfca9",
+        "holdout.npz": "12534a32132e1ba19c822c41667dc77413ea5c612e068f792cd13c9add3890ef",
     }
-    assert {name: sha256(study.layout.real / name) for name in known} == known
+    assert {name: content_digest(np.load(study.layout.real / name)["images"]) for name in known} == known
     card = read_json(study.layout.real / "card.json", "real")
     assert card["content_sha256"] == "a8b101e79cf7b28b1ab68bce175e44c1a0bdfecd88a0b27fc66286bf02c31e06"
     assert (card["mean"], card["std"]) == ([77.8409], [81.24])
