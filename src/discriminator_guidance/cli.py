@@ -261,11 +261,23 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
         result: StageResult = import_module(f"discriminator_guidance.stages.{word}").run(settings, context, **choice)
         numbers = {key: value for key, value in result.summary.items() if isinstance(value, float | int)}
         run.metrics(0, numbers | result.metrics)
-        for path in result.artifacts:
+        for path in [*result.artifacts, *_training_curve(result, layout, name)]:
             run.artifact(path)
         if result.weights is not None:
             run.register(f"{word}-{'-'.join([profile, *choice.values()])}", result.weights)
     summary(name, [{key: _shown(value) for key, value in result.summary.items()}])
+
+
+def _training_curve(result: StageResult, layout: Layout, name: str) -> list[Path]:
+    """The picture of a training run's history, where the stage has one; it lies where unfinished work does."""
+    histories = [path for path in result.artifacts if path.name == "history.csv"]
+    if not histories:
+        return []
+    from discriminator_guidance.report.training_curve import write_training_curve
+
+    picture = layout.partial / "curves" / f"{name}.png"
+    write_training_curve(histories[0], picture)
+    return [picture]
 
 
 def _shown(value: object) -> str:
