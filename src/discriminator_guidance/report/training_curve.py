@@ -26,7 +26,9 @@ def write_training_curve(history: Path, destination: Path) -> None:
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         for column in columns:
             if kind in column:
-                axes.plot([float(row[clock]) for row in rows], [float(row[column]) for row in rows], label=column)
+                axes.plot(
+                    [float(row[clock]) for row in rows], [float(row[column]) for row in rows], marker=".", label=column
+                )
         axes.set(xlabel=clock, ylabel=kind)
         axes.legend(frameon=False)
     buffer = io.BytesIO()
