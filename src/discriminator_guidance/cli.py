@@ -117,7 +117,7 @@ def fetch(
 ) -> None:
     """Load the files that a profile needs from those who publish them, and check them."""
     from discriminator_guidance.config import load_config
-    from discriminator_guidance.progress import bar
+    from discriminator_guidance.progress import bar, notice
     from discriminator_guidance.progress import summary as show
     from discriminator_guidance.stages import fetch as stage
     from discriminator_guidance.stages.layout import Layout
@@ -134,7 +134,7 @@ def fetch(
         return
     from discriminator_guidance.stages.context import Context
 
-    context = Context(layout, bar, lambda step, values: None)
+    context = Context(layout, bar, lambda step, values: None, notice)
     result = stage.run(settings, context, names or ())
     show(f"profile {profile}: files of others", [{"file": k, "state": v} for k, v in result.summary.items()])
 
@@ -239,7 +239,7 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
 
     from discriminator_guidance import tracking
     from discriminator_guidance.config import load_config
-    from discriminator_guidance.progress import bar, summary
+    from discriminator_guidance.progress import bar, notice, summary
 
     root = Path.cwd()
     settings = load_config(profile, root)
@@ -257,7 +257,7 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
         def on_metrics(step: int, values: Mapping[str, float]) -> None:
             run.metrics(step, values)
 
-        context = Context(layout, bar, on_metrics)
+        context = Context(layout, bar, on_metrics, notice)
         result: StageResult = import_module(f"discriminator_guidance.stages.{word}").run(settings, context, **choice)
         numbers = {key: value for key, value in result.summary.items() if isinstance(value, float | int)}
         run.metrics(0, numbers | result.metrics)

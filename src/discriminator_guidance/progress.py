@@ -93,6 +93,17 @@ def complain(message: str, console: Console | None = None) -> None:
     console.print(line, soft_wrap=True, highlight=False)
 
 
+def notice(message: str, console: Console | None = None) -> None:
+    """Show one line that is worth knowing and no error.
+
+    Args:
+        message: what happened.
+        console: where to show it (default: standard error).
+    """
+    console = console or Console(stderr=True)
+    console.print(Text.assemble(("note: ", "bold yellow"), " ".join(message.split())), soft_wrap=True, highlight=False)
+
+
 class _RateColumn(ProgressColumn):
     """Units done per second, averaged from the start."""
 

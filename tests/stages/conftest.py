@@ -68,6 +68,7 @@ class Study:
     settings: dict[str, Any] = field(default_factory=tiny_settings)
     results: dict[tuple[str, str], StageResult] = field(default_factory=dict)
     metrics: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     @property
     def layout(self) -> Layout:
@@ -96,7 +97,9 @@ class Study:
             yield advance
             assert done == total, f"{description}: progress ended at {done} of {total} {unit}"
 
-        return Context(self.layout, bar, lambda step, values: self.metrics.append((step, dict(values))))
+        return Context(
+            self.layout, bar, lambda step, values: self.metrics.append((step, dict(values))), self.notices.append
+        )
 
     def run(self, word: str, name: str = "") -> StageResult:
         """Run a stage with the settings that dvc.yaml declares for it, and no others."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.discriminator import (
     MemberSettings,
@@ -67,6 +68,8 @@ def settings(**changes) -> MemberSettings:
         "importance_sampling": True,
         "reshuffle": True,
         "flip": False,
+        "label_smoothing": 0.0,
+        "checkpoint": "last",
         "checkpoint_every": 2,
     }
     return MemberSettings(**(base | changes))
@@ -74,21 +77,25 @@ def settings(**changes) -> MemberSettings:
 
 def run(told: MemberSettings, memory=None, images_labels=None):
     images, labels = images_labels or pictures()
-    grid = grid_features(features, images, labels, ROWS, 4, 2, seed=0)
+    grid = grid_features(features, images, labels, None, ROWS, 4, 2, seed=0)
     head, rows = Head(), []
-    history = train_discriminator(
+    kept, history = train_discriminator(
         features,
         head,
         images,
         labels,
+        None,
         ROWS,
         grid,
         told,
         CPU,
+        BatchSize(told.batch_size, lambda line: None),
         memory or Memory(),
         rows.append,
         lambda s, r: None,
     )
+    assert set(kept) == set(head.state_dict())
+    run.kept = kept
     return head, history, grid
 
 
@@ -103,6 +110,45 @@ def test_it_learns_which_pictures_are_brighter():
 def test_swapping_the_labels_swaps_the_sign():
     head, _, _ = run(settings(), images_labels=pictures(real=90, fake=160))
     assert head.linear.weight.item() < 0
+
+
+@pytest.mark.parametrize("checkpoint", ["best", 2])
+def test_the_weights_of_the_chosen_epoch_are_kept_and_training_goes_on(checkpoint):
+    head, history, _ = run(settings(epochs=5, checkpoint=checkpoint, learning_rate=0.5))
+    best = min(history, key=lambda row: row["validation_loss"])
+    wanted = int(best["epoch"]) if checkpoint == "best" else checkpoint
+    kept = run.kept["linear.weight"]
+    short, _, _ = run(settings(epochs=wanted, learning_rate=0.5))
+    assert torch.equal(kept, short.linear.weight)
+    assert len(history) == 5
+    assert wanted == 5 or not torch.equal(kept, head.linear.weight)
+
+
+def test_smoothed_targets_keep_logits_small():
+    sharp, _, _ = run(settings(epochs=20))
+    smooth, _, _ = run(settings(epochs=20, label_smoothing=0.3))
+    assert 0 < smooth.linear.weight.item() < sharp.linear.weight.item()
+
+
+def test_half_batches_add_up_to_the_whole_batch(monkeypatch):
+    whole, history, _ = run(settings(epochs=2))
+    from discriminator_guidance.training import discriminator
+
+    original, calls = discriminator.accumulate_gradients, []
+
+    def exhausted(loss_of, batch, size):
+        calls.append(size)
+        if size > 20:
+            raise torch.OutOfMemoryError("not enough")
+        return original(loss_of, batch, size)
+
+    monkeypatch.setattr(discriminator, "accumulate_gradients", exhausted)
+    parts, parts_history, _ = run(settings(epochs=2))
+    assert calls[:3] == [64, 32, 16]
+    assert set(calls[3:]) == {16}
+    assert parts.linear.weight.item() == pytest.approx(whole.linear.weight.item(), rel=1e-4)
+    for one, two in zip(history, parts_history, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
 
 
 def test_without_reshuffling_the_batches_of_the_first_epoch_return(monkeypatch):
@@ -134,9 +180,9 @@ def test_resumption_repeats_the_undisturbed_run():
 
 def test_grid_noise_is_the_same_for_every_member():
     images, labels = pictures()
-    one = grid_features(features, images, labels, ROWS, 4, 2, seed=3)
-    two = grid_features(features, images, labels, ROWS, 4, 2, seed=3)
-    other = grid_features(features, images, labels, ROWS, 4, 2, seed=4)
+    one = grid_features(features, images, labels, None, ROWS, 4, 2, seed=3)
+    two = grid_features(features, images, labels, None, ROWS, 4, 2, seed=3)
+    other = grid_features(features, images, labels, None, ROWS, 4, 2, seed=4)
     assert torch.equal(one.features, two.features)
     assert not torch.equal(one.features, other.features)
     assert one.labels.tolist() == [1.0] * 400 + [0.0] * 400

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.training.loop import Schedule, train
+from discriminator_guidance.networks.memory import BatchSize
+from discriminator_guidance.training.loop import Schedule, accumulate_gradients, train
 
 SCHEDULE = Schedule(
     seed=0,
@@ -44,17 +45,26 @@ def problem():
     # Dropout draws from torch's own generator, which a resumed process has not advanced.
     network = nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.1))
 
-    def loss_of(iteration: int):
-        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(iteration))
+    def batch_of(iteration: int):
+        return (torch.randn(8, 3, generator=torch.Generator().manual_seed(iteration)),)
+
+    def loss_of(batch):
+        (x,) = batch
         loss = ((network(x) - x.sum(1, keepdim=True)) ** 2).mean()
         return loss, {"size": 8.0}
 
-    return network, loss_of
+    return network, batch_of, loss_of
+
+
+def at_once(size=8):
+    return BatchSize(size, lambda line: None)
 
 
 def run(memory, ema_decay=None, on_iterations=lambda n: None):
-    network, loss_of = problem()
-    return train(network, loss_of, SCHEDULE, memory, on_iterations, lambda step, row: None, ema_decay)
+    network, batch_of, loss_of = problem()
+    return train(
+        network, batch_of, loss_of, SCHEDULE, at_once(), memory, on_iterations, lambda step, row: None, ema_decay
+    )
 
 
 def test_loss_falls_and_the_curve_covers_every_iteration():
@@ -86,8 +96,10 @@ def test_an_interrupted_run_ends_in_the_same_bytes(ema_decay):
 
 
 def test_the_average_lags_behind_the_network_and_is_what_is_returned():
-    network, loss_of = problem()
-    averaged, _ = train(network, loss_of, SCHEDULE, Memory(), lambda n: None, lambda s, r: None, 0.99)
+    network, batch_of, loss_of = problem()
+    averaged, _ = train(
+        network, batch_of, loss_of, SCHEDULE, at_once(), Memory(), lambda n: None, lambda s, r: None, 0.99
+    )
     assert averaged is not network
     assert not torch.equal(averaged[0].weight, network[0].weight)
     assert not averaged.training
@@ -96,11 +108,32 @@ def test_the_average_lags_behind_the_network_and_is_what_is_returned():
 def test_a_loss_that_is_not_finite_stops_with_the_iteration():
     network = nn.Linear(1, 1)
 
-    def loss_of(iteration):
-        loss = network(torch.ones(1, 1)).sum()
-        return loss * (float("nan") if iteration == 41 else 1.0), {}
+    def batch_of(iteration):
+        return (torch.full((1, 1), float("nan") if iteration == 41 else 1.0),)
+
+    def loss_of(batch):
+        return network(batch[0]).sum(), {}
 
     memory = Memory()
     with pytest.raises(DivergenceError, match="iteration 41"):
-        train(network, loss_of, SCHEDULE, memory, lambda n: None, lambda s, r: None)
+        train(network, batch_of, loss_of, SCHEDULE, at_once(), memory, lambda n: None, lambda s, r: None)
     assert memory.saved == [40]
+
+
+def test_gradients_of_parts_add_up_to_those_of_the_batch():
+    network = nn.Linear(3, 1)
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    y = x.square().sum(1, keepdim=True)
+
+    def loss_of(batch):
+        error = (network(batch[0]) - batch[1]) ** 2
+        return error.mean(), {"largest target": batch[1].mean().item()}
+
+    results = []
+    for size in (7, 3, 1):
+        network.zero_grad()
+        row = accumulate_gradients(loss_of, (x, y), size)
+        results.append((network.weight.grad.clone(), row))
+    for gradient, row in results[1:]:
+        assert torch.allclose(gradient, results[0][0], rtol=1e-5)
+        assert row == pytest.approx(results[0][1], rel=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,9 @@ class EncoderUNet(nn.Module):
         condition: whether it takes class labels.
         dropout: probability inside residual blocks.
 
+    Attributes:
+        arguments: what it was made with, to be written beside its weights.
+
     Raises:
         ValueError: an option that none of the released networks uses.
         ConfigError: `num_head_channels` does not divide the channels of a layer with attention.
@@ -65,6 +69,18 @@ class EncoderUNet(nn.Module):
         super().__init__()
         if not use_scale_shift_norm or not resblock_updown or pool != "attention":
             raise ValueError("use_scale_shift_norm and resblock_updown must be true, and pool 'attention'")
+        self.arguments: dict[str, Any] = {
+            "image_size": image_size,
+            "in_channels": in_channels,
+            "model_channels": model_channels,
+            "out_channels": out_channels,
+            "num_res_blocks": num_res_blocks,
+            "attention_resolutions": list(attention_resolutions),
+            "channel_mult": list(channel_mult),
+            "num_head_channels": num_head_channels,
+            "condition": condition,
+            "dropout": dropout,
+        }
         self.model_channels = model_channels
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from discriminator_guidance.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -13,7 +15,8 @@ class Compute:
 
     Args:
         device: where networks and batches live.
-        mode: "float32", or "bfloat16" for autocast; parameters, preconditioning and sampler state keep full precision.
+        mode: "float32", "tf32" (CUDA: float32 with 10 bits of mantissa inside inner products), or "bfloat16" for
+            autocast; parameters, preconditioning and sampler state keep full precision.
     """
 
     device: torch.device
@@ -23,7 +26,7 @@ class Compute:
         """Open the floating-point format of this mode for what runs inside.
 
         Returns:
-            A context manager; in float32 it does nothing.
+            A context manager; without bfloat16 it does nothing.
         """
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mode == "bfloat16")
 
@@ -33,15 +36,33 @@ def resolve_compute(device: str, precision: str) -> Compute:
 
     Args:
         device: "cpu", "cuda" or "auto" (cuda when there is one).
-        precision: "float32", "bfloat16" or "auto" (bfloat16 where the device has it natively).
+        precision: "float32", "tf32", "bfloat16" or "auto" (bfloat16 where the device has it natively).
 
     Returns:
         Device and mode; the mode is recorded with every result.
+
+    Raises:
+        ConfigError: CUDA is asked for and not here, or tf32 without CUDA.
     """
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    here = torch.cuda.is_available()
+    place = ("cuda" if here else "cpu") if device == "auto" else device
+    if place == "cuda" and not here:
+        raise ConfigError("a CUDA device, as runtime.device says", "none", "choose runtime.device: auto or cpu")
+    if precision == "tf32" and place != "cuda":
+        raise ConfigError("runtime precision tf32 on a CUDA device", f"device {place}", "choose float32 or auto")
     if precision == "auto":
         precision = "bfloat16" if _has_native_bfloat16(place) else "float32"
     return Compute(torch.device(place), precision)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA round the factors of float32 inner products to 10 bits, or forbid it; torch's own default is mixed.
+
+    Args:
+        allowed: True in every mode but "float32".
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _has_native_bfloat16(place: str) -> bool:

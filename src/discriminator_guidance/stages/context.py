@@ -16,7 +16,7 @@ import torch
 from discriminator_guidance.artifacts.closure import closure_digest
 from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.artifacts.partial import PartialWork
-from discriminator_guidance.networks.precision import Compute, resolve_compute
+from discriminator_guidance.networks.precision import Compute, allow_tf32, resolve_compute
 from discriminator_guidance.stages.layout import Layout
 
 # Parameters of mallopt(3).
@@ -33,11 +33,13 @@ class Context:
         layout: where files are.
         bar: opens a progress bar; the value it yields is called with the amount done.
         on_metrics: told numbers as they arise, by step.
+        notice: shows the user one line.
     """
 
     layout: Layout
     bar: Bar
     on_metrics: Callable[[int, Mapping[str, float]], None]
+    notice: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def prepare_compute(device: str, precision: str, threads: int) -> Compute:
 
     Args:
         device: "cpu", "cuda" or "auto".
-        precision: "float32", "bfloat16" or "auto".
+        precision: "float32", "tf32", "bfloat16" or "auto".
         threads: CPU threads.
 
     Returns:
@@ -72,7 +74,10 @@ def prepare_compute(device: str, precision: str, threads: int) -> Compute:
     """
     torch.set_num_threads(threads)
     _keep_memory()
-    return resolve_compute(device, precision)
+    compute = resolve_compute(device, precision)
+    # In bfloat16 mode no convolution is left to TF32; a stage with two modes calls this twice.
+    allow_tf32(compute.mode != "float32")
+    return compute
 
 
 def _keep_memory() -> None:

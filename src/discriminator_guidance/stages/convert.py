@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from discriminator_guidance.artifacts.adm_checkpoint import check_fit, derive_arguments, read_adm_checkpoint
 from discriminator_guidance.artifacts.edm_pickle import read_edm_pickle
+from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.artifacts.inert_pickle import printable
 from discriminator_guidance.artifacts.weights import save_weights
 from discriminator_guidance.errors import InputError, UserError
@@ -34,6 +35,13 @@ def read_adm(path: Path, num_head_channels: int = 64) -> Weights:
     arguments = derive_arguments(state, what, num_head_channels)
     _check(EncoderUNet, state, arguments, what)
     return state, arguments
+
+
+def read_inception(path: Path, digest: str | None) -> dict[str, Tensor]:
+    """Tensors by name of torch-fidelity's Inception; InputError unless the file is the one of that sha256."""
+    if digest is not None and (met := sha256(path)) != digest:
+        raise InputError(f"sha256 {digest} of {path}", met, "get the file again, or mend fid_network.sha256")
+    return read_adm_checkpoint(path)
 
 
 def write(weights: Weights, folder: Path) -> dict[str, object]:

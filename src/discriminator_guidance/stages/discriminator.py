@@ -10,102 +10,60 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.artifacts.files import read_npz, write_csv, write_json, write_npz
+from discriminator_guidance.artifacts.files import read_npz, write_bytes, write_csv, write_json, write_npz
+from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
 from discriminator_guidance.evaluation.classification import calibration_bins
-from discriminator_guidance.networks.adm import build_head
-from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
+from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
+from discriminator_guidance.stages.heads import Bench, Pairs, member_settings, read_released_head, train_member
 from discriminator_guidance.stages.networks import load_extractor
 from discriminator_guidance.training.discriminator import (
     Features,
     GridFeatures,
-    MemberSettings,
+    accuracy,
     grid_features,
     grid_logits,
-    train_discriminator,
 )
-from discriminator_guidance.training.pairs import FAKE, REAL, Split, as_tensor, split_pairs
+from discriminator_guidance.training.loop import Row
+from discriminator_guidance.training.pairs import FAKE, REAL, as_tensor, split_pairs
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Discriminator
 
+CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+
 
 def run(config: Config, context: Context, member: str) -> StageResult:
-    """Train a member and write weights, curve, metrics, calibration and test logits.
+    """Train a member, or take a released one, and write weights, curve, metrics, calibration and test logits.
 
     Args:
-        config: reads `runtime` and `discriminator` (of the members only this one).
+        config: reads `runtime`, `cond` and `discriminator` (of the members only this one, and those before it if it
+            goes on from them).
         context: surroundings.
         member: its name.
 
     Returns:
         Losses and accuracies.
     """
-    settings, runtime = config.discriminator, config.runtime
-    told = member_settings(settings, member)
-    layout = context.layout
-    inputs = [
-        layout.real / "train.npz",
-        layout.fake / "samples.npz",
-        *(layout.model("extractor") / name for name in WEIGHT_FILES),
-    ]
-    real = read_npz(inputs[0], ["images"], "real")["images"]
-    fake = read_npz(inputs[1], ["images"], "fake")["images"]
-    compute = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
-    frozen_compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
-    extractor = load_extractor(layout, compute)
-
-    def features(x_vp: Tensor, t: Tensor) -> Tensor:
-        with torch.no_grad(), frozen_compute.autocast():
-            frozen: Tensor = extractor.features(x_vp, t)
-        return frozen.float() if compute.mode == "float32" else frozen
-
-    images = torch.cat([as_tensor(real, compute.device), as_tensor(fake, compute.device)])
-    labels = torch.cat([torch.full((len(real),), float(REAL)), torch.full((len(fake),), float(FAKE))])
-    labels = labels.to(compute.device)
-    split = split_pairs(len(real), len(fake), settings.split.train, settings.split.validation, settings.split.seed)
-    arguments: dict[str, Any] = {
-        **settings.network.model_dump(),
-        "feature_shape": list(extractor.feature_shape),
-        "condition": False,
-    }
-    torch.manual_seed(told.seed)
-    head = build_head(**arguments).to(compute.device)
-    work = partial_work(
-        context,
-        "discriminator",
-        member,
-        inputs,
-        {
-            **asdict(told),
-            "split": settings.split.model_dump(),
-            "grid": [settings.grid_times, settings.grid_times_per_image],
-            "network": arguments,
-            "frozen_precision": frozen_compute.mode,
-        },
-        compute,
-    )
-    grid = _grid(features, images, labels, split.validation, settings)
-    with context.bar(f"training {member}", told.epochs, "epochs") as advance:
-        history = train_discriminator(
-            features,
-            head,
-            images,
-            labels,
-            split.train,
-            grid,
-            told,
-            compute,
-            work,
-            advance,
-            context.on_metrics,
-        )
-    test = _grid(features, images, labels, split.test, settings)
-    logits = grid_logits(head, test, compute)
+    bench = open_bench(config, context)
+    settings, layout = config.discriminator, context.layout
+    row = settings.members[member]
+    history: list[Row] = []
+    work: PartialWork | None = None
+    if hasattr(row, "path"):
+        key = f"discriminator.members.{member}.path"
+        head = read_released_head(context, row.path, key, bench.feature_shape).to(bench.compute.device)
+    else:
+        head, history, work = train_member(bench, member)
+    test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings)
+    logits = grid_logits(head, test, bench.compute)
 
     folder, curves = layout.discriminator(member), layout.discriminator_reports / member
-    save_weights(folder, head.state_dict(), arguments)
-    write_csv(curves / "history.csv", history)
+    save_weights(folder, head.state_dict(), head.arguments)
+    if history:
+        write_csv(curves / "history.csv", history)
+    else:
+        write_bytes(curves / "history.csv", f"{','.join(CURVE)}\n".encode())
     tested = {
         "logits": logits.cpu().numpy(),
         "labels": test.labels.cpu().numpy().astype(np.int64),
@@ -114,10 +72,18 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     write_npz(folder / "test_logits.npz", **tested, image=test.image)
     bins = calibration_bins(tested["logits"], tested["labels"], tested["time"])
     write_csv(curves / "calibration.csv", [asdict(entry) for entry in bins])
-    metrics = _metrics(member, told, history, logits, test, split)
-    metrics["parameters"] = sum(p.numel() for p in head.parameters())
+    metrics = {
+        "member": member,
+        **(_training_metrics(bench, member, history) if history else _released_metrics(bench, head)),
+        "test_loss": binary_cross_entropy(logits, test.labels).item(),
+        "n_train": len(bench.pairs.split.train),
+        "n_validation": len(bench.pairs.split.validation),
+        "n_test": len(bench.pairs.split.test),
+        "parameters": sum(p.numel() for p in head.parameters()),
+    }
     write_json(curves / "metrics.json", metrics)
-    work.remove()
+    if work is not None:
+        work.remove()
     tables = [curves / name for name in ("metrics.json", "history.csv", "calibration.csv")]
     return StageResult(
         summary={key: metrics[key] for key in ("train_loss", "validation_loss", "test_loss", "best_epoch")},
@@ -130,61 +96,87 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     )
 
 
-def member_settings(settings: Discriminator, member: str) -> MemberSettings:
-    """A row of Table 2 after the profile's two factors.
+def open_bench(config: Config, context: Context) -> Bench:
+    """Read what all members share: the frozen extractor, the pictures, the split, the validation grid.
 
     Args:
-        settings: the section `discriminator`.
-        member: name of the row.
+        config: reads `runtime`, `cond` and `discriminator` without its members.
+        context: surroundings.
 
     Returns:
-        What the member is trained with; at least one epoch.
+        What a member is trained on.
     """
-    row = settings.members[member]
-    return MemberSettings(
-        seed=row.seed,
-        epochs=max(1, round(row.epochs * settings.epoch_factor)),
-        learning_rate=row.learning_rate * settings.learning_rate_factor,
-        weight_decay=row.weight_decay,
-        t_min=row.t_min,
-        batch_size=settings.batch_size,
-        importance_sampling=settings.importance_sampling,
-        reshuffle=settings.reshuffle,
-        flip=settings.flip,
-        checkpoint_every=settings.checkpoint_every,
+    settings, runtime, layout = config.discriminator, config.runtime, context.layout
+    inputs = [
+        layout.real / "train.npz",
+        layout.fake / "samples.npz",
+        *(layout.model("extractor") / name for name in WEIGHT_FILES),
+    ]
+    names = ["images", "labels"] if config.cond else ["images"]
+    real, fake = read_npz(inputs[0], names, "real"), read_npz(inputs[1], names, "fake")
+    compute = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
+    frozen_compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
+    extractor = load_extractor(layout, compute)
+
+    def features(x_vp: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad(), frozen_compute.autocast():
+            frozen: Tensor = extractor.features(x_vp, t)
+        return frozen if compute.mode == "bfloat16" else frozen.float()
+
+    counts = len(real["images"]), len(fake["images"])
+    labels = torch.cat([torch.full((count,), float(kind)) for count, kind in zip(counts, (REAL, FAKE), strict=True)])
+    classes = torch.from_numpy(np.concatenate([real["labels"], fake["labels"]])) if config.cond else None
+    pairs = Pairs(
+        torch.cat([as_tensor(real["images"], compute.device), as_tensor(fake["images"], compute.device)]),
+        labels.to(compute.device),
+        None if classes is None else classes.to(compute.device),
+        split_pairs(*counts, settings.split.train, settings.split.validation, settings.split.seed, settings.images),
     )
+    validation = grid(features, pairs, pairs.split.validation, settings)
+    shape = extractor.feature_shape
+    return Bench(settings, context, inputs, features, shape, pairs, validation, compute, frozen_compute.mode)
 
 
-def _grid(
-    features: Features, images: Tensor, labels: Tensor, rows: np.ndarray, settings: Discriminator
-) -> GridFeatures:
-    # Noise and times depend on the split alone: the same pairs for every member.
+def grid(features: Features, pairs: Pairs, rows: np.ndarray, settings: Discriminator) -> GridFeatures:
+    """Validation or test images on the common grid: noise and times depend on the split alone.
+
+    Args:
+        features: the frozen extractor.
+        pairs: real and fake.
+        rows: which of them.
+        settings: the section `discriminator`.
+
+    Returns:
+        The same pairs for every member.
+    """
     times, each = settings.grid_times, settings.grid_times_per_image
-    return grid_features(features, images, labels, rows, times, each, settings.split.seed)
+    return grid_features(features, pairs.images, pairs.labels, pairs.classes, rows, times, each, settings.split.seed)
 
 
-def _metrics(
-    member: str,
-    told: MemberSettings,
-    history: list[dict[str, float]],
-    logits: Tensor,
-    test: GridFeatures,
-    split: Split,
-) -> dict[str, Any]:
-    last = history[-1]
+def _training_metrics(bench: Bench, member: str, history: list[Row]) -> dict[str, Any]:
+    told = member_settings(bench.settings, member)
     best = min(history, key=lambda row: row["validation_loss"])
+    used = {"last": told.epochs, "best": int(best["epoch"])}.get(str(told.checkpoint), told.checkpoint)
+    row = history[int(used) - 1]
     return {
-        "member": member,
         "epochs": told.epochs,
+        "used_epoch": int(used),
         "learning_rate": told.learning_rate,
         "weight_decay": told.weight_decay,
         "t_min": told.t_min,
-        "iterations": told.epochs * -(-len(split.train) // told.batch_size),
-        **{key: last[key] for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")},
+        "iterations": told.epochs * -(-len(bench.pairs.split.train) // told.batch_size),
+        **{key: row[key] for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")},
         "best_validation_loss": best["validation_loss"],
         "best_epoch": int(best["epoch"]),
-        "test_loss": binary_cross_entropy(logits, test.labels).item(),
-        "n_train": len(split.train),
-        "n_validation": len(split.validation),
-        "n_test": len(split.test),
+    }
+
+
+def _released_metrics(bench: Bench, head: Any) -> dict[str, Any]:
+    logits, labels = grid_logits(head, bench.validation, bench.compute), bench.validation.labels
+    unknown = ("epochs", "used_epoch", "learning_rate", "weight_decay", "t_min", "iterations")
+    untrained = ("train_loss", "train_accuracy", "best_validation_loss", "best_epoch")
+    return {
+        **dict.fromkeys((*unknown, *untrained), None),
+        "validation_loss": binary_cross_entropy(logits, labels).item(),
+        "validation_accuracy": accuracy(logits, labels),
     }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from discriminator_guidance.artifacts.files import write_npz
 from discriminator_guidance.artifacts.images import write_grid
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.guidance.sampler import SamplerSettings
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
 from discriminator_guidance.stages.networks import load_denoiser
-from discriminator_guidance.stages.sampling import draw_samples, unguided_denoiser
+from discriminator_guidance.stages.sampling import draw_samples, unguided_denoiser, write_samples
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
@@ -20,7 +20,7 @@ def run(config: Config, context: Context) -> StageResult:
     """Draw the fake set without guidance.
 
     Args:
-        config: reads `runtime`, `sampler` and `fake`.
+        config: reads `runtime`, `cond`, `sampler` and `fake`.
         context: surroundings.
 
     Returns:
@@ -30,18 +30,19 @@ def run(config: Config, context: Context) -> StageResult:
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
     network = load_denoiser(context.layout, compute)
     sampler = SamplerSettings(**config.sampler.model_dump(), w1=0.0, w2=0.0, boosting=False)
-    told = {**settings.model_dump(), **config.sampler.model_dump()}
+    told = {**settings.model_dump(), **config.sampler.model_dump(), "cond": config.cond}
     weights = [context.layout.model("score") / name for name in WEIGHT_FILES]
     work = partial_work(context, "fake", "", weights, told, compute)
+    at_once = BatchSize(settings.batch_size, context.notice)
     with context.bar("drawing fake pictures", settings.images, "images") as advance:
         samples = draw_samples(
-            unguided_denoiser(network, compute),
-            None,
+            lambda classes: (unguided_denoiser(network, classes, compute), None),
+            network.label_dim if config.cond else 0,
             sampler,
             (network.img_channels, network.img_resolution, network.img_resolution),
             range(settings.seed_start, settings.seed_start + settings.images),
             settings.seed,
-            settings.batch_size,
+            at_once,
             settings.shard_size,
             0,
             compute,
@@ -49,11 +50,11 @@ def run(config: Config, context: Context) -> StageResult:
             advance,
         )
     folder = context.layout.fake
-    write_npz(folder / "samples.npz", images=samples.images, index=samples.index)
+    write_samples(folder / "samples.npz", samples)
     write_grid(folder / "grid.png", samples.images)
     work.remove()
     return StageResult(
-        summary={"images": len(samples.images), "precision": compute.mode},
+        summary={"images": len(samples.images), "precision": compute.mode, "batch_size": at_once.size},
         outputs=[folder / "samples.npz", folder / "grid.png"],
         artifacts=[folder / "grid.png"],
     )

@@ -8,27 +8,36 @@ import torch
 
 from discriminator_guidance.artifacts.files import read_npz
 from discriminator_guidance.networks.fid_network import FidNetwork
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
-from discriminator_guidance.stages.trained import save_trained
+from discriminator_guidance.stages.convert import read_inception
+from discriminator_guidance.stages.trained import released_file, save_released, save_trained
 from discriminator_guidance.training.fid_network import train_fid_network
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
+    from discriminator_guidance.config.sections import Runtime, TrainedFidNetwork
 
 
 def run(config: Config, context: Context) -> StageResult:
-    """Train the classifier on clean real pictures and write weights and training curve.
+    """Train the classifier on clean real pictures, or take Inception's weights, and write weights and curve.
 
     Args:
         config: reads `runtime` and `fid_network`.
         context: surroundings.
 
     Returns:
-        The last row of the curve, the number of parameters and the precision.
+        The last row of the curve or the name of the released file, and the number of parameters.
     """
-    settings, runtime = config.fid_network, config.runtime
+    if config.fid_network.source == "inception":
+        path = released_file(context, config.fid_network.path, "fid_network.path")
+        return save_released(context, "fid_network", read_inception(path, config.fid_network.sha256), {}, path)
+    return _train(config.runtime, config.fid_network, context)
+
+
+def _train(runtime: Runtime, settings: TrainedFidNetwork, context: Context) -> StageResult:
     source = context.layout.real / "train.npz"
     real = read_npz(source, ["images", "labels"], "real")
     compute = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
@@ -52,6 +61,7 @@ def run(config: Config, context: Context) -> StageResult:
             torch.from_numpy(real["labels"]).to(compute.device),
             schedule,
             compute,
+            BatchSize(schedule.batch_size, context.notice),
             work,
             advance,
             context.on_metrics,

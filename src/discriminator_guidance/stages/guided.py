@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -11,13 +12,14 @@ from discriminator_guidance.artifacts.images import write_grid
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.guidance.density_ratio import Guidance, guidance_score
 from discriminator_guidance.guidance.ensemble import combine, simplex_weights
-from discriminator_guidance.guidance.sampler import SamplerSettings
+from discriminator_guidance.guidance.sampler import Denoiser, SamplerSettings
 from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head
-from discriminator_guidance.stages.sampling import draw_samples, unguided_denoiser
+from discriminator_guidance.stages.sampling import draw_samples, unguided_denoiser, write_samples
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
@@ -27,7 +29,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     """Draw the evaluation samples of a variant.
 
     Args:
-        config: reads `runtime`, `sampler`, the ranges of `guided` and this variant.
+        config: reads `runtime`, `cond`, `sampler`, the ranges of `guided` and this variant.
         context: surroundings.
         variant: its name.
 
@@ -37,17 +39,24 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     settings, runtime, chosen = config.guided, config.runtime, config.guided.variants[variant]
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
     network = load_denoiser(context.layout, compute)
-    guidance = None
     networks = [context.layout.model("score")]
+    members = None
     if chosen.members:
-        guidance = load_guidance(context.layout, chosen, settings.time_min, settings.time_max, compute)
+        members = load_members(context.layout, chosen.members, compute)
         networks.append(context.layout.model("extractor"))
         networks.extend(context.layout.discriminator(member) for member in chosen.members)
+
+    def sampled(classes: Tensor | None) -> tuple[Denoiser, Guidance | None]:
+        denoiser = unguided_denoiser(network, classes, compute)
+        if members is None:
+            return denoiser, None
+        return denoiser, member_guidance(members, classes, chosen, settings.time_min, settings.time_max, compute)
+
     inputs = [folder / name for folder in networks for name in WEIGHT_FILES]
     sampler = SamplerSettings(**config.sampler.model_dump(), w1=chosen.w1, w2=chosen.w2, boosting=chosen.boosting)
     told = {
         "range": [
-            settings.images,
+            settings.ranges * settings.images,
             settings.seed,
             settings.seed_start,
             settings.batch_size,
@@ -57,17 +66,20 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         "kept": settings.trajectory_images,
         "sampler": config.sampler.model_dump(),
         "variant": chosen.model_dump(),
+        "cond": config.cond,
     }
     work = partial_work(context, "guided", variant, inputs, told, compute)
-    with context.bar(f"sampling {variant}", settings.images, "images") as advance:
+    images = settings.ranges * settings.images
+    at_once = BatchSize(settings.batch_size, context.notice)
+    with context.bar(f"sampling {variant}", images, "images") as advance:
         samples = draw_samples(
-            unguided_denoiser(network, compute),
-            guidance,
+            sampled,
+            network.label_dim if config.cond else 0,
             sampler,
             (network.img_channels, network.img_resolution, network.img_resolution),
-            range(settings.seed_start, settings.seed_start + settings.images),
+            range(settings.seed_start, settings.seed_start + images),
             settings.seed,
-            settings.batch_size,
+            at_once,
             settings.shard_size,
             settings.trajectory_images,
             compute,
@@ -75,7 +87,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
             advance,
         )
     folder = context.layout.guided(variant)
-    write_npz(folder / "samples.npz", images=samples.images, index=samples.index)
+    write_samples(folder / "samples.npz", samples)
     write_npz(
         folder / "trajectory.npz",
         sigma=samples.sigma,
@@ -86,18 +98,41 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     write_grid(folder / "grid.png", samples.images)
     work.remove()
     return StageResult(
-        summary={"images": len(samples.images), "precision": compute.mode},
+        summary={"images": len(samples.images), "precision": compute.mode, "batch_size": at_once.size},
         outputs=[folder / name for name in ("samples.npz", "trajectory.npz", "grid.png")],
         artifacts=[folder / "grid.png"],
     )
 
 
-def load_guidance(layout: Layout, variant: Variant, time_min: float, time_max: float, compute: Compute) -> Guidance:
-    """The guidance of a variant from the members' saved weights.
+def load_members(layout: Layout, names: Sequence[str], compute: Compute) -> MemberLogits:
+    """The members of a variant from their saved weights, on their common extractor.
 
     Args:
         layout: where files are.
-        variant: members, rule and weights.
+        names: of the members.
+        compute: device and precision.
+
+    Returns:
+        (x_vp, tau[, classes]) -> (members, N) logits.
+    """
+    extractor = load_extractor(layout, compute)
+    return MemberLogits(extractor, [load_head(layout, name, compute) for name in names])
+
+
+def member_guidance(
+    members: MemberLogits,
+    classes: Tensor | None,
+    variant: Variant,
+    time_min: float,
+    time_max: float,
+    compute: Compute,
+) -> Guidance:
+    """The guidance of a variant for the pictures of a batch.
+
+    Args:
+        members: of the variant.
+        classes: (N,) int64 of the pictures; None in an unconditional study.
+        variant: rule and weights.
         time_min: smallest VP time at which guidance acts.
         time_max: largest VP time at which guidance acts.
         compute: device and precision.
@@ -105,12 +140,10 @@ def load_guidance(layout: Layout, variant: Variant, time_min: float, time_max: f
     Returns:
         (x, sigma) -> (score, log ratio).
     """
-    extractor = load_extractor(layout, compute)
-    members = MemberLogits(extractor, [load_head(layout, member, compute) for member in variant.members])
 
     def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
         with compute.autocast():
-            member_logits: Tensor = members(x_vp, tau)
+            member_logits: Tensor = members(x_vp, tau, classes)
         return member_logits
 
     log_ratio = combine(logits, variant.rule, simplex_weights(variant.weights, len(variant.members)))

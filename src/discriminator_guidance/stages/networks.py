@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from discriminator_guidance.artifacts.weights import load_weights
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head
+from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
@@ -26,13 +26,13 @@ def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
 def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
     """The frozen feature extractor."""
     state, arguments = load_weights(layout.model("extractor"), "extractor")
-    return _ready(build_extractor(**arguments), state, "extractor", compute)
+    return _ready(EncoderUNet(**arguments), state, "extractor", compute)
 
 
 def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
     """The head of one discriminator."""
     state, arguments = load_weights(layout.discriminator(member), "discriminator")
-    return _ready(build_head(**arguments), state, "discriminator", compute)
+    return _ready(EncoderUNet(**arguments), state, "discriminator", compute)
 
 
 def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork:

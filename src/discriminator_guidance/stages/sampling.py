@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from discriminator_guidance.artifacts.files import write_npz
 from discriminator_guidance.artifacts.images import to_uint8
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
-from discriminator_guidance.diffusion.seeds import normal, normal_batch
+from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.guidance.density_ratio import Guidance
 from discriminator_guidance.guidance.sampler import Denoiser, Noise, SamplerSettings, sample
 from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
 
 
@@ -26,39 +30,61 @@ class Samples:
 
     images: np.ndarray  # (N, H, W, C) uint8
     index: np.ndarray  # (N,) int64
+    classes: np.ndarray | None  # (N,) int64 in a conditional study
     log_ratio: np.ndarray  # (steps, N) float32, +inf where there was no guidance
     sigma: np.ndarray  # (steps + 1,) float64
     states: np.ndarray  # (steps + 1, K, H, W, C) float32, noisy, in [-1, 1] units
     denoised: np.ndarray  # (steps, K, H, W, C) float32
 
 
-def unguided_denoiser(network: EDMPrecond, compute: Compute) -> Denoiser:
+# Of a batch's classes (None in an unconditional study), what the sampler calls.
+Sampled = Callable[[Tensor | None], tuple[Denoiser, Guidance | None]]
+
+
+def unguided_denoiser(network: EDMPrecond, classes: Tensor | None, compute: Compute) -> Denoiser:
     """The network as the sampler calls it: float64 state in, full-precision preconditioning, no gradients.
 
     Args:
         network: the score network.
+        classes: (N,) int64 of the pictures of a batch; None for an unconditional network.
         compute: device and precision.
 
     Returns:
         (x, sigma) -> D(x; sigma).
     """
 
+    labels = None if classes is None else one_hot(classes, network.label_dim)
+
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         with torch.no_grad(), compute.autocast():
-            denoised: Tensor = network(x.float(), sigma.float())
+            denoised: Tensor = network(x.float(), sigma.float(), labels)
         return denoised
 
     return denoiser
 
 
+def draw_classes(seed: int, indices: range, classes: int) -> np.ndarray:
+    """The class of each sample of a conditional study, uniform and its own stream like its noise.
+
+    Args:
+        seed: run seed.
+        indices: of the samples.
+        classes: how many there are.
+
+    Returns:
+        (N,) int64 in 0 .. classes - 1.
+    """
+    return np.array([generator(seed, "class", index, 0).integers(classes) for index in indices], dtype=np.int64)
+
+
 def draw_samples(
-    denoiser: Denoiser,
-    guidance: Guidance | None,
+    sampled: Sampled,
+    classes: int,
     settings: SamplerSettings,
     shape: tuple[int, int, int],
     indices: range,
     seed: int,
-    batch_size: int,
+    at_once: BatchSize,
     shard_size: int,
     keep: int,
     compute: Compute,
@@ -68,13 +94,13 @@ def draw_samples(
     """Draw the samples of an index range, shard by shard; finished shards are taken from earlier, interrupted work.
 
     Args:
-        denoiser: D(x; sigma).
-        guidance: None samples without.
+        sampled: denoiser and guidance for the classes of a batch.
+        classes: number of classes of a conditional study, 0 of an unconditional one.
         settings: of the sampler.
         shape: (C, H, W) of a sample.
         indices: sample indices; sample i depends on seed and i alone, up to rounding in the convolutions.
         seed: run seed.
-        batch_size: samples at once.
+        at_once: samples at once.
         shard_size: samples between resumable states.
         keep: how many of the first samples' trajectories are kept.
         compute: device and precision.
@@ -93,7 +119,7 @@ def draw_samples(
         shard = work.load_shard(number)
         if shard is None:
             kept = range(indices.start, min(indices.start + keep, indices.stop))
-            shard = _draw_shard(denoiser, guidance, settings, shape, members, kept, seed, batch_size, compute, advance)
+            shard = _draw_shard(sampled, classes, settings, shape, members, kept, seed, at_once, compute, advance)
             work.save_shard(number, **shard)
         else:
             advance(len(members))
@@ -102,6 +128,7 @@ def draw_samples(
     return Samples(
         images=np.concatenate([shard["images"] for shard in shards]),
         index=np.asarray(indices, dtype=np.int64),
+        classes=draw_classes(seed, indices, classes) if classes else None,
         log_ratio=np.concatenate([shard["log_ratio"] for shard in shards], axis=1),
         sigma=sigmas.numpy(),
         states=np.concatenate([shard["states"] for shard in shards], axis=1),
@@ -109,28 +136,45 @@ def draw_samples(
     )
 
 
+def write_samples(path: Path, samples: Samples) -> None:
+    """Write pictures, indices and, in a conditional study, classes.
+
+    Args:
+        path: of the .npz.
+        samples: what was drawn.
+    """
+    labels = {} if samples.classes is None else {"labels": samples.classes}
+    write_npz(path, images=samples.images, index=samples.index, **labels)
+
+
 def _draw_shard(
-    denoiser: Denoiser,
-    guidance: Guidance | None,
+    sampled: Sampled,
+    classes: int,
     settings: SamplerSettings,
     shape: tuple[int, int, int],
     members: range,
     kept: range,
     seed: int,
-    batch_size: int,
+    at_once: BatchSize,
     compute: Compute,
     advance: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-    images, ratios, states, denoised = [], [], [], []
-    for start in range(members.start, members.stop, batch_size):
-        batch = range(start, min(start + batch_size, members.stop))
-        keep = len([i for i in batch if i in kept])
-        way = _Way(keep)
+    def draw(size: int) -> tuple[range, Tensor, _Way]:
+        batch = range(start, min(start + size, members.stop))
+        way = _Way(len([i for i in batch if i in kept]))
+        condition = torch.from_numpy(draw_classes(seed, batch, classes)).to(compute.device) if classes else None
+        denoiser, guidance = sampled(condition)
         latents = normal_batch(seed, "latent", batch, 0, shape).to(compute.device)
-        drawn = sample(denoiser, guidance, latents, _churn_noise(seed, batch, shape), settings, way.observe)
+        return batch, sample(denoiser, guidance, latents, _churn_noise(seed, batch, shape), settings, way.observe), way
+
+    images, ratios, states, denoised = [], [], [], []
+    start = members.start
+    while start < members.stop:
+        batch, drawn, way = at_once.attempt(draw)
+        start = batch.stop
         _refuse_non_finite(drawn, batch)
         images.append(to_uint8(drawn.cpu().numpy()))
-        states.append(np.stack([*way.states, _pictures(drawn[:keep])]))
+        states.append(np.stack([*way.states, _pictures(drawn[: way.keep])]))
         denoised.append(np.stack(way.denoised))
         ratios.append(np.stack(way.ratios))
         advance(len(batch))

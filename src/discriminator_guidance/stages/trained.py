@@ -1,15 +1,20 @@
-"""What the stages `score`, `extractor` and `fid_network` leave behind: weights and a training curve."""
+"""What the stages `score`, `extractor` and `fid_network` leave behind: weights and a training curve.
+
+Weights that somebody else trained come with an empty curve, so that a stage has the same files in every profile.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from discriminator_guidance.artifacts.files import write_csv
+from discriminator_guidance.artifacts.files import sha256, write_bytes, write_csv
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.artifacts.weights import save_weights
+from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.context import Context, StageResult
 from discriminator_guidance.training.loop import Row
@@ -49,3 +54,56 @@ def save_trained(
         artifacts=[folder / "history.csv"],
         weights=folder / "model.safetensors",
     )
+
+
+def save_released(
+    context: Context, word: str, state: Mapping[str, Tensor], arguments: Mapping[str, Any], source: Path
+) -> StageResult:
+    """Write `model.safetensors`, `model.json` and an empty `history.csv` for weights read from a released file.
+
+    Args:
+        context: where files are.
+        word: the stage.
+        state: tensors by name.
+        arguments: constructor arguments of their network.
+        source: the released file.
+
+    Returns:
+        Name and sha256 of the file, and the number of parameters.
+    """
+    folder = context.layout.model(word)
+    save_weights(folder, state, arguments)
+    write_bytes(folder / "history.csv", b"iteration,loss\n")
+    return StageResult(
+        summary={
+            "source": source.name,
+            "sha256": sha256(source),
+            "parameters": sum(tensor.numel() for tensor in state.values()),
+        },
+        outputs=[folder / name for name in ("model.safetensors", "model.json", "history.csv")],
+        weights=folder / "model.safetensors",
+    )
+
+
+def released_file(context: Context, path: str, key: str) -> Path:
+    """The place of a released file.
+
+    Args:
+        context: where the project is.
+        path: relative to the project, or absolute.
+        key: the setting that names it.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    place = context.layout.root / path
+    if not place.is_file():
+        raise InputError(
+            f"the file of {key} at {path}",
+            "no such file",
+            f"run dguide fetch --profile {context.layout.profile}, or put it there by hand",
+        )
+    return place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from discriminator_guidance.diffusion.seeds import generator, normal, torch_seed
 from discriminator_guidance.diffusion.vp_time import quantile_grid
 from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training.loop import Checkpoints, Row
+from discriminator_guidance.training.loop import Batch, Checkpoints, Row, accumulate_gradients
 from discriminator_guidance.training.pairs import GRID_T_MIN, draw_noised, grid_pairs, scaled, vp_noised
 
+State = dict[str, Tensor]
 Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, t) -> feature map, frozen
 FEATURE_BATCH = 512
 
@@ -34,6 +37,8 @@ class MemberSettings:
     importance_sampling: bool
     reshuffle: bool
     flip: bool
+    label_smoothing: float
+    checkpoint: Literal["last", "best"] | int  # the epoch whose weights are used
     checkpoint_every: int
 
 
@@ -45,6 +50,7 @@ class GridFeatures:
     t: Tensor  # (P,) float32
     time: np.ndarray  # (P,) float64
     labels: Tensor  # (P,) float32, 1 real, 0 fake
+    classes: Tensor | None  # (P,) int64, for conditional heads
     image: np.ndarray  # (P,) row in real ++ fake
 
 
@@ -53,6 +59,7 @@ def grid_features(
     features: Features,
     images: Tensor,
     labels: Tensor,
+    classes: Tensor | None,
     rows: np.ndarray,
     times: int,
     times_per_image: int,
@@ -64,6 +71,7 @@ def grid_features(
         features: the frozen extractor.
         images: (N, C, H, W) uint8, real ++ fake.
         labels: (N,) float32, 1 real, 0 fake.
+        classes: (N,) int64 for conditional heads.
         rows: which images.
         times: number of grid times.
         times_per_image: how many of them each image sees.
@@ -85,7 +93,9 @@ def grid_features(
         t = torch.from_numpy(time[part]).to(images.device)
         chunks.append(features(vp_noised(scaled(chosen), t, noise), t.float()))
     t32 = torch.from_numpy(time).float().to(images.device)
-    return GridFeatures(torch.cat(chunks), t32, time, labels[torch.from_numpy(image).to(labels.device)], image)
+    chosen = torch.from_numpy(image).to(labels.device)
+    condition = None if classes is None else classes[chosen]
+    return GridFeatures(torch.cat(chunks), t32, time, labels[chosen], condition, image)
 
 
 @torch.no_grad()
@@ -105,7 +115,8 @@ def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor
     for start in range(0, len(grid.t), FEATURE_BATCH):
         part = slice(start, start + FEATURE_BATCH)
         with compute.autocast():
-            logits.append(head(grid.features[part], grid.t[part]).view(-1).float())
+            condition = () if grid.classes is None else (grid.classes[part],)
+            logits.append(head(grid.features[part], grid.t[part], *condition).view(-1).float())
     return torch.cat(logits)
 
 
@@ -127,14 +138,16 @@ def train_discriminator(
     head: nn.Module,
     images: Tensor,
     labels: Tensor,
+    classes: Tensor | None,
     train_rows: np.ndarray,
     validation: GridFeatures,
     settings: MemberSettings,
     compute: Compute,
+    at_once: BatchSize,
     checkpoints: Checkpoints,
     on_epochs: Callable[[int], None],
     on_metrics: Callable[[int, Row], None],
-) -> list[Row]:
+) -> tuple[State, list[Row]]:
     """Train a head to tell real from fake at every VP time.
 
     Args:
@@ -142,16 +155,19 @@ def train_discriminator(
         head: trained in place.
         images: (N, C, H, W) uint8, real ++ fake, on the device.
         labels: (N,) float32, 1 real, 0 fake.
-        train_rows: the training images.
+        classes: (N,) int64 for a conditional head.
+        train_rows: the training images; one that is named twice is used twice in an epoch.
         validation: features of the validation images on the common grid.
         settings: the member.
         compute: device and precision.
+        at_once: pictures in one pass.
         checkpoints: where resumable states go.
         on_epochs: progress.
         on_metrics: told the row of each epoch.
 
     Returns:
-        One row for each epoch: losses and accuracies on training batches and on the validation grid.
+        The weights to use, as `settings.checkpoint` chooses, and one row for each epoch: losses and accuracies on
+        training batches and on the validation grid. The head itself ends with the weights of the last epoch.
 
     Raises:
         DivergenceError: a loss is not finite; the last checkpoint is kept.
@@ -160,26 +176,41 @@ def train_discriminator(
     """
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     history: list[Row] = []
+    kept: State = {}
     state = checkpoints.load()
     if state is not None:
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
-        history = state["history"]
+        history, kept = state["history"], state["kept"]
         on_epochs(len(history))
     for epoch in range(len(history), settings.epochs):
         row = {
             "epoch": epoch + 1,
-            **_train_epoch(features, head, images, labels, train_rows, optimizer, settings, compute, epoch),
+            **_train_epoch(
+                features, head, images, labels, classes, train_rows, optimizer, settings, compute, at_once, epoch
+            ),
         }
         logits = grid_logits(head, validation, compute)
         row["validation_loss"] = binary_cross_entropy(logits, validation.labels).item()
         row["validation_accuracy"] = accuracy(logits, validation.labels)
         history.append(row)
+        if _is_kept(history, settings):
+            kept = {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
         on_metrics(epoch + 1, {key: value for key, value in row.items() if key != "epoch"})
         if (epoch + 1) % settings.checkpoint_every == 0:
-            checkpoints.save({"head": head.state_dict(), "optimizer": optimizer.state_dict(), "history": history})
+            checkpoints.save(
+                {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "kept": kept}
+            )
         on_epochs(1)
-    return history
+    return kept, history
+
+
+def _is_kept(history: list[Row], settings: MemberSettings) -> bool:
+    """Whether the weights after the last epoch of the history are, so far, those to use."""
+    epoch, loss = len(history), history[-1]["validation_loss"]
+    if settings.checkpoint == "best":
+        return all(loss < row["validation_loss"] for row in history[:-1])
+    return epoch == (settings.epochs if settings.checkpoint == "last" else settings.checkpoint)
 
 
 def _train_epoch(
@@ -187,38 +218,51 @@ def _train_epoch(
     head: nn.Module,
     images: Tensor,
     labels: Tensor,
+    classes: Tensor | None,
     train_rows: np.ndarray,
     optimizer: torch.optim.Optimizer,
     settings: MemberSettings,
     compute: Compute,
+    at_once: BatchSize,
     epoch: int,
 ) -> Row:
     head.train()
     # The study never reshuffled: every epoch saw the batches of the first.
     order = generator(settings.seed, "order", epoch if settings.reshuffle else 0, 0).permutation(train_rows)
-    loss_sum = torch.zeros((), device=images.device)
-    right = torch.zeros((), device=images.device)
+
+    def loss_of(batch: Batch) -> tuple[Tensor, Row]:
+        x_vp, t, target, *condition = batch
+        with torch.no_grad():
+            frozen = features(x_vp, t)
+        with compute.autocast():
+            logits = head(frozen, t, *condition).view(-1)
+        smoothed = target + settings.label_smoothing * (1 - 2 * target)
+        loss = binary_cross_entropy(logits.float(), smoothed)
+        return loss, {"accuracy": accuracy(logits.detach(), target)}
+
+    mean_loss, mean_accuracy = 0.0, 0.0
     for batch_index, start in enumerate(range(0, len(order), settings.batch_size)):
         rows = torch.from_numpy(order[start : start + settings.batch_size]).to(images.device)
         rng = generator(settings.seed, "batch", epoch, batch_index)
         uniform = 0.0 if settings.importance_sampling else 1.0
-        batch = draw_noised(images[rows], labels[rows], rng, settings.t_min, uniform, settings.flip)
-        torch.manual_seed(torch_seed(settings.seed, f"dropout {epoch}", batch_index))
-        with torch.no_grad():
-            frozen = features(batch.x_vp, batch.t)
-        with compute.autocast():
-            logits = head(frozen, batch.t).view(-1)
-        loss = binary_cross_entropy(logits.float(), batch.labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        noised = draw_noised(images[rows], labels[rows], rng, settings.t_min, uniform, settings.flip)
+        batch: Batch = (noised.x_vp, noised.t, noised.labels)
+        if classes is not None:
+            batch = (*batch, classes[rows])
+
+        def passes(size: int, batch: Batch = batch, batch_index: int = batch_index) -> Row:
+            torch.manual_seed(torch_seed(settings.seed, f"dropout {epoch}", batch_index))
+            optimizer.zero_grad(set_to_none=True)
+            return accumulate_gradients(loss_of, batch, size)
+
+        row = at_once.attempt(passes)
         optimizer.step()
-        loss_sum += loss.detach() * len(rows)
-        right += ((logits.detach() >= 0).float() == batch.labels).sum()
-    mean_loss = loss_sum.item() / len(order)
+        mean_loss += row["loss"] * len(rows) / len(order)
+        mean_accuracy += row["accuracy"] * len(rows) / len(order)
     if not np.isfinite(mean_loss):
         raise DivergenceError(
             "a finite training loss",
             f"{mean_loss} in epoch {epoch + 1}",
             "lower the member's learning_rate or learning_rate_factor; the last checkpoint is kept",
         )
-    return {"train_loss": mean_loss, "train_accuracy": right.item() / len(order)}
+    return {"train_loss": mean_loss, "train_accuracy": mean_accuracy}

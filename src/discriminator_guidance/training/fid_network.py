@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from discriminator_guidance.diffusion.seeds import generator
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training.loop import Checkpoints, Row, Schedule, train
+from discriminator_guidance.training.loop import Batch, Checkpoints, Row, Schedule, train
 from discriminator_guidance.training.pairs import scaled
 
 
@@ -20,6 +21,7 @@ def train_fid_network(
     labels: Tensor,
     schedule: Schedule,
     compute: Compute,
+    at_once: BatchSize,
     checkpoints: Checkpoints,
     on_iterations: Callable[[int], None],
     on_metrics: Callable[[int, Row], None],
@@ -32,6 +34,7 @@ def train_fid_network(
         labels: (N,) class indices.
         schedule: length and speed.
         compute: device and precision.
+        at_once: pictures in one pass.
         checkpoints: where resumable states go.
         on_iterations: progress.
         on_metrics: training curve.
@@ -40,13 +43,17 @@ def train_fid_network(
         The network and the rows of the training curve.
     """
 
-    def loss_of(iteration: int) -> tuple[Tensor, Row]:
+    def batch_of(iteration: int) -> Batch:
         rng = generator(schedule.seed, "fid_network", iteration, 0)
         rows = torch.from_numpy(rng.integers(len(images), size=schedule.batch_size)).to(images.device)
-        with compute.autocast():
-            logits = network(scaled(images[rows]))
-        logits = logits.float()
-        accuracy = (logits.argmax(1) == labels[rows]).float().mean().item()
-        return cross_entropy(logits, labels[rows]), {"accuracy": accuracy}
+        return images[rows], labels[rows]
 
-    return train(network, loss_of, schedule, checkpoints, on_iterations, on_metrics)
+    def loss_of(batch: Batch) -> tuple[Tensor, Row]:
+        pictures, classes = batch
+        with compute.autocast():
+            logits = network(scaled(pictures))
+        logits = logits.float()
+        accuracy = (logits.argmax(1) == classes).float().mean().item()
+        return cross_entropy(logits, classes), {"accuracy": accuracy}
+
+    return train(network, batch_of, loss_of, schedule, at_once, checkpoints, on_iterations, on_metrics)

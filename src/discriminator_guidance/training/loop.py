@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from discriminator_guidance.diffusion.seeds import torch_seed
 from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.networks.memory import BatchSize
 
 Row = dict[str, float]
+Batch = tuple[Tensor, ...]
 LOG_EVERY = 20
 
 
@@ -59,8 +62,10 @@ class Schedule:
 
 def train(
     network: nn.Module,
-    loss_of: Callable[[int], tuple[Tensor, Row]],
+    batch_of: Callable[[int], Batch],
+    loss_of: Callable[[Batch], tuple[Tensor, Row]],
     schedule: Schedule,
+    at_once: BatchSize,
     checkpoints: Checkpoints,
     on_iterations: Callable[[int], None],
     on_metrics: Callable[[int, Row], None],
@@ -70,8 +75,10 @@ def train(
 
     Args:
         network: trained in place.
-        loss_of: iteration -> (scalar loss, further numbers to log).
+        batch_of: iteration -> tensors with one row for each picture.
+        loss_of: such tensors, or some of their rows -> (mean loss, further means to log).
         schedule: length and speed.
+        at_once: pictures in one pass; gradients of the passes are added up to those of the batch.
         checkpoints: where resumable states go.
         on_iterations: told how many iterations were done since the last call.
         on_metrics: told the mean of the logged numbers, every few iterations.
@@ -101,21 +108,25 @@ def train(
     for iteration in range(start, schedule.iterations):
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * schedule.rate(iteration)
-        torch.manual_seed(torch_seed(schedule.seed, "dropout", iteration))
-        loss, row = loss_of(iteration)
-        if not bool(torch.isfinite(loss)):
+        batch = batch_of(iteration)
+
+        def passes(size: int, batch: Batch = batch, iteration: int = iteration) -> Row:
+            torch.manual_seed(torch_seed(schedule.seed, "dropout", iteration))
+            optimizer.zero_grad(set_to_none=True)
+            return accumulate_gradients(loss_of, batch, size)
+
+        row = at_once.attempt(passes)
+        if not math.isfinite(row["loss"]):
             raise DivergenceError(
                 "a finite training loss",
-                f"{loss.item()} at iteration {iteration}",
+                f"{row['loss']} at iteration {iteration}",
                 "lower training.learning_rate; the last checkpoint is kept",
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip)
         optimizer.step()
         if average is not None and ema_decay is not None:
             _update_average(average, network, ema_decay, iteration)
-        window.append({"loss": loss.item(), **row})
+        window.append(row)
         done = iteration + 1
         if done % LOG_EVERY == 0 or done == schedule.iterations:
             mean = {key: sum(entry[key] for entry in window) / len(window) for key in window[0]}
@@ -138,6 +149,28 @@ def train(
             )
         on_iterations(1)
     return (network if average is None else average).eval(), history
+
+
+def accumulate_gradients(loss_of: Callable[[Batch], tuple[Tensor, Row]], batch: Batch, size: int) -> Row:
+    """Add the gradients of a batch's mean loss to the parameters, some rows at a time.
+
+    Args:
+        loss_of: rows -> (mean loss, further means).
+        batch: tensors with one row for each picture.
+        size: rows at a time.
+
+    Returns:
+        The means over the batch, the loss under "loss".
+    """
+    count, total = len(batch[0]), Row()
+    for start in range(0, count, size):
+        rows = tuple(tensor[start : start + size] for tensor in batch)
+        share = len(rows[0]) / count
+        loss, row = loss_of(rows)
+        (share * loss).backward()  # type: ignore[no-untyped-call]
+        for key, value in {"loss": loss.item(), **row}.items():
+            total[key] = total.get(key, 0.0) + share * value
+    return total
 
 
 @torch.no_grad()

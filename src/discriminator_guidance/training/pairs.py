@@ -116,7 +116,7 @@ class Split:
     test: np.ndarray
 
 
-def split_pairs(real: int, fake: int, train: float, validation: float, seed: int) -> Split:
+def split_pairs(real: int, fake: int, train: float, validation: float, seed: int, most: int | None = None) -> Split:
     """The one fixed split of real and fake, the same for all members.
 
     Args:
@@ -125,17 +125,35 @@ def split_pairs(real: int, fake: int, train: float, validation: float, seed: int
         train: share for training.
         validation: share for validation; the rest is the test set.
         seed: of the permutation.
+        most: images used of each kind; None uses all.
 
     Returns:
         The three sets of rows; real and fake are split separately, so both have the same shares in each.
     """
     parts: list[list[np.ndarray]] = [[], [], []]
     for label, (first, count) in enumerate([(0, real), (real, fake)]):
-        rows = first + generator(seed, "split", label, 0).permutation(count)
-        ends = [round(train * count), round((train + validation) * count)]
+        rows = first + generator(seed, "split", label, 0).permutation(count)[:most]
+        ends = [round(train * len(rows)), round((train + validation) * len(rows))]
         for part, chunk in zip(parts, np.split(rows, ends), strict=True):
             part.append(chunk)
     return Split(*(np.sort(np.concatenate(part)) for part in parts))
+
+
+def bootstrap_rows(rows: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Training images of one bagged member, drawn with replacement.
+
+    Args:
+        rows: the training images.
+        share: how many are drawn, relative to their number.
+        seed: of the member.
+
+    Returns:
+        Rows, sorted, some of them several times.
+
+    Source: Breiman 1996.
+    """
+    count = max(1, round(share * len(rows)))
+    return np.sort(generator(seed, "bagging", 0, 0).choice(rows, count, replace=True))
 
 
 def grid_pairs(rows: np.ndarray, times: int, times_per_image: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,17 +1,16 @@
-"""The only reader of configuration: `configs/<profile>.yaml` as frozen, bounded, fully explicit types."""
+"""The sections of a profile as frozen, bounded, fully explicit types."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Tag, model_validator
+from pydantic import Discriminator as ChosenBy
 
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.config.consistency import impossible_networks, impossible_sampling
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -19,10 +18,17 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 VpTime = Annotated[float, Field(gt=0, le=1)]
 TMin = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
+Place = Annotated[str, Field(min_length=1)]  # of a file: relative to the project folder, or absolute
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
+Init = Literal["fresh", "sequential", "pretrained"]
+Checkpoint = Literal["last", "best"] | Count
+Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Precision = Literal["float32", "tf32", "bfloat16", "auto"]
 Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean"]
 
 
@@ -36,9 +42,15 @@ class Runtime(Section):
     """How the machine computes."""
 
     device: Literal["cpu", "cuda", "auto"]
-    training_precision: Literal["float32", "bfloat16", "auto"]
-    sampling_precision: Literal["float32", "bfloat16", "auto"]
+    training_precision: Precision
+    sampling_precision: Precision
     threads: Count
+
+    @model_validator(mode="after")
+    def _one_kind_of_float32(self) -> Runtime:
+        if {self.training_precision, self.sampling_precision} == {"float32", "tf32"}:
+            raise ValueError("training and sampling precision cannot be float32 and tf32; choose one of the two")
+        return self
 
 
 class Training(Section):
@@ -58,8 +70,8 @@ class Real(Section):
     """Stage `real`."""
 
     source: Literal["digits", "cifar10", "images"]
-    path: Annotated[str, Field(min_length=1)] | None
-    holdout_path: Annotated[str, Field(min_length=1)] | None
+    path: Place | None
+    holdout_path: Place | None
     image_size: Annotated[int, Field(ge=8, le=64)]
     holdout_fraction: Annotated[float, Field(ge=0, lt=1)]
     seed: Seed
@@ -97,8 +109,8 @@ class ScoreNetwork(Section):
     resample_filter: Widths
 
 
-class Score(Section):
-    """Stage `score`."""
+class TrainedScore(Section):
+    """Stage `score`, trained from scratch."""
 
     source: Literal["train"]
     sigma_data: Positive
@@ -107,6 +119,16 @@ class Score(Section):
     p_mean: Finite
     p_std: Positive
     ema_decay: Fraction
+
+
+class EdmScore(Section):
+    """Stage `score`, a released EDM checkpoint."""
+
+    source: Literal["edm"]
+    path: Place
+
+
+Score = Annotated[TrainedScore | EdmScore, Field(discriminator="source")]
 
 
 class ExtractorNetwork(Section):
@@ -120,8 +142,8 @@ class ExtractorNetwork(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-class Extractor(Section):
-    """Stage `extractor`."""
+class TrainedExtractor(Section):
+    """Stage `extractor`, trained from scratch."""
 
     source: Literal["train"]
     network: ExtractorNetwork
@@ -130,14 +152,36 @@ class Extractor(Section):
     uniform_time_fraction: Annotated[float, Field(ge=0, le=1)]
 
 
-class FidNetwork(Section):
-    """Stage `fid_network`."""
+class AdmExtractor(Section):
+    """Stage `extractor`, a released ADM classifier."""
+
+    source: Literal["adm"]
+    path: Place
+
+
+Extractor = Annotated[TrainedExtractor | AdmExtractor, Field(discriminator="source")]
+
+
+class TrainedFidNetwork(Section):
+    """Stage `fid_network`, trained from scratch."""
 
     source: Literal["train"]
     name: Annotated[str, Field(min_length=1)]
     channels: tuple[Count, Count, Count, Count]
     features: Count
     training: Training
+
+
+class InceptionFidNetwork(Section):
+    """Stage `fid_network`, torch-fidelity's Inception."""
+
+    source: Literal["inception"]
+    name: Annotated[str, Field(min_length=1)]
+    path: Place
+    sha256: Sha256 | None
+
+
+FidNetwork = Annotated[TrainedFidNetwork | InceptionFidNetwork, Field(discriminator="source")]
 
 
 class Sampler(Section):
@@ -192,16 +236,6 @@ class Split(Section):
         return self
 
 
-class Member(Section):
-    """One row of Table 2, before the two factors."""
-
-    seed: Seed
-    epochs: Count
-    learning_rate: Positive
-    weight_decay: NonNegative
-    t_min: TMin
-
-
 class HeadNetwork(Section):
     """Constructor arguments of the discriminator head."""
 
@@ -211,16 +245,61 @@ class HeadNetwork(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
+class MemberDifferences(Section):
+    """What a member has otherwise than the whole section; None is as the section says."""
+
+    init: Init | None = None
+    importance_sampling: bool | None = None
+    reshuffle: bool | None = None
+    checkpoint: Checkpoint | None = None
+    label_smoothing: Smoothing | None = None
+    bagging: Share | None = None
+    network: HeadNetwork | None = None
+
+
+class TrainedMember(Section):
+    """One row of Table 2, before the two factors."""
+
+    seed: Seed
+    epochs: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    t_min: TMin
+    differs: MemberDifferences = MemberDifferences()
+
+
+class ReleasedMember(Section):
+    """A discriminator head that somebody else trained."""
+
+    path: Place
+
+
+def _kind_of_member(value: Any) -> str:
+    keys = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return "released" if "path" in keys else "trained"
+
+
+Member = Annotated[
+    Annotated[TrainedMember, Tag("trained")] | Annotated[ReleasedMember, Tag("released")], ChosenBy(_kind_of_member)
+]
+
+
 class Discriminator(Section):
     """Stage `discriminator`."""
 
     split: Split
+    images: Annotated[int, Field(ge=10)] | None
     batch_size: Count
     epoch_factor: Positive
     learning_rate_factor: Positive
     importance_sampling: bool
     reshuffle: bool
     flip: bool
+    init: Init
+    pretrained: Place | None
+    checkpoint: Checkpoint
+    label_smoothing: Smoothing
+    bagging: Share | None
     checkpoint_every: Count
     grid_times: Count
     grid_times_per_image: Count
@@ -228,11 +307,19 @@ class Discriminator(Section):
     members: dict[Name, Member]
 
     @model_validator(mode="after")
-    def _grid(self) -> Discriminator:
+    def _possible(self) -> Discriminator:
         if self.grid_times_per_image > self.grid_times:
             raise ValueError(
                 f"grid_times_per_image {self.grid_times_per_image} must not exceed grid_times {self.grid_times}"
             )
+        trained = [member for member in self.members.values() if isinstance(member, TrainedMember)]
+        if self.pretrained is None and "pretrained" in [self.init, *(member.differs.init for member in trained)]:
+            raise ValueError("init pretrained needs the path of a discriminator under pretrained")
+        for name, member in self.members.items():
+            if isinstance(member, TrainedMember):
+                chosen = member.differs.checkpoint or self.checkpoint
+                if isinstance(chosen, int) and chosen > member.epochs:
+                    raise ValueError(f"checkpoint {chosen} must not exceed the {member.epochs} epochs of {name}")
         return self
 
 
@@ -267,6 +354,7 @@ class Variant(Section):
 class Guided(SampleRange):
     """Stage `guided`."""
 
+    ranges: Annotated[int, Field(ge=1, le=100)]
     time_min: VpTime
     time_max: VpTime
     trajectory_images: Count
@@ -286,6 +374,7 @@ class Guided(SampleRange):
 class Evaluation(Section):
     """Stage `evaluation`."""
 
+    reference_statistics: Place | None
     batch_size: Count
     kid_subsets: Count
     kid_subset_size: Annotated[int, Field(ge=2)]
@@ -307,7 +396,7 @@ class Download(Section):
     redirect_hosts: tuple[str, ...]
     size: Count | None
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    sha256: Sha256 | None
     path: str
     by_hand: Annotated[str, Field(min_length=1)]
 
@@ -340,6 +429,7 @@ class Config(Section):
     """A whole profile."""
 
     runtime: Runtime
+    cond: bool
     real: Real
     score: Score
     extractor: Extractor
@@ -355,142 +445,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        for problem in (*_impossible_sampling(self), *_impossible_networks(self)):
+        for problem in (*impossible_sampling(self), *impossible_networks(self)):
             raise ValueError(problem)
         return self
-
-
-def _impossible_sampling(config: Config) -> Iterator[str]:
-    """What no single section can see, as "what is wrong; what to do"."""
-    fake, guided, members = config.fake, config.guided, config.discriminator.members
-    for name, variant in guided.variants.items():
-        for member in variant.members:
-            if member not in members:
-                yield f"guided.variants.{name}.members names {member!r}; choose among {', '.join(members)}"
-    same_streams = fake.seed == guided.seed
-    if same_streams and max(fake.seed_start, guided.seed_start) < min(
-        fake.seed_start + fake.images, guided.seed_start + guided.images
-    ):
-        yield "fake and guided draw the same sample indices; move guided.seed_start"
-    limits = {
-        "guided.trajectory_images": guided.trajectory_images,
-        "report.pictures": config.report.pictures,
-        "evaluation.kid_subset_size": config.evaluation.kid_subset_size,
-        "evaluation.neighborhood": config.evaluation.neighborhood + 1,
-    }
-    for key, value in limits.items():
-        if value > guided.images:
-            yield f"{key} needs {value} pictures, guided.images is {guided.images}; lower the one or raise the other"
-
-
-def _impossible_networks(config: Config) -> Iterator[str]:
-    """Sizes that cannot be halved, attention at sizes that do not occur, heads that do not divide their channels."""
-    size = config.real.image_size
-    score, extractor, head = config.score.network, config.extractor.network, config.discriminator.network
-    if score.model_channels % 4:
-        yield f"score.network.model_channels = {score.model_channels}; use a multiple of 4"
-    attention = {
-        "score.network.attn_resolutions": (score.channel_mult, score.attn_resolutions),
-        "extractor.network.attention_resolutions": (extractor.channel_mult, extractor.attention_resolutions),
-    }
-    for key, (levels, wanted) in attention.items():
-        sizes = [size >> level for level in range(len(levels))]
-        if sizes[-1] << (len(sizes) - 1) != size or sizes[-1] < 1:
-            section = key.split(".")[0]
-            halvings = len(sizes) - 1
-            yield f"real.image_size = {size} cannot be halved {halvings} times; shorten {section}.network.channel_mult"
-        for resolution in wanted:
-            if resolution not in sizes:
-                yield f"{key} names {resolution}; choose among {', '.join(map(str, sizes))}"
-    if size % 4:
-        yield f"real.image_size = {size}; fid_network halves twice, use a multiple of 4"
-    divisible = {
-        "extractor": (
-            extractor.num_head_channels,
-            {factor * extractor.model_channels for factor in extractor.channel_mult},
-        ),
-        "discriminator": (head.num_head_channels, {head.model_channels}),
-    }
-    for section, (heads, widths) in divisible.items():
-        for width in sorted(widths):
-            if width % heads:
-                yield f"{section}.network.num_head_channels = {heads}; use a divisor of {width}"
-
-
-def load_config(profile: str, root: Path) -> Config:
-    """Read and check a profile.
-
-    Args:
-        profile: its name, the stem of a file in `configs/`.
-        root: the project folder.
-
-    Returns:
-        The profile.
-
-    Raises:
-        ConfigError: no such file, not YAML, or a key that is missing, unknown, of the wrong type or out of range.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    path = root / "configs" / f"{profile}.yaml"
-    shown = f"configs/{profile}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in (root / "configs").glob("*.yaml"))
-        raise ConfigError(
-            f"a profile file {shown}", "no such file", f"choose one of: {', '.join(known) or 'none here'}"
-        )
-    try:
-        # YAML 1.2, as DVC reads it: 1e-5 is a number there, in YAML 1.1 it is a string.
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"YAML in {shown}", reason, "mend the syntax at the place named") from error
-    return parse_config(data, shown)
-
-
-def parse_config(data: object, shown: str) -> Config:
-    """Check a profile that is already a mapping.
-
-    Args:
-        data: what the YAML file holds.
-        shown: the file's name for messages.
-
-    Returns:
-        The profile.
-
-    Raises:
-        ConfigError: naming file, key, value and what is allowed.
-    """
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"sections in {shown}", type(data).__name__, "see configs/mini.yaml for a whole one")
-    try:
-        # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
-        return Config.model_validate_json(json.dumps(data))
-    except TypeError as error:
-        raise ConfigError(f"plain values in {shown}", str(error), "use numbers, words, lists and maps") from error
-    except ValidationError as error:
-        raise _config_error(error, shown) from error
-
-
-def _config_error(error: ValidationError, shown: str) -> ConfigError:
-    errors: list[Any] = error.errors(include_url=False)
-    # Of a union ("equal" or a list of weights) pydantic reports each branch; the last is about the list.
-    branches = [e for e in errors if e["loc"][:4] == errors[0]["loc"][:4]]
-    first = branches[-1] if "weights" in errors[0]["loc"] else errors[0]
-    parts = [str(part) for part in first["loc"] if "[" not in str(part)]
-    key = ".".join(parts)
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "missing":
-        return ConfigError(f"key {key} in {shown}", f"no such key{more}", "add it; configs/mini.yaml documents each")
-    if first["type"] == "extra_forbidden":
-        return ConfigError(
-            f"known keys in {shown}", f"{key} = {first['input']!r}{more}", "remove it or mend its spelling"
-        )
-    if first["type"] == "value_error":
-        wrong, _, remedy = message.partition("; ")
-        place = f"settings in {shown} that fit together" if not parts else f"a valid {key} in {shown}"
-        return ConfigError(place, f"{wrong}{more}", remedy or f"change {key}")
-    return ConfigError(f"a valid {key} in {shown}", f"{key} = {first['input']!r}{more}", message)

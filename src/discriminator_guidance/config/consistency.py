@@ -1,0 +1,81 @@
+"""What no single section of a profile can see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config.sections import Config
+
+
+def impossible_sampling(config: Config) -> Iterator[str]:
+    """Ranges that overlap, members that are not there, more pictures than are drawn.
+
+    Args:
+        config: whose sections are right by themselves.
+
+    Returns:
+        Each problem as "what is wrong; what to do".
+    """
+    fake, guided, members = config.fake, config.guided, config.discriminator.members
+    for name, variant in guided.variants.items():
+        for member in variant.members:
+            if member not in members:
+                yield f"guided.variants.{name}.members names {member!r}; choose among {', '.join(members)}"
+    same_streams = fake.seed == guided.seed
+    if same_streams and max(fake.seed_start, guided.seed_start) < min(
+        fake.seed_start + fake.images, guided.seed_start + guided.ranges * guided.images
+    ):
+        yield "fake and guided draw the same sample indices; move guided.seed_start"
+    limits = {
+        "guided.trajectory_images": guided.trajectory_images,
+        "report.pictures": config.report.pictures,
+        "evaluation.kid_subset_size": config.evaluation.kid_subset_size,
+        "evaluation.neighborhood": config.evaluation.neighborhood + 1,
+    }
+    for key, value in limits.items():
+        if value > guided.images:
+            yield f"{key} needs {value} pictures, guided.images is {guided.images}; lower the one or raise the other"
+
+
+def impossible_networks(config: Config) -> Iterator[str]:
+    """Sizes that cannot be halved, attention at sizes that do not occur, heads that do not divide their channels.
+
+    Args:
+        config: whose sections are right by themselves.
+
+    Returns:
+        Each problem as "what is wrong; what to do"; networks that come from files are judged when they are read.
+    """
+    size, attention, divisible = config.real.image_size, {}, {}
+    if config.score.source == "train":
+        score = config.score.network
+        attention["score.network.attn_resolutions"] = (score.channel_mult, score.attn_resolutions)
+        if score.model_channels % 4:
+            yield f"score.network.model_channels = {score.model_channels}; use a multiple of 4"
+    if config.extractor.source == "train":
+        extractor = config.extractor.network
+        attention["extractor.network.attention_resolutions"] = (extractor.channel_mult, extractor.attention_resolutions)
+        widths = {factor * extractor.model_channels for factor in extractor.channel_mult}
+        divisible["extractor.network"] = (extractor.num_head_channels, widths)
+    heads = {"discriminator.network": config.discriminator.network}
+    for name, member in config.discriminator.members.items():
+        if not hasattr(member, "path") and member.differs.network is not None:
+            heads[f"discriminator.members.{name}.differs.network"] = member.differs.network
+    divisible |= {key: (head.num_head_channels, {head.model_channels}) for key, head in heads.items()}
+    for key, (levels, wanted) in attention.items():
+        sizes = [size >> level for level in range(len(levels))]
+        if sizes[-1] << (len(sizes) - 1) != size or sizes[-1] < 1:
+            section = key.split(".")[0]
+            halvings = len(sizes) - 1
+            yield f"real.image_size = {size} cannot be halved {halvings} times; shorten {section}.network.channel_mult"
+        for resolution in wanted:
+            if resolution not in sizes:
+                yield f"{key} names {resolution}; choose among {', '.join(map(str, sizes))}"
+    if config.fid_network.source == "train" and size % 4:
+        yield f"real.image_size = {size}; fid_network halves twice, use a multiple of 4"
+    for key, (channels, widths) in divisible.items():
+        for width in sorted(widths):
+            if width % channels:
+                yield f"{key}.num_head_channels = {channels}; use a divisor of {width}"

@@ -1,0 +1,108 @@
+"""From a YAML file to a checked profile, or to one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from discriminator_guidance.config.sections import Config
+from discriminator_guidance.errors import ConfigError
+
+
+def load_config(profile: str, root: Path) -> Config:
+    """Read and check a profile.
+
+    Args:
+        profile: its name, the stem of a file in `configs/`.
+        root: the project folder.
+
+    Returns:
+        The profile.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a key that is missing, unknown, of the wrong type or out of range.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = root / "configs" / f"{profile}.yaml"
+    shown = f"configs/{profile}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (root / "configs").glob("*.yaml"))
+        raise ConfigError(
+            f"a profile file {shown}", "no such file", f"choose one of: {', '.join(known) or 'none here'}"
+        )
+    try:
+        # YAML 1.2, as DVC reads it: 1e-5 is a number there, in YAML 1.1 it is a string.
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"YAML in {shown}", reason, "mend the syntax at the place named") from error
+    return parse_config(data, shown)
+
+
+def parse_config(data: object, shown: str) -> Config:
+    """Check a profile that is already a mapping.
+
+    Args:
+        data: what the YAML file holds.
+        shown: the file's name for messages.
+
+    Returns:
+        The profile.
+
+    Raises:
+        ConfigError: naming file, key, value and what is allowed.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"sections in {shown}", type(data).__name__, "see configs/mini.yaml for a whole one")
+    try:
+        # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
+        return Config.model_validate_json(json.dumps(data))
+    except TypeError as error:
+        raise ConfigError(f"plain values in {shown}", str(error), "use numbers, words, lists and maps") from error
+    except ValidationError as error:
+        raise _config_error(error, shown) from error
+
+
+# Pydantic names the branch of a union it took; a reader of the file knows no such key.
+BRANCHES = {"score": 1, "extractor": 1, "fid_network": 1, "members": 2}  # places after the key that holds the union
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    parts = [str(part) for part in location if "[" not in str(part)]
+    for holder, distance in BRANCHES.items():
+        if holder in parts[:2] and len(parts) > (place := parts.index(holder) + distance):
+            del parts[place]
+    return ".".join(parts)
+
+
+def _config_error(error: ValidationError, shown: str) -> ConfigError:
+    errors: list[Any] = error.errors(include_url=False)
+    # Of a union ("equal" or a list of weights) pydantic reports each branch; the last is about the list.
+    branches = [e for e in errors if e["loc"][:4] == errors[0]["loc"][:4]]
+    first = branches[-1] if "weights" in errors[0]["loc"] else errors[0]
+    key = _key(first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "missing":
+        return ConfigError(f"key {key} in {shown}", f"no such key{more}", "add it; configs/mini.yaml documents each")
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            f"known keys in {shown}", f"{key} = {first['input']!r}{more}", "remove it or mend its spelling"
+        )
+    if first["type"] == "value_error":
+        wrong, _, remedy = message.partition("; ")
+        place = f"settings in {shown} that fit together" if not key else f"a valid {key} in {shown}"
+        return ConfigError(place, f"{wrong}{more}", remedy or f"change {key}")
+    if first["type"] == "union_tag_invalid":
+        known = first["ctx"]["expected_tags"].replace("'", "")
+        return ConfigError(f"{key}.source among {known} in {shown}", first["ctx"]["tag"] + more, "choose one of them")
+    if first["type"] == "union_tag_not_found":
+        return ConfigError(f"key {key}.source in {shown}", f"no such key{more}", "add it; see configs/mini.yaml")
+    return ConfigError(f"a valid {key} in {shown}", f"{key} = {first['input']!r}{more}", message)

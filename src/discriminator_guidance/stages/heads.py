@@ -1,0 +1,261 @@
+"""How a member's head comes about: its settings, its start, its training, and the members it goes on from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from discriminator_guidance.artifacts.adm_checkpoint import check_fit
+from discriminator_guidance.artifacts.files import sha256
+from discriminator_guidance.artifacts.partial import PartialWork
+from discriminator_guidance.networks.adm import EncoderUNet, build_head
+from discriminator_guidance.networks.memory import BatchSize
+from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.stages.context import Context, partial_work
+from discriminator_guidance.stages.convert import read_adm
+from discriminator_guidance.stages.trained import released_file
+from discriminator_guidance.training.discriminator import (
+    Features,
+    GridFeatures,
+    MemberSettings,
+    State,
+    train_discriminator,
+)
+from discriminator_guidance.training.loop import Row
+from discriminator_guidance.training.pairs import Split, bootstrap_rows
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config import Discriminator, TrainedMember
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Real and fake pictures and their fixed split."""
+
+    images: Tensor  # (N, C, H, W) uint8, real ++ fake
+    labels: Tensor  # (N,) float32, 1 real, 0 fake
+    classes: Tensor | None  # (N,) int64 in a conditional study
+    split: Split
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that is the same for all members."""
+
+    settings: Discriminator
+    context: Context
+    inputs: list[Path]
+    features: Features
+    feature_shape: tuple[int, int, int]
+    pairs: Pairs
+    validation: GridFeatures
+    compute: Compute
+    frozen_precision: str
+
+
+def of_member(settings: Discriminator, member: str, key: str) -> Any:
+    """A setting of a trained member: its own where it differs from the section.
+
+    Args:
+        settings: the section `discriminator`.
+        member: name of the row.
+        key: of the section.
+
+    Returns:
+        The value.
+    """
+    own = getattr(_row(settings, member).differs, key)
+    return getattr(settings, key) if own is None else own
+
+
+def member_settings(settings: Discriminator, member: str) -> MemberSettings:
+    """A row of Table 2 after the profile's two factors.
+
+    Args:
+        settings: the section `discriminator`.
+        member: name of the row.
+
+    Returns:
+        What the member is trained with; at least one epoch.
+    """
+    row, checkpoint = _row(settings, member), of_member(settings, member, "checkpoint")
+    return MemberSettings(
+        seed=row.seed,
+        epochs=_scaled(row.epochs, settings),
+        learning_rate=row.learning_rate * settings.learning_rate_factor,
+        weight_decay=row.weight_decay,
+        t_min=row.t_min,
+        batch_size=settings.batch_size,
+        importance_sampling=of_member(settings, member, "importance_sampling"),
+        reshuffle=of_member(settings, member, "reshuffle"),
+        flip=settings.flip,
+        label_smoothing=of_member(settings, member, "label_smoothing"),
+        checkpoint=_scaled(checkpoint, settings) if isinstance(checkpoint, int) else checkpoint,
+        checkpoint_every=settings.checkpoint_every,
+    )
+
+
+def train_member(bench: Bench, member: str) -> tuple[EncoderUNet, list[Row], PartialWork]:
+    """Train a member from the start that `init` gives it.
+
+    Args:
+        bench: what all members share.
+        member: its name.
+
+    Returns:
+        The head with the weights to use, in evaluation mode, the rows of its curve, and the unfinished work, to be
+        removed when the results are written.
+    """
+    trained = _trained(bench, member)
+    if of_member(bench.settings, member, "init") == "sequential":
+        _end_work(bench, member).save({"head": trained.head.state_dict()})
+    trained.head.load_state_dict(trained.kept)
+    return trained.head.eval(), trained.history, trained.work
+
+
+def read_released_head(context: Context, path: str, key: str, bench_shape: tuple[int, int, int]) -> EncoderUNet:
+    """A head that somebody else trained.
+
+    Args:
+        context: where the project is.
+        path: of the `.pt`.
+        key: the setting that names it.
+        bench_shape: (C, H, W) of the extractor's feature map, which it must take.
+
+    Returns:
+        The head, in evaluation mode.
+
+    Raises:
+        InputError: it is missing, damaged, or takes other feature maps.
+    """
+    state, arguments = read_adm(released_file(context, path, key))
+    channels, size, _ = bench_shape
+    head = EncoderUNet(**arguments)
+    wanted = EncoderUNet(**{**arguments, "in_channels": channels, "image_size": size, "out_channels": 1})
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.state_dict().items()}
+    check_fit(shapes, state, f"a discriminator of {channels} x {size} x {size} feature maps in {path}")
+    head.load_state_dict(state)
+    return head.eval()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    head: EncoderUNet  # after the last epoch
+    kept: State  # the weights to use
+    history: list[Row]
+    work: PartialWork
+
+
+def _trained(bench: Bench, member: str) -> _Trained:
+    settings, context = bench.settings, bench.context
+    told = member_settings(settings, member)
+    head = _start(bench, member, told.seed)
+    rows, share = bench.pairs.split.train, of_member(settings, member, "bagging")
+    train_rows = rows if share is None else bootstrap_rows(rows, share, told.seed)
+    told_all = _determinants(bench, member)
+    work = partial_work(context, "discriminator", member, bench.inputs, told_all, bench.compute)
+    with context.bar(f"training {member}", told.epochs, "epochs") as advance:
+        kept, history = train_discriminator(
+            bench.features,
+            head,
+            bench.pairs.images,
+            bench.pairs.labels,
+            bench.pairs.classes,
+            train_rows,
+            bench.validation,
+            told,
+            bench.compute,
+            BatchSize(told.batch_size, context.notice),
+            work,
+            advance,
+            context.on_metrics,
+        )
+    return _Trained(head, kept, history, work)
+
+
+def _start(bench: Bench, member: str, seed: int) -> EncoderUNet:
+    settings, device = bench.settings, bench.compute.device
+    init = of_member(settings, member, "init")
+    if init == "pretrained":
+        path = str(settings.pretrained)
+        head = read_released_head(bench.context, path, "discriminator.pretrained", bench.feature_shape)
+        return head.to(device)
+    torch.manual_seed(seed)
+    head = build_head(
+        feature_shape=bench.feature_shape,
+        condition=bench.pairs.classes is not None,
+        **of_member(settings, member, "network").model_dump(),
+    ).to(device)
+    before = predecessor(settings, member) if init == "sequential" else None
+    if before is not None:
+        head.load_state_dict(_end_of(bench, before))
+    return head
+
+
+def predecessor(settings: Discriminator, member: str) -> str | None:
+    """The member that a sequential one goes on from: the sequential one before it in the table.
+
+    Args:
+        settings: the section `discriminator`.
+        member: its name.
+
+    Returns:
+        A name, or None for the first.
+    """
+    chain = [
+        name
+        for name, row in settings.members.items()
+        if not hasattr(row, "path") and of_member(settings, name, "init") == "sequential"
+    ]
+    place = chain.index(member)
+    return chain[place - 1] if place else None
+
+
+def _end_of(bench: Bench, member: str) -> State:
+    """Weights after a member's last epoch, kept from when it was trained, or trained now."""
+    kept = _end_work(bench, member).load()
+    if kept is None:
+        trained = _trained(bench, member)
+        kept = {"head": trained.head.state_dict()}
+        _end_work(bench, member).save(kept)
+        trained.work.remove()
+    state: State = kept["head"]
+    return state
+
+
+def _end_work(bench: Bench, member: str) -> PartialWork:
+    told = _determinants(bench, member)
+    return partial_work(bench.context, "discriminator", f"{member}-end", bench.inputs, told, bench.compute)
+
+
+def _determinants(bench: Bench, member: str) -> dict[str, Any]:
+    """Everything but the input files that decides what a member becomes."""
+    settings = bench.settings
+    init, before = of_member(settings, member, "init"), None
+    if init == "sequential" and (name := predecessor(settings, member)) is not None:
+        before = _determinants(bench, name)
+    return {
+        **asdict(member_settings(settings, member)),
+        "split": settings.split.model_dump(),
+        "images": settings.images,
+        "grid": [settings.grid_times, settings.grid_times_per_image],
+        "network": of_member(settings, member, "network").model_dump(),
+        "init": init,
+        "before": before,
+        "pretrained": sha256(bench.context.layout.root / str(settings.pretrained)) if init == "pretrained" else None,
+        "bagging": of_member(settings, member, "bagging"),
+        "cond": bench.pairs.classes is not None,
+        "frozen_precision": bench.frozen_precision,
+    }
+
+
+def _row(settings: Discriminator, member: str) -> TrainedMember:
+    return cast("TrainedMember", settings.members[member])
+
+
+def _scaled(epochs: int, settings: Discriminator) -> int:
+    return max(1, round(epochs * settings.epoch_factor))

@@ -1,0 +1,43 @@
+"""Batches that shrink where memory does not suffice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from discriminator_guidance.errors import UserError
+from discriminator_guidance.networks.memory import BatchSize
+
+
+def run_with_room_for(room: int, tried: list[int]):
+    def run(size: int) -> str:
+        tried.append(size)
+        if size > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return f"done with {size}"
+
+    return run
+
+
+def test_the_size_halves_until_it_fits_and_stays_there():
+    said, tried = [], []
+    at_once = BatchSize(100, said.append)
+    assert at_once.attempt(run_with_room_for(30, tried)) == "done with 25"
+    assert at_once.attempt(run_with_room_for(30, tried)) == "done with 25"
+    assert tried == [100, 50, 25, 25]
+    assert len(said) == 2
+    assert "25 pictures" in said[-1]
+
+
+def test_one_picture_that_does_not_fit_is_an_error_of_one_line():
+    with pytest.raises(UserError, match="one picture at a time") as caught:
+        BatchSize(3, lambda line: None).attempt(run_with_room_for(0, []))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_pass():
+    def run(size: int) -> None:
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape"):
+        BatchSize(4, lambda line: None).attempt(run)
