@@ -28,6 +28,9 @@ def impossible_sampling(config: Config) -> Iterator[str]:
         fake.seed_start + fake.images, guided.seed_start + guided.ranges * guided.images
     ):
         yield "fake and guided draw the same sample indices; move guided.seed_start"
+    used = config.discriminator.images
+    if used is not None and used > fake.images:
+        yield f"discriminator.images needs {used} fakes, fake.images is {fake.images}; lower the one or raise the other"
     limits = {
         "guided.trajectory_images": guided.trajectory_images,
         "report.pictures": config.report.pictures,

@@ -59,7 +59,7 @@ def allow_tf32(allowed: bool) -> None:
     """Let CUDA round the factors of float32 inner products to 10 bits, or forbid it; torch's own default is mixed.
 
     Args:
-        allowed: True in every mode but "float32".
+        allowed: True in mode "tf32" alone.
     """
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed

@@ -75,8 +75,9 @@ def prepare_compute(device: str, precision: str, threads: int) -> Compute:
     torch.set_num_threads(threads)
     _keep_memory()
     compute = resolve_compute(device, precision)
-    # In bfloat16 mode no convolution is left to TF32; a stage with two modes calls this twice.
-    allow_tf32(compute.mode != "float32")
+    # Not for bfloat16, which leaves nothing to TF32: a stage with two modes calls this twice, and the other must stand.
+    if compute.mode != "bfloat16":
+        allow_tf32(compute.mode == "tf32")
     return compute
 
 

@@ -14,8 +14,16 @@ from discriminator_guidance.artifacts.files import read_npz, write_bytes, write_
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
 from discriminator_guidance.evaluation.classification import calibration_bins
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
-from discriminator_guidance.stages.heads import Bench, Pairs, member_settings, read_released_head, train_member
+from discriminator_guidance.stages.heads import (
+    Bench,
+    Pairs,
+    member_settings,
+    read_released_head,
+    train_member,
+    train_rows,
+)
 from discriminator_guidance.stages.networks import load_extractor
 from discriminator_guidance.training.discriminator import (
     Features,
@@ -51,8 +59,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     history: list[Row] = []
     work: PartialWork | None = None
     if hasattr(row, "path"):
-        key = f"discriminator.members.{member}.path"
-        head = read_released_head(context, row.path, key, bench.feature_shape).to(bench.compute.device)
+        head = read_released_head(bench, row.path, f"discriminator.members.{member}.path").to(bench.compute.device)
     else:
         head, history, work = train_member(bench, member)
     test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings)
@@ -84,14 +91,16 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     write_json(curves / "metrics.json", metrics)
     if work is not None:
         work.remove()
-    tables = [curves / name for name in ("metrics.json", "history.csv", "calibration.csv")]
+    tables = [curves / name for name in ("metrics.json", "calibration.csv")]
+    shown = {key: metrics[key] for key in ("train_loss", "validation_loss", "test_loss", "best_epoch")}
     return StageResult(
-        summary={key: metrics[key] for key in ("train_loss", "validation_loss", "test_loss", "best_epoch")},
+        summary={**shown, "batch_size": bench.at_once.size},
         outputs=[
             *(folder / name for name in ("model.safetensors", "model.json", "test_logits.npz")),
             *tables,
+            curves / "history.csv",
         ],
-        artifacts=tables,
+        artifacts=[*tables, curves / "history.csv"] if history else tables,
         weights=folder / "model.safetensors",
     )
 
@@ -134,7 +143,8 @@ def open_bench(config: Config, context: Context) -> Bench:
     )
     validation = grid(features, pairs, pairs.split.validation, settings)
     shape = extractor.feature_shape
-    return Bench(settings, context, inputs, features, shape, pairs, validation, compute, frozen_compute.mode)
+    at_once = BatchSize(settings.batch_size, context.notice)
+    return Bench(settings, context, inputs, features, shape, pairs, validation, compute, frozen_compute.mode, at_once)
 
 
 def grid(features: Features, pairs: Pairs, rows: np.ndarray, settings: Discriminator) -> GridFeatures:
@@ -164,7 +174,7 @@ def _training_metrics(bench: Bench, member: str, history: list[Row]) -> dict[str
         "learning_rate": told.learning_rate,
         "weight_decay": told.weight_decay,
         "t_min": told.t_min,
-        "iterations": told.epochs * -(-len(bench.pairs.split.train) // told.batch_size),
+        "iterations": told.epochs * -(-len(train_rows(bench, member)) // told.batch_size),
         **{key: row[key] for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")},
         "best_validation_loss": best["validation_loss"],
         "best_epoch": int(best["epoch"]),

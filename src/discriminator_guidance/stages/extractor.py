@@ -51,6 +51,7 @@ def _train(runtime: Runtime, settings: TrainedExtractor, context: Context, real:
         **settings.network.model_dump(),
     ).to(compute.device)
     schedule = Schedule(**settings.training.model_dump())
+    at_once = BatchSize(schedule.batch_size, context.notice)
     work = partial_work(context, "extractor", "", [source], settings.model_dump(), compute)
     with context.bar("training the extractor", schedule.iterations, "iterations") as advance:
         trained, history = train_extractor(
@@ -61,12 +62,12 @@ def _train(runtime: Runtime, settings: TrainedExtractor, context: Context, real:
             settings.t_min,
             settings.uniform_time_fraction,
             compute,
-            BatchSize(schedule.batch_size, context.notice),
+            at_once,
             work,
             advance,
             context.on_metrics,
         )
-    return save_trained(context, "extractor", trained, network.arguments, history, work, compute)
+    return save_trained(context, "extractor", trained, network.arguments, history, work, compute, at_once)
 
 
 def _convert(settings: AdmExtractor, context: Context, shape: tuple[int, ...]) -> StageResult:

@@ -52,6 +52,7 @@ def _train(runtime: Runtime, settings: TrainedFidNetwork, context: Context) -> S
     torch.manual_seed(settings.training.seed)
     network = FidNetwork(**arguments).to(compute.device)
     schedule = Schedule(**settings.training.model_dump())
+    at_once = BatchSize(schedule.batch_size, context.notice)
     told = {"network": arguments, "training": settings.training.model_dump()}
     work = partial_work(context, "fid_network", "", [source], told, compute)
     with context.bar("training the FID network", schedule.iterations, "iterations") as advance:
@@ -61,9 +62,9 @@ def _train(runtime: Runtime, settings: TrainedFidNetwork, context: Context) -> S
             torch.from_numpy(real["labels"]).to(compute.device),
             schedule,
             compute,
-            BatchSize(schedule.batch_size, context.notice),
+            at_once,
             work,
             advance,
             context.on_metrics,
         )
-    return save_trained(context, "fid_network", trained, arguments, history, work, compute)
+    return save_trained(context, "fid_network", trained, arguments, history, work, compute, at_once)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from discriminator_guidance.artifacts.adm_checkpoint import check_fit
 from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.artifacts.partial import PartialWork
+from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
@@ -55,6 +58,7 @@ class Bench:
     validation: GridFeatures
     compute: Compute
     frozen_precision: str
+    at_once: BatchSize
 
 
 def of_member(settings: Discriminator, member: str, key: str) -> Any:
@@ -110,34 +114,41 @@ def train_member(bench: Bench, member: str) -> tuple[EncoderUNet, list[Row], Par
         The head with the weights to use, in evaluation mode, the rows of its curve, and the unfinished work, to be
         removed when the results are written.
     """
-    trained = _trained(bench, member)
+    trained = _trained(bench, member, bench.context.on_metrics)
     if of_member(bench.settings, member, "init") == "sequential":
         _end_work(bench, member).save({"head": trained.head.state_dict()})
     trained.head.load_state_dict(trained.kept)
     return trained.head.eval(), trained.history, trained.work
 
 
-def read_released_head(context: Context, path: str, key: str, bench_shape: tuple[int, int, int]) -> EncoderUNet:
+def read_released_head(bench: Bench, path: str, key: str) -> EncoderUNet:
     """A head that somebody else trained.
 
     Args:
-        context: where the project is.
+        bench: what all members share.
         path: of the `.pt`.
         key: the setting that names it.
-        bench_shape: (C, H, W) of the extractor's feature map, which it must take.
 
     Returns:
         The head, in evaluation mode.
 
     Raises:
         InputError: it is missing, damaged, or takes other feature maps.
+        ConfigError: it is given classes and the study has none, or the other way round.
     """
-    state, arguments = read_adm(released_file(context, path, key))
-    channels, size, _ = bench_shape
+    state, arguments = read_adm(released_file(bench.context, path, key))
+    channels, size, _ = bench.feature_shape
     head = EncoderUNet(**arguments)
     wanted = EncoderUNet(**{**arguments, "in_channels": channels, "image_size": size, "out_channels": 1})
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.state_dict().items()}
     check_fit(shapes, state, f"a discriminator of {channels} x {size} x {size} feature maps in {path}")
+    if arguments["condition"] != (bench.pairs.classes is not None):
+        kinds = {True: "with classes", False: "without classes"}
+        raise ConfigError(
+            f"a discriminator {kinds[not arguments['condition']]} in {path}, as cond says",
+            f"one {kinds[arguments['condition']]}",
+            f"change {key} or cond",
+        )
     head.load_state_dict(state)
     return head.eval()
 
@@ -150,14 +161,24 @@ class _Trained:
     work: PartialWork
 
 
-def _trained(bench: Bench, member: str) -> _Trained:
-    settings, context = bench.settings, bench.context
-    told = member_settings(settings, member)
+def train_rows(bench: Bench, member: str) -> np.ndarray:
+    """The pictures that a member is trained on.
+
+    Args:
+        bench: what all members share.
+        member: its name.
+
+    Returns:
+        Rows in real ++ fake; of a bagged member some of them several times.
+    """
+    rows, share = bench.pairs.split.train, of_member(bench.settings, member, "bagging")
+    return rows if share is None else bootstrap_rows(rows, share, _row(bench.settings, member).seed)
+
+
+def _trained(bench: Bench, member: str, on_metrics: Callable[[int, Row], None]) -> _Trained:
+    context, told = bench.context, member_settings(bench.settings, member)
     head = _start(bench, member, told.seed)
-    rows, share = bench.pairs.split.train, of_member(settings, member, "bagging")
-    train_rows = rows if share is None else bootstrap_rows(rows, share, told.seed)
-    told_all = _determinants(bench, member)
-    work = partial_work(context, "discriminator", member, bench.inputs, told_all, bench.compute)
+    work = partial_work(context, "discriminator", member, bench.inputs, _determinants(bench, member), bench.compute)
     with context.bar(f"training {member}", told.epochs, "epochs") as advance:
         kept, history = train_discriminator(
             bench.features,
@@ -165,14 +186,14 @@ def _trained(bench: Bench, member: str) -> _Trained:
             bench.pairs.images,
             bench.pairs.labels,
             bench.pairs.classes,
-            train_rows,
+            train_rows(bench, member),
             bench.validation,
             told,
             bench.compute,
-            BatchSize(told.batch_size, context.notice),
+            bench.at_once,
             work,
             advance,
-            context.on_metrics,
+            on_metrics,
         )
     return _Trained(head, kept, history, work)
 
@@ -182,8 +203,7 @@ def _start(bench: Bench, member: str, seed: int) -> EncoderUNet:
     init = of_member(settings, member, "init")
     if init == "pretrained":
         path = str(settings.pretrained)
-        head = read_released_head(bench.context, path, "discriminator.pretrained", bench.feature_shape)
-        return head.to(device)
+        return read_released_head(bench, path, "discriminator.pretrained").to(device)
     torch.manual_seed(seed)
     head = build_head(
         feature_shape=bench.feature_shape,
@@ -219,7 +239,8 @@ def _end_of(bench: Bench, member: str) -> State:
     """Weights after a member's last epoch, kept from when it was trained, or trained now."""
     kept = _end_work(bench, member).load()
     if kept is None:
-        trained = _trained(bench, member)
+        # Its numbers would pass for those of the member that goes on from it.
+        trained = _trained(bench, member, lambda epoch, row: None)
         kept = {"head": trained.head.state_dict()}
         _end_work(bench, member).save(kept)
         trained.work.remove()

@@ -37,7 +37,7 @@ def run(config: Config, context: Context) -> StageResult:
     source = context.layout.real / "train.npz"
     real = read_npz(source, ["images", "labels"], "real")
     if config.score.source == "edm":
-        return _convert(config.score, config.cond, context, real["images"].shape)
+        return _convert(config.score, context, real["images"].shape, _classes(real) if config.cond else 0)
     return _train(config, config.score, context, real)
 
 
@@ -49,13 +49,14 @@ def _train(config: Config, settings: TrainedScore, context: Context, real: dict[
     arguments = {
         "img_resolution": images.shape[1],
         "img_channels": images.shape[3],
-        "label_dim": int(real["labels"].max()) + 1 if config.cond else 0,
+        "label_dim": _classes(real) if config.cond else 0,
         "sigma_data": settings.sigma_data,
         **settings.network.model_dump(),
     }
     torch.manual_seed(settings.training.seed)
     network = EDMPrecond(**arguments).to(compute.device)
     schedule = Schedule(**settings.training.model_dump())
+    at_once = BatchSize(schedule.batch_size, context.notice)
     told = {**settings.model_dump(), "cond": config.cond}
     work = partial_work(context, "score", "", [source], told, compute)
     with context.bar("training the score network", schedule.iterations, "iterations") as advance:
@@ -69,15 +70,15 @@ def _train(config: Config, settings: TrainedScore, context: Context, real: dict[
             settings.sigma_data,
             settings.ema_decay,
             compute,
-            BatchSize(schedule.batch_size, context.notice),
+            at_once,
             work,
             advance,
             context.on_metrics,
         )
-    return save_trained(context, "score", trained, arguments, history, work, compute)
+    return save_trained(context, "score", trained, arguments, history, work, compute, at_once)
 
 
-def _convert(settings: EdmScore, cond: bool, context: Context, shape: tuple[int, ...]) -> StageResult:
+def _convert(settings: EdmScore, context: Context, shape: tuple[int, ...], classes: int) -> StageResult:
     path = released_file(context, settings.path, "score.path")
     state, arguments = read_edm(path)
     takes = (arguments["img_resolution"], arguments["img_channels"])
@@ -87,11 +88,19 @@ def _convert(settings: EdmScore, cond: bool, context: Context, shape: tuple[int,
             f"{takes[0]} pixels and {takes[1]} channels",
             "change score.path or real.image_size",
         )
-    if bool(arguments.get("label_dim", 0)) != cond:
-        kinds = {True: "a class-conditional", False: "an unconditional"}
+    label_dim = arguments.get("label_dim", 0)
+    if label_dim != classes:
         raise ConfigError(
-            f"{kinds[cond]} network in {settings.path}, as cond says",
-            f"{kinds[not cond]} one",
+            f"a score network {_kind(classes)} in {settings.path}, as cond and real say",
+            f"one {_kind(label_dim)}",
             "change score.path or cond",
         )
     return save_released(context, "score", state, arguments, path)
+
+
+def _classes(real: dict[str, np.ndarray]) -> int:
+    return int(real["labels"].max()) + 1
+
+
+def _kind(classes: int) -> str:
+    return f"with {classes} classes" if classes else "without classes"

@@ -15,6 +15,7 @@ from discriminator_guidance.artifacts.files import sha256, write_bytes, write_cs
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.artifacts.weights import save_weights
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.context import Context, StageResult
 from discriminator_guidance.training.loop import Row
@@ -28,6 +29,7 @@ def save_trained(
     history: list[Row],
     work: PartialWork,
     compute: Compute,
+    at_once: BatchSize,
 ) -> StageResult:
     """Write `model.safetensors`, `model.json` and `history.csv`, and forget the unfinished work.
 
@@ -39,9 +41,10 @@ def save_trained(
         history: rows of the training curve.
         work: the checkpoints that are no longer needed.
         compute: device and precision it was trained with.
+        at_once: pictures in one pass, as many as were left in the end.
 
     Returns:
-        The last row of the curve, the number of parameters and the precision.
+        The last row of the curve, the number of parameters, the precision and the size of a pass.
     """
     folder = context.layout.model(word)
     save_weights(folder, network.state_dict(), arguments)
@@ -49,7 +52,12 @@ def save_trained(
     work.remove()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return StageResult(
-        summary={**history[-1], "parameters": parameters, "precision": compute.mode},
+        summary={
+            **history[-1],
+            "parameters": parameters,
+            "precision": compute.mode,
+            "batch_size": at_once.size,
+        },
         outputs=[folder / name for name in ("model.safetensors", "model.json", "history.csv")],
         artifacts=[folder / "history.csv"],
         weights=folder / "model.safetensors",
