@@ -157,9 +157,11 @@ def summary(profile: Profile) -> None:
     from discriminator_guidance.progress import summary as show
     from discriminator_guidance.stages.layout import Layout
 
-    layout = Layout(Path.cwd(), profile)
-    rows = []
-    for variant in load_config(profile, Path.cwd()).guided.variants:
+    settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
+    rows, absent = [], _authors_absent(settings, layout)
+    for variant in settings.guided.variants:
+        if variant in absent:
+            continue
         result = read_json(layout.evaluation(variant), "evaluation")
         low, high = result["fid_ci95"]
         delta_low, delta_high = result["delta_fid_ci95"]
@@ -174,6 +176,8 @@ def summary(profile: Profile) -> None:
             }
         )
     show(f"profile {profile}: 95% intervals cover sampling noise, networks and reference fixed", rows)
+    for variant, remedy in absent.items():
+        typer.echo(f"{variant}: {remedy}")
     typer.echo(f"tables, figures and the page: {layout.report.relative_to(Path.cwd())}/index.html")
 
 
@@ -185,15 +189,18 @@ def status(profile: Profile) -> None:
     from discriminator_guidance.stages.layout import Layout
 
     settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
+    absent = _authors_absent(settings, layout)
+    members = [m for m in settings.discriminator.members if m not in absent]
+    variants = [v for v in settings.guided.variants if v not in absent]
     wanted = {
         "real": [layout.real / "train.npz"],
         "score": [layout.model("score") / "model.safetensors"],
         "extractor": [layout.model("extractor") / "model.safetensors"],
         "fid_network": [layout.model("fid_network") / "model.safetensors"],
         "fake": [layout.fake / "samples.npz"],
-        "discriminator": [layout.discriminator(m) / "model.safetensors" for m in settings.discriminator.members],
-        "guided": [layout.guided(v) / "samples.npz" for v in settings.guided.variants],
-        "evaluation": [layout.evaluation(v) for v in settings.guided.variants],
+        "discriminator": [layout.discriminator(m) / "model.safetensors" for m in members],
+        "guided": [layout.guided(v) / "samples.npz" for v in variants],
+        "evaluation": [layout.evaluation(v) for v in variants],
         "report": [layout.report / "index.html"],
     }
     show(
@@ -203,6 +210,8 @@ def status(profile: Profile) -> None:
             for stage, paths in wanted.items()
         ],
     )
+    for variant, remedy in absent.items():
+        typer.echo(f"{variant}: {remedy}")
 
 
 @app.command()
@@ -278,6 +287,15 @@ def _training_curve(result: StageResult, layout: Layout, name: str) -> list[Path
     picture = layout.partial / "curves" / f"{name}.png"
     write_training_curve(histories[0], picture)
     return [picture]
+
+
+def _authors_absent(settings: Config, layout: Layout) -> dict[str, str]:
+    """The variant of the authors' released discriminator, with what to do, where it was not evaluated."""
+    from discriminator_guidance.report.published import AUTHORS, authors_remedy
+
+    if AUTHORS not in settings.guided.variants or layout.evaluation(AUTHORS).is_file():
+        return {}
+    return {AUTHORS: authors_remedy(layout.profile, settings.model_dump())}
 
 
 def _shown(value: object) -> str:

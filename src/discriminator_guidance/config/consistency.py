@@ -23,6 +23,10 @@ def impossible_sampling(config: Config) -> Iterator[str]:
         for member in variant.members:
             if member not in members:
                 yield f"guided.variants.{name}.members names {member!r}; choose among {', '.join(members)}"
+    if "authors" in guided.variants:  # whose row of Table 3 says where the file goes, until it is there
+        named = guided.variants["authors"].members
+        if len(named) != 1 or (named[0] in members and not hasattr(members[named[0]], "path")):
+            yield "guided.variants.authors is for one released discriminator; name one member of the one key path"
     same_streams = fake.seed == guided.seed
     if same_streams and max(fake.seed_start, guided.seed_start) < min(
         fake.seed_start + fake.images, guided.seed_start + guided.ranges * guided.images

@@ -115,12 +115,13 @@ def _single(data: ReportData, name: str, title: str, more: tuple[str, ...]) -> F
 
 
 def _single_members(data: ReportData) -> list[str]:
-    """Variants of one discriminator at full weight in both slopes, without boosting."""
+    """Variants of one discriminator trained here, at full weight in both slopes, without boosting."""
+    alone = {(member.name,) for member in data.members}
     sections = {name: data.variant(name) for name in data.evaluations}
     return [
         name
         for name, section in sections.items()
-        if len(section["members"]) == 1 and section["w1"] == section["w2"] == 2 and not section["boosting"]
+        if tuple(section["members"]) in alone and section["w1"] == section["w2"] == 2 and not section["boosting"]
     ]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.report.published import AUTHORS
 from discriminator_guidance.report.readers import read_arrays, read_csv, read_json, remedy
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class ReportInputs:
         real_images: train.npz of stage `real`.
         card: card.json of stage `real`.
         destination: folder that gets tables/, figures/, curves.csv, provenance.json and index.html.
-        members: discriminators to show, in this order.
-        variants: sampling variants to show, in this order; `edm` must be among them.
+        members: discriminators trained here, in this order.
+        variants: sampling variants to show, in this order, `edm` among them; `authors` may be not evaluated.
         probability_clip: the log ratio is taken of probabilities in [clip, 1 - clip].
         provenance: what the results came from (commit, digests, versions, machine); printed as it is.
     """
@@ -187,7 +188,10 @@ def gather(inputs: ReportInputs) -> ReportData:
         "discriminator.members", inputs.members, inputs.settings["discriminator"]["members"], inputs.profile
     )
     evaluations = {
-        name: read_json(inputs.evaluation / f"{name}.json", "evaluation", EVALUATION_KEYS) for name in inputs.variants
+        name: read_json(inputs.evaluation / f"{name}.json", "evaluation", EVALUATION_KEYS)
+        for name in inputs.variants
+        # It needs a file that everyone has to fetch; without it the report says what to do.
+        if name != AUTHORS or (inputs.evaluation / f"{name}.json").is_file()
     }
     for name, evaluation in evaluations.items():
         if evaluation["fid_network"] != evaluations[REFERENCE]["fid_network"]:

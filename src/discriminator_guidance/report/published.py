@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 INCEPTION = "inception"  # the `fid_network` whose features the published FID values use
 STUDY_IMAGES = 50_000
 STUDY_DATA = "cifar10"
+AUTHORS = "authors"  # the variant of the discriminator that the paper's authors released, a file to be fetched
+AUTHORS_ROW = "EDM-G++ (authors' discriminator)"
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ PUBLISHED_RESULTS = (
     PublishedResult("EDM", "edm", 2.094, paper_fid="2.03 (best seed 1.97)"),
     PublishedResult(
         "EDM-G++, the paper authors' discriminator",
-        None,
+        AUTHORS,
         1.880,
         paper_fid="1.77",
         study_precision=0.500,
@@ -121,3 +125,21 @@ PUBLISHED_RESULTS = (
         study_recall=0.680,
     ),
 )
+
+
+def authors_remedy(profile: str, settings: Mapping[str, Any]) -> str:
+    """How variant `authors` comes to be evaluated.
+
+    Args:
+        profile: its name.
+        settings: the profile's configuration as plain nested dictionaries.
+
+    Returns:
+        What is missing and what to do, in one line.
+    """
+    members = settings["discriminator"]["members"]
+    (path,) = [members[name]["path"] for name in settings["guided"]["variants"][AUTHORS]["members"]]
+    return (
+        f"not evaluated: put the file at {path} (`dguide fetch --profile {profile}`), add `{AUTHORS}` to `members` in "
+        "params.yaml, `dvc repro`"
+    )

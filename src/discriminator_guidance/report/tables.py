@@ -8,12 +8,15 @@ from typing import Any
 from discriminator_guidance.report.findings import seen_by_features
 from discriminator_guidance.report.gather import REFERENCE, Member, ReportData
 from discriminator_guidance.report.published import (
+    AUTHORS,
+    AUTHORS_ROW,
     INCEPTION,
     PUBLISHED_RESULTS,
     STUDY_DATA,
     STUDY_IMAGES,
     STUDY_MEMBERS,
     PublishedResult,
+    authors_remedy,
 )
 from discriminator_guidance.report.table_files import Column, Table, with_data_note
 from discriminator_guidance.report.wording import (
@@ -27,6 +30,12 @@ from discriminator_guidance.report.wording import (
     switch,
     variant_text,
 )
+
+START_NOTES = {
+    "fresh": "start fresh, each from its own seed",
+    "sequential": "each go on from the last epoch of the one before",
+    "pretrained": "all start from one released discriminator",
+}
 
 
 def discriminator_table(data: ReportData) -> Table:
@@ -59,13 +68,27 @@ def discriminator_table(data: ReportData) -> Table:
         f"Ours: {count(sizes.get('n_train'))} training, {count(sizes.get('n_validation'))} validation and "
         f"{count(sizes.get('n_test'))} test images, real and unguided fakes, one split for all members; "
         "validation and test on one common grid of noise levels. One training seed for each member.",
-        "Ours start fresh, each from its own seed; the study's D1-D5 each continued one network. "
+        f"Ours {START_NOTES[settings['init']]}; the study's D1-D5 each continued one network. "
         f"{_order_note(settings['reshuffle'])} The study guided with the checkpoints of epochs {_guiding_epochs()}, "
-        "ours with the weights of the last epoch.",
+        f"ours with the weights of {_checkpoint_note(settings['checkpoint'])}.{_differences_note(settings)}",
         "The study's BCE values are those of the last epoch in its logs, where known; its data, network and "
         "validation differ from ours, so the columns are not comparable.",
     )
     return Table("table2", "Table 2. The discriminators", columns, rows, with_data_note(notes, data_note(data.card)))
+
+
+def _checkpoint_note(checkpoint: str | int) -> str:
+    named = {"last": "the last epoch", "best": "the epoch of the smallest validation loss"}
+    return named.get(str(checkpoint), f"epoch {checkpoint} of the study's count, scaled")
+
+
+def _differences_note(settings: Mapping[str, Any]) -> str:
+    told = [
+        f"{name.upper()}: {', '.join(f'{key} {value}' for key, value in own.items())}"
+        for name, row in settings["members"].items()
+        if (own := {key: value for key, value in row.get("differs", {}).items() if value is not None})
+    ]
+    return f" Members that differ: {'; '.join(told)}." if told else ""
 
 
 def _guiding_epochs() -> str:
@@ -138,11 +161,11 @@ def result_table(data: ReportData) -> Table:
     }
     columns = tuple(Column(group, heading) for group, names in headings.items() for heading in names)
     counterparts = {result.variant: result for result in PUBLISHED_RESULTS if result.variant}
-    rows = [(*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.evaluations]
+    rows = [(*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.inputs.variants]
     rows += [
         ("not run here", result.label, *[MISSING] * 12, *_published_result(result))
         for result in PUBLISHED_RESULTS
-        if result.variant not in data.evaluations
+        if result.variant not in data.inputs.variants
     ]
     reference, size = data.reference, data.real.shape[1]
     notes = (
@@ -164,11 +187,14 @@ def result_table(data: ReportData) -> Table:
 
 
 def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
+    shown = AUTHORS_ROW if name == AUTHORS else name
+    if name not in data.evaluations:
+        return (shown, authors_remedy(data.inputs.profile, data.settings), *[MISSING] * 12)
     result, variant = data.evaluations[name], data.variant(name)
     guided = bool(variant["members"])
     weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
     return (
-        name,
+        shown,
         variant_text(variant),
         weights if guided else MISSING,
         count(result["n"]),

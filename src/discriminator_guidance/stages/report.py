@@ -40,7 +40,7 @@ def run(config: Config, context: Context) -> StageResult:
         real_images=layout.real / "train.npz",
         card=layout.real / "card.json",
         destination=layout.report,
-        members=tuple(config.discriminator.members),
+        members=tuple(name for name, row in config.discriminator.members.items() if not hasattr(row, "path")),
         variants=tuple(config.guided.variants),
         probability_clip=PROBABILITY_CLIP,
         provenance=_provenance(config, context, fingerprint(settings)),
