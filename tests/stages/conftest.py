@@ -190,3 +190,11 @@ def declared(config: Config, word: str, name: str = "") -> Any:
     named = {key.replace("${item.member}", name).replace("${item.variant}", name) for key in keys}
     settings = {key for key, field in Config.model_fields.items() if not field.exclude}
     return config if named == settings else DeclaredView(config, named, "")
+
+
+@pytest.fixture(scope="session")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The shared class-conditional study of released networks; tests that change something make their own."""
+    from .released import released_study
+
+    return released_study(tmp_path_factory.mktemp("conditional"), cond=True)
