@@ -255,8 +255,10 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     _refuse_unknown(settings, profile, choice)
     from discriminator_guidance.stages.context import Context
     from discriminator_guidance.stages.layout import Layout
+    from discriminator_guidance.stages.needed import refuse_missing
 
     layout = Layout(root, profile)
+    refuse_missing(settings, layout, word, choice.get("member"))
     name = "-".join([word, *choice.values()])
     tags = {"stage": word, "profile": profile, **choice}
     with tracking.run(

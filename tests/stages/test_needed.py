@@ -1,0 +1,81 @@
+"""Files of others that a profile names: asked for before compute, and no longer than they are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from discriminator_guidance.config import Config, load_config
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.needed import missing_files, refuse_missing
+
+from .conftest import PROJECT
+
+CIFAR10 = load_config("cifar10", PROJECT)
+KEYS = ["real.path", "score.path", "extractor.path", "fid_network.path"]
+
+
+def put(root: Path, *paths: str | Path) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"")
+
+
+def changed(section: str, **changes: object) -> Config:
+    return CIFAR10.model_copy(update={section: getattr(CIFAR10, section).model_copy(update=changes)})
+
+
+def test_a_file_is_missing_until_it_is_here_or_its_stage_has_used_it(tmp_path):
+    layout = Layout(tmp_path, "cifar10")
+    assert list(missing_files(CIFAR10, layout)) == KEYS
+    put(tmp_path, CIFAR10.real.path, layout.model("score") / "model.safetensors")
+    assert list(missing_files(CIFAR10, layout)) == ["extractor.path", "fid_network.path"]
+
+
+def test_a_released_member_is_asked_for_when_it_runs(tmp_path):
+    layout = Layout(tmp_path, "cifar10")
+    assert list(missing_files(CIFAR10, layout, "d0")) == KEYS
+    key = "discriminator.members.authors.path"
+    assert missing_files(CIFAR10, layout, "authors")[key].endswith("discriminator_60.pt")
+
+
+def test_optional_files_are_asked_for_where_a_setting_names_them(tmp_path):
+    layout = Layout(tmp_path, "cifar10")
+    assert [*KEYS, "evaluation.reference_statistics"] == list(
+        missing_files(changed("evaluation", reference_statistics="data/r.npz"), layout)
+    )
+    pretrained = changed("discriminator", init="pretrained", pretrained="data/head.pt")
+    assert "discriminator.pretrained" in missing_files(pretrained, layout)
+    unused = changed("discriminator", pretrained="data/head.pt")
+    assert "discriminator.pretrained" not in missing_files(unused, layout)
+
+
+def test_what_only_reads_a_file_runs_without_the_others_and_what_computes_does_not(tmp_path):
+    layout = Layout(tmp_path, "cifar10")
+    put(tmp_path, CIFAR10.real.path, CIFAR10.score.path)
+    for word in ("real", "score", "evaluation", "report"):
+        refuse_missing(CIFAR10, layout, word)
+    for word in ("extractor", "fid_network", "fake", "discriminator", "guided"):
+        with pytest.raises(InputError) as caught:
+            refuse_missing(CIFAR10, layout, word)
+        message = str(caught.value)
+        assert "32x32_classifier.pt (extractor.path)" in message
+        assert "(fid_network.path)" in message
+        assert "uncond-vp.pkl" not in message
+        assert "dguide fetch --profile cifar10 --list" in message
+        assert "\n" not in message
+
+
+def test_a_profile_without_a_registry_does_not_send_anyone_to_fetch(tmp_path):
+    small = load_config("cifar10-small", PROJECT)
+    with pytest.raises(InputError, match=r"train\.zip \(real\.path\).*put them there") as caught:
+        refuse_missing(small, Layout(tmp_path, "cifar10-small"), "real")
+    assert "fetch" not in str(caught.value)
+
+
+def test_a_profile_that_needs_nothing_runs_everywhere(tmp_path):
+    mini, layout = load_config("mini", PROJECT), Layout(tmp_path, "mini")
+    for word in ("real", "score", "fake", "discriminator", "guided"):
+        refuse_missing(mini, layout, word, "d0" if word == "discriminator" else None)
