@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from discriminator_guidance.artifacts.closure import SOURCE, import_closure
-from discriminator_guidance.config import Config, load_config
+from discriminator_guidance.config import Config, load_config, load_tuned
 
 PROJECT = Path(__file__).resolve().parents[1]
 WORDS = (
@@ -25,7 +25,7 @@ WORDS = (
 YAML_READER = YAML(typ="safe", pure=True)
 PIPELINE = YAML_READER.load((PROJECT / "dvc.yaml").read_text())
 PARAMS = YAML_READER.load((PROJECT / "params.yaml").read_text())
-PROFILES = sorted(path.stem for path in (PROJECT / "configs").glob("*.yaml"))
+PROFILES = sorted(path.stem for path in (PROJECT / "configs").glob("*.yaml") if not path.stem.endswith(".tuned"))
 
 
 def word_of(stage: str) -> str:
@@ -72,19 +72,44 @@ def test_every_command_of_a_stage_exists():
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_listed_member_and_variant_is_configured(profile):
-    config = load_config(profile, PROJECT)
+    config, tuned = load_config(profile, PROJECT), load_tuned(profile, PROJECT)
+    chosen = (tuned.discriminator.members, tuned.guided.variants) if tuned else ({}, {})
     # A released member is run by whoever adds it to `members`.
     released = {name for name, row in config.discriminator.members.items() if hasattr(row, "path")}
     assert released <= {"authors"}
-    assert set(PARAMS["members"]) | released == set(config.discriminator.members)
+    assert set(PARAMS["members"]) | released | set(chosen[0]) == set(config.discriminator.members)
     variants = {"edm", *PARAMS["members"], *released, *PARAMS["d0_variants"], *PARAMS["ensembles"]}
-    assert variants == set(config.guided.variants)
+    assert variants | set(chosen[1]) == set(config.guided.variants)
     for name in released:
         assert config.guided.variants[name].members == (name,)
     for name in PARAMS["d0_variants"]:
         assert config.guided.variants[name].members == ("d0",)
     for name in PARAMS["members"]:
         assert config.guided.variants[name].members == (name,)
+
+
+def test_what_was_promoted_is_listed():
+    tuned = load_tuned(PARAMS["profile"], PROJECT)
+    assert set(PARAMS["tuned_members"]) == set(tuned.discriminator.members if tuned else ())
+    listed = {*PARAMS["tuned_members"], *PARAMS["tuned_ensembles"]}
+    assert listed == set(tuned.guided.variants if tuned else ())
+
+
+@pytest.mark.parametrize(
+    "block", ["discriminator", "guided_member", "guided_ensemble", "evaluation_member", "evaluation_ensemble"]
+)
+def test_tuned_blocks_are_as_their_plain_ones_with_rows_from_the_tuned_file(block):
+    plain = PIPELINE["stages"][block]
+    tuned = PIPELINE["stages"][f"{block.removesuffix('_member')}_tuned"]
+    lists = {"${members}": "${tuned_members}", "${ensembles}": "${tuned_ensembles}"}
+    assert tuned["matrix"] == {axis: lists.get(str(names), names) for axis, names in plain["matrix"].items()}
+    (whole,) = plain["params"]
+    ((file, keys),) = whole.items()
+    (row,) = [key for key in keys if key.endswith(".${item.member}") or key.endswith(".${item.variant}")]
+    rest = [key for key in keys if key != row]
+    assert tuned["params"] == [{file: rest}, {file.replace(".yaml", ".tuned.yaml"): [row]}]
+    for key in ("cmd", "deps", "outs", "metrics"):
+        assert tuned.get(key) == plain.get(key), key
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from discriminator_guidance.config import promote
 from tests.stages.conftest import tiny_settings
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -53,6 +54,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "members": list(MEMBERS),
             "d0_variants": ["d0_table1"],
             "ensembles": list(ENSEMBLES),
+            "tuned_members": [],
+            "tuned_ensembles": [],
         },
     )
     dvc(root, "config", "--local", "core.no_scm", "true")
@@ -127,6 +130,19 @@ def test_one_learning_rate_reruns_what_depends_on_it_and_nothing_else(project: P
         *(f"evaluation_ensemble@mini-{name}" for name in ENSEMBLES),
         "report@mini",
     }
+
+
+def test_a_promoted_ensemble_runs_its_own_stages_and_nothing_else(project: Path, first_run: list[str]):
+    chosen = pipeline_settings()["guided"]["variants"]["ensemble_logit"] | {"weights": [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]}
+    provenance = {"study": "ensemble", "trial": 1, "seed": 0, "parameters": {}, "values": {}, "commit": "none"}
+    promote(project, "mini", "ensemble", {"variant": chosen | {"window": [0.1, 0.9]}}, provenance)
+    assert stages_run(dvc(project, "repro")) == [
+        "guided_ensemble_tuned@mini-ensemble_tuned",
+        "evaluation_ensemble_tuned@mini-ensemble_tuned",
+        "report@mini",
+    ]
+    assert "D0 0.50, D1 0.10" in (project / "reports" / "mini" / "tables" / "table3.csv").read_text()
+    assert stages_run(dvc(project, "repro")) == []
 
 
 def test_a_refused_setting_stops_before_compute_and_loses_nothing(project: Path, first_run: list[str]):

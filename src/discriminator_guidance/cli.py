@@ -158,7 +158,7 @@ def summary(profile: Profile) -> None:
     from discriminator_guidance.stages.layout import Layout
 
     settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
-    rows, absent = [], _authors_absent(settings, layout)
+    rows, absent = [], _absent(settings, layout)
     for variant in settings.guided.variants:
         if variant in absent:
             continue
@@ -189,7 +189,7 @@ def status(profile: Profile) -> None:
     from discriminator_guidance.stages.layout import Layout
 
     settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
-    absent = _authors_absent(settings, layout)
+    absent = _absent(settings, layout)
     members = [m for m in settings.discriminator.members if m not in absent]
     variants = [v for v in settings.guided.variants if v not in absent]
     wanted = {
@@ -291,13 +291,11 @@ def _training_curve(result: StageResult, layout: Layout, name: str) -> list[Path
     return [picture]
 
 
-def _authors_absent(settings: Config, layout: Layout) -> dict[str, str]:
-    """The variant of the authors' released discriminator, with what to do, where it was not evaluated."""
-    from discriminator_guidance.report.published import AUTHORS, authors_remedy
+def _absent(settings: Config, layout: Layout) -> dict[str, str]:
+    """The variants that wait for a file or a study, with what to do."""
+    from discriminator_guidance.report.absent import absent_rows
 
-    if AUTHORS not in settings.guided.variants or layout.evaluation(AUTHORS).is_file():
-        return {}
-    return {AUTHORS: authors_remedy(layout.profile, settings.model_dump())}
+    return absent_rows(layout.profile, settings.model_dump(), layout.report / "evaluation")
 
 
 def _shown(value: object) -> str:

@@ -176,6 +176,8 @@ def dvc_stages() -> dict[str, dict[str, Any]]:
 
 def entry_of(word: str, name: str) -> str:
     """Which block of dvc.yaml runs a stage for a member or variant."""
+    if name in ("tuned", "ensemble_tuned"):
+        return f"{word}_{name}"
     if word not in ("guided", "evaluation"):
         return word
     block = {"edm": "edm", "d0_w1": "d0", "d0_table1": "d0"}.get(name)
@@ -185,8 +187,7 @@ def entry_of(word: str, name: str) -> str:
 def declared(config: Config, word: str, name: str = "") -> Any:
     """The configuration as a stage may read it."""
     entry = dvc_stages()[entry_of(word, name)]
-    (params,) = [p for p in entry["params"] if isinstance(p, dict)]
-    ((_, keys),) = params.items()
+    keys = [key for params in entry["params"] for keys in params.values() for key in keys]
     named = {key.replace("${item.member}", name).replace("${item.variant}", name) for key in keys}
     settings = {key for key, field in Config.model_fields.items() if not field.exclude}
     return config if named == settings else DeclaredView(config, named, "")

@@ -47,6 +47,26 @@ def test_log_ratio_is_infinite_only_outside_the_window(study: Study):
     assert np.isinf(load(study, "edm", "trajectory")["log_ratio"]).all()
 
 
+def test_a_variant_may_have_a_window_of_its_own(study: Study, tmp_path):
+    import shutil
+
+    import torch
+
+    from discriminator_guidance.diffusion.vp_time import tau_from_sigma
+
+    study.ensure("guided", "d0")
+    again = Study(tmp_path / "again")
+    shutil.copytree(study.root, again.root)
+    again.settings["guided"]["variants"]["d0"]["window"] = [0.3, 0.9]
+    again.run("guided", "d0")
+    way = np.load(again.layout.guided("d0") / "trajectory.npz")
+    tau = tau_from_sigma(torch.from_numpy(way["sigma"][:-1])).numpy()
+    inside = (tau >= 0.3) & (tau <= 0.9)
+    assert inside.any()
+    assert not inside.all()
+    assert np.isfinite(way["log_ratio"]).all(axis=1).tolist() == inside.tolist()
+
+
 def test_evaluation_seeds_are_not_training_seeds(study: Study):
     study.ensure("fake")
     fakes = np.load(study.layout.fake / "samples.npz")

@@ -1,6 +1,7 @@
 """The only reader of configuration: `configs/<profile>.yaml` as frozen, bounded, fully explicit types."""
 
-from discriminator_guidance.config.loading import load_config, parse_config
+from discriminator_guidance.config.loading import load_config, load_tuned, parse_config
+from discriminator_guidance.config.promotion import promote
 from discriminator_guidance.config.sections import (
     Config,
     Discriminator,
@@ -12,8 +13,11 @@ from discriminator_guidance.config.sections import (
     TrainedMember,
     Variant,
 )
+from discriminator_guidance.config.tuned import TUNED_ENSEMBLE, TUNED_MEMBER, Tuned
 
 __all__ = [
+    "TUNED_ENSEMBLE",
+    "TUNED_MEMBER",
     "Config",
     "Discriminator",
     "Download",
@@ -22,7 +26,10 @@ __all__ = [
     "Real",
     "ReleasedMember",
     "TrainedMember",
+    "Tuned",
     "Variant",
     "load_config",
+    "load_tuned",
     "parse_config",
+    "promote",
 ]

@@ -5,44 +5,58 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from discriminator_guidance.config.sections import Config
+from discriminator_guidance.config.sections import Config, Section
+from discriminator_guidance.config.tuned import TUNED, Tuned, with_tuned
 from discriminator_guidance.errors import ConfigError
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 def load_config(profile: str, root: Path) -> Config:
-    """Read and check a profile.
+    """Read and check a profile, with what studies chose for it.
 
     Args:
         profile: its name, the stem of a file in `configs/`.
         root: the project folder.
 
     Returns:
-        The profile.
+        The profile, with the members and variants of `configs/<profile>.tuned.yaml` where that file is there.
 
     Raises:
         ConfigError: no such file, not YAML, or a key that is missing, unknown, of the wrong type or out of range.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     path = root / "configs" / f"{profile}.yaml"
     shown = f"configs/{profile}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in (root / "configs").glob("*.yaml"))
+    if profile.endswith(TUNED) or not path.is_file():
+        stems = [p.stem for p in (root / "configs").glob("*.yaml")]
+        known = sorted(stem for stem in stems if not stem.endswith(TUNED))
         raise ConfigError(
             f"a profile file {shown}", "no such file", f"choose one of: {', '.join(known) or 'none here'}"
         )
-    try:
-        # YAML 1.2, as DVC reads it: 1e-5 is a number there, in YAML 1.1 it is a string.
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"YAML in {shown}", reason, "mend the syntax at the place named") from error
-    return parse_config(data, shown)
+    data, tuned = read_yaml(path, shown), load_tuned(profile, root)
+    return parse_config(data if tuned is None else with_tuned(data, tuned, shown), shown)
+
+
+def load_tuned(profile: str, root: Path) -> Tuned | None:
+    """Read and check what studies chose for a profile.
+
+    Args:
+        profile: its name.
+        root: the project folder.
+
+    Returns:
+        The contents of `configs/<profile>.tuned.yaml`; None where nothing was promoted.
+
+    Raises:
+        ConfigError: as for a profile.
+    """
+    shown = f"configs/{profile}{TUNED}.yaml"
+    path = root / shown
+    return parse(Tuned, read_yaml(path, shown), shown) if path.is_file() else None
 
 
 def parse_config(data: object, shown: str) -> Config:
@@ -58,15 +72,56 @@ def parse_config(data: object, shown: str) -> Config:
     Raises:
         ConfigError: naming file, key, value and what is allowed.
     """
+    return parse(Config, data, shown)
+
+
+def parse(kind: type[Kind], data: object, shown: str) -> Kind:
+    """Check a mapping against a section.
+
+    Args:
+        kind: which section.
+        data: what the YAML file holds.
+        shown: the file's name for messages.
+
+    Returns:
+        The section.
+
+    Raises:
+        ConfigError: naming file, key, value and what is allowed.
+    """
     if not isinstance(data, Mapping):
         raise ConfigError(f"sections in {shown}", type(data).__name__, "see configs/mini.yaml for a whole one")
     try:
         # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
-        return Config.model_validate_json(json.dumps(data))
+        return kind.model_validate_json(json.dumps(data))
     except TypeError as error:
         raise ConfigError(f"plain values in {shown}", str(error), "use numbers, words, lists and maps") from error
     except ValidationError as error:
         raise _config_error(error, shown) from error
+
+
+def read_yaml(path: Path, shown: str) -> object:
+    """Read a YAML file.
+
+    Args:
+        path: the file.
+        shown: its name for messages.
+
+    Returns:
+        What it holds, unchecked.
+
+    Raises:
+        ConfigError: not YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        # YAML 1.2, as DVC reads it: 1e-5 is a number there, in YAML 1.1 it is a string.
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"YAML in {shown}", reason, "mend the syntax at the place named") from error
 
 
 # Pydantic names the branch of a union it took; a reader of the file knows no such key.

@@ -323,6 +323,15 @@ class Discriminator(Section):
         return self
 
 
+class Tuning(Section):
+    """What a study saw in a variant that it chose: the distance of the samples it was chosen by."""
+
+    study: Name
+    trial: Annotated[int, Field(ge=0)]
+    fid: Finite
+    images: Count
+
+
 class Variant(Section):
     """One way of sampling: which members, how combined, how strongly."""
 
@@ -332,6 +341,8 @@ class Variant(Section):
     w1: Finite
     w2: Finite
     boosting: bool
+    window: tuple[VpTime, VpTime] | None = None  # None is as the section says
+    tuning: Tuning | None = None  # None where no study chose the variant
 
     @model_validator(mode="after")
     def _simplex(self) -> Variant:
@@ -348,6 +359,8 @@ class Variant(Section):
             raise ValueError("boosting acts on the Euler step: it needs w1 other than 0")
         if len(set(self.members)) != len(self.members):
             raise ValueError("members must not repeat")
+        if self.window is not None and not (self.members and self.window[0] < self.window[1]):
+            raise ValueError("window needs at least one member, and its first time below its second")
         return self
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.report.published import AUTHORS
+from discriminator_guidance.report.absent import absent_rows
 from discriminator_guidance.report.readers import read_arrays, read_csv, read_json, remedy
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class ReportInputs:
         card: card.json of stage `real`.
         destination: folder that gets tables/, figures/, curves.csv, provenance.json and index.html.
         members: discriminators trained here, in this order.
-        variants: sampling variants to show, in this order, `edm` among them; `authors` may be not evaluated.
+        variants: sampling variants to show, in this order, `edm` among them; see `absent_rows` for
+            those that need not be evaluated.
         probability_clip: the log ratio is taken of probabilities in [clip, 1 - clip].
         provenance: what the results came from (commit, digests, versions, machine); printed as it is.
     """
@@ -140,6 +141,7 @@ class ReportData:
     card: Mapping[str, Any]
     members: tuple[Member, ...]
     evaluations: Mapping[str, Mapping[str, Any]]
+    absent: Mapping[str, str]  # of variants that need not be evaluated, what to do
     real: NDArray[np.uint8]
     samples: Mapping[str, Samples]
     trajectories: Mapping[str, Trajectory]
@@ -187,11 +189,11 @@ def gather(inputs: ReportInputs) -> ReportData:
     _require_configured(
         "discriminator.members", inputs.members, inputs.settings["discriminator"]["members"], inputs.profile
     )
+    absent = absent_rows(inputs.profile, inputs.settings, inputs.evaluation)
     evaluations = {
         name: read_json(inputs.evaluation / f"{name}.json", "evaluation", EVALUATION_KEYS)
         for name in inputs.variants
-        # It needs a file that everyone has to fetch; without it the report says what to do.
-        if name != AUTHORS or (inputs.evaluation / f"{name}.json").is_file()
+        if name not in absent
     }
     for name, evaluation in evaluations.items():
         if evaluation["fid_network"] != evaluations[REFERENCE]["fid_network"]:
@@ -208,6 +210,7 @@ def gather(inputs: ReportInputs) -> ReportData:
             read_csv(inputs.discriminator / name / "calibration.csv", "discriminator", CALIBRATION_COLUMNS),
         )
         for name in inputs.members
+        if name not in absent
     )
     shown = [name for name in dict.fromkeys(PICTURE_ROWS + RATIO_PANELS) if name in inputs.variants]
     pictures = int(inputs.settings["report"]["pictures"])
@@ -216,6 +219,7 @@ def gather(inputs: ReportInputs) -> ReportData:
         card=read_json(inputs.card, "real"),
         members=members,
         evaluations=evaluations,
+        absent=absent,
         real=read_arrays(inputs.real_images, "real", ["images"])["images"][:1].copy(),
         samples={name: _samples(inputs.guided / name, pictures) for name in shown if name in PICTURE_ROWS},
         trajectories={name: _trajectory(inputs.guided / name) for name in shown},

@@ -16,7 +16,6 @@ from discriminator_guidance.report.published import (
     STUDY_IMAGES,
     STUDY_MEMBERS,
     PublishedResult,
-    authors_remedy,
 )
 from discriminator_guidance.report.table_files import Column, Table, with_data_note
 from discriminator_guidance.report.wording import (
@@ -146,7 +145,8 @@ def result_table(data: ReportData) -> Table:
         data: contents of the other stages' files.
 
     Returns:
-        One row for each configured variant, then the published rows that none of ours corresponds to.
+        One row for each configured variant, then those that no study chose yet, then the published rows that none of
+        ours corresponds to.
     """
     fid, kid = fid_label(data.fid_network), fid_label(data.fid_network, "KID")
     published_fid = fid_label(INCEPTION)
@@ -162,6 +162,7 @@ def result_table(data: ReportData) -> Table:
     columns = tuple(Column(group, heading) for group, names in headings.items() for heading in names)
     counterparts = {result.variant: result for result in PUBLISHED_RESULTS if result.variant}
     rows = [(*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.inputs.variants]
+    rows += [_absent_row(data, name) for name in data.absent if name not in data.inputs.variants]
     rows += [
         ("not run here", result.label, *[MISSING] * 12, *_published_result(result))
         for result in PUBLISHED_RESULTS
@@ -186,10 +187,14 @@ def result_table(data: ReportData) -> Table:
     return Table("table3", "Table 3. Results", columns, tuple(rows), with_data_note(notes, data_note(data.card)))
 
 
+def _absent_row(data: ReportData, name: str) -> tuple[str, ...]:
+    return (*_our_result(data, name), *_published_result(None))
+
+
 def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
     shown = AUTHORS_ROW if name == AUTHORS else name
-    if name not in data.evaluations:
-        return (shown, authors_remedy(data.inputs.profile, data.settings), *[MISSING] * 12)
+    if name in data.absent:
+        return (shown, data.absent[name], *[MISSING] * 12)
     result, variant = data.evaluations[name], data.variant(name)
     guided = bool(variant["members"])
     weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"

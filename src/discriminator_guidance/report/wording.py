@@ -136,7 +136,7 @@ def variant_text(variant: Mapping[str, Any]) -> str:
     """What a variant is, in a few words, from its section of the configuration.
 
     Args:
-        variant: members, rule, weights, w1, w2, boosting.
+        variant: members, rule, weights, w1, w2, boosting, and a time window where it has its own.
 
     Returns:
         For example "D0-D5, mean probability".
@@ -144,9 +144,15 @@ def variant_text(variant: Mapping[str, Any]) -> str:
     members = list(variant["members"])
     if not members:
         return "no guidance"
+    window = variant.get("window")
+    when = f", VP time {scientific(window[0])} to {scientific(window[1])}" if window else ""
     if len(members) == 1 and variant["rule"] == "mean_probability":
-        return f"{members_text(members)} alone"
-    return f"{members_text(members)}, {RULE_NAMES.get(variant['rule'], variant['rule'])}"
+        return f"{members_text(members)} alone{when}"
+    rule = RULE_NAMES.get(variant["rule"], variant["rule"])
+    if variant["weights"] == "equal":
+        return f"{members_text(members)}, {rule}{when}"
+    shares = [f"{name.upper()} {weight:.2f}" for name, weight in zip(members, variant["weights"], strict=True)]
+    return f"{', '.join(shares)}; {rule}{when}"
 
 
 def verdict(bounds: Sequence[float] | None) -> Verdict:

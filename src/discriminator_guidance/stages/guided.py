@@ -37,6 +37,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         The number of pictures.
     """
     settings, runtime, chosen = config.guided, config.runtime, config.guided.variants[variant]
+    time_min, time_max = chosen.window or (settings.time_min, settings.time_max)
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
     network = load_denoiser(context.layout, compute)
     networks = [context.layout.model("score")]
@@ -50,7 +51,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         denoiser = unguided_denoiser(network, classes, compute)
         if members is None:
             return denoiser, None
-        return denoiser, member_guidance(members, classes, chosen, settings.time_min, settings.time_max, compute)
+        return denoiser, member_guidance(members, classes, chosen, time_min, time_max, compute)
 
     inputs = [folder / name for folder in networks for name in WEIGHT_FILES]
     sampler = SamplerSettings(**config.sampler.model_dump(), w1=chosen.w1, w2=chosen.w2, boosting=chosen.boosting)
@@ -62,7 +63,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
             settings.batch_size,
             settings.shard_size,
         ],
-        "window": [settings.time_min, settings.time_max],
+        "window": [time_min, time_max],
         "kept": settings.trajectory_images,
         "sampler": config.sampler.model_dump(),
         "variant": chosen.model_dump(),
