@@ -16,7 +16,9 @@ from discriminator_guidance.evaluation.distances import (
 from discriminator_guidance.evaluation.significance import (
     frechet_influence,
     interval,
+    paired_difference,
     paired_interval,
+    ranges_interval,
     standard_error,
 )
 
@@ -166,6 +168,27 @@ def test_identical_sets_differ_by_nothing_for_certain() -> None:
     assert paired_interval(0.0, influence, influence.copy()) == (0.0, 0.0)
 
 
+def test_averaging_ranges_narrows_the_interval_as_that_many_samples_would() -> None:
+    influence = noise(1, 600, 1)[:, 0]
+    assert standard_error(influence.reshape(3, 200)) == pytest.approx(standard_error(influence), rel=5e-3)
+    assert standard_error(influence[None]) == standard_error(influence)
+
+
+def test_difference_of_ranges_is_that_of_their_means() -> None:
+    first, second = noise(1, 90, 1).reshape(3, 30), noise(2, 90, 1).reshape(3, 30)
+    delta, bounds = paired_difference([1.0, 2.0, 6.0], first, [0.5, 1.0, 1.5], second)
+    assert delta == pytest.approx(2.0)
+    assert bounds == paired_interval(delta, first, second)
+    reverse, other = paired_difference([0.5, 1.0, 1.5], second, [1.0, 2.0, 6.0], first)
+    assert (reverse, other) == (-delta, pytest.approx((-bounds[1], -bounds[0])))
+
+
+def test_interval_of_ranges_follows_student() -> None:
+    # t with two degrees of freedom: 4.303; mean 2, deviation 1.
+    assert ranges_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    assert ranges_interval([1.0]) is None
+
+
 def test_recentred_bootstrap_agrees_in_few_dimensions() -> None:
     generated, real = features_of(noise(1, 300, 4), 1.5, 0.3), features_of(noise(2, 400, 4), 1.0, 0.0)
     point = frechet_distance_from_features(generated, real)
@@ -191,5 +214,7 @@ def test_unusable_sets_are_refused() -> None:
         frechet_influence(good, good[:, :3])
     with pytest.raises(InputError, match="20 and 19 pictures"):
         paired_interval(0.0, np.zeros(20), np.zeros(19))
+    with pytest.raises(InputError, match="2 x 10 and 20 pictures"):
+        paired_interval(0.0, np.zeros((2, 10)), np.zeros(20))
     with pytest.raises(InputError, match="at least 2 influence values"):
         interval(0.0, np.zeros(1))

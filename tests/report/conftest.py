@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from discriminator_guidance.config import load_config
-from discriminator_guidance.report.gather import ReportInputs
+from discriminator_guidance.report.gather import BASELINES, Difference, ReportInputs
 
 PROJECT = Path(__file__).parents[2]
 VARIANTS = ("edm", "d0", "d0_table1", "ensemble_probability", "ensemble_clipped_logit")
@@ -30,6 +30,7 @@ def make_inputs(tmp_path: Path) -> Maker:
         changes: dict[str, dict[str, Any]] | None = None,
         channels: int = 1,
         settings: dict[str, Any] | None = None,
+        differences: dict[str, dict[str, Difference]] | None = None,
     ) -> ReportInputs:
         settings = settings or load_config("mini", PROJECT).model_dump()
         settings["report"] = {"pictures": 4, "dpi": 60}
@@ -59,6 +60,7 @@ def make_inputs(tmp_path: Path) -> Maker:
             destination=tmp_path / "report",
             members=members,
             variants=variants,
+            differences=differences or apart(variants),
             probability_clip=1e-5,
             provenance={
                 "commit": "0" * 40,
@@ -69,6 +71,21 @@ def make_inputs(tmp_path: Path) -> Maker:
         )
 
     return make
+
+
+def apart(variants: tuple[str, ...]) -> dict[str, dict[str, Difference]]:
+    """Half a unit a place, clear of zero, as in `evaluation`."""
+    places = {name: -0.5 * place for place, name in enumerate(variants)}
+    return {
+        baseline: {
+            name: Difference(delta, (delta - 0.1, delta + 0.1))
+            for name, place in places.items()
+            if name != baseline
+            for delta in [place - places[baseline]]
+        }
+        for baseline in BASELINES
+        if baseline in variants
+    }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -86,6 +103,10 @@ def evaluation(name: str, place: int, section: dict[str, Any]) -> dict[str, Any]
         "n": IMAGES,
         "fid": fid,
         "fid_ci95": [fid - 0.2, fid + 0.2],
+        "fid_ranges": [fid],
+        "fid_ranges_mean": fid,
+        "fid_ranges_ci95": None,
+        "ranges": 1,
         "delta_fid_vs_edm": delta,
         "delta_fid_ci95": [delta - 0.1, delta + 0.1] if guided else [0.0, 0.0],
         "kid": 0.0123 - 0.001 * place,

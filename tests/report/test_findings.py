@@ -9,9 +9,9 @@ import pytest
 
 from discriminator_guidance.report.clipped_story import free_part
 from discriminator_guidance.report.findings import Finding, caveats, findings
-from discriminator_guidance.report.gather import gather
+from discriminator_guidance.report.gather import Difference, gather
 from discriminator_guidance.report.wording import verdict
-from tests.report.conftest import Maker
+from tests.report.conftest import VARIANTS, Maker, apart
 
 
 def found(make_inputs: Maker, variant: str, bounds: Sequence[float] | None, title: str) -> Finding:
@@ -38,6 +38,27 @@ def test_sentence_flips_with_the_interval(
     assert words in finding.paragraphs[0]
     others = {"lowers", "raises", "contains zero", "no interval"} - {words.split(" FID")[0]}
     assert not [word for word in others if word in finding.paragraphs[0]]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [((-0.8, -0.2), "better than d0"), ((0.2, 0.8), "worse than d0"), ((-0.2, 0.4), "not told from d0")],
+)
+def test_the_mean_is_ranked_against_one_discriminator_by_their_interval(
+    make_inputs: Maker, bounds: tuple[float, float], words: str
+) -> None:
+    differences = apart(VARIANTS)
+    differences["d0"]["ensemble_probability"] = Difference(sum(bounds) / 2, bounds)
+    data = gather(make_inputs(differences=differences))
+    finding = next(finding for finding in findings(data) if "averaging" in finding.title)
+    assert finding.answer == f"ensemble_probability: better than no guidance, {words}"
+    assert f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}] ({words})" in finding.paragraphs[-1]
+
+
+def test_nothing_is_ranked_against_a_variant_that_is_not_there(make_inputs: Maker) -> None:
+    (finding,) = findings(gather(make_inputs(variants=("edm", "ensemble_probability"))))
+    assert finding.answer == "ensemble_probability: better than no guidance"
+    assert "d0" not in " ".join(finding.paragraphs).replace("D0-D5", "")
 
 
 def test_story_of_the_clipped_logits_claims_harm_only_where_there_is_some(make_inputs: Maker) -> None:

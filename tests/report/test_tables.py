@@ -79,6 +79,24 @@ def test_result_table_keeps_the_two_kinds_of_precision_apart(make_inputs: Maker)
     assert {"1.880", "14.348", "1.77"} <= set(shown), "published rows without a run of ours are still shown"
 
 
+def test_every_variant_is_set_against_one_discriminator_and_against_their_mean(make_inputs: Maker) -> None:
+    data = gather(make_inputs())
+    table = result_table(data)
+    row = cells(table, "ensemble_probability")
+    assert row["ours: difference from d0 [95 %]"] == "-1.00 [-1.10, -0.90]"
+    assert row["ours: difference from ensemble_probability [95 %]"] == "–"
+    assert cells(table, "edm")["ours: difference from ensemble_probability [95 %]"] == "+1.50 [+1.40, +1.60]"
+    recorded = variants_frame(data).set_index("variant").loc["d0_table1"]
+    assert recorded["delta_fid_vs_ensemble_probability"] == 0.5
+    assert recorded["delta_fid_vs_d0_ci95_hi"] == pytest.approx(-0.4)
+
+
+def test_differences_from_variants_that_are_not_there_have_no_column(make_inputs: Maker) -> None:
+    headings = [column.heading for column in result_table(gather(make_inputs(variants=("edm", "d1")))).columns]
+    assert "difference from edm [95 %]" in headings
+    assert not [heading for heading in headings if "d0" in heading or "ensemble" in heading]
+
+
 def test_nulls_become_dashes(make_inputs: Maker) -> None:
     changes = {"d0": {"fid_ci95": None, "delta_fid_ci95": None, "kid": None, "discriminator_auroc": None}}
     row = cells(result_table(gather(make_inputs(changes=changes))), "d0")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from discriminator_guidance.artifacts.files import read_json
+from discriminator_guidance.evaluation.significance import interval, paired_interval
 
 from .conftest import Study
 
@@ -39,6 +43,83 @@ def test_the_unguided_variant_differs_from_itself_by_nothing(study: Study):
     assert edm["delta_fid_vs_edm"] == 0
     assert edm["delta_fid_ci95"] == [0, 0]
     assert edm["discriminator_auroc"] is None
+
+
+def influence(study: Study, variant: str) -> dict[str, np.ndarray]:
+    with np.load(study.layout.influence(variant)) as archive:
+        return dict(archive)
+
+
+def test_influence_is_kept_by_sample_and_gives_the_reported_intervals(study: Study):
+    d0, edm = result(study, "d0"), result(study, "edm")
+    kept = influence(study, "d0")
+    assert kept["influence"].dtype == np.float64
+    assert kept["influence"].shape == (24,)
+    np.testing.assert_array_equal(kept["index"], np.load(study.layout.guided("d0") / "samples.npz")["index"])
+    assert list(interval(d0["fid"], kept["influence"])) == d0["fid_ci95"]
+    paired = paired_interval(d0["fid"] - edm["fid"], kept["influence"], influence(study, "edm")["influence"])
+    assert list(paired) == pytest.approx(d0["delta_fid_ci95"], abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def two_ranges(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The same 24 samples of d0 and edm, as two ranges of 12."""
+    study.ensure("evaluation", "d0")
+    settings = copy.deepcopy(study.settings)
+    settings["guided"] |= {"images": 12, "ranges": 2}
+    halved = Study(tmp_path_factory.mktemp("ranges") / "study", settings=settings)
+    shutil.copytree(study.root, halved.root)
+    halved.run("evaluation", "d0")
+    return halved
+
+
+def of_range(study: Study, number: int, root: Path) -> dict:
+    """The evaluation of one range alone."""
+    settings = copy.deepcopy(study.settings)
+    settings["guided"] |= {"ranges": 1}
+    alone = Study(root / str(number), settings=settings)
+    shutil.copytree(study.root, alone.root)
+    for variant in ("edm", "d0"):
+        path = alone.layout.guided(variant) / "samples.npz"
+        arrays = dict(np.load(path))
+        part = slice(12 * number, 12 * (number + 1))
+        np.savez(path, images=arrays["images"][part], index=arrays["index"][part])
+    alone.run("evaluation", "d0")
+    return read_json(alone.layout.evaluation("d0"), "evaluation")
+
+
+def test_ranges_are_evaluated_one_by_one_and_averaged(two_ranges: Study, tmp_path):
+    both = read_json(two_ranges.layout.evaluation("d0"), "evaluation")
+    first, second = (of_range(two_ranges, number, tmp_path) for number in (0, 1))
+    assert both["fid_ranges"] == pytest.approx([first["fid"], second["fid"]], rel=1e-9)
+    assert both["fid"] == both["fid_ranges_mean"] == pytest.approx((first["fid"] + second["fid"]) / 2)
+    assert both["delta_fid_vs_edm"] == pytest.approx((first["delta_fid_vs_edm"] + second["delta_fid_vs_edm"]) / 2)
+    assert both["n"] == 12
+    # Student's quantile at one degree of freedom times half the difference of two values.
+    half_width = 12.706 * abs(first["fid"] - second["fid"]) / 2
+    assert both["fid_ranges_ci95"] == pytest.approx([both["fid"] - half_width, both["fid"] + half_width], rel=1e-3)
+    errors = [(part["fid_ci95"][1] - part["fid"]) for part in (first, second)]
+    assert both["fid_ci95"][1] - both["fid"] == pytest.approx(np.hypot(*errors) / 2)
+    for key in ("kid", "kid_holdout", "precision", "recall"):
+        assert both[key] == pytest.approx(first[key]), f"{key} is that of the first range"
+    kept = influence(two_ranges, "d0")
+    assert kept["influence"].shape == kept["index"].shape == (2, 12)
+
+
+def test_one_range_has_no_scatter(study: Study):
+    d0 = result(study, "d0")
+    assert d0["fid_ranges"] == [d0["fid"]]
+    assert d0["fid_ranges_ci95"] is None
+
+
+def test_samples_that_do_not_fill_the_ranges_are_refused(two_ranges: Study, tmp_path):
+    from discriminator_guidance.errors import InputError
+
+    settings = copy.deepcopy(two_ranges.settings)
+    settings["guided"] |= {"ranges": 3}
+    wrong = Study(two_ranges.root, settings=settings)
+    with pytest.raises(InputError, match="3 x 12 samples"):
+        wrong.run("evaluation", "d0")
 
 
 def test_difference_is_between_the_two_reported_distances(study: Study):
@@ -88,8 +169,6 @@ def test_params_hash_follows_inputs_and_settings(study: Study):
 
 
 def test_samples_of_other_indices_are_not_compared(study: Study, tmp_path):
-    import shutil
-
     from discriminator_guidance.errors import InputError
 
     study.ensure("evaluation", "d0")
@@ -103,10 +182,10 @@ def test_samples_of_other_indices_are_not_compared(study: Study, tmp_path):
 
 
 def test_changed_code_does_not_take_features_from_the_cache(study: Study, monkeypatch):
-    from discriminator_guidance.stages import evaluation
+    from discriminator_guidance.stages import features
 
     study.ensure("evaluation", "d0")
     before = set(study.layout.feature_cache.glob("*.npz"))
-    monkeypatch.setattr(evaluation, "closure_digest", lambda module: "other code")
+    monkeypatch.setattr(features, "closure_digest", lambda module: "other code")
     study.run("evaluation", "d0")
     assert set(study.layout.feature_cache.glob("*.npz")) > before

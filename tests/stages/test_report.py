@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from discriminator_guidance.errors import InputError
@@ -44,6 +46,31 @@ def test_every_variant_has_a_row_with_the_numbers_of_its_evaluation(study: Study
         assert float(row["fid"]) == pytest.approx(evaluated["fid"])
 
 
+def test_differences_are_paired_by_the_influence_of_each_sample(study: Study, page: str):
+    from discriminator_guidance.evaluation.significance import paired_interval
+
+    rows = {row["variant"]: row for row in csv.DictReader((study.layout.report / "tables" / "variants.csv").open())}
+    names = ("ensemble_probability", "d0")
+    fids = [json.loads(study.layout.evaluation(name).read_text())["fid"] for name in names]
+    pulls = [np.load(study.layout.influence(name))["influence"] for name in names]
+    low, high = paired_interval(fids[0] - fids[1], *pulls)
+    row = rows["ensemble_probability"]
+    assert float(row["delta_fid_vs_d0"]) == pytest.approx(fids[0] - fids[1])
+    assert float(row["delta_fid_vs_d0_ci95_lo"]) == pytest.approx(low)
+    assert float(row["delta_fid_vs_d0_ci95_hi"]) == pytest.approx(high)
+    assert rows["d0"]["delta_fid_vs_d0"] == ""
+
+
+def test_influence_of_other_samples_is_not_compared(study: Study, page: str, tmp_path):
+    again = Study(tmp_path / "again")
+    shutil.copytree(study.root, again.root)
+    path = again.layout.influence("d0_table1")
+    arrays = dict(np.load(path))
+    np.savez(path, influence=arrays["influence"], index=arrays["index"] + 1)
+    with pytest.raises(InputError, match="the same sample indices in the influence of d0_table1 and d0"):
+        again.run("report")
+
+
 def test_curves_hold_every_epoch_of_every_member(study: Study, page: str):
     rows = list(csv.DictReader((study.layout.report / "curves.csv").open()))
     assert {(row["member"], row["split"]) for row in rows} == {
@@ -68,8 +95,6 @@ def test_a_second_run_writes_the_same_bytes(study: Study, page: str):
 
 
 def test_a_missing_evaluation_is_named(study: Study, tmp_path):
-    import shutil
-
     study.ensure("report")
     again = Study(tmp_path / "again")
     shutil.copytree(study.root, again.root)

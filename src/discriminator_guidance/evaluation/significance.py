@@ -8,6 +8,8 @@ narrow.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,10 +60,11 @@ def standard_error(influence: NDArray[np.float64]) -> float:
     """The standard deviation of an estimate over repeated sampling, from its influence values.
 
     Args:
-        influence: (n,) values of mean 0, n at least 2.
+        influence: (n,) values of mean 0, n at least 2; or (ranges, n), a row for each of several independent
+            ranges of samples whose estimates are averaged.
 
     Returns:
-        sqrt(sum psi^2 / (n (n - 1))), in units of the estimate.
+        sqrt(sum psi^2 / (n (n - 1))) / ranges, in units of the estimate.
 
     Raises:
         InputError: fewer than two values.
@@ -70,18 +73,18 @@ def standard_error(influence: NDArray[np.float64]) -> float:
 
     Deviation: n (n - 1) in place of n^2, which is what makes it the usual standard error for a plain mean.
     """
-    n = len(influence)
+    ranges, n = np.atleast_2d(influence).shape
     if n < 2:
         raise InputError("at least 2 influence values", str(n), "ask for more images")
-    return float(np.sqrt(np.sum(influence**2) / (n * (n - 1))))
+    return float(np.sqrt(np.sum(influence**2) / (n * (n - 1))) / ranges)
 
 
 def interval(point: float, influence: NDArray[np.float64]) -> tuple[float, float]:
     """The 95 % interval of an estimate, point -+ 1.96 standard errors.
 
     Args:
-        point: the estimate.
-        influence: (n,) its influence values.
+        point: the estimate, or the mean of one for each range.
+        influence: (n,) or (ranges, n) its influence values.
 
     Returns:
         Lower and upper end; the lower one of a distance is not cut at 0.
@@ -102,8 +105,8 @@ def paired_interval(
 
     Args:
         delta: estimate of a minus estimate of b.
-        influence_a: (n,) influence values of a.
-        influence_b: (n,) influence values of b, in the same order of sample indices.
+        influence_a: (n,) or (ranges, n) influence values of a.
+        influence_b: influence values of b, of the same shape and in the same order of sample indices.
 
     Returns:
         Lower and upper end.
@@ -114,7 +117,57 @@ def paired_interval(
     if influence_a.shape != influence_b.shape:
         raise InputError(
             "two sets of pictures with the same sample indices",
-            f"{len(influence_a)} and {len(influence_b)} pictures",
+            f"{_pictures(influence_a)} and {_pictures(influence_b)} pictures",
             "sample both variants with the same number of images",
         )
     return interval(delta, influence_a - influence_b)
+
+
+def paired_difference(
+    distances_a: Sequence[float],
+    influence_a: NDArray[np.float64],
+    distances_b: Sequence[float],
+    influence_b: NDArray[np.float64],
+) -> tuple[float, tuple[float, float]]:
+    """How much two variants that share noise differ in Frechet distance, averaged over ranges of samples.
+
+    Args:
+        distances_a: (ranges,) distances of a.
+        influence_a: (n,) with one range, or (ranges, n) its influence values.
+        distances_b: (ranges,) distances of b.
+        influence_b: those of b, in the same order of sample indices.
+
+    Returns:
+        Mean of a minus mean of b, and its 95 % interval.
+
+    Raises:
+        InputError: see `paired_interval`.
+    """
+    delta = float(np.mean(distances_a) - np.mean(distances_b))
+    return delta, paired_interval(delta, influence_a, influence_b)
+
+
+def ranges_interval(distances: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over independent ranges of samples, from nothing but their scatter.
+
+    Args:
+        distances: (ranges,) one distance for each range.
+
+    Returns:
+        Mean -+ t s / sqrt(ranges), t the quantile of Student's distribution with ranges - 1 degrees of freedom (4.3
+        for three ranges); None for a single range, which has no scatter.
+
+    Source: Student 1908.
+    """
+    from scipy.stats import t
+
+    ranges = len(distances)
+    if ranges < 2:
+        return None
+    half_width = t.ppf(0.975, ranges - 1) * np.std(distances, ddof=1) / np.sqrt(ranges)
+    mean = np.mean(distances)
+    return float(mean - half_width), float(mean + half_width)
+
+
+def _pictures(influence: NDArray[np.float64]) -> str:
+    return " x ".join(map(str, influence.shape))

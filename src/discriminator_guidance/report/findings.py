@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from discriminator_guidance.report.clipped_story import AVERAGED, CLIPPED, clipped_story
 from discriminator_guidance.report.gather import REFERENCE, ReportData
 from discriminator_guidance.report.published import STUDY_SAMPLING
+from discriminator_guidance.report.ranking import rank, ranking
 from discriminator_guidance.report.wording import (
     VERDICT_WORDS,
     Verdict,
@@ -23,10 +24,6 @@ from discriminator_guidance.report.wording import (
 )
 
 STUDY_SETTING = ("d0_table1", "ensemble_probability_table1", "ensemble_clipped_logit_table1")
-NO_RANKING = (
-    "Each is compared with no guidance. Against a single discriminator no interval was computed, so this "
-    "report does not rank the two."
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def findings(data: ReportData) -> list[Finding]:
     if len(singles := _single_members(data)) > 1:
         found.append(_every_single(data, singles))
     if averaged:
-        found.append(_several(data, averaged, "Does averaging the discriminators help?", (), (NO_RANKING,)))
+        found.append(_several(data, averaged, "Does averaging the discriminators help?", (), ranking(data, averaged)))
     if CLIPPED in configured:
         found.append(_single(data, CLIPPED, "What does the study's ensemble code do?", clipped_story(data)))
     if at_study:
@@ -141,7 +138,7 @@ def _every_single(data: ReportData, names: list[str]) -> Finding:
     answer = "; ".join(f"{', '.join(groups[side])}: {VERDICT_WORDS[side]}" for side in VERDICT_WORDS if side in groups)
     shown = (
         f"Each alone, w1 = w2 = 2, without boosting; change of {label} against no guidance: {'; '.join(lines)}. "
-        "Intervals compare each with no guidance, not with each other."
+        "Intervals compare each with no guidance; Table 3 has the differences from d0."
     )
     worse = groups.get("higher", [])
     shared: Verdict = next(iter(groups)) if len(groups) == 1 else "unclear"
@@ -159,7 +156,11 @@ def _every_single(data: ReportData, names: list[str]) -> Finding:
 
 def _several(data: ReportData, names: list[str], title: str, intro: tuple[str, ...], more: tuple[str, ...]) -> Finding:
     sides = [verdict(data.evaluations[name]["delta_fid_ci95"]) for name in names]
-    answer = "; ".join(f"{name}: {VERDICT_WORDS[side]}" for name, side in zip(names, sides, strict=True))
+    ranks = {name: rank(data, name) if name in AVERAGED else None for name in names}
+    answer = "; ".join(
+        f"{name}: {VERDICT_WORDS[side]}{f', {ranks[name]}' if ranks[name] else ''}"
+        for name, side in zip(names, sides, strict=True)
+    )
     shared: Verdict = sides[0] if len(set(sides)) == 1 else "unclear"
     sentences = (f"{comparison(data, name)} {_setting(data, name)}" for name in names)
     return Finding(title, answer, shared, (*intro, *sentences, *more))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REFERENCE = "edm"  # the unguided variant that every difference refers to
+BASELINES = ("d0", "ensemble_probability")  # variants that every other one is compared with besides
 PICTURE_ROWS = ("edm", "d0", "ensemble_probability", "ensemble_clipped_logit")
 RATIO_PANELS = ("d0", "ensemble_probability", "ensemble_logit", "ensemble_clipped_logit")
 
@@ -26,6 +27,8 @@ EVALUATION_KEYS = [
     "n",
     "fid",
     "fid_ci95",
+    "fid_ranges",
+    "fid_ranges_ci95",
     "delta_fid_vs_edm",
     "delta_fid_ci95",
     "kid",
@@ -65,6 +68,14 @@ CALIBRATION_COLUMNS = ["time", "bin_low", "bin_high", "mean_probability", "fract
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How much a variant's FID is above another's: value and (lo, hi), the 95 % interval paired by sample index."""
+
+    value: float
+    bounds: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """Where the report finds everything.
 
@@ -80,6 +91,7 @@ class ReportInputs:
         members: discriminators trained here, in this order.
         variants: sampling variants to show, in this order, `edm` among them; see `absent_rows` for
             those that need not be evaluated.
+        differences: of each of `BASELINES` that was evaluated, how much every other variant's FID is above its.
         probability_clip: the log ratio is taken of probabilities in [clip, 1 - clip].
         provenance: what the results came from (commit, digests, versions, machine); printed as it is.
     """
@@ -94,6 +106,7 @@ class ReportInputs:
     destination: Path
     members: tuple[str, ...]
     variants: tuple[str, ...]
+    differences: Mapping[str, Mapping[str, Difference]]
     probability_clip: float
     provenance: Mapping[str, Any]
 
@@ -160,6 +173,11 @@ class ReportData:
     def fid_network(self) -> str:
         """The network whose features FID and KID compare."""
         return str(self.reference["fid_network"])
+
+    @property
+    def differences(self) -> Mapping[str, Mapping[str, Difference]]:
+        """Of each evaluated baseline, the difference of every other variant from it."""
+        return self.inputs.differences
 
     def variant(self, name: str) -> Mapping[str, Any]:
         """A variant's section of the configuration."""

@@ -13,19 +13,39 @@ CURVE_COLUMNS = ["member", "epoch", "split", "loss", "accuracy"]
 
 
 def variants_frame(data: ReportData) -> pd.DataFrame:
-    """Every configured variant with all its evaluation recorded; intervals become columns _lo and _hi."""
+    """Every evaluated variant with all its evaluation recorded, and its differences from the baselines.
+
+    Args:
+        data: contents of the other stages' files.
+
+    Returns:
+        A row for each variant; intervals become columns _lo and _hi, lists one cell.
+    """
     import pandas as pd
 
     rows = []
-    for evaluation in data.evaluations.values():
+    for name, evaluation in data.evaluations.items():
         row: dict[str, Any] = {}
-        for key, value in evaluation.items():
+        for key, value in {**evaluation, **_differences(data, name)}.items():
             if key.endswith("ci95"):
                 row[f"{key}_lo"], row[f"{key}_hi"] = value if value is not None else (None, None)
             else:
-                row[key] = "+".join(map(str, value)) if isinstance(value, list) else value
+                row[key] = _cell(value)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _differences(data: ReportData, name: str) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for baseline, differences in data.differences.items():
+        found = differences.get(name)
+        columns[f"delta_fid_vs_{baseline}"] = None if found is None else found.value
+        columns[f"delta_fid_vs_{baseline}_ci95"] = None if found is None else found.bounds
+    return columns
+
+
+def _cell(value: object) -> object:
+    return "+".join(map(str, value)) if isinstance(value, list) else value
 
 
 def curves_frame(data: ReportData) -> pd.DataFrame:

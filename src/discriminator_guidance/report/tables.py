@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from discriminator_guidance.report.findings import seen_by_features
-from discriminator_guidance.report.gather import REFERENCE, Member, ReportData
+from discriminator_guidance.report.gather import REFERENCE, Difference, Member, ReportData
 from discriminator_guidance.report.published import (
     AUTHORS,
     AUTHORS_ROW,
@@ -151,9 +151,10 @@ def result_table(data: ReportData) -> Table:
     fid, kid = fid_label(data.fid_network), fid_label(data.fid_network, "KID")
     published_fid = fid_label(INCEPTION)
     published = f"published, {STUDY_DATA}, N = {count(STUDY_IMAGES)}"
+    differences = [f"difference from {baseline} [95 %]" for baseline in (REFERENCE, *data.differences)]
     headings = {
         "": ["variant", "guided by"],
-        "ours": ["w1 / w2 / boosting", "N", f"{fid} [95 %]", f"difference from {REFERENCE} [95 %]"],
+        "ours": ["w1 / w2 / boosting", "N", f"{fid} [95 %]", *differences],
         "ours, generative": [kid, f"{kid}, held-out", "k-NN precision", "k-NN recall"],
         "ours, discriminator as classifier": ["precision", "recall", "accuracy", "AUROC"],
         published: ["row", f"study: {published_fid}", f"paper: {published_fid}"],
@@ -164,7 +165,7 @@ def result_table(data: ReportData) -> Table:
     rows = [(*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.inputs.variants]
     rows += [_absent_row(data, name) for name in data.absent if name not in data.inputs.variants]
     rows += [
-        ("not run here", result.label, *[MISSING] * 12, *_published_result(result))
+        ("not run here", result.label, *[MISSING] * (11 + len(differences)), *_published_result(result))
         for result in PUBLISHED_RESULTS
         if result.variant not in data.inputs.variants
     ]
@@ -176,7 +177,8 @@ def result_table(data: ReportData) -> Table:
         f"features, {count(reference['reference_n'])} reference images. Compare the direction of effects "
         "only.",
         "Interval: point +- 1.96 sd by the influence function over generated samples; differences are "
-        "paired by sample seed. It covers sampling noise only, with all networks and the reference fixed.",
+        "paired by sample seed, and negative where the row is better than the variant named. It covers sampling "
+        "noise only, with all networks and the reference fixed.",
         "k-NN precision and recall are the generative ones (Kynkaanniemi et al. 2019). What the study "
         "calls precision and recall are the discriminator's classification scores at threshold 0.5: a "
         "different thing, in columns of their own. Ours use the test split of real and unguided fake "
@@ -194,7 +196,7 @@ def _absent_row(data: ReportData, name: str) -> tuple[str, ...]:
 def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
     shown = AUTHORS_ROW if name == AUTHORS else name
     if name in data.absent:
-        return (shown, data.absent[name], *[MISSING] * 12)
+        return (shown, data.absent[name], *[MISSING] * (12 + len(data.differences)))
     result, variant = data.evaluations[name], data.variant(name)
     guided = bool(variant["members"])
     weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
@@ -205,6 +207,7 @@ def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
         count(result["n"]),
         estimate(result["fid"], result["fid_ci95"]),
         estimate(result["delta_fid_vs_edm"], result["delta_fid_ci95"], sign=True) if guided else MISSING,
+        *(_difference(differences.get(name)) for differences in data.differences.values()),
         number(result["kid"], 4),
         number(result["kid_holdout"], 4),
         number(result["precision"], 3),
@@ -214,6 +217,10 @@ def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
         number(result["discriminator_accuracy"], 3),
         number(result["discriminator_auroc"], 3),
     )
+
+
+def _difference(difference: Difference | None) -> str:
+    return MISSING if difference is None else estimate(difference.value, difference.bounds, sign=True)
 
 
 def _published_result(result: PublishedResult | None) -> tuple[str, ...]:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from discriminator_guidance.artifacts.closure import closure_digest
-from discriminator_guidance.artifacts.feature_cache import cached_features
-from discriminator_guidance.artifacts.files import fingerprint, read_npz, sha256, write_json
+from discriminator_guidance.artifacts.files import fingerprint, read_npz, sha256, write_json, write_npz
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
 from discriminator_guidance.evaluation.distances import fid_torchmetrics, kid
-from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.manifold import precision_recall
-from discriminator_guidance.evaluation.significance import frechet_influence, interval, paired_interval
+from discriminator_guidance.evaluation.significance import (
+    frechet_influence,
+    interval,
+    paired_difference,
+    ranges_interval,
+)
 from discriminator_guidance.guidance.ensemble import RULES, simplex_weights
-from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
+from discriminator_guidance.stages.features import picture_features
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.networks import load_fid_network
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
@@ -34,8 +35,11 @@ UNGUIDED = "edm"
 def run(config: Config, context: Context, variant: str) -> StageResult:
     """Compare a variant's samples with the real pictures and with the unguided samples.
 
+    The Frechet distance is that of each range of samples, and their mean. Kernel distances, precision and recall are
+    those of the first range.
+
     Args:
-        config: reads `runtime`, `evaluation`, `fid_network.name`, `sampler`, the range of `guided` and this variant.
+        config: reads `runtime`, `evaluation`, `fid_network.name`, `sampler`, the ranges of `guided` and this variant.
         context: surroundings.
         variant: its name.
 
@@ -54,62 +58,58 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         name: read_npz(path, ["images"], "real" if name in ("real", "holdout") else "guided")["images"]
         for name, path in paths.items()
     }
-    _refuse_unpaired(paths["samples"], paths["unguided"])
-    weights = [layout.model("fid_network") / name for name in WEIGHT_FILES]
+    ranges, index = config.guided.ranges, _paired_index(paths["samples"], paths["unguided"])
+    if len(index) != ranges * config.guided.images:
+        raise InputError(
+            f"{ranges} x {config.guided.images} samples in {paths['samples']}",
+            str(len(index)),
+            "run stage guided again",
+        )
     inputs = [
         *paths.values(),
-        *weights,
+        *(layout.model("fid_network") / name for name in WEIGHT_FILES),
         *(layout.discriminator(m) / "test_logits.npz" for m in chosen.members),
     ]
     classified = _classification(layout, chosen)
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
-    features = _features(layout, compute, weights, images, settings.batch_size, context)
+    features = picture_features(context, compute, images, settings.batch_size)
+    samples, unguided = (_by_range(features[name], ranges) for name in ("samples", "unguided"))
+    first, real = samples[0], features["real"]
 
-    steps = ["fid", "intervals", "kid", "precision_recall"]
-    with context.bar(f"evaluating {variant}", len(steps), "metrics") as advance:
-        fid = fid_torchmetrics(features["samples"], features["real"])
-        unguided = fid_torchmetrics(features["unguided"], features["real"])
-        advance(1)
-        influence = frechet_influence(features["samples"], features["real"])
-        influence_of_unguided = frechet_influence(features["unguided"], features["real"])
-        paired = paired_interval(fid - unguided, influence, influence_of_unguided)
-        advance(1)
-        kid_real = kid(
-            features["samples"],
-            features["real"],
-            settings.kid_subsets,
-            settings.kid_subset_size,
-            settings.seed,
-        )
-        kid_holdout = kid(
-            features["samples"],
-            features["holdout"],
-            settings.kid_subsets,
-            settings.kid_subset_size,
-            settings.seed,
-        )
-        advance(1)
-        precision, recall = precision_recall(features["samples"], features["real"], settings.neighborhood)
+    with context.bar(f"evaluating {variant}", 2 * ranges + 3, "metrics") as advance:
+        distances, influence = _distances(samples, real, advance)
+        distances_of_unguided, influence_of_unguided = _distances(unguided, real, advance)
+        delta, delta_bounds = paired_difference(distances, influence, distances_of_unguided, influence_of_unguided)
+        kernel = {}
+        for name, reference in (("kid", real), ("kid_holdout", features["holdout"])):
+            kernel[name], kernel[f"{name}_std"] = kid(
+                first, reference, settings.kid_subsets, settings.kid_subset_size, settings.seed
+            )
+            advance(1)
+        precision, recall = precision_recall(first, real, settings.neighborhood)
         advance(1)
 
     told = {
         "evaluation": settings.model_dump(),
         "variant": chosen.model_dump(),
         "sampler": config.sampler.model_dump(),
-        "range": [config.guided.images, config.guided.seed, config.guided.seed_start],
+        "range": [config.guided.images, ranges, config.guided.seed, config.guided.seed_start],
         "inputs": {str(path.relative_to(layout.root)): sha256(path) for path in inputs},
     }
+    fid = float(np.mean(distances))
+    scatter = ranges_interval(distances)
     result: dict[str, Any] = {
         "variant": variant,
-        "n": len(images["samples"]),
+        "n": config.guided.images,
+        "ranges": ranges,
         "fid": fid,
         "fid_ci95": list(interval(fid, influence)),
-        "delta_fid_vs_edm": fid - unguided,
-        "delta_fid_ci95": list(paired),
-        "kid": kid_real[0],
-        "kid_std": kid_real[1],
-        "kid_holdout": kid_holdout[0],
-        "kid_holdout_std": kid_holdout[1],
+        "fid_ranges": distances,
+        "fid_ranges_mean": fid,
+        "fid_ranges_ci95": None if scatter is None else list(scatter),
+        "delta_fid_vs_edm": delta,
+        "delta_fid_ci95": list(delta_bounds),
+        **kernel,
         "precision": precision,
         "recall": recall,
         **classified,
@@ -127,15 +127,19 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         "precision_mode": compute.mode,
         "params_hash": fingerprint(told),
     }
-    path = layout.evaluation(variant)
+    path, pulls = layout.evaluation(variant), layout.influence(variant)
+    shape = (ranges, -1) if ranges > 1 else (-1,)
+    write_npz(pulls, influence=influence.reshape(shape), index=index.reshape(shape))
     write_json(path, result)
     shown = ("fid", "fid_ci95", "delta_fid_vs_edm", "delta_fid_ci95", "precision", "recall")
     numbers = {key: float(value) for key, value in result.items() if type(value) is float}
     numbers |= {f"{key}_{end}": value for key in ("fid_ci95", "delta_fid_ci95") for end, value in _ends(result[key])}
-    return StageResult(summary={key: result[key] for key in shown}, outputs=[path], artifacts=[path], metrics=numbers)
+    return StageResult(
+        summary={key: result[key] for key in shown}, outputs=[path, pulls], artifacts=[path], metrics=numbers
+    )
 
 
-def _refuse_unpaired(samples: Path, unguided: Path) -> None:
+def _paired_index(samples: Path, unguided: Path) -> np.ndarray:
     first, second = (read_npz(path, ["index"], "guided")["index"] for path in (samples, unguided))
     if not np.array_equal(first, second):
         raise InputError(
@@ -143,46 +147,25 @@ def _refuse_unpaired(samples: Path, unguided: Path) -> None:
             f"{first[0]} .. {first[-1]} and {second[0]} .. {second[-1]}",
             "draw both with the same guided.images and guided.seed_start",
         )
+    return first
+
+
+def _by_range(features: np.ndarray, ranges: int) -> np.ndarray:
+    return features.reshape(ranges, -1, features.shape[1])
+
+
+def _distances(sets: np.ndarray, real: np.ndarray, advance: Callable[[int], None]) -> tuple[list[float], np.ndarray]:
+    """Of each range: its Frechet distance and, (ranges, n), the influence of its samples."""
+    distances, influence = [], []
+    for features in sets:
+        distances.append(fid_torchmetrics(features, real))
+        influence.append(frechet_influence(features, real))
+        advance(1)
+    return distances, np.stack(influence)
 
 
 def _ends(bounds: list[float]) -> list[tuple[str, float]]:
     return [("low", bounds[0]), ("high", bounds[1])]
-
-
-def _features(
-    layout: Layout,
-    compute: Compute,
-    weights: list[Path],
-    images: dict[str, np.ndarray],
-    batch_size: int,
-    context: Context,
-) -> dict[str, np.ndarray]:
-    network = load_fid_network(layout, compute)
-    # Everything that determines the features of a picture, the code included.
-    identity = fingerprint(
-        {
-            "weights": [sha256(path) for path in weights],
-            "code": closure_digest("stages.evaluation"),
-            "torch": torch.__version__,
-            "device": str(compute.device),
-            "threads": torch.get_num_threads(),
-            "batch": batch_size,
-        }
-    )
-
-    def penultimate(pictures: Tensor) -> Tensor:
-        # Full precision: metrics are compared to many digits, and this pass is cheap.
-        with torch.no_grad():
-            features: Tensor = network.features(pictures)
-        return features
-
-    def extract(pictures: np.ndarray) -> np.ndarray:
-        with context.bar("extracting features", len(pictures), "images") as advance:
-            return extract_features(penultimate, pictures, batch_size, compute.device, advance)
-
-    return {
-        name: cached_features(layout.feature_cache, identity, pictures, extract) for name, pictures in images.items()
-    }
 
 
 def _classification(layout: Layout, variant: Variant) -> dict[str, float | None]:

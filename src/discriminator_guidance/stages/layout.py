@@ -54,6 +54,10 @@ class Layout:
         """The JSON of a variant."""
         return self.report / "evaluation" / f"{variant}.json"
 
+    def influence(self, variant: str) -> Path:
+        """How much each picture of a variant pulls on its Frechet distance."""
+        return self.root / "data" / self.profile / "evaluation" / variant / "influence.npz"
+
     @property
     def partial(self) -> Path:
         """Unfinished work, safe to delete when nothing runs."""
