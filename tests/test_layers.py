@@ -24,6 +24,7 @@ VIOLATIONS = {
     "report": ("report/__init__.py", "torch"),
     "light": ("config.py", "torch"),
     "mlflow": ("cli.py", "mlflow"),
+    "optuna": ("cli.py", "optuna"),
     "configuration": ("stages/__init__.py", "pydantic"),
     "pyyaml": ("stages/__init__.py", "yaml"),
     "terminal": ("stages/__init__.py", "rich.progress"),

@@ -86,3 +86,27 @@ def impossible_networks(config: Config) -> Iterator[str]:
         for width in sorted(widths):
             if width % channels:
                 yield f"{key}.num_head_channels = {channels}; use a divisor of {width}"
+
+
+def impossible_study(config: Config) -> Iterator[str]:
+    """Tuning samples that are used elsewhere, head widths that their attention heads do not divide.
+
+    Args:
+        config: whose sections are right by themselves.
+
+    Returns:
+        Each problem as "what is wrong; what to do".
+    """
+    fake, guided, tuning = config.fake, config.guided, config.study.tuning
+    ends = tuning.seed_start + tuning.images
+    for name, used, images in (("fake", fake, fake.images), ("guided", guided, guided.ranges * guided.images)):
+        overlap = max(used.seed_start, tuning.seed_start) < min(used.seed_start + images, ends)
+        if used.seed == tuning.seed and overlap:
+            yield f"{name} and study.tuning draw the same sample indices; move study.tuning.seed_start"
+    channels = config.discriminator.network.num_head_channels
+    for width in config.study.discriminator.model_channels:
+        if width % channels:
+            yield (
+                f"study.discriminator.model_channels names {width}, no multiple of "
+                f"discriminator.network.num_head_channels {channels}; choose multiples of it"
+            )

@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 from pydantic import Discriminator as ChosenBy
 
-from discriminator_guidance.config.consistency import impossible_networks, impossible_sampling
+from discriminator_guidance.config.consistency import impossible_networks, impossible_sampling, impossible_study
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -30,6 +30,27 @@ Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["float32", "tf32", "bfloat16", "auto"]
 Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean"]
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError(f"the low end {bounds[0]:g} must be below the high end {bounds[1]:g}")
+    return bounds
+
+
+def _distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(choices)) != len(choices):
+        raise ValueError("choices must not repeat")
+    return choices
+
+
+Counts = Annotated[tuple[Count, Count], AfterValidator(_ascending)]  # [low, high], both included
+Positives = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
+TMins = Annotated[tuple[TMin, TMin], AfterValidator(_ascending)]
+Dropouts = Annotated[
+    tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], AfterValidator(_ascending)
+]
+Smoothings = Annotated[tuple[Smoothing, Smoothing], AfterValidator(_ascending)]
 
 
 class Section(BaseModel):
@@ -402,6 +423,51 @@ class Report(Section):
     dpi: Annotated[int, Field(ge=50, le=600)]
 
 
+class TuningRange(Section):
+    """The samples on which searches compare distances: their own range, never evaluated on."""
+
+    images: Annotated[int, Field(ge=2)]
+    seed: Seed
+    seed_start: Seed
+    batch_size: Count
+
+
+class Pruner(Section):
+    """When a trial is given up: its value after an epoch is among the worst of the trials that got there."""
+
+    startup_trials: Annotated[int, Field(ge=0)]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    percentile: Annotated[float, Field(gt=0, le=100)]
+
+
+class DiscriminatorStudy(Section):
+    """Command `study discriminator`: what is searched, in units of Table 2."""
+
+    epochs: Counts
+    learning_rate: Positives
+    weight_decay: Positives
+    t_min: TMins
+    importance_sampling: Annotated[tuple[bool, ...], Field(min_length=1), AfterValidator(_distinct)]
+    model_channels: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_distinct)]
+    num_res_blocks: Counts
+    dropout: Dropouts
+    label_smoothing: Smoothings
+    bagging: Annotated[tuple[Share | None, ...], Field(min_length=1), AfterValidator(_distinct)]
+    calibration_weight: NonNegative
+    pruner: Pruner
+    finalists: Count
+
+
+class Study(Section):
+    """Command `study`."""
+
+    seed: Seed
+    storage: Annotated[str, Field(pattern=r"^[a-z0-9+]+://")] | None
+    threads: Count
+    tuning: TuningRange
+    discriminator: DiscriminatorStudy
+
+
 class Download(Section):
     """A file that somebody else publishes."""
 
@@ -453,11 +519,13 @@ class Config(Section):
     guided: Guided
     evaluation: Evaluation
     report: Report
-    # Left out of every dump and hash: results depend on the bytes of a file, not on where they came from.
+    # Left out of every dump and hash: no stage searches, and what a study finds enters a profile by its values.
+    study: Annotated[Study, Field(exclude=True)]
+    # Likewise: results depend on the bytes of a file, not on where they came from.
     fetch: Annotated[Fetch, Field(exclude=True)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        for problem in (*impossible_sampling(self), *impossible_networks(self)):
+        for problem in (*impossible_sampling(self), *impossible_networks(self), *impossible_study(self)):
             raise ValueError(problem)
         return self

@@ -1,0 +1,156 @@
+"""Where a study is kept, and whether it is still the one that was begun."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend
+
+from discriminator_guidance.errors import ConfigError
+
+MAX_RETRY = 3  # a trial that takes its worker down this many times is left failed
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study is; workers are given it whole, so everything in it can be pickled.
+
+    Args:
+        name: in the storage, e.g. "mini-discriminator".
+        journal: file of the study where `storage` is None; locks of its workers lie beside it in any case.
+        storage: an Optuna URL of a database in place of the journal.
+        seed: of the samplers.
+        directions: "minimize" or "maximize", one for each value of a trial.
+        objective: what the values are, in words; kept with the study.
+        determinants: digests of what decides the value of a trial, by part: settings, inputs, code.
+        pruner: stops trials that promise nothing; None, as with several directions, prunes none.
+        heartbeat_s: seconds between signs of life of a trial in a database; after twice as many it counts as lost.
+    """
+
+    name: str
+    journal: Path
+    storage: str | None
+    seed: int
+    directions: tuple[Literal["minimize", "maximize"], ...]
+    objective: str
+    determinants: Mapping[str, str]
+    pruner: BasePruner | None = None
+    heartbeat_s: int = 30
+
+
+def open_storage(plan: StudyPlan) -> BaseStorage:
+    """Open the journal or the database of a study; the journal file is made where it is not there.
+
+    Args:
+        plan: the study.
+
+    Returns:
+        The storage.
+
+    Raises:
+        ConfigError: the address is none, its driver is not installed, or the database does not answer.
+    """
+    if plan.storage is None:
+        plan.journal.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(plan.journal)))
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            return RDBStorage(
+                plan.storage,
+                heartbeat_interval=plan.heartbeat_s,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRY),
+            )
+    except ImportError as error:
+        raise ConfigError(
+            "an installed driver for the database in study.storage",
+            _reason(error),
+            "install it, e.g. psycopg for postgresql+psycopg://",
+        ) from error
+    except (SQLAlchemyError, ValueError) as error:
+        raise ConfigError("a database that answers at study.storage", _reason(error), "mend or start it") from error
+
+
+def open_study(plan: StudyPlan, sampler: BaseSampler | None = None) -> optuna.Study:
+    """Begin a study, or go on with the one that is there.
+
+    Args:
+        plan: the study.
+        sampler: of this process; None where no trial is asked for.
+
+    Returns:
+        The study.
+
+    Raises:
+        ConfigError: it was begun with another seed, settings, inputs or code; nothing has been changed then.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        storage=open_storage(plan),
+        study_name=plan.name,
+        directions=plan.directions,
+        sampler=sampler,
+        pruner=plan.pruner or NopPruner(),
+        load_if_exists=True,
+    )
+    told = {"seed": str(plan.seed), "objective": plan.objective, **plan.determinants}
+    known = study.user_attrs
+    # Written key by key: a worker that was killed in between leaves the rest to the next.
+    for key, value in told.items():
+        if key not in known and not study.get_trials(deepcopy=False):
+            study.set_user_attr(key, value)
+    if others := [key for key, value in told.items() if study.user_attrs.get(key) != value]:
+        where = redact(plan.storage) if plan.storage else plan.journal
+        raise ConfigError(
+            f"study {plan.name} as it was begun",
+            f"other {', '.join(others)}",
+            f"go back to them, or begin anew after `optuna delete-study --study-name {plan.name} --storage {where}`",
+        )
+    return study
+
+
+def mend_journal(journal: Path) -> bool:
+    """Cut off a last line that was not written to its end; only for a journal that nobody writes to.
+
+    Args:
+        journal: the file.
+
+    Returns:
+        Whether there was one.
+    """
+    if not journal.is_file():
+        return False
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) == len(content):
+        return False
+    with journal.open("r+b") as stream:
+        stream.truncate(len(whole))
+    return True
+
+
+def redact(url: str) -> str:
+    """An address without its user and password.
+
+    Args:
+        url: of a database.
+
+    Returns:
+        What may be shown.
+    """
+    return re.sub(r"//[^/\s]*@", "//***@", url)
+
+
+def _reason(error: Exception) -> str:
+    return redact(" ".join(str(error).split()))[:200]
