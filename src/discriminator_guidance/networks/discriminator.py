@@ -72,6 +72,11 @@ class MemberLogits(nn.Module):
         self.extractor, self.heads = extractor, nn.ModuleList(heads)
         self.requires_grad_(False).eval()
 
+    @property
+    def conditional(self) -> list[bool]:
+        """Which of the heads are given classes."""
+        return [head.label_emb is not None for head in self.heads]
+
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever the mode asked for."""
         return super().train(False)

@@ -9,7 +9,7 @@ from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.guidance.sampler import SamplerSettings
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
-from discriminator_guidance.stages.networks import load_denoiser
+from discriminator_guidance.stages.networks import load_denoiser, refuse_other_kind
 from discriminator_guidance.stages.sampling import draw_samples, unguided_denoiser, write_samples
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def run(config: Config, context: Context) -> StageResult:
     settings, runtime = config.fake, config.runtime
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
     network = load_denoiser(context.layout, compute)
+    refuse_other_kind(network.label_dim > 0, config.cond, "a score network", "score")
     sampler = SamplerSettings(**config.sampler.model_dump(), w1=0.0, w2=0.0, boosting=False)
     told = {**settings.model_dump(), **config.sampler.model_dump(), "cond": config.cond}
     weights = [context.layout.model("score") / name for name in WEIGHT_FILES]
@@ -37,7 +38,7 @@ def run(config: Config, context: Context) -> StageResult:
     with context.bar("drawing fake pictures", settings.images, "images") as advance:
         samples = draw_samples(
             lambda classes: (unguided_denoiser(network, classes, compute), None),
-            network.label_dim if config.cond else 0,
+            network.label_dim,
             sampler,
             (network.img_channels, network.img_resolution, network.img_resolution),
             range(settings.seed_start, settings.seed_start + settings.images),

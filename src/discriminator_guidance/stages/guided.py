@@ -18,7 +18,7 @@ from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head
+from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head, refuse_other_kind
 from discriminator_guidance.stages.sampling import draw_samples, unguided_denoiser, write_samples
 
 if TYPE_CHECKING:
@@ -40,10 +40,13 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     time_min, time_max = chosen.window or (settings.time_min, settings.time_max)
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
     network = load_denoiser(context.layout, compute)
+    refuse_other_kind(network.label_dim > 0, config.cond, "a score network", "score")
     networks = [context.layout.model("score")]
     members = None
     if chosen.members:
         members = load_members(context.layout, chosen.members, compute)
+        for name, head in zip(chosen.members, members.conditional, strict=True):
+            refuse_other_kind(head, config.cond, f"a discriminator {name}", "discriminator")
         networks.append(context.layout.model("extractor"))
         networks.extend(context.layout.discriminator(member) for member in chosen.members)
 
@@ -75,7 +78,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     with context.bar(f"sampling {variant}", images, "images") as advance:
         samples = draw_samples(
             sampled,
-            network.label_dim if config.cond else 0,
+            network.label_dim,
             sampler,
             (network.img_channels, network.img_resolution, network.img_resolution),
             range(settings.seed_start, settings.seed_start + images),

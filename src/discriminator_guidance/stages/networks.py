@@ -41,6 +41,27 @@ def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork:
     return _ready(FidNetwork(**arguments), state, "fid_network", compute)
 
 
+def refuse_other_kind(conditional: bool, cond: bool, what: str, stage: str) -> None:
+    """Refuse networks that were made while the profile said otherwise about classes.
+
+    Args:
+        conditional: whether the network is given classes.
+        cond: whether the study is class-conditional.
+        what: the network, for the error.
+        stage: the stage that makes it, for the remedy.
+
+    Raises:
+        InputError: the two differ; without this a conditional score network would be sampled without a class.
+    """
+    if conditional != cond:
+        kinds = {True: "with classes", False: "without classes"}
+        raise InputError(
+            f"{what} {kinds[cond]}, as cond says",
+            f"one {kinds[conditional]}",
+            f"run stage {stage} again or change cond",
+        )
+
+
 def _ready(network: Network, state: dict[str, Tensor], stage: str, compute: Compute) -> Network:
     try:
         network.load_state_dict(state)
