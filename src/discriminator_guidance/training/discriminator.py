@@ -192,6 +192,7 @@ def train_discriminator(
         }
         logits = grid_logits(head, validation, compute)
         row["validation_loss"] = binary_cross_entropy(logits, validation.labels).item()
+        _refuse_non_finite("validation", row["validation_loss"], epoch)
         row["validation_accuracy"] = accuracy(logits, validation.labels)
         history.append(row)
         if _is_kept(history, settings):
@@ -259,10 +260,14 @@ def _train_epoch(
         optimizer.step()
         mean_loss += row["loss"] * len(rows) / len(order)
         mean_accuracy += row["accuracy"] * len(rows) / len(order)
-    if not np.isfinite(mean_loss):
+    _refuse_non_finite("training", mean_loss, epoch)
+    return {"train_loss": mean_loss, "train_accuracy": mean_accuracy}
+
+
+def _refuse_non_finite(kind: str, loss: float, epoch: int) -> None:
+    if not np.isfinite(loss):
         raise DivergenceError(
-            "a finite training loss",
-            f"{mean_loss} in epoch {epoch + 1}",
+            f"a finite {kind} loss",
+            f"{loss} in epoch {epoch + 1}",
             "lower the member's learning_rate or learning_rate_factor; the last checkpoint is kept",
         )
-    return {"train_loss": mean_loss, "train_accuracy": mean_accuracy}
