@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -341,6 +342,11 @@ class Discriminator(Section):
                 chosen = member.differs.checkpoint or self.checkpoint
                 if isinstance(chosen, int) and chosen > member.epochs:
                     raise ValueError(f"checkpoint {chosen} must not exceed the {member.epochs} epochs of {name}")
+        rows = [(name, row) for name, row in self.members.items() if isinstance(row, TrainedMember)]
+        for (before, first), (name, second) in pairwise(rows):
+            same = (first.differs.network or self.network) == (second.differs.network or self.network)
+            if (second.differs.init or self.init) == "sequential" and not same:
+                raise ValueError(f"{name} goes on from {before} and needs its network; change differs of one of them")
         return self
 
 

@@ -75,9 +75,7 @@ def prepare_compute(device: str, precision: str, threads: int) -> Compute:
     torch.set_num_threads(threads)
     _keep_memory()
     compute = resolve_compute(device, precision)
-    # Not for bfloat16, which leaves nothing to TF32: a stage with two modes calls this twice, and the other must stand.
-    if compute.mode != "bfloat16":
-        allow_tf32(compute.mode == "tf32")
+    allow_tf32(compute.mode == "tf32")
     return compute
 
 

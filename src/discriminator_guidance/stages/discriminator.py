@@ -15,10 +15,13 @@ from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
 from discriminator_guidance.evaluation.classification import calibration_bins
 from discriminator_guidance.networks.memory import BatchSize
+from discriminator_guidance.networks.precision import allow_tf32, resolve_compute
+from discriminator_guidance.stages.chain import predecessors_hash
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
 from discriminator_guidance.stages.heads import (
     Bench,
     Pairs,
+    grid,
     member_settings,
     read_released_head,
     train_member,
@@ -26,17 +29,14 @@ from discriminator_guidance.stages.heads import (
 )
 from discriminator_guidance.stages.networks import load_extractor
 from discriminator_guidance.training.discriminator import (
-    Features,
-    GridFeatures,
     accuracy,
-    grid_features,
     grid_logits,
 )
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import FAKE, REAL, as_tensor, split_pairs
 
 if TYPE_CHECKING:
-    from discriminator_guidance.config import Config, Discriminator
+    from discriminator_guidance.config import Config
 
 CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -124,7 +124,8 @@ def open_bench(config: Config, context: Context) -> Bench:
     names = ["images", "labels"] if config.cond else ["images"]
     real, fake = read_npz(inputs[0], names, "real"), read_npz(inputs[1], names, "fake")
     compute = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
-    frozen_compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
+    frozen_compute = resolve_compute(runtime.device, runtime.sampling_precision)
+    allow_tf32("tf32" in (compute.mode, frozen_compute.mode))  # the other is bfloat16 then, which leaves nothing to it
     extractor = load_extractor(layout, compute)
 
     def features(x_vp: Tensor, t: Tensor) -> Tensor:
@@ -141,26 +142,9 @@ def open_bench(config: Config, context: Context) -> Bench:
         None if classes is None else classes.to(compute.device),
         split_pairs(*counts, settings.split.train, settings.split.validation, settings.split.seed, settings.images),
     )
-    validation = grid(features, pairs, pairs.split.validation, settings)
     shape = extractor.feature_shape
     at_once = BatchSize(settings.batch_size, context.notice)
-    return Bench(settings, context, inputs, features, shape, pairs, validation, compute, frozen_compute.mode, at_once)
-
-
-def grid(features: Features, pairs: Pairs, rows: np.ndarray, settings: Discriminator) -> GridFeatures:
-    """Validation or test images on the common grid: noise and times depend on the split alone.
-
-    Args:
-        features: the frozen extractor.
-        pairs: real and fake.
-        rows: which of them.
-        settings: the section `discriminator`.
-
-    Returns:
-        The same pairs for every member.
-    """
-    times, each = settings.grid_times, settings.grid_times_per_image
-    return grid_features(features, pairs.images, pairs.labels, pairs.classes, rows, times, each, settings.split.seed)
+    return Bench(settings, context, inputs, features, shape, pairs, compute, frozen_compute.mode, at_once)
 
 
 def _training_metrics(bench: Bench, member: str, history: list[Row]) -> dict[str, Any]:
@@ -178,12 +162,13 @@ def _training_metrics(bench: Bench, member: str, history: list[Row]) -> dict[str
         **{key: row[key] for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")},
         "best_validation_loss": best["validation_loss"],
         "best_epoch": int(best["epoch"]),
+        "predecessors_hash": predecessors_hash(bench.settings, member),
     }
 
 
 def _released_metrics(bench: Bench, head: Any) -> dict[str, Any]:
     logits, labels = grid_logits(head, bench.validation, bench.compute), bench.validation.labels
-    unknown = ("epochs", "used_epoch", "learning_rate", "weight_decay", "t_min", "iterations")
+    unknown = ("epochs", "used_epoch", "learning_rate", "weight_decay", "t_min", "iterations", "predecessors_hash")
     untrained = ("train_loss", "train_accuracy", "best_validation_loss", "best_epoch")
     return {
         **dict.fromkeys((*unknown, *untrained), None),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.stages.chain import of_member, predecessor, trained_row
 from discriminator_guidance.stages.context import Context, partial_work
 from discriminator_guidance.stages.convert import read_adm
 from discriminator_guidance.stages.trained import released_file
@@ -26,13 +28,14 @@ from discriminator_guidance.training.discriminator import (
     GridFeatures,
     MemberSettings,
     State,
+    grid_features,
     train_discriminator,
 )
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import Split, bootstrap_rows
 
 if TYPE_CHECKING:
-    from discriminator_guidance.config import Discriminator, TrainedMember
+    from discriminator_guidance.config import Discriminator
 
 
 @dataclass(frozen=True)
@@ -55,25 +58,30 @@ class Bench:
     features: Features
     feature_shape: tuple[int, int, int]
     pairs: Pairs
-    validation: GridFeatures
     compute: Compute
     frozen_precision: str
     at_once: BatchSize
 
+    @cached_property
+    def validation(self) -> GridFeatures:
+        """The validation images on the common grid; computed when first asked for, after all files were looked at."""
+        return grid(self.features, self.pairs, self.pairs.split.validation, self.settings)
 
-def of_member(settings: Discriminator, member: str, key: str) -> Any:
-    """A setting of a trained member: its own where it differs from the section.
+
+def grid(features: Features, pairs: Pairs, rows: np.ndarray, settings: Discriminator) -> GridFeatures:
+    """Validation or test images on the common grid: noise and times depend on the split alone.
 
     Args:
+        features: the frozen extractor.
+        pairs: real and fake.
+        rows: which of them.
         settings: the section `discriminator`.
-        member: name of the row.
-        key: of the section.
 
     Returns:
-        The value.
+        The same pairs for every member.
     """
-    own = getattr(_row(settings, member).differs, key)
-    return getattr(settings, key) if own is None else own
+    times, each = settings.grid_times, settings.grid_times_per_image
+    return grid_features(features, pairs.images, pairs.labels, pairs.classes, rows, times, each, settings.split.seed)
 
 
 def member_settings(settings: Discriminator, member: str) -> MemberSettings:
@@ -86,7 +94,7 @@ def member_settings(settings: Discriminator, member: str) -> MemberSettings:
     Returns:
         What the member is trained with; at least one epoch.
     """
-    row, checkpoint = _row(settings, member), of_member(settings, member, "checkpoint")
+    row, checkpoint = trained_row(settings, member), of_member(settings, member, "checkpoint")
     return MemberSettings(
         seed=row.seed,
         epochs=_scaled(row.epochs, settings),
@@ -115,7 +123,10 @@ def train_member(bench: Bench, member: str) -> tuple[EncoderUNet, list[Row], Par
         removed when the results are written.
     """
     trained = _trained(bench, member, bench.context.on_metrics)
-    if of_member(bench.settings, member, "init") == "sequential":
+    if "sequential" in (
+        bench.settings.init,
+        of_member(bench.settings, member, "init"),
+    ):  # perhaps another goes on from it
         _end_work(bench, member).save({"head": trained.head.state_dict()})
     trained.head.load_state_dict(trained.kept)
     return trained.head.eval(), trained.history, trained.work
@@ -172,7 +183,7 @@ def train_rows(bench: Bench, member: str) -> np.ndarray:
         Rows in real ++ fake; of a bagged member some of them several times.
     """
     rows, share = bench.pairs.split.train, of_member(bench.settings, member, "bagging")
-    return rows if share is None else bootstrap_rows(rows, share, _row(bench.settings, member).seed)
+    return rows if share is None else bootstrap_rows(rows, share, trained_row(bench.settings, member).seed)
 
 
 def _trained(bench: Bench, member: str, on_metrics: Callable[[int, Row], None]) -> _Trained:
@@ -210,29 +221,10 @@ def _start(bench: Bench, member: str, seed: int) -> EncoderUNet:
         condition=bench.pairs.classes is not None,
         **of_member(settings, member, "network").model_dump(),
     ).to(device)
-    before = predecessor(settings, member) if init == "sequential" else None
+    before = predecessor(settings, member)
     if before is not None:
         head.load_state_dict(_end_of(bench, before))
     return head
-
-
-def predecessor(settings: Discriminator, member: str) -> str | None:
-    """The member that a sequential one goes on from: the sequential one before it in the table.
-
-    Args:
-        settings: the section `discriminator`.
-        member: its name.
-
-    Returns:
-        A name, or None for the first.
-    """
-    chain = [
-        name
-        for name, row in settings.members.items()
-        if not hasattr(row, "path") and of_member(settings, name, "init") == "sequential"
-    ]
-    place = chain.index(member)
-    return chain[place - 1] if place else None
 
 
 def _end_of(bench: Bench, member: str) -> State:
@@ -256,9 +248,7 @@ def _end_work(bench: Bench, member: str) -> PartialWork:
 def _determinants(bench: Bench, member: str) -> dict[str, Any]:
     """Everything but the input files that decides what a member becomes."""
     settings = bench.settings
-    init, before = of_member(settings, member, "init"), None
-    if init == "sequential" and (name := predecessor(settings, member)) is not None:
-        before = _determinants(bench, name)
+    init, before = of_member(settings, member, "init"), predecessor(settings, member)
     return {
         **asdict(member_settings(settings, member)),
         "split": settings.split.model_dump(),
@@ -266,16 +256,12 @@ def _determinants(bench: Bench, member: str) -> dict[str, Any]:
         "grid": [settings.grid_times, settings.grid_times_per_image],
         "network": of_member(settings, member, "network").model_dump(),
         "init": init,
-        "before": before,
+        "before": None if before is None else _determinants(bench, before),
         "pretrained": sha256(bench.context.layout.root / str(settings.pretrained)) if init == "pretrained" else None,
         "bagging": of_member(settings, member, "bagging"),
         "cond": bench.pairs.classes is not None,
         "frozen_precision": bench.frozen_precision,
     }
-
-
-def _row(settings: Discriminator, member: str) -> TrainedMember:
-    return cast("TrainedMember", settings.members[member])
 
 
 def _scaled(epochs: int, settings: Discriminator) -> int:

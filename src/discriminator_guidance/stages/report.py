@@ -18,11 +18,12 @@ from discriminator_guidance.report.absent import absent_rows
 from discriminator_guidance.report.gather import BASELINES, Difference, ReportInputs
 from discriminator_guidance.report.page import build_report
 from discriminator_guidance.report.readers import read_json as read_checked_json
+from discriminator_guidance.stages.chain import predecessor, predecessors_hash
 from discriminator_guidance.stages.context import Context, StageResult
 from discriminator_guidance.stages.layout import Layout
 
 if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
+    from discriminator_guidance.config import Config, Discriminator
 
 LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "scikit-learn")
 
@@ -39,6 +40,9 @@ def run(config: Config, context: Context) -> StageResult:
     """
     layout = context.layout
     settings = config.model_dump(mode="json")
+    members = tuple(name for name, row in config.discriminator.members.items() if not hasattr(row, "path"))
+    for member in members:
+        _refuse_outdated_start(config.discriminator, context, member)
     inputs = ReportInputs(
         profile=layout.profile,
         settings=config.model_dump(),
@@ -48,7 +52,7 @@ def run(config: Config, context: Context) -> StageResult:
         real_images=layout.real / "train.npz",
         card=layout.real / "card.json",
         destination=layout.report,
-        members=tuple(name for name, row in config.discriminator.members.items() if not hasattr(row, "path")),
+        members=members,
         variants=tuple(config.guided.variants),
         differences=_differences(layout, config),
         probability_clip=PROBABILITY_CLIP,
@@ -100,6 +104,17 @@ def _difference(one: _Evaluated, other: _Evaluated, names: str) -> Difference:
             "run stage evaluation of both again",
         )
     return Difference(*paired_difference(one.distances, one.influence, other.distances, other.influence))
+
+
+def _refuse_outdated_start(settings: Discriminator, context: Context, member: str) -> None:
+    path, profile = context.layout.discriminator_reports / member / "metrics.json", context.layout.profile
+    recorded = read_json(path, "discriminator").get("predecessors_hash")
+    if recorded != predecessors_hash(settings, member):
+        raise InputError(
+            f"a discriminator {member} that goes on from {predecessor(settings, member) or 'none'} as configured now",
+            "one trained when the members before it had other settings",
+            f"run `dvc repro -f -s discriminator@{profile}-{member}`, then `dvc repro`",
+        )
 
 
 def _provenance(config: Config, context: Context, params_hash: str) -> dict[str, Any]:
