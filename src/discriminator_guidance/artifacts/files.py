@@ -104,9 +104,10 @@ def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarr
     require(path, stage)
     try:
         with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive.files]
+            if missing:
+                raise InputError(f"array {missing[0]} in {path}", "no such array", f"run stage {stage} again")
             return {name: archive[name] for name in names}
-    except KeyError as error:
-        raise InputError(f"array {error.args[0]} in {path}", "no such array", f"run stage {stage} again") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"a whole .npz file {path}", str(error), f"run stage {stage} again") from error
 

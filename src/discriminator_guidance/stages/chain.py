@@ -46,9 +46,9 @@ def predecessor(settings: Discriminator, member: str) -> str | None:
         member: its name.
 
     Returns:
-        A name, or None for the first and for those of another start.
+        A name, or None for the first, for those of another start and for released ones.
     """
-    if of_member(settings, member, "init") != "sequential":
+    if hasattr(settings.members[member], "path") or of_member(settings, member, "init") != "sequential":
         return None
     chain = [name for name, row in settings.members.items() if not hasattr(row, "path")]
     place = chain.index(member)
