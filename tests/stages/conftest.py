@@ -14,7 +14,8 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from discriminator_guidance.config import Config, parse_config
+from discriminator_guidance.config import Config, Discriminator, parse_config
+from discriminator_guidance.stages.chain import of_member
 from discriminator_guidance.stages.context import Context, StageResult
 from discriminator_guidance.stages.layout import Layout
 
@@ -184,11 +185,18 @@ def entry_of(word: str, name: str) -> str:
     return f"{word}_{block or ('ensemble' if name.startswith('ensemble') else 'member')}"
 
 
+def is_sequential(settings: Discriminator, member: str) -> bool:
+    """Whether a member may go on from another."""
+    return not hasattr(settings.members[member], "path") and of_member(settings, member, "init") == "sequential"
+
+
 def declared(config: Config, word: str, name: str = "") -> Any:
     """The configuration as a stage may read it."""
     entry = dvc_stages()[entry_of(word, name)]
     keys = [key for params in entry["params"] for keys in params.values() for key in keys]
     named = {key.replace("${item.member}", name).replace("${item.variant}", name) for key in keys}
+    if word == "discriminator" and is_sequential(config.discriminator, name):
+        named.add("discriminator.members")  # what a member goes on from; DVC is not told, the report compares
     settings = {key for key, field in Config.model_fields.items() if not field.exclude}
     return config if named == settings else DeclaredView(config, named, "")
 

@@ -1,0 +1,89 @@
+"""Devices and floating-point formats as settings ask for them and machines have them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.networks.precision import Compute, resolve_compute
+from discriminator_guidance.stages.context import prepare_compute
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this machine look like another: with CUDA or not, with bfloat16 on GPU and CPU or not."""
+
+    def look(cuda: bool, bfloat16: tuple[bool, bool]) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16[0])
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16[1])
+
+    return look
+
+
+@pytest.fixture(autouse=True)
+def switches():
+    """Global switches as torch sets them, back in place afterwards."""
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, threads = [place.allow_tf32 for place in places], torch.get_num_threads()
+    for place, allowed in zip(places, (False, True), strict=True):
+        place.allow_tf32 = allowed
+    yield
+    for place, allowed in zip(places, before, strict=True):
+        place.allow_tf32 = allowed
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "cuda", "bfloat16", "place", "mode"),
+    [
+        ("auto", "float32", True, (True, True), "cuda", "float32"),
+        ("auto", "float32", False, (True, True), "cpu", "float32"),
+        ("cpu", "float32", True, (True, True), "cpu", "float32"),
+        ("auto", "auto", True, (True, False), "cuda", "bfloat16"),
+        ("auto", "auto", True, (False, True), "cuda", "float32"),
+        ("cpu", "auto", True, (True, False), "cpu", "float32"),
+        ("auto", "auto", False, (False, True), "cpu", "bfloat16"),
+        ("cpu", "bfloat16", False, (False, False), "cpu", "bfloat16"),
+        ("auto", "tf32", True, (False, False), "cuda", "tf32"),
+    ],
+)
+def test_what_settings_become_on_a_machine(machine, device, precision, cuda, bfloat16, place, mode):
+    machine(cuda, bfloat16)
+    assert resolve_compute(device, precision) == Compute(torch.device(place), mode)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "words"),
+    [
+        ("cuda", "float32", "a CUDA device, as runtime.device says; got none; choose runtime.device: auto or cpu"),
+        ("cuda", "tf32", "a CUDA device"),
+        ("auto", "tf32", "precision tf32 on a CUDA device; got device cpu; choose float32 or auto"),
+        ("cpu", "tf32", "precision tf32 on a CUDA device; got device cpu"),
+    ],
+)
+def test_what_a_machine_without_cuda_cannot_is_one_line(machine, device, precision, words):
+    machine(False, (False, False))
+    with pytest.raises(ConfigError) as caught:
+        resolve_compute(device, precision)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["float32", "tf32", "bfloat16"])
+def test_only_bfloat16_changes_the_format_of_inner_products(mode):
+    x = torch.ones(2, 2)
+    with Compute(torch.device("cpu"), mode).autocast():
+        product = x @ x
+    assert product.dtype == (torch.bfloat16 if mode == "bfloat16" else torch.float32)
+    assert (x @ x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "auto"])
+def test_factors_are_rounded_in_mode_tf32_alone(machine, precision):
+    """Whatever torch's own default: full precision in a run of bfloat16 is full, too."""
+    machine(True, (True, True))
+    prepare_compute("auto", precision, 1)
+    found = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    assert found == ((True, True) if precision == "tf32" else (False, False))
