@@ -110,3 +110,22 @@ def impossible_study(config: Config) -> Iterator[str]:
                 f"study.discriminator.model_channels names {width}, no multiple of "
                 f"discriminator.network.num_head_channels {channels}; choose multiples of it"
             )
+    yield from _plain_mean_not_searched(config)
+
+
+def _plain_mean_not_searched(config: Config) -> Iterator[str]:
+    plain, search = config.guided.variants.get("ensemble_probability"), config.study.ensemble
+    if plain is None:  # said by the study itself: a profile without an ensemble needs none
+        return
+    window = plain.window or (config.guided.time_min, config.guided.time_max)
+    given = {"w1": plain.w1, "w2": plain.w2, "time_min": window[0], "time_max": window[1]}
+    for key, value in given.items():
+        low, high = getattr(search, key)
+        if not low <= value <= high:
+            yield (
+                f"study.ensemble.{key} leaves out {value:g} of guided.variants.ensemble_probability, where the search "
+                f"starts; widen it"
+            )
+    for key, choice in (("rules", plain.rule), ("boosting", plain.boosting)):
+        if choice not in getattr(search, key):
+            yield f"study.ensemble.{key} leaves out {choice} of guided.variants.ensemble_probability; add it"

@@ -51,6 +51,8 @@ TMins = Annotated[tuple[TMin, TMin], AfterValidator(_ascending)]
 Dropouts = Annotated[
     tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], AfterValidator(_ascending)
 ]
+GuidanceWeights = Annotated[tuple[NonNegative, NonNegative], AfterValidator(_ascending)]
+VpTimes = Annotated[tuple[VpTime, VpTime], AfterValidator(_ascending)]
 Smoothings = Annotated[tuple[Smoothing, Smoothing], AfterValidator(_ascending)]
 
 
@@ -464,6 +466,31 @@ class DiscriminatorStudy(Section):
     finalists: Count
 
 
+class BatchPruner(Section):
+    """When an ensemble is given up: its distance after a batch of tuning samples is among the worst so far."""
+
+    startup_trials: Annotated[int, Field(ge=0)]
+    percentile: Annotated[float, Field(gt=0, le=100)]
+
+
+class EnsembleStudy(Section):
+    """Command `study ensemble`: what is searched beside the members' weights."""
+
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1), AfterValidator(_distinct)]
+    w1: GuidanceWeights
+    w2: GuidanceWeights
+    time_min: VpTimes
+    time_max: VpTimes
+    boosting: Annotated[tuple[bool, ...], Field(min_length=1), AfterValidator(_distinct)]
+    pruner: BatchPruner
+
+    @model_validator(mode="after")
+    def _windows(self) -> EnsembleStudy:
+        if self.time_min[1] >= self.time_max[0]:
+            raise ValueError(f"time_min up to {self.time_min[1]} must stay below time_max from {self.time_max[0]}")
+        return self
+
+
 class Study(Section):
     """Command `study`."""
 
@@ -472,6 +499,7 @@ class Study(Section):
     threads: Count
     tuning: TuningRange
     discriminator: DiscriminatorStudy
+    ensemble: EnsembleStudy
 
 
 class Download(Section):

@@ -119,7 +119,7 @@ def draw_samples(
         shard = work.load_shard(number)
         if shard is None:
             kept = range(indices.start, min(indices.start + keep, indices.stop))
-            shard = _draw_shard(sampled, classes, settings, shape, members, kept, seed, at_once, compute, advance)
+            shard = draw_shard(sampled, classes, settings, shape, members, kept, seed, at_once, compute, advance)
             work.save_shard(number, **shard)
         else:
             advance(len(members))
@@ -147,7 +147,7 @@ def write_samples(path: Path, samples: Samples) -> None:
     write_npz(path, images=samples.images, index=samples.index, **labels)
 
 
-def _draw_shard(
+def draw_shard(
     sampled: Sampled,
     classes: int,
     settings: SamplerSettings,
@@ -159,6 +159,27 @@ def _draw_shard(
     compute: Compute,
     advance: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
+    """Draw some samples.
+
+    Args:
+        sampled: denoiser and guidance for the classes of a batch.
+        classes: number of classes of a conditional study, 0 of an unconditional one.
+        settings: of the sampler.
+        shape: (C, H, W) of a sample.
+        members: indices of the samples.
+        kept: indices whose trajectories are kept.
+        seed: run seed.
+        at_once: samples at once.
+        compute: device and precision.
+        advance: progress.
+
+    Returns:
+        images (N, H, W, C) uint8, log_ratio (steps, N), states and denoised of the kept ones.
+
+    Raises:
+        DivergenceError: a sample is not finite.
+    """
+
     def draw(size: int) -> tuple[range, Tensor, _Way]:
         batch = range(start, min(start + size, members.stop))
         way = _Way(len([i for i in batch if i in kept]))
