@@ -359,6 +359,7 @@ class Tuning(Section):
     trial: Annotated[int, Field(ge=0)]
     fid: Finite
     images: Count
+    start_fid: Finite | None = None  # of what the study began with, on the same samples
 
 
 class Variant(Section):

@@ -8,6 +8,7 @@ from discriminator_guidance.report.clipped_story import AVERAGED, CLIPPED, clipp
 from discriminator_guidance.report.gather import REFERENCE, ReportData
 from discriminator_guidance.report.published import STUDY_SAMPLING
 from discriminator_guidance.report.ranking import rank, ranking
+from discriminator_guidance.report.tuned_story import tuned_stories
 from discriminator_guidance.report.wording import (
     VERDICT_WORDS,
     Verdict,
@@ -61,6 +62,9 @@ def findings(data: ReportData) -> list[Finding]:
         found.append(_every_single(data, singles))
     if averaged:
         found.append(_several(data, averaged, "Does averaging the discriminators help?", (), ranking(data, averaged)))
+    for story in tuned_stories(data):
+        title, paragraphs = f"Did tuning pay ({story.name})?", (*story.paragraphs, _setting(data, story.name))
+        found.append(Finding(title, story.answer, story.verdict, paragraphs))
     if CLIPPED in configured:
         found.append(_single(data, CLIPPED, "What does the study's ensemble code do?", clipped_story(data)))
     if at_study:
