@@ -22,7 +22,7 @@ from discriminator_guidance.studies.ensemble import (
     starting_points,
     variant_of,
 )
-from discriminator_guidance.studies.tuning_range import TuningRange
+from discriminator_guidance.studies.tuning_range import TuningRange, quiet
 from discriminator_guidance.studies.workers import run_study
 from tests.stages.conftest import Study, tiny_settings
 
@@ -132,10 +132,10 @@ def test_scores_of_the_combined_discriminator_need_no_network(project: Study, se
 
 def test_a_trial_is_what_the_pipeline_makes_of_its_variant(project: Study, searched: optuna.Study, tmp_path: Path):
     """The stages, told a trial's row and the tuning range, give its distance: what is promoted was tried."""
-    tuning = TuningRange(project.config, project.layout, lambda line: None)
+    tuning = TuningRange(project.config, quiet(project.layout))
     found = next(trial for trial in searched.trials if START not in trial.user_attrs)
     variant = variant_of(found.params, ("d0", "d1"))
-    batches = [*tuning.features(variant)]
+    batches = [*tuning.features(variant, [tuning.head(name) for name in variant.members])]
     steps = [tuning.distance(batches[: step + 1]) for step in found.intermediate_values]
     assert steps == pytest.approx(list(found.intermediate_values.values()), rel=1e-9)
 
@@ -160,12 +160,13 @@ def test_tuning_samples_are_neither_fakes_nor_evaluated_ones(project: Study):
 
 
 def test_distances_of_one_variant_are_the_same_every_time(project: Study):
-    tuning = TuningRange(project.config, project.layout, lambda line: None)
+    tuning = TuningRange(project.config, quiet(project.layout))
     variant = project.config.guided.variants["ensemble_probability"]
-    first, second = ([*tuning.features(variant)] for _ in range(2))
+    heads = [tuning.head(name) for name in variant.members]
+    first, second = ([*tuning.features(variant, heads)] for _ in range(2))
     assert tuning.distance(first) == tuning.distance(second)
     assert [len(batch) for batch in first] == [6, 6]
-    unguided = [*tuning.features(project.config.guided.variants["edm"])]
+    unguided = [*tuning.features(project.config.guided.variants["edm"], ())]
     assert tuning.distance(unguided) != tuning.distance(first)
 
 

@@ -22,7 +22,7 @@ from discriminator_guidance.evaluation.classification import classification_scor
 from discriminator_guidance.guidance.ensemble import RULES, simplex_weights
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.storage import StudyPlan
-from discriminator_guidance.studies.tuning_range import TuningRange
+from discriminator_guidance.studies.tuning_range import TuningRange, quiet
 from discriminator_guidance.studies.workers import Enqueued, Objective, ObjectiveFactory
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ def variant_of(params: Mapping[str, Any], members: Sequence[str]) -> Variant:
 
 def _make_objective(config: Config, layout: Layout) -> Objective:
     members = _plain(config).members
-    tuning = TuningRange(config, layout, lambda line: None)
+    tuning = TuningRange(config, quiet(layout))
+    heads = {name: tuning.head(name) for name in members}
     tested = [
         read_npz(layout.discriminator(name) / "test_logits.npz", ["logits", "labels"], "discriminator")
         for name in members
@@ -174,7 +175,7 @@ def _make_objective(config: Config, layout: Layout) -> Objective:
         for key, value in {**variant.model_dump(mode="json"), **_test_scores(variant, logits, labels)}.items():
             trial.set_user_attr(key, value)
         batches: list[np.ndarray] = []
-        for number, batch in enumerate(tuning.features(variant)):
+        for number, batch in enumerate(tuning.features(variant, [heads[name] for name in variant.members])):
             batches.append(batch)
             trial.report(tuning.distance(batches), number)
             # What every study begins with is wanted to the end, to be compared with.

@@ -15,6 +15,7 @@ from discriminator_guidance.evaluation.distances import frechet_distance, gaussi
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.guidance.density_ratio import Guidance
 from discriminator_guidance.guidance.sampler import Denoiser, SamplerSettings
+from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.discriminator import MemberLogits
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, prepare_compute
@@ -22,7 +23,7 @@ from discriminator_guidance.stages.features import picture_features
 from discriminator_guidance.stages.guided import member_guidance
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network, load_head
-from discriminator_guidance.stages.sampling import draw_shard, unguided_denoiser
+from discriminator_guidance.stages.sampling import Sampled, draw_shard, unguided_denoiser
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
@@ -36,31 +37,41 @@ class TuningRange:
 
     Args:
         config: reads `runtime`, `cond`, `sampler`, the window of `guided`, `evaluation.batch_size` and `study`.
-        layout: where files are.
-        notice: shows the user one line.
+        context: where files are.
 
     Raises:
         InputError: a file of an earlier stage is missing.
     """
 
-    def __init__(self, config: Config, layout: Layout, notice: Callable[[str], None]) -> None:
-        runtime, self._config, self._layout = config.runtime, config, layout
+    def __init__(self, config: Config, context: Context) -> None:
+        runtime, self._config, self._layout = config.runtime, config, context.layout
+        layout = context.layout
         self._compute = prepare_compute(runtime.device, runtime.sampling_precision, config.study.threads)
         self._denoiser = load_denoiser(layout, self._compute)
         self._extractor = load_extractor(layout, self._compute)
         self._fid_network = load_fid_network(layout, self._compute)
-        self._heads: dict[str, torch.nn.Module] = {}
-        self._at_once = BatchSize(config.study.tuning.batch_size, notice)
-        context = Context(layout, _silent, lambda step, values: None, notice)
+        self._at_once = BatchSize(config.study.tuning.batch_size, context.notice)
         real = read_npz(layout.real / "train.npz", ["images"], "real")["images"]
         features = picture_features(context, self._compute, {"real": real}, config.evaluation.batch_size)["real"]
         self._real = gaussian_statistics(features)
 
-    def features(self, variant: Variant) -> Iterator[np.ndarray]:
+    def head(self, member: str) -> EncoderUNet:
+        """The trained head of a member.
+
+        Args:
+            member: its name.
+
+        Returns:
+            The head, frozen.
+        """
+        return load_head(self._layout, member, self._compute)
+
+    def features(self, variant: Variant, heads: Sequence[EncoderUNet]) -> Iterator[np.ndarray]:
         """Draw the samples of a variant, batch by batch.
 
         Args:
-            variant: any of which weights are there.
+            variant: rule, weights, w1, w2, boosting, window.
+            heads: of its members, in order.
 
         Yields:
             (n, d) features of each batch, in the order of the sample indices.
@@ -72,7 +83,7 @@ class TuningRange:
         sampler = SamplerSettings(
             **self._config.sampler.model_dump(), w1=variant.w1, w2=variant.w2, boosting=variant.boosting
         )
-        sampled = self._sampled(variant)
+        sampled = self._sampled(variant, heads)
         end = tuning.seed_start + tuning.images
         for start in range(tuning.seed_start, end, tuning.batch_size):
             images = draw_shard(
@@ -100,11 +111,8 @@ class TuningRange:
         """
         return frechet_distance(*gaussian_statistics(np.concatenate(batches)), *self._real)
 
-    def _sampled(self, variant: Variant) -> Callable[[Tensor | None], tuple[Denoiser, Guidance | None]]:
-        for name in variant.members:
-            if name not in self._heads:
-                self._heads[name] = load_head(self._layout, name, self._compute)
-        members = MemberLogits(self._extractor, [self._heads[name] for name in variant.members])  # type: ignore[misc]
+    def _sampled(self, variant: Variant, heads: Sequence[EncoderUNet]) -> Sampled:
+        members = MemberLogits(self._extractor, heads)
         window = variant.window or (self._config.guided.time_min, self._config.guided.time_max)
 
         def sampled(classes: Tensor | None) -> tuple[Denoiser, Guidance | None]:
@@ -121,6 +129,18 @@ class TuningRange:
         return features
 
 
-@contextmanager
-def _silent(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    yield lambda amount: None
+def quiet(layout: Layout) -> Context:
+    """Surroundings of a worker: the call that started it shows how far the study is.
+
+    Args:
+        layout: where files are.
+
+    Returns:
+        Surroundings that show nothing.
+    """
+
+    @contextmanager
+    def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        yield lambda amount: None
+
+    return Context(layout, bar, lambda step, values: None, lambda line: None)
