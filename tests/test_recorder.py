@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,8 +39,9 @@ class Service:
         """Keep that a sample was taken."""
         self._note("sample")
 
-    def end(self, status: str) -> None:
-        """Keep the status."""
+    def end(self, status: str, time_ms: int) -> None:
+        """Keep the status, and that the time lies in the past."""
+        assert time_ms <= time.time_ns() // 1_000_000
         self._note(f"end {status}")
 
     def _note(self, call: str) -> None:

@@ -46,9 +46,10 @@ class Model:
 
 @dataclass(frozen=True)
 class End:
-    """The run is over, with status FINISHED, FAILED or KILLED."""
+    """The run is over since a time (Unix, ms), with status FINISHED, FAILED or KILLED."""
 
     status: str
+    time_ms: int
 
 
 Event = Metrics | Artifact | Model | End
@@ -83,11 +84,12 @@ class Service(Protocol):
     def sample(self) -> None:
         """Measure the machine; called every `sampling_interval` (seconds)."""
 
-    def end(self, status: str) -> None:
+    def end(self, status: str, time_ms: int) -> None:
         """Close the run.
 
         Args:
             status: FINISHED, FAILED or KILLED.
+            time_ms: when the work ended (Unix, ms); the service may be told later.
         """
 
 
@@ -160,7 +162,7 @@ class Worker(threading.Thread):
         Returns:
             Whether everything was delivered.
         """
-        self.events.put(End(status))
+        self.events.put(End(status, time.time_ns() // 1_000_000))
         self.join(wait_s)
         self.abandoned = self.is_alive()
         return not self.abandoned and self.problem is None
@@ -194,7 +196,7 @@ class Worker(threading.Thread):
                 # The last sample makes sure that a run of a second has one; the status is always worth a try.
                 self._attempt(service.sample)
                 self._failures = 0
-                self._attempt(service.end, event.status)
+                self._attempt(service.end, event.status, event.time_ms)
                 return
 
     def _next_event(self, timeout_s: float) -> Event | None:

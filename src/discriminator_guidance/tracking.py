@@ -83,7 +83,7 @@ def run(
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     uri = tracking_uri(root)
-    plan = _Plan(root.resolve(), uri, experiment, name, dict(tags), _flatten(params), dict(inputs))
+    plan = _Plan(root.resolve(), uri, experiment, name, dict(tags), flatten(params), dict(inputs), _now_ms())
     worker = Worker(lambda: _MlflowRun(plan))
     worker.start()
     status = "FAILED"
@@ -162,6 +162,44 @@ def ui_command(root: Path, port: int) -> tuple[list[str], dict[str, str]]:
     return argv, environment
 
 
+def open_store(root: Path) -> Any | None:
+    """A client of the store that runs go to, for reading; nothing is made that is not there.
+
+    Args:
+        root: the project folder.
+
+    Returns:
+        An MlflowClient, or None where there is no database yet.
+    """
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    uri = tracking_uri(root)
+    if (database := _database(uri)) is not None and not database.is_file():
+        return None
+    import mlflow
+
+    return mlflow.MlflowClient(uri)
+
+
+def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Settings as MLflow keeps them.
+
+    Args:
+        params: settings; nested mappings become dotted names.
+        prefix: before every name.
+
+    Returns:
+        Values as text, by name; lists as JSON.
+    """
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list | tuple) else str(value)
+    return flat
+
+
 def redact(text: str) -> str:
     """Hide the secrets of an address, or of a message that quotes one.
 
@@ -189,6 +227,7 @@ class _Plan:
     tags: dict[str, str]
     params: dict[str, str]
     inputs: dict[str, str]
+    started_ms: int
 
 
 class _MlflowRun:
@@ -205,7 +244,10 @@ class _MlflowRun:
         if "git.commit" in tags:
             # MLflow shows this one in a column, but hides it from the list of tags.
             tags["mlflow.source.git.commit"] = tags["git.commit"]
-        created = self._client.create_run(self._experiment_id, tags=tags, run_name=plan.name)
+        # MLflow is imported while the work goes on; the run's duration is that of the work.
+        created = self._client.create_run(
+            self._experiment_id, start_time=plan.started_ms, tags=tags, run_name=plan.name
+        )
         self._run_id: str = created.info.run_id
         self._infinite: dict[str, int] = {}
         self._samples = 0
@@ -269,14 +311,14 @@ class _MlflowRun:
             self._monitor = None
             return
         values = {f"system/{key}": float(value) for key, value in load.items()}
-        self.log_metrics([Metrics(self._samples, values, time.time_ns() // 1_000_000)])
+        self.log_metrics([Metrics(self._samples, values, _now_ms())])
         self._samples += 1
 
-    def end(self, status: str) -> None:
+    def end(self, status: str, time_ms: int) -> None:
         if self._infinite:
             note = ", ".join(f"{key} from step {step}" for key, step in self._infinite.items())
             self._client.set_tag(self._run_id, "metrics.infinite", note)
-        self._client.set_terminated(self._run_id, status)
+        self._client.set_terminated(self._run_id, status, time_ms)
 
     def _experiment(self, name: str) -> str:
         if (found := self._client.get_experiment_by_name(name)) is None:
@@ -385,14 +427,8 @@ def _reason(error: Exception) -> str:
     return text if len(text) <= 240 else f"{text[:160]} ... {text[-75:]}"
 
 
-def _flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list | tuple) else str(value)
-    return flat
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _key(name: str) -> str:
