@@ -99,6 +99,23 @@ def test_fetch_lists_what_is_missing_and_refuses_unknown_names(project):
     assert "missing: put the file" in everything.stdout
 
 
+def test_plan_names_missing_files_and_touches_nothing(project):
+    path = project / "configs" / "mini.yaml"
+    text = path.read_text().replace("reference_statistics: null ", "reference_statistics: data/reference.npz ")
+    path.write_text(text.replace("threads: 2 ", "threads: 1 "))
+    before = {file: file.stat().st_mtime_ns for file in project.rglob("*")}
+    done = dguide(project, "plan", "--profile", "mini", "--seconds", "0.1", "--compare")
+    assert done.returncode == 0, done.stderr
+    assert {file: file.stat().st_mtime_ns for file in project.rglob("*")} == before
+    table = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert "33,074" in table["fake"]  # 1,438 pictures, 23 evaluations of the denoiser each
+    assert "156,000" in table["guided-ensemble_probability"]
+    assert {"discriminator-d5", "report", "total"} <= set(table)
+    assert "missing: evaluation.reference_statistics: no file at data/reference.npz" in done.stdout
+    assert "no finished run of this profile" in done.stdout
+    refused(dguide(project, "plan", "--profile", "nano"), "configs/nano.yaml")
+
+
 def test_help_names_every_stage(project):
     done = dguide(project, "--help")
     for word in (
@@ -112,5 +129,6 @@ def test_help_names_every_stage(project):
         "evaluation",
         "report",
         "fetch",
+        "plan",
     ):
         assert word in done.stdout

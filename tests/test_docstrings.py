@@ -12,7 +12,15 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "discriminator_guidance"
 COVERED = sorted(
     path.relative_to(PACKAGE).as_posix()
-    for pattern in ("*.py", "artifacts/*.py", "diffusion/*.py", "evaluation/*.py", "guidance/*.py", "networks/*.py")
+    for pattern in (
+        "*.py",
+        "artifacts/*.py",
+        "diffusion/*.py",
+        "evaluation/*.py",
+        "guidance/*.py",
+        "networks/*.py",
+        "planning/*.py",
+    )
     for path in PACKAGE.glob(pattern)
     if path.name != "cli.py"
 )

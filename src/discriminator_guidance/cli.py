@@ -140,6 +140,45 @@ def fetch(
 
 
 @app.command()
+def plan(
+    profile: Profile,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long this machine is timed.")] = 10.0,
+    compare: Annotated[bool, typer.Option("--compare", help="Beside what MLflow recorded of finished runs.")] = False,
+) -> None:
+    """Say what a profile costs on this machine, and which files it lacks; runs and writes nothing."""
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.planning.table import rows
+    from discriminator_guidance.progress import bar, notice
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages import plan as planned
+    from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.layout import Layout
+
+    root = Path.cwd()
+    settings = load_config(profile, root)
+    result = planned.run(settings, Context(Layout(root, profile), bar, lambda step, values: None, notice), seconds)
+    recorded, reservations = {}, []
+    if compare:
+        from discriminator_guidance.recorded import recorded_runs
+
+        wanted = {e.command.name: _parameters(settings, e.command.stage, e.command.choices) for e in result.estimates}
+        found = recorded_runs(root, profile, wanted)
+        recorded = {name: run.seconds for name, run in found.items() if not run.reservation}
+        reservations = [f"{name}: {run.reservation}, not compared" for name, run in found.items() if run.reservation]
+        if not recorded:
+            reservations.append("no finished run of this profile with its settings of now in MLflow")
+    show(
+        f"profile {profile}: estimated before anything runs",
+        rows(result.estimates, result.start_up_s, recorded if compare else None),
+    )
+    show("what this machine was timed at", result.timings)
+    for line in [*result.remarks, *reservations]:
+        typer.echo(f"- {line}")
+    for line in result.missing:
+        typer.echo(f"missing: {line}")
+
+
+@app.command()
 def config(profile: Profile) -> None:
     """Check a profile without running anything."""
     from discriminator_guidance.config import load_config

@@ -45,9 +45,7 @@ def recorded_runs(root: Path, experiment: str, wanted: Mapping[str, Mapping[str,
         found = client and client.get_experiment_by_name(experiment.replace("/", "-"))
         if not client or found is None:
             return {}
-        runs = client.search_runs(
-            [found.experiment_id], max_results=MOST_RUNS, order_by=["attributes.start_time ASC"]
-        )
+        runs = client.search_runs([found.experiment_id], max_results=MOST_RUNS, order_by=["attributes.start_time ASC"])
     except Exception as error:
         uri = tracking.redact(tracking.tracking_uri(root))
         raise InputError(

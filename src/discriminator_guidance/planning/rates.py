@@ -1,0 +1,97 @@
+"""From a few seconds of timing to seconds for each picture of each pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from discriminator_guidance.planning.work import Pass
+
+GROWTH = 4  # from one batch size tried to the next
+WORTH_TIMING = 2e9  # FLOPs of the first call that is timed
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast this machine is at something.
+
+    Args:
+        seconds: for each picture.
+        at_once: pictures in the calls that were timed; 0 where none was, and FLOPs had to do.
+    """
+
+    seconds: float
+    at_once: int
+
+
+def first_size(flops: float, most: int) -> int:
+    """A batch that is worth timing: a call with less would measure the call.
+
+    Args:
+        flops: of one picture.
+        most: largest batch.
+
+    Returns:
+        Pictures, at least 1.
+    """
+    return max(1, min(most, int(WORTH_TIMING / max(flops, 1.0))))
+
+
+def time_pictures(
+    run: Callable[[int], object],
+    start: int,
+    most: int,
+    budget_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Rate:
+    """Time something at growing batch sizes, as long as the time allows.
+
+    Args:
+        run: does it with so many pictures, and returns when it is done.
+        start: first batch that is timed, after a call with one picture that prepares.
+        most: largest batch.
+        budget_s: seconds; the first two calls are made in any case.
+        clock: seconds, from any origin.
+
+    Returns:
+        The rate at the largest batch reached: the mean over its calls, without the first one, which also prepares,
+        if there are others.
+    """
+    began = clock()
+
+    def timed(size: int) -> float:
+        before = clock()
+        run(size)
+        return clock() - before
+
+    timed(1)
+    size, last, repeated = start, timed(start), list[float]()
+    while True:
+        left = budget_s - (clock() - began)
+        bigger = min(most, GROWTH * size)
+        if bigger > size and last * bigger / size <= left:
+            size, repeated, last = bigger, [], timed(bigger)
+        elif last <= left:
+            last = timed(size)
+            repeated.append(last)
+        else:
+            return Rate((sum(repeated) / len(repeated) if repeated else last) / size, size)
+
+
+def from_flops(
+    flops: Mapping[Pass, float], timed: Mapping[Pass, Rate], pictures: Mapping[Pass, int]
+) -> dict[Pass, Rate]:
+    """Rates for all passes: those that were timed, the others at the FLOP/s of those.
+
+    Args:
+        flops: of one picture of each pass.
+        timed: what was timed, at least one.
+        pictures: how many a profile sends through each pass; the weight of its FLOP/s.
+
+    Returns:
+        A rate for each pass of `flops`.
+    """
+    seconds = sum(pictures[way] * rate.seconds for way, rate in timed.items())
+    speed = sum(pictures[way] * flops[way] for way in timed) / seconds
+    return {way: timed.get(way) or Rate(flops[way] / speed, 0) for way in flops}
