@@ -60,6 +60,6 @@ def test_nothing_is_made_where_nothing_was_recorded(tmp_path):
 
 def test_a_store_that_cannot_be_read_is_one_line(tmp_path):
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        database.execute("create table experiments (nothing integer)")
+        database.execute("create table experiments (colour integer)")
     with pytest.raises(InputError, match="leave --compare out"):
         recorded_runs(tmp_path, "mini", {"fake": SETTINGS})
