@@ -57,6 +57,14 @@ def test_counts_of_mini_by_hand():
     assert by_name["evaluation-d0"].passes == {Pass("fid features"): 1000}
 
 
+def test_a_variant_may_have_a_window_of_its_own():
+    variants = {name: mini().guided.variants[name].model_dump() for name in ("edm", "d0")}
+    narrow = variants | {"narrow": variants["d0"] | {"window": [0.2, 0.6]}}
+    blueprints = Blueprints(mini(guided__variants=narrow), DIGITS)
+    asked = {c.choice: c.passes.get(Pass("guidance", ("d0",)), 0) for c in commands(blueprints) if c.stage == "guided"}
+    assert 0 == asked["edm"] < asked["narrow"] < asked["d0"]
+
+
 def test_ranges_multiply_samples_and_not_the_pictures_of_a_member():
     by_name = {command.name: command for command in commands(Blueprints(mini(guided__ranges=3), DIGITS))}
     assert by_name["guided-d0"].images == 3000
@@ -78,7 +86,7 @@ def test_released_networks_are_converted_not_trained():
     assert costs.disk == pytest.approx(4 * 55_733_891, rel=0.01)
     evaluation = estimate(by_name["evaluation-edm"], traces, speed(traces, list(by_name.values())))
     assert evaluation.memory > INCEPTION_BYTES + 3 * 110_000 * 2048 * 8
-    assert evaluation.disk == (50_000 + 60_000) * 2048 * 8
+    assert evaluation.disk == (50_000 + 60_000) * 2048 * 8 + 16 * 50_000
     score = estimate(by_name["guided-edm"], traces, speed(traces, list(by_name.values())))
     assert score.flops == pytest.approx(50_000 * 69 * 42.38e9, rel=1e-3)
 

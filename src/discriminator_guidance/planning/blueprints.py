@@ -23,8 +23,10 @@ EDM_CIFAR10: dict[str, Any] = {
 }
 CLASSIFIER_WIDTH, CLASSIFIER_DEPTH, CLASSIFIER_CLASSES = 128, 4, 1000
 HEAD_WIDTH, HEAD_DEPTH, HEAD_CHANNELS = 128, 2, 64
-# torch-fidelity's Inception at 299 x 299 pixels, to which it enlarges every picture, up to its 2,048 features.
-INCEPTION_FLOPS, INCEPTION_BYTES, INCEPTION_FEATURES = 11.42e9, 95_628_359, 2048
+# torch-fidelity's Inception at 299 x 299 pixels, to which it enlarges every picture, up to its 2,048 features; counted
+# like the other networks, but here once and for all, because it cannot be built without its weights.
+INCEPTION_FLOPS, INCEPTION_BYTES, INCEPTION_FEATURES = 11.422e9, 95_541_944, 2048
+INCEPTION_ACTIVATIONS = 13.83e6  # bytes alive at once, of one picture
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class Blueprints:
     pictures: Pictures
 
     def score(self) -> EDMPrecond:
-        """The score network, trained or released."""
+        """The score network, trained or released.
+
+        Returns:
+            The network.
+        """
         score, pictures = self.config.score, self.pictures
         arguments = (
             EDM_CIFAR10 if score.source == "edm" else score.network.model_dump() | {"sigma_data": score.sigma_data}
@@ -78,7 +84,11 @@ class Blueprints:
         return EDMPrecond(pictures.size, pictures.channels, label_dim, **arguments)
 
     def extractor(self) -> EncoderUNet:
-        """The extractor, trained or released."""
+        """The extractor, trained or released.
+
+        Returns:
+            The network.
+        """
         extractor, pictures = self.config.extractor, self.pictures
         if extractor.source == "adm":
             return create_classifier(
@@ -99,7 +109,11 @@ class Blueprints:
         return build_head(feature_shape, condition=self.config.cond, **self._head_arguments(member))
 
     def alike(self) -> Mapping[str, str]:
-        """For each member the first one whose head has the same size."""
+        """Heads of the same size.
+
+        Returns:
+            For each member the first one whose head is as large as its own.
+        """
         first: dict[tuple[tuple[str, Any], ...], str] = {}
         return {
             member: first.setdefault(tuple(sorted(self._head_arguments(member).items())), member)
@@ -107,7 +121,11 @@ class Blueprints:
         }
 
     def fid_network(self) -> FidNetwork | None:
-        """The small network whose features define the distance; None where it is Inception."""
+        """The small network whose features define the distance.
+
+        Returns:
+            The network, or None where it is Inception.
+        """
         settings, pictures = self.config.fid_network, self.pictures
         if settings.source == "inception":
             return None

@@ -135,7 +135,8 @@ def _guided(blueprints: Blueprints) -> Iterator[Command]:
         settings = SamplerSettings(
             **config.sampler.model_dump(), w1=variant.w1, w2=variant.w2, boosting=variant.boosting
         )
-        passes = work.sampling(images, settings, variant.members, guided.time_min, guided.time_max)
+        window = variant.window or (guided.time_min, guided.time_max)
+        passes = work.sampling(images, settings, variant.members, *window)
         batch = min(guided.batch_size, guided.shard_size, images)
         yield Command("guided", name, images, passes, batch, disk=disk, arrays=2 * disk)
 
@@ -145,13 +146,15 @@ def _evaluations(blueprints: Blueprints) -> Iterator[Command]:
     settings, guided = config.evaluation, config.guided
     n, m, holdout = guided.images, pictures.train, pictures.holdout
     images = guided.ranges * n
+    # Distances of each range, guided and unguided; kernel distance and manifolds of the first range alone.
     metrics = {
         "frechet": 2 * guided.ranges * frechet_flops(n, m, d),
         "influence": 2 * guided.ranges * influence_flops(n, m, d),
         "kid": 2 * kid_flops(settings.kid_subsets, settings.kid_subset_size, d),
-        "manifold": manifold_flops(images, m, d),
+        "manifold": manifold_flops(n, m, d),
     }
     features = 8 * d
+    influence = 16 * images  # and the index
     for name in guided.variants:
         # The features of real and unguided pictures are kept, and computed by the first variant that needs them.
         seen = images + (m + holdout if name == "edm" else 0)
@@ -162,6 +165,6 @@ def _evaluations(blueprints: Blueprints) -> Iterator[Command]:
             {Pass("fid features"): seen},
             settings.batch_size,
             metrics,
-            disk=seen * features,
+            disk=seen * features + influence,
             arrays=3 * (2 * images + m + holdout) * features + 10 * features * d,
         )

@@ -13,13 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from discriminator_guidance.planning.blueprints import INCEPTION_BYTES, INCEPTION_FLOPS, Blueprints
+from discriminator_guidance.planning.blueprints import (
+    INCEPTION_ACTIVATIONS,
+    INCEPTION_BYTES,
+    INCEPTION_FLOPS,
+    Blueprints,
+)
 from discriminator_guidance.planning.commands import Command
 from discriminator_guidance.planning.work import Pass
 
 BATCH = 4  # large enough that what does not grow with the batch is a small part
-# One picture of Inception: the feature maps of its widest layers, 64 x 147 x 147 before and after.
-INCEPTION_ACTIVATIONS = 2 * 4 * 64 * 147 * 147
 
 
 @dataclass(frozen=True)

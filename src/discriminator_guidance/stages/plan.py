@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from discriminator_guidance.planning.estimate import Estimate, Speed, estimate
 from discriminator_guidance.planning.tracing import Traces
 from discriminator_guidance.stages.calibration import calibrate
 from discriminator_guidance.stages.fetch import listing
+from discriminator_guidance.stages.needed import missing_files
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
@@ -107,37 +107,25 @@ def study_pictures(config: Config, context: Context) -> tuple[Pictures, str]:
 
 
 def missing(config: Config, context: Context) -> list[str]:
-    """Files that a profile names and that are not as they should be, each with what to do.
+    """Files of others that are not as they should be, each with what to do.
 
     Args:
-        config: reads `fetch` and every path.
+        config: the profile.
         context: where the project is.
 
     Returns:
         Lines; empty if nothing is missing.
     """
-    root = context.layout.root
-    _, advice = listing(config, root)
+    layout = context.layout
+    rows, advice = listing(config, layout.root)
+    absent = {row["file"] for row in rows if row["state"] in ("missing", "wrong")}
+    lines = [line for line in advice if line.split(":")[0] in absent]
     fetched = {download.path for download in config.fetch.files.values()}
-    for key, path in _paths(config):
-        if path not in fetched and not (root / Path(path).expanduser()).exists():
-            advice.append(f"{key}: no file at {path}; put it there by hand")
-    return advice
-
-
-def _paths(config: Config) -> Iterator[tuple[str, str]]:
-    named = {
-        "real.path": config.real.path,
-        "real.holdout_path": config.real.holdout_path,
-        "score.path": getattr(config.score, "path", None),
-        "extractor.path": getattr(config.extractor, "path", None),
-        "fid_network.path": getattr(config.fid_network, "path", None),
-        "discriminator.pretrained": config.discriminator.pretrained,
-        "evaluation.reference_statistics": config.evaluation.reference_statistics,
-    }
-    for name, row in config.discriminator.members.items():
-        named[f"discriminator.members.{name}.path"] = getattr(row, "path", None)
-    yield from ((key, path) for key, path in named.items() if path)
+    named: dict[str, str] = {}
+    for member in (None, *config.discriminator.members):
+        named |= missing_files(config, layout, member)
+    lines += [f"{key}: no file at {path}; put it there by hand" for key, path in named.items() if path not in fetched]
+    return lines
 
 
 def _count(path: Path) -> int | None:
