@@ -84,6 +84,33 @@ def report(profile: Profile) -> None:
     _run_stage("report", profile)
 
 
+@app.command()
+def factorial(
+    profile: Profile,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with factorial.threads threads.")] = 2,
+) -> None:
+    """Measure how much each known cause contributes to the study's result."""
+    from discriminator_guidance import tracking
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import bar
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages.layout import Layout
+    from discriminator_guidance.studies import factorial as experiment
+
+    root = Path.cwd()
+    settings = load_config(profile, root)
+
+    def on_cell(row: Mapping[str, Any]) -> None:
+        numbers = {key: row[key] for key in ("fid", "sampling_error")}
+        told = {key: value for key, value in row.items() if key not in numbers}
+        tags = {"stage": "factorial", "profile": profile, "cell": row["cell"]}
+        with tracking.run(root, profile, f"factorial {row['cell']}", tags, told, {}) as run:
+            run.metrics(0, numbers)
+
+    result = experiment.run(settings, Layout(root, profile), workers, bar, on_cell)
+    show("factorial", [result.summary])
+
+
 @convert.command("edm")
 def convert_edm(
     file: Annotated[Path, typer.Argument(help="An EDM .pkl; nothing in it is executed.")],

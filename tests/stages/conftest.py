@@ -57,6 +57,7 @@ def tiny_settings() -> dict[str, Any]:
         name: data["discriminator"]["members"][name] | {"epochs": 4} for name in ("d0", "d1")
     }
     data["evaluation"] |= {"kid_subsets": 2, "kid_subset_size": 10}
+    data["factorial"] |= {"members": ["d0", "d1"], "training_images": 20}
     data["report"] |= {"pictures": 4, "dpi": 60}
     return data
 

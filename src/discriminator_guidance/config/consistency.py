@@ -129,3 +129,32 @@ def _plain_mean_not_searched(config: Config) -> Iterator[str]:
     for key, choice in (("rules", plain.rule), ("boosting", plain.boosting)):
         if choice not in getattr(search, key):
             yield f"study.ensemble.{key} leaves out {choice} of guided.variants.ensemble_probability; add it"
+
+
+def impossible_factorial(config: Config) -> Iterator[str]:
+    """Members that cannot be trained at the levels, samples that are used elsewhere.
+
+    Args:
+        config: whose sections are right by themselves.
+
+    Returns:
+        Each problem as "what is wrong; what to do".
+    """
+    plan, members = config.factorial, config.discriminator.members
+    for name in plan.members:
+        if not hasattr(members.get(name), "epochs"):
+            yield f"factorial.members names {name!r}, which is not trained here; choose rows of discriminator.members"
+            continue
+        own = getattr(members[name], "differs", None)
+        if own is not None and (own.init, own.reshuffle) != (None, None):
+            yield f"factorial.members names {name!r}, whose own init or reshuffle hides a factor; remove it from there"
+    first, last = plan.seed_start, plan.seed_start + len(plan.training_seeds) * plan.images
+    for word, used in (("fake", config.fake), ("guided", config.guided), ("study.tuning", config.study.tuning)):
+        count = used.images * getattr(used, "ranges", 1)
+        if used.seed == config.guided.seed and max(first, used.seed_start) < min(last, used.seed_start + count):
+            yield f"factorial and {word} draw the same sample indices; move factorial.seed_start"
+    if plan.training_images is not None and plan.training_images > config.fake.images:
+        yield (
+            f"factorial.training_images needs {plan.training_images} fakes, fake.images is {config.fake.images}; "
+            "lower the one or raise the other"
+        )

@@ -11,7 +11,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 from pydantic import Discriminator as ChosenBy
 
-from discriminator_guidance.config.consistency import impossible_networks, impossible_sampling, impossible_study
+from discriminator_guidance.config.consistency import (
+    impossible_factorial,
+    impossible_networks,
+    impossible_sampling,
+    impossible_study,
+)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -24,6 +29,7 @@ VpTime = Annotated[float, Field(gt=0, le=1)]
 TMin = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
 Place = Annotated[str, Field(min_length=1)]  # of a file: relative to the project folder, or absolute
+Steps = Annotated[int, Field(ge=2, le=1000)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 Init = Literal["fresh", "sequential", "pretrained"]
 Checkpoint = Literal["last", "best"] | Count
@@ -211,7 +217,7 @@ FidNetwork = Annotated[TrainedFidNetwork | InceptionFidNetwork, Field(discrimina
 class Sampler(Section):
     """Heun sampler settings shared by `fake` and `guided`."""
 
-    steps: Annotated[int, Field(ge=2, le=1000)]
+    steps: Steps
     sigma_min: Positive
     sigma_max: Positive
     rho: Positive
@@ -425,6 +431,52 @@ class Evaluation(Section):
     seed: Seed
 
 
+class Levels(Section):
+    """The two levels of each factor: of our ensemble, and of what the study ran."""
+
+    rule: tuple[Rule, Rule]
+    init: tuple[Init, Init]
+    epoch_factor: tuple[Positive, Positive]
+    reshuffle: tuple[bool, bool]
+    boosting: tuple[bool, bool]
+    steps: tuple[Steps, Steps]
+    w2: tuple[Finite, Finite]
+
+    @model_validator(mode="after")
+    def _differ(self) -> Levels:
+        for name in type(self).model_fields:
+            ours, study = getattr(self, name)
+            if ours == study:
+                raise ValueError(f"{name} has the level {ours} twice; give it two")
+        if "pretrained" in self.init:
+            raise ValueError("init pretrained is no level; use fresh and sequential")
+        return self
+
+
+class Factorial(Section):
+    """Command `factorial`: a designed experiment on the causes of the study's result."""
+
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    training_seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=3)]
+    training_images: Annotated[int, Field(ge=10)] | None
+    learning_rate_factor: Positive
+    images: Annotated[int, Field(ge=2)]
+    seed_start: Seed
+    w1: Finite
+    threads: Count
+    levels: Levels
+
+    @model_validator(mode="after")
+    def _possible(self) -> Factorial:
+        for name in ("members", "training_seeds"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must not repeat")
+        if not self.w1:
+            raise ValueError("w1 must not be 0: it is the weight that is left where w2 is 0")
+        return self
+
+
 class Report(Section):
     """Stage `report`."""
 
@@ -553,6 +605,8 @@ class Config(Section):
     discriminator: Discriminator
     guided: Guided
     evaluation: Evaluation
+    # Left out of every dump and hash: no stage reads it.
+    factorial: Annotated[Factorial, Field(exclude=True)]
     report: Report
     # Left out of every dump and hash: no stage searches, and what a study finds enters a profile by its values.
     study: Annotated[Study, Field(exclude=True)]
@@ -561,6 +615,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        for problem in (*impossible_sampling(self), *impossible_networks(self), *impossible_study(self)):
+        for problem in (
+            *impossible_sampling(self),
+            *impossible_networks(self),
+            *impossible_study(self),
+            *impossible_factorial(self),
+        ):
             raise ValueError(problem)
         return self

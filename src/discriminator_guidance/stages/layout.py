@@ -41,6 +41,11 @@ class Layout:
         return self.root / "models" / self.profile / "discriminator" / member
 
     @property
+    def factorial(self) -> Path:
+        """Members and cells of the factorial, each under a name of its own."""
+        return self.root / "models" / self.profile / "factorial"
+
+    @property
     def discriminator_reports(self) -> Path:
         """One folder for each member: metrics.json, history.csv, calibration.csv."""
         return self.report / "discriminator"

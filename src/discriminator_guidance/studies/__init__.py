@@ -1,1 +1,1 @@
-"""Optuna studies: searches that can be stopped, joined by more workers, and watched."""
+"""Searches and experiments made of the stages' parts, beside the pipeline."""
