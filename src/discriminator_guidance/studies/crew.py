@@ -17,9 +17,9 @@ def run_tasks(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], worker
     """Run tasks that leave their results in files.
 
     Args:
-        work: called with the values of a task, in a fresh process that knows its module only.
+        work: called with the values of a task; stands at the top of its module.
         tasks: in the order in which they are begun.
-        workers: processes.
+        workers: fresh processes; a single worker is this process itself.
 
     Yields:
         The place of each task when it is done.
@@ -28,8 +28,15 @@ def run_tasks(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], worker
         InputError: a worker was killed.
         UserError: of a task; those not begun are given up.
     """
-    if not tasks:
-        return
+    if workers == 1:
+        for place, task in enumerate(tasks):
+            work(*task)
+            yield place
+    elif tasks:
+        yield from _shared(work, tasks, workers)
+
+
+def _shared(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_end_with_parent) as pool:
         places: dict[Future[tuple[str, ...] | None], int] = {
