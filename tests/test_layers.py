@@ -29,6 +29,7 @@ VIOLATIONS = {
     "pyyaml": ("stages/__init__.py", "yaml"),
     "terminal": ("stages/__init__.py", "rich.progress"),
     "metrics": ("stages/__init__.py", "torchmetrics"),
+    "fidelity": ("evaluation/__init__.py", "torch_fidelity"),
     "figures": ("stages/__init__.py", "pandas"),
 }
 

@@ -221,6 +221,7 @@ def summary(profile: Profile) -> None:
     from discriminator_guidance.artifacts.files import read_json
     from discriminator_guidance.config import load_config
     from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.report.wording import fid_label
     from discriminator_guidance.stages.layout import Layout
 
     settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
@@ -234,7 +235,7 @@ def summary(profile: Profile) -> None:
         rows.append(
             {
                 "variant": variant,
-                f"FID ({result['fid_network']})": f"{result['fid']:.2f} [{low:.2f}, {high:.2f}]",
+                fid_label(result["fid_network"]): f"{result['fid']:.2f} [{low:.2f}, {high:.2f}]",
                 "difference to edm": f"{result['delta_fid_vs_edm']:+.2f} [{delta_low:+.2f}, {delta_high:+.2f}]",
                 "precision": f"{result['precision']:.2f}",
                 "recall": f"{result['recall']:.2f}",

@@ -32,10 +32,11 @@ def test_pixels_are_scaled_to_plus_minus_one_and_channels_come_first() -> None:
     assert features[0].max() == 1
 
 
-def test_features_are_double_and_carry_no_graph() -> None:
-    layer = torch.nn.Linear(60, 3)
-    features = extract_features(lambda x: layer(x.flatten(1)), pictures(), batch_size=4, device="cpu")
-    assert features.dtype == np.float64
+@pytest.mark.parametrize(("precision", "kept"), [(torch.float32, np.float32), (torch.float64, np.float64)])
+def test_features_keep_the_precision_of_the_network_and_carry_no_graph(precision: torch.dtype, kept: type) -> None:
+    layer = torch.nn.Linear(60, 3, dtype=precision)
+    features = extract_features(lambda x: layer(x.flatten(1).to(precision)), pictures(), batch_size=4, device="cpu")
+    assert features.dtype == kept
     assert features.shape == (7, 3)
     assert layer.weight.grad is None
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.manifold import precision_recall
+from discriminator_guidance.evaluation.manifold import neighbour_radii, precision_recall
 
 
 def normal(seed: int, count: int, width: int = 5, scale: float = 1.0) -> np.ndarray:
@@ -42,6 +44,31 @@ def test_a_collapsed_generator_is_precise_and_forgets() -> None:
     precision, recall = precision_recall(normal(1, 200, scale=0.05), normal(2, 200), 3)
     assert precision > 0.9
     assert recall < 0.1
+
+
+@pytest.mark.parametrize(("neighborhood", "width"), [(1, 3), (3, 64), (5, 20)])
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_torch_fidelity_agrees(neighborhood: int, width: int, precision: type) -> None:
+    generated = normal(1, 400, width, scale=0.9).astype(precision)
+    real = normal(2, 310, width).astype(precision)
+    expected = prc_features_to_metric(
+        torch.from_numpy(generated).double(),
+        torch.from_numpy(real).double(),
+        prc_neighborhood=neighborhood,
+        prc_batch_size=90,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    ours = precision_recall(generated, real, neighborhood, 77)
+    assert ours == pytest.approx((expected["precision"], expected["recall"]), abs=1e-6)
+
+
+def test_known_radii_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    generated, real = normal(1, 90, scale=0.9), normal(2, 70)
+    expected, radii = precision_recall(generated, real, 3), neighbour_radii(real, 3)
+    assert precision_recall(generated, real, 3, real_radii=radii) == expected
+    # Radii of 0 leave nothing of the real manifold but its points, and the generated one as it was.
+    assert precision_recall(generated, real, 3, real_radii=0 * radii) == (0.0, expected[1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 17, 1000])

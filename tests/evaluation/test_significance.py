@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation import significance
 from discriminator_guidance.evaluation.distances import (
+    covariance_root,
     frechet_distance,
     frechet_distance_from_features,
     gaussian_statistics,
 )
 from discriminator_guidance.evaluation.significance import (
     frechet_influence,
+    influence_on,
     interval,
     paired_difference,
     paired_interval,
@@ -86,6 +90,26 @@ def test_influence_averages_to_nothing(count: int, width: int) -> None:
     assert influence.shape == (count,)
     assert influence.mean() == pytest.approx(0, abs=1e-12)
     assert influence.std() > 0.1
+
+
+@pytest.mark.parametrize(("count", "width"), [(200, 8), (10, 30)])
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, count: int, width: int) -> None:
+    generated, real = features_of(noise(1, count, width), 1.3, 0.0), features_of(noise(2, 90, width), 1.0, 0.0)
+    whole = frechet_influence(generated, real)
+    monkeypatch.setattr(significance, "BLOCK", 7)
+    np.testing.assert_allclose(frechet_influence(generated, real), whole, atol=1e-12)
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures() -> None:
+    generated = features_of(noise(1, 80_000, 16), 1.3, 0.0).astype(np.float32)
+    mean, root = generated[:500].mean(axis=0, dtype=np.float64), covariance_root(generated[:500])
+    tracemalloc.start()
+    influence = influence_on(generated, mean, root)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # A copy in double precision would be twice the features.
+    assert peak < influence.nbytes + generated.nbytes
+    np.testing.assert_allclose(influence, influence_on(generated.astype(np.float64), mean, root), rtol=1e-9, atol=1e-9)
 
 
 def test_influence_does_not_depend_on_motions_or_order() -> None:

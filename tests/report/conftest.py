@@ -123,6 +123,7 @@ def evaluation(name: str, place: int, section: dict[str, Any]) -> dict[str, Any]
         "boosting": section["boosting"],
         "steps": LEVELS - 1,
         "fid_network": "digits network",
+        "reference_statistics": None,
         "reference_n": 1438,
         "holdout_n": 359,
         "seed": 10,

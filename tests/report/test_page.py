@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.report.gather import ReportInputs
 from discriminator_guidance.report.page import build_report, typeset
 from tests.report.conftest import VARIANTS, Maker
 
@@ -117,16 +118,25 @@ def test_hostile_names_are_text_everywhere(make_inputs: Maker) -> None:
     assert "<script>" not in (inputs.destination / "tables/table3.md").read_text()
 
 
-@pytest.mark.parametrize("network", ["digits network", "inception"])
-def test_fid_is_never_written_without_its_network(make_inputs: Maker, network: str) -> None:
-    inputs = make_inputs(changes={name: {"fid_network": network} for name in VARIANTS})
+def texts_of(inputs: ReportInputs) -> list[str]:
     build_report(inputs)
     texts = [Elements((inputs.destination / "index.html").read_text()).text]
-    texts += [path.read_text() for path in (inputs.destination / "tables").glob("table*")]
+    return texts + [path.read_text() for path in (inputs.destination / "tables").glob("table*")]
+
+
+def test_figures_of_a_trained_network_are_never_plain_fid(make_inputs: Maker) -> None:
+    for text in texts_of(make_inputs()):
+        for before, name in re.findall(r"(\w*:? ?)\bFID\b(?! \(digits network\))()", text):
+            assert before.strip(" :") in ("study", "paper", "published"), f"{before}FID{name}"
+
+
+def test_figures_of_inception_are_plain_fid(make_inputs: Maker) -> None:
+    texts = texts_of(make_inputs(changes={name: {"fid_network": "inception"} for name in VARIANTS}))
+    assert "FID [95 %]" in "".join(texts)
+    assert "d0 lowers FID from" in texts[0]
     for text in texts:
-        names = re.findall(r"\bFID\b(?: \(([^)]*)\))?", text)
-        assert set(names) <= {"Inception", network.replace("inception", "Inception")}
-    assert "digits network" not in "".join(texts) or network != "inception"
+        assert not re.search(r"\b(FID|KID) \(", text)
+        assert "digits network" not in text
 
 
 def test_only_configured_rows_and_figures_appear(make_inputs: Maker) -> None:

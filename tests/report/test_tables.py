@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from discriminator_guidance.report.gather import gather
@@ -69,11 +71,11 @@ def test_result_table_keeps_the_two_kinds_of_precision_apart(make_inputs: Maker)
     assert row["ours: difference from edm [95 %]"] == "-1.00 [-1.10, -0.90]"
     assert row["ours, generative: k-NN precision"] == "0.311"
     assert row["ours, discriminator as classifier: precision"] == "0.611"
-    assert row["published, cifar10, N = 50,000: study: FID (Inception)"] == "2.084"
+    assert row["published, cifar10, N = 50,000: study: FID"] == "2.084"
     assert row["published, discriminator as classifier: precision"] == "0.525"
     edm = cells(table, "edm")
     assert edm["ours, discriminator as classifier: AUROC"] == "–"
-    assert edm["published, cifar10, N = 50,000: paper: FID (Inception)"] == "2.03 (best seed 1.97)"
+    assert edm["published, cifar10, N = 50,000: paper: FID"] == "2.03 (best seed 1.97)"
     assert "not comparable" in table.notes[0]
     shown = [cell for row in table.rows for cell in row]
     assert {"1.880", "14.348", "1.77"} <= set(shown), "published rows without a run of ours are still shown"
@@ -95,6 +97,33 @@ def test_differences_from_variants_that_are_not_there_have_no_column(make_inputs
     headings = [column.heading for column in result_table(gather(make_inputs(variants=("edm", "d1")))).columns]
     assert "difference from edm [95 %]" in headings
     assert not [heading for heading in headings if "d0" in heading or "ensemble" in heading]
+
+
+def test_every_range_is_shown_and_none_is_chosen(make_inputs: Maker) -> None:
+    ranges = {"ranges": 3, "fid_ranges": [3.5, 3.2, 3.5], "fid_ranges_mean": 3.4, "fid_ranges_ci95": [2.97, 3.83]}
+    data = gather(make_inputs(changes={name: ranges | {"fid": 3.4} for name in VARIANTS}))
+    table = result_table(data)
+    row = cells(table, "d0")
+    assert row["ours: N"] == "3 x 8"
+    assert row["ours: FID (digits network) of each range"] == "3.50, 3.20, 3.50; mean 3.40 [2.97, 3.83]"
+    assert "those of the first range" in " ".join(table.notes)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+@pytest.mark.parametrize(("images", "comparable"), [(50_000, True), (16, False)])
+def test_published_numbers_are_compared_only_with_their_own_kind(
+    make_inputs: Maker, images: int, comparable: bool
+) -> None:
+    inputs = make_inputs(changes={name: {"fid_network": "inception", "n": images} for name in VARIANTS})
+    inputs.settings["real"]["source"] = "cifar10"
+    data = dataclasses.replace(gather(inputs), real=np.zeros((1, 32, 32, 3), np.uint8))
+    assert ("of one kind" in result_table(data).notes[0]) is comparable
+    assert ("not comparable" in result_table(data).notes[0]) is not comparable
+
+
+def test_a_published_reference_is_named(make_inputs: Maker) -> None:
+    changes = {name: {"reference_statistics": "data/ref.npz"} for name in VARIANTS}
+    assert "the statistics in data/ref.npz" in result_table(gather(make_inputs(changes=changes))).notes[0]
 
 
 def test_nulls_become_dashes(make_inputs: Maker) -> None:

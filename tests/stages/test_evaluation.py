@@ -189,3 +189,83 @@ def test_changed_code_does_not_take_features_from_the_cache(study: Study, monkey
     monkeypatch.setattr(features, "closure_digest", lambda module: "other code")
     study.run("evaluation", "d0")
     assert set(study.layout.feature_cache.glob("*.npz")) > before
+
+
+def changed(study: Study, root: Path, **evaluation: object) -> Study:
+    """The study's files with other settings of stage `evaluation`."""
+    study.ensure("evaluation", "d0")
+    settings = copy.deepcopy(study.settings)
+    settings["evaluation"] |= evaluation
+    again = Study(root / "again", settings=settings)
+    shutil.copytree(study.root, again.root)
+    return again
+
+
+def untouchable(*arguments: object, **named: object) -> None:
+    pytest.fail("computed again")
+
+
+def test_another_neighborhood_never_calls_the_network(study: Study, tmp_path, monkeypatch):
+    from discriminator_guidance.stages import features
+
+    again = changed(study, tmp_path, neighborhood=1)
+    monkeypatch.setattr(features, "extract_features", untouchable)
+    again.run("evaluation", "d0")
+    now, before = read_json(again.layout.evaluation("d0"), "evaluation"), result(study, "d0")
+    assert (now["fid"], now["kid"]) == (before["fid"], before["kid"])
+    assert (now["precision"], now["recall"]) != (before["precision"], before["recall"])
+
+
+def test_neighbours_of_real_pictures_are_found_once_for_all_variants(study: Study, monkeypatch):
+    from discriminator_guidance.stages import features
+
+    first = result(study, "d0")
+    monkeypatch.setattr(features, "neighbour_radii", untouchable)
+    study.run("evaluation", "d0")
+    assert read_json(study.layout.evaluation("d0"), "evaluation") == first
+
+
+def test_features_are_kept_as_the_network_gave_them(study: Study):
+    result(study, "d0")
+    kept = [np.load(path)["rows"] for path in study.layout.feature_cache.glob("*.npz")]
+    assert {rows.dtype for rows in kept if rows.ndim == 2} == {np.dtype(np.float32)}
+
+
+def real_statistics(study: Study) -> tuple[np.ndarray, np.ndarray]:
+    from discriminator_guidance.evaluation.distances import gaussian_statistics
+
+    real = len(np.load(study.layout.real / "train.npz")["images"])
+    kept = [np.load(path)["rows"] for path in study.layout.feature_cache.glob("*.npz")]
+    features, *_ = [rows for rows in kept if rows.ndim == 2 and len(rows) == real]
+    return gaussian_statistics(features)
+
+
+def test_published_statistics_replace_the_real_features_in_the_distance_alone(study: Study, tmp_path):
+    again, before = changed(study, tmp_path, reference_statistics="ref.npz"), result(study, "d0")
+    mu, sigma = real_statistics(study)
+    np.savez(again.root / "ref.npz", mu=mu, sigma=sigma)
+    again.run("evaluation", "d0")
+    now = read_json(again.layout.evaluation("d0"), "evaluation")
+    for key in ("fid", "fid_ci95", "delta_fid_vs_edm", "delta_fid_ci95"):
+        assert now[key] == pytest.approx(before[key], rel=1e-5), key
+    assert now["reference_statistics"] == "ref.npz"
+    np.savez(again.root / "ref.npz", mu=mu + 1, sigma=sigma)
+    again.run("evaluation", "d0")
+    moved = read_json(again.layout.evaluation("d0"), "evaluation")
+    assert moved["fid"] != pytest.approx(now["fid"], rel=0.01)
+    assert moved["params_hash"] != now["params_hash"]
+    for key in ("kid", "kid_holdout", "precision", "recall"):
+        assert moved[key] == before[key]
+
+
+def test_statistics_of_another_network_are_refused_before_compute(study: Study, tmp_path, monkeypatch):
+    from discriminator_guidance.errors import InputError
+    from discriminator_guidance.stages import evaluation
+
+    again = changed(study, tmp_path, reference_statistics="ref.npz")
+    monkeypatch.setattr(evaluation, "picture_features", untouchable)
+    with pytest.raises(InputError, match=r"ref\.npz.*no such file"):
+        again.run("evaluation", "d0")
+    np.savez(again.root / "ref.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(InputError, match=r"mu of shape \(6,\)"):
+        again.run("evaluation", "d0")

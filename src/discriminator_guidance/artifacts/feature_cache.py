@@ -1,4 +1,4 @@
-"""Features of a picture set, kept by content, so that a changed metric never repeats the feature pass."""
+"""What is computed from a picture set alone, kept by content, so that a changed metric never repeats it."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from discriminator_guidance.artifacts.files import write_npz
 from discriminator_guidance.artifacts.images import content_digest
 
 
-def cached_features(
-    folder: Path, network: str, images: np.ndarray, extract: Callable[[np.ndarray], np.ndarray]
+def cached_rows(
+    folder: Path, process: str, source: np.ndarray, compute: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Features from the cache, or extracted and put there.
+    """A row for each member of a set, from the cache, or computed and put there.
 
     Args:
         folder: the cache; safe to delete.
-        network: digest of everything that determines the features of a picture: weights, precision, device.
-        images: (N, H, W, C) uint8.
-        extract: images -> (N, d) float64 features.
+        process: digest of everything beside the set that determines the rows: weights, code, precision, device.
+        source: (N, ...) pictures, or features of them.
+        compute: source -> (N, ...) rows.
 
     Returns:
-        (N, d) float64 features.
+        (N, ...) rows, in the precision in which they were computed.
     """
-    content = content_digest(images)
-    path = folder / f"{network[:16]}-{content[:16]}.npz"
-    kept = _read(path, network, content)
-    if kept is not None and len(kept) == len(images):
+    content = content_digest(source)
+    path = folder / f"{process[:16]}-{content[:16]}.npz"
+    kept = _read(path, process, content)
+    if kept is not None and len(kept) == len(source):
         return kept
-    features = extract(images)
-    write_npz(path, features=features, network=np.array(network), content=np.array(content))
-    return features
+    rows = compute(source)
+    write_npz(path, rows=rows, process=np.array(process), content=np.array(content))
+    return rows
 
 
-def _read(path: Path, network: str, content: str) -> np.ndarray | None:
-    # A damaged or foreign file is not an error: the features are simply computed again.
+def _read(path: Path, process: str, content: str) -> np.ndarray | None:
+    # A damaged or foreign file is not an error: the rows are simply computed again.
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if str(archive["network"]) != network or str(archive["content"]) != content:
+            if str(archive["process"]) != process or str(archive["content"]) != content:
                 return None
-            features: np.ndarray = archive["features"]
-            return features
+            rows: np.ndarray = archive["rows"]
+            return rows
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

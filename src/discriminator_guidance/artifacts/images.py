@@ -59,10 +59,10 @@ def to_uint8(samples: np.ndarray) -> np.ndarray:
 
 
 def content_digest(images: np.ndarray) -> str:
-    """A hash of a picture set's shape and pixels.
+    """A hash of a set's shape and values.
 
     Args:
-        images: (N, H, W, C) uint8.
+        images: (N, ...) pictures or features, always of one type.
 
     Returns:
         64 hexadecimal digits.

@@ -201,12 +201,18 @@ class TrainedFidNetwork(Section):
     features: Count
     training: Training
 
+    @model_validator(mode="after")
+    def _own_name(self) -> TrainedFidNetwork:
+        if "inception" in self.name.lower():
+            raise ValueError(f"name {self.name!r} must not say Inception: figures from a trained network are no FID")
+        return self
+
 
 class InceptionFidNetwork(Section):
     """Stage `fid_network`, torch-fidelity's Inception."""
 
     source: Literal["inception"]
-    name: Annotated[str, Field(min_length=1)]
+    name: Literal["inception"]
     path: Place
     sha256: Sha256 | None
 

@@ -148,17 +148,23 @@ def gaussian_statistics(features: NDArray[np.floating]) -> tuple[Matrix, Matrix]
     return mean, covariance
 
 
-def covariance_root(features: Matrix) -> Matrix:
+def covariance_root(features: NDArray[np.floating]) -> Matrix:
     """A matrix R with R^T R the unbiased covariance of features, made without forming the covariance.
 
     Args:
-        features: (N, d) float64, N at least 2.
+        features: (N, d), N at least 2.
 
     Returns:
-        (min(N, d), d) float64: the scaled centred rows, or their triangular QR factor if more than d.
+        (min(N, d), d) float64: the scaled centred rows, or their triangular QR factor if more than d, which is built up
+        block by block: beside the features it needs memory for three d x d matrices only.
     """
-    centred: Matrix = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return centred if len(centred) <= centred.shape[1] else np.asarray(np.linalg.qr(centred, mode="r"))
+    mean, width = features.mean(axis=0, dtype=np.float64), features.shape[1]
+    root: Matrix = np.empty((0, width))
+    for start in range(0, len(features), 2 * width):
+        rows = (features[start : start + 2 * width] - mean) / np.sqrt(len(features) - 1)
+        stacked = np.concatenate([root, rows])
+        root = stacked if len(stacked) <= width else np.asarray(np.linalg.qr(stacked, mode="r"))
+    return root
 
 
 def frechet_distance(mu1: Matrix, sigma1: Matrix, mu2: Matrix, sigma2: Matrix) -> float:

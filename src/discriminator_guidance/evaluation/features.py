@@ -18,7 +18,7 @@ def extract_features(
     batch_size: int,
     device: torch.device | str,
     on_batch: Callable[[int], None] | None = None,
-) -> NDArray[np.float64]:
+) -> NDArray[np.floating]:
     """The features of pictures, computed in batches without gradients.
 
     Args:
@@ -29,7 +29,8 @@ def extract_features(
         on_batch: called after every batch with the number of pictures in it.
 
     Returns:
-        (N, d) float64 on the CPU; double, because metrics take differences of sums over N.
+        (N, d) on the CPU, in the precision of the network; metrics, which take differences of sums over N, go over to
+        double themselves (`comparable_features`).
 
     Raises:
         InputError: the pictures are not uint8 NHWC, there are none, or a feature is not finite.
@@ -45,19 +46,19 @@ def extract_features(
         for start in range(0, len(images), batch_size):
             pixels = torch.from_numpy(images[start : start + batch_size]).to(device)
             scaled = pixels.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-            batches.append(network(scaled).double().cpu().numpy())
+            batches.append(network(scaled).cpu().numpy())
             if on_batch is not None:
                 on_batch(len(pixels))
-    features: NDArray[np.float64] = np.concatenate(batches)
+    features: NDArray[np.floating] = np.concatenate(batches)
     require_finite_rows(features, "features")
     return features
 
 
-def require_finite_rows(values: NDArray[np.float64], name: str) -> None:
+def require_finite_rows(values: NDArray[np.floating], name: str) -> None:
     """Refuses rows that hold NaN or infinity.
 
     Args:
-        values: (N, ...) float64.
+        values: (N, ...).
         name: what they are, for the message.
 
     Raises:

@@ -14,24 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.distances import covariance_root
+from discriminator_guidance.evaluation.distances import Matrix, covariance_root
 from discriminator_guidance.evaluation.features import comparable_features
 
 # Two-sided 95 % quantile of the standard normal distribution.
 NORMAL_95 = 1.96
+BLOCK = 4096  # features whose influence is computed at once
 
 
 def frechet_influence(generated: NDArray[np.floating], real: NDArray[np.floating]) -> NDArray[np.float64]:
     """How much each generated picture pulls on the Frechet distance F between two sets of features.
-
-    With z_i = x_i - mu and unbiased covariances S (generated) and S_r (real), the derivative is
-    dF = 2 (mu - mu_r).dmu + tr((I - T) dS), where T = S_r^(1/2) (S_r^(1/2) S S_r^(1/2))^(-1/2) S_r^(1/2) is
-    the optimal transport map. Giving picture i more weight moves mu by z_i and S by n/(n-1) z_i z_i^T - S, so
-    psi_i = 2 (mu - mu_r).z_i + n/(n-1) z_i^T (I - T) z_i - tr((I - T) S).
-
-    T is not formed: with A the rows z_i / sqrt(n-1), R^T R = S_r and the singular value decomposition
-    A R^T = U diag(s) V^T, one has n/(n-1) z_i^T T z_i = n sum_k s_k U_ik^2 and tr(T S) = sum_k s_k. That
-    needs no inverse and holds as it stands at deficient rank, where T takes the pseudo-inverse.
 
     Args:
         generated: (n, d) features of generated pictures, n at least 2.
@@ -43,16 +35,46 @@ def frechet_influence(generated: NDArray[np.floating], real: NDArray[np.floating
     Raises:
         InputError: see `comparable_features`.
 
-    Source: Efron 1982, Chapter 6 (infinitesimal jackknife); the map T: Dowson & Landau 1982.
+    Source: see `influence_on`.
     """
     generated, real = comparable_features(generated, real)
-    n = len(generated)
-    mean = generated.mean(axis=0)
-    centred = generated - mean
-    vectors, singular_values, _ = np.linalg.svd(centred @ covariance_root(real).T / np.sqrt(n - 1), full_matrices=False)
-    mean_part = 2 * centred @ (mean - real.mean(axis=0))
-    spread_part = n / (n - 1) * np.sum(centred**2, axis=1) - n * (vectors**2 @ singular_values)
-    influence: NDArray[np.float64] = mean_part + spread_part - spread_part.mean()
+    return influence_on(generated, real.mean(axis=0), covariance_root(real))
+
+
+def influence_on(generated: NDArray[np.floating], mean: Matrix, root: Matrix) -> NDArray[np.float64]:
+    """How much each generated picture pulls on the Frechet distance F to a Gaussian.
+
+    With z_i = x_i - mu and unbiased covariances S (generated) and S_r (real), the derivative is
+    dF = 2 (mu - mu_r).dmu + tr((I - T) dS), where T = S_r^(1/2) (S_r^(1/2) S S_r^(1/2))^(-1/2) S_r^(1/2) is
+    the optimal transport map. Giving picture i more weight moves mu by z_i and S by n/(n-1) z_i z_i^T - S, so
+    psi_i = 2 (mu - mu_r).z_i + n/(n-1) z_i^T (I - T) z_i - tr((I - T) S).
+
+    Neither S nor T is formed: with A^T A = S, R^T R = S_r and the singular value decomposition A R^T = U diag(s) V^T,
+    one has T = P P^T for P = R^T V diag(s)^(-1/2). Directions with s = 0 up to rounding are left out, which holds as it
+    stands at deficient rank, where T takes the pseudo-inverse.
+
+    Args:
+        generated: (n, d) features of generated pictures, finite, n at least 2.
+        mean: (d,) mu_r.
+        root: (k, d) R.
+
+    Returns:
+        (n,) float64 influence values in units of the distance; their mean is 0. Beside the features this needs memory
+        for a few d x d matrices, whatever n.
+
+    Source: Efron 1982, Chapter 6 (infinitesimal jackknife); the map T: Dowson & Landau 1982.
+    """
+    n, width = generated.shape
+    centre = generated.mean(axis=0, dtype=np.float64)
+    _, singular_values, right = np.linalg.svd(covariance_root(generated) @ root.T, full_matrices=False)
+    kept = singular_values > max(width, n) * np.finfo(np.float64).eps * singular_values[0]
+    transport_root = (root.T @ right[kept].T) / np.sqrt(singular_values[kept])
+    influence: NDArray[np.float64] = np.empty(n)
+    for start in range(0, n, BLOCK):
+        centred = generated[start : start + BLOCK] - centre
+        spread = np.sum(centred**2, axis=1) - np.sum((centred @ transport_root) ** 2, axis=1)
+        influence[start : start + BLOCK] = 2 * centred @ (centre - mean) + n / (n - 1) * spread
+    influence -= influence.mean()
     return influence
 
 

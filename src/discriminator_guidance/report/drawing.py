@@ -9,7 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance.report.gather import ReportData
-from discriminator_guidance.report.wording import count, data_note
+from discriminator_guidance.report.wording import count, data_note, samples_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,8 +108,8 @@ def finish(figure: Figure, data: ReportData, file: str, title: str, caption: str
 def sample_text(data: ReportData) -> str:
     """N and seeds of the evaluation samples, for captions."""
     edm = data.reference
-    last = int(edm["seed_start"]) + int(edm["n"]) - 1
+    last = int(edm["seed_start"]) + int(edm["ranges"]) * int(edm["n"]) - 1
     return (
-        f"N = {count(edm['n'])} samples for each variant, all from the same noise: run seed {edm['seed']}, "
+        f"N = {samples_text(edm)} samples for each variant, all from the same noise: run seed {edm['seed']}, "
         f"sample indices {count(edm['seed_start'])} to {count(last)}."
     )

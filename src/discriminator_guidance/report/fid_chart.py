@@ -21,7 +21,7 @@ from discriminator_guidance.report.drawing import (
     styled,
 )
 from discriminator_guidance.report.gather import REFERENCE, ReportData
-from discriminator_guidance.report.wording import count, estimate, fid_label, scientific
+from discriminator_guidance.report.wording import estimate, fid_label, reference_text, scientific
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def fid_figure(data: ReportData) -> Picture | None:
         data,
         "fid.png",
         f"{label} of every variant",
-        f"Left: {label} against {count(edm['reference_n'])} real training images, on a logarithmic axis; "
+        f"Left: {label} against {reference_text(edm)}, on a logarithmic axis; "
         f"dashed: {REFERENCE}, no guidance. Right: the paired difference from {REFERENCE}, on an axis that is "
         f"linear between -{scientific(linear)} and {scientific(linear)} and logarithmic beyond. "
         f"{sample_text(data)} Bars and [brackets]: 95 % interval, point ± 1.96 sd by the influence function "

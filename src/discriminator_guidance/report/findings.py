@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from discriminator_guidance.report.clipped_story import AVERAGED, CLIPPED, clipped_story
 from discriminator_guidance.report.gather import REFERENCE, ReportData
-from discriminator_guidance.report.published import STUDY_SAMPLING
+from discriminator_guidance.report.published import INCEPTION, STUDY_SAMPLING
 from discriminator_guidance.report.ranking import rank, ranking
 from discriminator_guidance.report.tuned_story import tuned_stories
 from discriminator_guidance.report.wording import (
@@ -17,6 +17,7 @@ from discriminator_guidance.report.wording import (
     fid_label,
     interval,
     number,
+    samples_text,
     scientific,
     switch,
     total_weight,
@@ -206,21 +207,26 @@ def caveats(data: ReportData) -> list[str]:
     Returns:
         Sentences.
     """
-    edm, real = data.reference, data.settings["real"]
-    label, kid = fid_label(data.fid_network), fid_label(data.fid_network, "KID")
-    held_out = float(real["holdout_fraction"])
+    edm, label, kid = data.reference, fid_label(data.fid_network), fid_label(data.fid_network, "KID")
+    held_out = edm["holdout_n"] / (edm["holdout_n"] + edm["reference_n"])
+    published = data.fid_network == INCEPTION
+    network = "" if published else f" and the network behind {label}"
+    scale = (
+        ""
+        if published
+        else " It has another scale than published FID values; only the direction of effects can be compared."
+    )
     texts = [
-        f"The reference of {label}, the discriminators and the network behind {label} share the "
+        f"The reference of {label}{', ' if network else ' and '}the discriminators{network} share the "
         f"same {count(edm['reference_n'])} training images, so guidance could look good by pulling "
         f"samples towards those. {100 * held_out:.0f} % of the images ({count(edm['holdout_n'])}) were "
         f"therefore kept from every network, and Table 3 reports {kid} against them too. "
         f"{_holdout_sentence(data)}".strip(),
         seen_by_features(data),
-        f"Every interval covers sampling noise only, for N = {count(edm['n'])} samples, with all networks "
+        f"Every interval covers sampling noise only, for N = {samples_text(edm)} samples, with all networks "
         f"and the reference fixed: each network was trained once. {REFERENCE} itself stands at {label} "
         f"{number(edm['fid'], 2)} {interval(edm['fid_ci95'], 2)}.",
-        f"{label} depends on N, on the reference and on the feature network. It has another scale than "
-        "published FID (Inception) values; only the direction of effects can be compared.",
+        f"{label} depends on N, on the reference and on the feature network.{scale}",
         "Intervals are not corrected for the number of variants compared.",
         "The classification scores judge discriminators on real and unguided images; they say nothing "
         "about guided ones.",

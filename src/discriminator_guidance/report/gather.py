@@ -25,6 +25,7 @@ RATIO_PANELS = ("d0", "ensemble_probability", "ensemble_logit", "ensemble_clippe
 EVALUATION_KEYS = [
     "variant",
     "n",
+    "ranges",
     "fid",
     "fid_ci95",
     "fid_ranges",
@@ -43,6 +44,7 @@ EVALUATION_KEYS = [
     "discriminator_auroc",
     "steps",
     "fid_network",
+    "reference_statistics",
     "reference_n",
     "holdout_n",
     "seed",

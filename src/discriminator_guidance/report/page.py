@@ -20,7 +20,7 @@ from discriminator_guidance.report.records import curves_frame, variants_frame
 from discriminator_guidance.report.sampling_table import sampling_table
 from discriminator_guidance.report.table_files import Table, table_csv, table_latex, table_markdown
 from discriminator_guidance.report.tables import discriminator_table, result_table
-from discriminator_guidance.report.wording import MISSING, count, data_note, fid_label
+from discriminator_guidance.report.wording import MISSING, count, data_note, fid_label, reference_text, samples_text
 
 DRAWINGS = (process_figure, curves_figure, samples_figure, fid_figure, calibration_figure, guidance_figure)
 
@@ -92,8 +92,8 @@ def _headline(data: ReportData) -> str:
     edm, size = data.reference, data.real.shape[1]
     return (
         f"{count(len(data.evaluations))} ways of sampling from one diffusion model of "
-        f"{data.settings['real']['source']} ({size}x{size}), {count(edm['n'])} images each, {edm['steps']} "
-        f"Heun steps, judged against {count(edm['reference_n'])} real images; {count(len(data.members))} "
+        f"{data.settings['real']['source']} ({size}x{size}), {samples_text(edm)} images each, {edm['steps']} "
+        f"Heun steps, judged against {reference_text(edm)}; {count(len(data.members))} "
         "discriminators."
     )
 

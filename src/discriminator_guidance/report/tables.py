@@ -24,7 +24,10 @@ from discriminator_guidance.report.wording import (
     data_note,
     estimate,
     fid_label,
+    network_name,
     number,
+    reference_text,
+    samples_text,
     scientific,
     switch,
     variant_text,
@@ -150,11 +153,18 @@ def result_table(data: ReportData) -> Table:
     """
     fid, kid = fid_label(data.fid_network), fid_label(data.fid_network, "KID")
     published_fid = fid_label(INCEPTION)
+    several = data.reference["ranges"] > 1
     published = f"published, {STUDY_DATA}, N = {count(STUDY_IMAGES)}"
     differences = [f"difference from {baseline} [95 %]" for baseline in (REFERENCE, *data.differences)]
     headings = {
         "": ["variant", "guided by"],
-        "ours": ["w1 / w2 / boosting", "N", f"{fid} [95 %]", *differences],
+        "ours": [
+            "w1 / w2 / boosting",
+            "N",
+            f"{fid} [95 %]",
+            *([f"{fid} of each range"] if several else []),
+            *differences,
+        ],
         "ours, generative": [kid, f"{kid}, held-out", "k-NN precision", "k-NN recall"],
         "ours, discriminator as classifier": ["precision", "recall", "accuracy", "AUROC"],
         published: ["row", f"study: {published_fid}", f"paper: {published_fid}"],
@@ -165,17 +175,13 @@ def result_table(data: ReportData) -> Table:
     rows = [(*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.inputs.variants]
     rows += [_absent_row(data, name) for name in data.absent if name not in data.inputs.variants]
     rows += [
-        ("not run here", result.label, *[MISSING] * (11 + len(differences)), *_published_result(result))
+        ("not run here", result.label, *[MISSING] * _blanks(data), *_published_result(result))
         for result in PUBLISHED_RESULTS
         if result.variant not in data.inputs.variants
     ]
-    reference, size = data.reference, data.real.shape[1]
+    reference = data.reference
     notes = (
-        f"Published values and ours are not comparable numbers. Published: {STUDY_DATA}, 32x32, "
-        f"{count(STUDY_IMAGES)} samples, Inception features. Ours: {data.settings['real']['source']}, "
-        f"{size}x{size}, {count(reference['n'])} samples, {reference['steps']} steps, {data.fid_network} "
-        f"features, {count(reference['reference_n'])} reference images. Compare the direction of effects "
-        "only.",
+        _comparability(data),
         "Interval: point +- 1.96 sd by the influence function over generated samples; differences are "
         "paired by sample seed, and negative where the row is better than the variant named. It covers sampling "
         "noise only, with all networks and the reference fixed.",
@@ -183,10 +189,40 @@ def result_table(data: ReportData) -> Table:
         "calls precision and recall are the discriminator's classification scores at threshold 0.5: a "
         "different thing, in columns of their own. Ours use the test split of real and unguided fake "
         "images.",
-        f"KID, held-out: against {count(reference['holdout_n'])} real images that no network was trained on.",
+        f"KID and k-NN precision and recall: against {count(reference['reference_n'])} real training images; KID, "
+        f"held-out: against {count(reference['holdout_n'])} real images that no network was trained on.",
+        *_ranges_note(data),
         f"Classification scores: {seen_by_features(data)}",
     )
     return Table("table3", "Table 3. Results", columns, tuple(rows), with_data_note(notes, data_note(data.card)))
+
+
+def _comparability(data: ReportData) -> str:
+    reference, size, source = data.reference, data.real.shape[1], data.settings["real"]["source"]
+    published = f"Published: {STUDY_DATA}, 32x32, {count(STUDY_IMAGES)} samples, Inception features."
+    ours = (
+        f"Ours: {source}, {size}x{size}, {samples_text(reference)} samples, {reference['steps']} steps, "
+        f"{network_name(data.fid_network)} features, {reference_text(reference)}."
+    )
+    same = (data.fid_network, source, size, reference["n"]) == (INCEPTION, STUDY_DATA, 32, STUDY_IMAGES)
+    if same:
+        return f"Published values and ours are of one kind; an interval is known for ours alone. {published} {ours}"
+    return (
+        f"Published values and ours are not comparable numbers. {published} {ours} Compare the direction of effects "
+        "only."
+    )
+
+
+def _ranges_note(data: ReportData) -> tuple[str, ...]:
+    ranges = data.reference["ranges"]
+    if ranges == 1:
+        return ()
+    return (
+        f"{fid_label(data.fid_network)} is the mean over {ranges} ranges of samples, each with its own seeds; no range "
+        "is chosen. Its interval, and those of differences, are by the influence function over the samples of all "
+        "ranges; the interval beside the ranges is Student's over their scatter. KID and k-NN precision and recall are "
+        "those of the first range.",
+    )
 
 
 def _absent_row(data: ReportData, name: str) -> tuple[str, ...]:
@@ -196,7 +232,7 @@ def _absent_row(data: ReportData, name: str) -> tuple[str, ...]:
 def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
     shown = AUTHORS_ROW if name == AUTHORS else name
     if name in data.absent:
-        return (shown, data.absent[name], *[MISSING] * (12 + len(data.differences)))
+        return (shown, data.absent[name], *[MISSING] * _blanks(data))
     result, variant = data.evaluations[name], data.variant(name)
     guided = bool(variant["members"])
     weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
@@ -204,8 +240,9 @@ def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
         shown,
         variant_text(variant),
         weights if guided else MISSING,
-        count(result["n"]),
+        samples_text(result),
         estimate(result["fid"], result["fid_ci95"]),
+        *([_ranges(result)] if data.reference["ranges"] > 1 else []),
         estimate(result["delta_fid_vs_edm"], result["delta_fid_ci95"], sign=True) if guided else MISSING,
         *(_difference(differences.get(name)) for differences in data.differences.values()),
         number(result["kid"], 4),
@@ -217,6 +254,16 @@ def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
         number(result["discriminator_accuracy"], 3),
         number(result["discriminator_auroc"], 3),
     )
+
+
+def _blanks(data: ReportData) -> int:
+    """Our columns behind the first two."""
+    return 12 + len(data.differences) + int(data.reference["ranges"] > 1)
+
+
+def _ranges(result: Mapping[str, Any]) -> str:
+    each = ", ".join(number(value, 2) for value in result["fid_ranges"])
+    return f"{each}; mean {estimate(result['fid_ranges_mean'], result['fid_ranges_ci95'])}"
 
 
 def _difference(difference: Difference | None) -> str:

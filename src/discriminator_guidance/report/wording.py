@@ -24,16 +24,16 @@ VERDICT_WORDS: dict[Verdict, str] = {
 
 
 def fid_label(network: str, metric: str = "FID") -> str:
-    """The metric's name with the network whose features it compares; FID is never written without it.
+    """The metric's name with the network whose features it compares; with Inception's alone it needs no other name.
 
     Args:
         network: `fid_network` of the evaluation.
         metric: "FID" or "KID".
 
     Returns:
-        For example "FID (digits network)".
+        "FID", or for example "FID (digits network)".
     """
-    return f"{metric} ({network_name(network)})"
+    return metric if network == INCEPTION else f"{metric} ({network_name(network)})"
 
 
 def network_name(network: str) -> str:
@@ -88,6 +88,25 @@ def scientific(value: float | None) -> str:
         mantissa, exponent = f"{value:.6e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:g}"
+
+
+def reference_text(evaluation: Mapping[str, Any]) -> str:
+    """What the Frechet distances of an evaluation compare with.
+
+    Args:
+        evaluation: of any variant.
+
+    Returns:
+        For example "1,438 real training images".
+    """
+    published = evaluation["reference_statistics"]
+    return f"the statistics in {published}" if published else f"{count(evaluation['reference_n'])} real training images"
+
+
+def samples_text(evaluation: Mapping[str, Any]) -> str:
+    """How many samples of a variant were evaluated: 50,000, or 3 x 50,000 where there are several ranges."""
+    images = count(evaluation["n"])
+    return images if evaluation["ranges"] == 1 else f"{evaluation['ranges']} x {images}"
 
 
 def count(value: float | None) -> str:

@@ -10,20 +10,23 @@ import numpy as np
 import torch
 
 from discriminator_guidance.artifacts.files import fingerprint, read_npz, sha256, write_json, write_npz
+from discriminator_guidance.artifacts.reference_statistics import read_statistics
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
-from discriminator_guidance.evaluation.distances import fid_torchmetrics, kid
+from discriminator_guidance.evaluation.distances import kid
+from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES
 from discriminator_guidance.evaluation.manifold import precision_recall
+from discriminator_guidance.evaluation.reference import Reference, reference_of_features, reference_of_statistics
 from discriminator_guidance.evaluation.significance import (
-    frechet_influence,
+    influence_on,
     interval,
     paired_difference,
     ranges_interval,
 )
 from discriminator_guidance.guidance.ensemble import RULES, simplex_weights
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
-from discriminator_guidance.stages.features import picture_features
+from discriminator_guidance.stages.features import picture_features, real_radii
 from discriminator_guidance.stages.layout import Layout
 
 if TYPE_CHECKING:
@@ -36,10 +39,11 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     """Compare a variant's samples with the real pictures and with the unguided samples.
 
     The Frechet distance is that of each range of samples, and their mean. Kernel distances, precision and recall are
-    those of the first range.
+    those of the first range. Published reference statistics replace the real features in the Frechet distance alone:
+    the others need single features.
 
     Args:
-        config: reads `runtime`, `evaluation`, `fid_network.name`, `sampler`, the ranges of `guided` and this variant.
+        config: reads `runtime`, `evaluation`, `fid_network`, `sampler`, the ranges of `guided` and this variant.
         context: surroundings.
         variant: its name.
 
@@ -70,23 +74,32 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         *(layout.model("fid_network") / name for name in WEIGHT_FILES),
         *(layout.discriminator(m) / "test_logits.npz" for m in chosen.members),
     ]
+    published, statistics = None, settings.reference_statistics
+    if statistics is not None:
+        source = layout.root / Path(statistics).expanduser()
+        published = reference_of_statistics(*read_statistics(source), _width(config), statistics)
+        inputs.append(source)
     classified = _classification(layout, chosen)
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
     features = picture_features(context, compute, images, settings.batch_size)
     samples, unguided = (_by_range(features[name], ranges) for name in ("samples", "unguided"))
     first, real = samples[0], features["real"]
+    radii = real_radii(context, compute, real, settings.neighborhood)
+    reference = published or reference_of_features(real)
 
     with context.bar(f"evaluating {variant}", 2 * ranges + 3, "metrics") as advance:
-        distances, influence = _distances(samples, real, advance)
-        distances_of_unguided, influence_of_unguided = _distances(unguided, real, advance)
+        distances, influence = _distances(samples, reference, advance)
+        distances_of_unguided, influence_of_unguided = _distances(unguided, reference, advance)
         delta, delta_bounds = paired_difference(distances, influence, distances_of_unguided, influence_of_unguided)
         kernel = {}
-        for name, reference in (("kid", real), ("kid_holdout", features["holdout"])):
+        for name, pictures in (("kid", real), ("kid_holdout", features["holdout"])):
             kernel[name], kernel[f"{name}_std"] = kid(
-                first, reference, settings.kid_subsets, settings.kid_subset_size, settings.seed
+                first, pictures, settings.kid_subsets, settings.kid_subset_size, settings.seed
             )
             advance(1)
-        precision, recall = precision_recall(first, real, settings.neighborhood)
+        precision, recall = precision_recall(
+            first, real, settings.neighborhood, real_radii=radii, device=compute.device
+        )
         advance(1)
 
     told = {
@@ -94,7 +107,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         "variant": chosen.model_dump(),
         "sampler": config.sampler.model_dump(),
         "range": [config.guided.images, ranges, config.guided.seed, config.guided.seed_start],
-        "inputs": {str(path.relative_to(layout.root)): sha256(path) for path in inputs},
+        "inputs": {_name(path, layout.root): sha256(path) for path in inputs},
     }
     fid = float(np.mean(distances))
     scatter = ranges_interval(distances)
@@ -120,6 +133,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         "boosting": chosen.boosting,
         "steps": config.sampler.steps,
         "fid_network": config.fid_network.name,
+        "reference_statistics": statistics,
         "reference_n": len(images["real"]),
         "holdout_n": len(images["holdout"]),
         "seed": config.guided.seed,
@@ -139,6 +153,14 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     )
 
 
+def _width(config: Config) -> int:
+    return INCEPTION_FEATURES if config.fid_network.source == "inception" else config.fid_network.features
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
 def _paired_index(samples: Path, unguided: Path) -> np.ndarray:
     first, second = (read_npz(path, ["index"], "guided")["index"] for path in (samples, unguided))
     if not np.array_equal(first, second):
@@ -154,12 +176,14 @@ def _by_range(features: np.ndarray, ranges: int) -> np.ndarray:
     return features.reshape(ranges, -1, features.shape[1])
 
 
-def _distances(sets: np.ndarray, real: np.ndarray, advance: Callable[[int], None]) -> tuple[list[float], np.ndarray]:
+def _distances(
+    sets: np.ndarray, reference: Reference, advance: Callable[[int], None]
+) -> tuple[list[float], np.ndarray]:
     """Of each range: its Frechet distance and, (ranges, n), the influence of its samples."""
     distances, influence = [], []
     for features in sets:
-        distances.append(fid_torchmetrics(features, real))
-        influence.append(frechet_influence(features, real))
+        distances.append(reference.distance(features))
+        influence.append(influence_on(features, reference.mean, reference.root))
         advance(1)
     return distances, np.stack(influence)
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.artifacts.closure import closure_digest
-from discriminator_guidance.artifacts.feature_cache import cached_features
+from discriminator_guidance.artifacts.feature_cache import cached_rows
 from discriminator_guidance.artifacts.files import fingerprint, sha256
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.evaluation.features import extract_features
-from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.evaluation.manifold import neighbour_radii
+from discriminator_guidance.networks.precision import Compute, allow_tf32
 from discriminator_guidance.stages.context import Context
 from discriminator_guidance.stages.networks import load_fid_network
 
@@ -25,13 +26,14 @@ def picture_features(
 
     Args:
         context: where files are.
-        compute: device; the network computes in full precision, whatever the mode.
+        compute: device; the network computes in full float32, whatever the mode.
         images: (N, H, W, C) uint8 by name of the set.
         batch_size: pictures in one pass.
 
     Returns:
-        (N, d) features by name of the set.
+        (N, d) float32 features by name of the set.
     """
+    allow_tf32(False)
     layout = context.layout
     network = load_fid_network(layout, compute)
     # Everything that determines the features of a picture, the code included.
@@ -47,7 +49,7 @@ def picture_features(
     )
 
     def penultimate(pictures: Tensor) -> Tensor:
-        # Full precision: metrics are compared to many digits, and this pass is cheap.
+        # Not in the precision of sampling: metrics are compared to many digits.
         with torch.no_grad():
             features: Tensor = network.features(pictures)
         return features
@@ -56,6 +58,35 @@ def picture_features(
         with context.bar("extracting features", len(pictures), "images") as advance:
             return extract_features(penultimate, pictures, batch_size, compute.device, advance)
 
-    return {
-        name: cached_features(layout.feature_cache, identity, pictures, extract) for name, pictures in images.items()
-    }
+    return {name: cached_rows(layout.feature_cache, identity, pictures, extract) for name, pictures in images.items()}
+
+
+def real_radii(context: Context, compute: Compute, real: np.ndarray, neighborhood: int) -> np.ndarray:
+    """How far the ball around each real picture reaches; the same for all variants, so kept like features.
+
+    Args:
+        context: where files are.
+        compute: device.
+        real: (m, d) features.
+        neighborhood: k.
+
+    Returns:
+        (m,) float64 distances to the k-th neighbour.
+    """
+    identity = fingerprint(
+        {
+            "radii": neighborhood,
+            "code": closure_digest("evaluation.manifold"),
+            "torch": torch.__version__,
+            "device": str(compute.device),
+            "threads": torch.get_num_threads(),
+        }
+    )
+
+    def radii(features: np.ndarray) -> np.ndarray:
+        with context.bar("neighbours of real pictures", len(features), "images") as advance:
+            found = neighbour_radii(features, neighborhood, device=compute.device)
+            advance(len(features))
+        return found
+
+    return cached_rows(context.layout.feature_cache, identity, real, radii)

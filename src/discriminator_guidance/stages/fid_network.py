@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from discriminator_guidance.artifacts.files import read_npz
+from discriminator_guidance.evaluation.inception import InceptionFeatures
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
 from discriminator_guidance.stages.convert import read_inception
+from discriminator_guidance.stages.networks import INCEPTION_ARGUMENTS
 from discriminator_guidance.stages.trained import released_file, save_released, save_trained
 from discriminator_guidance.training.fid_network import train_fid_network
 from discriminator_guidance.training.loop import Schedule
@@ -33,7 +35,9 @@ def run(config: Config, context: Context) -> StageResult:
     """
     if config.fid_network.source == "inception":
         path = released_file(context, config.fid_network.path, "fid_network.path")
-        return save_released(context, "fid_network", read_inception(path, config.fid_network.sha256), {}, path)
+        state = read_inception(path, config.fid_network.sha256)
+        InceptionFeatures(state)  # refuses what is not its weights
+        return save_released(context, "fid_network", state, INCEPTION_ARGUMENTS, path)
     return _train(config.runtime, config.fid_network, context)
 
 

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from discriminator_guidance.artifacts.weights import load_weights
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation.inception import InceptionFeatures
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.layout import Layout
 
+INCEPTION_ARGUMENTS = {"source": "inception"}  # in place of constructor arguments, which it has none of
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -35,9 +37,11 @@ def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
     return _ready(EncoderUNet(**arguments), state, "discriminator", compute)
 
 
-def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork:
-    """The network whose features define the Frechet distance."""
+def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | InceptionFeatures:
+    """The network whose `features` of pictures in [-1, 1] define the Frechet distance."""
     state, arguments = load_weights(layout.model("fid_network"), "fid_network")
+    if arguments == INCEPTION_ARGUMENTS:
+        return InceptionFeatures(state).to(compute.device).eval().requires_grad_(False)
     return _ready(FidNetwork(**arguments), state, "fid_network", compute)
 
 

@@ -1,0 +1,39 @@
+"""Mean and covariance of real features that somebody else computed, as EDM's `cifar10-32x32.npz`."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from discriminator_guidance.errors import InputError
+
+
+def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays `mu` and `sigma`; nothing in the file is unpickled.
+
+    Args:
+        path: of the .npz.
+
+    Returns:
+        mu and sigma as they are.
+
+    Raises:
+        InputError: missing, damaged, or without one of the two.
+    """
+    what = f"arrays mu and sigma in {path} (evaluation.reference_statistics)"
+    remedy = "get the file again, or set evaluation.reference_statistics to null"
+    if not path.is_file():
+        raise InputError(what, "no such file", "run dguide fetch, put it there by hand, or set it to null")
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(what, "a single array", remedy)
+        with archive:
+            missing = [name for name in ("mu", "sigma") if name not in archive.files]
+            if missing:
+                raise InputError(what, f"no {missing[0]} among {', '.join(archive.files) or 'no arrays'}", remedy)
+            return archive["mu"], archive["sigma"]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(what, " ".join(str(error).split())[:120], remedy) from error

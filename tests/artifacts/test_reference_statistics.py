@@ -1,0 +1,50 @@
+"""The .npz of mu and sigma: two plain arrays, or one clear error."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from discriminator_guidance.artifacts.reference_statistics import read_statistics
+from discriminator_guidance.errors import InputError
+
+
+def test_both_arrays_are_read_as_they_are(tmp_path: Path) -> None:
+    mu, sigma = np.arange(3.0), np.eye(3)
+    np.savez(tmp_path / "ref.npz", mu=mu, sigma=sigma, other=np.zeros(1))
+    read = read_statistics(tmp_path / "ref.npz")
+    np.testing.assert_array_equal(read[0], mu)
+    np.testing.assert_array_equal(read[1], sigma)
+
+
+def written(path: Path, kind: str) -> Path:
+    class Hostile:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (path.with_suffix(".executed"),)
+
+    match kind:
+        case "no sigma":
+            np.savez(path, mu=np.zeros(3), cov=np.eye(3))
+        case "one array":
+            with path.open("wb") as stream:
+                np.save(stream, np.zeros(3))
+        case "truncated":
+            np.savez(path, mu=np.zeros(300), sigma=np.eye(300))
+            path.write_bytes(path.read_bytes()[:1000])
+        case "pickle":
+            path.write_bytes(pickle.dumps(Hostile()))
+        case "pickle inside":
+            np.savez(path, mu=np.array([Hostile()], dtype=object), sigma=np.eye(1))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["absent", "no sigma", "one array", "truncated", "pickle", "pickle inside"])
+def test_anything_else_is_one_clear_error_and_executes_nothing(tmp_path: Path, kind: str) -> None:
+    path = written(tmp_path / "ref.npz", kind)
+    with pytest.raises(InputError, match=r"mu and sigma in .*ref\.npz") as caught:
+        read_statistics(path)
+    assert "\n" not in str(caught.value)
+    assert not path.with_suffix(".executed").exists()
