@@ -23,7 +23,7 @@ def frechet_flops(n: int, m: int, d: int) -> float:
 
 
 def influence_flops(n: int, m: int, d: int) -> float:
-    """QR of the real rows, their product with the generated ones, and its thin singular value decomposition.
+    """QR of both sets, the singular value decomposition of their product, and the generated rows in its directions.
 
     Args:
         n: generated pictures.
@@ -33,9 +33,9 @@ def influence_flops(n: int, m: int, d: int) -> float:
     Returns:
         FLOPs.
 
-    Source: Golub & Van Loan, Matrix Computations (6 n d^2 + 20 d^3 for the decomposition).
+    Source: Golub & Van Loan, Matrix Computations (2 n d^2 for the factor, 26 d^3 for the decomposition).
     """
-    return 2.0 * m * d**2 + 2.0 * n * d**2 + 6.0 * n * d**2 + 20.0 * d**3
+    return 2.0 * (n + m) * d**2 + 2.0 * d**3 + 26.0 * d**3 + 2.0 * n * d**2
 
 
 def kid_flops(subsets: int, size: int, d: int) -> float:
