@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,17 @@ import optuna
 import pytest
 
 from discriminator_guidance.artifacts.files import read_json
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.studies.ensemble import (
+    GRID,
     LEAST_U,
     PLAIN_MEAN,
-    START,
-    ensemble_objective,
     ensemble_plan,
     starting_points,
     variant_of,
 )
+from discriminator_guidance.studies.ensemble import run as run_search
 from discriminator_guidance.studies.tuning_range import TuningRange, quiet
-from discriminator_guidance.studies.workers import run_study
 from tests.stages.conftest import Study, tiny_settings
 
 MEMBERS = ("d0", "d1", "d2")
@@ -54,23 +52,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return study
 
 
-@contextmanager
-def silent(description: str, total: int, unit: str):
-    yield lambda amount: None
-
-
-def search(project: Study, trials: int) -> optuna.Study:
-    config, layout = project.config, project.layout
-    return run_study(
-        ensemble_plan(config, layout),
-        trials,
-        1,
-        ensemble_objective(config, layout),
-        starting_points(config),
-        silent,
-        lambda line: None,
-        lambda trial: None,
-    )
+def search(project: Study, trials: int, seen: list | None = None) -> optuna.Study:
+    told: list = [] if seen is None else seen
+    return run_search(project.config, project.context, trials, 1, lambda name, trial: told.append((name, trial.number)))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +89,7 @@ def test_shares_are_uniform_on_the_simplex():
 
 def test_corners_and_centre_of_the_simplex_come_first(project: Study):
     points = starting_points(project.config)
-    variants = {point.attrs[START]: variant_of(point.params, ("d0", "d1")) for point in points}
+    variants = {point.attrs[GRID]: variant_of(point.params, ("d0", "d1")) for point in points}
     assert list(variants) == [PLAIN_MEAN, "d0", "d1", f"{PLAIN_MEAN}, mean_logit"]
     assert variants[PLAIN_MEAN].weights == "equal"
     assert (variants["d1"].members, variants["d1"].weights) == (("d1",), (1.0,))
@@ -115,7 +99,7 @@ def test_corners_and_centre_of_the_simplex_come_first(project: Study):
 
 def test_a_search_ends_with_what_it_began_with_whole(searched: optuna.Study):
     assert len(searched.trials) == 6
-    begun = [trial for trial in searched.trials if START in trial.user_attrs]
+    begun = [trial for trial in searched.trials if GRID in trial.user_attrs]
     assert [trial.state for trial in begun] == [optuna.trial.TrialState.COMPLETE] * 4
     assert all(len(trial.intermediate_values) == 2 for trial in begun)
     for trial in searched.trials:
@@ -124,7 +108,7 @@ def test_a_search_ends_with_what_it_began_with_whole(searched: optuna.Study):
 
 
 def test_scores_of_the_combined_discriminator_need_no_network(project: Study, searched: optuna.Study):
-    alone = next(trial for trial in searched.trials if trial.user_attrs.get(START) == "d0")
+    alone = next(trial for trial in searched.trials if trial.user_attrs.get(GRID) == "d0")
     tested = np.load(project.layout.discriminator("d0") / "test_logits.npz")
     logits, labels = tested["logits"].astype(float), tested["labels"]
     assert alone.user_attrs["test_bce"] == pytest.approx(np.mean(np.logaddexp(0, logits) - labels * logits), rel=1e-6)
@@ -133,7 +117,7 @@ def test_scores_of_the_combined_discriminator_need_no_network(project: Study, se
 def test_a_trial_is_what_the_pipeline_makes_of_its_variant(project: Study, searched: optuna.Study, tmp_path: Path):
     """The stages, told a trial's row and the tuning range, give its distance: what is promoted was tried."""
     tuning = TuningRange(project.config, quiet(project.layout))
-    found = next(trial for trial in searched.trials if START not in trial.user_attrs)
+    found = next(trial for trial in searched.trials if GRID not in trial.user_attrs)
     variant = variant_of(found.params, ("d0", "d1"))
     batches = [*tuning.features(variant, [tuning.head(name) for name in variant.members])]
     steps = [tuning.distance(batches[: step + 1]) for step in found.intermediate_values]
@@ -150,6 +134,20 @@ def test_a_trial_is_what_the_pipeline_makes_of_its_variant(project: Study, searc
         again.run(stage, name)
     evaluated = read_json(again.layout.evaluation("d0"), "evaluation")["fid"]
     assert evaluated == pytest.approx(tuning.distance(batches), rel=1e-6)
+
+
+def test_a_later_call_goes_on_and_tells_only_its_own_trials(project: Study, searched: optuna.Study):
+    seen: list = []
+    longer = search(project, 7, seen)
+    assert seen == [("tiny-ensemble", 6)]
+    assert [trial.params for trial in longer.trials[:6]] == [trial.params for trial in searched.trials[:6]]
+    assert search(project, 7, seen).trials[-1].number == 6
+    assert len(seen) == 1
+
+
+def test_a_search_without_room_for_its_start_is_refused(project: Study):
+    with pytest.raises(ConfigError, match="room for the 4 trials every study begins with; got --trials 3; ask for 4"):
+        search(project, 3)
 
 
 def test_tuning_samples_are_neither_fakes_nor_evaluated_ones(project: Study):

@@ -13,7 +13,7 @@ from discriminator_guidance.config.sections import (
     TrainedMember,
     Variant,
 )
-from discriminator_guidance.config.tuned import TUNED_ENSEMBLE, TUNED_MEMBER, Tuned
+from discriminator_guidance.config.tuned import TUNED_ENSEMBLE, TUNED_MEMBER, Part, Tuned
 
 __all__ = [
     "TUNED_ENSEMBLE",
@@ -23,6 +23,7 @@ __all__ = [
     "Download",
     "Fetch",
     "Member",
+    "Part",
     "Real",
     "ReleasedMember",
     "TrainedMember",

@@ -64,6 +64,16 @@ class Layout:
         return self.root / "data" / self.profile / "evaluation" / variant / "influence.npz"
 
     @property
+    def study(self) -> Path:
+        """Journals of the studies, and the weights of their trials."""
+        return self.root / "models" / self.profile / "study"
+
+    @property
+    def study_reports(self) -> Path:
+        """Tables and figures of the studies."""
+        return self.report / "study"
+
+    @property
     def partial(self) -> Path:
         """Unfinished work, safe to delete when nothing runs."""
         return self.root / ".partial" / self.profile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,29 +11,61 @@ import numpy as np
 import optuna
 import torch
 from optuna.pruners import PercentilePruner
+from optuna.trial import FrozenTrial
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from discriminator_guidance.artifacts.closure import closure_digest
 from discriminator_guidance.artifacts.files import fingerprint, read_npz, sha256
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.config import Variant
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.evaluation.classification import classification_scores
 from discriminator_guidance.guidance.ensemble import RULES, simplex_weights
+from discriminator_guidance.stages.context import Context
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.tuning_range import TuningRange, quiet
-from discriminator_guidance.studies.workers import Enqueued, Objective, ObjectiveFactory
+from discriminator_guidance.studies.workers import Enqueued, Objective, run_study
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
 
+OnTrial = Callable[[str, FrozenTrial], None]
+
 STUDY = "ensemble"
 PLAIN = "ensemble_probability"  # the variant whose members are weighed, and where the search starts
-START = "start"  # user attribute of the trials that every study begins with
+GRID = "grid"  # user attribute of the trials that every study begins with
 PLAIN_MEAN = "plain mean"
 LEAST_U = 1e-3  # a share of 1 has no weight, this one the largest
 DIGITS = 3  # decimals of what is tried, so that what is promoted is what was tried
+
+
+def run(config: Config, context: Context, trials: int, workers: int, on_finished: OnTrial) -> optuna.Study:
+    """Search until there are a number of trials.
+
+    Args:
+        config: of the profile.
+        context: surroundings.
+        trials: how many there shall be, those every study begins with and those of earlier calls included.
+        workers: processes of `study.threads` threads.
+        on_finished: told the study's name and each trial that these workers end.
+
+    Returns:
+        The study.
+
+    Raises:
+        ConfigError: settings have changed since it was begun, or `trials` has no room for what it begins with.
+        InputError: the pipeline has not made what is needed.
+    """
+    plan, starts = ensemble_plan(config, context.layout), starting_points(config)
+    if trials < len(starts):
+        raise ConfigError(
+            f"room for the {len(starts)} trials every study begins with", f"--trials {trials}", f"ask for {len(starts)}"
+        )
+    factory = partial(_make_objective, config, context.layout)
+    return run_study(
+        plan, trials, workers, factory, starts, context.bar, context.notice, partial(on_finished, plan.name)
+    )
 
 
 def ensemble_plan(config: Config, layout: Layout) -> StudyPlan:
@@ -68,7 +100,7 @@ def ensemble_plan(config: Config, layout: Layout) -> StudyPlan:
         raise InputError(f"file {missing[0]}", "no such file", "run `dvc repro` before the study")
     return StudyPlan(
         name=f"{layout.profile}-{STUDY}",
-        journal=layout.root / "models" / layout.profile / "study" / f"{STUDY}.log",
+        journal=layout.study / f"{STUDY}.log",
         storage=settings.storage,
         seed=settings.seed,
         directions=("minimize",),
@@ -104,27 +136,14 @@ def starting_points(config: Config) -> list[Enqueued]:
     equal = {_share(name): 0.5 for name in plain.members}
     others = [rule for rule in search.rules if rule != plain.rule]
     alone = [
-        Enqueued(common | {_share(one): LEAST_U if one == name else 1.0 for one in plain.members}, {START: name})
+        Enqueued(common | {_share(one): LEAST_U if one == name else 1.0 for one in plain.members}, {GRID: name})
         for name in plain.members
     ]
     return [
-        Enqueued(common | equal, {START: PLAIN_MEAN}),
+        Enqueued(common | equal, {GRID: PLAIN_MEAN}),
         *alone,
-        *(Enqueued(common | equal | {"rule": rule}, {START: f"{PLAIN_MEAN}, {rule}"}) for rule in others),
+        *(Enqueued(common | equal | {"rule": rule}, {GRID: f"{PLAIN_MEAN}, {rule}"}) for rule in others),
     ]
-
-
-def ensemble_objective(config: Config, layout: Layout) -> ObjectiveFactory:
-    """The objective, to be made in each worker.
-
-    Args:
-        config: of the profile.
-        layout: where files are.
-
-    Returns:
-        A factory that can be pickled.
-    """
-    return partial(_make_objective, config, layout)
 
 
 def variant_of(params: Mapping[str, Any], members: Sequence[str]) -> Variant:
@@ -172,14 +191,23 @@ def _make_objective(config: Config, layout: Layout) -> Objective:
 
     def objective(trial: optuna.Trial) -> float:
         variant = variant_of(_suggest(trial, config), members)
-        for key, value in {**variant.model_dump(mode="json"), **_test_scores(variant, logits, labels)}.items():
+        shares = zip(variant.members, simplex_weights(variant.weights, len(variant.members)), strict=True)
+        told = {
+            "variant": variant.model_dump(mode="json", exclude_none=True),
+            "weights": ", ".join(
+                str(path.relative_to(layout.root)) for path in map(layout.discriminator, variant.members)
+            ),
+            **{f"weight_{name}": weight for name, weight in shares},
+            **_test_scores(variant, logits, labels),
+        }
+        for key, value in told.items():
             trial.set_user_attr(key, value)
         batches: list[np.ndarray] = []
         for number, batch in enumerate(tuning.features(variant, [heads[name] for name in variant.members])):
             batches.append(batch)
             trial.report(tuning.distance(batches), number)
             # What every study begins with is wanted to the end, to be compared with.
-            if START not in trial.user_attrs and trial.should_prune():
+            if GRID not in trial.user_attrs and trial.should_prune():
                 raise optuna.TrialPruned
         return tuning.distance(batches)
 
