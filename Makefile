@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint mlflow dag clean always
+.PHONY: help setup repro test fullsize lint mlflow dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -27,6 +27,9 @@ repro: setup ## run the study of the profile named in params.yaml: data, trainin
 
 test: setup ## run every test (WORKERS=2 processes); a skipped one prints its reason
 	@OMP_NUM_THREADS=1 .venv/bin/pytest -q -n $(WORKERS) --dist loadgroup
+
+fullsize: setup ## profile cifar10 with 16 pictures, full-size networks and random weights; seconds of each stage (minutes)
+	@DG_FULLSIZE=1 .venv/bin/pytest -q tests/test_fullsize.py
 
 lint: setup ## check style, formatting, types and the layers
 	@.venv/bin/ruff check .

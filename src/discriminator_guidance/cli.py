@@ -314,7 +314,7 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     from importlib import import_module
 
     from discriminator_guidance import tracking
-    from discriminator_guidance.config import load_config
+    from discriminator_guidance.config import listed_members, load_config
     from discriminator_guidance.progress import bar, notice, summary
 
     root = Path.cwd()
@@ -325,7 +325,7 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     from discriminator_guidance.stages.needed import refuse_missing
 
     layout = Layout(root, profile)
-    refuse_missing(settings, layout, word, choice.get("member"))
+    refuse_missing(settings, layout, word, {*listed_members(root), *choice.values()})
     name = "-".join([word, *choice.values()])
     tags = {"stage": word, "profile": profile, **choice}
     with tracking.run(

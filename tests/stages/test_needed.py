@@ -34,11 +34,17 @@ def test_a_file_is_missing_until_it_is_here_or_its_stage_has_used_it(tmp_path):
     assert list(missing_files(CIFAR10, layout)) == ["extractor.path", "fid_network.path"]
 
 
-def test_a_released_member_is_asked_for_when_it_runs(tmp_path):
+def test_a_released_member_is_asked_for_where_it_is_to_run_and_has_not_run(tmp_path):
     layout = Layout(tmp_path, "cifar10")
     assert list(missing_files(CIFAR10, layout, "d0")) == KEYS
     key = "discriminator.members.authors.path"
     assert missing_files(CIFAR10, layout, "authors")[key].endswith("discriminator_60.pt")
+    put(tmp_path, *(getattr(CIFAR10, word).path for word in ("real", "score", "extractor", "fid_network")))
+    refuse_missing(CIFAR10, layout, "fake", ["d0", "d1"])
+    with pytest.raises(InputError, match=r"none at \S+discriminator_60\.pt"):
+        refuse_missing(CIFAR10, layout, "fake", ["d0", "authors"])
+    put(tmp_path, layout.discriminator("authors") / "model.safetensors")
+    refuse_missing(CIFAR10, layout, "fake", ["d0", "authors"])
 
 
 def test_optional_files_are_asked_for_where_a_setting_names_them(tmp_path):
@@ -78,4 +84,4 @@ def test_a_profile_without_a_registry_does_not_send_anyone_to_fetch(tmp_path):
 def test_a_profile_that_needs_nothing_runs_everywhere(tmp_path):
     mini, layout = load_config("mini", PROJECT), Layout(tmp_path, "mini")
     for word in ("real", "score", "fake", "discriminator", "guided"):
-        refuse_missing(mini, layout, word, "d0" if word == "discriminator" else None)
+        refuse_missing(mini, layout, word, ["d0"])

@@ -1,6 +1,6 @@
 """The only reader of configuration: `configs/<profile>.yaml` as frozen, bounded, fully explicit types."""
 
-from discriminator_guidance.config.loading import load_config, load_tuned, parse_config
+from discriminator_guidance.config.loading import listed_members, load_config, load_tuned, parse_config
 from discriminator_guidance.config.promotion import promote
 from discriminator_guidance.config.sections import (
     Config,
@@ -29,6 +29,7 @@ __all__ = [
     "TrainedMember",
     "Tuned",
     "Variant",
+    "listed_members",
     "load_config",
     "load_tuned",
     "parse_config",

@@ -59,6 +59,24 @@ def load_tuned(profile: str, root: Path) -> Tuned | None:
     return parse(Tuned, read_yaml(path, shown), shown) if path.is_file() else None
 
 
+def listed_members(root: Path) -> tuple[str, ...]:
+    """The members that `dvc repro` builds.
+
+    Args:
+        root: the project folder.
+
+    Returns:
+        Names under `members` in params.yaml; none where there is no such list.
+
+    Raises:
+        ConfigError: params.yaml is not YAML.
+    """
+    path = root / "params.yaml"
+    data = read_yaml(path, path.name) if path.is_file() else None
+    members = data.get("members") if isinstance(data, Mapping) else None
+    return tuple(map(str, members)) if isinstance(members, list) else ()
+
+
 def parse_config(data: object, shown: str) -> Config:
     """Check a profile that is already a mapping.
 

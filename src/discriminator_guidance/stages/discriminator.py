@@ -28,6 +28,7 @@ from discriminator_guidance.stages.heads import (
     train_rows,
 )
 from discriminator_guidance.stages.networks import load_extractor
+from discriminator_guidance.stages.trained import released_file
 from discriminator_guidance.training.discriminator import (
     accuracy,
     grid_logits,
@@ -53,13 +54,15 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     Returns:
         Losses and accuracies.
     """
-    bench = open_bench(config, context)
     settings, layout = config.discriminator, context.layout
-    row = settings.members[member]
+    row, key = settings.members[member], f"discriminator.members.{member}.path"
+    if hasattr(row, "path"):
+        released_file(context, row.path, key)  # before the features of thousands of pictures are computed
+    bench = open_bench(config, context)
     history: list[Row] = []
     work: PartialWork | None = None
     if hasattr(row, "path"):
-        head = read_released_head(bench, row.path, f"discriminator.members.{member}.path").to(bench.compute.device)
+        head = read_released_head(bench, row.path, key).to(bench.compute.device)
     else:
         head, history, work = train_member(bench, member)
     test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def missing_files(config: Config, layout: Layout, member: str | None = None) -> 
     Args:
         config: a whole profile.
         layout: where files are.
-        member: the one that is to run; files of other released members are not asked for.
+        member: one that is to run; files of other released members are not asked for.
 
     Returns:
         Path by the setting that names it. A file whose stage has its result is not needed any more.
@@ -36,8 +37,9 @@ def missing_files(config: Config, layout: Layout, member: str | None = None) -> 
         ("evaluation.reference_statistics", config.evaluation.reference_statistics, layout.evaluation("edm")),
     ]
     row = config.discriminator.members.get(member) if member else None
-    if row is not None:
-        named.append((f"discriminator.members.{member}.path", getattr(row, "path", None), None))
+    if member and row is not None:
+        made = layout.discriminator(member) / "model.safetensors"
+        named.append((f"discriminator.members.{member}.path", getattr(row, "path", None), made))
     named += [
         ("discriminator.pretrained", config.discriminator.pretrained, layout.discriminator(name) / "model.safetensors")
         for name, row in config.discriminator.members.items()
@@ -50,19 +52,21 @@ def missing_files(config: Config, layout: Layout, member: str | None = None) -> 
     }
 
 
-def refuse_missing(config: Config, layout: Layout, word: str, member: str | None = None) -> None:
+def refuse_missing(config: Config, layout: Layout, word: str, members: Collection[str] = ()) -> None:
     """Stop before compute whose result could not be used for want of a file.
 
     Args:
         config: a whole profile.
         layout: where files are.
         word: the stage that is to run. One that only reads a file is stopped only for want of that file.
-        member: of stage `discriminator`.
+        members: that are to run, now or later; of the released ones the file is asked for.
 
     Raises:
         InputError: naming every file that is missing.
     """
-    missing = missing_files(config, layout, member)
+    missing = missing_files(config, layout)
+    for member in members:
+        missing |= missing_files(config, layout, member)
     own = [key for key in missing if key.startswith(f"{word}.")]
     reads = getattr(getattr(config, word), "source", None) in READS_A_FILE
     if not missing or word in AFTERWARDS or (reads and not own):

@@ -95,7 +95,9 @@ def _convert(settings: EdmScore, context: Context, shape: tuple[int, ...], class
             f"one {_kind(label_dim)}",
             "change score.path or cond",
         )
-    return save_released(context, "score", state, arguments, path)
+    with torch.device("meta"):
+        buffers = {name for name, _ in EDMPrecond(**arguments).named_buffers()}
+    return save_released(context, "score", state, arguments, path, buffers)
 
 
 def _classes(real: dict[str, np.ndarray]) -> int:

@@ -5,7 +5,7 @@ Weights that somebody else trained come with an empty curve, so that a stage has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,12 @@ def save_trained(
 
 
 def save_released(
-    context: Context, word: str, state: Mapping[str, Tensor], arguments: Mapping[str, Any], source: Path
+    context: Context,
+    word: str,
+    state: Mapping[str, Tensor],
+    arguments: Mapping[str, Any],
+    source: Path,
+    buffers: Collection[str] = (),
 ) -> StageResult:
     """Write `model.safetensors`, `model.json` and an empty `history.csv` for weights read from a released file.
 
@@ -75,6 +80,7 @@ def save_released(
         state: tensors by name.
         arguments: constructor arguments of their network.
         source: the released file.
+        buffers: names of tensors that are no parameters, so that the number printed is the published one.
 
     Returns:
         Name and sha256 of the file, and the number of parameters.
@@ -86,7 +92,7 @@ def save_released(
         summary={
             "source": source.name,
             "sha256": sha256(source),
-            "parameters": sum(tensor.numel() for tensor in state.values()),
+            "parameters": sum(tensor.numel() for name, tensor in state.items() if name not in buffers),
         },
         outputs=[folder / name for name in ("model.safetensors", "model.json", "history.csv")],
         weights=folder / "model.safetensors",

@@ -82,7 +82,7 @@ def grid_features(
     """
     image, index = grid_pairs(rows, times, times_per_image)
     time = quantile_grid(times, GRID_T_MIN).numpy()[index]
-    chunks = []
+    kept: Tensor | None = None
     for start in range(0, len(image), FEATURE_BATCH):
         part = slice(start, start + FEATURE_BATCH)
         chosen = images[torch.from_numpy(image[part]).to(images.device)]
@@ -91,11 +91,15 @@ def grid_features(
             images.device
         )
         t = torch.from_numpy(time[part]).to(images.device)
-        chunks.append(features(vp_noised(scaled(chosen), t, noise), t.float()))
+        found = features(vp_noised(scaled(chosen), t, noise), t.float())
+        # Room for all at once: joined afterwards, they would be there twice, and at full size they are gigabytes.
+        kept = found.new_empty(len(image), *found.shape[1:]) if kept is None else kept
+        kept[part] = found
+    assert kept is not None, "no validation or test images"
     t32 = torch.from_numpy(time).float().to(images.device)
     chosen = torch.from_numpy(image).to(labels.device)
     condition = None if classes is None else classes[chosen]
-    return GridFeatures(torch.cat(chunks), t32, time, labels[chosen], condition, image)
+    return GridFeatures(kept, t32, time, labels[chosen], condition, image)
 
 
 @torch.no_grad()
