@@ -26,7 +26,7 @@ class Machine:
 def test_the_call_that_prepares_does_not_count():
     machine = Machine(first_s=5.0, call_s=0.0, picture_s=0.01)
     rate = time_pictures(machine.run, 4, 64, 1.0, machine.clock)
-    assert machine.sizes == [1, 4]
+    assert machine.sizes == [1, 4, 4]
     assert rate.at_once == 4
     assert rate.seconds == pytest.approx(0.01)
 
@@ -43,7 +43,7 @@ def test_batches_grow_to_the_largest_and_repeat_within_the_time():
 def test_a_call_longer_than_the_time_is_made_all_the_same():
     machine = Machine(first_s=0.0, call_s=0.0, picture_s=7.0)
     assert time_pictures(machine.run, 1, 64, 1.0, machine.clock) == Rate(7.0, 1)
-    assert machine.sizes == [1, 1]
+    assert machine.sizes == [1, 1, 1]
 
 
 def test_first_size_follows_the_cost_of_a_picture():

@@ -51,12 +51,11 @@ def time_pictures(
         run: does it with so many pictures, and returns when it is done.
         start: first batch that is timed, after a call with one picture that prepares.
         most: largest batch.
-        budget_s: seconds; the first two calls are made in any case.
+        budget_s: seconds; the first three calls are made in any case.
         clock: seconds, from any origin.
 
     Returns:
-        The rate at the largest batch reached: the mean over its calls, without the first one, which also prepares,
-        if there are others.
+        The rate at the largest batch reached: the mean over its calls without the first one, which also prepares.
     """
     began = clock()
 
@@ -72,11 +71,11 @@ def time_pictures(
         bigger = min(most, GROWTH * size)
         if bigger > size and last * bigger / size <= left:
             size, repeated, last = bigger, [], timed(bigger)
-        elif last <= left:
+        elif last <= left or not repeated:
             last = timed(size)
             repeated.append(last)
         else:
-            return Rate((sum(repeated) / len(repeated) if repeated else last) / size, size)
+            return Rate(sum(repeated) / len(repeated) / size, size)
 
 
 def from_flops(
