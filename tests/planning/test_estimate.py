@@ -106,7 +106,7 @@ def test_evaluation_pays_for_its_libraries_and_report_and_real_for_a_start(trace
     runs = commands(Blueprints(mini(), DIGITS))
     by_name = {command.name: estimate(command, traces, speed(traces, runs)) for command in runs}
     assert by_name["evaluation-d0"].seconds == pytest.approx(5.0 + 1.0)
-    assert by_name["real"].seconds == 2.0
+    assert by_name["real"].seconds == 1.0
     assert by_name["report"].seconds > 2.0
 
 
