@@ -141,5 +141,6 @@ class Blueprints:
         settings = self.config.discriminator
         row = settings.members[member]
         if hasattr(row, "path"):
-            return {"model_channels": HEAD_WIDTH, "num_res_blocks": HEAD_DEPTH, "num_head_channels": HEAD_CHANNELS}
+            sizes = {"model_channels": HEAD_WIDTH, "num_res_blocks": HEAD_DEPTH, "num_head_channels": HEAD_CHANNELS}
+            return {**sizes, "dropout": 0.0}
         return (row.differs.network or settings.network).model_dump()
