@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from discriminator_guidance import cli
+
+from .stages.conftest import Study
+from .stages.released import classifier_file, edm_file, head_file
+from .stages.untrained import FEATURES, untrained_study
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -132,3 +139,93 @@ def test_help_names_every_stage(project):
         "plan",
     ):
         assert word in done.stdout
+
+
+RELEASED = {
+    "score": {"score": {"source": "edm", "path": "released"}},
+    "extractor": {"extractor": {"source": "adm", "path": "released"}},
+    "member": {"discriminator": {"members": {"d0": {"path": "released"}}}},
+    "start": {"discriminator": {"init": "pretrained", "pretrained": "released"}},
+}
+
+
+def write_released(kind: str, path: Path, fits: bool) -> None:
+    """A released file of the kind that a setting names, or one of other pictures or feature maps."""
+    if kind == "score":
+        edm_file(path, img_resolution=8 if fits else 16)
+    elif kind == "extractor":
+        classifier_file(path, image_size=8 if fits else 16)
+    else:
+        head_file(path, FEATURES if fits else (16, 4, 4))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """A project with a profile `tiny` and the results of the early stages."""
+    return untrained_study(tmp_path)
+
+
+def run_in(study: Study, monkeypatch, *arguments: str) -> int:
+    path = study.root / "configs" / "tiny.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(study.settings).replace("Infinity", ".inf"))
+    monkeypatch.chdir(study.root)
+    monkeypatch.setenv("DGUIDE_TRACKING", "off")
+    monkeypatch.setattr(sys, "argv", ["dguide", *arguments, "--profile", "tiny"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def changed(study: Study, kind: str) -> list[str]:
+    """Change the settings of a study to those of a released file, and give the command that reads it."""
+    ((section, settings),) = RELEASED[kind].items()
+    if section in ("score", "extractor"):
+        study.settings[section] = settings
+        return [section]
+    members = study.settings["discriminator"]["members"] | settings.get("members", {})
+    study.settings["discriminator"] |= settings | {"members": members}
+    return ["discriminator", "--member", "d0"]
+
+
+def files(study: Study) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in study.root.rglob("*") if path.is_file() and path.suffix != ".yaml"}
+
+
+@pytest.mark.parametrize("fault", ["missing", "damaged", "of another shape"])
+@pytest.mark.parametrize("kind", RELEASED)
+def test_a_released_file_that_cannot_be_used_is_one_line_and_leaves_nothing(study, monkeypatch, capfd, kind, fault):
+    command = changed(study, kind)
+    if fault != "missing":
+        write_released(kind, study.root / "released", fits=fault == "damaged")
+    if fault == "damaged":
+        path = study.root / "released"
+        path.write_bytes(path.read_bytes()[:1000])
+    before = files(study)
+    assert run_in(study, monkeypatch, *command) == 2
+    shown = capfd.readouterr()
+    (line,) = shown.err.strip().splitlines()
+    assert line.startswith("error: expected ")
+    assert "released" in line
+    assert shown.out == ""
+    assert files(study) == before
+
+
+@pytest.mark.parametrize("kind", RELEASED)
+def test_a_released_file_that_fits_is_used(study, monkeypatch, kind):
+    command = changed(study, kind)
+    write_released(kind, study.root / "released", fits=True)
+    assert run_in(study, monkeypatch, *command) == 0
+
+
+def test_cuda_on_a_machine_without_it_is_one_line(study, monkeypatch, capfd):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    study.settings["runtime"]["device"] = "cuda"
+    before = files(study)
+    for command in (["score"], ["fake"], ["discriminator", "--member", "d0"], ["guided", "--variant", "edm"]):
+        assert run_in(study, monkeypatch, *command) == 2
+        (line,) = capfd.readouterr().err.strip().splitlines()
+        assert "a CUDA device, as runtime.device says; got none; choose runtime.device: auto or cpu" in line
+    assert files(study) == before

@@ -161,6 +161,71 @@ def test_possible_sources(changes):
     assert real.note == changes.get("note")
 
 
+def discriminators(**changes: object) -> dict:
+    """The section with changes; a member's name stands for its differences."""
+    section = copy.deepcopy(MINI["discriminator"])
+    for key, value in changes.items():
+        if key in section["members"]:
+            section["members"][key]["differs"] = value
+        else:
+            section[key] = value
+    return section
+
+
+WIDE = {"model_channels": 96, "num_res_blocks": 2, "num_head_channels": 24, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"init": "pretrained"}, "needs the path of a discriminator under pretrained"),
+        ({"d3": {"init": "pretrained"}}, "needs the path of a discriminator under pretrained"),
+        ({"checkpoint": 55}, "checkpoint 55 must not exceed the 40 epochs of d1"),
+        ({"d2": {"checkpoint": 41}}, "checkpoint 41 must not exceed the 40 epochs of d2"),
+        ({"init": "sequential", "d2": {"network": WIDE}}, "d2 goes on from d1 and needs its network"),
+        ({"d2": {"init": "sequential"}, "d1": {"network": WIDE}}, "d2 goes on from d1 and needs its network"),
+        ({"bagging": 1.5}, "less than or equal to 1"),
+        ({"d0": {"bagging": 0}}, "greater than 0"),
+        ({"label_smoothing": 0.5}, "less than 0.5"),
+        ({"d0": {"smoothing": 0.1}}, "spelling"),
+    ],
+)
+def test_impossible_members_are_one_line(changes, remedy):
+    with pytest.raises(ConfigError, match=r"configs/x\.yaml") as caught:
+        parse_config(changed("discriminator", discriminators(**changes)), "configs/x.yaml")
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"init": "sequential", "d0": {"network": WIDE}, "d1": {"init": "fresh"}},
+        {"init": "sequential", "network": WIDE, "d0": {"network": WIDE}},
+        {"checkpoint": 35, "d0": {"checkpoint": 55}, "d5": {"checkpoint": "best"}},
+        {"d0": {"init": "pretrained", "bagging": 1.0}, "pretrained": "head.pt"},
+    ],
+)
+def test_possible_members(changes):
+    assert parse_config(changed("discriminator", discriminators(**changes)), "configs/x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("start", "free"), [(999_990, True), (999_991, False), (1_001_500, False), (1_002_999, False), (1_003_000, True)]
+)
+@pytest.mark.parametrize("other", ["fake", "study.tuning"])
+def test_no_range_of_guided_samples_is_drawn_elsewhere(other, start, free):
+    """Three ranges of 1,000 from 1,000,000 on, and ten samples of another use."""
+    data = changed("guided.ranges", 3)
+    section = data["fake"] if other == "fake" else data["study"]["tuning"]
+    section |= {"seed": data["guided"]["seed"], "seed_start": start, "images": 10}
+    if free:
+        assert parse_config(data, "configs/x.yaml")
+    else:
+        with pytest.raises(ConfigError, match=f"{other}.* draw the same sample indices; move "):
+            parse_config(data, "configs/x.yaml")
+
+
 @pytest.mark.parametrize(
     "key", ["runtime", "real.note", "sampler.steps", "discriminator.members.d3.weight_decay", "report.dpi"]
 )

@@ -101,3 +101,25 @@ def test_a_missing_evaluation_is_named(study: Study, tmp_path):
     again.layout.evaluation("d0").unlink()
     with pytest.raises(InputError, match=r"evaluation/d0\.json"):
         again.run("report")
+
+
+def test_a_member_that_went_on_from_other_settings_is_not_reported(study: Study, tmp_path):
+    """DVC knows a member's own row alone: it keeps d1 when d0, from which it goes on, has changed."""
+    import shutil
+
+    from discriminator_guidance.stages.chain import predecessors_hash
+
+    study.ensure("report")
+    again = Study(tmp_path / "again")
+    shutil.copytree(study.root, again.root)
+    again.settings["discriminator"]["members"]["d1"] |= {"differs": {"init": "sequential"}}
+    with pytest.raises(InputError, match=r"d1 that goes on from d0 .*dvc repro -f -s discriminator@tiny-d1") as caught:
+        again.run("report")
+    assert "\n" not in str(caught.value)
+    path = again.layout.discriminator_reports / "d1" / "metrics.json"
+    recorded = json.loads(path.read_text()) | {"predecessors_hash": predecessors_hash(again.config.discriminator, "d1")}
+    path.write_text(json.dumps(recorded))
+    again.run("report")
+    again.settings["discriminator"]["members"]["d0"]["learning_rate"] *= 2
+    with pytest.raises(InputError, match="when the members before it had other settings"):
+        again.run("report")

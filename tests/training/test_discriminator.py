@@ -206,6 +206,69 @@ def test_divergence_names_the_epoch_and_keeps_the_last_checkpoint(monkeypatch):
     assert memory.saves == 1  # after the second epoch
 
 
+def test_a_validation_loss_that_is_not_finite_stops_with_the_epoch(monkeypatch):
+    from discriminator_guidance.training import discriminator
+
+    original, calls = discriminator.grid_logits, 0
+
+    def broken_in_the_third_epoch(head, grid, compute):
+        nonlocal calls
+        calls += 1
+        return original(head, grid, compute) * (float("nan") if calls == 3 else 1)
+
+    monkeypatch.setattr(discriminator, "grid_logits", broken_in_the_third_epoch)
+    memory = Memory()
+    with pytest.raises(DivergenceError, match="a finite validation loss; got nan in epoch 3"):
+        run(settings(checkpoint="best"), memory)
+    assert memory.saves == 1
+
+
+def test_smoothing_moves_the_targets_of_training_and_not_those_of_validation(monkeypatch):
+    from discriminator_guidance.training import discriminator
+
+    original, targets = discriminator.binary_cross_entropy, []
+
+    def spy(logits, target):
+        targets.append(target)
+        return original(logits, target)
+
+    monkeypatch.setattr(discriminator, "binary_cross_entropy", spy)
+    run(settings(epochs=1, label_smoothing=0.2))
+    *training, validation = targets
+    assert sorted(torch.cat(training).tolist()) == pytest.approx([0.2] * 200 + [0.8] * 200)
+    assert set(validation.tolist()) == {0.0, 1.0}
+
+
+def test_a_conditional_head_is_given_the_class_of_each_picture(monkeypatch):
+    from discriminator_guidance.training import discriminator
+
+    original, drawn, given = discriminator.draw_noised, [], []
+
+    def spy(images, *rest):
+        drawn.extend(images[:, 0, 0, 0].tolist())
+        return original(images, *rest)
+
+    class Conditional(Head):
+        def forward(self, features, t, classes):
+            if self.training:
+                given.extend(classes.tolist())
+            return super().forward(features, t)
+
+    monkeypatch.setattr(discriminator, "draw_noised", spy)
+    _, labels = pictures()
+    classes = torch.arange(400) % 10
+    images = classes.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2)  # a picture shows its class
+    grid = grid_features(features, images, labels, classes, ROWS, 4, 2, seed=0)
+    assert grid.classes.tolist() == classes[torch.from_numpy(grid.image)].tolist()
+    at_once = BatchSize(20, lambda line: None)
+    train_discriminator(
+        features, Conditional(), images, labels, classes, ROWS, grid, settings(epochs=1), CPU, at_once, Memory(),
+        lambda n: None, lambda s, r: None,
+    )  # fmt: skip
+    assert len(given) == 400
+    assert given == drawn
+
+
 def test_accuracy_counts_a_tie_as_real():
     assert accuracy(torch.tensor([0.0, -1.0]), torch.tensor([1.0, 0.0])) == 1.0
     assert accuracy(torch.tensor([0.0, -1.0]), torch.tensor([0.0, 1.0])) == 0.0
