@@ -22,14 +22,35 @@ Weights = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def read_edm(path: Path) -> Weights:
-    """Tensors by name and EDMPrecond's arguments from an EDM `.pkl`; InputError unless they fit each other."""
+    """Read an EDM checkpoint without executing anything in it.
+
+    Args:
+        path: of the `.pkl`.
+
+    Returns:
+        Tensors by name, and EDMPrecond's arguments.
+
+    Raises:
+        InputError: the two do not fit each other.
+    """
     state, arguments = read_edm_pickle(path)
     _check(EDMPrecond, state, arguments, f"an EDM checkpoint in {path}")
     return state, arguments
 
 
 def read_adm(path: Path, num_head_channels: int = 64) -> Weights:
-    """Tensors by name and EncoderUNet's arguments from an ADM or DG `.pt`; InputError unless they fit each other."""
+    """Read a classifier or discriminator head without executing anything in it.
+
+    Args:
+        path: of the `.pt`.
+        num_head_channels: channels an attention head, which shapes do not tell.
+
+    Returns:
+        Tensors by name, and EncoderUNet's arguments.
+
+    Raises:
+        InputError: the two do not fit each other.
+    """
     what = f"a state dict in {path}"
     state = read_adm_checkpoint(path)
     arguments = derive_arguments(state, what, num_head_channels)
@@ -38,7 +59,18 @@ def read_adm(path: Path, num_head_channels: int = 64) -> Weights:
 
 
 def read_inception(path: Path, digest: str | None) -> dict[str, Tensor]:
-    """Tensors by name of torch-fidelity's Inception; InputError unless the file is the one of that sha256."""
+    """Read torch-fidelity's Inception.
+
+    Args:
+        path: of the `.pth`.
+        digest: its sha256; None takes any file.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        InputError: it is another file.
+    """
     if digest is not None and (met := sha256(path)) != digest:
         raise InputError(f"sha256 {digest} of {path}", met, "get the file again, or mend fid_network.sha256")
     return read_adm_checkpoint(path)

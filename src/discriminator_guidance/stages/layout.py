@@ -29,15 +29,36 @@ class Layout:
         return self.root / "data" / self.profile / "fake"
 
     def guided(self, variant: str) -> Path:
-        """samples.npz and trajectory.npz of a variant."""
+        """samples.npz and trajectory.npz of a variant.
+
+        Args:
+            variant: its name.
+
+        Returns:
+            The folder.
+        """
         return self.root / "data" / self.profile / "guided" / variant
 
     def model(self, word: str) -> Path:
-        """Weights of `score`, `extractor` or `fid_network`."""
+        """Weights of `score`, `extractor` or `fid_network`.
+
+        Args:
+            word: the stage.
+
+        Returns:
+            The folder.
+        """
         return self.root / "models" / self.profile / word
 
     def discriminator(self, member: str) -> Path:
-        """Weights and test logits of a member."""
+        """Weights and test logits of a member.
+
+        Args:
+            member: its name.
+
+        Returns:
+            The folder.
+        """
         return self.root / "models" / self.profile / "discriminator" / member
 
     @property
@@ -56,11 +77,25 @@ class Layout:
         return self.root / "reports" / self.profile
 
     def evaluation(self, variant: str) -> Path:
-        """The JSON of a variant."""
+        """The JSON of a variant.
+
+        Args:
+            variant: its name.
+
+        Returns:
+            The file.
+        """
         return self.report / "evaluation" / f"{variant}.json"
 
     def influence(self, variant: str) -> Path:
-        """How much each picture of a variant pulls on its Frechet distance."""
+        """How much each picture of a variant pulls on its Frechet distance.
+
+        Args:
+            variant: its name.
+
+        Returns:
+            The file.
+        """
         return self.root / "data" / self.profile / "evaluation" / variant / "influence.npz"
 
     @property

@@ -20,25 +20,58 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
-    """The trained score network, in evaluation mode, without gradients."""
+    """The trained score network, in evaluation mode, without gradients.
+
+    Args:
+        layout: where files are.
+        compute: the device it goes to.
+
+    Returns:
+        The network.
+    """
     state, arguments = load_weights(layout.model("score"), "score")
     return _ready(EDMPrecond(**arguments), state, "score", compute)
 
 
 def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
-    """The frozen feature extractor."""
+    """The frozen feature extractor.
+
+    Args:
+        layout: where files are.
+        compute: the device it goes to.
+
+    Returns:
+        The network, in evaluation mode, without gradients.
+    """
     state, arguments = load_weights(layout.model("extractor"), "extractor")
     return _ready(EncoderUNet(**arguments), state, "extractor", compute)
 
 
 def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
-    """The head of one discriminator."""
+    """The head of one discriminator.
+
+    Args:
+        layout: where files are.
+        member: its name.
+        compute: the device it goes to.
+
+    Returns:
+        The network, in evaluation mode, without gradients.
+    """
     state, arguments = load_weights(layout.discriminator(member), "discriminator")
     return _ready(EncoderUNet(**arguments), state, "discriminator", compute)
 
 
 def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | InceptionFeatures:
-    """The network whose `features` of pictures in [-1, 1] define the Frechet distance."""
+    """The network whose `features` of pictures in [-1, 1] define the Frechet distance.
+
+    Args:
+        layout: where files are.
+        compute: the device it goes to.
+
+    Returns:
+        The network, in evaluation mode, without gradients.
+    """
     state, arguments = load_weights(layout.model("fid_network"), "fid_network")
     if arguments == INCEPTION_ARGUMENTS:
         return InceptionFeatures(state).to(compute.device).eval().requires_grad_(False)

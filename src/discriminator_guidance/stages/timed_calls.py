@@ -95,7 +95,14 @@ class TimedCalls:
         return self.blueprints.extractor().to(self.sampling.device).eval().requires_grad_(False)
 
     def head(self, name: str) -> EncoderUNet:
-        """The head of a member, to be trained."""
+        """The head of a member, to be trained.
+
+        Args:
+            name: of the member.
+
+        Returns:
+            The network, at its random start.
+        """
         if name not in self._heads:
             made = self.blueprints.head(name, self.extractor.feature_shape)
             self._heads[name] = made.to(self.sampling.device)

@@ -24,10 +24,18 @@ class Checkpoints(Protocol):
     """Where a training run keeps its last resumable state."""
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None at the beginning."""
+        """Read the last state.
+
+        Returns:
+            What was last given to `save`, or None at the beginning.
+        """
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the last state."""
+        """Replace the last state.
+
+        Args:
+            state: tensors and plain values, nested in dictionaries and lists.
+        """
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,14 @@ class Schedule:
     checkpoint_every: int
 
     def rate(self, iteration: int) -> float:
-        """The learning rate of an iteration (from 0), relative to the start."""
+        """The learning rate of an iteration, relative to the start.
+
+        Args:
+            iteration: from 0.
+
+        Returns:
+            In (0, 1].
+        """
         left = self.iterations - iteration
         return min(1.0, left / max(1.0, self.decay_fraction * self.iterations))
 
