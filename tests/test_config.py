@@ -161,15 +161,16 @@ def test_possible_sources(changes):
     assert real.note == changes.get("note")
 
 
-def discriminators(**changes: object) -> dict:
-    """The section with changes; a member's name stands for its differences."""
-    section = copy.deepcopy(MINI["discriminator"])
+def with_discriminators(**changes: object) -> dict:
+    """The profile with changes of that section; a member's name stands for its differences."""
+    data = changed("factorial.members", ["d4", "d5"])  # which wants members without peculiarities
+    section = data["discriminator"]
     for key, value in changes.items():
         if key in section["members"]:
             section["members"][key]["differs"] = value
         else:
             section[key] = value
-    return section
+    return data
 
 
 WIDE = {"model_channels": 96, "num_res_blocks": 2, "num_head_channels": 24, "dropout": 0.0}
@@ -192,7 +193,7 @@ WIDE = {"model_channels": 96, "num_res_blocks": 2, "num_head_channels": 24, "dro
 )
 def test_impossible_members_are_one_line(changes, remedy):
     with pytest.raises(ConfigError, match=r"configs/x\.yaml") as caught:
-        parse_config(changed("discriminator", discriminators(**changes)), "configs/x.yaml")
+        parse_config(with_discriminators(**changes), "configs/x.yaml")
     assert remedy in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -207,7 +208,7 @@ def test_impossible_members_are_one_line(changes, remedy):
     ],
 )
 def test_possible_members(changes):
-    assert parse_config(changed("discriminator", discriminators(**changes)), "configs/x.yaml")
+    assert parse_config(with_discriminators(**changes), "configs/x.yaml")
 
 
 @pytest.mark.parametrize(
@@ -217,6 +218,7 @@ def test_possible_members(changes):
 def test_no_range_of_guided_samples_is_drawn_elsewhere(other, start, free):
     """Three ranges of 1,000 from 1,000,000 on, and ten samples of another use."""
     data = changed("guided.ranges", 3)
+    data["factorial"]["training_images"] = 10
     section = data["fake"] if other == "fake" else data["study"]["tuning"]
     section |= {"seed": data["guided"]["seed"], "seed_start": start, "images": 10}
     if free:

@@ -62,6 +62,14 @@ def tiny_settings() -> dict[str, Any]:
     return data
 
 
+def spare_members(settings: dict[str, Any]) -> None:
+    """Add members for the section `factorial`, which wants two without peculiarities, so that the others are free."""
+    members = settings["discriminator"]["members"]
+    for name, seed in (("plain0", 200), ("plain1", 201)):
+        members[name] = {key: value for key, value in members["d0"].items() if key != "differs"} | {"seed": seed}
+    settings["factorial"]["members"] = ["plain0", "plain1"]
+
+
 @dataclass
 class Study:
     """A project folder with whatever stages were run in it."""

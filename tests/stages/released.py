@@ -9,7 +9,7 @@ import torch
 from discriminator_guidance.networks.adm import EncoderUNet, build_head, create_classifier
 from tests.artifacts import lookalike
 
-from .conftest import Study
+from .conftest import Study, spare_members
 
 EDM = {**lookalike.DDPMPP, "img_resolution": 8, "img_channels": 1}
 FEATURES = (64, 8, 8)  # of the classifier below; its attention heads have 64 channels, as all released ones
@@ -63,6 +63,7 @@ def released_study(root: Path, cond: bool) -> Study:
     members = settings["discriminator"]["members"]
     settings["discriminator"] |= {"images": 40, "batch_size": 16}
     settings["discriminator"]["members"] = {"d0": members["d0"] | {"epochs": 2}, "authors": {"path": "head.pt"}}
+    spare_members(settings)
     variants = settings["guided"]["variants"]
     settings["guided"]["variants"] = {
         "edm": variants["edm"],

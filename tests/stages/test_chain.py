@@ -8,7 +8,7 @@ from discriminator_guidance.config import parse_config
 from discriminator_guidance.config.sections import Discriminator
 from discriminator_guidance.stages.chain import of_member, predecessor, predecessors_hash
 
-from .conftest import tiny_settings
+from .conftest import spare_members, tiny_settings
 
 
 def section(init: str = "sequential", **differs: dict | None) -> Discriminator:
@@ -19,7 +19,9 @@ def section(init: str = "sequential", **differs: dict | None) -> Discriminator:
         name: {"path": "head.pt"} if own is None else row | {"seed": seed, "differs": own}
         for seed, (name, own) in enumerate(differs.items())
     }
-    settings["discriminator"] |= {"init": init, "pretrained": "head.pt", "members": members}
+    spare_members(settings)
+    spare = {name: settings["discriminator"]["members"][name] for name in settings["factorial"]["members"]}
+    settings["discriminator"] |= {"init": init, "pretrained": "head.pt", "members": members | spare}
     settings["guided"]["variants"] = {"edm": settings["guided"]["variants"]["edm"]}
     return parse_config(settings, "configs/tiny.yaml").discriminator
 

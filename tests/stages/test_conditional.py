@@ -48,6 +48,7 @@ def test_fakes_keep_their_classes_whatever_the_batch_and_shard(tiny):
     with np.load(tiny.layout.fake / "samples.npz") as archive:
         whole = dict(archive)
     assert whole["labels"].tolist() == draw_classes(tiny.config.fake.seed, range(40), 10).tolist()
+    tiny.settings["factorial"]["training_images"] = 10
     tiny.settings["fake"] |= {"images": 11, "seed_start": 20, "batch_size": 5, "shard_size": 7}
     tiny.run("fake")
     with np.load(tiny.layout.fake / "samples.npz") as archive:

@@ -14,7 +14,7 @@ from discriminator_guidance.stages import heads
 from discriminator_guidance.stages.discriminator import open_bench
 from discriminator_guidance.stages.heads import grid, member_settings, train_rows
 
-from .conftest import Study
+from .conftest import Study, spare_members
 from .released import head_file
 from .untrained import FEATURES, equal, untrained_study, weights
 
@@ -60,7 +60,8 @@ def metrics(study: Study, member: str) -> dict:
 def chain(study: Study, **changes) -> Study:
     """Make it a study of d0, d1 and d2 that go on from each other."""
     rows = study.settings["discriminator"]["members"]
-    rows |= {"d2": rows["d1"] | {"seed": 102}}
+    study.settings["discriminator"]["members"] = {"d0": rows["d0"], "d1": rows["d1"], "d2": rows["d1"] | {"seed": 102}}
+    spare_members(study.settings)
     study.settings["discriminator"] |= {"init": "sequential", "checkpoint": 1} | changes
     return study
 

@@ -112,7 +112,7 @@ def test_a_member_that_went_on_from_other_settings_is_not_reported(study: Study,
     study.ensure("report")
     again = Study(tmp_path / "again")
     shutil.copytree(study.root, again.root)
-    again.settings["discriminator"]["members"]["d1"] |= {"differs": {"init": "sequential"}}
+    again.settings["discriminator"]["init"] = "sequential"
     with pytest.raises(InputError, match=r"d1 that goes on from d0 .*dvc repro -f -s discriminator@tiny-d1") as caught:
         again.run("report")
     assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from discriminator_guidance.artifacts.weights import save_weights
 from discriminator_guidance.networks.adm import build_extractor, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
 
-from .conftest import Study
+from .conftest import Study, spare_members
 
 IMAGES = 40  # of each kind
 FEATURES = (8, 4, 4)  # of the extractor
@@ -30,6 +30,7 @@ def untrained_study(root: Path, cond: bool = False) -> Study:
     settings["discriminator"] |= {"batch_size": 16, "checkpoint_every": 2}
     for row in settings["discriminator"]["members"].values():
         row["epochs"] = 3
+    spare_members(settings)
     rng = np.random.default_rng(0)
     for path, low in [(study.layout.real / "train.npz", 100), (study.layout.fake / "samples.npz", 0)]:
         images = rng.integers(low, low + 150, (IMAGES, 8, 8, 1)).astype(np.uint8)
