@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.report.gather import ReportInputs
 from discriminator_guidance.report.page import build_report, typeset
-from tests.report.conftest import VARIANTS, Maker
+from tests.report.conftest import PROJECT, VARIANTS, Maker
 
 FIGURES = {"fig1.png", "fig2.png", "fig3.png", "fid.png", "calibration.png", "guidance.png"}
 
@@ -152,6 +153,16 @@ def test_colour_pictures_are_drawn(make_inputs: Maker) -> None:
     inputs = make_inputs(channels=3)
     build_report(inputs)
     assert (inputs.destination / "figures" / "fig1.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("profile", ["cifar10", "cifar10-cond"])
+def test_networks_of_others_of_which_the_profile_names_only_the_file(make_inputs: Maker, profile: str) -> None:
+    settings = load_config(profile, PROJECT).model_dump()
+    inputs = make_inputs(variants=(*VARIANTS, "authors"), channels=3, settings=settings)
+    build_report(inputs)
+    assert {path.name for path in (inputs.destination / "figures").iterdir()} == FIGURES
+    table = (inputs.destination / "tables" / "table3.md").read_text()
+    assert "| EDM-G++ (authors' discriminator) | AUTHORS alone |" in table
 
 
 @pytest.mark.parametrize(

@@ -110,12 +110,15 @@ def test_every_range_is_shown_and_none_is_chosen(make_inputs: Maker) -> None:
     assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
-@pytest.mark.parametrize(("images", "comparable"), [(50_000, True), (16, False)])
+@pytest.mark.parametrize(
+    ("images", "cond", "comparable"), [(50_000, False, True), (16, False, False), (50_000, True, False)]
+)
 def test_published_numbers_are_compared_only_with_their_own_kind(
-    make_inputs: Maker, images: int, comparable: bool
+    make_inputs: Maker, images: int, cond: bool, comparable: bool
 ) -> None:
     inputs = make_inputs(changes={name: {"fid_network": "inception", "n": images} for name in VARIANTS})
     inputs.settings["real"]["source"] = "cifar10"
+    inputs.settings["cond"] = cond
     data = dataclasses.replace(gather(inputs), real=np.zeros((1, 32, 32, 3), np.uint8))
     assert ("of one kind" in result_table(data).notes[0]) is comparable
     assert ("not comparable" in result_table(data).notes[0]) is not comparable

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORWARD_NOISE_SEED = 0  # the forward row's noise is a drawing, no result depends on it
+RELEASED_SIGMA_DATA = 0.5  # of EDM's networks, whose profile names only their file
 LEVELS = 8
 BETA_MIN, BETA_MAX = 0.1, 20.0
 
@@ -68,7 +69,7 @@ def process_figure(data: ReportData) -> Picture | None:
     """Fig. 1: noising a real image, one sample's way back with and without guidance, and their difference."""
     edm = data.trajectories[REFERENCE]
     guided = next((name for name in data.trajectories if data.variant(name)["members"]), None)
-    sigma_data = float(data.settings["score"]["sigma_data"])
+    sigma_data = float(data.settings["score"].get("sigma_data", RELEASED_SIGMA_DATA))
     chosen = np.unique(np.linspace(0, len(edm.sigma) - 1, LEVELS).round().astype(int))[::-1]
     sigmas = edm.sigma[chosen]
     real = data.real[0].astype(np.float64) / 127.5 - 1

@@ -200,12 +200,13 @@ def result_table(data: ReportData) -> Table:
 def _comparability(data: ReportData) -> str:
     reference, size, source = data.reference, data.real.shape[1], data.settings["real"]["source"]
     published = f"Published: {STUDY_DATA}, 32x32, {count(STUDY_IMAGES)} samples, Inception features."
+    classes = " with classes" if data.settings["cond"] else ""
     ours = (
-        f"Ours: {source}, {size}x{size}, {samples_text(reference)} samples, {reference['steps']} steps, "
+        f"Ours: {source}{classes}, {size}x{size}, {samples_text(reference)} samples, {reference['steps']} steps, "
         f"{network_name(data.fid_network)} features, {reference_text(reference)}."
     )
     same = (data.fid_network, source, size, reference["n"]) == (INCEPTION, STUDY_DATA, 32, STUDY_IMAGES)
-    if same:
+    if same and not data.settings["cond"]:
         return f"Published values and ours are of one kind; an interval is known for ours alone. {published} {ours}"
     return (
         f"Published values and ours are not comparable numbers. {published} {ours} Compare the direction of effects "
