@@ -206,6 +206,40 @@ def plan(
 
 
 @app.command()
+def benchmark(
+    profile: Annotated[
+        str, typer.Option(help="Name of a file in configs/; its networks get random weights.")
+    ] = "cifar10",
+    file: Annotated[Path | None, typer.Option("--json", help="Where to write the table.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long this machine is timed, about.")] = 120.0,
+) -> None:
+    """Time this project against the plain way of computing and against the machine, in one process."""
+    from discriminator_guidance.artifacts.files import write_json
+    from discriminator_guidance.benchmark.groups import as_json, printed
+    from discriminator_guidance.benchmark.run import GROUPS
+    from discriminator_guidance.benchmark.run import benchmark as timed
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import bar, notice
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.layout import Layout
+    from discriminator_guidance.stages.plan import study_pictures
+
+    root = Path.cwd()
+    settings = load_config(profile, root)
+    context = Context(Layout(root, profile), bar, lambda step, values: None, notice)
+    pictures, _ = study_pictures(settings, context)
+    with bar("timing", GROUPS, "groups") as advance:
+        rows, peaks = timed(settings, pictures, seconds, advance)
+    show(f"profile {profile}: seconds of a call, median (shortest-longest)", printed(rows))
+    show("peaks", [{"operation": name, "GFLOP/s": f"{rate / 1e9:.3g}"} for name, rate in peaks.items()])
+    conditions = rows[0].conditions
+    typer.echo(", ".join(f"{key} {value}" for key, value in conditions.items()))
+    if file is not None:
+        write_json(file, as_json(rows))
+
+
+@app.command()
 def config(profile: Profile) -> None:
     """Check a profile without running anything."""
     from discriminator_guidance.config import load_config
