@@ -127,12 +127,12 @@ def lost(study: optuna.Study, heartbeat: bool) -> list[FrozenTrial]:
         Failed trials, by number.
     """
     trials = study.get_trials(deepcopy=False)
-    retried = _retried(trials)
+    again = retried(trials)
     return [
         trial
         for trial in trials
         if trial.state == TrialState.FAIL
-        and trial.number not in retried
+        and trial.number not in again
         and len(attempts(trial)) < MAX_RETRY
         and (trial.user_attrs.get(INTERRUPTED) or not (heartbeat or trial.user_attrs.get(REASON)))
     ]
@@ -149,7 +149,7 @@ def settled(study: optuna.Study, heartbeat: bool) -> list[FrozenTrial]:
         Trials, by number.
     """
     trials = study.get_trials(deepcopy=False)
-    again = _retried(trials) | {trial.number for trial in lost(study, heartbeat)}
+    again = retried(trials) | {trial.number for trial in lost(study, heartbeat)}
     return [trial for trial in trials if trial.state.is_finished() and trial.number not in again]
 
 
@@ -166,5 +166,13 @@ def attempts(trial: FrozenTrial) -> list[int]:
     return numbers
 
 
-def _retried(trials: Sequence[FrozenTrial]) -> set[int]:
+def retried(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Trials whose parameters were enqueued again.
+
+    Args:
+        trials: all of a study.
+
+    Returns:
+        Their numbers.
+    """
     return {number for trial in trials for number in attempts(trial)}

@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from discriminator_guidance.errors import DivergenceError, InputError, UserError
-from discriminator_guidance.studies.liveness import INTERRUPTED, REASON, WORKER, Crew, recover, settled
+from discriminator_guidance.studies.liveness import INTERRUPTED, REASON, WORKER, Crew, recover, retried, settled
 from discriminator_guidance.studies.storage import StudyPlan, mend_journal, open_study
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Enqueued:
 
 def run_study(
     plan: StudyPlan,
-    trials: int,
+    trials: int | None,
     workers: int,
     objective_factory: ObjectiveFactory,
     enqueue: Sequence[Enqueued],
@@ -62,7 +62,8 @@ def run_study(
 
     Args:
         plan: the study.
-        trials: how many there shall be at the end: complete, pruned or failed for good.
+        trials: how many there shall be at the end: complete, pruned or failed for good; None: those that were ever
+            enqueued, so that nothing is searched.
         workers: processes.
         objective_factory: () -> (trial -> value or values); can be pickled, e.g. a `functools.partial` of a function
             that stands at the top of its module.
@@ -90,6 +91,8 @@ def run_study(
         for one in enqueue:
             study.enqueue_trial(dict(one.params), user_attrs=dict(one.attrs), skip_if_exists=True)
         begun = len(study.trials)
+        if trials is None:
+            trials = begun - len(retried(study.trials))
     team = _Team(plan, trials, workers, objective_factory, begun)
     with bar(plan.name, trials, "trials") as advance:
         _follow(study, crew, team, advance, notice, on_finished)
