@@ -104,7 +104,8 @@ def recover(study: optuna.Study, crew: Crew) -> list[int]:
         Numbers of the trials that are tried again.
     """
     if crew.heartbeat:
-        fail_stale_trials(study)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            fail_stale_trials(study)
     else:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not crew.lives(trial.user_attrs.get(WORKER)):

@@ -143,7 +143,8 @@ def work(plan: StudyPlan, trials: int, objective: Objective, sampler: BaseSample
             crew.claim.acquire()
             try:
                 recover(study, crew)
-                done, running = len(settled(study, crew.heartbeat)), _running(study)
+                # Running ones are counted first: one that ends in between is then counted twice and not left out.
+                running, done = _running(study), len(settled(study, crew.heartbeat))
                 if done < trials and done + running < trials:
                     # The trial is signed before the claim is let go: one that runs without a name has no worker.
                     signed = _Signed(objective, crew, {WORKER: name, **attrs})
