@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from discriminator_guidance.cli_study import study
 from discriminator_guidance.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 convert = typer.Typer(help="Turn released checkpoints into safetensors and JSON.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
+app.add_typer(study, name="study")
 Profile = Annotated[str, typer.Option(help="Name of a file in configs/.")]
 Member = Annotated[str, typer.Option(help="A row of discriminator.members.")]
 Variant = Annotated[str, typer.Option(help="A row of guided.variants.")]
@@ -203,6 +205,40 @@ def plan(
         typer.echo(f"- {line}")
     for line in result.missing:
         typer.echo(f"missing: {line}")
+
+
+@app.command()
+def benchmark(
+    profile: Annotated[
+        str, typer.Option(help="Name of a file in configs/; its networks get random weights.")
+    ] = "cifar10",
+    file: Annotated[Path | None, typer.Option("--json", help="Where to write the table.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long this machine is timed, about.")] = 120.0,
+) -> None:
+    """Time this project against the plain way of computing and against the machine, in one process."""
+    from discriminator_guidance.artifacts.files import write_json
+    from discriminator_guidance.benchmark.groups import as_json, printed
+    from discriminator_guidance.benchmark.run import GROUPS
+    from discriminator_guidance.benchmark.run import benchmark as timed
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import bar, notice
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.layout import Layout
+    from discriminator_guidance.stages.plan import study_pictures
+
+    root = Path.cwd()
+    settings = load_config(profile, root)
+    context = Context(Layout(root, profile), bar, lambda step, values: None, notice)
+    pictures, _ = study_pictures(settings, context)
+    with bar("timing", GROUPS, "groups") as advance:
+        rows, peaks = timed(settings, pictures, seconds, advance)
+    show(f"profile {profile}: seconds of a call, median (shortest-longest)", printed(rows))
+    show("peaks", [{"operation": name, "GFLOP/s": f"{rate / 1e9:.3g}"} for name, rate in peaks.items()])
+    conditions = rows[0].conditions
+    typer.echo(", ".join(f"{key} {value}" for key, value in conditions.items()))
+    if file is not None:
+        write_json(file, as_json(rows))
 
 
 @app.command()

@@ -53,3 +53,25 @@ class InceptionFeatures(nn.Module):
         pixels = ((x + 1) * 127.5).round().to(torch.uint8)
         features: Tensor = self.network(pixels.expand(-1, 3, -1, -1))
         return features
+
+
+def random_inception() -> InceptionFeatures:
+    """The network with random weights, to be timed.
+
+    Returns:
+        The network; kernels are drawn so that the scale of the features is kept from layer to layer.
+    """
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    class AsDrawn(NoTrainInceptionV3):
+        def load_state_dict(self, *_: Any, **__: Any) -> None:
+            return None
+
+    stream: Any = io.BytesIO()
+    torch.save({}, stream)
+    stream.seek(0)
+    drawn = AsDrawn("random", [str(INCEPTION_FEATURES)], stream)
+    for layer in drawn.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    return InceptionFeatures(drawn.state_dict())

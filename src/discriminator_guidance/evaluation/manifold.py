@@ -49,9 +49,7 @@ def precision_recall(
     if real_radii is None:
         real_radii = neighbour_radii(real, neighborhood, batch_size, device)
     radii = neighbour_radii(generated, neighborhood, batch_size, device)
-    precision = _share_within(generated, real, real_radii, batch_size, device)
-    recall = _share_within(real, generated, radii, batch_size, device)
-    return precision, recall
+    return _shares_within(generated, real, radii, real_radii, batch_size, device)
 
 
 def neighbour_radii(
@@ -89,19 +87,23 @@ def _require_neighbours(neighborhood: int, members: int) -> None:
         )
 
 
-def _share_within(
-    points: NDArray[np.floating],
-    manifold: NDArray[np.floating],
+def _shares_within(
+    generated: NDArray[np.floating],
+    real: NDArray[np.floating],
     radii: NDArray[np.float64],
+    real_radii: NDArray[np.float64],
     batch_size: int,
     device: torch.device | str,
-) -> float:
-    centres, reach = _doubles(manifold, device), _doubles(radii, device)
-    inside = [
-        int((torch.cdist(block, centres) <= reach).any(dim=1).sum())
-        for block in torch.split(_doubles(points, device), batch_size)
-    ]
-    return sum(inside) / len(points)
+) -> tuple[float, float]:
+    """Precision and recall from one pass over the distances between the sets."""
+    centres, real_reach = _doubles(real, device), _doubles(real_radii, device)
+    precise, recalled = 0, torch.zeros(len(real), dtype=torch.bool, device=device)
+    points, reaches = _doubles(generated, device), _doubles(radii, device)
+    for rows, reach in zip(torch.split(points, batch_size), torch.split(reaches, batch_size), strict=True):
+        distances = torch.cdist(rows, centres)
+        precise += int((distances <= real_reach).any(dim=1).sum())
+        recalled |= (distances <= reach[:, None]).any(dim=0)
+    return precise / len(generated), float(recalled.double().mean())
 
 
 def _doubles(values: NDArray[np.floating], device: torch.device | str) -> Tensor:

@@ -1,9 +1,11 @@
-"""How much is done at once, when the memory of the device does not suffice for what was asked."""
+"""How much is done at once where memory is short, and what becomes of memory that is free again."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -11,6 +13,35 @@ import torch
 from discriminator_guidance.errors import UserError
 
 Result = TypeVar("Result")
+
+# Parameters of mallopt(3).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
+# Where glibc's own thresholds arrive after the first large block was freed; its other values at the start of a process.
+RETURNED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26, M_TOP_PAD: 2**17}
+
+
+def keep_memory() -> None:
+    """Keep freed blocks for the next allocation.
+
+    glibc hands every large block back to the kernel, which zeroes it anew for each layer's result. Told to keep them, a
+    float32 forward pass of a small network takes two thirds of the time. Other C libraries need no such switch.
+    """
+    _tell_glibc(KEPT)
+
+
+def return_memory() -> None:
+    """Hand free memory back to the kernel, now and from now on, as glibc does unless told otherwise."""
+    _tell_glibc(RETURNED)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _tell_glibc(parameters: Mapping[int, int]) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for parameter, value in parameters.items():
+            libc.mallopt(parameter, value)
 
 
 class BatchSize:

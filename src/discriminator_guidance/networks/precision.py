@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from discriminator_guidance.errors import ConfigError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,26 @@ class Compute:
             A context manager; without bfloat16 it does nothing.
         """
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mode == "bfloat16")
+
+    def place(self, network: Network) -> Network:
+        """Make a network ready for many calls without training, under `autocast`.
+
+        Args:
+            network: changed in place.
+
+        Returns:
+            The same network on the device, in evaluation mode, without gradients. In mode "bfloat16" its kernels are
+            bfloat16 already and lie as bfloat16 convolutions read them: autocast would convert those of a frozen
+            network anew in every call, and does not act inside `vmap`.
+        """
+        network = network.to(self.device).eval().requires_grad_(False)
+        if self.mode == "bfloat16":
+            for layer in network.modules():
+                if isinstance(layer, nn.Conv2d):
+                    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                if isinstance(layer, nn.Conv1d | nn.Conv2d):
+                    layer.to(torch.bfloat16).register_forward_pre_hook(_in_format_of_kernel)
+        return network
 
 
 def resolve_compute(device: str, precision: str) -> Compute:
@@ -69,3 +93,7 @@ def _has_native_bfloat16(place: str) -> bool:
     if place == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _in_format_of_kernel(layer: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
+    return given[0].to(layer.weight.dtype)  # type: ignore[arg-type]

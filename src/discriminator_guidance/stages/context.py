@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,11 +14,9 @@ import torch
 from discriminator_guidance.artifacts.closure import closure_digest
 from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.artifacts.partial import PartialWork
+from discriminator_guidance.networks.memory import keep_memory
 from discriminator_guidance.networks.precision import Compute, allow_tf32, resolve_compute
 from discriminator_guidance.stages.layout import Layout
-
-# Parameters of mallopt(3).
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]  # (description, total, unit)
 
@@ -73,19 +69,10 @@ def prepare_compute(device: str, precision: str, threads: int) -> Compute:
         Device and mode.
     """
     torch.set_num_threads(threads)
-    _keep_memory()
+    keep_memory()
     compute = resolve_compute(device, precision)
     allow_tf32(compute.mode == "tf32")
     return compute
-
-
-def _keep_memory() -> None:
-    # glibc hands every large block back to the kernel, which zeroes it anew for each layer's result. Told to keep them,
-    # a float32 forward pass of a small network takes two thirds of the time. Other C libraries need no such switch.
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
-            libc.mallopt(parameter, value)
 
 
 def partial_work(

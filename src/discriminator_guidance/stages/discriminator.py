@@ -129,7 +129,7 @@ def open_bench(config: Config, context: Context) -> Bench:
     compute = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
     frozen_compute = resolve_compute(runtime.device, runtime.sampling_precision)
     allow_tf32("tf32" in (compute.mode, frozen_compute.mode))  # the other is bfloat16 then, which leaves nothing to it
-    extractor = load_extractor(layout, compute)
+    extractor = load_extractor(layout, frozen_compute)
 
     def features(x_vp: Tensor, t: Tensor) -> Tensor:
         with torch.no_grad(), frozen_compute.autocast():

@@ -24,13 +24,13 @@ def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
 
     Args:
         layout: where files are.
-        compute: the device it goes to.
+        compute: device and precision it runs in.
 
     Returns:
-        The network.
+        The network, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.model("score"), "score")
-    return _ready(EDMPrecond(**arguments), state, "score", compute)
+    return compute.place(_loaded(EDMPrecond(**arguments), state, "score"))
 
 
 def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
@@ -38,13 +38,13 @@ def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
 
     Args:
         layout: where files are.
-        compute: the device it goes to.
+        compute: device and precision it runs in.
 
     Returns:
-        The network, in evaluation mode, without gradients.
+        The network, in evaluation mode, without gradients, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.model("extractor"), "extractor")
-    return _ready(EncoderUNet(**arguments), state, "extractor", compute)
+    return compute.place(_loaded(EncoderUNet(**arguments), state, "extractor"))
 
 
 def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
@@ -53,13 +53,13 @@ def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
     Args:
         layout: where files are.
         member: its name.
-        compute: the device it goes to.
+        compute: device and precision it runs in.
 
     Returns:
-        The network, in evaluation mode, without gradients.
+        The network, in evaluation mode, without gradients, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.discriminator(member), "discriminator")
-    return _ready(EncoderUNet(**arguments), state, "discriminator", compute)
+    return compute.place(_loaded(EncoderUNet(**arguments), state, "discriminator"))
 
 
 def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | InceptionFeatures:
@@ -75,7 +75,8 @@ def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | Inception
     state, arguments = load_weights(layout.model("fid_network"), "fid_network")
     if arguments == INCEPTION_ARGUMENTS:
         return InceptionFeatures(state).to(compute.device).eval().requires_grad_(False)
-    return _ready(FidNetwork(**arguments), state, "fid_network", compute)
+    network = _loaded(FidNetwork(**arguments), state, "fid_network")
+    return network.to(compute.device).eval().requires_grad_(False)
 
 
 def refuse_other_kind(conditional: bool, cond: bool, what: str, stage: str) -> None:
@@ -99,10 +100,10 @@ def refuse_other_kind(conditional: bool, cond: bool, what: str, stage: str) -> N
         )
 
 
-def _ready(network: Network, state: dict[str, Tensor], stage: str, compute: Compute) -> Network:
+def _loaded(network: Network, state: dict[str, Tensor], stage: str) -> Network:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError("weights that fit their model.json", reason, f"run stage {stage} again") from error
-    return network.to(compute.device).eval().requires_grad_(False)
+    return network

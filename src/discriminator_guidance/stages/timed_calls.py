@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -50,6 +51,7 @@ class TimedCalls:
         self.training = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
         self.sampling = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
         self._heads: dict[str, EncoderUNet] = {}
+        self._members: dict[tuple[str, ...], MemberLogits] = {}
 
     def of(self, way: Pass) -> tuple[Callable[[int], object], int] | None:
         """What sends a number of pictures through a pass, and the most that the stage would send at once.
@@ -87,12 +89,12 @@ class TimedCalls:
     @cached_property
     def score(self) -> EDMPrecond:
         """The score network, frozen."""
-        return self.blueprints.score().to(self.sampling.device).eval().requires_grad_(False)
+        return self.sampling.place(self.blueprints.score())
 
     @cached_property
     def extractor(self) -> EncoderUNet:
         """The extractor, frozen."""
-        return self.blueprints.extractor().to(self.sampling.device).eval().requires_grad_(False)
+        return self.sampling.place(self.blueprints.extractor())
 
     def head(self, name: str) -> EncoderUNet:
         """The head of a member, to be trained.
@@ -117,9 +119,11 @@ class TimedCalls:
 
     def _guidance(self, heads: tuple[str, ...], n: int) -> None:
         variant = next(v for v in self.config.guided.variants.values() if len(v.members) == len(heads))
-        members = MemberLogits(self.extractor, [self.head(name) for name in heads])
+        if heads not in self._members:
+            placed = [self.sampling.place(copy.deepcopy(self.head(name))) for name in heads]
+            self._members[heads] = MemberLogits(self.extractor, placed)
         window = self.config.guided.time_min, self.config.guided.time_max
-        guidance = member_guidance(members, self._classes(n), variant, *window, self.sampling)
+        guidance = member_guidance(self._members[heads], self._classes(n), variant, *window, self.sampling)
         x, sigma = self._noise(n).double(), torch.full((n,), SIGMA, dtype=torch.float64, device=self.sampling.device)
         guidance(x, sigma)
 

@@ -1,0 +1,81 @@
+"""Several ways of doing something, timed in turn, so that what else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of doing something.
+
+    Args:
+        run: does it, and returns its result when it is done.
+        prepare: called before, outside the time.
+    """
+
+    run: Callable[[], Tensor]
+    prepare: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How long one way took.
+
+    Args:
+        result: of its first call, which is not timed.
+        seconds: of each later call.
+    """
+
+    result: Tensor
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The shortest and the longest call, seconds."""
+        return min(self.seconds), max(self.seconds)
+
+
+def interleaved(
+    ways: Mapping[str, Way],
+    budget_s: float,
+    least: int = 3,
+    most: int = 15,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timed]:
+    """Time several ways round by round, each once in a round.
+
+    Args:
+        ways: by name.
+        budget_s: seconds after which no further round begins.
+        least: rounds that are run in any case.
+        most: rounds at most.
+        clock: seconds, from any origin.
+
+    Returns:
+        Results and times by name; a first round, in which libraries prepare, is not timed.
+    """
+    timed = {}
+    for name, way in ways.items():
+        way.prepare()
+        timed[name] = Timed(way.run())
+    began = clock()
+    for done in range(most):
+        if done >= least and clock() - began > budget_s:
+            break
+        for name, way in ways.items():
+            way.prepare()
+            before = clock()
+            way.run()
+            timed[name].seconds.append(clock() - before)
+    return timed
