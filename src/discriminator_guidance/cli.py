@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from discriminator_guidance.cli_study import study
 from discriminator_guidance.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 convert = typer.Typer(help="Turn released checkpoints into safetensors and JSON.", no_args_is_help=True)
 app.add_typer(convert, name="convert")
+app.add_typer(study, name="study")
 Profile = Annotated[str, typer.Option(help="Name of a file in configs/.")]
 Member = Annotated[str, typer.Option(help="A row of discriminator.members.")]
 Variant = Annotated[str, typer.Option(help="A row of guided.variants.")]

@@ -53,6 +53,7 @@ def make_inputs(tmp_path: Path) -> Maker:
             profile="mini",
             settings=settings,
             evaluation=tmp_path / "evaluation",
+            studies=tmp_path / "study",
             discriminator=tmp_path / "discriminator",
             guided=tmp_path / "guided",
             real_images=real / "train.npz",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "edm"  # the unguided variant that every difference refers to
 BASELINES = ("d0", "ensemble_probability")  # variants that every other one is compared with besides
+STUDIES = "studies"  # beside the evaluations, the file that names the searches that were run
 PICTURE_ROWS = ("edm", "d0", "ensemble_probability", "ensemble_clipped_logit")
 RATIO_PANELS = ("d0", "ensemble_probability", "ensemble_logit", "ensemble_clipped_logit")
 
@@ -84,7 +85,8 @@ class ReportInputs:
     Args:
         profile: its name.
         settings: the profile's configuration as plain nested dictionaries, as in `configs/mini.yaml`.
-        evaluation: folder of <variant>.json.
+        evaluation: folder of <variant>.json, and of studies.json where something was searched.
+        studies: folder of <study>.json, <study>.csv and <study>_<chart>.png.
         discriminator: folder of <member>/{metrics.json, history.csv, calibration.csv}.
         guided: folder of <variant>/{samples.npz, trajectory.npz}.
         real_images: train.npz of stage `real`.
@@ -101,6 +103,7 @@ class ReportInputs:
     profile: str
     settings: Mapping[str, Any]
     evaluation: Path
+    studies: Path
     discriminator: Path
     guided: Path
     real_images: Path
@@ -157,6 +160,7 @@ class ReportData:
     members: tuple[Member, ...]
     evaluations: Mapping[str, Mapping[str, Any]]
     absent: Mapping[str, str]  # of variants that need not be evaluated, what to do
+    studies: Mapping[str, str]  # of searches that were run, the digest of the record
     real: NDArray[np.uint8]
     samples: Mapping[str, Samples]
     trajectories: Mapping[str, Trajectory]
@@ -233,13 +237,14 @@ def gather(inputs: ReportInputs) -> ReportData:
         if name not in absent
     )
     shown = [name for name in dict.fromkeys(PICTURE_ROWS + RATIO_PANELS) if name in inputs.variants]
-    pictures = int(inputs.settings["report"]["pictures"])
+    pictures, stamps = int(inputs.settings["report"]["pictures"]), inputs.evaluation / f"{STUDIES}.json"
     return ReportData(
         inputs=inputs,
         card=read_json(inputs.card, "real"),
         members=members,
         evaluations=evaluations,
         absent=absent,
+        studies=read_json(stamps, "evaluation") if stamps.is_file() else {},
         real=read_arrays(inputs.real_images, "real", ["images"])["images"][:1].copy(),
         samples={name: _samples(inputs.guided / name, pictures) for name in shown if name in PICTURE_ROWS},
         trajectories={name: _trajectory(inputs.guided / name) for name in shown},

@@ -18,6 +18,7 @@ from discriminator_guidance.report.gather import ReportData, ReportInputs, gathe
 from discriminator_guidance.report.pictures import process_figure, samples_figure
 from discriminator_guidance.report.records import curves_frame, variants_frame
 from discriminator_guidance.report.sampling_table import sampling_table
+from discriminator_guidance.report.study_section import study_sections
 from discriminator_guidance.report.table_files import Table, table_csv, table_latex, table_markdown
 from discriminator_guidance.report.tables import discriminator_table, result_table
 from discriminator_guidance.report.wording import MISSING, count, data_note, fid_label, reference_text, samples_text
@@ -72,6 +73,9 @@ def render_page(data: ReportData, tables: list[Table], pictures: list[Picture]) 
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
+    studies = study_sections(data)
+    tables = [*tables, *(table for study in studies for table in study.tables)]
+    pictures = [*pictures, *(picture for study in studies for picture in study.pictures)]
     return environment.get_template("page.html").render(
         data=data,
         profile=data.inputs.profile,
@@ -79,6 +83,7 @@ def render_page(data: ReportData, tables: list[Table], pictures: list[Picture]) 
         headline=_headline(data),
         data_note=data_note(data.card),
         findings=findings(data),
+        studies=studies,
         caveats=caveats(data),
         tables={table.name: table for table in tables},
         pictures={picture.file.removesuffix(".png"): picture for picture in pictures},

@@ -47,6 +47,7 @@ def run(config: Config, context: Context) -> StageResult:
         profile=layout.profile,
         settings=config.model_dump(),
         evaluation=layout.report / "evaluation",
+        studies=layout.study_reports,
         discriminator=layout.discriminator_reports,
         guided=layout.guided(""),
         real_images=layout.real / "train.npz",

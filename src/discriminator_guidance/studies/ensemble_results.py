@@ -10,11 +10,12 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from discriminator_guidance.artifacts.files import read_json, write_csv, write_json
+from discriminator_guidance.artifacts.files import read_json
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.ensemble import GRID, PLAIN, PLAIN_MEAN, STUDY, variant_of
 from discriminator_guidance.studies.liveness import settled
+from discriminator_guidance.studies.record_files import write_record
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
@@ -25,7 +26,7 @@ SCORES = ("test_bce", "test_auroc")
 
 
 def write_ensemble_results(study: optuna.Study, config: Config, layout: Layout) -> list[Path]:
-    """Write `ensemble.json` and `ensemble.csv`.
+    """Write record, table and charts.
 
     Args:
         study: with at least one complete trial.
@@ -33,16 +34,13 @@ def write_ensemble_results(study: optuna.Study, config: Config, layout: Layout) 
         layout: where files are.
 
     Returns:
-        The two files.
+        The files.
 
     Raises:
         InputError: no trial is complete.
     """
-    record, rows = ensemble_record(study, config, layout), trial_rows(study, config)
-    json, csv = (layout.study_reports / f"{STUDY}.{ending}" for ending in ("json", "csv"))
-    write_json(json, record)
-    write_csv(csv, rows)
-    return [json, csv]
+    record = ensemble_record(study, config, layout)
+    return write_record(STUDY, record, trial_rows(study, config), layout, config.report.dpi)
 
 
 def ensemble_record(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
@@ -82,6 +80,10 @@ def ensemble_record(study: optuna.Study, config: Config, layout: Layout) -> dict
         },
         "plain_mean": values.get(PLAIN_MEAN),
         "vertices": {name: values.get(name) for name in _members(config)},
+        "pareto": {
+            "cost": {"column": "members", "label": "members that guide: a pass of a head each, at every step"},
+            "value": {"column": "value", "label": study.user_attrs["objective"]},
+        },
         "importances": _importances(study, config.study.seed),
         "fid_network": config.fid_network.name,
         "tuning": {"images": tuning.images, "seed": tuning.seed, "seed_start": tuning.seed_start},
@@ -98,7 +100,8 @@ def trial_rows(study: optuna.Study, config: Config) -> list[dict[str, float | in
 
     Returns:
         Number, state, what every study begins with ("" for what was searched), distance (of a pruned trial: of its
-        first `batches` batches), scores on the test pictures, seconds, weights, rule, guidance and window.
+        first `batches` batches), scores on the test pictures, seconds, number of members with weight, weights, rule,
+        guidance and window.
     """
     rows: list[dict[str, float | int | str]] = []
     for trial in study.trials:
@@ -121,6 +124,7 @@ def trial_rows(study: optuna.Study, config: Config) -> list[dict[str, float | in
                 "batches": len(trial.intermediate_values),
                 **{key: trial.user_attrs[key] for key in SCORES},
                 "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else "",
+                "members": len(variant["members"]),
                 **{f"params_{name}": value for name, value in parameters.items()},
             }
         )

@@ -104,7 +104,8 @@ def recover(study: optuna.Study, crew: Crew) -> list[int]:
         Numbers of the trials that are tried again.
     """
     if crew.heartbeat:
-        fail_stale_trials(study)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            fail_stale_trials(study)
     else:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if not crew.lives(trial.user_attrs.get(WORKER)):
@@ -127,12 +128,12 @@ def lost(study: optuna.Study, heartbeat: bool) -> list[FrozenTrial]:
         Failed trials, by number.
     """
     trials = study.get_trials(deepcopy=False)
-    retried = _retried(trials)
+    again = retried(trials)
     return [
         trial
         for trial in trials
         if trial.state == TrialState.FAIL
-        and trial.number not in retried
+        and trial.number not in again
         and len(attempts(trial)) < MAX_RETRY
         and (trial.user_attrs.get(INTERRUPTED) or not (heartbeat or trial.user_attrs.get(REASON)))
     ]
@@ -149,7 +150,7 @@ def settled(study: optuna.Study, heartbeat: bool) -> list[FrozenTrial]:
         Trials, by number.
     """
     trials = study.get_trials(deepcopy=False)
-    again = _retried(trials) | {trial.number for trial in lost(study, heartbeat)}
+    again = retried(trials) | {trial.number for trial in lost(study, heartbeat)}
     return [trial for trial in trials if trial.state.is_finished() and trial.number not in again]
 
 
@@ -166,5 +167,13 @@ def attempts(trial: FrozenTrial) -> list[int]:
     return numbers
 
 
-def _retried(trials: Sequence[FrozenTrial]) -> set[int]:
+def retried(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Trials whose parameters were enqueued again.
+
+    Args:
+        trials: all of a study.
+
+    Returns:
+        Their numbers.
+    """
     return {number for trial in trials for number in attempts(trial)}

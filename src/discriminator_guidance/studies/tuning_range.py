@@ -66,6 +66,17 @@ class TuningRange:
         """
         return load_head(self._layout, member, self._compute)
 
+    def ready(self, head: EncoderUNet) -> EncoderUNet:
+        """A head that is no member's, made ready to guide.
+
+        Args:
+            head: trained.
+
+        Returns:
+            The same, frozen, on the device.
+        """
+        return head.to(self._compute.device).eval().requires_grad_(False)
+
     def features(self, variant: Variant, heads: Sequence[EncoderUNet]) -> Iterator[np.ndarray]:
         """Draw the samples of a variant, batch by batch.
 

@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from discriminator_guidance.errors import DivergenceError, InputError, UserError
-from discriminator_guidance.studies.liveness import INTERRUPTED, REASON, WORKER, Crew, recover, settled
+from discriminator_guidance.studies.liveness import INTERRUPTED, REASON, WORKER, Crew, recover, retried, settled
 from discriminator_guidance.studies.storage import StudyPlan, mend_journal, open_study
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Enqueued:
 
 def run_study(
     plan: StudyPlan,
-    trials: int,
+    trials: int | None,
     workers: int,
     objective_factory: ObjectiveFactory,
     enqueue: Sequence[Enqueued],
@@ -62,7 +62,8 @@ def run_study(
 
     Args:
         plan: the study.
-        trials: how many there shall be at the end: complete, pruned or failed for good.
+        trials: how many there shall be at the end: complete, pruned or failed for good; None: those that were ever
+            enqueued, so that nothing is searched.
         workers: processes.
         objective_factory: () -> (trial -> value or values); can be pickled, e.g. a `functools.partial` of a function
             that stands at the top of its module.
@@ -90,6 +91,8 @@ def run_study(
         for one in enqueue:
             study.enqueue_trial(dict(one.params), user_attrs=dict(one.attrs), skip_if_exists=True)
         begun = len(study.trials)
+        if trials is None:
+            trials = begun - len(retried(study.trials))
     team = _Team(plan, trials, workers, objective_factory, begun)
     with bar(plan.name, trials, "trials") as advance:
         _follow(study, crew, team, advance, notice, on_finished)
@@ -140,7 +143,8 @@ def work(plan: StudyPlan, trials: int, objective: Objective, sampler: BaseSample
             crew.claim.acquire()
             try:
                 recover(study, crew)
-                done, running = len(settled(study, crew.heartbeat)), _running(study)
+                # Running ones are counted first: one that ends in between is then counted twice and not left out.
+                running, done = _running(study), len(settled(study, crew.heartbeat))
                 if done < trials and done + running < trials:
                     # The trial is signed before the claim is let go: one that runs without a name has no worker.
                     signed = _Signed(objective, crew, {WORKER: name, **attrs})

@@ -1,0 +1,125 @@
+"""The commands `dguide study ...`: search, and promote what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from discriminator_guidance.stages.context import Context
+
+study = typer.Typer(
+    help="Search for settings beyond those of the study. A search may be stopped; the same command goes on.",
+    no_args_is_help=True,
+)
+Part = Literal["discriminator", "ensemble"]
+Profile = Annotated[str, typer.Option(help="Name of a file in configs/.")]
+Trials = Annotated[int, typer.Option(min=1, help="How many the study shall have at the end, earlier calls included.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes of study.threads threads; one alone repeats what the seed gives.")
+]
+
+
+@study.command()
+def discriminator(profile: Profile, trials: Trials, workers: Workers = 1) -> None:
+    """Search a discriminator's training and size; judge the best by the samples they guide."""
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import summary
+    from discriminator_guidance.studies import discriminator as search
+    from discriminator_guidance.studies.discriminator_results import write_discriminator_results
+
+    config, context = load_config(profile, Path.cwd()), _context(profile)
+    found, finalists = search.run(config, context, trials, workers, _recorder(profile))
+    files = write_discriminator_results(found, finalists, config, context.layout)
+    record = _read(files[0])
+    summary(
+        f"{record['study']}: {record['n_trials']} trials {_states(record)}, objective: {record['objective']}; the best "
+        f"judged by FID ({record['fid_network']}) of {record['tuning']['images']} guided tuning samples",
+        [
+            {
+                "trial": one["trial"],
+                "row": one["grid"] or "",
+                "objective": one["objective"],
+                "FID": one["fid"],
+                "GFLOP": one["gflop"],
+                "": "on the front" if one["trial"] in record["pareto_front"] else "",
+            }
+            for one in record["finalists"]
+        ],
+    )
+    _say_next("discriminator", profile, files)
+
+
+@study.command()
+def ensemble(profile: Profile, trials: Trials, workers: Workers = 1) -> None:
+    """Search weights, rule, guidance and window of an ensemble by the distance of tuning samples."""
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.progress import summary
+    from discriminator_guidance.studies import ensemble as search
+    from discriminator_guidance.studies.ensemble_results import write_ensemble_results
+
+    config, context = load_config(profile, Path.cwd()), _context(profile)
+    found = search.run(config, context, trials, workers, _recorder(profile))
+    files = write_ensemble_results(found, config, context.layout)
+    record = _read(files[0])
+    best = record["best"]
+    summary(
+        f"{record['study']}: {record['n_trials']} trials {_states(record)}; {record['objective']}",
+        [
+            {"": f"best, trial {best['trial']}", "FID": best["value"]},
+            {"": "plain mean", "FID": record["plain_mean"]},
+            *({"": name, "FID": value} for name, value in record["vertices"].items()),
+        ],
+    )
+    _say_next("ensemble", profile, files)
+
+
+@study.command()
+def promote(part: Annotated[Part, typer.Argument(help="Whose winner.")], profile: Profile) -> None:
+    """Write the winner of a study to configs/<profile>.tuned.yaml and the lists of params.yaml."""
+    from discriminator_guidance.studies.promotion import promote_winner
+
+    path = promote_winner(Path.cwd(), profile, part)
+    typer.echo(f"{path.relative_to(Path.cwd())} and params.yaml have the winner of study {part}; next: `dvc repro`")
+
+
+def _context(profile: str) -> Context:
+    from discriminator_guidance.progress import bar, notice
+    from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.layout import Layout
+
+    return Context(Layout(Path.cwd(), profile), bar, lambda step, values: None, notice)
+
+
+def _recorder(profile: str) -> Callable[[str, Any], None]:
+    """Makes each trial that ends a run of its own."""
+    from discriminator_guidance import tracking
+    from discriminator_guidance.studies.finalists import FINALISTS
+    from discriminator_guidance.studies.trial_runs import trial_run
+
+    def on_finished(name: str, trial: Any) -> None:
+        told = trial_run(name, trial, ("fid", "gflop") if name.endswith(FINALISTS) else ("objective",))
+        tags = {"stage": "study", "profile": profile, **told.tags}
+        with tracking.run(Path.cwd(), profile, told.name, tags, told.params, {}) as run:
+            for step, values in told.metrics.items():
+                run.metrics(step, values)
+
+    return on_finished
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from discriminator_guidance.artifacts.files import read_json
+
+    return read_json(path, "study")
+
+
+def _states(record: dict[str, Any]) -> str:
+    return f"({', '.join(f'{count} {state}' for state, count in record['states'].items())})"
+
+
+def _say_next(part: str, profile: str, files: list[Path]) -> None:
+    typer.echo(f"written: {', '.join(str(path.relative_to(Path.cwd())) for path in files)}")
+    typer.echo(f"`dguide study promote {part} --profile {profile}` hands the winner to the pipeline")

@@ -1,0 +1,46 @@
+"""The files a search leaves in `reports/`: its record, its table, its charts, and a word to the report about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from discriminator_guidance.artifacts.files import read_json, sha256, write_bytes, write_csv, write_json
+from discriminator_guidance.report.gather import STUDIES
+from discriminator_guidance.report.study_charts import CHARTS, study_charts
+from discriminator_guidance.stages.layout import Layout
+
+
+def write_record(
+    word: str, record: Mapping[str, Any], rows: Sequence[Mapping[str, float | int | str]], layout: Layout, dpi: int
+) -> list[Path]:
+    """Write `<word>.json`, `<word>.csv` and `<word>_<chart>.png`, and tell the report that they are there.
+
+    Args:
+        word: `discriminator` or `ensemble`.
+        record: n_trials, states, seed, objective, parameters, best, importances, tuning, and whatever else the search
+            has to say; `pareto` names the columns of cost and value, each with a label, where there are two.
+        rows: a row for each trial that was begun: number, state, grid, value, params_* and more.
+        layout: where files are.
+        dpi: of the charts, dots an inch.
+
+    Returns:
+        The files for people: record, table, charts.
+    """
+    folder, charts = layout.study_reports, study_charts(record, rows, dpi)
+    json, table = (folder / f"{word}.{ending}" for ending in ("json", "csv"))
+    pictures = {name: folder / f"{word}_{name}.png" for name in CHARTS}
+    write_csv(table, rows)
+    for name, path in pictures.items():
+        if name in charts:
+            write_bytes(path, charts[name])
+        else:
+            path.unlink(missing_ok=True)
+    write_json(json, record)
+    # Stage `report` depends on the folder of evaluations, which is there whether or not anything was searched. By this
+    # digest it sees that there is a search to show.
+    seen = layout.evaluation(STUDIES)
+    known = read_json(seen, "report") if seen.is_file() else {}
+    write_json(seen, known | {word: sha256(json)})
+    return [json, table, *(pictures[name] for name in charts)]

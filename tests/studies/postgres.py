@@ -1,0 +1,96 @@
+"""A PostgreSQL server of its own for a test, on loopback, with a password, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# PostgreSQL refuses to run as root; then it runs as the first of these that there is.
+USERS = ("postgres", "nobody")
+
+
+def server_programs() -> Path | None:
+    """The folder with `initdb` and `postgres`: on the path, or where distributions put them; the newest."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    places = (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return max(places, key=lambda place: float(place.parent.name), default=None)
+
+
+@contextmanager
+def postgres_server(programs: Path) -> Iterator[str]:
+    """Run a server while the enclosed work lasts.
+
+    Args:
+        programs: see `server_programs`.
+
+    Yields:
+        The URL of its database, for Optuna, with user and password.
+    """
+    identity = _identity()
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's own folders are closed to other users
+    try:
+        password, secret, data = secrets.token_hex(8), folder / "password", folder / "data"
+        secret.write_text(password)
+        if identity:
+            for path in (folder, secret):
+                shutil.chown(path, identity["user"], identity["group"])
+        told = ["--auth=scram-sha-256", "--username=study", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C"]
+        _run([programs / "initdb", "--no-sync", *told, "--pgdata", data], folder, identity)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "max_connections=50")
+        arguments = [item for setting in settings for item in ("-c", setting)]
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [programs / "postgres", "-D", data, "-p", str(port), *arguments],
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                **identity,
+            )
+        try:
+            _await(server, port, folder / "log")
+            yield f"postgresql+psycopg://study:{password}@127.0.0.1:{port}/postgres"
+        finally:
+            server.send_signal(signal.SIGINT)  # "fast": does not wait for clients to leave
+            server.wait(timeout=60)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _identity() -> dict[str, Any]:
+    """Arguments of `Popen` under which PostgreSQL agrees to run."""
+    if os.geteuid() != 0:
+        return {}
+    names = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = next(names[name] for name in USERS if name in names)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _run(command: list[Any], folder: Path, identity: dict[str, Any]) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **identity)
+    assert done.returncode == 0, done.stderr
+
+
+def _await(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    for _ in range(600):
+        assert server.poll() is None, log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(log.read_text())
