@@ -357,8 +357,9 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     settings = load_config(profile, root)
     _refuse_unknown(settings, profile, choice)
     from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.fetch import check_used
     from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.stages.needed import refuse_missing
+    from discriminator_guidance.stages.needed import files_read, refuse_missing
 
     layout = Layout(root, profile)
     refuse_missing(settings, layout, word, {*listed_members(root), *choice.values()})
@@ -372,6 +373,7 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
             run.metrics(step, values)
 
         context = Context(layout, bar, on_metrics, notice)
+        check_used(settings, context, files_read(settings, word, choice.get("member")))
         result: StageResult = import_module(f"discriminator_guidance.stages.{word}").run(settings, context, **choice)
         numbers = {key: value for key, value in result.summary.items() if isinstance(value, float | int)}
         run.metrics(0, numbers | result.metrics)

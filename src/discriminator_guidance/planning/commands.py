@@ -153,7 +153,7 @@ def _evaluations(blueprints: Blueprints) -> Iterator[Command]:
         "kid": 2 * kid_flops(settings.kid_subsets, settings.kid_subset_size, d),
         "manifold": manifold_flops(n, m, d),
     }
-    features = 8 * d
+    kept, compared = 4 * d, 8 * d  # bytes of a picture's features: as the network gives them, and in double precision
     influence = 16 * images  # and the index
     for name in guided.variants:
         # The features of real and unguided pictures are kept, and computed by the first variant that needs them.
@@ -165,6 +165,6 @@ def _evaluations(blueprints: Blueprints) -> Iterator[Command]:
             {Pass("fid features"): seen},
             settings.batch_size,
             metrics,
-            disk=seen * features + influence,
-            arrays=3 * (2 * images + m + holdout) * features + 10 * features * d,
+            disk=seen * kept + influence,
+            arrays=(2 * images + m + holdout) * kept + 3 * (n + m) * compared + 10 * compared * d,
         )
