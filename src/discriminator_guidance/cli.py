@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ import typer
 
 from discriminator_guidance.cli_study import study
 from discriminator_guidance.errors import UserError
+
+# What an operating system says of a place where nothing more can be written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
@@ -318,6 +322,33 @@ def status(profile: Profile) -> None:
 
 
 @app.command()
+def verify(profile: Profile) -> None:
+    """Compare every file of a profile with what is recorded of it; names what is damaged and what rebuilds it."""
+    from discriminator_guidance.config import load_config, locked_stages
+    from discriminator_guidance.errors import InputError
+    from discriminator_guidance.progress import bar, notice
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages import verify as stage
+    from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.layout import Layout
+
+    root = Path.cwd()
+    settings = load_config(profile, root)
+    context = Context(Layout(root, profile), bar, lambda step, values: None, notice)
+    verified = stage.run(settings, context, locked_stages(root, profile))
+    show(f"profile {profile}: checked", [{"what": kind, "files": n} for kind, n in verified.checked.items()])
+    if damages := verified.damages:
+        rows = [{"file": one.path, "found": one.found, "command": one.command} for one in damages]
+        show(f"profile {profile}: not as recorded", rows)
+        raise InputError(
+            f"every file of profile {profile} as it was written",
+            f"{len(damages)} that are not, the first being {damages[0].path} ({damages[0].found})",
+            f"run `{damages[0].command}`" if len(damages) == 1 else "run the commands above",
+        )
+    typer.echo(f"all of it is as it was written ({sum(verified.checked.values())} files)")
+
+
+@app.command()
 def prepare() -> None:
     """Create the MLflow database (part of the set-up)."""
     from discriminator_guidance.tracking import prepare as prepare_tracking
@@ -343,6 +374,14 @@ def main() -> None:
         from discriminator_guidance.progress import complain
 
         complain(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        from discriminator_guidance.progress import complain
+
+        place = f" {error.filename}" if error.filename else ""
+        complain(f"expected to write{place}; got {error.strerror}; give it room and permission and run it again")
         sys.exit(2)
 
 

@@ -130,7 +130,7 @@ def _guided(blueprints: Blueprints) -> Iterator[Command]:
     guided, steps = config.guided, config.sampler.steps
     images = guided.ranges * guided.images
     kept = (2 * steps + 1) * guided.trajectory_images * 4 * pictures.bytes
-    disk = images * pictures.bytes + kept + 4 * steps * images
+    disk = images * pictures.bytes + kept + (4 * steps + 8) * images
     for name, variant in guided.variants.items():
         settings = SamplerSettings(
             **config.sampler.model_dump(), w1=variant.w1, w2=variant.w2, boosting=variant.boosting

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from discriminator_guidance.artifacts.files import write_bytes
 from discriminator_guidance.report.calibration_chart import calibration_figure
 from discriminator_guidance.report.drawing import Picture
 from discriminator_guidance.report.fid_chart import fid_figure
@@ -49,7 +50,7 @@ def build_report(inputs: ReportInputs) -> None:
     files["provenance.json"] = (json.dumps(inputs.provenance, indent=2, sort_keys=True) + "\n").encode()
     files["index.html"] = render_page(data, tables, pictures).encode()
     for name, content in files.items():
-        _write(inputs.destination / name, content)
+        write_bytes(inputs.destination / name, content)
 
 
 def render_page(data: ReportData, tables: list[Table], pictures: list[Picture]) -> str:
@@ -118,10 +119,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", ", ".join(map(str, value)) or MISSING
         else:
             yield f"{prefix}{key}", MISSING if value is None else str(value)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from discriminator_guidance.artifacts.downloads import Patience, fetch
 from discriminator_guidance.artifacts.remote_files import PINS, RemoteFile, inspect, read_pins, write_pin
-from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.errors import ConfigError, InputError, OutputError, UserError
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
@@ -46,7 +46,7 @@ def run(
     root = context.layout.root
     chosen = _chosen(config, names)
     done: dict[str, str] = {}
-    errors: list[InputError] = []
+    errors: list[UserError] = []
     lock = root / ".partial" / "fetch.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -58,7 +58,7 @@ def run(
                     continue
                 try:
                     done[file.name] = fetch(file, root, context.bar, patience, local_http=local_http).detail
-                except InputError as error:
+                except (InputError, OutputError) as error:
                     errors.append(error)
     except Timeout as error:
         raise InputError("to be the only `dguide fetch`", "another one at work", "wait until it is done") from error
