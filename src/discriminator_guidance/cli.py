@@ -236,7 +236,7 @@ def benchmark(
     context = Context(Layout(root, profile), bar, lambda step, values: None, notice)
     pictures, _ = study_pictures(settings, context)
     with bar("timing", GROUPS, "groups") as advance:
-        rows, peaks = timed(settings, pictures, seconds, advance)
+        rows, peaks = timed(profile, settings, pictures, seconds, advance)
     show(f"profile {profile}: seconds of a call, median (shortest-longest)", printed(rows))
     show("peaks", [{"operation": name, "GFLOP/s": f"{rate / 1e9:.3g}"} for name, rate in peaks.items()])
     conditions = rows[0].conditions

@@ -18,13 +18,22 @@ from discriminator_guidance.report.findings import caveats, findings
 from discriminator_guidance.report.gather import ReportData, ReportInputs, gather
 from discriminator_guidance.report.pictures import process_figure, samples_figure
 from discriminator_guidance.report.records import curves_frame, variants_frame
+from discriminator_guidance.report.roofline import roofline_figure
 from discriminator_guidance.report.sampling_table import sampling_table
 from discriminator_guidance.report.study_section import study_sections
 from discriminator_guidance.report.table_files import Table, table_csv, table_latex, table_markdown
 from discriminator_guidance.report.tables import discriminator_table, result_table
 from discriminator_guidance.report.wording import MISSING, count, data_note, fid_label, reference_text, samples_text
 
-DRAWINGS = (process_figure, curves_figure, samples_figure, fid_figure, calibration_figure, guidance_figure)
+DRAWINGS = (
+    process_figure,
+    curves_figure,
+    samples_figure,
+    fid_figure,
+    calibration_figure,
+    guidance_figure,
+    roofline_figure,
+)
 
 
 def build_report(inputs: ReportInputs) -> None:

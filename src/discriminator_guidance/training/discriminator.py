@@ -180,7 +180,9 @@ def train_discriminator(
 
     Source: Kim et al. 2023, Eq. 4 (BCE over importance-sampled times); the study's Table 2.
     """
-    optimizer = torch.optim.Adam(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.Adam(
+        head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
     history: list[Row] = []
     kept: State = {}
     state = checkpoints.load()

@@ -105,7 +105,9 @@ def train(
     Raises:
         DivergenceError: a loss or gradient is not finite; the last checkpoint is kept.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(  # fused: one pass over the weights in place of ten
+        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+    )
     average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
     history: list[Row] = []
     start = 0
