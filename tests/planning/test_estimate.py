@@ -89,7 +89,7 @@ def test_released_networks_are_converted_not_trained():
     assert evaluation.memory > INCEPTION_BYTES + features + 3 * 100_000 * 2048 * 8
     assert evaluation.disk == (50_000 + 60_000) * 2048 * 4 + 16 * 50_000
     head = estimate(by_name["discriminator-authors"], traces, speed(traces, list(by_name.values())))
-    assert head.memory > 80_000 * 512 * 8 * 8 * 4  # features of the grid
+    assert head.memory > 40_000 * 512 * 8 * 8 * 4  # features of the validation grid
     score = estimate(by_name["guided-edm"], traces, speed(traces, list(by_name.values())))
     assert score.flops == pytest.approx(50_000 * 69 * 42.38e9, rel=1e-3)
 

@@ -32,6 +32,7 @@ class Command:
         files: picture files it reads.
         disk: bytes it leaves behind, networks left out.
         arrays: bytes of pictures and features it holds in memory.
+        grid: feature maps of the extractor that it holds besides.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Command:
     files: int = 0
     disk: int = 0
     arrays: int = 0
+    grid: int = 0
 
     @property
     def choices(self) -> dict[str, str]:
@@ -122,7 +124,16 @@ def _discriminators(blueprints: Blueprints) -> Iterator[Command]:
             bagging = settings.bagging if row.differs.bagging is None else row.differs.bagging
             passes = work.member_training(name, epochs, pairs, bagging)
             images = passes[Pass("member step", (name,))]
-        yield Command("discriminator", name, images, passes, settings.batch_size, disk=20 * pairs.test, arrays=arrays)
+        yield Command(
+            "discriminator",
+            name,
+            images,
+            passes,
+            settings.batch_size,
+            disk=20 * pairs.test,
+            arrays=arrays,
+            grid=max(pairs.validation, pairs.test),  # one after the other
+        )
 
 
 def _guided(blueprints: Blueprints) -> Iterator[Command]:

@@ -98,9 +98,8 @@ def estimate(command: Command, traces: Traces, speed: Speed) -> Estimate:
 
 
 def _grid(command: Command, traces: Traces) -> int:
-    """Bytes of the features of the validation and test grid, which a discriminator's run keeps."""
-    pictures = command.passes.get(Pass("features"), 0) if command.stage == "discriminator" else 0
-    return 4 * pictures * prod(traces.extractor.feature_shape)
+    """Bytes of the feature maps of a grid."""
+    return 4 * command.grid * prod(traces.extractor.feature_shape)
 
 
 def together(parts: Sequence[Estimate], command: Command) -> Estimate:

@@ -47,7 +47,7 @@ class MemberSettings:
 class GridFeatures:
     """Frozen features of images at times of the common grid, with what identifies each pair."""
 
-    features: Tensor  # (P, C, H, W)
+    features: Tensor  # (P, C, H, W) in main memory, wherever the rest is: at full size they are gigabytes
     t: Tensor  # (P,) float32
     time: np.ndarray  # (P,) float64
     labels: Tensor  # (P,) float32, 1 real, 0 fake
@@ -93,8 +93,8 @@ def grid_features(
         )
         t = torch.from_numpy(time[part]).to(images.device)
         found = features(vp_noised(scaled(chosen), t, noise), t.float())
-        # Room for all at once: joined afterwards, they would be there twice, and at full size they are gigabytes.
-        kept = found.new_empty(len(image), *found.shape[1:]) if kept is None else kept
+        # Room for all at once: joined afterwards, they would be there twice.
+        kept = torch.empty(len(image), *found.shape[1:], dtype=found.dtype) if kept is None else kept
         kept[part] = found
     assert kept is not None, "no validation or test images"
     t32 = torch.from_numpy(time).float().to(images.device)
@@ -121,7 +121,8 @@ def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor
         part = slice(start, start + FEATURE_BATCH)
         with compute.autocast():
             condition = () if grid.classes is None else (grid.classes[part],)
-            logits.append(head(grid.features[part], grid.t[part], *condition).view(-1).float())
+            features = grid.features[part].to(grid.t.device)
+            logits.append(head(features, grid.t[part], *condition).view(-1).float())
     return torch.cat(logits)
 
 
