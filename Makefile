@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test fullsize lint mlflow dag clean always
+.PHONY: help setup repro test test-full fullsize lint audit mlflow dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -28,6 +28,12 @@ repro: setup ## run the study of the profile named in params.yaml: data, trainin
 test: setup ## run every test (WORKERS=2 processes); a skipped one prints its reason
 	@OMP_NUM_THREADS=1 .venv/bin/pytest -q -n $(WORKERS) --dist loadgroup
 
+# What the tests count lies in build/counted.txt meanwhile; docs/reliability.md has a table of it.
+test-full: setup ## run every test with many more kills, faults and fuzzed cases, and say how many (an hour or more)
+	@mkdir -p build && : > build/counted.txt
+	@DG_FULL=1 DG_COUNTS=$(CURDIR)/build/counted.txt OMP_NUM_THREADS=1 .venv/bin/pytest -q -n $(WORKERS) --dist loadgroup
+	@.venv/bin/python -m tests.amount build/counted.txt
+
 fullsize: setup ## profile cifar10 with 16 pictures, full-size networks and random weights; seconds of each stage (minutes)
 	@DG_FULLSIZE=1 .venv/bin/pytest -q tests/test_fullsize.py
 
@@ -36,6 +42,12 @@ lint: setup ## check style, formatting, types and the layers
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
+
+# In an environment of its own: it must not change what it looks at.
+audit: setup ## compare the installed versions with published advisories (needs the network)
+	@python3 -m venv build/audit && build/audit/bin/pip install --quiet pip-audit
+	@.venv/bin/pip freeze --exclude-editable > build/audit/installed.txt
+	@build/audit/bin/pip-audit --requirement build/audit/installed.txt --no-deps --disable-pip
 
 mlflow: setup ## open the MLflow UI on http://127.0.0.1:5000 (PORT=5000) until Ctrl-C
 	@.venv/bin/dguide mlflow --port $(PORT)

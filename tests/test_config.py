@@ -87,6 +87,7 @@ BAD = [
     ("fetch.files", {"a": DOWNLOAD | {"url": "https://me:secret@example.org/a"}}, "fetch.files.a", "https://"),
     ("fetch.files", {"a": DOWNLOAD | {"path": "../a"}}, "fetch.files.a", "folder of the project"),
     ("fetch.files", {"a": DOWNLOAD | {"path": "/etc/a"}}, "fetch.files.a", "folder of the project"),
+    ("fetch.files", {"a": DOWNLOAD | {"path": ".git/hooks/pre-commit"}}, "fetch.files.a", "folder of the project"),
     ("fetch.files", {"a": DOWNLOAD | {"md5": "C58F"}}, "fetch.files.a.md5 = 'C58F'", "pattern"),
     ("fetch.files", {"a": DOWNLOAD | {"size": 0}}, "fetch.files.a.size = 0", "greater than or equal to 1"),
     ("fetch.files", {"a": DOWNLOAD | {"by_hand": ""}}, "fetch.files.a.by_hand", "at least 1"),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).resolve().parents[1]
+NETWORKS = {"mini": "digits network", "cifar10-small": "CIFAR network"}
 MEANING = {
     "edm": "no guidance",
     "d0": "D0, w1 = w2 = 2",
@@ -24,13 +27,13 @@ MEANING = {
 }
 
 
-def results_block() -> str:
+def results_block(profile: str = "mini") -> str:
     lines = [
-        "| variant | what | FID (digits network) | difference to `edm` | precision / recall (k-NN) |",
+        f"| variant | what | FID ({NETWORKS[profile]}) | difference to `edm` | precision / recall (k-NN) |",
         "|---|---|---|---|---|",
     ]
     for variant, meaning in MEANING.items():
-        r = json.loads((PROJECT / "reports" / "mini" / "evaluation" / f"{variant}.json").read_text())
+        r = json.loads((PROJECT / "reports" / profile / "evaluation" / f"{variant}.json").read_text())
         fid = f"{r['fid']:.2f} [{r['fid_ci95'][0]:.2f}, {r['fid_ci95'][1]:.2f}]"
         low, high = r["delta_fid_ci95"]
         delta = "" if variant == "edm" else f"{r['delta_fid_vs_edm']:+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -38,10 +41,12 @@ def results_block() -> str:
     return "\n".join(lines)
 
 
-def test_results_are_those_of_the_committed_run():
+@pytest.mark.parametrize("profile", NETWORKS)
+def test_results_are_those_of_the_committed_run(profile):
     text = (PROJECT / "README.md").read_text()
-    block = text.split("compares this block with reports/mini/evaluation -->\n")[1].split("\n<!-- end of results")[0]
-    assert block == results_block(), f"paste this into README.md:\n{results_block()}"
+    start = f"compares this block with reports/{profile}/evaluation -->\n"
+    block = text.split(start)[1].split("\n<!-- end of results")[0]
+    assert block == results_block(profile), f"paste this into README.md:\n{results_block(profile)}"
 
 
 def test_every_named_path_exists():

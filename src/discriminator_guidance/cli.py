@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ import typer
 
 from discriminator_guidance.cli_study import study
 from discriminator_guidance.errors import UserError
+
+# What an operating system says of a place where nothing more can be written.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
@@ -232,7 +236,7 @@ def benchmark(
     context = Context(Layout(root, profile), bar, lambda step, values: None, notice)
     pictures, _ = study_pictures(settings, context)
     with bar("timing", GROUPS, "groups") as advance:
-        rows, peaks = timed(settings, pictures, seconds, advance)
+        rows, peaks = timed(profile, settings, pictures, seconds, advance)
     show(f"profile {profile}: seconds of a call, median (shortest-longest)", printed(rows))
     show("peaks", [{"operation": name, "GFLOP/s": f"{rate / 1e9:.3g}"} for name, rate in peaks.items()])
     conditions = rows[0].conditions
@@ -318,6 +322,33 @@ def status(profile: Profile) -> None:
 
 
 @app.command()
+def verify(profile: Profile) -> None:
+    """Compare every file of a profile with what is recorded of it; names what is damaged and what rebuilds it."""
+    from discriminator_guidance.config import load_config, locked_stages
+    from discriminator_guidance.errors import InputError
+    from discriminator_guidance.progress import bar, notice
+    from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages import verify as stage
+    from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.layout import Layout
+
+    root = Path.cwd()
+    settings = load_config(profile, root)
+    context = Context(Layout(root, profile), bar, lambda step, values: None, notice)
+    verified = stage.run(settings, context, locked_stages(root, profile))
+    show(f"profile {profile}: checked", [{"what": kind, "files": n} for kind, n in verified.checked.items()])
+    if damages := verified.damages:
+        rows = [{"file": one.path, "found": one.found, "command": one.command} for one in damages]
+        show(f"profile {profile}: not as recorded", rows)
+        raise InputError(
+            f"every file of profile {profile} as it was written",
+            f"{len(damages)} that are not, the first being {damages[0].path} ({damages[0].found})",
+            f"run `{damages[0].command}`" if len(damages) == 1 else "run the commands above",
+        )
+    typer.echo(f"all of it is as it was written ({sum(verified.checked.values())} files)")
+
+
+@app.command()
 def prepare() -> None:
     """Create the MLflow database (part of the set-up)."""
     from discriminator_guidance.tracking import prepare as prepare_tracking
@@ -344,6 +375,14 @@ def main() -> None:
 
         complain(str(error))
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        from discriminator_guidance.progress import complain
+
+        place = f" {error.filename}" if error.filename else ""
+        complain(f"expected to write{place}; got {error.strerror}; give it room and permission and run it again")
+        sys.exit(2)
 
 
 def _run_stage(word: str, profile: str, **choice: str) -> None:
@@ -357,8 +396,9 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     settings = load_config(profile, root)
     _refuse_unknown(settings, profile, choice)
     from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.fetch import check_used
     from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.stages.needed import refuse_missing
+    from discriminator_guidance.stages.needed import files_read, refuse_missing
 
     layout = Layout(root, profile)
     refuse_missing(settings, layout, word, {*listed_members(root), *choice.values()})
@@ -372,6 +412,7 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
             run.metrics(step, values)
 
         context = Context(layout, bar, on_metrics, notice)
+        check_used(settings, context, files_read(settings, word, choice.get("member")))
         result: StageResult = import_module(f"discriminator_guidance.stages.{word}").run(settings, context, **choice)
         numbers = {key: value for key, value in result.summary.items() if isinstance(value, float | int)}
         run.metrics(0, numbers | result.metrics)

@@ -50,6 +50,7 @@ def discriminator(profile: Profile, trials: Trials, workers: Workers = 1) -> Non
             for one in record["finalists"]
         ],
     )
+    _keep(profile, record, record["winner"] | {"value": record["best"]["value"]}, files)
     _say_next("discriminator", profile, files)
 
 
@@ -74,6 +75,7 @@ def ensemble(profile: Profile, trials: Trials, workers: Workers = 1) -> None:
             *({"": name, "FID": value} for name, value in record["vertices"].items()),
         ],
     )
+    _keep(profile, record, best, files)
     _say_next("ensemble", profile, files)
 
 
@@ -108,6 +110,19 @@ def _recorder(profile: str) -> Callable[[str, Any], None]:
                 run.metrics(step, values)
 
     return on_finished
+
+
+def _keep(profile: str, record: dict[str, Any], best: dict[str, Any], files: list[Path]) -> None:
+    """Make the whole study one run more, with its record, table and charts."""
+    from discriminator_guidance import tracking
+
+    tags = {"stage": "study", "profile": profile, "study": record["study"], "trial": "all"}
+    told = {key: record[key] for key in ("n_trials", "states", "seed", "objective", "tuning")}
+    numbers = {key: float(best[key]) for key in ("value", "fid", "gflop") if key in best}
+    with tracking.run(Path.cwd(), profile, record["study"], tags, told | {"best": best["trial"]}, {}) as run:
+        run.metrics(0, numbers | {"n_trials": float(record["n_trials"])})
+        for path in files:
+            run.artifact(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def complain(message: str, console: Console | None = None) -> None:
         console: where to show it (default: standard error).
     """
     console = console or Console(stderr=True)
-    line = Text.assemble(("error: ", "bold red"), " ".join(message.split()))
+    line = Text.assemble(("error: ", "bold red"), _plain(message))
     console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -101,7 +101,12 @@ def notice(message: str, console: Console | None = None) -> None:
         console: where to show it (default: standard error).
     """
     console = console or Console(stderr=True)
-    console.print(Text.assemble(("note: ", "bold yellow"), " ".join(message.split())), soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("note: ", "bold yellow"), _plain(message)), soft_wrap=True, highlight=False)
+
+
+def _plain(message: str) -> str:
+    """One line without codes that would steer the terminal: names of files may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
 
 
 class _RateColumn(ProgressColumn):

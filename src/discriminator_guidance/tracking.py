@@ -29,6 +29,7 @@ from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.provenance import provenance
 from discriminator_guidance.recorder import Metrics, Model, Recorder, Worker
+from discriminator_guidance.redaction import redact as hide
 
 log = logging.getLogger(__name__)
 
@@ -214,8 +215,7 @@ def redact(text: str) -> str:
         secrets += [password, unquote(password)]
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
-    text = re.sub(r"//[^/\s]*@", "//***@", text)
-    return re.sub(r"([?&][^=&\s]+=)[^&\s'\")]+", r"\1***", text)
+    return hide(text)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pytest
 
 from discriminator_guidance.artifacts.downloads import Patience, fetch
 from discriminator_guidance.artifacts.remote_files import PINS, RemoteFile, inspect, read_pins
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.errors import InputError, OutputError
 
 from ..publisher import Publisher, publishing
 
@@ -332,7 +332,8 @@ def test_a_full_disk_is_one_line(publisher, tmp_path, clock, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    refused(entry(publisher), tmp_path, clock, "No space left on device")
+    with pytest.raises(OutputError, match="No space left on device; give it room"):
+        load(entry(publisher), tmp_path, clock)
 
 
 def test_first_use_pins_and_a_later_change_is_refused(publisher, tmp_path, clock):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,7 +20,8 @@ from discriminator_guidance.artifacts.files import (
     write_json,
     write_npz,
 )
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.errors import InputError, OutputError
+from tests.amount import FULL
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -28,7 +32,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputError, match=r"to write .*a\.json \(3 bytes\); got No space left on device; give it room"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -85,3 +89,73 @@ def test_fingerprint_ignores_order_and_sees_every_value():
     assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
     assert fingerprint({"a": float("inf")})
     json.dumps({"a": fingerprint({})})
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from discriminator_guidance.artifacts.files import write_bytes
+from discriminator_guidance.errors import OutputError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_bytes(Path("small"), b"x" * 1000)
+try:
+    write_bytes(Path("small"), b"y" * 1001)
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_a_limit_that_is_hit_in_the_midst_of_a_write_leaves_what_was_whole(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "small (1,001 bytes); got File too large; give it room" in done.stdout
+    assert (tmp_path / "small").read_bytes() == b"x" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a folder without permission")
+def test_a_folder_without_permission_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="Permission denied"):
+            write_bytes(tmp_path / "folder" / "a", b"")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_file_in_place_of_a_folder_is_one_line(tmp_path):
+    (tmp_path / "folder").write_text("")
+    with pytest.raises(OutputError, match=r"folder/a"):
+        write_bytes(tmp_path / "folder" / "a", b"")
+
+
+def test_no_flipped_bit_of_an_archive_changes_a_number(tmp_path):
+    path = tmp_path / "a.npz"
+    arrays = {"x": np.arange(3, dtype=np.int16), "y": np.array([0.5])}
+    write_npz(path, **arrays)
+    content = path.read_bytes()
+    random = np.random.default_rng(0)
+    bits = range(8 * len(content)) if FULL else random.choice(8 * len(content), 400, replace=False)
+    refused = 0
+    for bit in map(int, bits):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(damaged)
+        try:
+            read = read_npz(path, ["x", "y"], "s")
+        except InputError:
+            refused += 1
+            continue
+        assert all(
+            np.array_equal(read[name], array) and read[name].dtype == array.dtype for name, array in arrays.items()
+        )
+    assert refused > 0.5 * len(bits)
+
+
+def test_no_shortened_archive_is_taken_for_whole(tmp_path):
+    path = tmp_path / "a.npz"
+    write_npz(path, x=np.arange(3))
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match="run stage s again"):
+            read_npz(path, ["x"], "s")

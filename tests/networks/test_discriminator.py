@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.networks.adm import EncoderUNet, build_head
+from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head
 from discriminator_guidance.networks.discriminator import Discriminator, MemberLogits
+from discriminator_guidance.networks.precision import Compute
 from tests.networks.conftest import shuffled
 
 
@@ -85,3 +87,27 @@ def test_bfloat16_logits_are_finite_and_close(
     assert gradient.dtype == torch.float32
     assert gradient.isfinite().all()
     assert (fast - full).square().mean().sqrt() < 0.05 * full.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("mode", ["float32", "bfloat16"])
+def test_members_together_are_the_members_one_by_one(mode, monkeypatch):
+    torch.manual_seed(0)
+    compute = Compute(torch.device("cpu"), mode)
+    extractor = compute.place(shuffled(build_extractor(8, 1, 3, 8, [1, 2], 1, [4], 8)))
+    sizes = (8, 8, 16)  # the last one is of another make
+    heads = [compute.place(shuffled(build_head(extractor.feature_shape, size, 1, 8))) for size in sizes]
+    members = MemberLogits(extractor, heads)
+    x, tau = torch.randn(2, 1, 8, 8, requires_grad=True), torch.tensor([0.2, 0.7])
+
+    def found():
+        with compute.autocast():
+            logits = members(x, tau).float()
+        return logits.detach(), torch.autograd.grad(logits.sum(), x)[0]
+
+    monkeypatch.setattr(MemberLogits, "_together", lambda self, features: False)
+    apart = found()
+    monkeypatch.setattr(MemberLogits, "_together", lambda self, features: True)
+    tolerance = {"float32": 1e-5, "bfloat16": 0.05}[mode]
+    for together, alone in zip(found(), apart, strict=True):
+        torch.testing.assert_close(together, alone, atol=tolerance, rtol=tolerance)
+    assert [places for places, _ in members._stacked()] == [[0, 1], [2]]

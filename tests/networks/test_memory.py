@@ -35,6 +35,15 @@ def test_one_picture_that_does_not_fit_is_an_error_of_one_line():
     assert "\n" not in str(caught.value)
 
 
+def test_memory_that_a_library_of_the_device_lacks_counts_too():
+    def run(size: int) -> int:
+        if size > 2:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return size
+
+    assert BatchSize(8, lambda line: None).attempt(run) == 2
+
+
 def test_other_errors_pass():
     def run(size: int) -> None:
         raise RuntimeError("shape mismatch")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.networks.precision import Compute, resolve_compute
+from discriminator_guidance.networks.precision import WIDE, Compute, resolve_compute
 from discriminator_guidance.stages.context import prepare_compute
 
 
@@ -87,3 +90,23 @@ def test_factors_are_rounded_in_mode_tf32_alone(machine, precision):
     prepare_compute("auto", precision, 1)
     found = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     assert found == ((True, True) if precision == "tf32" else (False, False))
+
+
+def test_a_network_in_place_is_frozen_and_its_kernels_have_the_format_of_the_mode():
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(2), nn.Conv1d(4, 1, 1))
+    for mode, kernel in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        compute = Compute(torch.device("cpu"), mode)
+        network = compute.place(copy.deepcopy(made))
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        assert [network[place].weight.dtype for place in (0, 1, 3)] == [kernel, torch.float32, kernel]
+        x = torch.randn(2, 3, 8, 8)
+        with compute.autocast():
+            torch.testing.assert_close(network(x).float(), made(x).float(), atol=0.05, rtol=0.05)
+
+
+def test_only_wide_networks_have_channels_last():
+    compute = Compute(torch.device("cpu"), "bfloat16")
+    for width, last in ((WIDE, True), (WIDE // 2, False)):
+        kernel = compute.place(nn.Conv2d(8, width, 3)).weight
+        assert kernel.is_contiguous(memory_format=torch.channels_last) == last

@@ -85,8 +85,11 @@ def test_released_networks_are_converted_not_trained():
     assert costs.seconds == 0
     assert costs.disk == pytest.approx(4 * 55_733_891, rel=0.01)
     evaluation = estimate(by_name["evaluation-edm"], traces, speed(traces, list(by_name.values())))
-    assert evaluation.memory > INCEPTION_BYTES + 3 * 110_000 * 2048 * 8
-    assert evaluation.disk == (50_000 + 60_000) * 2048 * 8 + 16 * 50_000
+    features = (2 * 50_000 + 60_000) * 2048 * 4  # of samples, unguided samples, training and held-out pictures
+    assert evaluation.memory > INCEPTION_BYTES + features + 3 * 100_000 * 2048 * 8
+    assert evaluation.disk == (50_000 + 60_000) * 2048 * 4 + 16 * 50_000
+    head = estimate(by_name["discriminator-authors"], traces, speed(traces, list(by_name.values())))
+    assert head.memory > 40_000 * 512 * 8 * 8 * 4  # features of the validation grid
     score = estimate(by_name["guided-edm"], traces, speed(traces, list(by_name.values())))
     assert score.flops == pytest.approx(50_000 * 69 * 42.38e9, rel=1e-3)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from discriminator_guidance.artifacts.files import read_json
 from discriminator_guidance.evaluation.significance import interval, paired_interval
@@ -256,6 +257,30 @@ def test_published_statistics_replace_the_real_features_in_the_distance_alone(st
     assert moved["params_hash"] != now["params_hash"]
     for key in ("kid", "kid_holdout", "precision", "recall"):
         assert moved[key] == before[key]
+
+
+def test_exhausted_memory_halves_the_passes_and_the_blocks_and_is_recorded(study: Study, tmp_path, monkeypatch):
+    from discriminator_guidance.stages import evaluation, features
+
+    def short_of_memory(original, position: int, most: int):
+        def run(*given, **named):
+            if given[position] > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return original(*given, **named)
+
+        return run
+
+    again, before = changed(study, tmp_path), result(study, "d0")
+    most = again.config.evaluation.batch_size // 2
+    shutil.rmtree(again.layout.feature_cache, ignore_errors=True)
+    monkeypatch.setattr(features, "extract_features", short_of_memory(features.extract_features, 2, most))
+    monkeypatch.setattr(features, "neighbour_radii", short_of_memory(features.neighbour_radii, 2, 500))
+    monkeypatch.setattr(evaluation, "precision_recall", short_of_memory(evaluation.precision_recall, 3, 250))
+    assert again.run("evaluation", "d0").summary["batch_size"] == most
+    assert len(again.notices) == 4
+    now = read_json(again.layout.evaluation("d0"), "evaluation")
+    for key in ("fid", "kid", "precision", "recall"):
+        assert now[key] == pytest.approx(before[key], rel=1e-4), key
 
 
 def test_statistics_of_another_network_are_refused_before_compute(study: Study, tmp_path, monkeypatch):

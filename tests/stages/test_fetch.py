@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ def download(publisher: Publisher, name: str, **changes: Any) -> Download:
         "by_hand": "from its page",
     }
     return Download.model_construct(**(given | changes))
+
+
+WRONG = {"a": {}, "private": {"url": None}}
 
 
 def run(config: Config, root: Path, *names: str) -> dict[str, Any]:
@@ -118,6 +122,41 @@ def test_a_file_without_an_address_is_an_error_only_if_named(publisher, tmp_path
     assert run(config, tmp_path)["private"].startswith("missing")
     with pytest.raises(InputError, match="no address"):
         run(config, tmp_path, "private")
+
+
+def test_a_file_is_pinned_where_a_stage_first_reads_it_and_another_one_is_refused(publisher, tmp_path):
+    files = {"plain": download(publisher, "plain", size=None, sha256=None), "checked": download(publisher, "checked")}
+    config, said = settings_with(files), []
+    context = replace(Study(tmp_path).context, notice=said.append)
+    paths = ["data/downloads/plain", "data/downloads/checked", "data/not-of-the-registry"]
+    fetch.check_used(config, context, paths)  # nothing is here: another check says so
+    put = tmp_path / "data" / "downloads"
+    put.mkdir(parents=True)
+    for name in files:
+        (put / name).write_bytes(CONTENT)
+    fetch.check_used(config, context, paths[1:])
+    assert said == []
+    fetch.check_used(config, context, paths)
+    fetch.check_used(config, context, paths)
+    assert ["plain is pinned in configs" in line for line in said] == [True]
+    (put / "plain").write_bytes(CONTENT[1:])
+    with pytest.raises(InputError, match=r"plain at .*instead of .*pinned in configs"):
+        fetch.check_used(config, context, paths)
+    fetch.check_used(config, context, paths[1:])
+    (put / "checked").write_bytes(CONTENT[1:])
+    with pytest.raises(InputError, match=r"checked at .*published"):
+        fetch.check_used(config, context, paths[1:])
+
+
+def test_a_wrong_file_is_replaced_by_fetch_or_by_hand(publisher, tmp_path):
+    config = settings_with({name: download(publisher, name, **given) for name, given in WRONG.items()})
+    put = tmp_path / "data" / "downloads"
+    put.mkdir(parents=True)
+    for name in WRONG:
+        (put / name).write_bytes(CONTENT[1:])
+    _, advice = fetch.listing(config, tmp_path)
+    assert ["remove data/downloads/" in line for line in advice] == [True, True]
+    assert ["dguide fetch" in line for line in advice] == [True, False]
 
 
 def test_two_at_once_do_not_mix(publisher, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from discriminator_guidance.config import Config, load_config
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.needed import missing_files, refuse_missing
+from discriminator_guidance.stages.needed import files_read, missing_files, refuse_missing
 
 from .conftest import PROJECT
 
@@ -72,6 +72,14 @@ def test_what_only_reads_a_file_runs_without_the_others_and_what_computes_does_n
         assert "uncond-vp.pkl" not in message
         assert "dguide fetch --profile cifar10 --list" in message
         assert "\n" not in message
+
+
+def test_files_that_a_stage_reads_itself():
+    assert files_read(CIFAR10, "score") == [CIFAR10.score.path]
+    assert files_read(CIFAR10, "discriminator", "authors") == ["data/downloads/discriminator_60.pt"]
+    assert files_read(CIFAR10, "discriminator", "d0") == files_read(CIFAR10, "evaluation") == []
+    assert files_read(changed("evaluation", reference_statistics="data/r.npz"), "evaluation") == ["data/r.npz"]
+    assert files_read(load_config("mini", PROJECT), "score") == []
 
 
 def test_a_profile_without_a_registry_does_not_send_anyone_to_fetch(tmp_path):

@@ -108,6 +108,20 @@ def test_a_plan_of_released_networks_times_and_writes_nothing(tmp_path):
     assert {"score", "score step", "extractor step", "member step", "guidance, 1 members", "fid features"} <= timed
 
 
+def test_a_released_member_that_dvc_would_leave_out_is_named(tmp_path):
+    study = released_study(tmp_path / "study", cond=True)
+    study.settings |= {key: Study(tmp_path).settings[key] for key in ("score", "extractor")}
+
+    def named() -> list[bool]:
+        return ["`members` in params.yaml: authors" in line for line in plan.unlisted(study.config, study.root)]
+
+    assert named() == []  # no params.yaml: nothing to compare with
+    (study.root / "params.yaml").write_text("members: [d0]\n")
+    assert named() == [True]
+    (study.root / "params.yaml").write_text("members: [d0, authors]\n")
+    assert named() == []
+
+
 def test_missing_files_of_a_profile_that_has_none(tmp_path):
     study = Study(tmp_path)
     config = released(fetch={"files": {}})

@@ -52,12 +52,12 @@ def draw(sampled, work, indices=range(100, 117), batch=5, shard=8, notices=None,
 
 @pytest.fixture
 def work(tmp_path):
-    number = 0
+    number, notices = 0, []
 
     def new() -> PartialWork:
         nonlocal number
         number += 1
-        return PartialWork(tmp_path, "fake", {"run": number})
+        return PartialWork(tmp_path, "fake", {"run": number}, notices.append)
 
     return new
 
@@ -175,3 +175,43 @@ def test_the_denoiser_is_given_each_samples_class():
     expected = network(x.float(), sigma.float(), one_hot(classes, CLASSES)).detach()
     assert torch.equal(denoised, expected)
     assert not torch.allclose(denoised, unguided_denoiser(network, classes.flip(0), CPU)(x, sigma), atol=1e-3)
+
+
+class Faulty(Sampled):
+    """Guidance is NaN for sample 106 at noise levels below a bound."""
+
+    def __init__(self, below: float) -> None:
+        super().__init__()
+        self.below = below
+
+    def __call__(self, classes):
+        denoiser, guidance = super().__call__(classes)
+        first = 100 + sum(map(len, self.batches[:-1]))
+
+        def faulty(x, sigma):
+            score, ratio = guidance(x, sigma)
+            rows = (torch.arange(first, first + len(x)) == 106) & (sigma < self.below)
+            return score.masked_fill(rows.view(-1, 1, 1, 1), torch.nan), ratio
+
+        return denoiser, faulty
+
+
+def test_guidance_that_is_not_finite_is_named_with_its_noise_level(work):
+    with pytest.raises(DivergenceError, match=r"at noise level sigma = .* in sample 106;"):
+        draw(Faulty(60.0), work())
+
+
+def test_dropped_guidance_concerns_one_sample_and_survives_in_the_shards(work):
+    place, clean = work(), draw(Sampled(), work())[0]
+    drawn = draw_samples(
+        Faulty(60.0), CLASSES, SETTINGS, (1, 2, 2), range(100, 117), 7, BatchSize(5, print), 8, 3, CPU, place,
+        [].append, "drop_guidance",
+    )  # fmt: skip
+    assert np.flatnonzero(drawn.dropped).tolist() == [6]
+    assert drawn.dropped[6] == 6  # of 4 steps all but the first evaluation: 3 Euler slopes, 3 corrections
+    others = [i for i in range(17) if i != 6]
+    assert np.array_equal(drawn.images[others], clean.images[others])
+    assert not np.array_equal(drawn.images[6], clean.images[6])
+    again, _ = draw(Sampled(), place)
+    assert np.array_equal(again.dropped, drawn.dropped)
+    assert not clean.dropped.any()

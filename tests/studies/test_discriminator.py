@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from optuna.trial import TrialState
 
 from discriminator_guidance.artifacts.files import read_json
 from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.report.study_record import best_trial, front_of, trials_of
 from discriminator_guidance.studies.discriminator import run, search_plan, starting_points
 from discriminator_guidance.studies.discriminator_results import write_discriminator_results
 from discriminator_guidance.studies.finalists import SEARCHED
@@ -177,3 +179,14 @@ def test_results_hold_what_promotion_reads(project: Study, searched):
     assert record["winner"]["trial"] in record["pareto_front"]
     assert record["best"]["value"] == min(t["value"] for t in record["trials"] if t["state"] == "complete")
     assert any(one["grid"] == "D0" for one in record["finalists"])
+
+
+def test_results_have_charts_and_a_front_of_the_finalists(project: Study, searched):
+    files = write_discriminator_results(*search(project, 7), project.config, project.layout)
+    record, (_, table, *charts) = read_json(files[0], "study"), files
+    names = ["history", "importances", "parallel", "slice", "pareto"]
+    assert [path.name for path in charts] == [f"discriminator_{name}.png" for name in names]
+    trials = trials_of(record, list(csv.DictReader(table.open(newline=""))))
+    assert best_trial(record, trials).value == record["best"]["value"]
+    assert sorted(trial.number for trial in front_of(trials)) == sorted(record["pareto_front"])
+    assert {trial.number for trial in trials if trial.front} == {one["trial"] for one in record["finalists"]}

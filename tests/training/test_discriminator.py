@@ -201,9 +201,51 @@ def test_divergence_names_the_epoch_and_keeps_the_last_checkpoint(monkeypatch):
 
     monkeypatch.setattr(discriminator, "draw_noised", broken_from_the_fourth_epoch)
     memory = Memory()
-    with pytest.raises(DivergenceError, match="epoch 4"):
+    with pytest.raises(DivergenceError, match=r"training loss; got nan in epoch 4, batch 1: picture \d+ at VP time"):
         run(settings(), memory)
     assert memory.saves == 1  # after the second epoch
+
+
+def test_one_picture_that_is_not_finite_is_named_with_its_time(monkeypatch):
+    from discriminator_guidance.training import discriminator
+
+    original, drawn = discriminator.draw_noised, []
+
+    def broken(images, labels, *rest):
+        batch = original(images, labels, *rest)
+        spoilt = batch.x_vp.clone()
+        if len(drawn) == 2:
+            spoilt[5] = torch.inf
+        drawn.append(batch)
+        return replace(batch, x_vp=spoilt)
+
+    monkeypatch.setattr(discriminator, "draw_noised", broken)
+    with pytest.raises(DivergenceError, match=r"(nan|inf) in epoch 1, batch 3: picture \d+ at VP time") as caught:
+        run(settings())
+    assert f"t = {float(drawn[2].t[5]):.4g};" in str(caught.value)
+
+
+def test_a_gradient_that_is_not_finite_spoils_neither_weights_nor_checkpoint(monkeypatch):
+    from discriminator_guidance.training import discriminator
+
+    original, calls = discriminator.accumulate_gradients, 0
+
+    def broken(loss_of, batch, size):
+        nonlocal calls
+        row = original(loss_of, batch, size)
+        calls += 1
+        return row
+
+    def infinite(head):
+        return [torch.tensor([torch.inf])] if calls == 3 * 7 + 2 else original_gradients(head)
+
+    original_gradients = discriminator._gradients
+    monkeypatch.setattr(discriminator, "accumulate_gradients", broken)
+    monkeypatch.setattr(discriminator, "_gradients", infinite)
+    memory = Memory()
+    with pytest.raises(DivergenceError, match="a finite gradient norm; got inf in epoch 4, batch 2"):
+        run(settings(), memory)
+    assert memory.saves == 1
 
 
 def test_a_validation_loss_that_is_not_finite_stops_with_the_epoch(monkeypatch):

@@ -115,9 +115,28 @@ def test_a_loss_that_is_not_finite_stops_with_the_iteration():
         return network(batch[0]).sum(), {}
 
     memory = Memory()
-    with pytest.raises(DivergenceError, match="iteration 41"):
+    with pytest.raises(DivergenceError, match="nan at iteration 41, row 0 of its batch"):
         train(network, batch_of, loss_of, SCHEDULE, at_once(), memory, lambda n: None, lambda s, r: None)
     assert memory.saved == [40]
+
+
+def test_a_gradient_that_is_not_finite_is_never_stepped_along():
+    network = nn.Linear(1, 1)
+    memory = Memory()
+
+    def loss_of(batch):
+        loss = network(batch[0]).sum()
+        if batch[0].item() == 79:  # the last iteration before the checkpoint at 80
+            loss = loss + torch.sqrt((network.weight - network.weight.detach()).sum())  # 0, with an infinite slope
+        return loss, {}
+
+    with pytest.raises(DivergenceError, match=r"finite gradients; got a norm of (inf|nan) at iteration 79"):
+        train(
+            network, lambda i: (torch.full((1, 1), float(i)),), loss_of, SCHEDULE, at_once(), memory,
+            lambda n: None, lambda s, r: None,
+        )  # fmt: skip
+    assert memory.saved == [40]
+    assert network.weight.isfinite().all()
 
 
 def test_gradients_of_parts_add_up_to_those_of_the_batch():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from discriminator_guidance.artifacts.files import write_npz
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, write_npz
 from discriminator_guidance.artifacts.images import content_digest
 
 
@@ -36,6 +35,22 @@ def cached_rows(
     return rows
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file of the cache can be read to its end.
+
+    Args:
+        path: the file.
+
+    Returns:
+        False for damage; whether it fits a set is judged when it is used.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {"rows", "process", "content"} <= {name for name in archive.files if archive[name] is not None}
+    except ARCHIVE_ERRORS:
+        return False
+
+
 def _read(path: Path, process: str, content: str) -> np.ndarray | None:
     # A damaged or foreign file is not an error: the rows are simply computed again.
     if not path.is_file():
@@ -46,5 +61,5 @@ def _read(path: Path, process: str, content: str) -> np.ndarray | None:
                 return None
             rows: np.ndarray = archive["rows"]
             return rows
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except ARCHIVE_ERRORS:
         return None

@@ -7,15 +7,27 @@ import hashlib
 import io
 import json
 import os
+import struct
 import tempfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.errors import InputError, OutputError
+
+# What numpy and zipfile raise on bytes that are not a whole archive of plain arrays, found by fuzzing.
+ARCHIVE_ERRORS = (
+    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, MemoryError,
+    NotImplementedError, RuntimeError, SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+TEMPORARY = ".tmp"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -24,19 +36,29 @@ def write_bytes(path: Path, content: bytes) -> None:
     Args:
         path: its final name; missing folders are made.
         content: what it will hold.
+
+    Raises:
+        OutputError: no room, no permission or a quota; what was there before is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"to write {path} ({len(content):,} bytes)",
+            str(error.strerror or error),
+            "give it room and permission and run the same command again; what is complete is kept",
+        ) from error
 
 
 def write_json(path: Path, data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
@@ -68,7 +90,7 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
     require(path, stage)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"JSON in {path}", str(error), f"run stage {stage} again") from error
     if not isinstance(data, dict):
         raise InputError(f"a JSON object in {path}", type(data).__name__, f"run stage {stage} again")
@@ -105,11 +127,12 @@ def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarr
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive.files]
-            if missing:
-                raise InputError(f"array {missing[0]} in {path}", "no such array", f"run stage {stage} again")
-            return {name: archive[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"a whole .npz file {path}", str(error), f"run stage {stage} again") from error
+            if not missing:
+                return {name: archive[name] for name in names}
+    except ARCHIVE_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"a whole .npz file {path}", reason, f"run stage {stage} again") from error
+    raise InputError(f"array {missing[0]} in {path}", "no such array", f"run stage {stage} again")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:

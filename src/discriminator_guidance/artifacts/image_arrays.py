@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS
 from discriminator_guidance.errors import InputError
 
 MAX_ARRAY_BYTES = 2**32
@@ -35,10 +34,7 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 _check_header(path, archive, name)
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-    except (
-        zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, SyntaxError,
-        tokenize.TokenError,
-    ) as error:  # fmt: skip
+    except ARCHIVE_ERRORS as error:
         raise InputError(f"a whole .npz file {path}", str(error), "copy or make it again") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
         raise InputError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS
 from discriminator_guidance.errors import InputError
 
 
@@ -35,5 +35,5 @@ def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
             if missing:
                 raise InputError(what, f"no {missing[0]} among {', '.join(archive.files) or 'no arrays'}", remedy)
             return archive["mu"], archive["sigma"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except ARCHIVE_ERRORS as error:
         raise InputError(what, " ".join(str(error).split())[:120], remedy) from error

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from discriminator_guidance.config import Config
     from discriminator_guidance.planning.blueprints import Pictures
 
-GROUPS = 10  # that `benchmark` times, the machine's peaks included
-METRICS_SHARE = 0.5  # their single calls are long: fewer rounds
+GROUPS = 12  # that `benchmark` times, the machine's peaks included
 
 
 def benchmark(
-    config: Config, pictures: Pictures, budget_s: float, advance: Callable[[int], None]
+    profile: str, config: Config, pictures: Pictures, budget_s: float, advance: Callable[[int], None]
 ) -> tuple[list[Row], dict[str, float]]:
     """Time the plain way and this project's way of everything that costs time.
 
     Args:
+        profile: its name, for the record.
         config: the profile; its networks start with random weights.
         pictures: their shape.
         budget_s: seconds of timing, about; each way is timed three times at least.
@@ -49,7 +49,7 @@ def benchmark(
     share = budget_s / GROUPS
     peaks = measured_peaks(device, share / 2)
     advance(1)
-    conditions = machine(device, threads)
+    conditions = {"profile": profile, **machine(device, threads)}
     rows = []
     blueprints = Blueprints(config, pictures)
     with_networks = _groups_of_networks(blueprints, trained)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from discriminator_guidance.config.sections import Config, Section
 from discriminator_guidance.config.tuned import TUNED, Tuned, with_tuned
 from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.redaction import redact
 
 Kind = TypeVar("Kind", bound=Section)
 
@@ -138,7 +139,7 @@ def read_yaml(path: Path, shown: str) -> object:
         # YAML 1.2, as DVC reads it: 1e-5 is a number there, in YAML 1.1 it is a string.
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = redact(" ".join(str(error).split()))
         raise ConfigError(f"YAML in {shown}", reason, "mend the syntax at the place named") from error
 
 
@@ -154,6 +155,11 @@ def _key(location: tuple[int | str, ...]) -> str:
     return ".".join(parts)
 
 
+def _shown(value: object) -> str:
+    text = redact(repr(value))
+    return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
 def _config_error(error: ValidationError, shown: str) -> ConfigError:
     errors: list[Any] = error.errors(include_url=False)
     # Of a union ("equal" or a list of weights) pydantic reports each branch; the last is about the list.
@@ -167,7 +173,7 @@ def _config_error(error: ValidationError, shown: str) -> ConfigError:
         return ConfigError(f"key {key} in {shown}", f"no such key{more}", "add it; configs/mini.yaml documents each")
     if first["type"] == "extra_forbidden":
         return ConfigError(
-            f"known keys in {shown}", f"{key} = {first['input']!r}{more}", "remove it or mend its spelling"
+            f"known keys in {shown}", f"{key} = {_shown(first['input'])}{more}", "remove it or mend its spelling"
         )
     if first["type"] == "value_error":
         wrong, _, remedy = message.partition("; ")
@@ -178,4 +184,4 @@ def _config_error(error: ValidationError, shown: str) -> ConfigError:
         return ConfigError(f"{key}.source among {known} in {shown}", first["ctx"]["tag"] + more, "choose one of them")
     if first["type"] == "union_tag_not_found":
         return ConfigError(f"key {key}.source in {shown}", f"no such key{more}", "add it; see configs/mini.yaml")
-    return ConfigError(f"a valid {key} in {shown}", f"{key} = {first['input']!r}{more}", message)
+    return ConfigError(f"a valid {key} in {shown}", f"{key} = {_shown(first['input'])}{more}", message)

@@ -72,7 +72,7 @@ def _listed(path: Path, key: str, name: str) -> str | None:
     from ruamel.yaml import YAML
 
     writer = YAML()
-    writer.indent(mapping=2, sequence=4, offset=2)
+    writer.indent(mapping=2, sequence=2, offset=0)  # as `dvc exp run -S` writes it
     params = writer.load(path.read_text(encoding="utf-8")) if path.is_file() else None
     if not isinstance(params, dict) or not isinstance(params.get(key), list):
         raise ConfigError(f"a list {key} in params.yaml", "no such list", f"add `{key}: []`")

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 from pydantic import Discriminator as ChosenBy
@@ -17,6 +17,7 @@ from discriminator_guidance.config.consistency import (
     impossible_sampling,
     impossible_study,
 )
+from discriminator_guidance.redaction import redact
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -43,6 +44,19 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] >= bounds[1]:
         raise ValueError(f"the low end {bounds[0]:g} must be below the high end {bounds[1]:g}")
     return bounds
+
+
+def _without_secrets(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        keys = {key.lower() for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
+        secret = parts.password is not None or "@" in parts.path or any("pass" in key for key in keys - {"passfile"})
+    except ValueError:
+        secret = True
+    if secret:
+        # The file is committed, and the message is logged: neither may hold it.
+        raise ValueError("an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass")
+    return url
 
 
 def _distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -413,6 +427,7 @@ class Guided(SampleRange):
     time_min: VpTime
     time_max: VpTime
     trajectory_images: Count
+    on_nonfinite: Literal["stop", "drop_guidance"]
     variants: dict[Name, Variant]
 
     @model_validator(mode="after")
@@ -554,7 +569,7 @@ class Study(Section):
     """Command `study`."""
 
     seed: Seed
-    storage: Annotated[str, Field(pattern=r"^[a-z0-9+]+://")] | None
+    storage: Annotated[str, Field(pattern=r"^[a-z0-9+]+://"), AfterValidator(_without_secrets)] | None
     threads: Count
     tuning: TuningRange
     discriminator: DiscriminatorStudy
@@ -577,9 +592,10 @@ class Download(Section):
         if self.url is not None:
             parts = urlsplit(self.url)
             if parts.scheme != "https" or not parts.hostname or parts.username is not None:
-                raise ValueError(f"url must be https://<host>/..., it is {self.url}")
+                raise ValueError(f"url must be https://<host>/..., it is {redact(self.url)}")
         place = PurePosixPath(self.path)
-        if place.is_absolute() or ".." in place.parts or len(place.parts) < 2 or "\\" in self.path:
+        hidden = any(part.startswith(".") for part in place.parts)  # ".." too, and .git, whose files can be programs
+        if place.is_absolute() or hidden or len(place.parts) < 2 or "\\" in self.path:
             raise ValueError(f"path must lead to a file in a folder of the project, it is {self.path!r}")
         return self
 

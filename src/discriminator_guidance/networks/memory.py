@@ -71,7 +71,9 @@ class BatchSize:
         while True:
             try:
                 return run(self.size)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not _tells_of_exhaustion(error):
+                    raise
                 if self.size == 1:
                     raise UserError(
                         "memory for one picture at a time",
@@ -84,3 +86,8 @@ class BatchSize:
                 torch.cuda.empty_cache()
             self.size = -(-self.size // 2)
             self.on_halved(f"the device's memory is exhausted: going on with {self.size} pictures at once")
+
+
+def _tells_of_exhaustion(error: RuntimeError) -> bool:
+    # What cuBLAS and cuDNN cannot allocate for themselves is a plain RuntimeError in torch.
+    return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)

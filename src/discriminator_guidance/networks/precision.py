@@ -12,6 +12,10 @@ from discriminator_guidance.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
 
+# Channels from which a network is faster with channels last in bfloat16. On a CPU the score network of CIFAR-10 (256)
+# then takes 0.71 of the time and its extractor (512) 0.88; networks of 32 to 96 channels take 1.5 times as long.
+WIDE = 192
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -42,16 +46,16 @@ class Compute:
 
         Returns:
             The same network on the device, in evaluation mode, without gradients. In mode "bfloat16" its kernels are
-            bfloat16 already and lie as bfloat16 convolutions read them: autocast would convert those of a frozen
+            bfloat16 already and, in wide networks, lie with channels last: autocast would convert those of a frozen
             network anew in every call, and does not act inside `vmap`.
         """
         network = network.to(self.device).eval().requires_grad_(False)
         if self.mode == "bfloat16":
-            for layer in network.modules():
-                if isinstance(layer, nn.Conv2d):
-                    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                if isinstance(layer, nn.Conv1d | nn.Conv2d):
-                    layer.to(torch.bfloat16).register_forward_pre_hook(_in_format_of_kernel)
+            layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d)]
+            if max((layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)), default=0) >= WIDE:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for layer in layers:
+                layer.to(torch.bfloat16).register_forward_pre_hook(_in_format_of_kernel)
         return network
 
 

@@ -32,6 +32,7 @@ class Command:
         files: picture files it reads.
         disk: bytes it leaves behind, networks left out.
         arrays: bytes of pictures and features it holds in memory.
+        grid: feature maps of the extractor that it holds besides.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Command:
     files: int = 0
     disk: int = 0
     arrays: int = 0
+    grid: int = 0
 
     @property
     def choices(self) -> dict[str, str]:
@@ -122,7 +124,16 @@ def _discriminators(blueprints: Blueprints) -> Iterator[Command]:
             bagging = settings.bagging if row.differs.bagging is None else row.differs.bagging
             passes = work.member_training(name, epochs, pairs, bagging)
             images = passes[Pass("member step", (name,))]
-        yield Command("discriminator", name, images, passes, settings.batch_size, disk=20 * pairs.test, arrays=arrays)
+        yield Command(
+            "discriminator",
+            name,
+            images,
+            passes,
+            settings.batch_size,
+            disk=20 * pairs.test,
+            arrays=arrays,
+            grid=max(pairs.validation, pairs.test),  # one after the other
+        )
 
 
 def _guided(blueprints: Blueprints) -> Iterator[Command]:
@@ -130,7 +141,7 @@ def _guided(blueprints: Blueprints) -> Iterator[Command]:
     guided, steps = config.guided, config.sampler.steps
     images = guided.ranges * guided.images
     kept = (2 * steps + 1) * guided.trajectory_images * 4 * pictures.bytes
-    disk = images * pictures.bytes + kept + 4 * steps * images
+    disk = images * pictures.bytes + kept + (4 * steps + 8) * images
     for name, variant in guided.variants.items():
         settings = SamplerSettings(
             **config.sampler.model_dump(), w1=variant.w1, w2=variant.w2, boosting=variant.boosting
@@ -153,7 +164,7 @@ def _evaluations(blueprints: Blueprints) -> Iterator[Command]:
         "kid": 2 * kid_flops(settings.kid_subsets, settings.kid_subset_size, d),
         "manifold": manifold_flops(n, m, d),
     }
-    features = 8 * d
+    kept, compared = 4 * d, 8 * d  # bytes of a picture's features: as the network gives them, and in double precision
     influence = 16 * images  # and the index
     for name in guided.variants:
         # The features of real and unguided pictures are kept, and computed by the first variant that needs them.
@@ -165,6 +176,6 @@ def _evaluations(blueprints: Blueprints) -> Iterator[Command]:
             {Pass("fid features"): seen},
             settings.batch_size,
             metrics,
-            disk=seen * features + influence,
-            arrays=3 * (2 * images + m + holdout) * features + 10 * features * d,
+            disk=seen * kept + influence,
+            arrays=(2 * images + m + holdout) * kept + 3 * (n + m) * compared + 10 * compared * d,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from discriminator_guidance.planning.commands import Command
 from discriminator_guidance.planning.rates import Rate
@@ -88,11 +89,17 @@ def estimate(command: Command, traces: Traces, speed: Speed) -> Estimate:
         command.disk + makes,
         speed.base_bytes
         + command.arrays
+        + _grid(command, traces)
         + sum(weights)
         + (COPIES * makes if trains else 0)
         + command.batch * max((cost.bytes for cost in costs.values()), default=0.0),
         seconds,
     )
+
+
+def _grid(command: Command, traces: Traces) -> int:
+    """Bytes of the feature maps of a grid."""
+    return 4 * command.grid * prod(traces.extractor.feature_shape)
 
 
 def together(parts: Sequence[Estimate], command: Command) -> Estimate:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.report.absent import absent_rows
-from discriminator_guidance.report.readers import read_arrays, read_csv, read_json, remedy
+from discriminator_guidance.report.readers import Kind, read_arrays, read_csv, read_json, remedy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,49 +23,52 @@ STUDIES = "studies"  # beside the evaluations, the file that names the searches 
 PICTURE_ROWS = ("edm", "d0", "ensemble_probability", "ensemble_clipped_logit")
 RATIO_PANELS = ("d0", "ensemble_probability", "ensemble_logit", "ensemble_clipped_logit")
 
-EVALUATION_KEYS = [
-    "variant",
-    "n",
-    "ranges",
-    "fid",
-    "fid_ci95",
-    "fid_ranges",
-    "fid_ranges_ci95",
-    "delta_fid_vs_edm",
-    "delta_fid_ci95",
-    "kid",
-    "kid_std",
-    "kid_holdout",
-    "kid_holdout_std",
-    "precision",
-    "recall",
-    "discriminator_precision",
-    "discriminator_recall",
-    "discriminator_accuracy",
-    "discriminator_auroc",
-    "steps",
-    "fid_network",
-    "reference_statistics",
-    "reference_n",
-    "holdout_n",
-    "seed",
-    "seed_start",
-    "precision_mode",
-]
-METRICS_KEYS = [
-    "iterations",
-    "parameters",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "best_validation_loss",
-    "best_epoch",
-    "test_loss",
-    "n_train",
-    "n_validation",
-    "n_test",
-]
+EVALUATION_KEYS: dict[str, Kind] = {
+    "variant": "text",
+    "n": "number",
+    "ranges": "number",
+    "fid": "number",
+    "fid_ci95": "pair or null",
+    "fid_ranges": "numbers",
+    "fid_ranges_ci95": "pair or null",
+    "delta_fid_vs_edm": "number or null",
+    "delta_fid_ci95": "pair or null",
+    "kid": "number or null",
+    "kid_std": "number or null",
+    "kid_holdout": "number or null",
+    "kid_holdout_std": "number or null",
+    "precision": "number",
+    "recall": "number",
+    "discriminator_precision": "number or null",
+    "discriminator_recall": "number or null",
+    "discriminator_accuracy": "number or null",
+    "discriminator_auroc": "number or null",
+    "steps": "number",
+    "fid_network": "text",
+    "reference_statistics": "text or null",
+    "reference_n": "number or null",
+    "holdout_n": "number or null",
+    "seed": "number",
+    "seed_start": "number",
+    "precision_mode": "text",
+}
+METRICS_KEYS: dict[str, Kind] = dict.fromkeys(
+    (
+        "iterations",
+        "parameters",
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+        "best_validation_loss",
+        "best_epoch",
+        "test_loss",
+        "n_train",
+        "n_validation",
+        "n_test",
+    ),
+    "number",
+)
 HISTORY_COLUMNS = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 CALIBRATION_COLUMNS = ["time", "bin_low", "bin_high", "mean_probability", "fraction_real", "count"]
 

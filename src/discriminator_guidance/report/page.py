@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from discriminator_guidance.artifacts.files import write_bytes
 from discriminator_guidance.report.calibration_chart import calibration_figure
 from discriminator_guidance.report.drawing import Picture
 from discriminator_guidance.report.fid_chart import fid_figure
@@ -17,13 +18,22 @@ from discriminator_guidance.report.findings import caveats, findings
 from discriminator_guidance.report.gather import ReportData, ReportInputs, gather
 from discriminator_guidance.report.pictures import process_figure, samples_figure
 from discriminator_guidance.report.records import curves_frame, variants_frame
+from discriminator_guidance.report.roofline import roofline_figure
 from discriminator_guidance.report.sampling_table import sampling_table
 from discriminator_guidance.report.study_section import study_sections
 from discriminator_guidance.report.table_files import Table, table_csv, table_latex, table_markdown
 from discriminator_guidance.report.tables import discriminator_table, result_table
 from discriminator_guidance.report.wording import MISSING, count, data_note, fid_label, reference_text, samples_text
 
-DRAWINGS = (process_figure, curves_figure, samples_figure, fid_figure, calibration_figure, guidance_figure)
+DRAWINGS = (
+    process_figure,
+    curves_figure,
+    samples_figure,
+    fid_figure,
+    calibration_figure,
+    guidance_figure,
+    roofline_figure,
+)
 
 
 def build_report(inputs: ReportInputs) -> None:
@@ -49,7 +59,7 @@ def build_report(inputs: ReportInputs) -> None:
     files["provenance.json"] = (json.dumps(inputs.provenance, indent=2, sort_keys=True) + "\n").encode()
     files["index.html"] = render_page(data, tables, pictures).encode()
     for name, content in files.items():
-        _write(inputs.destination / name, content)
+        write_bytes(inputs.destination / name, content)
 
 
 def render_page(data: ReportData, tables: list[Table], pictures: list[Picture]) -> str:
@@ -118,10 +128,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", ", ".join(map(str, value)) or MISSING
         else:
             yield f"{prefix}{key}", MISSING if value is None else str(value)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

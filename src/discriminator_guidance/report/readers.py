@@ -3,45 +3,71 @@
 from __future__ import annotations
 
 import json
-import zipfile
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS
 from discriminator_guidance.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def read_json(path: Path, stage: str, keys: list[str] | None = None) -> Mapping[str, Any]:
+Kind = Literal["number", "number or null", "numbers", "pair", "pair or null", "text", "text or null"]
+
+
+def read_json(path: Path, stage: str, keys: Mapping[str, Kind] | None = None) -> Mapping[str, Any]:
     """A JSON object.
 
     Args:
         path: the file.
         stage: who makes it.
-        keys: what it must have.
+        keys: what it must have, and of what kind; numbers are finite.
 
     Returns:
         Its contents.
 
     Raises:
-        InputError: missing, damaged, or without a key.
+        InputError: missing, damaged, without a key, or with a value of another kind.
     """
     _require(path, stage)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"JSON in {path}", " ".join(str(error).split()), remedy(stage)) from error
     if not isinstance(content, dict):
         raise InputError(f"a JSON object in {path}", type(content).__name__, remedy(stage))
     missing = [key for key in keys or [] if key not in content]
     if missing:
         raise InputError(f"key {missing[0]!r} in {path}", "no such key", remedy(stage))
+    for key, kind in (keys or {}).items():
+        if not _is(content[key], kind):
+            raise InputError(f"a {kind} as {key!r} in {path}", repr(content[key])[:80], remedy(stage))
     return content
+
+
+def _is(value: object, kind: Kind) -> bool:
+    if value is None:
+        return kind.endswith("or null")
+    if kind.startswith("text"):
+        return isinstance(value, str)
+    if kind.startswith("pair"):
+        return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    if kind == "numbers":
+        return isinstance(value, list) and all(map(_is_number, value))
+    return _is_number(value)
+
+
+def _is_number(value: object) -> bool:
+    # Whole numbers of JSON have no bound; those beyond 2^63 are no count, seed or size.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
 
 
 def read_csv(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
@@ -63,7 +89,7 @@ def read_csv(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
     _require(path, stage)
     try:
         frame = pd.read_csv(path)
-    except ValueError as error:  # pandas' parser errors are ValueErrors
+    except (ValueError, OSError, OverflowError) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"CSV in {path}", " ".join(str(error).split()), remedy(stage)) from error
     missing = [column for column in columns if column not in frame.columns]
     if missing or frame.empty:
@@ -90,8 +116,8 @@ def read_arrays(path: Path, stage: str, names: list[str]) -> dict[str, NDArray[A
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
+    except ARCHIVE_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"arrays {', '.join(names)} in {path}", reason, remedy(stage)) from error
 
 

@@ -101,4 +101,4 @@ def partial_work(
         "precision": compute.mode,
         "threads": torch.get_num_threads(),
     }
-    return PartialWork(context.layout.partial, f"{stage}-{name}".rstrip("-"), determinants)
+    return PartialWork(context.layout.partial, f"{stage}-{name}".rstrip("-"), determinants, context.notice)

@@ -65,6 +65,8 @@ def run(config: Config, context: Context, member: str) -> StageResult:
         head = read_released_head(bench, row.path, key).to(bench.compute.device)
     else:
         head, history, work = train_member(bench, member)
+    told = _training_metrics(bench, member, history) if history else _released_metrics(bench, head)
+    bench.forget_validation()
     test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings)
     logits = grid_logits(head, test, bench.compute)
 
@@ -84,7 +86,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     write_csv(curves / "calibration.csv", [asdict(entry) for entry in bins])
     metrics = {
         "member": member,
-        **(_training_metrics(bench, member, history) if history else _released_metrics(bench, head)),
+        **told,
         "test_loss": binary_cross_entropy(logits, test.labels).item(),
         "n_train": len(bench.pairs.split.train),
         "n_validation": len(bench.pairs.split.validation),

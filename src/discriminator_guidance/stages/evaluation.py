@@ -16,7 +16,7 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
 from discriminator_guidance.evaluation.distances import kid
 from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES
-from discriminator_guidance.evaluation.manifold import precision_recall
+from discriminator_guidance.evaluation.manifold import BLOCK, precision_recall
 from discriminator_guidance.evaluation.reference import Reference, reference_of_features, reference_of_statistics
 from discriminator_guidance.evaluation.significance import (
     influence_on,
@@ -25,6 +25,7 @@ from discriminator_guidance.evaluation.significance import (
     ranges_interval,
 )
 from discriminator_guidance.guidance.ensemble import RULES, simplex_weights
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
 from discriminator_guidance.stages.features import picture_features, real_radii
 from discriminator_guidance.stages.layout import Layout
@@ -81,7 +82,8 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         inputs.append(source)
     classified = _classification(layout, chosen)
     compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
-    features = picture_features(context, compute, images, settings.batch_size)
+    at_once = BatchSize(settings.batch_size, context.notice)
+    features = picture_features(context, compute, images, at_once)
     samples, unguided = (_by_range(features[name], ranges) for name in ("samples", "unguided"))
     first, real = samples[0], features["real"]
     radii = real_radii(context, compute, real, settings.neighborhood)
@@ -97,8 +99,8 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
                 first, pictures, settings.kid_subsets, settings.kid_subset_size, settings.seed
             )
             advance(1)
-        precision, recall = precision_recall(
-            first, real, settings.neighborhood, real_radii=radii, device=compute.device
+        precision, recall = BatchSize(BLOCK, context.notice).attempt(
+            lambda size: precision_recall(first, real, settings.neighborhood, size, radii, compute.device)
         )
         advance(1)
 
@@ -149,7 +151,10 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     numbers = {key: float(value) for key, value in result.items() if type(value) is float}
     numbers |= {f"{key}_{end}": value for key in ("fid_ci95", "delta_fid_ci95") for end, value in _ends(result[key])}
     return StageResult(
-        summary={key: result[key] for key in shown}, outputs=[path, pulls], artifacts=[path], metrics=numbers
+        summary={**{key: result[key] for key in shown}, "batch_size": at_once.size},
+        outputs=[path, pulls],
+        artifacts=[path],
+        metrics=numbers,
     )
 
 

@@ -13,14 +13,15 @@ from discriminator_guidance.artifacts.feature_cache import cached_rows
 from discriminator_guidance.artifacts.files import fingerprint, sha256
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.evaluation.features import extract_features
-from discriminator_guidance.evaluation.manifold import neighbour_radii
+from discriminator_guidance.evaluation.manifold import BLOCK, neighbour_radii
+from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute, allow_tf32
 from discriminator_guidance.stages.context import Context
 from discriminator_guidance.stages.networks import load_fid_network
 
 
 def picture_features(
-    context: Context, compute: Compute, images: Mapping[str, np.ndarray], batch_size: int
+    context: Context, compute: Compute, images: Mapping[str, np.ndarray], at_once: BatchSize
 ) -> dict[str, np.ndarray]:
     """The features of picture sets, from the cache where the same pictures met the same network before.
 
@@ -28,7 +29,7 @@ def picture_features(
         context: where files are.
         compute: device; the network computes in full float32, whatever the mode.
         images: (N, H, W, C) uint8 by name of the set.
-        batch_size: pictures in one pass.
+        at_once: pictures in one pass.
 
     Returns:
         (N, d) float32 features by name of the set.
@@ -44,7 +45,7 @@ def picture_features(
             "torch": torch.__version__,
             "device": str(compute.device),
             "threads": torch.get_num_threads(),
-            "batch": batch_size,
+            "batch": at_once.size,
         }
     )
 
@@ -55,8 +56,11 @@ def picture_features(
         return features
 
     def extract(pictures: np.ndarray) -> np.ndarray:
-        with context.bar("extracting features", len(pictures), "images") as advance:
-            return extract_features(penultimate, pictures, batch_size, compute.device, advance)
+        def passes(size: int) -> np.ndarray:
+            with context.bar("extracting features", len(pictures), "images") as advance:
+                return extract_features(penultimate, pictures, size, compute.device, advance)
+
+        return at_once.attempt(passes)
 
     return {name: cached_rows(layout.feature_cache, identity, pictures, extract) for name, pictures in images.items()}
 
@@ -85,7 +89,9 @@ def real_radii(context: Context, compute: Compute, real: np.ndarray, neighborhoo
 
     def radii(features: np.ndarray) -> np.ndarray:
         with context.bar("neighbours of real pictures", len(features), "images") as advance:
-            found = neighbour_radii(features, neighborhood, device=compute.device)
+            found = BatchSize(BLOCK, context.notice).attempt(
+                lambda size: neighbour_radii(features, neighborhood, size, compute.device)
+            )
             advance(len(features))
         return found
 

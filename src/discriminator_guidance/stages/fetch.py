@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from discriminator_guidance.artifacts.downloads import Patience, fetch
-from discriminator_guidance.artifacts.remote_files import RemoteFile, inspect, read_pins
-from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.artifacts.remote_files import PINS, RemoteFile, inspect, read_pins, write_pin
+from discriminator_guidance.errors import ConfigError, InputError, OutputError, UserError
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
@@ -46,7 +46,7 @@ def run(
     root = context.layout.root
     chosen = _chosen(config, names)
     done: dict[str, str] = {}
-    errors: list[InputError] = []
+    errors: list[UserError] = []
     lock = root / ".partial" / "fetch.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -58,7 +58,7 @@ def run(
                     continue
                 try:
                     done[file.name] = fetch(file, root, context.bar, patience, local_http=local_http).detail
-                except InputError as error:
+                except (InputError, OutputError) as error:
                     errors.append(error)
     except Timeout as error:
         raise InputError("to be the only `dguide fetch`", "another one at work", "wait until it is done") from error
@@ -97,14 +97,39 @@ def listing(config: Config, root: Path, names: Sequence[str] = ()) -> tuple[list
                 "detail": found.detail,
             }
         )
+        automatic = "`dguide fetch` loads it, or " if file.url else ""
         if found.state == "missing":
-            automatic = "`dguide fetch` loads it, or " if file.url else ""
             advice.append(f"{file.name}: {automatic}{file.remedy}")
         if found.state == "wrong":
-            advice.append(f"{file.name}: remove {file.path}, then the same as for a missing file: {file.remedy}")
+            advice.append(f"{file.name}: remove {file.path}; then {automatic}{file.remedy}")
         if found.state == "unverified":
             advice.append(f"{file.name}: its publisher gives no checksum; `dguide fetch` pins it as it is")
     return rows, advice
+
+
+def check_used(config: Config, context: Context, paths: Collection[str]) -> None:
+    """Compare files that a stage is about to read with what they should be; one that nothing tells of is pinned.
+
+    Args:
+        config: reads `fetch`.
+        context: surroundings.
+        paths: as the profile names them; those that are not of the registry, or not here, are left alone.
+
+    Raises:
+        InputError: a file is not the one that is published or was used before.
+    """
+    root = context.layout.root
+    for file in _chosen(config, ()):
+        if str(file.path) not in paths or not (root / file.path).is_file():
+            continue
+        found = inspect(file, root, read_pins(root))
+        if found.state == "wrong":
+            raise InputError(
+                f"{file.name} at {file.path}", found.detail, "remove the file, then fetch it or put the right one there"
+            )
+        if found.state == "unverified" and found.pin is not None:
+            write_pin(root, file.name, found.pin)
+            context.notice(f"{file.name} is pinned in {PINS} at its first use: commit it")
 
 
 def _chosen(config: Config, names: Sequence[str]) -> list[RemoteFile]:

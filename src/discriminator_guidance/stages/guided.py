@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from discriminator_guidance.artifacts.files import write_npz
 from discriminator_guidance.artifacts.images import write_grid
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
-from discriminator_guidance.guidance.density_ratio import Guidance, guidance_score
+from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, Guidance, LogRatio, guidance_score
 from discriminator_guidance.guidance.ensemble import combine, simplex_weights
 from discriminator_guidance.guidance.sampler import Denoiser, SamplerSettings
+from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.discriminator import MemberLogits
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
@@ -24,6 +28,8 @@ from discriminator_guidance.stages.sampling import draw_samples, unguided_denois
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
 
+CLIP_MARGIN = 1e-3  # the limits lie at +-11.513, which float32 knows to 1e-6
+
 
 def run(config: Config, context: Context, variant: str) -> StageResult:
     """Draw the evaluation samples of a variant.
@@ -34,7 +40,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         variant: its name.
 
     Returns:
-        The number of pictures.
+        The number of pictures, of log ratios at a limit of the clip, and of evaluations whose guidance was not finite.
     """
     settings, runtime, chosen = config.guided, config.runtime, config.guided.variants[variant]
     time_min, time_max = chosen.window or (settings.time_min, settings.time_max)
@@ -71,6 +77,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         "sampler": config.sampler.model_dump(),
         "variant": chosen.model_dump(),
         "cond": config.cond,
+        "on_nonfinite": settings.on_nonfinite,
     }
     work = partial_work(context, "guided", variant, inputs, told, compute)
     images = settings.ranges * settings.images
@@ -89,7 +96,10 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
             compute,
             work,
             advance,
+            settings.on_nonfinite,
         )
+    if count := int((samples.dropped > 0).sum()):
+        context.notice(f"{variant}: guidance was not finite and left out at some noise level of {count} samples")
     folder = context.layout.guided(variant)
     write_samples(folder / "samples.npz", samples)
     write_npz(
@@ -98,14 +108,33 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         states=samples.states,
         denoised=samples.denoised,
         log_ratio=samples.log_ratio,
+        dropped=samples.dropped,
     )
     write_grid(folder / "grid.png", samples.images)
     work.remove()
     return StageResult(
-        summary={"images": len(samples.images), "precision": compute.mode, "batch_size": at_once.size},
+        summary={
+            "images": len(samples.images),
+            "precision": compute.mode,
+            "batch_size": at_once.size,
+            "clipped": clip_events(samples.log_ratio),
+            "dropped": int(samples.dropped.sum()),
+        },
         outputs=[folder / name for name in ("samples.npz", "trajectory.npz", "grid.png")],
         artifacts=[folder / "grid.png"],
     )
+
+
+def clip_events(log_ratio: np.ndarray) -> int:
+    """How many log ratios lie at a limit of the clip, where their gradient, and so the guidance, is 0.
+
+    Args:
+        log_ratio: (steps, N) float32 of the Euler steps, +inf where there was no guidance.
+
+    Returns:
+        A number of sampling steps, over all samples.
+    """
+    return int((np.abs(np.abs(log_ratio) - LOG_RATIO_BOUND) < CLIP_MARGIN).sum())
 
 
 def load_members(layout: Layout, names: Sequence[str], compute: Compute) -> MemberLogits:
@@ -152,7 +181,37 @@ def member_guidance(
 
     log_ratio = combine(logits, variant.rule, simplex_weights(variant.weights, len(variant.members)))
 
-    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return guidance_score(log_ratio, x, sigma, time_min, time_max)
+    def member_logits(place: int) -> LogRatio:
+        # A head of its own: through the others' logits, a NaN in one head's weights reaches every gradient.
+        alone = MemberLogits(members.extractor, [cast(EncoderUNet, members.heads[place])])
 
-    return guidance
+        def logit(x_vp: Tensor, tau: Tensor) -> Tensor:
+            with compute.autocast():
+                own: Tensor = alone(x_vp, tau, classes)
+            return own[0].float()
+
+        return logit
+
+    return _MemberGuidance(log_ratio, member_logits, variant.members, (time_min, time_max))
+
+
+@dataclass(frozen=True)
+class _MemberGuidance:
+    """The guidance of a variant; `finite.Accountable`."""
+
+    log_ratio: LogRatio
+    member_logits: Callable[[int], LogRatio]  # of a member by its place
+    members: Sequence[str]
+    window: tuple[float, float]
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return guidance_score(self.log_ratio, x, sigma, *self.window)
+
+    def culprits(self, x: Tensor, sigma: Tensor) -> list[str]:
+        """The members whose own logit, or its gradient, is not finite."""
+        found = []
+        for place, name in enumerate(self.members):
+            score, logit = guidance_score(self.member_logits(place), x, sigma, *self.window)
+            if not bool(torch.isfinite(score).all()) or bool((logit.isnan() | logit.isneginf()).any()):
+                found.append(name)
+        return found

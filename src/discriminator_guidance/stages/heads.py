@@ -67,6 +67,10 @@ class Bench:
         """The validation images on the common grid; computed when first asked for, after all files were looked at."""
         return grid(self.features, self.pairs, self.pairs.split.validation, self.settings)
 
+    def forget_validation(self) -> None:
+        """Give back the memory of the validation grid, before that of the test grid is taken."""
+        self.__dict__.pop("validation", None)
+
 
 def grid(features: Features, pairs: Pairs, rows: np.ndarray, settings: Discriminator) -> GridFeatures:
     """Validation or test images on the common grid: noise and times depend on the split alone.

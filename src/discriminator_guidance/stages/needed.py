@@ -52,6 +52,28 @@ def missing_files(config: Config, layout: Layout, member: str | None = None) -> 
     }
 
 
+def files_read(config: Config, word: str, member: str | None = None) -> list[str]:
+    """The files of others that a stage reads itself; the archive of `real` is judged by its own reader.
+
+    Args:
+        config: a whole profile.
+        word: the stage.
+        member: of stage `discriminator`.
+
+    Returns:
+        Their paths, as the profile names them.
+    """
+    if word in ("score", "extractor", "fid_network"):
+        named = [getattr(getattr(config, word), "path", None)]
+    elif word == "evaluation":
+        named = [config.evaluation.reference_statistics]
+    elif word == "discriminator":
+        named = [config.discriminator.pretrained, getattr(config.discriminator.members.get(str(member)), "path", None)]
+    else:
+        named = []
+    return [path for path in named if path is not None]
+
+
 def refuse_missing(config: Config, layout: Layout, word: str, members: Collection[str] = ()) -> None:
     """Stop before compute whose result could not be used for want of a file.
 

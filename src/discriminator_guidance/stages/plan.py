@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from discriminator_guidance.artifacts.archives import open_files
 from discriminator_guidance.artifacts.files import read_json
+from discriminator_guidance.config import listed_members
 from discriminator_guidance.errors import UserError
 from discriminator_guidance.planning.blueprints import Blueprints, Pictures
 from discriminator_guidance.planning.commands import commands
@@ -69,7 +70,8 @@ def run(config: Config, context: Context, budget_s: float) -> Plan:
         "included: networks, sampler, noise, optimizer, metrics; left out: DVC's own work and hashing of files; "
         "`start-up` is Python and its libraries, once a run",
         "disk: what stages leave behind; `.dvc/cache` holds it once more unless the file system shares it, and an "
-        "unfinished stage its shards. memory: process, weights, pictures, and float32 tensors of one batch",
+        "unfinished stage its shards. memory: process, weights, pictures, kept features, float32 tensors of one batch",
+        *unlisted(config, context.layout.root),
     ]
     estimates = [estimate(command, traces, speed) for command in runs]
     return Plan(estimates, speed.start_up_s, _timings(speed, traces), remarks, missing(config, context))
@@ -126,6 +128,25 @@ def missing(config: Config, context: Context) -> list[str]:
         named |= missing_files(config, layout, member)
     lines += [f"{key}: no file at {path}; put it there by hand" for key, path in named.items() if path not in fetched]
     return lines
+
+
+def unlisted(config: Config, root: Path) -> list[str]:
+    """Say which released discriminators are planned although `dvc repro` would leave them out.
+
+    Args:
+        config: the profile.
+        root: project folder.
+
+    Returns:
+        One line, or none.
+    """
+    listed = listed_members(root)
+    left_out = [
+        name for name, row in config.discriminator.members.items() if hasattr(row, "path") and name not in listed
+    ]
+    if not listed or not left_out:
+        return []
+    return [f"planned, but run only once it is among `members` in params.yaml: {', '.join(left_out)}"]
 
 
 def _count(path: Path) -> int | None:

@@ -93,7 +93,7 @@ def _differences(layout: Layout, config: Config) -> dict[str, dict[str, Differen
 
 
 def _evaluated(layout: Layout, variant: str) -> _Evaluated:
-    distances = read_checked_json(layout.evaluation(variant), "evaluation", ["fid_ranges"])["fid_ranges"]
+    distances = read_checked_json(layout.evaluation(variant), "evaluation", {"fid_ranges": "numbers"})["fid_ranges"]
     return _Evaluated(distances, **read_npz(layout.influence(variant), ["influence", "index"], "evaluation"))
 
 

@@ -18,6 +18,7 @@ from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.guidance.density_ratio import Guidance
+from discriminator_guidance.guidance.finite import OnNonfinite, finite_denoiser, finite_guidance
 from discriminator_guidance.guidance.sampler import Denoiser, Noise, SamplerSettings, sample
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.memory import BatchSize
@@ -32,6 +33,7 @@ class Samples:
     index: np.ndarray  # (N,) int64
     classes: np.ndarray | None  # (N,) int64 in a conditional study
     log_ratio: np.ndarray  # (steps, N) float32, +inf where there was no guidance
+    dropped: np.ndarray  # (N,) int64, evaluations in which a sample went without guidance that was not finite
     sigma: np.ndarray  # (steps + 1,) float64
     states: np.ndarray  # (steps + 1, K, H, W, C) float32, noisy, in [-1, 1] units
     denoised: np.ndarray  # (steps, K, H, W, C) float32
@@ -90,6 +92,7 @@ def draw_samples(
     compute: Compute,
     work: PartialWork,
     advance: Callable[[int], None],
+    on_nonfinite: OnNonfinite = "stop",
 ) -> Samples:
     """Draw the samples of an index range, shard by shard; finished shards are taken from earlier, interrupted work.
 
@@ -106,6 +109,7 @@ def draw_samples(
         compute: device and precision.
         work: where finished shards are.
         advance: progress.
+        on_nonfinite: what becomes of a sample whose guidance is not finite, see `finite.finite_guidance`.
 
     Returns:
         The samples.
@@ -119,7 +123,9 @@ def draw_samples(
         shard = work.load_shard(number)
         if shard is None:
             kept = range(indices.start, min(indices.start + keep, indices.stop))
-            shard = draw_shard(sampled, classes, settings, shape, members, kept, seed, at_once, compute, advance)
+            shard = draw_shard(
+                sampled, classes, settings, shape, members, kept, seed, at_once, compute, advance, on_nonfinite
+            )
             work.save_shard(number, **shard)
         else:
             advance(len(members))
@@ -130,6 +136,7 @@ def draw_samples(
         index=np.asarray(indices, dtype=np.int64),
         classes=draw_classes(seed, indices, classes) if classes else None,
         log_ratio=np.concatenate([shard["log_ratio"] for shard in shards], axis=1),
+        dropped=np.concatenate([shard["dropped"] for shard in shards]),
         sigma=sigmas.numpy(),
         states=np.concatenate([shard["states"] for shard in shards], axis=1),
         denoised=np.concatenate([shard["denoised"] for shard in shards], axis=1),
@@ -158,6 +165,7 @@ def draw_shard(
     at_once: BatchSize,
     compute: Compute,
     advance: Callable[[int], None],
+    on_nonfinite: OnNonfinite = "stop",
 ) -> dict[str, np.ndarray]:
     """Draw some samples.
 
@@ -172,23 +180,27 @@ def draw_shard(
         at_once: samples at once.
         compute: device and precision.
         advance: progress.
+        on_nonfinite: what becomes of a sample whose guidance is not finite.
 
     Returns:
-        images (N, H, W, C) uint8, log_ratio (steps, N), states and denoised of the kept ones.
+        images (N, H, W, C) uint8, log_ratio (steps, N), dropped (N,), states and denoised of the kept ones.
 
     Raises:
-        DivergenceError: a sample is not finite.
+        DivergenceError: a sample is not finite; it is named with the noise level at which that began.
     """
 
     def draw(size: int) -> tuple[range, Tensor, _Way]:
         batch = range(start, min(start + size, members.stop))
-        way = _Way(len([i for i in batch if i in kept]))
+        way = _Way(len(batch), len([i for i in batch if i in kept]))
         condition = torch.from_numpy(draw_classes(seed, batch, classes)).to(compute.device) if classes else None
         denoiser, guidance = sampled(condition)
+        denoiser = finite_denoiser(denoiser, batch)
+        if guidance is not None:
+            guidance = finite_guidance(guidance, batch, on_nonfinite, way.drop)
         latents = normal_batch(seed, "latent", batch, 0, shape).to(compute.device)
         return batch, sample(denoiser, guidance, latents, _churn_noise(seed, batch, shape), settings, way.observe), way
 
-    images, ratios, states, denoised = [], [], [], []
+    images, ratios, dropped, states, denoised = [], [], [], [], []
     start = members.start
     while start < members.stop:
         batch, drawn, way = at_once.attempt(draw)
@@ -198,20 +210,23 @@ def draw_shard(
         states.append(np.stack([*way.states, _pictures(drawn[: way.keep])]))
         denoised.append(np.stack(way.denoised))
         ratios.append(np.stack(way.ratios))
+        dropped.append(way.dropped)
         advance(len(batch))
     return {
         "images": np.concatenate(images),
         "log_ratio": np.concatenate(ratios, axis=1),
+        "dropped": np.concatenate(dropped),
         "states": np.concatenate(states, axis=1),
         "denoised": np.concatenate(denoised, axis=1),
     }
 
 
 class _Way:
-    """What one batch passes through: states of the first samples, log ratios of all."""
+    """What one batch passes through: states of the first samples, log ratios and dropped guidance of all."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, size: int, keep: int) -> None:
         self.keep = keep
+        self.dropped = np.zeros(size, dtype=np.int64)
         self.states: list[np.ndarray] = []
         self.denoised: list[np.ndarray] = []
         self.ratios: list[np.ndarray] = []
@@ -220,6 +235,9 @@ class _Way:
         self.states.append(_pictures(x[: self.keep]))
         self.denoised.append(_pictures(denoised[: self.keep]))
         self.ratios.append(log_ratio.float().cpu().numpy())
+
+    def drop(self, rows: Tensor) -> None:
+        self.dropped += rows.cpu().numpy()
 
 
 def _churn_noise(seed: int, batch: range, shape: tuple[int, int, int]) -> Noise:

@@ -151,6 +151,7 @@ class Laboratory:
             "ranges": 1,
             "seed_start": plan.seed_start + cell.block * plan.images,
             "trajectory_images": 1,
+            "on_nonfinite": "stop",
             "variants": {VARIANT: config.guided.variants["edm"].model_copy(update=told)},
         }
         sampler = config.sampler.model_copy(update={"steps": cell.level(config, "steps")})

@@ -9,11 +9,11 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from discriminator_guidance.artifacts.files import write_csv, write_json
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.finalists import SEARCHED, guidance, pareto_front
 from discriminator_guidance.studies.liveness import settled
+from discriminator_guidance.studies.record_files import write_record
 from discriminator_guidance.studies.trial_heads import CHOICES, GRID, STUDY
 from discriminator_guidance.studies.trial_rows import trial_rows
 
@@ -28,7 +28,7 @@ LOGARITHMIC = ("epochs", "learning_rate", "weight_decay", "t_min")
 def write_discriminator_results(
     search: optuna.Study, finalists: optuna.Study, config: Config, layout: Layout
 ) -> list[Path]:
-    """Write `discriminator.json` and `discriminator.csv`.
+    """Write record, table and charts.
 
     Args:
         search: with at least one complete trial.
@@ -37,16 +37,13 @@ def write_discriminator_results(
         layout: where files are.
 
     Returns:
-        The two files.
+        The files.
 
     Raises:
         InputError: no trial is complete, or no finalist was judged.
     """
     record = discriminator_record(search, finalists, config)
-    json, csv = (layout.study_reports / f"{STUDY}.{ending}" for ending in ("json", "csv"))
-    write_json(json, record)
-    write_csv(csv, table_rows(record))
-    return [json, csv]
+    return write_record(STUDY, record, table_rows(record), layout, config.report.dpi)
 
 
 def discriminator_record(search: optuna.Study, finalists: optuna.Study, config: Config) -> dict[str, Any]:

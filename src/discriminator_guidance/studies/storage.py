@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.redaction import redact
 
 MAX_RETRY = 3  # a trial that takes its worker down this many times is left failed
 
@@ -59,9 +60,11 @@ def open_storage(plan: StudyPlan) -> BaseStorage:
 
     Raises:
         ConfigError: the address is none, its driver is not installed, or the database does not answer.
+        InputError: a line of the journal, other than an unfinished last one, is damaged.
     """
     if plan.storage is None:
         plan.journal.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_damaged(plan.journal)
         return JournalStorage(JournalFileBackend(str(plan.journal)))
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -140,16 +143,18 @@ def mend_journal(journal: Path) -> bool:
     return True
 
 
-def redact(url: str) -> str:
-    """An address without its user and password.
-
-    Args:
-        url: of a database.
-
-    Returns:
-        What may be shown.
-    """
-    return re.sub(r"//[^/\s]*@", "//***@", url)
+def _refuse_damaged(journal: Path) -> None:
+    if not journal.is_file():
+        return
+    for number, line in enumerate(journal.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            whole = isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            raise InputError(
+                f"a whole journal {journal}", f"line {number} is damaged", "restore it from a copy, or remove it"
+            )
 
 
 def _reason(error: Exception) -> str:

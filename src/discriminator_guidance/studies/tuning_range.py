@@ -52,7 +52,8 @@ class TuningRange:
         self._fid_network = load_fid_network(layout, self._compute)
         self._at_once = BatchSize(config.study.tuning.batch_size, context.notice)
         real = read_npz(layout.real / "train.npz", ["images"], "real")["images"]
-        features = picture_features(context, self._compute, {"real": real}, config.evaluation.batch_size)["real"]
+        extracted_at_once = BatchSize(config.evaluation.batch_size, context.notice)
+        features = picture_features(context, self._compute, {"real": real}, extracted_at_once)["real"]
         self._real = gaussian_statistics(features)
 
     def head(self, member: str) -> EncoderUNet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -46,7 +47,7 @@ class MemberSettings:
 class GridFeatures:
     """Frozen features of images at times of the common grid, with what identifies each pair."""
 
-    features: Tensor  # (P, C, H, W)
+    features: Tensor  # (P, C, H, W) in main memory, wherever the rest is: at full size they are gigabytes
     t: Tensor  # (P,) float32
     time: np.ndarray  # (P,) float64
     labels: Tensor  # (P,) float32, 1 real, 0 fake
@@ -92,8 +93,8 @@ def grid_features(
         )
         t = torch.from_numpy(time[part]).to(images.device)
         found = features(vp_noised(scaled(chosen), t, noise), t.float())
-        # Room for all at once: joined afterwards, they would be there twice, and at full size they are gigabytes.
-        kept = found.new_empty(len(image), *found.shape[1:]) if kept is None else kept
+        # Room for all at once: joined afterwards, they would be there twice.
+        kept = torch.empty(len(image), *found.shape[1:], dtype=found.dtype) if kept is None else kept
         kept[part] = found
     assert kept is not None, "no validation or test images"
     t32 = torch.from_numpy(time).float().to(images.device)
@@ -120,7 +121,8 @@ def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor
         part = slice(start, start + FEATURE_BATCH)
         with compute.autocast():
             condition = () if grid.classes is None else (grid.classes[part],)
-            logits.append(head(grid.features[part], grid.t[part], *condition).view(-1).float())
+            features = grid.features[part].to(grid.t.device)
+            logits.append(head(features, grid.t[part], *condition).view(-1).float())
     return torch.cat(logits)
 
 
@@ -174,11 +176,14 @@ def train_discriminator(
         training batches and on the validation grid. The head itself ends with the weights of the last epoch.
 
     Raises:
-        DivergenceError: a loss is not finite; the last checkpoint is kept.
+        DivergenceError: a loss or gradient is not finite; it is named with picture and VP time where one alone causes
+            it, and the last checkpoint is kept.
 
     Source: Kim et al. 2023, Eq. 4 (BCE over importance-sampled times); the study's Table 2.
     """
-    optimizer = torch.optim.Adam(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.Adam(
+        head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
     history: list[Row] = []
     kept: State = {}
     state = checkpoints.load()
@@ -196,7 +201,7 @@ def train_discriminator(
         }
         logits = grid_logits(head, validation, compute)
         row["validation_loss"] = binary_cross_entropy(logits, validation.labels).item()
-        _refuse_non_finite("validation", row["validation_loss"], epoch)
+        _refuse_non_finite("validation loss", row["validation_loss"], f"epoch {epoch + 1}")
         row["validation_accuracy"] = accuracy(logits, validation.labels)
         history.append(row)
         if _is_kept(history, settings):
@@ -261,17 +266,36 @@ def _train_epoch(
             return accumulate_gradients(loss_of, batch, size)
 
         row = at_once.attempt(passes)
+        place = f"epoch {epoch + 1}, batch {batch_index + 1}"
+        if not math.isfinite(row["loss"]):
+            place += _faulty(loss_of, batch, rows)
+        _refuse_non_finite("training loss", row["loss"], place)
+        # One step along such a gradient spoils every weight, and the checkpoint after it.
+        _refuse_non_finite("gradient norm", float(nn.utils.get_total_norm(_gradients(head))), place)
         optimizer.step()
         mean_loss += row["loss"] * len(rows) / len(order)
         mean_accuracy += row["accuracy"] * len(rows) / len(order)
-    _refuse_non_finite("training", mean_loss, epoch)
     return {"train_loss": mean_loss, "train_accuracy": mean_accuracy}
 
 
-def _refuse_non_finite(kind: str, loss: float, epoch: int) -> None:
-    if not np.isfinite(loss):
+def _gradients(head: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in head.parameters() if parameter.grad is not None]
+
+
+@torch.no_grad()
+def _faulty(loss_of: Callable[[Batch], tuple[Tensor, Row]], batch: Batch, rows: Tensor) -> str:
+    """The first picture whose own loss is not finite, with its VP time."""
+    for place, row in enumerate(rows.tolist()):
+        loss, _ = loss_of(tuple(tensor[place : place + 1] for tensor in batch))
+        if not math.isfinite(loss.item()):
+            return f": picture {row} at VP time t = {float(batch[1][place]):.4g}"
+    return ""
+
+
+def _refuse_non_finite(kind: str, value: float, place: str) -> None:
+    if not math.isfinite(value):
         raise DivergenceError(
-            f"a finite {kind} loss",
-            f"{loss} in epoch {epoch + 1}",
+            f"a finite {kind}",
+            f"{value} in {place}",
             "lower the member's learning_rate or learning_rate_factor; the last checkpoint is kept",
         )

@@ -1,0 +1,86 @@
+"""What dvc.lock records of the files that stages read and made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from discriminator_guidance.errors import InputError
+
+LOCK = "dvc.lock"
+
+
+@dataclass(frozen=True)
+class LockedFile:
+    """A file as a stage read or made it.
+
+    Args:
+        path: relative to the project folder.
+        md5: of its bytes.
+        size: number of bytes.
+    """
+
+    path: str
+    md5: str
+    size: int
+
+
+@dataclass(frozen=True)
+class LockedStage:
+    """A stage as it last ran.
+
+    Args:
+        name: as `dvc repro` takes it.
+        inputs: files it read, those of the code left out.
+        outputs: files it made.
+    """
+
+    name: str
+    inputs: tuple[LockedFile, ...]
+    outputs: tuple[LockedFile, ...]
+
+
+def locked_stages(root: Path, profile: str) -> list[LockedStage]:
+    """The stages of a profile that have run.
+
+    Args:
+        root: the project folder.
+        profile: its name.
+
+    Returns:
+        Stages in the order of dvc.lock; none before the first run.
+
+    Raises:
+        InputError: dvc.lock is damaged.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = root / LOCK
+    if not path.is_file():
+        return []
+    try:
+        # Without `pure`, ruamel parses with libyaml: the file is long. Only words and whole numbers stand in it.
+        stages = YAML(typ="safe").load(path.read_text(encoding="utf-8"))["stages"]
+        return [_stage(name, entry) for name, entry in stages.items() if _profile(entry) == profile]
+    except (YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"stages in {LOCK}", reason, f"restore it with `git checkout -- {LOCK}`, or run `dvc repro` to make it anew"
+        ) from error
+
+
+def _profile(entry: Mapping[str, Any]) -> str:
+    words: list[str] = entry["cmd"].split()
+    return words[words.index("--profile") + 1]
+
+
+def _stage(name: str, entry: Mapping[str, Any]) -> LockedStage:
+    inputs = tuple(file for file in map(_file, entry.get("deps", ())) if not file.path.startswith("src/"))
+    return LockedStage(str(name), inputs, tuple(map(_file, entry["outs"])))
+
+
+def _file(entry: Mapping[str, Any]) -> LockedFile:
+    return LockedFile(str(entry["path"]), str(entry["md5"]), int(entry["size"]))

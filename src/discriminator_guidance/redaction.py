@@ -1,0 +1,19 @@
+"""Addresses and messages as they may be shown, logged and kept: without the secrets in them."""
+
+from __future__ import annotations
+
+import re
+
+
+def redact(text: str) -> str:
+    """Hide what addresses in a text carry besides host and path.
+
+    Args:
+        text: anything that is to be shown.
+
+    Returns:
+        The text with `user:password@` and the values of a query replaced by `***`; rather too much than too little.
+    """
+    text = re.sub(r"//\S*@", "//***@", text)
+    text = re.sub(r"[^\s'\"/@:]+:(?!//)[^\s@]+@", "***@", text)
+    return re.sub(r"([?&][^=&\s]+=)[^&\s'\")]+", r"\1***", text)

@@ -1,0 +1,311 @@
+"""Whatever stands in a file of others, a reader succeeds or says in one line what is wrong; it writes nothing."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from ruamel.yaml import YAML
+
+from discriminator_guidance.artifacts.adm_checkpoint import read_adm_checkpoint
+from discriminator_guidance.artifacts.edm_pickle import read_edm_pickle
+from discriminator_guidance.artifacts.files import read_json, read_npz, write_npz
+from discriminator_guidance.artifacts.image_files import read_images
+from discriminator_guidance.artifacts.reference_statistics import read_statistics
+from discriminator_guidance.artifacts.weights import load_weights, save_weights
+from discriminator_guidance.config import load_config, parse_config
+from discriminator_guidance.report import readers
+from discriminator_guidance.report.gather import EVALUATION_KEYS
+from tests.artifacts.lookalike import TINY, checkpoint, dumps, network
+from tests.faults.bad_input import changed, changes, fuzzed, survives
+from tests.report.conftest import evaluation
+
+PROJECT = Path(__file__).resolve().parents[2]
+TEXT = (PROJECT / "configs" / "mini.yaml").read_text(encoding="utf-8")
+MINI = YAML(typ="safe", pure=True).load(TEXT)
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from([0, 1, 2**40, "../x"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places(data: object, path: tuple = ()) -> list[tuple]:
+    """Every key of nested mappings and lists."""
+    if isinstance(data, dict):
+        return [p for key in data for p in [(*path, key), *places(data[key], (*path, key))]]
+    return [p for i, entry in enumerate(data) for p in places(entry, (*path, i))] if isinstance(data, list) else []
+
+
+PLACES = places(MINI)
+
+
+class Bar:
+    """A progress bar that shows nothing."""
+
+    def __call__(self, total: int):
+        return self
+
+    def __enter__(self):
+        return lambda amount: None
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.fixture
+def file(tmp_path: Path):
+    """Writes a file, and looks afterwards that it is alone."""
+    path = tmp_path / "folder" / "file"
+    path.parent.mkdir()
+    yield path
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] in ([path], [])
+
+
+@fuzzed
+@given(st.lists(st.tuples(st.sampled_from(PLACES), values, st.booleans()), min_size=1, max_size=3))
+def test_settings(edits) -> None:
+    data = copy.deepcopy(MINI)
+    for path, value, remove in edits:
+        place = data
+        try:
+            for key in path[:-1]:
+                place = place[key]
+            if remove:
+                del place[path[-1]]
+            else:
+                place[path[-1]] = value
+        except (KeyError, IndexError, TypeError):
+            continue  # an earlier edit took the place away
+    survives("settings", lambda: parse_config(data, "configs/x.yaml"))
+
+
+@fuzzed
+@given(changes)
+def test_text_of_a_profile(tmp_path_factory, edits) -> None:
+    root = tmp_path_factory.mktemp("project")
+    (root / "configs").mkdir()
+    # One section: the parser takes most of a second for a whole profile.
+    text = TEXT[: TEXT.index("extractor:")].encode()
+    (root / "configs" / "x.yaml").write_bytes(changed(text, edits))
+    survives("text of a profile", lambda: load_config("x", root))
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+PICTURES = npz(images=np.zeros((3, 4, 4, 1), np.uint8), labels=np.arange(3))
+STATISTICS = npz(mu=np.zeros(3), sigma=np.eye(3))
+
+
+@fuzzed
+@given(changes)
+def test_arrays_of_pictures(file, edits) -> None:
+    path = file.with_suffix(".npz")
+    path.write_bytes(changed(PICTURES, edits))
+    try:
+        survives(".npz of pictures", lambda: read_images(path, 4, Bar()))
+        survives(".npz of stages", lambda: read_npz(path, ["images", "labels"], "real"))
+        survives(".npz of the report", lambda: readers.read_arrays(path, "real", ["images", "labels"]))
+    finally:
+        path.unlink()
+
+
+@fuzzed
+@given(changes)
+def test_statistics(file, edits) -> None:
+    file.write_bytes(changed(STATISTICS, edits))
+    survives(".npz of statistics", lambda: read_statistics(file))
+
+
+def picture(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+IMAGES = {kind: picture(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP")}
+
+
+@fuzzed
+@given(st.sampled_from(sorted(IMAGES)), changes)
+def test_pictures(tmp_path_factory, kind, edits) -> None:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "a").mkdir()
+    (folder / "a" / f"1.{kind.lower()}").write_bytes(changed(IMAGES[kind], edits))
+    survives("pictures", lambda: read_images(folder, 8, Bar()))
+
+
+def zipped(entries: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+ARCHIVE = zipped([("a/1.png", IMAGES["PNG"]), ("b/2.png", IMAGES["PNG"])])
+
+
+@fuzzed
+@given(changes)
+def test_damaged_zips(file, edits) -> None:
+    path = file.with_suffix(".zip")
+    path.write_bytes(changed(ARCHIVE, edits))
+    try:
+        survives("damaged zips", lambda: read_images(path, 8, Bar()))
+    finally:
+        path.unlink()
+
+
+NAMES = st.sampled_from(
+    ["a/1.png", "b/2.png", "../1.png", "/etc/1.png", "a/../../1.png", "a\\1.png", "C:/1.png", "a//1.png", "./1.png",
+     "a/1.png/", "dataset.json", ".hidden/1.png", "__MACOSX/1.png", "a/\x00.png", "\u202e.png", "a/" + "x" * 300]
+) | st.text(min_size=1, max_size=10).filter(lambda name: "\x00" not in name)  # fmt: skip
+CONTENTS = st.sampled_from([IMAGES["PNG"], IMAGES["JPEG"], b"", b"\x00" * 5000]) | st.builds(
+    lambda labels: json.dumps(labels).encode(), values
+)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@fuzzed
+@given(st.lists(st.tuples(NAMES, CONTENTS, st.sampled_from([0, 0o120777, 0o100644, 0o020644])), min_size=1, max_size=4))
+def test_hostile_zips(file, entries) -> None:
+    path = file.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content, mode in entries:
+            entry = zipfile.ZipInfo("x")
+            entry.filename, entry.external_attr = name, mode << 16  # ZipInfo itself would mend the name
+            archive.writestr(entry, content)
+    try:
+        survives("hostile zips", lambda: read_images(path, 8, Bar()))
+    finally:
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    save_weights(folder, {"a": torch.ones(3), "b.c": torch.zeros(2, 2)}, {"width": 3})
+    return folder
+
+
+@fuzzed
+@given(edits=changes, which=st.sampled_from(["model.safetensors", "model.json"]))
+def test_safetensors(weights, edits, which) -> None:
+    path = weights / which
+    content = path.read_bytes()
+    path.write_bytes(changed(content, edits))
+    try:
+        survives("safetensors", lambda: load_weights(weights, "score"))
+    finally:
+        path.write_bytes(content)
+
+
+@fuzzed
+@given(
+    header=st.dictionaries(
+        st.sampled_from(["a", "__metadata__"]),
+        values
+        | st.fixed_dictionaries({"dtype": st.sampled_from(["F32", "X"]), "shape": values, "data_offsets": values}),
+        max_size=2,
+    ),
+    length=st.none() | st.integers(0, 2**64 - 1),
+)  # fmt: skip
+def test_safetensors_headers(weights, header, length) -> None:
+    path = weights / "model.safetensors"
+    content = path.read_bytes()
+    text = json.dumps(header).encode()
+    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + bytes(16))
+    try:
+        survives("safetensors headers", lambda: load_weights(weights, "score"))
+    finally:
+        path.write_bytes(content)
+
+
+EDM = dumps(checkpoint(network(TINY), TINY, Path("canary")))
+
+
+@fuzzed
+@given(changes)
+def test_edm_pickles(file, edits) -> None:
+    file.write_bytes(changed(EDM, edits))
+    survives("EDM pickles", lambda: read_edm_pickle(file))
+
+
+def torch_file(zipped: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"a.weight": torch.ones(2, 2), "b": torch.zeros(1)}, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+TORCH = {"zip": torch_file(True), "legacy": torch_file(False)}
+
+
+@fuzzed
+@given(st.sampled_from(sorted(TORCH)), changes)
+def test_torch_files(file, kind, edits) -> None:
+    file.write_bytes(changed(TORCH[kind], edits))
+    survives("torch files", lambda: read_adm_checkpoint(file))
+
+
+METRICS = evaluation("d0", 1, MINI["guided"]["variants"]["d0"])
+
+
+@fuzzed
+@given(st.lists(st.tuples(st.sampled_from(sorted(METRICS)), values), min_size=1, max_size=3), changes, st.booleans())
+def test_metrics(file, edits, bytes_edits, of_bytes) -> None:
+    text = json.dumps(METRICS | dict(edits)).encode()
+    file.write_bytes(changed(text, bytes_edits) if of_bytes else text)
+    found = survives("JSON of metrics", lambda: readers.read_json(file, "evaluation", EVALUATION_KEYS))
+    if found is not None:
+        assert np.isfinite(found["fid"])
+        assert found["fid_ci95"] is None or len(found["fid_ci95"]) == 2
+    survives("JSON of stages", lambda: read_json(file, "evaluation"))
+
+
+def test_nested_beyond_measure(tmp_path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000)
+    assert survives("JSON of metrics", lambda: readers.read_json(path, "evaluation", EVALUATION_KEYS)) is None
+    assert survives("JSON of stages", lambda: read_json(path, "evaluation")) is None
+
+
+def test_a_bomb_is_refused_unopened(tmp_path) -> None:
+    path = tmp_path / "bomb.zip"
+    path.write_bytes(zipped([("a/1.png", bytes(2**27)), ("b/2.png", IMAGES["PNG"])]))
+    assert path.stat().st_size < 2**20
+    assert survives("hostile zips", lambda: read_images(path, 8, Bar())) is None
+
+
+def test_the_untouched_files_are_read(tmp_path) -> None:
+    """Or nothing above would show anything."""
+    for name, content in (("a.npz", PICTURES), ("b.npz", STATISTICS), ("c.zip", ARCHIVE), ("d.pkl", EDM)):
+        (tmp_path / name).write_bytes(content)
+    assert len(read_images(tmp_path / "a.npz", 4, Bar()).images) == 3
+    assert read_statistics(tmp_path / "b.npz")[0].tolist() == [0, 0, 0]
+    assert len(read_images(tmp_path / "c.zip", 8, Bar()).images) == 2
+    assert read_edm_pickle(tmp_path / "d.pkl")
+    for kind, content in TORCH.items():
+        (tmp_path / kind).write_bytes(content)
+        assert set(read_adm_checkpoint(tmp_path / kind)) == {"a.weight", "b"}
+    write_npz(tmp_path / "e.npz", x=np.ones(1))
+    assert read_npz(tmp_path / "e.npz", ["x"], "s")["x"].tolist() == [1]
