@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-Kind = Literal["number", "number or null", "numbers", "pair", "pair or null", "text", "text or null"]
+Kind = Literal["number", "number or null", "numbers", "pair", "pair or null", "text", "text or null", "list", "object"]
 
 
 def read_json(path: Path, stage: str, keys: Mapping[str, Kind] | None = None) -> Mapping[str, Any]:
@@ -58,6 +58,8 @@ def _is(value: object, kind: Kind) -> bool:
         return isinstance(value, str)
     if kind.startswith("pair"):
         return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    if kind in ("list", "object"):
+        return isinstance(value, list if kind == "list" else dict)
     if kind == "numbers":
         return isinstance(value, list) and all(map(_is_number, value))
     return _is_number(value)

@@ -7,8 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from discriminator_guidance.report.readers import Kind
+
 COLUMN = "params_"  # columns of the table that were searched
-KEYS = ["study", "n_trials", "states", "seed", "objective", "parameters", "best", "importances", "tuning"]
+KEYS: dict[str, Kind] = {
+    "study": "text",
+    "n_trials": "number",
+    "states": "object",
+    "seed": "number",
+    "objective": "text",
+    "parameters": "list",
+    "best": "object",
+    "importances": "object",
+    "tuning": "object",
+}
 COLUMNS = ["number", "state", "grid", "value"]
 
 
