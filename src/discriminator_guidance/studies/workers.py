@@ -189,7 +189,13 @@ class _Team:
         for number in range(workers):
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=_worker, args=(plan, trials, factory, begun, number, there), daemon=True)
-            process.start()
+            # Ctrl-C reaches every process of the terminal; the parent alone decides, and says so once. What is ignored
+            # here is ignored by the worker from its first instant, before it has imported anything.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                process.start()
+            finally:
+                signal.signal(signal.SIGINT, handler)
             there.close()
             self.members.append(process)
             self._ends.append(here)
@@ -255,8 +261,6 @@ def _follow(
 def _worker(
     plan: StudyPlan, trials: int, factory: ObjectiveFactory, begun: int, number: int, parent: Connection
 ) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides, and says so once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         sampler, seed = sampler_of(plan, begun, number)
