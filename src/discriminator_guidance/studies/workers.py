@@ -251,6 +251,8 @@ def _follow(
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         team.stop()
+        with crew.claim:
+            recover(study, crew)  # a trial whose worker was stopped before it had signed
         raise
     if (complaint := team.complaint()) is not None:
         raise complaint
