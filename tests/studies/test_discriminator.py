@@ -11,13 +11,21 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from discriminator_guidance.artifacts.files import read_json
+from discriminator_guidance.artifacts.files import read_json, sha256
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.report.study_record import best_trial, front_of, trials_of
 from discriminator_guidance.studies.discriminator import run, search_plan, starting_points
 from discriminator_guidance.studies.discriminator_results import write_discriminator_results
 from discriminator_guidance.studies.finalists import SEARCHED
-from discriminator_guidance.studies.trial_heads import GRID, member_of, params_of, weights_folder
+from discriminator_guidance.studies.trial_heads import (
+    GRID,
+    member_of,
+    open_trial_bench,
+    params_of,
+    train_trial,
+    weights_folder,
+)
+from discriminator_guidance.studies.trial_runs import trial_run
 from tests.stages.conftest import Study, tiny_settings
 
 FOUND = {
@@ -122,6 +130,37 @@ def test_a_trial_is_what_the_stage_makes_of_its_row(project: Study, searched, tm
     assert made == (weights_folder(project.layout, trial.number) / "model.safetensors").read_bytes()
     validated = read_json(again.layout.discriminator_reports / "d0" / "metrics.json", "discriminator")
     assert validated["validation_loss"] == pytest.approx(trial.user_attrs["bce"], rel=1e-5)
+
+
+def test_an_interrupted_training_goes_on_and_tells_every_epoch(project: Study):
+    settings, ranges = project.config.discriminator, project.config.study.discriminator
+    row, bench = (
+        member_of(FOUND | {"epochs": 5}, settings, ranges, 21),
+        open_trial_bench(project.config, project.layout),
+    )
+    whole: list = []
+    undisturbed = train_trial(bench, row, lambda epoch, scores: whole.append((epoch, scores)))
+
+    def interrupting(epoch: int, scores: dict) -> None:
+        if epoch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_trial(bench, row, interrupting)
+    assert len([*project.layout.partial.glob("discriminator-study-*")]) == 1
+    told: list = []
+    resumed = train_trial(bench, row, lambda epoch, scores: told.append((epoch, scores)))
+    assert told == whole
+    assert [epoch for epoch, _ in whole] == [1, 2, 3, 4, 5]
+    assert resumed.scores == undisturbed.scores == whole[-1][1]
+    assert not [*project.layout.partial.glob("discriminator-study-*")]
+
+
+def test_a_trial_as_a_run_leads_to_its_weights(project: Study, searched):
+    told = trial_run("tiny-discriminator", searched[0].trials[0])
+    weights = project.root / told.tags["weights"]
+    assert sha256(weights) == told.tags["weights_sha256"]
+    assert (told.tags["grid"], told.metrics[0]["gflop"]) == ("D0", searched[0].trials[0].user_attrs["gflop"])
 
 
 def test_finalists_are_the_best_and_d0(searched):

@@ -51,7 +51,7 @@ def run(
         context: surroundings.
         trials: how many there shall be, rows of Table 2 and those of earlier calls included.
         workers: processes of `study.threads` threads.
-        on_finished: told the study's name and each trial that these workers end.
+        on_finished: told the study's name and each trial that ends, once.
 
     Returns:
         The search, and the study of its finalists.

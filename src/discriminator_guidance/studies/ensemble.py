@@ -48,7 +48,7 @@ def run(config: Config, context: Context, trials: int, workers: int, on_finished
         context: surroundings.
         trials: how many there shall be, those every study begins with and those of earlier calls included.
         workers: processes of `study.threads` threads.
-        on_finished: told the study's name and each trial that these workers end.
+        on_finished: told the study's name and each trial that ends, once.
 
     Returns:
         The study.

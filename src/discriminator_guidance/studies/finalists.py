@@ -44,7 +44,7 @@ def judge(search: optuna.Study, config: Config, context: Context, workers: int, 
         config: of the profile.
         context: surroundings.
         workers: processes.
-        on_finished: told the study's name and each trial that these workers end.
+        on_finished: told the study's name and each trial that ends, once.
 
     Returns:
         The study of the finalists; those of earlier calls stay in it.

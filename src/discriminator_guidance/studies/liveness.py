@@ -78,6 +78,27 @@ class Crew:
         """
         return sum(self._held(path) for path in self._folder.glob("*.lock") if path.name != "claim.lock") > 0
 
+    def first_to_tell(self, trial: FrozenTrial) -> bool:
+        """Whether a trial that ended here has to be told of; from now on somebody has.
+
+        Args:
+            trial: that has ended. Its beginning is noted too: a study that was deleted and begun anew has its numbers
+                again.
+
+        Returns:
+            True once for each trial of this machine, also if the call whose worker ran it was killed before it could
+            tell.
+        """
+        if not str(trial.user_attrs.get(WORKER)).startswith(f"{platform.node()}-"):
+            return False
+        entry, told = f"{trial.number} {trial.datetime_start}", self._folder / "told"
+        with self.claim:
+            if told.is_file() and entry in told.read_text(encoding="utf-8").splitlines():
+                return False
+            with told.open("a", encoding="utf-8") as stream:
+                stream.write(f"{entry}\n")
+        return True
+
     def _lock(self, worker: str) -> Path:
         return self._folder / f"{worker}.lock"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.config import HeadNetwork, MemberDifferences, TrainedMember
@@ -204,9 +204,18 @@ def train_trial(bench: Bench, row: TrainedMember, on_epoch: Callable[[int, Row],
     work = partial_work(bench.context, "discriminator", "study", bench.inputs, determinants, compute)
     checkpoints = _WithScores(work, on_epoch)
 
-    def after_epoch(epoch: int, losses: Row) -> None:
-        checkpoints.tell(epoch, grid_scores(grid_logits(head, validation, compute), validation))
+    validated: list[Tensor] = []  # of the pass that the training makes after each epoch anyway
 
+    def overhear(module: nn.Module, given: object, logits: Tensor) -> None:
+        if not module.training:
+            validated.append(logits.view(-1).float())
+
+    def after_epoch(epoch: int, losses: Row) -> None:
+        scores = grid_scores(torch.cat(validated), validation)
+        validated.clear()
+        checkpoints.tell(epoch, scores)
+
+    hook = head.register_forward_hook(overhear)
     try:
         kept, _ = train_discriminator(
             bench.features,
@@ -226,6 +235,8 @@ def train_trial(bench: Bench, row: TrainedMember, on_epoch: Callable[[int, Row],
     except (optuna.TrialPruned, DivergenceError):
         work.remove()
         raise
+    finally:
+        hook.remove()
     head.load_state_dict(kept)
     work.remove()
     return TrialHead(head.eval(), grid_scores(grid_logits(head, validation, compute), validation), gflop)

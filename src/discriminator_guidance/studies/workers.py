@@ -70,7 +70,8 @@ def run_study(
         enqueue: run first, in this order; those that the study has already are left out.
         bar: opens a progress bar.
         notice: shows the user one line.
-        on_finished: told each trial that these workers end, soon after.
+        on_finished: told each trial that ended on this machine, soon after and once; of a call that was killed, those
+            it could not tell.
 
     Returns:
         The study.
@@ -189,7 +190,13 @@ class _Team:
         for number in range(workers):
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=_worker, args=(plan, trials, factory, begun, number, there), daemon=True)
-            process.start()
+            # Ctrl-C reaches every process of the terminal; the parent alone decides, and says so once. What is ignored
+            # here is ignored by the worker from its first instant, before it has imported anything.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                process.start()
+            finally:
+                signal.signal(signal.SIGINT, handler)
             there.close()
             self.members.append(process)
             self._ends.append(here)
@@ -223,18 +230,17 @@ def _follow(
     on_finished: OnFinished,
 ) -> None:
     """Show and pass on what the workers finish, until they have ended."""
-    shown, told = 0, {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
-    pids, fallen = {process.pid for process in team.members}, set[int | None]()
+    shown, seen, fallen = 0, set[int](), set[int | None]()
     try:
         while True:
             running = team.running()
             done = len(settled(study, crew.heartbeat))
             advance(done - shown)
             shown = done
-            for trial in study.get_trials():
-                if trial.state.is_finished() and trial.number not in told:
-                    told.add(trial.number)
-                    if _pid(trial) in pids:
+            for trial in study.get_trials(deepcopy=False):
+                if trial.state.is_finished() and trial.number not in seen:
+                    seen.add(trial.number)
+                    if crew.first_to_tell(trial):
                         on_finished(trial)
             for process in team.members:
                 if process.exitcode not in (None, 0, 1) and process.pid not in fallen:
@@ -245,6 +251,8 @@ def _follow(
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         team.stop()
+        with crew.claim:
+            recover(study, crew)  # a trial whose worker was stopped before it had signed
         raise
     if (complaint := team.complaint()) is not None:
         raise complaint
@@ -255,8 +263,6 @@ def _follow(
 def _worker(
     plan: StudyPlan, trials: int, factory: ObjectiveFactory, begun: int, number: int, parent: Connection
 ) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides, and says so once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         sampler, seed = sampler_of(plan, begun, number)
@@ -280,7 +286,3 @@ def _running(study: optuna.Study) -> int:
 def _orphaned() -> bool:
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
-
-
-def _pid(trial: FrozenTrial) -> int:
-    return int(str(trial.user_attrs.get(WORKER, "--0-0")).split("-")[-2])
