@@ -1,9 +1,12 @@
-"""The numbers in docs/ensemble.md are those of the committed factorial."""
+"""The numbers in docs/ensemble.md are those of the committed runs."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
+
+import pytest
 
 from discriminator_guidance.report.factorial import FACTOR_WORDS, factorial_text
 from discriminator_guidance.studies.factorial import FACTORS
@@ -21,6 +24,20 @@ def test_the_block_is_that_of_the_committed_run():
     text = (PROJECT / "docs" / "ensemble.md").read_text()
     block = text.split("reports/mini/factorial/factorial.json -->\n")[1].split("\n<!-- end of factorial")[0]
     assert block == expected(), f"paste this into docs/ensemble.md:\n{expected()}"
+
+
+@pytest.mark.parametrize(("profile", "column", "worst"), [("mini", 1, "d1"), ("cifar10-small", 2, "d2")])
+def test_differences_of_the_mean_are_those_of_the_committed_tables(profile, column, worst):
+    with (PROJECT / "reports" / profile / "tables" / "table3.csv").open() as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    text = (PROJECT / "docs" / "ensemble.md").read_text().split("| mean probability of six, against |")[1]
+    said = [line.split("|")[column + 1].strip() for line in text.splitlines()[2:7]]
+    for other, printed in zip(["edm", "d0", "d5", worst, "ensemble_clipped_logit"], said, strict=True):
+        kept = rows[other]["ours: difference from ensemble_probability [95 %]"]
+        middle, low, high = (
+            -float(number) for number in kept.replace("[", "").replace("]", "").replace(",", "").split()
+        )
+        assert printed == f"{middle:+.2f} [{high:+.2f}, {low:+.2f}]", other
 
 
 def test_every_factor_is_explained():

@@ -24,6 +24,8 @@ MEANING = {
     "d0_table1": "D0 at the study's setting: w1 = 2, w2 = 0, boosting",
     "ensemble_probability_table1": "mean probability at the study's setting",
     "ensemble_clipped_logit_table1": "clipped raw logits at the study's setting (what the study ran)",
+    "tuned": "winner of `dguide study discriminator`: D5's row, another seed",
+    "ensemble_tuned": "winner of `dguide study ensemble`: weights, w1, w2, window",
 }
 
 
@@ -32,8 +34,9 @@ def results_block(profile: str = "mini") -> str:
         f"| variant | what | FID ({NETWORKS[profile]}) | difference to `edm` | precision / recall (k-NN) |",
         "|---|---|---|---|---|",
     ]
-    for variant, meaning in MEANING.items():
-        r = json.loads((PROJECT / "reports" / profile / "evaluation" / f"{variant}.json").read_text())
+    evaluated = {path.stem: path for path in (PROJECT / "reports" / profile / "evaluation").glob("*.json")}
+    for variant in [name for name in MEANING if name in evaluated]:
+        meaning, r = MEANING[variant], json.loads(evaluated[variant].read_text())
         fid = f"{r['fid']:.2f} [{r['fid_ci95'][0]:.2f}, {r['fid_ci95'][1]:.2f}]"
         low, high = r["delta_fid_ci95"]
         delta = "" if variant == "edm" else f"{r['delta_fid_vs_edm']:+.2f} [{low:+.2f}, {high:+.2f}]"
