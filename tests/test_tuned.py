@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from discriminator_guidance.config import load_config, load_tuned, promote
+from discriminator_guidance.config import load_config, load_tuned, promote, refuse_rows_of_others
 from discriminator_guidance.errors import ConfigError
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -64,6 +64,19 @@ def promote_ensemble(project: Path, **changes: object) -> Path:
 def promote_member(project: Path, **changes: object) -> Path:
     chosen = {"member": MEMBER | changes, "variant": ALONE}
     return promote(project, "mini", "discriminator", chosen, PROVENANCE | {"study": "discriminator"})
+
+
+def test_rows_chosen_for_another_profile_are_refused_before_compute(project: Path):
+    promote_ensemble(project), promote_member(project)
+    mini = load_config("mini", project)
+    refuse_rows_of_others("mini", mini, project)
+    shutil.copy(PROJECT / "configs" / "cifar10.yaml", project / "configs")
+    other = load_config("cifar10", project)
+    refuse_rows_of_others("cifar10", other, project)  # run beside the pipeline, whose profile is mini
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("profile: mini", "profile: cifar10"))
+    with pytest.raises(ConfigError, match=r"tuned, ensemble_tuned.*tuned_members=\[\]"):
+        refuse_rows_of_others("cifar10", other, project)
 
 
 def test_what_is_promoted_comes_back_as_member_and_variants(project: Path):

@@ -389,11 +389,12 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     from importlib import import_module
 
     from discriminator_guidance import tracking
-    from discriminator_guidance.config import listed_members, load_config
+    from discriminator_guidance.config import listed_members, load_config, refuse_rows_of_others
     from discriminator_guidance.progress import bar, notice, summary
 
     root = Path.cwd()
     settings = load_config(profile, root)
+    refuse_rows_of_others(profile, settings, root)
     _refuse_unknown(settings, profile, choice)
     from discriminator_guidance.stages.context import Context
     from discriminator_guidance.stages.fetch import check_used

@@ -1,6 +1,12 @@
 """The only reader of configuration: `configs/<profile>.yaml` as frozen, bounded, fully explicit types."""
 
-from discriminator_guidance.config.loading import listed_members, load_config, load_tuned, parse_config
+from discriminator_guidance.config.loading import (
+    listed_members,
+    load_config,
+    load_tuned,
+    parse_config,
+    refuse_rows_of_others,
+)
 from discriminator_guidance.config.lockfile import LOCK, LockedFile, LockedStage, locked_stages
 from discriminator_guidance.config.promotion import promote
 from discriminator_guidance.config.sections import (
@@ -45,4 +51,5 @@ __all__ = [
     "locked_stages",
     "parse_config",
     "promote",
+    "refuse_rows_of_others",
 ]
