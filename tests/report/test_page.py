@@ -68,7 +68,9 @@ def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(ma
     inputs = make_inputs()
     build_report(inputs)
     first = digests(inputs.destination)
-    tables = {f"tables/{name}.{kind}" for name in ("table1", "table2", "table3") for kind in ("csv", "md", "tex")}
+    tables = {
+        f"tables/{name}.{kind}" for name in ("table1", "table2", "table3", "table4") for kind in ("csv", "md", "tex")
+    }
     others = {"tables/variants.csv", "curves.csv", "provenance.json", "index.html"}
     assert set(first) == tables | others | {f"figures/{name}" for name in FIGURES}
     build_report(inputs)
