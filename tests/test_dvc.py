@@ -119,6 +119,18 @@ def test_tuned_blocks_are_as_their_plain_ones_with_rows_from_the_tuned_file(bloc
         assert tuned.get(key) == plain.get(key), key
 
 
+@pytest.mark.parametrize("word", ["guided", "evaluation"])
+def test_families_are_as_ensembles_with_members_of_their_name(word):
+    stages = PIPELINE["stages"]
+    plain, family = stages[f"{word}_ensemble"], stages[f"{word}_family"]
+    assert family["matrix"] == plain["matrix"] | {"variant": "${families}"}
+    assert family["deps"] == [
+        dep.replace("/discriminator/d", "/discriminator/${item.variant}") for dep in plain["deps"]
+    ]
+    for key in ("wdir", "cmd", "params", "outs", "metrics"):
+        assert family.get(key) == plain.get(key), key
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_dependencies_on_members_match_the_configuration(profile):
     config, listed_names = load_config(profile, PROJECT), lists(profile)
