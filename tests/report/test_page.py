@@ -60,7 +60,7 @@ def test_note_on_the_data_stands_beside_everything(make_inputs: Maker) -> None:
     inputs.card.write_text(json.dumps({"source": "digits", "note": "JPEG re-encoded"}))
     build_report(inputs)
     page = (inputs.destination / "index.html").read_text()
-    assert page.count(note) == 1 + len(FIGURES) + 3, "header, every caption, every table"
+    assert page.count(note) == 1 + len(FIGURES) + 4, "header, every caption, every table"
     assert all(note in path.read_text() for path in (inputs.destination / "tables").glob("*.md"))
 
 

@@ -1,7 +1,7 @@
 """The only reader of configuration: `configs/<profile>.yaml` as frozen, bounded, fully explicit types."""
 
 from discriminator_guidance.config.loading import listed_members, load_config, load_tuned, parse_config
-from discriminator_guidance.config.lockfile import LOCK, LockedFile, LockedStage, locked_stages
+from discriminator_guidance.config.lockfile import LockedFile, LockedStage, locked_stages
 from discriminator_guidance.config.promotion import promote
 from discriminator_guidance.config.sections import (
     Config,
@@ -20,7 +20,6 @@ from discriminator_guidance.config.sections import (
 from discriminator_guidance.config.tuned import TUNED_ENSEMBLE, TUNED_MEMBER, Part, Tuned
 
 __all__ = [
-    "LOCK",
     "TUNED_ENSEMBLE",
     "TUNED_MEMBER",
     "Config",
