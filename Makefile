@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-full fullsize lint audit mlflow dag clean always
+.PHONY: help setup repro families test test-full fullsize lint audit mlflow dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -24,6 +24,10 @@ setup: .venv/.stamp ## build .venv with everything in it (once; again when pypro
 repro: setup ## run the study of the profile named in params.yaml: data, training, sampling, evaluation, report
 	@.venv/bin/dvc repro
 	@.venv/bin/dguide summary --profile "$(profile)"
+
+families: setup ## run profile mini-families: ensembles of other members than those of Table 2 (not part of `make repro`)
+	@.venv/bin/dvc repro families/dvc.yaml
+	@.venv/bin/dguide summary --profile mini-families
 
 test: setup ## run every test (WORKERS=2 processes); a skipped one prints its reason
 	@OMP_NUM_THREADS=1 .venv/bin/pytest -q -n $(WORKERS) --dist loadgroup

@@ -80,6 +80,8 @@ BAD = [
     ("factorial.levels.boosting", [True, True], "factorial.levels", "the level True twice"),
     ("factorial.levels.init", ["fresh", "pretrained"], "factorial.levels", "pretrained is no level"),
     ("factorial.levels.steps", [12], "key factorial.levels.steps.1", "add it"),
+    ("discriminator.members.d1.differs", {"init": "sequential", "after": "d2"}, "goes on from d2", "choose among d0"),
+    ("discriminator.members.d1.differs", {"after": "d0"}, "after: d0 without init sequential", "add it to differs"),
     ("discriminator.members.d0.differs", {"reshuffle": False}, "factorial.members names 'd0'", "hides a factor"),
     ("real.source", "imagenet", "real.source = 'imagenet'", "digits"),
     ("real.holdout_fraction", 1.0, "real.holdout_fraction = 1.0", "less than 1"),

@@ -25,7 +25,13 @@ WORDS = (
 YAML_READER = YAML(typ="safe", pure=True)
 PIPELINE = YAML_READER.load((PROJECT / "dvc.yaml").read_text())
 PARAMS = YAML_READER.load((PROJECT / "params.yaml").read_text())
+FAMILIES = YAML_READER.load((PROJECT / "families" / "params.yaml").read_text())
 PROFILES = sorted(path.stem for path in (PROJECT / "configs").glob("*.yaml") if not path.stem.endswith(".tuned"))
+
+
+def lists(profile: str) -> dict:
+    """The lists of the pipeline that builds a profile."""
+    return FAMILIES if profile == FAMILIES["profile"] else PARAMS
 
 
 def word_of(stage: str) -> str:
@@ -72,19 +78,20 @@ def test_every_command_of_a_stage_exists():
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_listed_member_and_variant_is_configured(profile):
-    config, tuned = load_config(profile, PROJECT), load_tuned(profile, PROJECT)
+    config, tuned, listed = load_config(profile, PROJECT), load_tuned(profile, PROJECT), lists(profile)
     chosen = (tuned.discriminator.members, tuned.guided.variants) if tuned else ({}, {})
     # A released member is run by whoever adds it to `members`.
     released = {name for name, row in config.discriminator.members.items() if hasattr(row, "path")}
     assert released <= {"authors"}
-    assert set(PARAMS["members"]) | released | set(chosen[0]) == set(config.discriminator.members)
-    variants = {"edm", *PARAMS["members"], *released, *PARAMS["d0_variants"], *PARAMS["ensembles"]}
+    assert set(listed["members"]) | released | set(chosen[0]) == set(config.discriminator.members)
+    variants = {"edm", *listed["members"], *released}
+    variants |= {*listed["d0_variants"], *listed["ensembles"], *listed["families"]}
     assert variants | set(chosen[1]) == set(config.guided.variants)
     for name in released:
         assert config.guided.variants[name].members == (name,)
-    for name in PARAMS["d0_variants"]:
+    for name in listed["d0_variants"]:
         assert config.guided.variants[name].members == ("d0",)
-    for name in PARAMS["members"]:
+    for name in listed["members"]:
         assert config.guided.variants[name].members == (name,)
 
 
@@ -112,15 +119,28 @@ def test_tuned_blocks_are_as_their_plain_ones_with_rows_from_the_tuned_file(bloc
         assert tuned.get(key) == plain.get(key), key
 
 
+@pytest.mark.parametrize("word", ["guided", "evaluation"])
+def test_families_are_as_ensembles_with_members_of_their_name(word):
+    stages = PIPELINE["stages"]
+    plain, family = stages[f"{word}_ensemble"], stages[f"{word}_family"]
+    assert family["matrix"] == plain["matrix"] | {"variant": "${families}"}
+    assert family["deps"] == [
+        dep.replace("/discriminator/d", "/discriminator/${item.variant}") for dep in plain["deps"]
+    ]
+    for key in ("wdir", "cmd", "params", "outs", "metrics"):
+        assert family.get(key) == plain.get(key), key
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_dependencies_on_members_match_the_configuration(profile):
-    config = load_config(profile, PROJECT)
-    for block, names in [("d0", PARAMS["d0_variants"]), ("ensemble", PARAMS["ensembles"])]:
+    config, listed_names = load_config(profile, PROJECT), lists(profile)
+    for block, key in [("d0", "d0_variants"), ("ensemble", "ensembles"), ("family", "families")]:
         for word, file in [("guided", "model.safetensors"), ("evaluation", "test_logits.npz")]:
             deps = PIPELINE["stages"][f"{word}_{block}"]["deps"]
             listed = {d.split("/")[3] for d in deps if "/discriminator/" in d and d.endswith(file)}
-            for name in names:
-                assert listed == set(config.guided.variants[name].members), f"{word}_{block}: {name}"
+            for name in listed_names[key]:
+                needed = {member.replace("${item.variant}", name) for member in listed}
+                assert needed == set(config.guided.variants[name].members), f"{word}_{block}: {name}"
 
 
 def test_results_survive_a_failed_stage():

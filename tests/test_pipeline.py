@@ -51,6 +51,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root / "params.yaml",
         {
             "profile": "mini",
+            "root": ".",
+            "families": [],
             "members": list(MEMBERS),
             "d0_variants": ["d0_table1"],
             "ensembles": list(ENSEMBLES),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from discriminator_guidance.provenance import provenance
+from discriminator_guidance.provenance import pipeline, provenance
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_changed_or_new_code_and_settings_make_it_dirty(repository: Path, name: 
     assert provenance(repository)["git.dirty"] == "true"
 
 
-@pytest.mark.parametrize("name", ["dvc.lock", "reports/mini/fid.json", "models/mini/metrics.json"])
+@pytest.mark.parametrize("name", ["dvc.lock", "families/dvc.lock", "reports/mini/fid.json", "models/mini/metrics.json"])
 def test_results_do_not_make_it_dirty(repository: Path, name: str) -> None:
     (repository / name).parent.mkdir(parents=True, exist_ok=True)
     (repository / name).write_text("2\n")
@@ -93,3 +93,16 @@ def test_what_dvc_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "dvc.baseline": "abc",
         "dvc.lock.sha256": hashlib.sha256(b"stages: {}\n").hexdigest(),
     }
+
+
+def test_a_stage_of_another_pipeline_names_its_file_and_has_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "families").mkdir()
+    (tmp_path / "dvc.lock").write_bytes(b"stages: {}\n")
+    (tmp_path / "families" / "dvc.lock").write_bytes(b"other\n")
+    monkeypatch.setenv("DVC_STAGE", "families/dvc.yaml:report@mini-families")
+    assert pipeline() == "families/dvc.yaml"
+    assert provenance(tmp_path)["dvc.lock.sha256"] == hashlib.sha256(b"other\n").hexdigest()
+    monkeypatch.setenv("DVC_STAGE", "report@mini")
+    assert pipeline() is None

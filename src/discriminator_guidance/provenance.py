@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit, the DVC stage and experiment, the state of dvc.lock."""
+"""Where a result comes from: the commit, the DVC stage and experiment, the state of its dvc.lock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from discriminator_guidance.artifacts.files import sha256
 
-GENERATED = ("data", "models", "reports", "dvc.lock")
+GENERATED = ("data", "models", "reports", "dvc.lock", "families/dvc.lock")
 
 
 def provenance(root: Path) -> dict[str, str]:
@@ -36,9 +36,19 @@ def provenance(root: Path) -> dict[str, str]:
     ]:
         if value := os.environ.get(variable):
             tags[tag] = value
-    if (lock := root / "dvc.lock").is_file():
+    if (lock := (root / (pipeline() or "dvc.yaml")).with_suffix(".lock")).is_file():
         tags["dvc.lock.sha256"] = sha256(lock)
     return tags
+
+
+def pipeline() -> str | None:
+    """The file of the pipeline that DVC runs this stage for.
+
+    Returns:
+        Its path from the project folder, as `dvc repro` takes it, "families/dvc.yaml"; None for the one in the project
+        folder itself, which needs no name, and outside DVC.
+    """
+    return os.environ.get("DVC_STAGE", "").rpartition(":")[0] or None
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 from discriminator_guidance.config import parse_config
 from discriminator_guidance.config.loading import read_yaml
-from discriminator_guidance.report.gather import BASELINES, Difference, ReportInputs
+from discriminator_guidance.report.gather import BASELINES, Difference, ReportInputs, Standing
 
 PROJECT = Path(__file__).parents[2]
 VARIANTS = ("edm", "d0", "d0_table1", "ensemble_probability", "ensemble_clipped_logit")
@@ -38,6 +38,7 @@ def make_inputs(tmp_path: Path) -> Maker:
         channels: int = 1,
         settings: dict[str, Any] | None = None,
         differences: dict[str, dict[str, Difference]] | None = None,
+        standings: dict[str, Standing] | None = None,
     ) -> ReportInputs:
         settings = settings or untuned()
         settings["report"] = {"pictures": 4, "dpi": 60}
@@ -69,6 +70,7 @@ def make_inputs(tmp_path: Path) -> Maker:
             members=members,
             variants=variants,
             differences=differences or apart(variants),
+            standings=standings or {},
             probability_clip=1e-5,
             provenance={
                 "commit": "0" * 40,

@@ -53,3 +53,10 @@ def test_weights_and_window_are_told() -> None:
     assert variant_text(TUNED | {"weights": "equal", "window": None}) == "D0, D1, mean logit"
     alone = TUNED | {"members": ("tuned",), "weights": "equal", "rule": "mean_probability"}
     assert variant_text(alone) == "TUNED alone, VP time 0.01 to 0.9"
+
+
+def test_a_profile_of_families_waits_for_no_study(make_inputs: Maker) -> None:
+    inputs = make_inputs()
+    rows_of_table_2 = inputs.settings["discriminator"]["members"]
+    rows_of_table_2["bagged0"] = rows_of_table_2["d0"]
+    assert not {"tuned", "ensemble_tuned"} & {row[0] for row in result_table(gather(inputs)).rows}

@@ -60,7 +60,7 @@ def test_note_on_the_data_stands_beside_everything(make_inputs: Maker) -> None:
     inputs.card.write_text(json.dumps({"source": "digits", "note": "JPEG re-encoded"}))
     build_report(inputs)
     page = (inputs.destination / "index.html").read_text()
-    assert page.count(note) == 1 + len(FIGURES) + 3, "header, every caption, every table"
+    assert page.count(note) == 1 + len(FIGURES) + 4, "header, every caption, every table"
     assert all(note in path.read_text() for path in (inputs.destination / "tables").glob("*.md"))
 
 
@@ -68,7 +68,9 @@ def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(ma
     inputs = make_inputs()
     build_report(inputs)
     first = digests(inputs.destination)
-    tables = {f"tables/{name}.{kind}" for name in ("table1", "table2", "table3") for kind in ("csv", "md", "tex")}
+    tables = {
+        f"tables/{name}.{kind}" for name in ("table1", "table2", "table3", "table4") for kind in ("csv", "md", "tex")
+    }
     others = {"tables/variants.csv", "curves.csv", "provenance.json", "index.html"}
     assert set(first) == tables | others | {f"figures/{name}" for name in FIGURES}
     build_report(inputs)

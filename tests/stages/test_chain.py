@@ -38,6 +38,17 @@ FRESH, AFTER, GIVEN = {"init": "fresh"}, {"init": "sequential"}, {"init": "pretr
         (section(d0=GIVEN, d1={}, d2=GIVEN, d3={}), {"d0": None, "d1": "d0", "d2": None, "d3": "d2"}),
         (section(authors=None, d0={}, other=None, d1={}), {"authors": None, "d0": None, "other": None, "d1": "d0"}),
         (section("fresh", d0={}, d1={}), {"d0": None, "d1": None}),
+        (
+            section(
+                "fresh",
+                d0={},
+                d1=AFTER | {"after": "d0"},
+                d2={},
+                d3=AFTER | {"after": "d2"},
+                d4=AFTER | {"after": "d1"},
+            ),
+            {"d0": None, "d1": "d0", "d2": None, "d3": "d2", "d4": "d1"},
+        ),
     ],
 )
 def test_a_sequential_member_goes_on_from_the_trained_one_before_it(settings, expected):

@@ -23,7 +23,7 @@ def page(study: Study) -> str:
 def test_tables_figures_and_page_are_there(study: Study, page: str):
     report = study.layout.report
     assert {path.name for path in (report / "tables").iterdir()} == {
-        *(f"table{n}.{ending}" for n in (1, 2, 3) for ending in ("csv", "md", "tex")),
+        *(f"table{n}.{ending}" for n in (1, 2, 3, 4) for ending in ("csv", "md", "tex")),
         "variants.csv",
     }
     assert {path.stem for path in (report / "figures").iterdir()} == {
@@ -68,6 +68,16 @@ def test_influence_of_other_samples_is_not_compared(study: Study, page: str, tmp
     arrays = dict(np.load(path))
     np.savez(path, influence=arrays["influence"], index=arrays["index"] + 1)
     with pytest.raises(InputError, match="the same sample indices in the influence of d0_table1 and d0"):
+        again.run("report")
+
+
+def test_an_outdated_start_in_another_pipeline_is_named_with_its_file(study: Study, page: str, tmp_path, monkeypatch):
+    again = Study(tmp_path / "again")
+    shutil.copytree(study.root, again.root)
+    again.settings["discriminator"]["init"] = "sequential"
+    monkeypatch.setenv("DVC_STAGE", "families/dvc.yaml:report@tiny")
+    remedy = "dvc repro -f -s families/dvc.yaml:discriminator@tiny-d1`, then `dvc repro families/dvc.yaml`"
+    with pytest.raises(InputError, match=remedy):
         again.run("report")
 
 

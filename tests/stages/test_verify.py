@@ -215,3 +215,15 @@ def test_a_damaged_lock_is_one_line(tmp_path: Path, text: str) -> None:
 
 def test_without_a_lock_nothing_is_recorded(tmp_path: Path) -> None:
     assert locked_stages(tmp_path, "mini") == []
+
+
+def test_the_lock_of_families_is_read_too_and_its_stages_have_their_address(tmp_path: Path) -> None:
+    entry = "{cmd: dguide real --profile tiny, outs: [{path: data/tiny/real/card.json, md5: a, size: 1}]}"
+    (tmp_path / "families").mkdir()
+    (tmp_path / "dvc.lock").write_text(f"stages:\n  real@tiny: {entry}\n")
+    path = tmp_path / "families" / "dvc.lock"
+    path.write_text(f"stages:\n  real@tiny: {entry}\n  real@other: {entry.replace('tiny', 'other')}\n")
+    assert [stage.name for stage in locked_stages(tmp_path, "tiny")] == ["real@tiny", "families/dvc.yaml:real@tiny"]
+    path.write_text("stages: 3\n")
+    with pytest.raises(InputError, match=r"stages in families/dvc\.lock.*run `dvc repro families/dvc\.yaml` to make"):
+        locked_stages(tmp_path, "tiny")

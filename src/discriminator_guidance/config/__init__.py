@@ -26,7 +26,6 @@ from discriminator_guidance.config.sections import (
 from discriminator_guidance.config.tuned import TUNED_ENSEMBLE, TUNED_MEMBER, Part, Tuned
 
 __all__ = [
-    "LOCK",
     "TUNED_ENSEMBLE",
     "TUNED_MEMBER",
     "Config",

@@ -94,7 +94,7 @@ def refuse_rows_of_others(profile: str, config: Config, root: Path) -> None:
         raise ConfigError(
             f"rows of configs/{profile}{TUNED}.yaml in params.yaml",
             f"{', '.join(unknown)}, chosen for another profile",
-            "empty the lists (dvc exp run -S 'tuned_members=[]' -S 'tuned_ensembles=[]'), or run `dguide study promote`",
+            "empty them (dvc exp run -S 'tuned_members=[]' -S 'tuned_ensembles=[]'), or run `dguide study promote`",
         )
 
 

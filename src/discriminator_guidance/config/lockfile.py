@@ -1,4 +1,4 @@
-"""What dvc.lock records of the files that stages read and made."""
+"""What the lock files of DVC record of the files that stages read and made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from discriminator_guidance.errors import InputError
 
-LOCK = "dvc.lock"
+LOCKS = ("dvc.lock", "families/dvc.lock")  # of each pipeline: the project's, and that of families
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,29 @@ def locked_stages(root: Path, profile: str) -> list[LockedStage]:
         profile: its name.
 
     Returns:
-        Stages in the order of dvc.lock; none before the first run.
+        Stages in the order of their lock file; none before the first run.
 
     Raises:
-        InputError: dvc.lock is damaged.
+        InputError: a lock file is damaged.
     """
+    return [stage for lock in LOCKS if (root / lock).is_file() for stage in _stages(root / lock, lock, profile)]
+
+
+def _stages(path: Path, lock: str, profile: str) -> list[LockedStage]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    path = root / LOCK
-    if not path.is_file():
-        return []
+    folder = lock.rpartition("/")[0]
+    address = f"{folder}/dvc.yaml:" if folder else ""
     try:
         # Without `pure`, ruamel parses with libyaml: the file is long. Only words and whole numbers stand in it.
         stages = YAML(typ="safe").load(path.read_text(encoding="utf-8"))["stages"]
-        return [_stage(name, entry) for name, entry in stages.items() if _profile(entry) == profile]
+        return [_stage(f"{address}{name}", entry) for name, entry in stages.items() if _profile(entry) == profile]
     except (YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        again = f"dvc repro {address}".rstrip(": ")
         raise InputError(
-            f"stages in {LOCK}", reason, f"restore it with `git checkout -- {LOCK}`, or run `dvc repro` to make it anew"
+            f"stages in {lock}", reason, f"restore it with `git checkout -- {lock}`, or run `{again}` to make it anew"
         ) from error
 
 
@@ -79,7 +83,7 @@ def _profile(entry: Mapping[str, Any]) -> str:
 
 def _stage(name: str, entry: Mapping[str, Any]) -> LockedStage:
     inputs = tuple(file for file in map(_file, entry.get("deps", ())) if not file.path.startswith("src/"))
-    return LockedStage(str(name), inputs, tuple(map(_file, entry["outs"])))
+    return LockedStage(name, inputs, tuple(map(_file, entry["outs"])))
 
 
 def _file(entry: Mapping[str, Any]) -> LockedFile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -299,6 +298,7 @@ class MemberDifferences(Section):
     """What a member has otherwise than the whole section; None is as the section says."""
 
     init: Init | None = None
+    after: Name | None = None  # with init sequential; None: the trained one before it in the table
     importance_sampling: bool | None = None
     reshuffle: bool | None = None
     checkpoint: Checkpoint | None = None
@@ -370,12 +370,24 @@ class Discriminator(Section):
                 chosen = member.differs.checkpoint or self.checkpoint
                 if isinstance(chosen, int) and chosen > member.epochs:
                     raise ValueError(f"checkpoint {chosen} must not exceed the {member.epochs} epochs of {name}")
-        rows = [(name, row) for name, row in self.members.items() if isinstance(row, TrainedMember)]
-        for (before, first), (name, second) in pairwise(rows):
-            same = (first.differs.network or self.network) == (second.differs.network or self.network)
-            if (second.differs.init or self.init) == "sequential" and not same:
-                raise ValueError(f"{name} goes on from {before} and needs its network; change differs of one of them")
+        self._check_chains({name: row for name, row in self.members.items() if isinstance(row, TrainedMember)})
         return self
+
+    def _check_chains(self, rows: dict[str, TrainedMember]) -> None:
+        for place, (name, row) in enumerate(rows.items()):
+            earlier, own = list(rows)[:place], row.differs
+            if (own.init or self.init) != "sequential":
+                if own.after is not None:
+                    raise ValueError(f"{name} has after: {own.after} without init sequential; add it to differs")
+                continue
+            if own.after is not None and own.after not in earlier:
+                raise ValueError(
+                    f"{name} goes on from {own.after}, which is not trained before it; choose among "
+                    f"{', '.join(earlier) or 'none, and move it down'}"
+                )
+            before = own.after or (earlier[-1] if earlier else None)
+            if before and (rows[before].differs.network or self.network) != (own.network or self.network):
+                raise ValueError(f"{name} goes on from {before} and needs its network; change differs of one of them")
 
 
 class Tuning(Section):

@@ -24,7 +24,8 @@ def absent_rows(profile: str, settings: Mapping[str, Any], evaluation: Path) -> 
     """
     variants = settings["guided"]["variants"]
     remedies = {AUTHORS: authors_remedy(profile, settings)} if AUTHORS in variants else {}
-    for name, study in STUDIES.items():
+    searches = {} if _has_families(settings) else STUDIES
+    for name, study in searches.items():
         remedies[name] = (
             "not evaluated yet: `dvc repro`"
             if name in variants
@@ -32,6 +33,14 @@ def absent_rows(profile: str, settings: Mapping[str, Any], evaluation: Path) -> 
             f"{profile}`, `dvc repro`"
         )
     return {name: remedy for name, remedy in remedies.items() if not _evaluated(name, variants, evaluation)}
+
+
+def _has_families(settings: Mapping[str, Any]) -> bool:
+    """Whether members beyond those of the plain mean are trained: such a profile compares, and no study tunes it."""
+    plain = settings["guided"]["variants"].get("ensemble_probability")
+    rows = settings["discriminator"]["members"]
+    trained = {name for name, row in rows.items() if "path" not in row and name not in STUDIES}
+    return plain is not None and not trained <= set(plain["members"])
 
 
 def _evaluated(name: str, variants: Mapping[str, Any], evaluation: Path) -> bool:

@@ -10,6 +10,7 @@ from discriminator_guidance.report.drawing import GREY, Picture, finish, new_fig
 from discriminator_guidance.report.gather import ReportData
 from discriminator_guidance.report.wording import count, scientific
 
+GRID = 6  # members in Table 2; more of them are drawn as many abreast
 MIN_PAIRS = 10  # fewer pictures make a fraction that is mostly chance
 
 
@@ -25,7 +26,7 @@ def calibration_figure(data: ReportData) -> Picture | None:
     times = sorted({float(time) for member in members for time in member.calibration["time"]})
     # By rank: half of the times are below 0.1, where a scale of tau itself would give them one colour.
     shades = matplotlib.colormaps["viridis_r"](np.linspace(0.04, 1.0, len(times)))
-    columns = min(3, len(members))
+    columns = min(3 if len(members) <= GRID else GRID, len(members))
     rows = math.ceil(len(members) / columns)
     figure = new_figure(3.0 * columns + 1.2, 2.9 * rows + 0.3)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)

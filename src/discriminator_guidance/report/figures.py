@@ -24,6 +24,8 @@ from discriminator_guidance.report.wording import count, scientific
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ABREAST = 6  # members in a row of panels: the grid of Table 2
+
 
 @styled
 def curves_figure(data: ReportData) -> Picture | None:
@@ -31,10 +33,16 @@ def curves_figure(data: ReportData) -> Picture | None:
     members = data.members
     if not members:
         return None
-    figure = new_figure(max(4.0, 2.05 * len(members) + 0.4), 4.6)
-    panels = figure.subplots(2, len(members), sharex="col", sharey="row", squeeze=False)
-    for column, member in enumerate(members):
-        for row, (quantity, chance) in enumerate((("loss", math.log(2)), ("accuracy", 0.5))):
+    columns = min(ABREAST, len(members))
+    bands = math.ceil(len(members) / columns)  # a family of many members is drawn six abreast
+    figure = new_figure(max(4.0, 2.05 * columns + 0.4), 4.6 * bands)
+    panels = figure.subplots(2 * bands, columns, sharex="col" if bands == 1 else False, sharey="row", squeeze=False)
+    for place in range(len(members), bands * columns):
+        for row in (-2, -1):
+            panels[row, place % columns].set_visible(False)
+    for place, member in enumerate(members):
+        band, column = divmod(place, columns)
+        for row, (quantity, chance) in enumerate((("loss", math.log(2)), ("accuracy", 0.5)), start=2 * band):
             axes: Axes = panels[row, column]
             axes.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), label="coin toss")
             marker = "o" if len(member.history) == 1 else None
@@ -42,7 +50,7 @@ def curves_figure(data: ReportData) -> Picture | None:
                 values = member.history[f"{split}_{quantity}"]
                 axes.plot(member.history["epoch"], values, color=color, linestyle=dash, marker=marker, label=split)
         best = member.metrics["best_epoch"]
-        panels[0, column].plot(
+        panels[2 * band, column].plot(
             best,
             member.metrics["best_validation_loss"],
             marker="o",
@@ -53,11 +61,12 @@ def curves_figure(data: ReportData) -> Picture | None:
             linestyle="none",
             label="lowest validation loss",
         )
-        panels[0, column].set_title(member.name.upper())
-        panels[1, column].set_xlabel("epoch")
-        panels[1, column].xaxis.get_major_locator().set_params(integer=True, nbins=4)
-    panels[0, 0].set_ylabel("BCE (nats)")
-    panels[1, 0].set_ylabel("accuracy")
+        panels[2 * band, column].set_title(member.name.upper())
+        panels[2 * band + 1, column].set_xlabel("epoch")
+        panels[2 * band + 1, column].xaxis.get_major_locator().set_params(integer=True, nbins=4)
+    for band in range(bands):
+        panels[2 * band, 0].set_ylabel("BCE (nats)")
+        panels[2 * band + 1, 0].set_ylabel("accuracy")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4)
     sizes = members[0].metrics

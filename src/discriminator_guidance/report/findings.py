@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from discriminator_guidance.report.clipped_story import AVERAGED, CLIPPED, clipped_story
+from discriminator_guidance.report.ensemble_story import ensemble_story
 from discriminator_guidance.report.gather import REFERENCE, ReportData
 from discriminator_guidance.report.published import INCEPTION, STUDY_SAMPLING
 from discriminator_guidance.report.ranking import rank, ranking
@@ -63,6 +64,8 @@ def findings(data: ReportData) -> list[Finding]:
         found.append(_every_single(data, singles))
     if averaged:
         found.append(_several(data, averaged, "Does averaging the discriminators help?", (), ranking(data, averaged)))
+    if data.standings:
+        found.append(Finding("Does averaging beat the members it averages?", *ensemble_story(data)))
     for story in tuned_stories(data):
         title, paragraphs = f"Did tuning pay ({story.name})?", (*story.paragraphs, _setting(data, story.name))
         found.append(Finding(title, story.answer, story.verdict, paragraphs))

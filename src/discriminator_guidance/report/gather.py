@@ -82,6 +82,23 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """An ensemble beside its members, each of which was sampled alone in the same way.
+
+    Args:
+        alone: of each member, the variant that samples with it alone.
+        mean_fid: mean of the FIDs of those variants.
+        from_mean: how much the ensemble's FID is above that mean.
+        from_each: of each member, how much the ensemble's FID is above that of the member alone.
+    """
+
+    alone: Mapping[str, str]
+    mean_fid: float
+    from_mean: Difference
+    from_each: Mapping[str, Difference]
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """Where the report finds everything.
 
@@ -99,6 +116,7 @@ class ReportInputs:
         variants: sampling variants to show, in this order, `edm` among them; see `absent_rows` for
             those that need not be evaluated.
         differences: of each of `BASELINES` that was evaluated, how much every other variant's FID is above its.
+        standings: of each ensemble whose members were all sampled alone in the same way, how it stands beside them.
         probability_clip: the log ratio is taken of probabilities in [clip, 1 - clip].
         provenance: what the results came from (commit, digests, versions, machine); printed as it is.
     """
@@ -115,6 +133,7 @@ class ReportInputs:
     members: tuple[str, ...]
     variants: tuple[str, ...]
     differences: Mapping[str, Mapping[str, Difference]]
+    standings: Mapping[str, Standing]
     probability_clip: float
     provenance: Mapping[str, Any]
 
@@ -187,6 +206,11 @@ class ReportData:
     def differences(self) -> Mapping[str, Mapping[str, Difference]]:
         """Of each evaluated baseline, the difference of every other variant from it."""
         return self.inputs.differences
+
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """Of each ensemble whose members were sampled alone in the same way, how it stands beside them."""
+        return self.inputs.standings
 
     def variant(self, name: str) -> Mapping[str, Any]:
         """A variant's section of the configuration."""

@@ -12,6 +12,7 @@ from typing import Any
 from discriminator_guidance.artifacts.files import write_bytes
 from discriminator_guidance.report.calibration_chart import calibration_figure
 from discriminator_guidance.report.drawing import Picture
+from discriminator_guidance.report.ensemble_table import ensemble_table
 from discriminator_guidance.report.fid_chart import fid_figure
 from discriminator_guidance.report.figures import curves_figure, guidance_figure
 from discriminator_guidance.report.findings import caveats, findings
@@ -46,7 +47,7 @@ def build_report(inputs: ReportInputs) -> None:
         InputError: a file is missing or damaged; nothing has been written then.
     """
     data = gather(inputs)
-    tables = [sampling_table(data), discriminator_table(data), result_table(data)]
+    tables = [sampling_table(data), discriminator_table(data), result_table(data), ensemble_table(data)]
     pictures = [picture for picture in (draw(data) for draw in DRAWINGS) if picture is not None]
     files: dict[str, bytes] = {}
     for table in tables:
@@ -67,7 +68,7 @@ def render_page(data: ReportData, tables: list[Table], pictures: list[Picture]) 
 
     Args:
         data: contents of the other stages' files.
-        tables: the three tables.
+        tables: the four tables.
         pictures: the figures.
 
     Returns:

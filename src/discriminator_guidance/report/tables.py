@@ -24,6 +24,7 @@ from discriminator_guidance.report.wording import (
     data_note,
     estimate,
     fid_label,
+    members_text,
     network_name,
     number,
     reference_text,
@@ -85,12 +86,15 @@ def _checkpoint_note(checkpoint: str | int) -> str:
 
 
 def _differences_note(settings: Mapping[str, Any]) -> str:
-    told = [
-        f"{name.upper()}: {', '.join(f'{key} {value}' for key, value in own.items())}"
-        for name, row in settings["members"].items()
-        if (own := {key: value for key, value in row.get("differs", {}).items() if value is not None})
-    ]
-    return f" Members that differ: {'; '.join(told)}." if told else ""
+    told: dict[str, list[str]] = {}
+    for name, row in settings["members"].items():
+        own = {key: value for key, value in row.get("differs", {}).items() if value is not None}
+        if network := own.get("network"):
+            own |= {key: value for key, value in network.items() if value != settings["network"][key]}
+            del own["network"]
+        if own:
+            told.setdefault(", ".join(f"{key} {value}" for key, value in own.items()), []).append(name)
+    return f" Members that differ: {'; '.join(f'{members_text(n)}: {t}' for t, n in told.items())}." if told else ""
 
 
 def _guiding_epochs() -> str:

@@ -143,10 +143,11 @@ def total_weight(w1: float, w2: float) -> float:
 
 
 def members_text(members: Sequence[str]) -> str:
-    """Members as the study writes them: D0, or D0-D5 for a run of neighbours."""
+    """Members as the study writes them: D0, or D0-D5 for a run of neighbours of one name."""
     names = [name.upper() for name in members]
-    numbers = [int(name[1:]) for name in names if name[:1] == "D" and name[1:].isdigit()]
-    if len(names) > 2 and numbers == list(range(numbers[0], numbers[0] + len(names))):
+    stems = {name.rstrip("0123456789") for name in names}
+    numbers = [int(digits) for name in names if (digits := name[len(name.rstrip("0123456789")) :])]
+    if len(names) > 2 and len(stems) == 1 and numbers == list(range(numbers[0], numbers[0] + len(names))):
         return f"{names[0]}-{names[-1]}"
     return ", ".join(names) or "none"
 

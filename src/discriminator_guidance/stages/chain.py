@@ -39,7 +39,10 @@ def of_member(settings: Discriminator, member: str, key: str) -> Any:
 
 
 def predecessor(settings: Discriminator, member: str) -> str | None:
-    """The member that a member goes on from: for a sequential one the trained one before it in the table.
+    """The member that a member goes on from.
+
+    A sequential one names it (`after`), so that several chains can stand in one table; without a name it is the trained
+    one before it.
 
     Args:
         settings: the section `discriminator`.
@@ -50,6 +53,8 @@ def predecessor(settings: Discriminator, member: str) -> str | None:
     """
     if hasattr(settings.members[member], "path") or of_member(settings, member, "init") != "sequential":
         return None
+    if (named := trained_row(settings, member).differs.after) is not None:
+        return named
     chain = [name for name, row in settings.members.items() if not hasattr(row, "path")]
     place = chain.index(member)
     return chain[place - 1] if place else None

@@ -16,7 +16,7 @@ from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
 from discriminator_guidance.evaluation.classification import calibration_bins
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import allow_tf32, resolve_compute
-from discriminator_guidance.stages.chain import predecessors_hash
+from discriminator_guidance.stages.chain import of_member, predecessor, predecessors_hash
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
 from discriminator_guidance.stages.heads import (
     Bench,
@@ -167,16 +167,19 @@ def _training_metrics(bench: Bench, member: str, history: list[Row]) -> dict[str
         **{key: row[key] for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")},
         "best_validation_loss": best["validation_loss"],
         "best_epoch": int(best["epoch"]),
+        "init": of_member(bench.settings, member, "init"),
+        "goes_on_from": predecessor(bench.settings, member),
         "predecessors_hash": predecessors_hash(bench.settings, member),
     }
 
 
 def _released_metrics(bench: Bench, head: Any) -> dict[str, Any]:
     logits, labels = grid_logits(head, bench.validation, bench.compute), bench.validation.labels
-    unknown = ("epochs", "used_epoch", "learning_rate", "weight_decay", "t_min", "iterations", "predecessors_hash")
+    settings = ("epochs", "used_epoch", "learning_rate", "weight_decay", "t_min", "iterations")
+    start = ("init", "goes_on_from", "predecessors_hash")
     untrained = ("train_loss", "train_accuracy", "best_validation_loss", "best_epoch")
     return {
-        **dict.fromkeys((*unknown, *untrained), None),
+        **dict.fromkeys((*settings, *start, *untrained), None),
         "validation_loss": binary_cross_entropy(logits, labels).item(),
         "validation_accuracy": accuracy(logits, labels),
     }

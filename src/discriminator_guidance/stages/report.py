@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from discriminator_guidance.artifacts.files import fingerprint, read_json, read_npz, require, sha256
+from discriminator_guidance.artifacts.files import fingerprint, read_json, require, sha256
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.significance import paired_difference
 from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
-from discriminator_guidance.provenance import provenance
+from discriminator_guidance.provenance import pipeline, provenance
 from discriminator_guidance.report.absent import absent_rows
-from discriminator_guidance.report.gather import BASELINES, Difference, ReportInputs
+from discriminator_guidance.report.gather import ReportInputs
 from discriminator_guidance.report.page import build_report
-from discriminator_guidance.report.readers import read_json as read_checked_json
 from discriminator_guidance.stages.chain import predecessor, predecessors_hash
+from discriminator_guidance.stages.comparisons import differences, read_evaluated, standings
 from discriminator_guidance.stages.context import Context, StageResult
-from discriminator_guidance.stages.layout import Layout
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Discriminator
@@ -43,6 +38,8 @@ def run(config: Config, context: Context) -> StageResult:
     members = tuple(name for name, row in config.discriminator.members.items() if not hasattr(row, "path"))
     for member in members:
         _refuse_outdated_start(config.discriminator, context, member)
+    absent = absent_rows(layout.profile, config.model_dump(), layout.report / "evaluation")
+    evaluated = {name: read_evaluated(layout, name) for name in config.guided.variants if name not in absent}
     inputs = ReportInputs(
         profile=layout.profile,
         settings=config.model_dump(),
@@ -55,7 +52,8 @@ def run(config: Config, context: Context) -> StageResult:
         destination=layout.report,
         members=members,
         variants=tuple(config.guided.variants),
-        differences=_differences(layout, config),
+        differences=differences(evaluated),
+        standings=standings(config.guided.variants, evaluated),
         probability_clip=PROBABILITY_CLIP,
         provenance=_provenance(config, context, fingerprint(settings)),
     )
@@ -71,50 +69,16 @@ def run(config: Config, context: Context) -> StageResult:
     )
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    distances: list[float]
-    influence: np.ndarray
-    index: np.ndarray
-
-
-def _differences(layout: Layout, config: Config) -> dict[str, dict[str, Difference]]:
-    absent = absent_rows(layout.profile, config.model_dump(), layout.report / "evaluation")
-    evaluated = {name: _evaluated(layout, name) for name in config.guided.variants if name not in absent}
-    return {
-        baseline: {
-            name: _difference(evaluated[name], evaluated[baseline], f"{name} and {baseline}")
-            for name in evaluated
-            if name != baseline
-        }
-        for baseline in BASELINES
-        if baseline in evaluated
-    }
-
-
-def _evaluated(layout: Layout, variant: str) -> _Evaluated:
-    distances = read_checked_json(layout.evaluation(variant), "evaluation", {"fid_ranges": "numbers"})["fid_ranges"]
-    return _Evaluated(distances, **read_npz(layout.influence(variant), ["influence", "index"], "evaluation"))
-
-
-def _difference(one: _Evaluated, other: _Evaluated, names: str) -> Difference:
-    if not np.array_equal(one.index, other.index):
-        raise InputError(
-            f"the same sample indices in the influence of {names}",
-            "different ones",
-            "run stage evaluation of both again",
-        )
-    return Difference(*paired_difference(one.distances, one.influence, other.distances, other.influence))
-
-
 def _refuse_outdated_start(settings: Discriminator, context: Context, member: str) -> None:
     path, profile = context.layout.discriminator_reports / member / "metrics.json", context.layout.profile
     recorded = read_json(path, "discriminator").get("predecessors_hash")
     if recorded != predecessors_hash(settings, member):
+        file, stage = pipeline(), f"discriminator@{profile}-{member}"
+        address, again = (f"{file}:{stage}", f"dvc repro {file}") if file else (stage, "dvc repro")
         raise InputError(
             f"a discriminator {member} that goes on from {predecessor(settings, member) or 'none'} as configured now",
             "one trained when the members before it had other settings",
-            f"run `dvc repro -f -s discriminator@{profile}-{member}`, then `dvc repro`",
+            f"run `dvc repro -f -s {address}`, then `{again}`",
         )
 
 
