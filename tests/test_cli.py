@@ -80,7 +80,7 @@ def test_a_stage_runs_and_says_what_it_did(project):
 def test_config_command(project):
     done = dguide(project, "config", "--profile", "mini")
     assert done.returncode == 0
-    assert "6 members, 14 variants" in done.stdout
+    assert "7 members, 16 variants" in done.stdout
 
 
 def test_fetch_without_files(project):

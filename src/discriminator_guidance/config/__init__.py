@@ -7,7 +7,7 @@ from discriminator_guidance.config.loading import (
     parse_config,
     refuse_rows_of_others,
 )
-from discriminator_guidance.config.lockfile import LOCK, LockedFile, LockedStage, locked_stages
+from discriminator_guidance.config.lockfile import LockedFile, LockedStage, locked_stages
 from discriminator_guidance.config.promotion import promote
 from discriminator_guidance.config.sections import (
     Config,
