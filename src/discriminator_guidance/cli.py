@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from discriminator_guidance.errors import UserError
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 if TYPE_CHECKING:
+    from discriminator_guidance.benchmark.groups import Row
     from discriminator_guidance.config import Config
     from discriminator_guidance.stages.context import StageResult
     from discriminator_guidance.stages.layout import Layout
@@ -216,7 +217,7 @@ def benchmark(
     profile: Annotated[
         str, typer.Option(help="Name of a file in configs/; its networks get random weights.")
     ] = "cifar10",
-    file: Annotated[Path | None, typer.Option("--json", help="Where to write the table.")] = None,
+    file: Annotated[Path | None, typer.Option("--json", help="Where to write the table, group by group.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long this machine is timed, about.")] = 120.0,
 ) -> None:
     """Time this project against the plain way of computing and against the machine, in one process."""
@@ -236,13 +237,17 @@ def benchmark(
     context = Context(Layout(root, profile), bar, lambda step, values: None, notice)
     pictures, _ = study_pictures(settings, context)
     with bar("timing", GROUPS, "groups") as advance:
-        rows, peaks = timed(profile, settings, pictures, seconds, advance)
+
+        def on_rows(rows: Sequence[Row]) -> None:
+            advance(1)
+            if file is not None:
+                write_json(file, as_json(rows))
+
+        rows, peaks = timed(profile, settings, pictures, seconds, on_rows)
     show(f"profile {profile}: seconds of a call, median (shortest-longest)", printed(rows))
     show("peaks", [{"operation": name, "GFLOP/s": f"{rate / 1e9:.3g}"} for name, rate in peaks.items()])
     conditions = rows[0].conditions
     typer.echo(", ".join(f"{key} {value}" for key, value in conditions.items()))
-    if file is not None:
-        write_json(file, as_json(rows))
 
 
 @app.command()

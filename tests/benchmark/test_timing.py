@@ -30,8 +30,8 @@ class Clock:
 
 def test_in_turn_and_without_the_first_call():
     clock = Clock()
-    timed = interleaved({"a": clock.way("a", 50.0, 1.0, 3.0, 2.0), "b": clock.way("b", 4.0)}, 0.0, 3, clock=clock)
-    assert "".join(clock.log) == "ab" * 4
+    timed = interleaved({"a": clock.way("a", 50.0, 1.0, 3.0, 2.0), "b": clock.way("b", 4.0)}, 300.0, 3, clock=clock)
+    assert "".join(clock.log) == "ab" * 4  # more than 300 s, less than 600
     assert timed["a"].seconds == [1.0, 3.0, 2.0]
     assert timed["a"].median == 2.0
     assert timed["a"].spread == (1.0, 3.0)
@@ -42,3 +42,8 @@ def test_rounds_go_on_while_there_is_time():
     clock = Clock()
     assert len(interleaved({"a": clock.way("a", 1.0)}, 500.0, 1, 99, clock)["a"].seconds) == 5
     assert len(interleaved({"a": clock.way("a", 1.0)}, 500.0, 1, 2, clock)["a"].seconds) == 2
+
+
+def test_where_rounds_take_long_two_are_enough():
+    clock = Clock()
+    assert len(interleaved({"a": clock.way("a", 1.0)}, 60.0, 3, 99, clock)["a"].seconds) == 2

@@ -164,3 +164,12 @@ def test_settings_that_fit_no_network(change: dict[str, object], word: str) -> N
 def test_options_of_no_released_network_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=option.removeprefix("classifier_")):
         create_classifier(**RELEASED_HEAD, **{option: False})
+
+
+@pytest.mark.parametrize("size", [4, 24])  # few positions, and more than the fused kernel starts from
+def test_attention_is_the_same_with_channels_last(size: int) -> None:
+    block = shuffled(AttentionBlock(16, 8)).double()
+    x = torch.randn(2, 16, size, size, dtype=torch.float64)
+    last = x.to(memory_format=torch.channels_last)
+    assert not last.is_contiguous()
+    torch.testing.assert_close(block(last), block(x))

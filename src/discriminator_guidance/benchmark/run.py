@@ -29,7 +29,7 @@ GROUPS = 12  # that `benchmark` times, the machine's peaks included
 
 
 def benchmark(
-    profile: str, config: Config, pictures: Pictures, budget_s: float, advance: Callable[[int], None]
+    profile: str, config: Config, pictures: Pictures, budget_s: float, on_rows: Callable[[list[Row]], None]
 ) -> tuple[list[Row], dict[str, float]]:
     """Time the plain way and this project's way of everything that costs time.
 
@@ -37,8 +37,8 @@ def benchmark(
         profile: its name, for the record.
         config: the profile; its networks start with random weights.
         pictures: their shape.
-        budget_s: seconds of timing, about; each way is timed three times at least.
-        advance: told each group that is done.
+        budget_s: seconds of timing, about; each way is timed at least three times, or twice where that takes long.
+        on_rows: told all rows so far after each group, so that an interrupted run has not been for nothing.
 
     Returns:
         The rows, and the machine's peaks in FLOP/s.
@@ -48,14 +48,13 @@ def benchmark(
     device = trained.device
     share = budget_s / GROUPS
     peaks = measured_peaks(device, share / 2)
-    advance(1)
+    on_rows([])
     conditions = {"profile": profile, **machine(device, threads)}
-    rows = []
-    blueprints = Blueprints(config, pictures)
-    with_networks = _groups_of_networks(blueprints, trained)
-    for group in (*with_networks, frechet_group(), manifold_group()):
-        rows += _rows(group, share, peaks, conditions)
-        advance(1)
+    rows: list[Row] = []
+    for group in _groups(Blueprints(config, pictures), trained):
+        timed = interleaved(group.ways, share)
+        rows += [row(comparison, timed, peaks, conditions) for comparison in group.comparisons]
+        on_rows(rows)
     return rows, peaks
 
 
@@ -88,7 +87,7 @@ def machine(device: torch.device, threads: int) -> dict[str, Any]:
     }
 
 
-def _groups_of_networks(blueprints: Blueprints, trained: Compute) -> Iterator[Group]:
+def _groups(blueprints: Blueprints, trained: Compute) -> Iterator[Group]:
     networks = Networks(blueprints, Traces(blueprints), trained.device)
     precisions = {
         name: Frozen(networks, Compute(trained.device, mode))
@@ -99,11 +98,8 @@ def _groups_of_networks(blueprints: Blueprints, trained: Compute) -> Iterator[Gr
     yield from part_groups(networks, precisions)
     yield from training_groups(networks, trained, frozen)
     yield feature_group(networks)
-
-
-def _rows(group: Group, budget_s: float, peaks: dict[str, float], conditions: dict[str, Any]) -> list[Row]:
-    timed = interleaved(group.ways, budget_s)
-    return [row(comparison, timed, peaks, conditions) for comparison in group.comparisons]
+    yield frechet_group()
+    yield manifold_group()
 
 
 def _processor() -> str:

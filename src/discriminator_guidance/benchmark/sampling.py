@@ -37,7 +37,7 @@ STEPS = 3  # five evaluations of the denoiser and two of the guidance: nearly th
 MEMBERS = 6
 WEIGHT = 2.0
 SIGMA = 1.0  # inside every window
-CPU_WORK, CUDA_BATCH = 0.4e12, 256  # FLOPs of a call on a CPU, about; pictures of a call on a GPU
+CPU_WORK, CUDA_BATCH = 0.2e12, 256  # FLOPs of a call on a CPU, about; pictures of a call on a GPU
 
 
 class Networks:

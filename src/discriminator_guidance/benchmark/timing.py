@@ -58,7 +58,7 @@ def interleaved(
     Args:
         ways: by name.
         budget_s: seconds after which no further round begins.
-        least: rounds that are run in any case.
+        least: rounds that are run even beyond that; 2 where they take longer than twice the budget.
         most: rounds at most.
         clock: seconds, from any origin.
 
@@ -71,7 +71,8 @@ def interleaved(
         timed[name] = Timed(way.run())
     began = clock()
     for done in range(most):
-        if done >= least and clock() - began > budget_s:
+        spent = clock() - began
+        if spent > budget_s and done >= (min(least, 2) if spent > 2 * budget_s else least):
             break
         for name, way in ways.items():
             way.prepare()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.blocks import attend
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def normalization(channels: int) -> nn.GroupNorm:
@@ -28,7 +31,7 @@ def normalization(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-def zeroed(layer: nn.Module) -> nn.Module:
+def zeroed(layer: Layer) -> Layer:
     """Set a layer's parameters to 0, so that its residual block starts as the identity.
 
     Args:
@@ -146,11 +149,22 @@ class AttentionBlock(nn.Module):
         Returns:
             (N, channels, H, W).
         """
+        if not x.is_contiguous():
+            return self._channels_last(x)
         positions = x.flatten(2)
         # Checkpoints hold query, key and value of one head next to each other.
         q, k, v = self.qkv(self.norm(positions)).unflatten(1, (self.num_heads, 3, -1)).unbind(2)
         attended: Tensor = self.proj_out(attend(q, k, v).flatten(1, 2))
         return (positions + attended).view_as(x)
+
+    def _channels_last(self, x: Tensor) -> Tensor:
+        # The same without a copy: with channels last every position is a row.
+        rows = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+        qkv = F.linear(rows, self.qkv.weight.squeeze(2), self.qkv.bias).unflatten(2, (self.num_heads, 3, -1))
+        q, k, v = qkv.permute(0, 2, 3, 4, 1).unbind(2)
+        attended = attend(q, k, v).permute(0, 3, 1, 2).flatten(2)
+        projected = F.linear(attended, self.proj_out.weight.squeeze(2), self.proj_out.bias)
+        return x + projected.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class AttentionPool2d(nn.Module):
