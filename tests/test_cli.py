@@ -51,6 +51,45 @@ def test_unknown_member_and_variant(project):
     refused(dguide(project, "guided", "--profile", "mini", "--variant", "best"), "'best'", "ensemble_logit")
 
 
+def test_a_quota_that_is_hit_is_one_line_and_keeps_the_earlier_result(project):
+    kept = project / "data" / "mini" / "real" / "train.npz"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"earlier result")
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+        "from discriminator_guidance.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "real", "--profile", "mini"]
+    environment = {**os.environ, "DGUIDE_TRACKING": "off", "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    refused(done, "data/mini/real/", "File too large", "give it room")
+    assert kept.read_bytes() == b"earlier result"
+    assert [path.name for path in kept.parent.iterdir()] == ["train.npz"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_whole(project):
+    small = project / "data"
+    small.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=200k none data && {sys.executable} -m discriminator_guidance.cli real --profile mini; "
+        "code=$?; find data -type f >&2; exit $code"
+    )
+    private = ["unshare", "--mount", "--map-root-user"]
+    environment = {**os.environ, "DGUIDE_TRACKING": "off", "COLUMNS": "200"}
+    able = subprocess.run(
+        [*private, "sh", "-c", "mount -t tmpfs none data"], cwd=project, capture_output=True, check=False
+    )
+    if able.returncode:
+        pytest.skip("this machine cannot mount a small file system: `unshare --mount` failed")
+    done = subprocess.run(
+        [*private, "sh", "-c", script], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    error, *left = done.stderr.splitlines()
+    assert "No space left on device; give it room" in error
+    assert not any(".tmp" in line or "train.npz" in line for line in left), left
+
+
 def test_bad_setting_stops_before_anything_is_written(project):
     path = project / "configs" / "mini.yaml"
     path.write_text(path.read_text().replace("steps: 12 ", "steps: 1 "))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,40 @@ def test_the_network_was_cut_off(first_run: list[str]):
 
 
 def test_a_second_repro_runs_nothing(project: Path, first_run: list[str]):
+    assert stages_run(dvc(project, "repro")) == []
+
+
+def verify(project: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "discriminator_guidance.cli", "verify", "--profile", "mini"]
+    environment = {**os.environ, "DGUIDE_TRACKING": "off", "COLUMNS": "300"}
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_verify_names_what_is_damaged_and_its_commands_mend_it(project: Path, first_run: list[str]):
+    whole = verify(project)
+    assert whole.returncode == 0, whole.stderr
+    assert "all of it is as it was written" in whole.stdout
+    damaged = [
+        "models/mini/score/model.safetensors",
+        "reports/mini/evaluation/d0.json",
+        "data/mini/guided/d1/samples.npz",
+    ]
+    before = {path: (project / path).read_bytes() for path in damaged}
+    for path, content in before.items():
+        middle = len(content) // 2
+        (project / path).unlink()  # it may be a link into DVC's cache
+        (project / path).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    found = verify(project)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: expected every file of profile mini as it was written; got 3 that are not")
+    told = {
+        path: line.split("  ")[-1].strip() for line in found.stdout.splitlines() for path in damaged if path in line
+    }
+    assert told["models/mini/score/model.safetensors"] == f"dvc checkout --force {damaged[0]}"
+    for command in told.values():
+        dvc(project, *shlex.split(command)[1:])
+    assert {path: (project / path).read_bytes() for path in damaged} == before
+    assert verify(project).returncode == 0
     assert stages_run(dvc(project, "repro")) == []
 
 

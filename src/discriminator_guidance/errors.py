@@ -11,8 +11,13 @@ class UserError(Exception):
     """
 
     def __init__(self, expected: str, got: str, remedy: str) -> None:
-        self.expected, self.got, self.remedy = expected, got, remedy
-        super().__init__(f"expected {expected}; got {got}; {remedy}")
+        self.expected, self.got, self.remedy = map(_one_line, (expected, got, remedy))
+        super().__init__(f"expected {self.expected}; got {self.got}; {self.remedy}")
+
+
+def _one_line(text: str) -> str:
+    # Names in files of others may hold line breaks, or codes that steer a terminal.
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
 
 
 class ConfigError(UserError):

@@ -21,7 +21,7 @@ from discriminator_guidance.artifacts.files import (
     write_npz,
 )
 from discriminator_guidance.errors import InputError, OutputError
-from tests.amount import FULL
+from tests.amount import FULL, count
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -149,6 +149,7 @@ def test_no_flipped_bit_of_an_archive_changes_a_number(tmp_path):
             np.array_equal(read[name], array) and read[name].dtype == array.dtype for name, array in arrays.items()
         )
     assert refused > 0.5 * len(bits)
+    count("bits flipped: arrays", len(bits))
 
 
 def test_no_shortened_archive_is_taken_for_whole(tmp_path):

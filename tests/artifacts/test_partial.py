@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from discriminator_guidance.artifacts.partial import PartialWork, sealed_files, unsealed
-from tests.amount import cases
+from tests.amount import cases, count
 
 TOLD = {"inputs": {"a": "0" * 64}, "settings": {"steps": 12}}
 
@@ -73,6 +73,7 @@ def test_a_flipped_bit_anywhere_makes_a_shard_unfinished(work, notices):
         path.write_bytes(damaged)
         assert shards.load_shard(0) is None
     assert len(notices) == len(bits)
+    count("bits flipped: unfinished work", len(bits))
     assert all("shard-00000.sealed is damaged; its work is done again" in line for line in notices)
     path.write_bytes(content)
     assert shards.load_shard(0) is not None

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES, load_weights, save_weights
 from discriminator_guidance.errors import InputError
-from tests.amount import cases
+from tests.amount import cases, count
 
 
 def test_round_trip_is_exact(tmp_path):
@@ -46,6 +46,7 @@ def test_no_flipped_bit_is_taken_for_weights(tmp_path):
         ):
             damaged = bytearray(content)
             damaged[bit // 8] ^= 1 << (bit % 8)
+            count("bits flipped: weights")
             (tmp_path / name).write_bytes(damaged)
             if name == "model.json" and same_json(bytes(damaged), content):
                 continue  # white space

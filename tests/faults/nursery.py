@@ -25,13 +25,21 @@ from tests.stages.conftest import Study, import_module
 STAGES = ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation")
 
 
-def forked(work: Callable[[], object], kill_after: float | None = None) -> int | None:
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+INTERRUPTED = 3
+
+
+def forked(
+    work: Callable[[], object], kill_after: float | None = None, kill: signal.Signals = signal.SIGKILL
+) -> int | None:
     """Do something in a fork; its exit code, or None if it was killed before its end."""
     pid = os.fork()
     if pid == 0:
         try:
             work()
             os._exit(0)
+        except KeyboardInterrupt:
+            os._exit(INTERRUPTED)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -41,9 +49,10 @@ def forked(work: Callable[[], object], kill_after: float | None = None) -> int |
             if os.waitpid(pid, os.WNOHANG) != (0, 0):
                 return 0
             time.sleep(0.002)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, kill)
     status = os.waitpid(pid, 0)[1]
-    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    code = None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return None if code == INTERRUPTED else code
 
 
 def outputs(study: Study) -> dict[str, str]:
@@ -75,7 +84,7 @@ def main() -> None:
     draw, done, finished = random.Random(seed), 0, 0
     wrong: list[str] = []
     while done < kills:
-        code = forked(lambda: disturbed.run(word, name), draw.uniform(0, seconds))
+        code = forked(lambda: disturbed.run(word, name), draw.uniform(0, seconds), draw.choice(SIGNALS))
         left = outputs(disturbed)
         # What has its final name is whole, whenever the kill came.
         wrong += [path for path, digest in left.items() if wanted.get(path, before.get(path)) != digest]

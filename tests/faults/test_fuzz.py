@@ -23,6 +23,7 @@ from discriminator_guidance.artifacts.image_files import read_images
 from discriminator_guidance.artifacts.reference_statistics import read_statistics
 from discriminator_guidance.artifacts.weights import load_weights, save_weights
 from discriminator_guidance.config import load_config, parse_config
+from discriminator_guidance.errors import UserError
 from discriminator_guidance.report import readers
 from discriminator_guidance.report.gather import EVALUATION_KEYS
 from tests.artifacts.lookalike import TINY, checkpoint, dumps, network
@@ -309,3 +310,13 @@ def test_the_untouched_files_are_read(tmp_path) -> None:
         assert set(read_adm_checkpoint(tmp_path / kind)) == {"a.weight", "b"}
     write_npz(tmp_path / "e.npz", x=np.ones(1))
     assert read_npz(tmp_path / "e.npz", ["x"], "s")["x"].tolist() == [1]
+
+
+def test_hostile_names_stay_on_one_line(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        entry = zipfile.ZipInfo("x")
+        entry.filename, entry.external_attr = "a/\r\n\x1b[31m\u2028.png", 0o120777 << 16
+        archive.writestr(entry, b"")
+    with pytest.raises(UserError) as caught:
+        read_images(tmp_path / "a.zip", 8, Bar())
+    assert str(caught.value).isprintable()

@@ -1,4 +1,4 @@
-"""A stage that is killed at any moment, and run again, ends in the bytes of an undisturbed run."""
+"""A stage that is killed or interrupted at any moment, and run again, ends in the bytes of an undisturbed run."""
 
 from __future__ import annotations
 

@@ -121,6 +121,36 @@ def test_hostile_names_are_text_everywhere(make_inputs: Maker) -> None:
     assert "<script>" not in (inputs.destination / "tables/table3.md").read_text()
 
 
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "</style><script src=https://evil.example/x.js></script>",
+    "{{ 7 * 7 }}{% include '/etc/passwd' %}",
+    "<!--",
+    "javascript:alert(1)",
+)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_notes_names_and_provenance_add_no_element_and_load_nothing(make_inputs: Maker, hostile: str) -> None:
+    inputs = make_inputs()
+    build_report(inputs)
+    honest = Elements((inputs.destination / "index.html").read_text())
+    inputs.card.write_text(json.dumps({"source": "digits", "note": hostile, hostile: [hostile], "images": {"a": 1}}))
+    build_report(dataclasses.replace(inputs, provenance={**inputs.provenance, hostile: hostile, "n": {hostile: 1}}))
+    page = (inputs.destination / "index.html").read_text()
+    elements = Elements(page)
+    allowed = {tag for tag, _ in honest.found}
+    assert {tag for tag, _ in elements.found} <= allowed
+    assert hostile in elements.text
+    assert not elements.open
+    for _, attributes in elements.found:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "srcset", "action", "style"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:image/png;base64,")), value
+
+
 def texts_of(inputs: ReportInputs) -> list[str]:
     build_report(inputs)
     texts = [Elements((inputs.destination / "index.html").read_text()).text]

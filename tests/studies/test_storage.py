@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.studies.storage import StudyPlan, mend_journal, open_study, redact
 
 from .objectives import quadratic
@@ -109,3 +109,17 @@ def test_a_whole_journal_is_left_as_it_is(ended: tuple[StudyPlan, optuna.Study],
     assert not mend_journal(plan.journal)
     assert plan.journal.read_bytes() == before
     assert not mend_journal(tmp_path / "none.log")
+
+
+def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path):
+    plan = plan_in(tmp_path)
+    search(plan, 3, 1, quadratic)
+    lines = plan.journal.read_bytes().split(b"\n")
+    for number in (0, len(lines) // 2, len(lines) - 2):
+        damaged = [*lines]
+        damaged[number] = damaged[number].replace(b"}", b"|", 1)
+        plan.journal.write_bytes(b"\n".join(damaged))
+        with pytest.raises(InputError, match=rf"line {number + 1} is damaged; restore it from a copy"):
+            open_study(plan)
+    plan.journal.write_bytes(b"\n".join(lines))
+    assert len(open_study(plan).trials) == 3

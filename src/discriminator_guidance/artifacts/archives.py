@@ -6,14 +6,13 @@ import hashlib
 import os
 import stat
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from discriminator_guidance.artifacts.files import sha256
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, sha256
 from discriminator_guidance.errors import InputError
 
 MAX_FILE_BYTES = 2**26
@@ -58,7 +57,7 @@ def open_files(path: Path) -> Iterator[Files]:
         raise InputError(f"{path}", "no such file or folder", "set real.path (or real.holdout_path) to where it is")
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except ARCHIVE_ERRORS as error:
         raise InputError(f"a whole zip archive {path}", str(error), "copy or download it again") from error
     with archive:
         yield _zip(path, archive)
@@ -130,7 +129,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Files:
     def read(name: str) -> bytes:
         try:
             return archive.read(shown[name])
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except ARCHIVE_ERRORS as error:
             raise InputError(f"an undamaged {name} in {path}", str(error), "copy or download it again") from error
 
     return Files(path, names, frozenset(folders), read)

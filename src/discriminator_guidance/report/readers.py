@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 Kind = Literal["number", "number or null", "numbers", "pair", "pair or null", "text", "text or null", "list", "object"]
 
 
-def read_json(path: Path, stage: str, keys: Mapping[str, Kind] | None = None) -> Mapping[str, Any]:
+def read_json(path: Path, stage: str, keys: Mapping[str, Kind] | Sequence[str] = ()) -> Mapping[str, Any]:
     """A JSON object.
 
     Args:
         path: the file.
         stage: who makes it.
-        keys: what it must have, and of what kind; numbers are finite.
+        keys: what it must have, and where they are told, of what kinds; numbers are finite.
 
     Returns:
         Its contents.
@@ -42,10 +42,10 @@ def read_json(path: Path, stage: str, keys: Mapping[str, Kind] | None = None) ->
         raise InputError(f"JSON in {path}", " ".join(str(error).split()), remedy(stage)) from error
     if not isinstance(content, dict):
         raise InputError(f"a JSON object in {path}", type(content).__name__, remedy(stage))
-    missing = [key for key in keys or [] if key not in content]
+    missing = [key for key in keys if key not in content]
     if missing:
         raise InputError(f"key {missing[0]!r} in {path}", "no such key", remedy(stage))
-    for key, kind in (keys or {}).items():
+    for key, kind in keys.items() if isinstance(keys, Mapping) else ():
         if not _is(content[key], kind):
             raise InputError(f"a {kind} as {key!r} in {path}", repr(content[key])[:80], remedy(stage))
     return content
