@@ -117,6 +117,18 @@ def test_a_changed_predecessor_is_trained_again_and_recorded(tiny, trained):
     assert not equal(trained[1], trained[3])
     assert metrics(tiny, "d1")["predecessors_hash"] != before["predecessors_hash"]
     assert before["predecessors_hash"]
+    assert (before["init"], before["goes_on_from"]) == ("sequential", "d0")
+
+
+def test_a_member_goes_on_from_the_one_it_names_and_not_from_the_one_before_it(tiny, trained):
+    spare_members(tiny.settings)
+    rows = tiny.settings["discriminator"]["members"]
+    rows["d2"] = rows["d1"] | {"seed": 7, "differs": {"init": "sequential", "after": "d0"}}
+    tiny.run("discriminator", "d2")
+    assert len(trained) == 2  # d0 and d2
+    assert metrics(tiny, "d2")["goes_on_from"] == "d0"
+    tiny.run("discriminator", "d0")
+    assert equal(trained[1], weights(tiny, "d0"))
 
 
 def test_a_chain_killed_in_a_predecessor_ends_in_the_same_weights(tiny, tmp_path, monkeypatch):
@@ -145,7 +157,8 @@ def test_a_fresh_member_owes_nothing_to_the_others(tiny, trained):
     assert len(trained) == 3
     assert equal(trained[0], trained[2])
     assert not equal(trained[0], trained[1])
-    assert metrics(tiny, "d1")["predecessors_hash"] is None
+    told = metrics(tiny, "d1")
+    assert (told["init"], told["goes_on_from"], told["predecessors_hash"]) == ("fresh", None, None)
     assert not list(tiny.layout.partial.iterdir())
 
 
