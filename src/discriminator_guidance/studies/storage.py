@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -49,6 +52,34 @@ class StudyPlan:
     heartbeat_s: int = 30
 
 
+class WholeWrites(JournalFileBackend):
+    """A journal whose lines are written, and whose lock is given back, before SIGTERM or Ctrl-C take effect."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write entries.
+
+        Args:
+            logs: of Optuna.
+        """
+        with _deferred(signal.SIGTERM), _deferred(signal.SIGINT):
+            super().append_logs(logs)
+
+
+@contextmanager
+def _deferred(number: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # others are never interrupted
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(number, lambda *told: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
+        if came:
+            signal.raise_signal(number)
+
+
 def open_storage(plan: StudyPlan) -> BaseStorage:
     """Open the journal or the database of a study; the journal file is made where it is not there.
 
@@ -65,7 +96,7 @@ def open_storage(plan: StudyPlan) -> BaseStorage:
     if plan.storage is None:
         plan.journal.parent.mkdir(parents=True, exist_ok=True)
         _refuse_damaged(plan.journal)
-        return JournalStorage(JournalFileBackend(str(plan.journal)))
+        return JournalStorage(WholeWrites(str(plan.journal)))
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
