@@ -6,6 +6,7 @@ Any of them may be killed, more may join from another terminal, and a later call
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -252,7 +253,7 @@ def _follow(
     except KeyboardInterrupt:
         team.stop()
         with crew.claim:
-            recover(study, crew)  # a trial whose worker was stopped before it had signed
+            recover(study, crew)
         raise
     if (complaint := team.complaint()) is not None:
         raise complaint
@@ -263,20 +264,18 @@ def _follow(
 def _worker(
     plan: StudyPlan, trials: int, factory: ObjectiveFactory, begun: int, number: int, parent: Connection
 ) -> None:
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         sampler, seed = sampler_of(plan, begun, number)
         work(plan, trials, factory(), sampler, {SAMPLER_SEED: seed})
-    except KeyboardInterrupt:
-        sys.exit(1)
     except UserError as error:
         parent.send((error.expected, error.got, error.remedy))
         sys.exit(1)
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-    raise KeyboardInterrupt
+def _leave(number: int, frame: object) -> NoReturn:
+    # An exception could come out anywhere inside Optuna. The trial is left to those who look after the dead.
+    os._exit(1)
 
 
 def _running(study: optuna.Study) -> int:
