@@ -159,12 +159,14 @@ class AttentionBlock(nn.Module):
 
     def _channels_last(self, x: Tensor) -> Tensor:
         # The same without a copy: with channels last every position is a row.
+        batch, channels = x.shape[:2]
         rows = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
-        qkv = F.linear(rows, self.qkv.weight.squeeze(2), self.qkv.bias).unflatten(2, (self.num_heads, 3, -1))
-        q, k, v = qkv.permute(0, 2, 3, 4, 1).unbind(2)
+        qkv = F.linear(rows, self.qkv.weight.squeeze(2), self.qkv.bias)
+        q, k, v = qkv.view(batch, -1, self.num_heads, 3, channels // self.num_heads).permute(0, 2, 3, 4, 1).unbind(2)
         attended = attend(q, k, v).permute(0, 3, 1, 2).flatten(2)
         projected = F.linear(attended, self.proj_out.weight.squeeze(2), self.proj_out.bias)
-        return x + projected.transpose(1, 2).unflatten(2, x.shape[2:])
+        total: Tensor = x + projected.transpose(1, 2).view(x.shape)
+        return total
 
 
 class AttentionPool2d(nn.Module):
