@@ -25,6 +25,7 @@ from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import draw_noised, scaled
 from discriminator_guidance.training.score import edm_loss, train_score
 
+SHARE = 4  # times as much work in a call as elsewhere, so that the optimizer does not count for more than in training
 STEPS = 2  # in one call, which also makes an optimizer and an average of the weights
 SEED, T_MIN, RATE = 0, 1e-3, 1e-7  # weights hardly move, so that the last gradients of both ways can be compared
 P_MEAN, P_STD, SIGMA_DATA, EMA_DECAY = -1.2, 1.2, 0.5, 0.999
@@ -51,7 +52,7 @@ def training_groups(networks: Networks, compute: Compute, frozen: Frozen) -> lis
     precision = "bf16" if compute.mode == "bfloat16" else "fp32"
     for name, kind, plainly, ours in kinds:
         flops = networks.flops(kind, 1 if kind == "member step" else 0)
-        n = networks.batch(STEPS * flops, networks.config.discriminator.batch_size)
+        n = networks.batch(STEPS * flops / SHARE, networks.config.discriminator.batch_size)
         images = torch.from_numpy(
             np.random.default_rng(SEED).integers(0, 256, (STEPS * n, *networks.shape), dtype=np.uint8)
         ).to(networks.device)
