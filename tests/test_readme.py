@@ -52,6 +52,22 @@ def test_results_are_those_of_the_committed_run(profile):
     assert block == results_block(profile), f"paste this into README.md:\n{results_block(profile)}"
 
 
+def test_speed_is_that_of_the_committed_benchmark():
+    rows = json.loads((PROJECT / "reports" / "mini" / "benchmark.json").read_text())
+    lines = [
+        "| row | pictures | plain way, s | this project, s | times as fast | % of peak |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        seconds = f"{r['reference_s']:.3g} | {r['ours_s']:.3g}"
+        lines.append(
+            f"| `{r['name']}` | {r['pictures']:,} | {seconds} | {r['ratio']:.2f} | {r['percent_of_peak']:.0f} |"
+        )
+    text = (PROJECT / "README.md").read_text()
+    block = text.split("compares this block with reports/mini/benchmark.json -->\n")[1].split("\n<!-- end of speed")[0]
+    assert block == "\n".join(lines)
+
+
 def test_every_named_path_exists():
     import re
 
