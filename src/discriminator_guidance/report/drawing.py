@@ -96,13 +96,41 @@ def new_figure(width: float, height: float, **spacing: Any) -> Figure:
     return figure
 
 
+def png(figure: Figure, dpi: int) -> bytes:
+    """Render a figure without dates or versions in its metadata; the same figure gives the same bytes.
+
+    Args:
+        figure: any.
+        dpi: dots an inch.
+
+    Returns:
+        PNG; of 256 colours unless the figure shows pictures, which is a third of the size for lines and letters.
+    """
+    from PIL import Image
+
+    stream, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    if any(axes.images for axes in figure.axes):
+        return stream.getvalue()
+    with Image.open(stream) as image:
+        palette = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        palette.save(packed, format="png", optimize=True, dpi=(dpi, dpi))
+    return packed.getvalue()
+
+
 def finish(figure: Figure, data: ReportData, file: str, title: str, caption: str, alt: str) -> Picture:
-    """Render a figure to PNG without dates or versions in its metadata; the data's note ends its caption."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=int(data.settings["report"]["dpi"]), metadata={"Software": None})
+    """Render a figure to PNG; the data's note ends its caption."""
     width, height = figure.get_size_inches()
     caption = f"{caption} {data_note(data.card)}".strip()
-    return Picture(file, stream.getvalue(), title, caption, alt, round(width * 96), round(height * 96))
+    return Picture(
+        file,
+        png(figure, int(data.settings["report"]["dpi"])),
+        title,
+        caption,
+        alt,
+        round(width * 96),
+        round(height * 96),
+    )
 
 
 def sample_text(data: ReportData) -> str:

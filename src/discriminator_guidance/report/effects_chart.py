@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from discriminator_guidance.report.drawing import BLUE, GREEN, GREY, RED, STYLE, new_figure
+from discriminator_guidance.report.drawing import BLUE, GREEN, GREY, RED, STYLE, new_figure, png
 from discriminator_guidance.report.wording import count, fid_label
 
 ROWS = (("added", GREEN, "added to our ensemble"), ("effects", BLUE, "on average"), ("undone", RED, "in the study"))
@@ -64,6 +63,4 @@ def _draw(record: Mapping[str, Any], words: Mapping[str, str], dpi: int) -> byte
     )
     axes.set_title("← helps    harms →", fontweight="normal", color=GREY)
     figure.legend(loc="outside lower center", ncols=3)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
-    return stream.getvalue()
+    return png(figure, dpi)

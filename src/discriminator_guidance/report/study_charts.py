@@ -6,12 +6,11 @@ draws in a style and a global state of its own.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from discriminator_guidance.report.drawing import BLUE, GREEN, GREY, INK, RED, STYLE, new_figure
+from discriminator_guidance.report.drawing import BLUE, GREEN, GREY, INK, RED, STYLE, new_figure, png
 from discriminator_guidance.report.study_record import Axis, Trial, axes_of, best_trial, front_of, trials_of
 from discriminator_guidance.report.wording import scientific
 
@@ -45,9 +44,7 @@ def study_charts(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], d
         matplotlib.rcParams.update(STYLE)
         for name, draw in CHARTS.items():
             if (figure := draw(record, trials)) is not None:
-                stream = io.BytesIO()
-                figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
-                pictures[name] = stream.getvalue()
+                pictures[name] = png(figure, dpi)
     return pictures
 
 

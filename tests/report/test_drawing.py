@@ -1,0 +1,31 @@
+"""Figures as bytes: small for lines, whole for pictures, the same every time."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from discriminator_guidance.report.drawing import new_figure, png
+
+
+def line(pictures: bool) -> bytes:
+    figure = new_figure(3.0, 2.0)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1])
+    if pictures:
+        axes.imshow(np.random.default_rng(0).random((8, 8, 3)))
+    return png(figure, 60)
+
+
+def test_lines_have_a_palette_and_the_same_bytes_every_time() -> None:
+    with Image.open(io.BytesIO(line(False))) as image:
+        assert (image.mode, image.size) == ("P", (180, 120))
+        assert "Software" not in image.info
+    assert line(False) == line(False)
+
+
+def test_pictures_keep_every_colour() -> None:
+    with Image.open(io.BytesIO(line(True))) as image:
+        assert image.mode == "RGBA"
