@@ -37,7 +37,7 @@ def test_pngs_carry_no_text_or_dates_and_ignore_the_users_style(make_inputs: Mak
         assert matplotlib.rcParams["font.size"] == 20, "the caller's style is left alone"
     assert first is not None
     assert first == second
-    assert set(chunks(first.png)) <= {b"IHDR", b"pHYs", b"IDAT", b"IEND"}
+    assert set(chunks(first.png)) <= {b"IHDR", b"pHYs", b"PLTE", b"IDAT", b"IEND"}
 
 
 def test_figures_change_with_the_numbers(make_inputs: Maker) -> None:
