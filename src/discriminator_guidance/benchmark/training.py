@@ -19,6 +19,7 @@ from discriminator_guidance.diffusion.noise_levels import lognormal_sigmas
 from discriminator_guidance.diffusion.seeds import generator, torch_seed
 from discriminator_guidance.networks.memory import BatchSize, keep_memory, return_memory
 from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.stages.timed_calls import NoCheckpoints, nothing
 from discriminator_guidance.training.discriminator import GridFeatures, MemberSettings, train_discriminator
 from discriminator_guidance.training.extractor import train_extractor
 from discriminator_guidance.training.loop import Schedule
@@ -179,7 +180,7 @@ def _schedule(n: int) -> Schedule:
 
 
 def _surroundings(compute: Compute, n: int) -> tuple[Any, ...]:
-    return compute, BatchSize(n, _nothing), _NoCheckpoints(), _nothing, _nothing
+    return compute, BatchSize(n, nothing), NoCheckpoints(), nothing, nothing
 
 
 def _targets(count: int, device: torch.device) -> Tensor:
@@ -193,15 +194,3 @@ def _classes(networks: Networks, count: int) -> Tensor:
 def _gradients(network: nn.Module) -> Tensor:
     gradients: Iterable[Tensor | None] = (parameter.grad for parameter in network.parameters())
     return torch.cat([gradient.detach().flatten() for gradient in gradients if gradient is not None])
-
-
-class _NoCheckpoints:
-    def load(self) -> None:
-        return None
-
-    def save(self, state: dict[str, Any]) -> None:
-        del state
-
-
-def _nothing(*_: object) -> None:
-    return None

@@ -166,9 +166,9 @@ class TimedCalls:
             member,
             self.training,
             self._at_once(settings.batch_size),
-            _NoCheckpoints(),
-            _nothing,
-            _nothing,
+            NoCheckpoints(),
+            nothing,
+            nothing,
         )
 
     def _loop(self, kind: str, training: Any) -> Callable[[int], object]:
@@ -189,7 +189,7 @@ class TimedCalls:
                 self._images(n),
                 torch.zeros(n, dtype=torch.int64, device=device),
             )
-            rest: tuple[Any, ...] = (self.training, self._at_once(n), _NoCheckpoints(), _nothing, _nothing)
+            rest: tuple[Any, ...] = (self.training, self._at_once(n), NoCheckpoints(), nothing, nothing)
             if kind == "score step":
                 s = config.score
                 assert s.source == "train"
@@ -224,7 +224,7 @@ class TimedCalls:
         return torch.zeros(n, dtype=torch.int64, device=self.sampling.device) if self.config.cond else None
 
     def _at_once(self, size: int) -> BatchSize:
-        return BatchSize(size, _nothing)
+        return BatchSize(size, nothing)
 
     def _synchronised(self, run: Callable[[int], object]) -> Callable[[int], object]:
         def whole(n: int) -> None:
@@ -235,13 +235,23 @@ class TimedCalls:
         return whole
 
 
-class _NoCheckpoints:
+class NoCheckpoints:
+    """For training whose steps are only timed: nothing to go on from, nothing kept."""
+
     def load(self) -> None:
-        return None
+        """Begin anew."""
 
     def save(self, state: dict[str, Any]) -> None:
-        del state
+        """Keep nothing.
+
+        Args:
+            state: of the training.
+        """
 
 
-def _nothing(*_: object) -> None:
-    return None
+def nothing(*_: object) -> None:
+    """A notice, metrics or progress that nobody reads.
+
+    Args:
+        _: whatever is told.
+    """
