@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -22,6 +19,7 @@ from discriminator_guidance.studies.storage import open_study
 from discriminator_guidance.studies.trial_heads import GRID
 from tests.stages.conftest import Study
 
+from .killing import await_trial, begin
 from .test_discriminator import project, small_search
 
 __all__ = ["project"]  # the fixture
@@ -51,40 +49,22 @@ def own(project: Study, tmp_path: Path) -> Study:
     return Study(tmp_path / "project", settings)
 
 
-def begin(own: Study) -> subprocess.Popen[bytes]:
-    script, settings = own.root / "command.py", own.root / "settings.json"
-    script.write_text(COMMAND)
-    settings.write_text(json.dumps(own.settings))
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
-    command = [sys.executable, str(script), str(own.root), str(settings)]
-    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
-
-
-def await_trial(command: subprocess.Popen[bytes], own: Study, least: int, reported: int) -> optuna.trial.FrozenTrial:
-    """The first running trial from a number on, as soon as it has so many epochs behind it."""
-    plan = search_plan(own.config, own.layout)
-    for _ in range(2400):
-        assert command.poll() is None, command.communicate()[1].decode()
-        if plan.journal.is_file() and plan.journal.stat().st_size:
-            for trial in open_study(plan).get_trials(states=(TrialState.RUNNING,)):
-                if WORKER in trial.user_attrs and trial.number >= least and len(trial.intermediate_values) >= reported:
-                    return trial
-        time.sleep(0.05)
-    raise AssertionError("no such trial began")
+def late(least: int, reported: int) -> Callable[[optuna.trial.FrozenTrial], bool]:
+    """Whether a trial has a number from one on, and so many epochs behind it."""
+    return lambda trial: trial.number >= least and len(trial.intermediate_values) >= reported
 
 
 def test_killed_workers_lose_no_trial_and_repeat_none(own: Study):
-    command = begin(own)
-    await_trial(command, own, least=1, reported=1)
+    command = begin(own, COMMAND)
+    await_trial(command, search_plan(own.config, own.layout), late(1, 1))
     os.killpg(command.pid, signal.SIGKILL)  # the call and both workers
     command.communicate(timeout=60)
     plan = search_plan(own.config, own.layout)
     died = {t.number for t in open_study(plan).trials if t.state == TrialState.RUNNING}
     assert died
 
-    command = begin(own)
-    victim = await_trial(command, own, least=3, reported=2)
+    command = begin(own, COMMAND)
+    victim = await_trial(command, search_plan(own.config, own.layout), late(3, 2))
     os.kill(int(victim.user_attrs[WORKER].split("-")[-2]), signal.SIGKILL)
     _, errors = command.communicate(timeout=300)
     assert command.returncode == 0, errors.decode()

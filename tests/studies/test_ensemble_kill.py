@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -21,6 +15,7 @@ from discriminator_guidance.studies.liveness import WORKER, attempts, settled
 from discriminator_guidance.studies.storage import open_study
 from tests.stages.conftest import Study
 
+from .killing import await_trial, begin
 from .test_ensemble import project, small_search
 
 __all__ = ["project"]  # the fixture
@@ -47,34 +42,9 @@ def own(project: Study, tmp_path: Path) -> Study:
     return Study(tmp_path / "project", settings)
 
 
-def begin(own: Study) -> subprocess.Popen[bytes]:
-    script, settings = own.root / "command.py", own.root / "settings.json"
-    script.write_text(COMMAND)
-    settings.write_text(json.dumps(own.settings))
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
-    command = [sys.executable, str(script), str(own.root), str(settings)]
-    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
-
-
-def await_trial(
-    command: subprocess.Popen[bytes], own: Study, wanted: Callable[[optuna.trial.FrozenTrial], bool]
-) -> optuna.trial.FrozenTrial:
-    """The first running trial of a kind, as soon as there is one."""
-    plan = ensemble_plan(own.config, own.layout)
-    for _ in range(2400):
-        assert command.poll() is None, command.communicate()[1].decode()
-        if plan.journal.is_file() and plan.journal.stat().st_size:
-            for trial in open_study(plan).get_trials(states=(TrialState.RUNNING,)):
-                if WORKER in trial.user_attrs and wanted(trial):
-                    return trial
-        time.sleep(0.05)
-    raise AssertionError("no such trial began")
-
-
 def test_killed_workers_lose_no_trial_and_repeat_none(own: Study):
-    command = begin(own)
-    await_trial(command, own, lambda trial: trial.number >= 2)
+    command = begin(own, COMMAND)
+    await_trial(command, ensemble_plan(own.config, own.layout), lambda trial: trial.number >= 2)
     os.killpg(command.pid, signal.SIGKILL)  # the call and both workers
     command.communicate(timeout=60)
     plan = ensemble_plan(own.config, own.layout)
@@ -82,8 +52,10 @@ def test_killed_workers_lose_no_trial_and_repeat_none(own: Study):
     died = {t.number for t in left if t.state == TrialState.RUNNING}
     assert died
 
-    command = begin(own)
-    victim = await_trial(command, own, lambda trial: trial.number not in died and trial.number >= 4)
+    command = begin(own, COMMAND)
+    victim = await_trial(
+        command, ensemble_plan(own.config, own.layout), lambda trial: trial.number not in died and trial.number >= 4
+    )
     os.kill(int(victim.user_attrs[WORKER].split("-")[-2]), signal.SIGKILL)
     _, errors = command.communicate(timeout=300)
     assert command.returncode == 0, errors.decode()
