@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from discriminator_guidance.report.drawing import new_figure, png
+from discriminator_guidance.report.drawing import logarithmic, new_figure, png
 
 
 def line(pictures: bool) -> bytes:
@@ -29,3 +29,14 @@ def test_lines_have_a_palette_and_the_same_bytes_every_time() -> None:
 def test_pictures_keep_every_colour() -> None:
     with Image.open(io.BytesIO(line(True))) as image:
         assert image.mode == "RGBA"
+
+
+def test_numbers_of_a_logarithmic_axis_are_plain() -> None:
+    figure = new_figure(3.0, 2.0)
+    axes = figure.subplots()
+    axes.plot([1e-5, 100.0], [0, 1])
+    logarithmic(axes)
+    figure.canvas.draw()
+    labels = {label.get_text() for label in axes.get_xticklabels()}
+    assert {"1e-4", "0.01", "100"} <= labels
+    assert not any("$" in label for label in labels)

@@ -9,9 +9,10 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance.report.gather import ReportData
-from discriminator_guidance.report.wording import count, data_note, samples_text
+from discriminator_guidance.report.wording import count, data_note, samples_text, scientific
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: distinct for colour-blind readers.
@@ -94,6 +95,19 @@ def new_figure(width: float, height: float, **spacing: Any) -> Figure:
     figure = Figure(figsize=(width, height), facecolor="white", layout=ConstrainedLayoutEngine(**spacing))
     FigureCanvasAgg(figure)
     return figure
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the horizontal axis logarithmic, with plain numbers: matplotlib's own are mathematics, which is not parsed.
+
+    Args:
+        axes: any.
+    """
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: scientific(x)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def png(figure: Figure, dpi: int) -> bytes:

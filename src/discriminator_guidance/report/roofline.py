@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.report.drawing import BLUE, GREY, INK, Picture, finish, new_figure, styled
+from discriminator_guidance.report.drawing import BLUE, GREY, INK, Picture, finish, logarithmic, new_figure, styled
 from discriminator_guidance.report.gather import ReportData
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def roofline_figure(data: ReportData) -> Picture | None:
         axes.plot(peak, place, "|", color=INK, markersize=11, markeredgewidth=1.6, label="peak")
         note = f"{row['ratio']:.2f} times as fast, {row['percent_of_peak']:.0f} % of peak"
         axes.text(1.02, place, note, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-    axes.set_xscale("log")
+    logarithmic(axes)
     axes.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
     axes.set_xlabel("GFLOP/s")
     handles, labels = axes.get_legend_handles_labels()

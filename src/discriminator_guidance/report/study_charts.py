@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from discriminator_guidance.report.drawing import BLUE, GREEN, GREY, INK, RED, STYLE, new_figure, png
+from discriminator_guidance.report.drawing import BLUE, GREEN, GREY, INK, RED, STYLE, logarithmic, new_figure, png
 from discriminator_guidance.report.study_record import Axis, Trial, axes_of, best_trial, front_of, trials_of
 from discriminator_guidance.report.wording import scientific
 
@@ -160,7 +160,7 @@ def _slice(record: Mapping[str, Any], trials: list[Trial]) -> Figure:
             axes.set_xticks(range(len(axis.choices)), labels=[choice.replace("_", "\n") for choice in axis.choices])
             axes.set_xlim(-0.5, len(axis.choices) - 0.5)
         elif axis.log:
-            _logarithmic(axes)
+            logarithmic(axes)
         axes.set_xlabel(axis.name)
         _value_axis(axes, record, [t.value for t in shown if t.value is not None], labelled=False)
     figure.supylabel(_wrapped(record["objective"]), fontsize=9, color=INK)
@@ -190,7 +190,7 @@ def _pareto(record: Mapping[str, Any], trials: list[Trial]) -> Figure | None:
             axes.annotate(trial.start, trial.front, (5, 3), textcoords="offset points", fontsize=7.5, color=GREY)
     costs = [t.front[0] for t in placed if t.front]
     if min(costs) > 0 and max(costs) > WIDE * min(costs) and not all(cost.is_integer() for cost in costs):
-        _logarithmic(axes)
+        logarithmic(axes)
     axes.set_xlabel(record["pareto"]["cost"]["label"])
     _value_axis(axes, record, [t.front[1] for t in placed if t.front], labelled=False)
     axes.set_ylabel(_wrapped(record["pareto"]["value"]["label"]))
@@ -222,14 +222,6 @@ def _value_axis(axes: Axes, record: Mapping[str, Any], values: Sequence[float], 
         axes.yaxis.set_minor_formatter(NullFormatter())
     if labelled:
         axes.set_ylabel(_wrapped(record["objective"]))
-
-
-def _logarithmic(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: scientific(x)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _coordinate(axis: Axis, value: float | str) -> float:
