@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from discriminator_guidance.artifacts.weights import load_weights
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.errors import InputError, OutputError
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.stages.convert import read_adm, read_edm, write
@@ -95,9 +95,12 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     assert taken.read_text() == "a file"
 
 
-def test_half_written_weights_are_removed(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), OutputError("to write", "No space left on device", "make room")]
+)
+def test_half_written_weights_are_removed(tmp_path, monkeypatch, error):
     def full_disk(path: Path, arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("discriminator_guidance.artifacts.weights.write_json", full_disk)
     with pytest.raises(InputError, match="No space left"):

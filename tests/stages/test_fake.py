@@ -24,6 +24,7 @@ def test_a_sample_is_its_index_whatever_the_batch_and_shard(study: Study, tmp_pa
     again = Study(tmp_path)
     shutil.copytree(study.layout.model("score"), again.layout.model("score"))
     again.settings["fake"] |= {"images": 11, "seed_start": 20, "batch_size": 5, "shard_size": 7}
+    again.settings["factorial"] |= {"training_images": 11}
     again.run("fake")
     part = np.load(again.layout.fake / "samples.npz")["images"]
     # Convolutions round differently in other batches: one grey level at most.

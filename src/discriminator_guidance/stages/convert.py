@@ -14,7 +14,7 @@ from discriminator_guidance.artifacts.edm_pickle import read_edm_pickle
 from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.artifacts.inert_pickle import printable
 from discriminator_guidance.artifacts.weights import save_weights
-from discriminator_guidance.errors import InputError, UserError
+from discriminator_guidance.errors import InputError, OutputError, UserError
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
 
@@ -93,12 +93,13 @@ def write(weights: Weights, folder: Path) -> dict[str, object]:
     existed = folder.exists()
     try:
         save_weights(folder, state, arguments)
-    except OSError as error:
+    except (OSError, OutputError) as error:
         if not existed and folder.is_dir():
             for path in folder.iterdir():
                 path.unlink()
             folder.rmdir()
-        raise InputError(f"a folder that can be written at {folder}", str(error.strerror), "choose another") from error
+        reason = error.got if isinstance(error, OutputError) else str(error.strerror)
+        raise InputError(f"a folder that can be written at {folder}", reason, "choose another") from error
     elements = sum(tensor.numel() for tensor in state.values())
     return {"tensors": len(state), "elements": elements, "folder": folder}
 
