@@ -21,12 +21,8 @@ from discriminator_guidance.planning.work import (
     sampling,
     split_sizes,
 )
-from discriminator_guidance.training.discriminator import (
-    MemberSettings,
-    grid_features,
-    grid_logits,
-    train_discriminator,
-)
+from discriminator_guidance.training.discriminator import MemberSettings, train_discriminator
+from discriminator_guidance.training.grid import grid_features, grid_logits
 
 SHAPE = (1, 4, 4)
 PLAIN = {
@@ -133,7 +129,7 @@ def test_training_a_member_asks_the_networks_as_often_as_counted(bagging):
         grid_features(features, images, labels, None, np.arange(count), 6, per_image, 0)
         for count in (sizes.validation, sizes.test)
     ]
-    settings = MemberSettings(0, epochs, 1e-3, 0.0, 0.01, 16, True, True, False, 0.0, "last", 5)
+    settings = MemberSettings(0, epochs, 1e-3, 0.0, 0.01, 16, True, True, False, 0.0, "last", 5, 0)
     at_once = BatchSize(16, lambda said: None)
     train_discriminator(
         features,

@@ -18,6 +18,7 @@ from discriminator_guidance.config import Config, Discriminator, parse_config
 from discriminator_guidance.stages.chain import of_member
 from discriminator_guidance.stages.context import Context, StageResult
 from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.sharing import shares
 
 PROJECT = Path(__file__).resolve().parents[2]
 VARIANTS = ("edm", "d0", "d0_table1", "ensemble_probability", "ensemble_clipped_logit")
@@ -204,8 +205,10 @@ def declared(config: Config, word: str, name: str = "") -> Any:
     entry = dvc_stages()[entry_of(word, name)]
     keys = [key for params in entry["params"] for keys in params.values() for key in keys]
     named = {key.replace("${item.member}", name).replace("${item.variant}", name) for key in keys}
-    if word == "discriminator" and is_sequential(config.discriminator, name):
-        named.add("discriminator.members")  # what a member goes on from; DVC is not told, the report compares
+    if word == "discriminator" and (is_sequential(config.discriminator, name) or shares(config.discriminator, name)):
+        # What a member goes on from; DVC is not told, the report compares. And what can use its features, which
+        # changes nothing of its own.
+        named.add("discriminator.members")
     settings = {key for key, field in Config.model_fields.items() if not field.exclude}
     return config if named == settings else DeclaredView(config, named, "")
 

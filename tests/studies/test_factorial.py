@@ -158,6 +158,26 @@ def test_lost_members_are_trained_again_to_the_same_weights(ready: Study, first:
     assert (folder / "d1" / "model.safetensors").read_bytes() == before
 
 
+def test_members_that_share_batches_are_trained_in_one_pass_and_once(tmp_path: Path, ready: Study, monkeypatch):
+    from discriminator_guidance.stages import heads
+
+    beside, original = [], heads.train_discriminator
+
+    def spy(*given):
+        beside.append(len(given[-1]))
+        return original(*given)
+
+    monkeypatch.setattr(heads, "train_discriminator", spy)
+    settings = factorial_settings()
+    settings["discriminator"]["shared_features"] = True
+    laboratory, cell = Laboratory(Study(ready.root, settings).config, ready.layout), Cell(0, factorial.OURS)
+    before = set(ready.layout.partial.iterdir())
+    losses = train_members(laboratory, cell)
+    assert beside == [1, 0]
+    assert set(losses) == {"d0", "d1"}
+    assert set(ready.layout.partial.iterdir()) == before
+
+
 def test_a_stage_that_has_not_run_is_named_before_anything_starts(tmp_path: Path, ready: Study):
     with pytest.raises(InputError, match="stage score makes it"):
         run(ready, Layout(tmp_path, "tiny"))

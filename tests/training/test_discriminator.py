@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
+from discriminator_guidance.diffusion.vp_time import importance_times, marginal_mean, marginal_std
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training.discriminator import (
-    MemberSettings,
-    accuracy,
-    grid_features,
-    train_discriminator,
-)
+from discriminator_guidance.training.discriminator import MemberSettings, Trainee, train_discriminator
+from discriminator_guidance.training.grid import grid_features
+from discriminator_guidance.training.pairs import scaled
 
 CPU = Compute(torch.device("cpu"), "float32")
 ROWS = np.arange(400)
@@ -33,7 +34,7 @@ class Memory:
         return self.state
 
     def save(self, state):
-        self.state, self.saves = state, self.saves + 1
+        self.state, self.saves = deepcopy(state), self.saves + 1
 
 
 class Head(nn.Module):
@@ -72,7 +73,8 @@ def settings(**changes) -> MemberSettings:
         "checkpoint": "last",
         "checkpoint_every": 2,
     }
-    return MemberSettings(**(base | changes))
+    told = base | changes
+    return MemberSettings(**({"draws": told["seed"]} | told))
 
 
 def run(told: MemberSettings, memory=None, images_labels=None):
@@ -97,6 +99,22 @@ def run(told: MemberSettings, memory=None, images_labels=None):
     assert set(kept) == set(head.state_dict())
     run.kept = kept
     return head, history, grid
+
+
+def run_beside(told: MemberSettings, others: list[Trainee], memory=None, images_labels=None, heads_features=features):
+    """Train a head beside others on the same batches."""
+    images, labels = images_labels or pictures()
+    grid = grid_features(heads_features, images, labels, None, ROWS, 4, 2, seed=0)
+    head, at_once = Head(), BatchSize(told.batch_size, lambda line: None)
+    _, history = train_discriminator(
+        heads_features, head, images, labels, None, ROWS, grid, told, CPU, at_once, memory or Memory(),
+        lambda n: None, lambda s, r: None, others,
+    )  # fmt: skip
+    return head, history
+
+
+def trainee(told: MemberSettings, memory=None, head=None) -> Trainee:
+    return Trainee(head or Head(), told, memory or Memory(), lambda n: None, lambda s, r: None)
 
 
 def test_it_learns_which_pictures_are_brighter():
@@ -176,16 +194,6 @@ def test_resumption_repeats_the_undisturbed_run():
     resumed, resumed_history, _ = run(settings(), memory)
     assert resumed_history == history
     assert torch.equal(whole.linear.weight, resumed.linear.weight)
-
-
-def test_grid_noise_is_the_same_for_every_member():
-    images, labels = pictures()
-    one = grid_features(features, images, labels, None, ROWS, 4, 2, seed=3)
-    two = grid_features(features, images, labels, None, ROWS, 4, 2, seed=3)
-    other = grid_features(features, images, labels, None, ROWS, 4, 2, seed=4)
-    assert torch.equal(one.features, two.features)
-    assert not torch.equal(one.features, other.features)
-    assert one.labels.tolist() == [1.0] * 400 + [0.0] * 400
 
 
 def test_divergence_names_the_epoch_and_keeps_the_last_checkpoint(monkeypatch):
@@ -311,6 +319,118 @@ def test_a_conditional_head_is_given_the_class_of_each_picture(monkeypatch):
     assert given == drawn
 
 
-def test_accuracy_counts_a_tie_as_real():
-    assert accuracy(torch.tensor([0.0, -1.0]), torch.tensor([1.0, 0.0])) == 1.0
-    assert accuracy(torch.tensor([0.0, -1.0]), torch.tensor([0.0, 1.0])) == 0.0
+def test_heads_of_one_pass_come_out_as_each_alone():
+    told = [
+        settings(draws=5),
+        settings(draws=5, epochs=3, learning_rate=0.2, checkpoint="best", seed=1),
+        settings(draws=5, epochs=8, weight_decay=0.1, label_smoothing=0.2),
+    ]
+    alone = [run(each)[:2] for each in told]
+    memories = [Memory(), Memory()]
+    others = [trainee(each, memory) for each, memory in zip(told[1:], memories, strict=True)]
+    head, history = run_beside(told[0], others)
+    assert history == alone[0][1]
+    assert torch.equal(head.linear.weight, alone[0][0].linear.weight)
+    assert memories[0].state["history"] == alone[1][1]
+    assert torch.equal(others[0].head.linear.weight, alone[1][0].linear.weight)
+    assert memories[1].state["history"] == alone[2][1][:6]  # as far as the first one went
+    later, later_history, _ = run(told[2], memories[1])
+    assert later_history == alone[2][1]
+    assert torch.equal(later.linear.weight, alone[2][0].linear.weight)
+
+
+def test_a_head_that_is_behind_or_ahead_takes_no_batch_of_another_epoch():
+    told, ahead, behind = settings(draws=5), Memory(), Memory()
+    run(settings(draws=5, epochs=4), ahead)
+    own = Memory()
+    run(settings(draws=5, epochs=2), own)
+    others = [trainee(told, ahead), trainee(told, behind)]
+    _, history = run_beside(told, others, own)
+    assert ahead.state["history"] == history == run(told)[1]
+    assert behind.state is None
+
+
+def test_one_that_diverges_leaves_the_others_alone(monkeypatch):
+    from discriminator_guidance.training import discriminator
+
+    told, memories = settings(draws=5), [Memory(), Memory()]
+    spoilt, whole = trainee(told, memories[0], Head()), trainee(told, memories[1])
+    original, calls = discriminator._gradients, 0
+
+    def infinite(head):
+        nonlocal calls
+        calls += head is spoilt.head
+        return [torch.tensor([torch.inf])] if head is spoilt.head and calls == 3 * 7 + 2 else original(head)
+
+    monkeypatch.setattr(discriminator, "_gradients", infinite)
+    _, history = run_beside(told, [spoilt, whole])
+    assert calls == 3 * 7 + 2  # it is not asked again
+    assert len(memories[0].state["history"]) == 2  # its last checkpoint
+    assert memories[1].state["history"] == history == run(told)[1]
+
+
+def test_the_extractor_sees_each_batch_once_whoever_shares_it():
+    seen = []
+
+    def counted(x_vp, t):
+        seen.append(len(x_vp))
+        return features(x_vp, t)
+
+    told = settings(draws=5, epochs=2)
+    run_beside(told, [], heads_features=counted)
+    alone = [*seen]
+    seen.clear()
+    run_beside(told, [trainee(settings(draws=5, epochs=2, seed=n)) for n in range(3)], heads_features=counted)
+    assert seen == alone
+
+
+def test_heads_of_other_batches_are_refused():
+    for changes in ({"draws": 6}, {"t_min": 0.5}, {"reshuffle": False}, {"flip": True}, {"importance_sampling": False}):
+        with pytest.raises(AssertionError, match="same batches"):
+            run_beside(settings(draws=5), [trainee(settings(**{"draws": 5} | changes))])
+
+
+def test_shared_batches_have_the_distribution_of_a_members_own(monkeypatch):
+    """Pictures, labels, times and noise: each epoch all pictures once, times by the same law, noise normal."""
+    from discriminator_guidance.training import discriminator
+
+    images = torch.arange(400, dtype=torch.int64).view(400, 1, 1, 1).expand(400, 1, 4, 4)
+    images = torch.stack([images[..., 0, 0] // 20, images[..., 0, 0] % 20], -1)[..., None].to(torch.uint8)  # its number
+    labels = (torch.arange(400) % 3 == 0).float()
+    original, seen = discriminator.draw_noised, []
+
+    def spy(chosen, targets, *rest):
+        batch = original(chosen, targets, *rest)
+        seen.append((chosen[:, 0, 0, 0].long() * 20 + chosen[:, 0, 1, 0].long(), chosen, batch))
+        return batch
+
+    monkeypatch.setattr(discriminator, "draw_noised", spy)
+    epochs, drawn = 8, {}
+    for name, draws in [("shared", 5), ("own", 0)]:
+        run_beside(
+            settings(epochs=epochs, draws=draws), [trainee(settings(epochs=epochs, draws=draws, seed=3))],
+            images_labels=(images, labels),
+        )  # fmt: skip
+        numbers = torch.cat([row for row, _, _ in seen])
+        batches = [batch for _, _, batch in seen]
+        t, targets = torch.cat([batch.t for batch in batches]), torch.cat([batch.labels for batch in batches])
+        clean = torch.cat([scaled(chosen) for _, chosen, _ in seen])
+        x_vp, wide = torch.cat([batch.x_vp for batch in batches]), t.double()
+        mean, std = marginal_mean(wide).view(-1, 1, 1, 1), marginal_std(wide).view(-1, 1, 1, 1)
+        noise = (x_vp - mean * clean) / std
+        assert torch.equal(numbers.view(epochs, 400).sort().values, torch.arange(400).expand(epochs, 400))
+        assert torch.equal(targets, labels[numbers])
+        assert [len(row) for row, _, _ in seen] == [64] * 6 + [16] + ([64] * 6 + [16]) * (epochs - 1)
+        drawn[name] = (numbers, t, noise.flatten(), targets)
+        seen.clear()
+    (order, t, noise, targets), (own_order, own_t, own_noise, _) = drawn["shared"], drawn["own"]
+    assert not torch.equal(order, own_order)
+    assert stats.ks_2samp(t, own_t).pvalue > 0.01
+    uniform = torch.linspace(0.5 / 20000, 1 - 0.5 / 20000, 20000, dtype=torch.float64)
+    assert stats.ks_2samp(t, importance_times(uniform, 1e-3)).pvalue > 0.01
+    assert stats.ks_2samp(t[targets == 1], t[targets == 0]).pvalue > 0.01  # whatever the label
+    assert stats.kstest(noise, "norm").pvalue > 0.01
+    assert stats.ks_2samp(noise, own_noise).pvalue > 0.01
+    per_epoch = t.view(epochs, 400)
+    for one, other in pairwise(per_epoch):  # no epoch repeats another
+        assert abs(stats.spearmanr(one, other).statistic) < 0.2

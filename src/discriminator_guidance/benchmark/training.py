@@ -20,8 +20,9 @@ from discriminator_guidance.diffusion.seeds import generator, torch_seed
 from discriminator_guidance.networks.memory import BatchSize, keep_memory, return_memory
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.timed_calls import NoCheckpoints, nothing
-from discriminator_guidance.training.discriminator import GridFeatures, MemberSettings, train_discriminator
+from discriminator_guidance.training.discriminator import MemberSettings, train_discriminator
 from discriminator_guidance.training.extractor import train_extractor
+from discriminator_guidance.training.grid import GridFeatures
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import draw_noised, scaled
 from discriminator_guidance.training.score import edm_loss, train_score
@@ -95,7 +96,7 @@ def _discriminator(networks: Networks, images: Tensor, n: int, compute: Compute,
         networks.classes(1),
         np.arange(1),
     )
-    told = MemberSettings(SEED, 1, RATE, 0.0, T_MIN, n, True, True, False, 0.0, "last", 2)
+    told = MemberSettings(SEED, 1, RATE, 0.0, T_MIN, n, True, True, False, 0.0, "last", 2, SEED)
 
     def features(x_vp: Tensor, t: Tensor) -> Tensor:
         with torch.no_grad(), frozen.compute.autocast():

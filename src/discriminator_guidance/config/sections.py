@@ -351,6 +351,7 @@ class Discriminator(Section):
     label_smoothing: Smoothing
     bagging: Share | None
     checkpoint_every: Count
+    shared_features: bool
     grid_times: Count
     grid_times_per_image: Count
     network: HeadNetwork

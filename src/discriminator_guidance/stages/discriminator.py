@@ -22,17 +22,17 @@ from discriminator_guidance.stages.heads import (
     Bench,
     Pairs,
     grid,
+    made_from,
     member_settings,
     read_released_head,
     train_member,
     train_rows,
+    waiting,
 )
 from discriminator_guidance.stages.networks import load_extractor
+from discriminator_guidance.stages.sharing import shares
 from discriminator_guidance.stages.trained import released_file
-from discriminator_guidance.training.discriminator import (
-    accuracy,
-    grid_logits,
-)
+from discriminator_guidance.training.grid import accuracy, grid_logits
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import FAKE, REAL, as_tensor, split_pairs
 
@@ -46,8 +46,8 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     """Train a member, or take a released one, and write weights, curve, metrics, calibration and test logits.
 
     Args:
-        config: reads `runtime`, `cond` and `discriminator` (of the members only this one, and those before it if it
-            goes on from them).
+        config: reads `runtime`, `cond` and `discriminator` (of the members only this one, those before it if it
+            goes on from them, and with `shared_features` those whose training can use the features of its batches).
         context: surroundings.
         member: its name.
 
@@ -64,7 +64,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     if hasattr(row, "path"):
         head = read_released_head(bench, row.path, key).to(bench.compute.device)
     else:
-        head, history, work = train_member(bench, member)
+        head, history, work = train_member(bench, member, waiting(bench, member))
     told = _training_metrics(bench, member, history) if history else _released_metrics(bench, head)
     bench.forget_validation()
     test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings)
@@ -170,13 +170,14 @@ def _training_metrics(bench: Bench, member: str, history: list[Row]) -> dict[str
         "init": of_member(bench.settings, member, "init"),
         "goes_on_from": predecessor(bench.settings, member),
         "predecessors_hash": predecessors_hash(bench.settings, member),
+        "made_from": made_from(bench, member) if shares(bench.settings, member) else None,
     }
 
 
 def _released_metrics(bench: Bench, head: Any) -> dict[str, Any]:
     logits, labels = grid_logits(head, bench.validation, bench.compute), bench.validation.labels
     settings = ("epochs", "used_epoch", "learning_rate", "weight_decay", "t_min", "iterations")
-    start = ("init", "goes_on_from", "predecessors_hash")
+    start = ("init", "goes_on_from", "predecessors_hash", "made_from")
     untrained = ("train_loss", "train_accuracy", "best_validation_loss", "best_epoch")
     return {
         **dict.fromkeys((*settings, *start, *untrained), None),

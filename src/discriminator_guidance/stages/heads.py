@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.artifacts.adm_checkpoint import check_fit
-from discriminator_guidance.artifacts.files import sha256
+from discriminator_guidance.artifacts.closure import closure_digest
+from discriminator_guidance.artifacts.files import fingerprint, read_json, sha256
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
@@ -22,15 +23,10 @@ from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.chain import of_member, predecessor, trained_row
 from discriminator_guidance.stages.context import Context, partial_work
 from discriminator_guidance.stages.convert import read_adm
+from discriminator_guidance.stages.sharing import companions, draws_seed
 from discriminator_guidance.stages.trained import released_file
-from discriminator_guidance.training.discriminator import (
-    Features,
-    GridFeatures,
-    MemberSettings,
-    State,
-    grid_features,
-    train_discriminator,
-)
+from discriminator_guidance.training.discriminator import MemberSettings, State, Trainee, train_discriminator
+from discriminator_guidance.training.grid import Features, GridFeatures, grid_features
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import Split, bootstrap_rows
 
@@ -112,21 +108,24 @@ def member_settings(settings: Discriminator, member: str) -> MemberSettings:
         label_smoothing=of_member(settings, member, "label_smoothing"),
         checkpoint=_scaled(checkpoint, settings) if isinstance(checkpoint, int) else checkpoint,
         checkpoint_every=settings.checkpoint_every,
+        draws=draws_seed(settings, member),
     )
 
 
-def train_member(bench: Bench, member: str) -> tuple[EncoderUNet, list[Row], PartialWork]:
+def train_member(bench: Bench, member: str, beside: Sequence[str] = ()) -> tuple[EncoderUNet, list[Row], PartialWork]:
     """Train a member from the start that `init` gives it.
 
     Args:
         bench: what all members share.
         member: its name.
+        beside: members, of those that learn from its batches, to be trained in the same pass over the features; as
+            far as they get, their work is kept and taken up when their own turn comes.
 
     Returns:
         The head with the weights to use, in evaluation mode, the rows of its curve, and the unfinished work, to be
         removed when the results are written.
     """
-    trained = _trained(bench, member, bench.context.on_metrics)
+    trained = _trained(bench, member, bench.context.on_metrics, beside)
     if "sequential" in (
         bench.settings.init,
         of_member(bench.settings, member, "init"),
@@ -176,6 +175,45 @@ class _Trained:
     work: PartialWork
 
 
+def waiting(bench: Bench, member: str) -> list[str]:
+    """The members that a member's pass over the features can serve: those whose results are not there yet.
+
+    Args:
+        bench: what all members share.
+        member: its name.
+
+    Returns:
+        Names.
+    """
+    layout = bench.context.layout
+    made = {
+        name: layout.discriminator_reports / name / "metrics.json"
+        for name in companions(bench.settings, member)
+        if (layout.discriminator(name) / "model.safetensors").is_file()
+    }
+    done = {
+        name
+        for name, path in made.items()
+        if path.is_file() and read_json(path, "discriminator").get("made_from") == made_from(bench, name)
+    }
+    return [name for name in companions(bench.settings, member) if name not in done]
+
+
+def made_from(bench: Bench, member: str) -> str:
+    """A hash of what DVC compares before it trains a member again: files, settings and code.
+
+    Args:
+        bench: what all members share.
+        member: its name.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    files = [sha256(path) for path in bench.inputs]
+    told = {"files": files, "settings": _determinants(bench, member), "code": closure_digest("stages.discriminator")}
+    return fingerprint(told)
+
+
 def train_rows(bench: Bench, member: str) -> np.ndarray:
     """The pictures that a member is trained on.
 
@@ -190,11 +228,16 @@ def train_rows(bench: Bench, member: str) -> np.ndarray:
     return rows if share is None else bootstrap_rows(rows, share, trained_row(bench.settings, member).seed)
 
 
-def _trained(bench: Bench, member: str, on_metrics: Callable[[int, Row], None]) -> _Trained:
+def _trained(bench: Bench, member: str, on_metrics: Callable[[int, Row], None], beside: Sequence[str] = ()) -> _Trained:
     context, told = bench.context, member_settings(bench.settings, member)
-    head = _start(bench, member, told.seed)
-    work = partial_work(context, "discriminator", member, bench.inputs, _determinants(bench, member), bench.compute)
-    with context.bar(f"training {member}", told.epochs, "epochs") as advance:
+    head, work, seen = _start(bench, member, told.seed), _work(bench, member), set[int]()
+
+    def on_epoch(epoch: int, row: Row) -> None:
+        seen.add(epoch)
+        on_metrics(epoch, row)
+
+    words = f"training {member}" + (f" beside {', '.join(beside)}" if beside else "")
+    with context.bar(words, told.epochs, "epochs") as advance:
         kept, history = train_discriminator(
             bench.features,
             head,
@@ -208,9 +251,24 @@ def _trained(bench: Bench, member: str, on_metrics: Callable[[int, Row], None]) 
             bench.at_once,
             work,
             advance,
-            on_metrics,
+            on_epoch,
+            [_companion(bench, name) for name in beside],
         )
+    for row in history:  # of epochs that another run had done
+        if (epoch := int(row["epoch"])) not in seen:
+            on_metrics(epoch, {key: value for key, value in row.items() if key != "epoch"})
     return _Trained(head, kept, history, work)
+
+
+def _companion(bench: Bench, member: str) -> Trainee:
+    told = member_settings(bench.settings, member)
+    head = _start(bench, member, told.seed)
+    return Trainee(head, told, _work(bench, member), lambda epochs: None, lambda epoch, row: None)
+
+
+def _work(bench: Bench, member: str) -> PartialWork:
+    told = _determinants(bench, member)
+    return partial_work(bench.context, "discriminator", member, bench.inputs, told, bench.compute)
 
 
 def _start(bench: Bench, member: str, seed: int) -> EncoderUNet:

@@ -22,15 +22,10 @@ from discriminator_guidance.planning.work import Pass
 from discriminator_guidance.stages.context import prepare_compute
 from discriminator_guidance.stages.guided import member_guidance
 from discriminator_guidance.stages.sampling import unguided_denoiser
-from discriminator_guidance.training.discriminator import (
-    FEATURE_BATCH,
-    GridFeatures,
-    MemberSettings,
-    grid_logits,
-    train_discriminator,
-)
+from discriminator_guidance.training.discriminator import MemberSettings, train_discriminator
 from discriminator_guidance.training.extractor import train_extractor
 from discriminator_guidance.training.fid_network import train_fid_network
+from discriminator_guidance.training.grid import FEATURE_BATCH, GridFeatures, grid_logits
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.score import train_score
 
@@ -153,6 +148,7 @@ class TimedCalls:
             label_smoothing=settings.label_smoothing,
             checkpoint="last",
             checkpoint_every=2,
+            draws=0,
         )
         labels = torch.zeros(n, device=self.training.device)
         train_discriminator(

@@ -28,6 +28,7 @@ from discriminator_guidance.stages.discriminator import open_bench
 from discriminator_guidance.stages.heads import train_member
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_fid_network
+from discriminator_guidance.stages.sharing import companions
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, TrainedMember
@@ -201,7 +202,9 @@ def train_members(laboratory: Laboratory, cell: Cell) -> dict[str, Any]:
     for name in config.discriminator.members:
         place = folder / name
         if not (place / "losses.json").is_file():
-            head, history, work = train_member(bench, name)
+            sharing = companions(config.discriminator, name)
+            left = [other for other in sharing if not (folder / other / "losses.json").is_file()]
+            head, history, work = train_member(bench, name, left)
             best = min(history, key=lambda row: row["validation_loss"])
             told = {key: history[-1][key] for key in ("epoch", "train_loss", "validation_loss")}
             save_weights(place, head.state_dict(), head.arguments)

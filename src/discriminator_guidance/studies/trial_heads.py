@@ -28,7 +28,8 @@ from discriminator_guidance.stages.discriminator import open_bench
 from discriminator_guidance.stages.heads import Bench, member_settings, train_rows
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.tuning_range import quiet
-from discriminator_guidance.training.discriminator import GridFeatures, grid_logits, train_discriminator
+from discriminator_guidance.training.discriminator import train_discriminator
+from discriminator_guidance.training.grid import GridFeatures, grid_logits
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import scaled
 

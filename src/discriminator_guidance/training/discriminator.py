@@ -1,28 +1,26 @@
-"""Training of one discriminator head on frozen features."""
+"""Training of discriminator heads on frozen features: one, or several that learn from the same batches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.diffusion.seeds import generator, normal, torch_seed
-from discriminator_guidance.diffusion.vp_time import quantile_grid
+from discriminator_guidance.diffusion.seeds import generator, torch_seed
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.training.grid import Features, GridFeatures, accuracy, grid_logits
 from discriminator_guidance.training.loop import Batch, Checkpoints, Row, accumulate_gradients
-from discriminator_guidance.training.pairs import GRID_T_MIN, draw_noised, grid_pairs, scaled, vp_noised
+from discriminator_guidance.training.pairs import NoisedBatch, draw_noised
 
 State = dict[str, Tensor]
-Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, t) -> feature map, frozen
-FEATURE_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -41,102 +39,32 @@ class MemberSettings:
     label_smoothing: float
     checkpoint: Literal["last", "best"] | int  # the epoch whose weights are used
     checkpoint_every: int
+    draws: int  # seed of order, times, noise and flips: the member's own, or that of all who share their batches
+
+    @property
+    def batches(self) -> tuple[object, ...]:
+        """What decides the batches of noised pictures, the training images apart."""
+        times = self.t_min, self.importance_sampling
+        return (self.draws, self.batch_size, self.reshuffle, self.flip, *times)
 
 
 @dataclass(frozen=True)
-class GridFeatures:
-    """Frozen features of images at times of the common grid, with what identifies each pair."""
-
-    features: Tensor  # (P, C, H, W) in main memory, wherever the rest is: at full size they are gigabytes
-    t: Tensor  # (P,) float32
-    time: np.ndarray  # (P,) float64
-    labels: Tensor  # (P,) float32, 1 real, 0 fake
-    classes: Tensor | None  # (P,) int64, for conditional heads
-    image: np.ndarray  # (P,) row in real ++ fake
-
-
-@torch.no_grad()
-def grid_features(
-    features: Features,
-    images: Tensor,
-    labels: Tensor,
-    classes: Tensor | None,
-    rows: np.ndarray,
-    times: int,
-    times_per_image: int,
-    seed: int,
-) -> GridFeatures:
-    """Features of validation or test images on the common grid of times, with noise fixed for all members.
+class Trainee:
+    """A head in training, and who is told of it.
 
     Args:
-        features: the frozen extractor.
-        images: (N, C, H, W) uint8, real ++ fake.
-        labels: (N,) float32, 1 real, 0 fake.
-        classes: (N,) int64 for conditional heads.
-        rows: which images.
-        times: number of grid times.
-        times_per_image: how many of them each image sees.
-        seed: of the noise.
-
-    Returns:
-        Features for every (image, time) pair.
+        head: trained in place.
+        settings: the member.
+        checkpoints: where resumable states go.
+        on_epochs: progress.
+        on_metrics: told the row of each epoch.
     """
-    image, index = grid_pairs(rows, times, times_per_image)
-    time = quantile_grid(times, GRID_T_MIN).numpy()[index]
-    kept: Tensor | None = None
-    for start in range(0, len(image), FEATURE_BATCH):
-        part = slice(start, start + FEATURE_BATCH)
-        chosen = images[torch.from_numpy(image[part]).to(images.device)]
-        pairs = zip(image[part].tolist(), index[part].tolist(), strict=True)
-        noise = torch.stack([normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in pairs]).to(
-            images.device
-        )
-        t = torch.from_numpy(time[part]).to(images.device)
-        found = features(vp_noised(scaled(chosen), t, noise), t.float())
-        # Room for all at once: joined afterwards, they would be there twice.
-        kept = torch.empty(len(image), *found.shape[1:], dtype=found.dtype) if kept is None else kept
-        kept[part] = found
-    assert kept is not None, "no validation or test images"
-    t32 = torch.from_numpy(time).float().to(images.device)
-    chosen = torch.from_numpy(image).to(labels.device)
-    condition = None if classes is None else classes[chosen]
-    return GridFeatures(kept, t32, time, labels[chosen], condition, image)
 
-
-@torch.no_grad()
-def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor:
-    """Logits of a head on the common grid.
-
-    Args:
-        head: discriminator head.
-        grid: from `grid_features`.
-        compute: device and precision.
-
-    Returns:
-        (P,) float32 logits.
-    """
-    head.eval()
-    logits = []
-    for start in range(0, len(grid.t), FEATURE_BATCH):
-        part = slice(start, start + FEATURE_BATCH)
-        with compute.autocast():
-            condition = () if grid.classes is None else (grid.classes[part],)
-            features = grid.features[part].to(grid.t.device)
-            logits.append(head(features, grid.t[part], *condition).view(-1).float())
-    return torch.cat(logits)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The share of pictures on the right side of probability 0.5.
-
-    Args:
-        logits: (N,) raw logits.
-        labels: (N,) 1 real, 0 fake.
-
-    Returns:
-        In [0, 1].
-    """
-    return ((logits >= 0).float() == labels).float().mean().item()
+    head: nn.Module
+    settings: MemberSettings
+    checkpoints: Checkpoints
+    on_epochs: Callable[[int], None]
+    on_metrics: Callable[[int, Row], None]
 
 
 def train_discriminator(
@@ -153,6 +81,7 @@ def train_discriminator(
     checkpoints: Checkpoints,
     on_epochs: Callable[[int], None],
     on_metrics: Callable[[int, Row], None],
+    beside: Sequence[Trainee] = (),
 ) -> tuple[State, list[Row]]:
     """Train a head to tell real from fake at every VP time.
 
@@ -170,6 +99,9 @@ def train_discriminator(
         checkpoints: where resumable states go.
         on_epochs: progress.
         on_metrics: told the row of each epoch.
+        beside: heads that are trained on the features of the same batches, as long as this one is; what becomes of
+            each is the same without the others. Their states are kept when this one is done; one that diverges is
+            left at its last checkpoint.
 
     Returns:
         The weights to use, as `settings.checkpoint` chooses, and one row for each epoch: losses and accuracies on
@@ -181,38 +113,164 @@ def train_discriminator(
 
     Source: Kim et al. 2023, Eq. 4 (BCE over importance-sampled times); the study's Table 2.
     """
-    optimizer = torch.optim.Adam(
-        head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    history: list[Row] = []
-    kept: State = {}
-    state = checkpoints.load()
-    if state is not None:
-        head.load_state_dict(state["head"])
-        optimizer.load_state_dict(state["optimizer"])
-        history, kept = state["history"], state["kept"]
-        on_epochs(len(history))
-    for epoch in range(len(history), settings.epochs):
+    own = _Training(Trainee(head, settings, checkpoints, on_epochs, on_metrics), compute)
+    others = [_Training(trainee, compute) for trainee in beside]
+    batches = settings.batches
+    assert all(other.settings.batches == batches for other in others), "heads of one pass learn from the same batches"
+    for epoch in range(len(own.history), settings.epochs):
+        # One that went on from a later checkpoint waits, one that went on from an earlier one stays behind.
+        present = [other for other in others if other.is_at(epoch)]
+        for batch in _batches(features, images, labels, classes, train_rows, settings, at_once, epoch):
+            own.step(batch, at_once)
+            present = [other for other in present if other.survives(other.step, batch, at_once)]
+        own.end_epoch(validation)
+        for other in present:
+            other.survives(other.end_epoch, validation)
+    for other in others:
+        other.save()
+    return own.kept, own.history
+
+
+@dataclass(frozen=True)
+class _FrozenBatch:
+    """A noised batch after the extractor."""
+
+    epoch: int
+    number: int
+    rows: Tensor  # (n,) of real ++ fake
+    of: int  # pictures of an epoch
+    tensors: Batch  # features, VP times, labels, classes of a conditional study
+
+
+def _batches(
+    features: Features,
+    images: Tensor,
+    labels: Tensor,
+    classes: Tensor | None,
+    train_rows: np.ndarray,
+    settings: MemberSettings,
+    at_once: BatchSize,
+    epoch: int,
+) -> Iterator[_FrozenBatch]:
+    # The study never reshuffled: every epoch saw the batches of the first.
+    order = generator(settings.draws, "order", epoch if settings.reshuffle else 0, 0).permutation(train_rows)
+    for number, start in enumerate(range(0, len(order), settings.batch_size)):
+        rows = torch.from_numpy(order[start : start + settings.batch_size]).to(images.device)
+        rng = generator(settings.draws, "batch", epoch, number)
+        uniform = 0.0 if settings.importance_sampling else 1.0
+        noised = draw_noised(images[rows], labels[rows], rng, settings.t_min, uniform, settings.flip)
+
+        def frozen(size: int, noised: NoisedBatch = noised) -> Tensor:
+            parts = [slice(first, first + size) for first in range(0, len(noised.t), size)]
+            with torch.no_grad():
+                found = [features(noised.x_vp[part], noised.t[part]) for part in parts]
+            return found[0] if len(found) == 1 else torch.cat(found)
+
+        tensors: Batch = (at_once.attempt(frozen), noised.t, noised.labels)
+        if classes is not None:
+            tensors = (*tensors, classes[rows])
+        yield _FrozenBatch(epoch, number, rows, len(order), tensors)
+
+
+class _Training:
+    """The state of a head in training, which goes on from its checkpoint."""
+
+    def __init__(self, trainee: Trainee, compute: Compute) -> None:
+        self.head, self.settings, self.compute = trainee.head, trainee.settings, compute
+        self._trainee = trainee
+        self.optimizer = torch.optim.Adam(
+            self.head.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+        self.history: list[Row] = []
+        self.kept: State = {}
+        self._means = Row()
+        self._saved, self._diverged = 0, False
+        state = trainee.checkpoints.load()
+        if state is not None:
+            self.head.load_state_dict(state["head"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.history, self.kept = state["history"], state["kept"]
+            self._saved = len(self.history)
+            trainee.on_epochs(self._saved)
+
+    def is_at(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, is the next one."""
+        return len(self.history) == epoch < self.settings.epochs and not self._diverged
+
+    def survives(self, work: Callable[..., None], *given: Any) -> bool:
+        """Do something of which only this head shall suffer if it diverges."""
+        try:
+            work(*given)
+        except DivergenceError:
+            self._diverged = True
+        return not self._diverged
+
+    def step(self, batch: _FrozenBatch, at_once: BatchSize) -> None:
+        """One step of the optimizer on the mean loss of a batch."""
+        settings, head = self.settings, self.head
+        if batch.number == 0:
+            self._means = Row(train_loss=0.0, train_accuracy=0.0)
+        head.train()
+
+        def passes(size: int) -> Row:
+            torch.manual_seed(torch_seed(settings.seed, f"dropout {batch.epoch}", batch.number))
+            self.optimizer.zero_grad(set_to_none=True)
+            return accumulate_gradients(self._loss, batch.tensors, size)
+
+        row = at_once.attempt(passes)
+        place = f"epoch {batch.epoch + 1}, batch {batch.number + 1}"
+        if not math.isfinite(row["loss"]):
+            place += _faulty(self._loss, batch.tensors, batch.rows)
+        _refuse_non_finite("training loss", row["loss"], place)
+        # One step along such a gradient spoils every weight, and the checkpoint after it.
+        _refuse_non_finite("gradient norm", float(nn.utils.get_total_norm(_gradients(head))), place)
+        self.optimizer.step()
+        for name in ("loss", "accuracy"):
+            self._means[f"train_{name}"] += row[name] * len(batch.rows) / batch.of
+
+    def end_epoch(self, validation: GridFeatures) -> None:
+        """Validate, keep the weights if they are those to use, tell, and save when it is time."""
+        epoch, settings = len(self.history) + 1, self.settings
+        logits = grid_logits(self.head, validation, self.compute)
         row = {
-            "epoch": epoch + 1,
-            **_train_epoch(
-                features, head, images, labels, classes, train_rows, optimizer, settings, compute, at_once, epoch
-            ),
+            "epoch": epoch,
+            **self._means,
+            "validation_loss": binary_cross_entropy(logits, validation.labels).item(),
         }
-        logits = grid_logits(head, validation, compute)
-        row["validation_loss"] = binary_cross_entropy(logits, validation.labels).item()
-        _refuse_non_finite("validation loss", row["validation_loss"], f"epoch {epoch + 1}")
+        _refuse_non_finite("validation loss", row["validation_loss"], f"epoch {epoch}")
         row["validation_accuracy"] = accuracy(logits, validation.labels)
-        history.append(row)
-        if _is_kept(history, settings):
-            kept = {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
-        on_metrics(epoch + 1, {key: value for key, value in row.items() if key != "epoch"})
-        if (epoch + 1) % settings.checkpoint_every == 0:
-            checkpoints.save(
-                {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "kept": kept}
-            )
-        on_epochs(1)
-    return kept, history
+        self.history.append(row)
+        if _is_kept(self.history, settings):
+            self.kept = {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()}
+        self._trainee.on_metrics(epoch, {key: value for key, value in row.items() if key != "epoch"})
+        if epoch % settings.checkpoint_every == 0:
+            self.save()
+        self._trainee.on_epochs(1)
+
+    def save(self) -> None:
+        """Keep the state after the last whole epoch, unless it is kept or spoilt."""
+        if self._diverged or len(self.history) == self._saved:
+            return
+        self._trainee.checkpoints.save(
+            {
+                "head": self.head.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "history": self.history,
+                "kept": self.kept,
+            }
+        )
+        self._saved = len(self.history)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Row]:
+        frozen, t, target, *condition = batch
+        with self.compute.autocast():
+            logits = self.head(frozen, t, *condition).view(-1)
+        smoothed = target + self.settings.label_smoothing * (1 - 2 * target)
+        loss = binary_cross_entropy(logits.float(), smoothed)
+        return loss, {"accuracy": accuracy(logits.detach(), target)}
 
 
 def _is_kept(history: list[Row], settings: MemberSettings) -> bool:
@@ -221,61 +279,6 @@ def _is_kept(history: list[Row], settings: MemberSettings) -> bool:
     if settings.checkpoint == "best":
         return all(loss < row["validation_loss"] for row in history[:-1])
     return epoch == (settings.epochs if settings.checkpoint == "last" else settings.checkpoint)
-
-
-def _train_epoch(
-    features: Features,
-    head: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    classes: Tensor | None,
-    train_rows: np.ndarray,
-    optimizer: torch.optim.Optimizer,
-    settings: MemberSettings,
-    compute: Compute,
-    at_once: BatchSize,
-    epoch: int,
-) -> Row:
-    head.train()
-    # The study never reshuffled: every epoch saw the batches of the first.
-    order = generator(settings.seed, "order", epoch if settings.reshuffle else 0, 0).permutation(train_rows)
-
-    def loss_of(batch: Batch) -> tuple[Tensor, Row]:
-        x_vp, t, target, *condition = batch
-        with torch.no_grad():
-            frozen = features(x_vp, t)
-        with compute.autocast():
-            logits = head(frozen, t, *condition).view(-1)
-        smoothed = target + settings.label_smoothing * (1 - 2 * target)
-        loss = binary_cross_entropy(logits.float(), smoothed)
-        return loss, {"accuracy": accuracy(logits.detach(), target)}
-
-    mean_loss, mean_accuracy = 0.0, 0.0
-    for batch_index, start in enumerate(range(0, len(order), settings.batch_size)):
-        rows = torch.from_numpy(order[start : start + settings.batch_size]).to(images.device)
-        rng = generator(settings.seed, "batch", epoch, batch_index)
-        uniform = 0.0 if settings.importance_sampling else 1.0
-        noised = draw_noised(images[rows], labels[rows], rng, settings.t_min, uniform, settings.flip)
-        batch: Batch = (noised.x_vp, noised.t, noised.labels)
-        if classes is not None:
-            batch = (*batch, classes[rows])
-
-        def passes(size: int, batch: Batch = batch, batch_index: int = batch_index) -> Row:
-            torch.manual_seed(torch_seed(settings.seed, f"dropout {epoch}", batch_index))
-            optimizer.zero_grad(set_to_none=True)
-            return accumulate_gradients(loss_of, batch, size)
-
-        row = at_once.attempt(passes)
-        place = f"epoch {epoch + 1}, batch {batch_index + 1}"
-        if not math.isfinite(row["loss"]):
-            place += _faulty(loss_of, batch, rows)
-        _refuse_non_finite("training loss", row["loss"], place)
-        # One step along such a gradient spoils every weight, and the checkpoint after it.
-        _refuse_non_finite("gradient norm", float(nn.utils.get_total_norm(_gradients(head))), place)
-        optimizer.step()
-        mean_loss += row["loss"] * len(rows) / len(order)
-        mean_accuracy += row["accuracy"] * len(rows) / len(order)
-    return {"train_loss": mean_loss, "train_accuracy": mean_accuracy}
 
 
 def _gradients(head: nn.Module) -> list[Tensor]:

@@ -1,0 +1,114 @@
+"""The common grid of VP times, on which every head is validated and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from discriminator_guidance.diffusion.seeds import normal
+from discriminator_guidance.diffusion.vp_time import quantile_grid
+from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.training.pairs import GRID_T_MIN, grid_pairs, scaled, vp_noised
+
+Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, t) -> feature map, frozen
+FEATURE_BATCH = 512
+
+
+@dataclass(frozen=True)
+class GridFeatures:
+    """Frozen features of images at times of the common grid, with what identifies each pair."""
+
+    features: Tensor  # (P, C, H, W) in main memory, wherever the rest is: at full size they are gigabytes
+    t: Tensor  # (P,) float32
+    time: np.ndarray  # (P,) float64
+    labels: Tensor  # (P,) float32, 1 real, 0 fake
+    classes: Tensor | None  # (P,) int64, for conditional heads
+    image: np.ndarray  # (P,) row in real ++ fake
+
+
+@torch.no_grad()
+def grid_features(
+    features: Features,
+    images: Tensor,
+    labels: Tensor,
+    classes: Tensor | None,
+    rows: np.ndarray,
+    times: int,
+    times_per_image: int,
+    seed: int,
+) -> GridFeatures:
+    """Features of validation or test images on the common grid of times, with noise fixed for all members.
+
+    Args:
+        features: the frozen extractor.
+        images: (N, C, H, W) uint8, real ++ fake.
+        labels: (N,) float32, 1 real, 0 fake.
+        classes: (N,) int64 for conditional heads.
+        rows: which images.
+        times: number of grid times.
+        times_per_image: how many of them each image sees.
+        seed: of the noise.
+
+    Returns:
+        Features for every (image, time) pair.
+    """
+    image, index = grid_pairs(rows, times, times_per_image)
+    time = quantile_grid(times, GRID_T_MIN).numpy()[index]
+    kept: Tensor | None = None
+    for start in range(0, len(image), FEATURE_BATCH):
+        part = slice(start, start + FEATURE_BATCH)
+        chosen = images[torch.from_numpy(image[part]).to(images.device)]
+        pairs = zip(image[part].tolist(), index[part].tolist(), strict=True)
+        noise = torch.stack([normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in pairs]).to(
+            images.device
+        )
+        t = torch.from_numpy(time[part]).to(images.device)
+        found = features(vp_noised(scaled(chosen), t, noise), t.float())
+        # Room for all at once: joined afterwards, they would be there twice.
+        kept = torch.empty(len(image), *found.shape[1:], dtype=found.dtype) if kept is None else kept
+        kept[part] = found
+    assert kept is not None, "no validation or test images"
+    t32 = torch.from_numpy(time).float().to(images.device)
+    chosen = torch.from_numpy(image).to(labels.device)
+    condition = None if classes is None else classes[chosen]
+    return GridFeatures(kept, t32, time, labels[chosen], condition, image)
+
+
+@torch.no_grad()
+def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor:
+    """Logits of a head on the common grid.
+
+    Args:
+        head: discriminator head.
+        grid: from `grid_features`.
+        compute: device and precision.
+
+    Returns:
+        (P,) float32 logits.
+    """
+    head.eval()
+    logits = []
+    for start in range(0, len(grid.t), FEATURE_BATCH):
+        part = slice(start, start + FEATURE_BATCH)
+        with compute.autocast():
+            condition = () if grid.classes is None else (grid.classes[part],)
+            features = grid.features[part].to(grid.t.device)
+            logits.append(head(features, grid.t[part], *condition).view(-1).float())
+    return torch.cat(logits)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The share of pictures on the right side of probability 0.5.
+
+    Args:
+        logits: (N,) raw logits.
+        labels: (N,) 1 real, 0 fake.
+
+    Returns:
+        In [0, 1].
+    """
+    return ((logits >= 0).float() == labels).float().mean().item()
