@@ -62,7 +62,7 @@ def rows():
 
 
 def test_every_row_is_there(rows):
-    assert list(rows) == [*NETWORK_ROWS, "frechet_24", "precision_recall_1k"]
+    assert list(rows) == [*NETWORK_ROWS, "frechet_24", "frechet_24_torch_fidelity", "precision_recall_1k"]
 
 
 def test_both_ways_do_the_same(rows):

@@ -66,9 +66,11 @@ def frechet_group(width: int = FEATURES) -> Group:
         width: d.
 
     Returns:
-        One row; the plain way takes the matrix square root of a product that is not symmetric.
+        Two rows: the plain way takes the matrix square root of a product that is not symmetric; torch-fidelity's own
+        function its general eigenvalues.
     """
     from scipy.linalg import sqrtm
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     rng = np.random.default_rng(0)
     mu1, mu2 = rng.standard_normal((2, width))
@@ -78,13 +80,21 @@ def frechet_group(width: int = FEATURES) -> Group:
         root = sqrtm(sigma1 @ sigma2).real
         return torch.tensor(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(root))
 
+    def fidelity() -> Tensor:
+        statistics = [{"mu": mu, "sigma": sigma} for mu, sigma in ((mu1, sigma1), (mu2, sigma2))]
+        return torch.tensor(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
+
     def ours() -> Tensor:
         return torch.tensor(frechet_distance(mu1, sigma1, mu2, sigma2))
 
-    ways = {"reference": Way(plainly, return_memory), "ours": Way(ours, keep_memory)}
-    return Group(
-        ways, [Comparison(f"frechet_{width}", "reference", "ours", 2, symmetric_frechet_flops(width), "gemm fp64")]
-    )
+    ways = {
+        "reference": Way(plainly, return_memory),
+        "torch-fidelity": Way(fidelity, return_memory),
+        "ours": Way(ours, keep_memory),
+    }
+    flops, name = symmetric_frechet_flops(width), f"frechet_{width}"
+    rows = {name: "reference", f"{name}_torch_fidelity": "torch-fidelity"}
+    return Group(ways, [Comparison(row, way, "ours", 2, flops, "gemm fp64") for row, way in rows.items()])
 
 
 def manifold_group(pictures: int = PICTURES, width: int = FEATURES) -> Group:
