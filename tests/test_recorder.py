@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Sequence
@@ -138,3 +139,10 @@ def test_missing_values_are_left_out() -> None:
     event = worker.events.get(timeout=GENEROUS_S)
     assert isinstance(event, Metrics)
     assert (event.step, event.values) == (3, {"fid": 2.0})
+
+
+def test_a_recorder_without_a_queue_says_that_nobody_listens() -> None:
+    deaf = Recorder(None)
+    deaf.metrics(1, {"loss": 1.0})
+    assert not deaf.listens
+    assert Recorder(queue.SimpleQueue()).listens

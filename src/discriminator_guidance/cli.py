@@ -422,7 +422,7 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
         result: StageResult = import_module(f"discriminator_guidance.stages.{word}").run(settings, context, **choice)
         numbers = {key: value for key, value in result.summary.items() if isinstance(value, float | int)}
         run.metrics(0, numbers | result.metrics)
-        for path in [*result.artifacts, *_training_curve(result, layout, name)]:
+        for path in [*result.artifacts, *(_training_curve(result, layout, name) if run.listens else [])]:
             run.artifact(path)
         if result.weights is not None:
             run.register(f"{word}-{'-'.join([profile, *choice.values()])}", result.weights)

@@ -103,6 +103,11 @@ class Recorder:
     def __init__(self, events: queue.SimpleQueue[Event] | None) -> None:
         self._events = events
 
+    @property
+    def listens(self) -> bool:
+        """Whether what is recorded reaches anybody."""
+        return self._events is not None
+
     def metrics(self, step: int, values: Mapping[str, float | None]) -> None:
         """Record the values of one step.
 

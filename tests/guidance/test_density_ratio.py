@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from discriminator_guidance.diffusion.vp_time import sigma_from_tau, tau_from_sigma
-from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, clip_log_ratio, guidance_score
+from discriminator_guidance.guidance.clip import LOG_RATIO_BOUND
+from discriminator_guidance.guidance.density_ratio import clip_log_ratio, guidance_score
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of
 

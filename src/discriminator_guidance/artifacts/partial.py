@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from discriminator_guidance.artifacts.files import fingerprint, write_bytes
 
@@ -70,6 +69,8 @@ class PartialWork:
         content = self._open("checkpoint")
         if content is None:
             return None
+        import torch
+
         state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
         return state
 
@@ -79,6 +80,8 @@ class PartialWork:
         Args:
             state: tensors and plain values, nested in dictionaries and lists.
         """
+        import torch
+
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self._close("checkpoint", buffer.getvalue())

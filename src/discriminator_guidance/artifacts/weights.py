@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance.artifacts.files import read_json, require, write_bytes, write_json
 from discriminator_guidance.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEADER_START = 8  # bytes that hold the length of the header
 CHECKSUM = "sha256"

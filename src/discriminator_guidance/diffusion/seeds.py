@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # stages that only read and split pictures start without torch
+    from torch import Tensor
 
 
 def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Generator:
@@ -47,6 +49,8 @@ def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int])
     Returns:
         float32 CPU tensor.
     """
+    import torch
+
     drawn = generator(seed, purpose, index, step).standard_normal(tuple(shape), dtype=np.float32)
     return torch.from_numpy(drawn)
 
@@ -64,6 +68,8 @@ def normal_batch(seed: int, purpose: str, indices: Sequence[int], step: int, sha
     Returns:
         (N, *shape) float32 CPU tensor.
     """
+    import torch
+
     return torch.stack([normal(seed, purpose, index, step, shape) for index in indices])
 
 

@@ -9,13 +9,15 @@ narrow.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.distances import Matrix, covariance_root
-from discriminator_guidance.evaluation.features import comparable_features
+
+if TYPE_CHECKING:
+    from discriminator_guidance.evaluation.distances import Matrix
 
 # Two-sided 95 % quantile of the standard normal distribution.
 NORMAL_95 = 1.96
@@ -37,6 +39,9 @@ def frechet_influence(generated: NDArray[np.floating], real: NDArray[np.floating
 
     Source: see `influence_on`.
     """
+    from discriminator_guidance.evaluation.distances import covariance_root
+    from discriminator_guidance.evaluation.features import comparable_features
+
     generated, real = comparable_features(generated, real)
     return influence_on(generated, real.mean(axis=0), covariance_root(real))
 
@@ -64,6 +69,8 @@ def influence_on(generated: NDArray[np.floating], mean: Matrix, root: Matrix) ->
 
     Source: Efron 1982, Chapter 6 (infinitesimal jackknife); the map T: Dowson & Landau 1982.
     """
+    from discriminator_guidance.evaluation.distances import covariance_root
+
     n, width = generated.shape
     centre = generated.mean(axis=0, dtype=np.float64)
     _, singular_values, right = np.linalg.svd(covariance_root(generated) @ root.T, full_matrices=False)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.diffusion.vp_time import marginal_mean, tau_from_sigma
-
-PROBABILITY_CLIP = 1e-5
-LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
+from discriminator_guidance.guidance.clip import LOG_RATIO_BOUND
 
 LogRatio = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (N,) log density ratio, differentiable in x_vp
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP, clip_log_ratio
+from discriminator_guidance.guidance.clip import PROBABILITY_CLIP
+from discriminator_guidance.guidance.density_ratio import clip_log_ratio
 
 EnsembleRule = Callable[[Tensor, Tensor], Tensor]
 

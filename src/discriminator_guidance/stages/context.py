@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance.artifacts.closure import closure_digest
 from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.artifacts.partial import PartialWork
-from discriminator_guidance.networks.memory import keep_memory
-from discriminator_guidance.networks.precision import Compute, allow_tf32, resolve_compute
 from discriminator_guidance.stages.layout import Layout
+
+if TYPE_CHECKING:  # not every stage computes, and torch takes a second to import
+    from discriminator_guidance.networks.precision import Compute
 
 Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]  # (description, total, unit)
 
@@ -68,6 +66,11 @@ def prepare_compute(device: str, precision: str, threads: int) -> Compute:
     Returns:
         Device and mode.
     """
+    import torch
+
+    from discriminator_guidance.networks.memory import keep_memory
+    from discriminator_guidance.networks.precision import allow_tf32, resolve_compute
+
     torch.set_num_threads(threads)
     keep_memory()
     compute = resolve_compute(device, precision)
@@ -91,6 +94,9 @@ def partial_work(
     Returns:
         A folder whose name depends on everything that determines the result.
     """
+    import numpy as np
+    import torch
+
     determinants = {
         "inputs": {str(path.relative_to(context.layout.root)): sha256(path) for path in inputs},
         "settings": settings,

@@ -13,7 +13,8 @@ from torch import Tensor
 from discriminator_guidance.artifacts.files import write_npz
 from discriminator_guidance.artifacts.images import write_grid
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
-from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, Guidance, LogRatio, guidance_score
+from discriminator_guidance.guidance.clip import LOG_RATIO_BOUND
+from discriminator_guidance.guidance.density_ratio import Guidance, LogRatio, guidance_score
 from discriminator_guidance.guidance.ensemble import combine, simplex_weights
 from discriminator_guidance.guidance.sampler import Denoiser, SamplerSettings
 from discriminator_guidance.networks.adm import EncoderUNet

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance.artifacts.files import fingerprint, read_json, require, sha256
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
+from discriminator_guidance.guidance.clip import PROBABILITY_CLIP
 from discriminator_guidance.provenance import pipeline, provenance
 from discriminator_guidance.report.absent import absent_rows
 from discriminator_guidance.report.gather import ReportInputs
