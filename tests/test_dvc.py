@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from discriminator_guidance.artifacts.closure import SOURCE, import_closure
-from discriminator_guidance.config import Config, load_config, load_tuned
+from discriminator_guidance.config import Config, load_config, load_tuned, rows_file
 
 PROJECT = Path(__file__).resolve().parents[1]
 WORDS = (
@@ -24,14 +24,13 @@ WORDS = (
 )
 YAML_READER = YAML(typ="safe", pure=True)
 PIPELINE = YAML_READER.load((PROJECT / "dvc.yaml").read_text())
-PARAMS = YAML_READER.load((PROJECT / "params.yaml").read_text())
 FAMILIES = YAML_READER.load((PROJECT / "families" / "params.yaml").read_text())
 PROFILES = sorted(path.stem for path in (PROJECT / "configs").glob("*.yaml") if not path.stem.endswith(".tuned"))
 
 
 def lists(profile: str) -> dict:
     """The lists of the pipeline that builds a profile."""
-    return FAMILIES if profile == FAMILIES["profile"] else PARAMS
+    return FAMILIES if profile == FAMILIES["profile"] else YAML_READER.load((PROJECT / rows_file(profile)).read_text())
 
 
 def word_of(stage: str) -> str:
@@ -80,26 +79,15 @@ def test_every_command_of_a_stage_exists():
 def test_every_listed_member_and_variant_is_configured(profile):
     config, tuned, listed = load_config(profile, PROJECT), load_tuned(profile, PROJECT), lists(profile)
     chosen = (tuned.discriminator.members, tuned.guided.variants) if tuned else ({}, {})
-    # A released member is run by whoever adds it to `members`.
-    released = {name for name, row in config.discriminator.members.items() if hasattr(row, "path")}
-    assert released <= {"authors"}
-    assert set(listed["members"]) | released | set(chosen[0]) == set(config.discriminator.members)
-    variants = {"edm", *listed["members"], *released}
-    variants |= {*listed["d0_variants"], *listed["ensembles"], *listed["families"]}
+    assert set(listed["members"]) | set(chosen[0]) == set(config.discriminator.members)
+    variants = {"edm", *listed["members"], *listed["d0_variants"], *listed["ensembles"], *listed["families"]}
     assert variants | set(chosen[1]) == set(config.guided.variants)
-    for name in released:
-        assert config.guided.variants[name].members == (name,)
+    assert set(listed["tuned_members"]) == set(chosen[0])
+    assert {*listed["tuned_members"], *listed["tuned_ensembles"]} == set(chosen[1])
     for name in listed["d0_variants"]:
         assert config.guided.variants[name].members == ("d0",)
     for name in listed["members"]:
         assert config.guided.variants[name].members == (name,)
-
-
-def test_what_was_promoted_is_listed():
-    tuned = load_tuned(PARAMS["profile"], PROJECT)
-    assert set(PARAMS["tuned_members"]) == set(tuned.discriminator.members if tuned else ())
-    listed = {*PARAMS["tuned_members"], *PARAMS["tuned_ensembles"]}
-    assert listed == set(tuned.guided.variants if tuned else ())
 
 
 @pytest.mark.parametrize(

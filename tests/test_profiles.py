@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from discriminator_guidance.config import load_config, load_tuned
 from discriminator_guidance.report.published import STUDY_IMAGES, STUDY_MEMBERS, STUDY_SAMPLING
+from tests.test_rows import composed
 
 PROJECT = Path(__file__).resolve().parents[1]
 FULL = ("cifar10", "cifar10-cond")
@@ -78,19 +79,13 @@ def test_every_file_a_profile_names_is_in_its_registry_as_documented(profile):
     assert written == {name: documented[name] for name in written}
 
 
-UNTUNED: dict[str, list[str]] = {"tuned_members": [], "tuned_ensembles": []}  # searches have chosen for `mini` alone
-
-
 def copied(root: Path, profile: str) -> Path:
-    """What DVC reads, with `authors` among the members, and no result of any stage."""
+    """What DVC reads, with the lists of a profile, and no result of any stage."""
     for name in ("src", "configs", ".dvc/plots"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("dvc.yaml", ".dvc/config"):
         shutil.copy(PROJECT / name, root / name)
-    params = READER.load((PROJECT / "params.yaml").read_text())
-    params |= {"profile": profile, "members": [*params["members"], "authors"], **UNTUNED}
-    with (root / "params.yaml").open("w") as stream:
-        YAML().dump(params, stream)
+    composed(root, f"profile={profile}")
     called(root, sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true")
     return root
 
@@ -104,7 +99,7 @@ def called(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("profile", FULL)
 def test_a_dry_run_resolves_every_stage(profile, tmp_path):
     root = copied(tmp_path, profile)
-    # --force, because DVC's dry run asks its run cache for dependencies that no stage has made yet.
+    # --force, because DVC's dry run looks stages up in its run cache, by hashes of files that no stage has made yet.
     done = called(root, sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", "--force")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     stages = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
@@ -117,9 +112,19 @@ def test_a_dry_run_resolves_every_stage(profile, tmp_path):
     assert len(stages) == len(single) + len(each) + 2 * len(variants)
 
 
-def test_repro_without_the_files_stops_at_once_and_names_them(tmp_path):
-    root = copied(tmp_path, "cifar10")
-    done = called(root, sys.executable, "-m", "dvc", "repro")
+def in_git(root: Path) -> Path:
+    """The same as a git checkout, which `dvc exp` needs."""
+    (root / ".dvc" / "config.local").unlink()
+    (root / ".gitignore").write_text("/.dvc/tmp\n/.dvc/cache\n/data\n")
+    for command in ("init -q", "config user.name t", "config user.email t@example.org", "add .", "commit -q -m all"):
+        done = called(root, "git", *command.split())
+        assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_the_command_of_the_full_study_runs_as_typed_and_names_the_files_it_needs(tmp_path):
+    root = in_git(copied(tmp_path, "mini"))
+    done = called(root, sys.executable, "-m", "dvc", "exp", "run", "-S", "profile=cifar10")
     assert done.returncode != 0
     (line,) = [line for line in (done.stdout + done.stderr).splitlines() if "expected the files" in line]
     files = (
@@ -132,4 +137,17 @@ def test_repro_without_the_files_stops_at_once_and_names_them(tmp_path):
     for name in files:
         assert name in line
     assert "dguide fetch --profile cifar10" in line
-    assert not (root / "data").exists()
+    assert "without authors: `dvc exp run -S profile=cifar10 -S 'members=[d0,d1,d2,d3,d4,d5]'`" in line
+    assert not [path for path in (root / "data").rglob("*") if path.is_file() and path.name != ".gitignore"]
+    lists = (root / "params.yaml").read_text()
+    assert lists == composed(root, "profile=cifar10")
+
+
+def test_experiments_of_several_profiles_can_be_queued(tmp_path):
+    root = in_git(copied(tmp_path, "mini"))
+    queue = (sys.executable, "-m", "dvc", "exp", "run", "--queue", "-S", "profile=cifar10,cifar10-cond")
+    done = called(root, *queue, "-S", "members=[d0]")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Queued experiment") == 2
+    last = called(root, "git", "show", "refs/exps/celery/stash:params.yaml").stdout
+    assert READER.load(last) == READER.load(composed(root, "profile=cifar10-cond", "members=[d0]"))

@@ -166,7 +166,7 @@ def test_only_https_addresses_of_files_stand_in_the_profiles() -> None:
 def test_no_committed_setting_holds_a_password() -> None:
     from discriminator_guidance.redaction import redact
 
-    for path in [*(PROJECT / "configs").glob("*"), PROJECT / "params.yaml", PROJECT / ".dvc" / "config"]:
+    for path in [*(PROJECT / "configs").rglob("*.*"), PROJECT / "params.yaml", PROJECT / ".dvc" / "config"]:
         for line in path.read_text(encoding="utf-8").splitlines():
             if "://" in line:
                 assert redact(line.split("#")[0]) == line.split("#")[0], f"{path.name}: {redact(line)}"

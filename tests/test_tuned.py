@@ -1,4 +1,4 @@
-"""What studies chose: the tuned file, its place in the profile, the lists of params.yaml."""
+"""What studies chose: the tuned file, its place in the profile, the lists of rows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from discriminator_guidance.config import load_config, load_tuned, promote, refuse_rows_of_others
+from discriminator_guidance.config import load_config, load_tuned, promote, rows_file
 from discriminator_guidance.errors import ConfigError
 
 PROJECT = Path(__file__).resolve().parents[1]
+ROWS = rows_file("mini")
 PROVENANCE = {
     "study": "ensemble",
     "trial": 41,
@@ -52,8 +53,10 @@ ALONE = {
 def project(tmp_path: Path) -> Path:
     (tmp_path / "configs").mkdir()
     shutil.copy(PROJECT / "configs" / "mini.yaml", tmp_path / "configs")
-    params = (PROJECT / "params.yaml").read_text().split("tuned_members")[0]
-    (tmp_path / "params.yaml").write_text(f"{params}tuned_members: []\ntuned_ensembles: []\n")
+    rows = (PROJECT / ROWS).read_text().split("tuned_members")[0]
+    for name in (ROWS, "params.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{rows}tuned_members: []     # of a study\ntuned_ensembles: []\n")
     return tmp_path
 
 
@@ -64,19 +67,6 @@ def promote_ensemble(project: Path, **changes: object) -> Path:
 def promote_member(project: Path, **changes: object) -> Path:
     chosen = {"member": MEMBER | changes, "variant": ALONE}
     return promote(project, "mini", "discriminator", chosen, PROVENANCE | {"study": "discriminator"})
-
-
-def test_rows_chosen_for_another_profile_are_refused_before_compute(project: Path):
-    promote_ensemble(project), promote_member(project)
-    mini = load_config("mini", project)
-    refuse_rows_of_others("mini", mini, project)
-    shutil.copy(PROJECT / "configs" / "cifar10.yaml", project / "configs")
-    other = load_config("cifar10", project)
-    refuse_rows_of_others("cifar10", other, project)  # run beside the pipeline, whose profile is mini
-    params = project / "params.yaml"
-    params.write_text(params.read_text().replace("profile: mini", "profile: cifar10"))
-    with pytest.raises(ConfigError, match=r"tuned, ensemble_tuned.*tuned_members=\[\]"):
-        refuse_rows_of_others("cifar10", other, project)
 
 
 def test_what_is_promoted_comes_back_as_member_and_variants(project: Path):
@@ -106,7 +96,7 @@ def test_provenance_is_kept_as_it_was_given(project: Path):
 
 def test_twice_is_as_once_and_one_part_leaves_the_other(project: Path):
     promote_member(project), promote_ensemble(project)
-    files = [project / "params.yaml", project / "configs" / "mini.tuned.yaml"]
+    files = [project / "params.yaml", project / ROWS, project / "configs" / "mini.tuned.yaml"]
     before = [path.read_bytes() for path in files]
     promote_member(project), promote_ensemble(project)
     assert [path.read_bytes() for path in files] == before
@@ -117,13 +107,33 @@ def test_twice_is_as_once_and_one_part_leaves_the_other(project: Path):
     assert set(tuned.provenance) == {"discriminator", "ensemble"}
 
 
-def test_names_are_listed_in_params_and_comments_stay(project: Path):
-    text = (project / "params.yaml").read_text()
+@pytest.mark.parametrize("name", [ROWS, "params.yaml"])
+def test_names_are_listed_and_comments_stay(project: Path, name: str):
+    text = (project / name).read_text()
     promote_ensemble(project), promote_member(project)
-    now = (project / "params.yaml").read_text()
-    params = YAML(typ="safe", pure=True).load(now)
-    assert (params["tuned_members"], params["tuned_ensembles"]) == (["tuned"], ["ensemble_tuned"])
-    assert now.split("tuned_members")[0] == text.split("tuned_members")[0]
+    now = (project / name).read_text()
+    before, after = ([" ".join(line.split()) for line in lines.splitlines()] for lines in (text, now))
+    added = ["tuned_members: # of a study", "- tuned", "tuned_ensembles:", "- ensemble_tuned"]
+    assert before[-2:] == ["tuned_members: [] # of a study", "tuned_ensembles: []"]
+    assert after == before[:-2] + added
+
+
+def test_params_of_another_profile_are_left_alone(project: Path):
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("profile: mini", "profile: cifar10"))
+    before = params.read_bytes()
+    promote_member(project)
+    assert params.read_bytes() == before
+    assert YAML(typ="safe", pure=True).load((project / ROWS).read_text())["tuned_members"] == ["tuned"]
+
+
+def test_a_profile_without_lists_is_told_where_they_belong(project: Path):
+    (project / ROWS).unlink()
+    promote_member(project)  # its lists are those of params.yaml
+    (project / "params.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"rows of profile mini in configs/rows/profile/mini\.yaml; got no such file"):
+        promote_ensemble(project)
+    assert "ensemble" not in load_tuned("mini", project).provenance
 
 
 def test_the_tuned_file_is_no_profile(project: Path):

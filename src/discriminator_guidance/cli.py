@@ -407,7 +407,7 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     from discriminator_guidance.stages.needed import files_read, refuse_missing
 
     layout = Layout(root, profile)
-    refuse_missing(settings, layout, word, {*listed_members(root), *choice.values()})
+    refuse_missing(settings, layout, word, {*listed_members(profile, root), *choice.values()})
     name = "-".join([word, *choice.values()])
     tags = {"stage": word, "profile": profile, **choice}
     with tracking.run(

@@ -81,11 +81,14 @@ def ensemble(profile: Profile, trials: Trials, workers: Workers = 1) -> None:
 
 @study.command()
 def promote(part: Annotated[Part, typer.Argument(help="Whose winner.")], profile: Profile) -> None:
-    """Write the winner of a study to configs/<profile>.tuned.yaml and the lists of params.yaml."""
+    """Write the winner of a study to configs/<profile>.tuned.yaml and the profile's lists of rows."""
+    from discriminator_guidance.config import active_profile
     from discriminator_guidance.studies.promotion import promote_winner
 
-    path = promote_winner(Path.cwd(), profile, part)
-    typer.echo(f"{path.relative_to(Path.cwd())} and params.yaml have the winner of study {part}; next: `dvc repro`")
+    root = Path.cwd()
+    path = promote_winner(root, profile, part)
+    following = "dvc repro" if active_profile(root) == profile else f"dvc exp run -S profile={profile}"
+    typer.echo(f"{path.relative_to(root)} and the lists of rows have the winner of study {part}; next: `{following}`")
 
 
 def _context(profile: str) -> Context:

@@ -41,8 +41,8 @@ def test_a_released_member_is_asked_for_where_it_is_to_run_and_has_not_run(tmp_p
     assert missing_files(CIFAR10, layout, "authors")[key].endswith("discriminator_60.pt")
     put(tmp_path, *(getattr(CIFAR10, word).path for word in ("real", "score", "extractor", "fid_network")))
     refuse_missing(CIFAR10, layout, "fake", ["d0", "d1"])
-    with pytest.raises(InputError, match=r"none at \S+discriminator_60\.pt"):
-        refuse_missing(CIFAR10, layout, "fake", ["d0", "authors"])
+    with pytest.raises(InputError, match=r"none at \S+discriminator_60\.pt.*-S 'members=\[d0,d2\]'`$"):
+        refuse_missing(CIFAR10, layout, "fake", {"d2", "authors", "d0"})
     put(tmp_path, layout.discriminator("authors") / "model.safetensors")
     refuse_missing(CIFAR10, layout, "fake", ["d0", "authors"])
 

@@ -113,12 +113,12 @@ def test_a_released_member_that_dvc_would_leave_out_is_named(tmp_path):
     study.settings |= {key: Study(tmp_path).settings[key] for key in ("score", "extractor")}
 
     def named() -> list[bool]:
-        return ["`members` in params.yaml: authors" in line for line in plan.unlisted(study.config, study.root)]
+        return ["the pipeline has: authors" in line for line in plan.unlisted(study.config, study.context.layout)]
 
     assert named() == []  # no params.yaml: nothing to compare with
-    (study.root / "params.yaml").write_text("members: [d0]\n")
+    (study.root / "params.yaml").write_text(f"profile: {study.context.layout.profile}\nmembers: [d0]\n")
     assert named() == [True]
-    (study.root / "params.yaml").write_text("members: [d0, authors]\n")
+    (study.root / "params.yaml").write_text(f"profile: {study.context.layout.profile}\nmembers: [d0, authors]\n")
     assert named() == []
 
 

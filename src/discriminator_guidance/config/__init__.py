@@ -1,14 +1,9 @@
 """The only reader of configuration: `configs/<profile>.yaml` as frozen, bounded, fully explicit types."""
 
-from discriminator_guidance.config.loading import (
-    listed_members,
-    load_config,
-    load_tuned,
-    parse_config,
-    refuse_rows_of_others,
-)
+from discriminator_guidance.config.loading import load_config, load_tuned, parse_config
 from discriminator_guidance.config.lockfile import LockedFile, LockedStage, locked_stages
 from discriminator_guidance.config.promotion import promote
+from discriminator_guidance.config.rows import active_profile, listed_members, refuse_rows_of_others, rows_file
 from discriminator_guidance.config.sections import (
     Config,
     Discriminator,
@@ -44,6 +39,7 @@ __all__ = [
     "TrainedMember",
     "Tuned",
     "Variant",
+    "active_profile",
     "listed_members",
     "load_config",
     "load_tuned",
@@ -51,4 +47,5 @@ __all__ = [
     "parse_config",
     "promote",
     "refuse_rows_of_others",
+    "rows_file",
 ]

@@ -60,50 +60,6 @@ def load_tuned(profile: str, root: Path) -> Tuned | None:
     return parse(Tuned, read_yaml(path, shown), shown) if path.is_file() else None
 
 
-def listed_members(root: Path) -> tuple[str, ...]:
-    """The members that `dvc repro` builds.
-
-    Args:
-        root: the project folder.
-
-    Returns:
-        Names under `members` in params.yaml; none where there is no such list.
-
-    Raises:
-        ConfigError: params.yaml is not YAML.
-    """
-    members = _params(root).get("members")
-    return tuple(map(str, members)) if isinstance(members, list) else ()
-
-
-def refuse_rows_of_others(profile: str, config: Config, root: Path) -> None:
-    """Stop where params.yaml lists rows that studies chose for another profile, before hours are spent on the others.
-
-    Args:
-        profile: the name of `config`.
-        config: the profile.
-        root: the project folder.
-
-    Raises:
-        ConfigError: a row of `tuned_members` or `tuned_ensembles` that the profile in params.yaml does not have.
-    """
-    params = _params(root)
-    listed = [name for key in ("tuned_members", "tuned_ensembles") for name in params.get(key) or []]
-    unknown = [name for name in listed if name not in config.guided.variants]
-    if unknown and params.get("profile") == profile:
-        raise ConfigError(
-            f"rows of configs/{profile}{TUNED}.yaml in params.yaml",
-            f"{', '.join(unknown)}, chosen for another profile",
-            "empty them (dvc exp run -S 'tuned_members=[]' -S 'tuned_ensembles=[]'), or run `dguide study promote`",
-        )
-
-
-def _params(root: Path) -> Mapping[str, Any]:
-    path = root / "params.yaml"
-    data = read_yaml(path, path.name) if path.is_file() else None
-    return data if isinstance(data, Mapping) else {}
-
-
 def parse_config(data: object, shown: str) -> Config:
     """Check a profile that is already a mapping.
 

@@ -1,4 +1,4 @@
-"""Writing what a study chose where the pipeline finds it: the tuned file of a profile, and the lists of params.yaml."""
+"""Writing what a study chose where the pipeline finds it: a profile's tuned file and its lists of rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from discriminator_guidance.artifacts.files import write_bytes
 from discriminator_guidance.config.loading import load_config, load_tuned, parse, parse_config, read_yaml
+from discriminator_guidance.config.rows import PARAMS, active_profile, rows_file
 from discriminator_guidance.config.tuned import (
     TUNED,
     TUNED_ENSEMBLE,
@@ -26,7 +27,7 @@ HEADER = """\
 
 
 def promote(root: Path, profile: str, part: Part, chosen: Mapping[str, Any], provenance: Mapping[str, Any]) -> Path:
-    """Write the winner of a study to `configs/<profile>.tuned.yaml` and list it in params.yaml; twice is as once.
+    """Write the winner of a study to `configs/<profile>.tuned.yaml` and the profile's lists of rows; twice is as once.
 
     Args:
         root: the project folder.
@@ -57,30 +58,45 @@ def promote(root: Path, profile: str, part: Part, chosen: Mapping[str, Any], pro
     parse_config(with_tuned(read_yaml(root / whole, whole), tuned, whole), f"{whole} with {shown}")
 
     key, name = ("tuned_members", TUNED_MEMBER) if part == "discriminator" else ("tuned_ensembles", TUNED_ENSEMBLE)
-    params = _listed(root / "params.yaml", key, name)
+    listed = _listed(root, profile, key, name)
     path = root / shown
     write_bytes(
         path, (HEADER.format(profile=profile) + _yaml(tuned.model_dump(mode="json", exclude_none=True))).encode()
     )
-    if params is not None:
-        write_bytes(root / "params.yaml", params.encode())
+    for file, text in listed.items():
+        write_bytes(file, text.encode())
     return path
 
 
-def _listed(path: Path, key: str, name: str) -> str | None:
-    """The text of params.yaml with a name added to a list, comments kept; None where it is in it already."""
+def _listed(root: Path, profile: str, key: str, name: str) -> dict[Path, str]:
+    """New texts of the profile's rows file and, if it is of this profile, of params.yaml."""
+    shown = [rows_file(profile)] if (root / rows_file(profile)).is_file() else []
+    if active_profile(root) == profile:
+        shown.append(PARAMS)
+    if not shown:
+        raise ConfigError(
+            f"the rows of profile {profile} in {rows_file(profile)}", "no such file", f"write it as {rows_file('mini')}"
+        )
+    texts = {root / file: _with_name(root, file, key, name) for file in shown}
+    return {path: text for path, text in texts.items() if text is not None}
+
+
+def _with_name(root: Path, shown: str, key: str, name: str) -> str | None:
+    """The text of a file with a name added to a list, comments kept; None where it is in it already."""
     from ruamel.yaml import YAML
 
     writer = YAML()
-    writer.indent(mapping=2, sequence=2, offset=0)  # as `dvc exp run -S` writes it
-    params = writer.load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if not isinstance(params, dict) or not isinstance(params.get(key), list):
-        raise ConfigError(f"a list {key} in params.yaml", "no such list", f"add `{key}: []`")
-    if name in params[key]:
+    writer.indent(mapping=2, sequence=2, offset=0)  # as `dvc exp run` composes params.yaml
+    read_yaml(root / shown, shown)
+    rows = writer.load((root / shown).read_text(encoding="utf-8"))
+    if not isinstance(rows, dict) or not isinstance(rows.get(key), list):
+        raise ConfigError(f"a list {key} in {shown}", "no such list", f"add `{key}: []`")
+    if name in rows[key]:
         return None
-    params[key].append(name)
+    rows[key].append(name)
+    rows[key].fa.set_block_style()
     stream = io.StringIO()
-    writer.dump(params, stream)
+    writer.dump(rows, stream)
     return stream.getvalue()
 
 

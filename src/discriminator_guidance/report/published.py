@@ -140,6 +140,6 @@ def authors_remedy(profile: str, settings: Mapping[str, Any]) -> str:
     members = settings["discriminator"]["members"]
     (path,) = [members[name]["path"] for name in settings["guided"]["variants"][AUTHORS]["members"]]
     return (
-        f"not evaluated: put the file at {path} (`dguide fetch --profile {profile}`), add `{AUTHORS}` to `members` in "
-        "params.yaml, `dvc repro`"
+        f"not evaluated: put the file at {path} (`dguide fetch --profile {profile}`), "
+        f"`dvc exp run -S profile={profile}`"
     )

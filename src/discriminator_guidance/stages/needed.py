@@ -99,4 +99,9 @@ def refuse_missing(config: Config, layout: Layout, word: str, members: Collectio
     if offered & set(missing.values()):
         fetch = f"dguide fetch --profile {layout.profile}"
         remedy = f"run `{fetch}`; `{fetch} --list` says where to put by hand what it cannot load"
+    released = [key.split(".")[2] for key in missing if key.startswith("discriminator.members.")]
+    others = [name for name in config.discriminator.members if name in members and name not in released]
+    if released and others:
+        remedy += f"; without {', '.join(released)}: `dvc exp run -S profile={layout.profile} "
+        remedy += f"-S 'members=[{','.join(others)}]'`"
     raise InputError(f"the files that configs/{layout.profile}.yaml names", f"none at {told}", remedy)

@@ -21,6 +21,7 @@ from discriminator_guidance.stages.needed import missing_files
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
     from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.layout import Layout
 
 DIGITS, CIFAR10_TRAIN, CIFAR10_TEST, CLASSES = 1797, 50_000, 10_000, 10
 
@@ -71,7 +72,7 @@ def run(config: Config, context: Context, budget_s: float) -> Plan:
         "`start-up` is Python and its libraries, once a run",
         "disk: what stages leave behind; `.dvc/cache` holds it once more unless the file system shares it, and an "
         "unfinished stage its shards. memory: process, weights, pictures, kept features, float32 tensors of one batch",
-        *unlisted(config, context.layout.root),
+        *unlisted(config, context.layout),
     ]
     estimates = [estimate(command, traces, speed) for command in runs]
     return Plan(estimates, speed.start_up_s, _timings(speed, traces), remarks, missing(config, context))
@@ -130,23 +131,23 @@ def missing(config: Config, context: Context) -> list[str]:
     return lines
 
 
-def unlisted(config: Config, root: Path) -> list[str]:
-    """Say which released discriminators are planned although `dvc repro` would leave them out.
+def unlisted(config: Config, layout: Layout) -> list[str]:
+    """Say which released discriminators are planned although the pipeline would leave them out.
 
     Args:
         config: the profile.
-        root: project folder.
+        layout: where files are, and the profile's name.
 
     Returns:
         One line, or none.
     """
-    listed = listed_members(root)
+    listed = listed_members(layout.profile, layout.root)
     left_out = [
         name for name, row in config.discriminator.members.items() if hasattr(row, "path") and name not in listed
     ]
     if not listed or not left_out:
         return []
-    return [f"planned, but run only once it is among `members` in params.yaml: {', '.join(left_out)}"]
+    return [f"planned, but run only where it is among the `members` that the pipeline has: {', '.join(left_out)}"]
 
 
 def _count(path: Path) -> int | None:
