@@ -10,7 +10,9 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import InputError
@@ -52,16 +54,31 @@ class Elements(HTMLParser):
             self.text += data
 
 
+def height(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.height
+
+
 def test_note_on_the_data_stands_beside_everything(make_inputs: Maker) -> None:
     inputs = make_inputs()
     note = "Note on the real data: JPEG re-encoded."
     build_report(inputs)
     assert note not in (inputs.destination / "index.html").read_text()
+    records = [inputs.destination / "curves.csv", *(inputs.destination / "tables").glob("*.csv")]
+    without = {path: pd.read_csv(path, dtype=str) for path in records}
+    heights = {name: height(inputs.destination / "figures" / name) for name in FIGURES}
     inputs.card.write_text(json.dumps({"source": "digits", "note": "JPEG re-encoded"}))
     build_report(inputs)
     page = (inputs.destination / "index.html").read_text()
     assert page.count(note) == 1 + len(FIGURES) + 4, "header, every caption, every table"
     assert all(note in path.read_text() for path in (inputs.destination / "tables").glob("*.md"))
+    for path in records:
+        table = pd.read_csv(path, dtype=str)
+        assert list(table.columns) == [*without[path].columns, "note"]
+        assert list(table["note"]) == [note] * len(table)
+        pd.testing.assert_frame_equal(table.drop(columns="note"), without[path])
+    for name in FIGURES:
+        assert height(inputs.destination / "figures" / name) > heights[name], "a line below"
 
 
 def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(make_inputs: Maker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -14,10 +15,12 @@ from discriminator_guidance.report.wording import count, data_note, samples_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import Image
 
 # Okabe and Ito's palette: distinct for colour-blind readers.
 BLUE, GREEN, RED = "#0072B2", "#009E73", "#D55E00"
 INK, GREY = "#1c2126", "#5b6570"
+FOOTER_SIZE, FOOTER_LINE, FOOTER_LETTERS = 8.0, 0.16, 13  # of a note: points; inches a line; letters an inch
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -110,12 +113,13 @@ def logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def png(figure: Figure, dpi: int) -> bytes:
+def png(figure: Figure, dpi: int, note: str = "") -> bytes:
     """Render a figure without dates or versions in its metadata; the same figure gives the same bytes.
 
     Args:
         figure: any.
         dpi: dots an inch.
+        note: what must be said of the real data wherever the figure goes; it is written below.
 
     Returns:
         PNG; of 256 colours unless the figure shows pictures, which is a third of the size for lines and letters.
@@ -124,27 +128,42 @@ def png(figure: Figure, dpi: int) -> bytes:
 
     stream, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
-    if any(axes.images for axes in figure.axes):
+    pictured = any(axes.images for axes in figure.axes)
+    if pictured and not note:
         return stream.getvalue()
-    with Image.open(stream) as image:
-        palette = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        palette.save(packed, format="png", optimize=True, dpi=(dpi, dpi))
+    with Image.open(stream) as drawn:
+        image = _with_footer(drawn, note, dpi) if note else drawn
+        if not pictured:
+            image = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        image.save(packed, format="png", optimize=True, dpi=(dpi, dpi))
     return packed.getvalue()
 
 
+def _with_footer(image: Image.Image, note: str, dpi: int) -> Image.Image:
+    """A strip with a note below a finished figure, whose own contents are laid out already."""
+    from PIL import Image
+
+    width, stream = image.width / dpi, io.BytesIO()
+    lines = textwrap.wrap(note, max(1, int(FOOTER_LETTERS * width)))
+    strip = new_figure(width, FOOTER_LINE * (len(lines) + 0.5))
+    strip.text(0.08 / width, 1.0, "\n".join(lines), va="top", fontsize=FOOTER_SIZE, color=GREY)
+    strip.savefig(stream, format="png", dpi=dpi)
+    with Image.open(stream) as footer:
+        whole = Image.new("RGBA", (image.width, image.height + footer.height), "white")
+        whole.paste(image, (0, 0))
+        whole.paste(footer, (0, image.height))
+    return whole
+
+
 def finish(figure: Figure, data: ReportData, file: str, title: str, caption: str, alt: str) -> Picture:
-    """Render a figure to PNG; the data's note ends its caption."""
-    width, height = figure.get_size_inches()
-    caption = f"{caption} {data_note(data.card)}".strip()
-    return Picture(
-        file,
-        png(figure, int(data.settings["report"]["dpi"])),
-        title,
-        caption,
-        alt,
-        round(width * 96),
-        round(height * 96),
-    )
+    """Render a figure to PNG; the data's note stands below it and ends its caption."""
+    from PIL import Image
+
+    note, dpi = data_note(data.card), int(data.settings["report"]["dpi"])
+    content = png(figure, dpi, note)
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = (round(96 * side / dpi) for side in image.size)
+    return Picture(file, content, title, f"{caption} {note}".strip(), alt, width, height)
 
 
 def sample_text(data: ReportData) -> str:

@@ -12,13 +12,14 @@ from discriminator_guidance.report.wording import count, fid_label
 ROWS = (("added", GREEN, "added to our ensemble"), ("effects", BLUE, "on average"), ("undone", RED, "in the study"))
 
 
-def effects_chart(record: Mapping[str, Any], words: Mapping[str, str], dpi: int) -> bytes:
+def effects_chart(record: Mapping[str, Any], words: Mapping[str, str], dpi: int, note: str = "") -> bytes:
     """Draw the factors with their intervals on a logarithmic axis.
 
     Args:
         record: contents of factorial.json.
         words: names of the factors as printed.
         dpi: dots an inch.
+        note: what must be said of the real data, "" for nothing.
 
     Returns:
         PNG; the same record gives the same bytes.
@@ -28,10 +29,10 @@ def effects_chart(record: Mapping[str, Any], words: Mapping[str, str], dpi: int)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        return _draw(record, words, dpi)
+        return _draw(record, words, dpi, note)
 
 
-def _draw(record: Mapping[str, Any], words: Mapping[str, str], dpi: int) -> bytes:
+def _draw(record: Mapping[str, Any], words: Mapping[str, str], dpi: int, note: str) -> bytes:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     mains = {e["effect"][0][0]: e for e in record["effects"] if len(e["effect"][0]) == 1}
@@ -63,4 +64,4 @@ def _draw(record: Mapping[str, Any], words: Mapping[str, str], dpi: int) -> byte
     )
     axes.set_title("← helps    harms →", fontweight="normal", color=GREY)
     figure.legend(loc="outside lower center", ncols=3)
-    return png(figure, dpi)
+    return png(figure, dpi, note)

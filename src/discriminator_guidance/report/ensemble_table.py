@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from discriminator_guidance.report.gather import REFERENCE, Difference, ReportData, Standing
-from discriminator_guidance.report.table_files import Column, Table, with_data_note
+from discriminator_guidance.report.table_files import Column, Table
 from discriminator_guidance.report.wording import (
     MISSING,
     count,
@@ -50,7 +50,7 @@ def ensemble_table(data: ReportData) -> Table:
         *([] if rows else ["None: no ensemble had all its members sampled alone in the same way."]),
     )
     title = "Table 4. Ensembles beside their members"
-    return Table("table4", title, columns, rows, with_data_note(notes, data_note(data.card)))
+    return Table("table4", title, columns, rows, notes, data_note(data.card))
 
 
 def best_and_worst(data: ReportData, standing: Standing) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from discriminator_guidance.report.effects_chart import effects_chart
@@ -40,27 +41,28 @@ ANCHOR_WORDS = {
 }
 
 
-def factorial_files(record: Record, dpi: int) -> dict[str, bytes]:
+def factorial_files(record: Record, dpi: int, note: str = "") -> dict[str, bytes]:
     """The files that people read.
 
     Args:
         record: contents of factorial.json.
         dpi: of the figure.
+        note: what must be said of the real data, "" for nothing.
 
     Returns:
         Contents by name; the same record gives the same bytes.
     """
     return {
-        "effects.csv": effects_csv(record).encode(),
-        "effects.md": factorial_text(record).encode(),
-        "effects.png": effects_chart(record, FACTOR_WORDS, dpi),
+        "effects.csv": effects_csv(record, note).encode(),
+        "effects.md": factorial_text(record, note).encode(),
+        "effects.png": effects_chart(record, FACTOR_WORDS, dpi, note),
     }
 
 
-def factorial_text(record: Record) -> str:
-    """Sentences and tables in Markdown; `docs/ensemble.md` holds the same text."""
+def factorial_text(record: Record, note: str = "") -> str:
+    """Sentences and tables in Markdown, each with the data's note; `docs/ensemble.md` holds the same text."""
     sentences = "\n".join(f"- {sentence}" for sentence in factorial_findings(record))
-    tables = "\n".join(table_markdown(table) for table in factorial_tables(record))
+    tables = "\n".join(table_markdown(replace(table, data_note=note)) for table in factorial_tables(record))
     return f"{sentences}\n\n{tables}"
 
 
@@ -176,12 +178,13 @@ def factorial_tables(record: Record) -> list[Table]:
     return [causes, anchors, interactions, losses]
 
 
-def effects_csv(record: Record) -> str:
-    """Every effect and comparison on both scales, at full precision."""
+def effects_csv(record: Record, note: str = "") -> str:
+    """Every effect and comparison on both scales, at full precision, with the data's note, if any, in a last column."""
     stream = io.StringIO()
     blocks = [f"seed_{seed}" for seed in record["training_seeds"]]
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["kind", "what", "scale", "value", "low", "high", "sampling_error", *blocks])
+    heading, cell = (["note"], [note]) if note else ([], [])
+    writer.writerow(["kind", "what", "scale", "value", "low", "high", "sampling_error", *blocks, *heading])
     named = [("effect", " = ".join(" x ".join(e) for e in entry["effect"]), entry) for entry in record["effects"]]
     for kind in ("added", "undone", "comparisons", "anchors"):
         named += [(kind.removesuffix("s"), name, entry) for name, entry in record[kind].items()]
@@ -189,7 +192,7 @@ def effects_csv(record: Record) -> str:
         for scale in ("log", "plain"):
             found = entry[scale]
             numbers = [found[key] for key in ("value", "low", "high", "sampling_error")]
-            writer.writerow([kind, what, scale, *numbers, *found["blocks"]])
+            writer.writerow([kind, what, scale, *numbers, *found["blocks"], *cell])
     return stream.getvalue()
 
 

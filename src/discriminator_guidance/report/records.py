@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance.report.gather import ReportData
+from discriminator_guidance.report.wording import data_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,8 @@ def variants_frame(data: ReportData) -> pd.DataFrame:
         data: contents of the other stages' files.
 
     Returns:
-        A row for each variant; intervals become columns _lo and _hi, lists one cell.
+        A row for each variant; intervals become columns _lo and _hi, lists one cell; a last column `note` has that of
+        the real data, if any.
     """
     import pandas as pd
 
@@ -32,7 +34,7 @@ def variants_frame(data: ReportData) -> pd.DataFrame:
             else:
                 row[key] = _cell(value)
         rows.append(row)
-    return pd.DataFrame(rows)
+    return _noted(pd.DataFrame(rows), data)
 
 
 def _differences(data: ReportData, name: str) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def _cell(value: object) -> object:
 
 
 def curves_frame(data: ReportData) -> pd.DataFrame:
-    """Training curves in long form (member, epoch, split, loss, accuracy), for `dvc plots`."""
+    """Training curves in long form (member, epoch, split, loss, accuracy, and the data's note), for `dvc plots`."""
     import pandas as pd
 
     parts = [
@@ -65,4 +67,9 @@ def curves_frame(data: ReportData) -> pd.DataFrame:
         for member in data.members
         for split in ("train", "validation")
     ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=CURVE_COLUMNS)
+    return _noted(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=CURVE_COLUMNS), data)
+
+
+def _noted(frame: pd.DataFrame, data: ReportData) -> pd.DataFrame:
+    note = data_note(data.card)
+    return frame.assign(note=note) if note else frame

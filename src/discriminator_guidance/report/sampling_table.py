@@ -10,7 +10,7 @@ from discriminator_guidance.report.published import (
     STUDY_IMAGES,
     STUDY_SAMPLING,
 )
-from discriminator_guidance.report.table_files import Column, Table, with_data_note
+from discriminator_guidance.report.table_files import Column, Table
 from discriminator_guidance.report.wording import (
     MISSING,
     clip_text,
@@ -63,9 +63,7 @@ def sampling_table(data: ReportData) -> Table:
     )
     columns = [Column("", "setting"), Column("study", "unguided"), Column("study", "guided")]
     columns += [Column("ours", name) for name in variants]
-    return Table(
-        "table1", "Table 1. Sampling settings", tuple(columns), rows, with_data_note(notes, data_note(data.card))
-    )
+    return Table("table1", "Table 1. Sampling settings", tuple(columns), rows, notes, data_note(data.card))
 
 
 def _study_settings(guided: bool) -> dict[str, str]:

@@ -25,13 +25,16 @@ ACROSS = 4  # slices in a row
 COLORS = "viridis_r"
 
 
-def study_charts(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], dpi: int) -> dict[str, bytes]:
+def study_charts(
+    record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], dpi: int, note: str = ""
+) -> dict[str, bytes]:
     """Draw every chart there is something to draw in.
 
     Args:
         record: of the study, see `study_record`.
         rows: its table, a row for each trial.
         dpi: dots an inch.
+        note: what must be said of the real data, "" for nothing.
 
     Returns:
         PNG by name, of `history`, `importances`, `parallel`, `slice` and `pareto`; the same study gives the same bytes.
@@ -44,7 +47,7 @@ def study_charts(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], d
         matplotlib.rcParams.update(STYLE)
         for name, draw in CHARTS.items():
             if (figure := draw(record, trials)) is not None:
-                pictures[name] = png(figure, dpi)
+                pictures[name] = png(figure, dpi, note)
     return pictures
 
 

@@ -15,7 +15,7 @@ from discriminator_guidance.report.drawing import Picture
 from discriminator_guidance.report.gather import ReportData
 from discriminator_guidance.report.readers import read_csv, read_json
 from discriminator_guidance.report.study_record import COLUMNS, KEYS, Trial, axes_of, front_of, trials_of
-from discriminator_guidance.report.table_files import Column, Table, with_data_note
+from discriminator_guidance.report.table_files import Column, Table
 from discriminator_guidance.report.tuned_story import STARTS
 from discriminator_guidance.report.wording import (
     MISSING,
@@ -167,7 +167,8 @@ def _bias_table(data: ReportData, variant: str, study: str, record: Mapping[str,
         f"Study {study}: {label} where the winner was chosen, and where it was not",
         (Column("", "variant"), Column("", "tuning samples"), Column("", "evaluation samples")),
         tuple(rows),
-        with_data_note(notes, data_note(data.card)),
+        notes,
+        data_note(data.card),
     )
 
 
@@ -205,7 +206,8 @@ def _trials_table(data: ReportData, study: str, record: Mapping[str, Any], trial
         f"Study {study}: best trials",
         columns,
         rows,
-        with_data_note(notes, data_note(data.card)),
+        notes,
+        data_note(data.card),
     )
 
 

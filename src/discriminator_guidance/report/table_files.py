@@ -33,6 +33,7 @@ class Table:
         columns: headings.
         rows: cells, one for each column.
         notes: sentences printed below.
+        data_note: what must be said of the real data wherever a figure stands, also in the CSV file; "" for nothing.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+    data_note: str = ""
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """All that is printed below: the notes, and after them that of the real data."""
+        return (*self.notes, self.data_note) if self.data_note else self.notes
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -47,17 +54,13 @@ class Table:
         return [(group, len(list(columns))) for group, columns in groupby(self.columns, lambda c: c.group)]
 
 
-def with_data_note(notes: tuple[str, ...], note: str) -> tuple[str, ...]:
-    """A table's notes, and after them what must be said of the real data, if anything."""
-    return (*notes, note) if note else notes
-
-
 def table_csv(table: Table) -> str:
-    """The table as CSV: one header line, then the rows."""
+    """The table as CSV: one header line, then the rows; a last column `note` has the note of the real data, if any."""
     text = io.StringIO()
+    heading, cell = (("note",), (table.data_note,)) if table.data_note else ((), ())
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column.full for column in table.columns)
-    writer.writerows(table.rows)
+    writer.writerow((*(column.full for column in table.columns), *heading))
+    writer.writerows((*row, *cell) for row in table.rows)
     return text.getvalue()
 
 
@@ -66,7 +69,7 @@ def table_markdown(table: Table) -> str:
     lines = [f"**{_markdown(table.title)}**", "", _pipes(column.full for column in table.columns)]
     lines.append("|" + "---|" * len(table.columns))
     lines += [_pipes(row) for row in table.rows]
-    lines += ["", *(f"- {_markdown(note)}" for note in table.notes)]
+    lines += ["", *(f"- {_markdown(note)}" for note in table.footnotes)]
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +96,7 @@ def table_latex(table: Table) -> str:
         *(" & ".join(_latex(cell) for cell in row) + r" \\" for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}}",
-        *(rf"\par\smallskip{{\footnotesize {_latex(note)}}}" for note in table.notes),
+        *(rf"\par\smallskip{{\footnotesize {_latex(note)}}}" for note in table.footnotes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

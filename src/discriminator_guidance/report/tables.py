@@ -17,7 +17,7 @@ from discriminator_guidance.report.published import (
     STUDY_MEMBERS,
     PublishedResult,
 )
-from discriminator_guidance.report.table_files import Column, Table, with_data_note
+from discriminator_guidance.report.table_files import Column, Table
 from discriminator_guidance.report.wording import (
     MISSING,
     count,
@@ -77,7 +77,7 @@ def discriminator_table(data: ReportData) -> Table:
         "The study's BCE values are those of the last epoch in its logs, where known; its data, network and "
         "validation differ from ours, so the columns are not comparable.",
     )
-    return Table("table2", "Table 2. The discriminators", columns, rows, with_data_note(notes, data_note(data.card)))
+    return Table("table2", "Table 2. The discriminators", columns, rows, notes, data_note(data.card))
 
 
 def _checkpoint_note(checkpoint: str | int) -> str:
@@ -198,7 +198,7 @@ def result_table(data: ReportData) -> Table:
         *_ranges_note(data),
         f"Classification scores: {seen_by_features(data)}",
     )
-    return Table("table3", "Table 3. Results", columns, tuple(rows), with_data_note(notes, data_note(data.card)))
+    return Table("table3", "Table 3. Results", columns, tuple(rows), notes, data_note(data.card))
 
 
 def _comparability(data: ReportData) -> str:

@@ -10,6 +10,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.report.wording import data_note
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.finalists import SEARCHED, guidance, pareto_front
 from discriminator_guidance.studies.liveness import settled
@@ -43,7 +44,9 @@ def write_discriminator_results(
         InputError: no trial is complete, or no finalist was judged.
     """
     record = discriminator_record(search, finalists, config)
-    return write_record(STUDY, record, table_rows(record), layout, config.report.dpi)
+    return write_record(
+        STUDY, record, table_rows(record), layout, config.report.dpi, data_note({"note": config.real.note})
+    )
 
 
 def discriminator_record(search: optuna.Study, finalists: optuna.Study, config: Config) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from discriminator_guidance.artifacts.files import read_json
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.report.wording import data_note
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.ensemble import GRID, PLAIN, PLAIN_MEAN, STUDY, variant_of
 from discriminator_guidance.studies.liveness import settled
@@ -40,7 +41,9 @@ def write_ensemble_results(study: optuna.Study, config: Config, layout: Layout) 
         InputError: no trial is complete.
     """
     record = ensemble_record(study, config, layout)
-    return write_record(STUDY, record, trial_rows(study, config), layout, config.report.dpi)
+    return write_record(
+        STUDY, record, trial_rows(study, config), layout, config.report.dpi, data_note({"note": config.real.note})
+    )
 
 
 def ensemble_record(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.evaluation.effects import Fraction, contrast, estimate
 from discriminator_guidance.provenance import provenance
 from discriminator_guidance.report.factorial import factorial_files
+from discriminator_guidance.report.wording import data_note
 from discriminator_guidance.stages.context import Bar, StageResult
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.cells import (
@@ -98,9 +99,11 @@ def run(
 
     record = analyse(laboratory, cells)
     folder = layout.report / "factorial"
-    write_csv(folder / "cells.csv", [_row(laboratory, cell) for cell in cells])
-    write_csv(folder / "members.csv", list(_losses(laboratory, list(sets.values()))))
-    for name, content in factorial_files(record, config.report.dpi).items():
+    note = data_note({"note": config.real.note})
+    beside = {"note": note} if note else {}
+    write_csv(folder / "cells.csv", [_row(laboratory, cell) | beside for cell in cells])
+    write_csv(folder / "members.csv", [row | beside for row in _losses(laboratory, list(sets.values()))])
+    for name, content in factorial_files(record, config.report.dpi, note).items():
         write_bytes(folder / name, content)
     write_json(folder / "factorial.json", record)
     written = sorted(folder.iterdir())

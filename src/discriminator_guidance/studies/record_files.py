@@ -13,7 +13,12 @@ from discriminator_guidance.stages.layout import Layout
 
 
 def write_record(
-    word: str, record: Mapping[str, Any], rows: Sequence[Mapping[str, float | int | str]], layout: Layout, dpi: int
+    word: str,
+    record: Mapping[str, Any],
+    rows: Sequence[Mapping[str, float | int | str]],
+    layout: Layout,
+    dpi: int,
+    note: str = "",
 ) -> list[Path]:
     """Write `<word>.json`, `<word>.csv` and `<word>_<chart>.png`, and tell the report that they are there.
 
@@ -24,14 +29,15 @@ def write_record(
         rows: a row for each trial that was begun: number, state, grid, value, params_* and more.
         layout: where files are.
         dpi: of the charts, dots an inch.
+        note: what must be said of the real data beside every figure, "" for nothing.
 
     Returns:
         The files for people: record, table, charts.
     """
-    folder, charts = layout.study_reports, study_charts(record, rows, dpi)
+    folder, charts = layout.study_reports, study_charts(record, rows, dpi, note)
     json, table = (folder / f"{word}.{ending}" for ending in ("json", "csv"))
     pictures = {name: folder / f"{word}_{name}.png" for name in CHARTS}
-    write_csv(table, rows)
+    write_csv(table, [{**row, "note": note} for row in rows] if note else rows)
     for name, path in pictures.items():
         if name in charts:
             write_bytes(path, charts[name])
