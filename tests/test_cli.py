@@ -228,7 +228,11 @@ def changed(study: Study, kind: str) -> list[str]:
 
 
 def files(study: Study) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in study.root.rglob("*") if path.is_file() and path.suffix != ".yaml"}
+    return {
+        path: path.read_bytes()
+        for path in study.root.rglob("*")
+        if path.is_file() and path.suffix not in (".yaml", ".claim")
+    }
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged", "of another shape"])

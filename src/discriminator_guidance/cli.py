@@ -101,11 +101,12 @@ def factorial(
     from discriminator_guidance.config import load_config
     from discriminator_guidance.progress import bar
     from discriminator_guidance.progress import summary as show
+    from discriminator_guidance.stages.claims import factorial_claim
     from discriminator_guidance.stages.layout import Layout
     from discriminator_guidance.studies import factorial as experiment
 
     root = Path.cwd()
-    settings = load_config(profile, root)
+    settings, layout = load_config(profile, root), Layout(root, profile)
 
     def on_cell(row: Mapping[str, Any]) -> None:
         numbers = {key: row[key] for key in ("fid", "sampling_error")}
@@ -114,7 +115,8 @@ def factorial(
         with tracking.run(root, profile, f"factorial {row['cell']}", tags, told, {}) as run:
             run.metrics(0, numbers)
 
-    result = experiment.run(settings, Layout(root, profile), workers, bar, on_cell)
+    with factorial_claim(settings, layout):
+        result = experiment.run(settings, layout, workers, bar, on_cell)
     show("factorial", [result.summary])
 
 
@@ -395,12 +397,16 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
 
     from discriminator_guidance import tracking
     from discriminator_guidance.config import listed_members, load_config, refuse_rows_of_others
+    from discriminator_guidance.orphans import end_with_parent
     from discriminator_guidance.progress import bar, notice, summary
 
+    if "DVC_STAGE" in os.environ:  # a stage that outlives the pipeline would meet its successor
+        end_with_parent()
     root = Path.cwd()
     settings = load_config(profile, root)
     refuse_rows_of_others(profile, settings, root)
     _refuse_unknown(settings, profile, choice)
+    from discriminator_guidance.stages.claims import stage_claim
     from discriminator_guidance.stages.context import Context
     from discriminator_guidance.stages.fetch import check_used
     from discriminator_guidance.stages.layout import Layout
@@ -410,9 +416,12 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     refuse_missing(settings, layout, word, {*listed_members(profile, root), *choice.values()})
     name = "-".join([word, *choice.values()])
     tags = {"stage": word, "profile": profile, **choice}
-    with tracking.run(
-        root, profile, name, tags, _parameters(settings, word, choice), _inputs(layout, word, choice)
-    ) as run:
+    with (
+        stage_claim(settings, layout, word, choice),
+        tracking.run(
+            root, profile, name, tags, _parameters(settings, word, choice), _inputs(layout, word, choice)
+        ) as run,
+    ):
 
         def on_metrics(step: int, values: Mapping[str, float]) -> None:
             run.metrics(step, values)

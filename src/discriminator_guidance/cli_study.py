@@ -28,12 +28,14 @@ def discriminator(profile: Profile, trials: Trials, workers: Workers = 1) -> Non
     """Search a discriminator's training and size; judge the best by the samples they guide."""
     from discriminator_guidance.config import load_config
     from discriminator_guidance.progress import summary
+    from discriminator_guidance.stages.claims import study_claim
     from discriminator_guidance.studies import discriminator as search
     from discriminator_guidance.studies.discriminator_results import write_discriminator_results
 
     config, context = load_config(profile, Path.cwd()), _context(profile)
-    found, finalists = search.run(config, context, trials, workers, _recorder(profile))
-    files = write_discriminator_results(found, finalists, config, context.layout)
+    with study_claim(config, context.layout, "discriminator"):
+        found, finalists = search.run(config, context, trials, workers, _recorder(profile))
+        files = write_discriminator_results(found, finalists, config, context.layout)
     record = _read(files[0])
     summary(
         f"{record['study']}: {record['n_trials']} trials {_states(record)}, objective: {record['objective']}; the best "
@@ -59,12 +61,14 @@ def ensemble(profile: Profile, trials: Trials, workers: Workers = 1) -> None:
     """Search weights, rule, guidance and window of an ensemble by the distance of tuning samples."""
     from discriminator_guidance.config import load_config
     from discriminator_guidance.progress import summary
+    from discriminator_guidance.stages.claims import study_claim
     from discriminator_guidance.studies import ensemble as search
     from discriminator_guidance.studies.ensemble_results import write_ensemble_results
 
     config, context = load_config(profile, Path.cwd()), _context(profile)
-    found = search.run(config, context, trials, workers, _recorder(profile))
-    files = write_ensemble_results(found, config, context.layout)
+    with study_claim(config, context.layout, "ensemble"):
+        found = search.run(config, context, trials, workers, _recorder(profile))
+        files = write_ensemble_results(found, config, context.layout)
     record = _read(files[0])
     best = record["best"]
     summary(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from discriminator_guidance.errors import InputError, UserError
+from discriminator_guidance.orphans import end_with_parent
 
 
 def run_tasks(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[int]:
@@ -38,7 +37,7 @@ def run_tasks(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], worker
 
 def _shared(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=end_with_parent) as pool:
         places: dict[Future[tuple[str, ...] | None], int] = {
             pool.submit(_attempt, work, task): place for place, task in enumerate(tasks)
         }
@@ -62,15 +61,3 @@ def _attempt(work: Callable[..., Any], task: tuple[Any, ...]) -> tuple[str, ...]
     except UserError as error:
         return error.expected, error.got, error.remedy
     return None
-
-
-def _end_with_parent() -> None:
-    """Leave with the process that asked for the work, even if that is killed."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

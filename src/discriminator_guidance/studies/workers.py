@@ -22,6 +22,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from discriminator_guidance.errors import DivergenceError, InputError, UserError
+from discriminator_guidance.orphans import end_with_parent
 from discriminator_guidance.studies.liveness import INTERRUPTED, REASON, WORKER, Crew, recover, retried, settled
 from discriminator_guidance.studies.storage import StudyPlan, mend_journal, open_study
 
@@ -141,7 +142,7 @@ def work(plan: StudyPlan, trials: int, objective: Objective, sampler: BaseSample
     """
     crew, study = crew_of(plan), open_study(plan, sampler)
     with crew.enlisted() as name:
-        while not _orphaned():
+        while True:
             crew.claim.acquire()
             try:
                 recover(study, crew)
@@ -265,6 +266,7 @@ def _worker(
     plan: StudyPlan, trials: int, factory: ObjectiveFactory, begun: int, number: int, parent: Connection
 ) -> None:
     signal.signal(signal.SIGTERM, _leave)
+    end_with_parent()
     try:
         sampler, seed = sampler_of(plan, begun, number)
         work(plan, trials, factory(), sampler, {SAMPLER_SEED: seed})
@@ -280,8 +282,3 @@ def _leave(number: int, frame: object) -> NoReturn:
 
 def _running(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-
-
-def _orphaned() -> bool:
-    parent = multiprocessing.parent_process()
-    return parent is not None and not parent.is_alive()

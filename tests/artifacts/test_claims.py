@@ -1,0 +1,75 @@
+"""A result has one writer or many readers; what a killed process held is free at once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from discriminator_guidance.artifacts.claims import BusyError, claimed
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from discriminator_guidance.artifacts.claims import claimed
+with claimed(Path(sys.argv[1]), "the other", sys.argv[2].split(), sys.argv[3].split()):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def another(folder: Path, writes: str = "", reads: str = ""):
+    """A process that holds a claim until it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder), writes, reads], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def claim(folder: Path, writes: str = "", reads: str = "") -> None:
+    with claimed(folder, "this test", writes.split(), reads.split()):
+        pass
+
+
+def test_a_writer_keeps_writers_and_readers_away_and_is_named(tmp_path: Path) -> None:
+    with another(tmp_path, writes="guided-d0", reads="score") as process:
+        holder = rf"got process {process.pid} \(the other\) at it; wait until that has ended"
+        with pytest.raises(BusyError, match=f"expected this test alone at guided-d0; {holder}"):
+            claim(tmp_path, writes="guided-d0")
+        with pytest.raises(BusyError, match=f"nobody writing guided-d0, which this test reads; {holder}"):
+            claim(tmp_path, writes="evaluation-d0", reads="guided-d0")
+        claim(tmp_path, writes="guided-d1 evaluation-d0", reads="score")
+
+
+def test_readers_share_and_keep_writers_away(tmp_path: Path) -> None:
+    with another(tmp_path, reads="score") as first, another(tmp_path, reads="score") as second:
+        claim(tmp_path, reads="score")
+        with pytest.raises(BusyError, match=rf"process {first.pid} \(the other\), process {second.pid} \(the other\)"):
+            claim(tmp_path, writes="score")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_killed_process_held_is_free(tmp_path: Path, number: signal.Signals) -> None:
+    with another(tmp_path, writes="score") as process:
+        process.send_signal(number)
+        process.wait()
+        claim(tmp_path, writes="score")
+
+
+def test_a_refused_claim_holds_nothing(tmp_path: Path) -> None:
+    with another(tmp_path, writes="score"):
+        with pytest.raises(BusyError):
+            claim(tmp_path, writes="guided-d0", reads="extractor score")
+        with another(tmp_path, writes="guided-d0 extractor"):
+            pass
