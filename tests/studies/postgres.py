@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,39 @@ def server_programs() -> Path | None:
     return max(places, key=lambda place: float(place.parent.name), default=None)
 
 
+@dataclass
+class Server:
+    """A running server that can be stopped and started again."""
+
+    command: list[Any]
+    folder: Path
+    port: int
+    url: str  # of its database, for Optuna, with user and password
+    identity: dict[str, Any]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin to serve."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(self.command, cwd=self.folder, stdout=log, stderr=log, **self.identity)
+        _await(self.process, self.port, self.folder / "log")
+
+    def stop(self) -> None:
+        """End every connection and the server."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)  # "fast": does not wait for clients to leave
+        self.process.wait(timeout=60)
+
+
 @contextmanager
-def postgres_server(programs: Path) -> Iterator[str]:
+def postgres_server(programs: Path) -> Iterator[Server]:
     """Run a server while the enclosed work lasts.
 
     Args:
         programs: see `server_programs`.
 
     Yields:
-        The URL of its database, for Optuna, with user and password.
+        The server.
     """
     identity = _identity()
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's own folders are closed to other users
@@ -53,20 +78,14 @@ def postgres_server(programs: Path) -> Iterator[str]:
             port = probe.getsockname()[1]
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "max_connections=50")
         arguments = [item for setting in settings for item in ("-c", setting)]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [programs / "postgres", "-D", data, "-p", str(port), *arguments],
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-                **identity,
-            )
+        command = [programs / "postgres", "-D", data, "-p", str(port), *arguments]
+        url = f"postgresql+psycopg://study:{password}@127.0.0.1:{port}/postgres"
+        server = Server(command, folder, port, url, identity)
         try:
-            _await(server, port, folder / "log")
-            yield f"postgresql+psycopg://study:{password}@127.0.0.1:{port}/postgres"
+            server.start()
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)  # "fast": does not wait for clients to leave
-            server.wait(timeout=60)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,12 +16,13 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import BaseStorage, JournalStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.redaction import redact
 
+PATIENCE_S = 60.0  # while the server of a database is restarted
 MAX_RETRY = 3  # a trial that takes its worker down this many times is left failed
 
 
@@ -80,11 +81,12 @@ def _deferred(number: signal.Signals) -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def open_storage(plan: StudyPlan) -> BaseStorage:
+def open_storage(plan: StudyPlan, patience_s: float = 0.0) -> BaseStorage:
     """Open the journal or the database of a study; the journal file is made where it is not there.
 
     Args:
         plan: the study.
+        patience_s: how long a database may be away (seconds).
 
     Returns:
         The storage.
@@ -93,18 +95,23 @@ def open_storage(plan: StudyPlan) -> BaseStorage:
         ConfigError: the address is none, its driver is not installed, or the database does not answer.
         InputError: a line of the journal, other than an unfinished last one, is damaged.
     """
-    if plan.storage is None:
+    if (address := plan.storage) is None:
         plan.journal.parent.mkdir(parents=True, exist_ok=True)
         _refuse_damaged(plan.journal)
         return JournalStorage(WholeWrites(str(plan.journal)))
     from sqlalchemy.exc import SQLAlchemyError
 
+    from discriminator_guidance.studies.database import PatientStorage, patiently
+
     try:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            return RDBStorage(
-                plan.storage,
-                heartbeat_interval=plan.heartbeat_s,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRY),
+            return patiently(
+                lambda: PatientStorage(
+                    address,
+                    heartbeat_interval=plan.heartbeat_s,
+                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRY),
+                ),
+                patience_s,
             )
     except ImportError as error:
         raise ConfigError(
@@ -116,12 +123,13 @@ def open_storage(plan: StudyPlan) -> BaseStorage:
         raise ConfigError("a database that answers at study.storage", _reason(error), "mend or start it") from error
 
 
-def open_study(plan: StudyPlan, sampler: BaseSampler | None = None) -> optuna.Study:
+def open_study(plan: StudyPlan, sampler: BaseSampler | None = None, patience_s: float = 0.0) -> optuna.Study:
     """Begin a study, or go on with the one that is there.
 
     Args:
         plan: the study.
         sampler: of this process; None where no trial is asked for.
+        patience_s: how long a database may be away (seconds).
 
     Returns:
         The study.
@@ -131,7 +139,7 @@ def open_study(plan: StudyPlan, sampler: BaseSampler | None = None) -> optuna.St
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
-        storage=open_storage(plan),
+        storage=open_storage(plan, patience_s),
         study_name=plan.name,
         directions=plan.directions,
         sampler=sampler,

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -18,13 +19,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from discriminator_guidance.errors import DivergenceError, InputError, UserError
 from discriminator_guidance.orphans import end_with_parent
 from discriminator_guidance.studies.liveness import INTERRUPTED, REASON, WORKER, Crew, recover, retried, settled
-from discriminator_guidance.studies.storage import StudyPlan, mend_journal, open_study
+from discriminator_guidance.studies.storage import PATIENCE_S, StudyPlan, mend_journal, open_study
 
 if TYPE_CHECKING:
     from discriminator_guidance.stages.context import Bar
@@ -140,7 +142,7 @@ def work(plan: StudyPlan, trials: int, objective: Objective, sampler: BaseSample
         sampler: of this worker.
         attrs: user attributes for each of its trials.
     """
-    crew, study = crew_of(plan), open_study(plan, sampler)
+    crew, study = crew_of(plan), open_study(plan, sampler, PATIENCE_S)
     with crew.enlisted() as name:
         while True:
             crew.claim.acquire()
@@ -151,7 +153,9 @@ def work(plan: StudyPlan, trials: int, objective: Objective, sampler: BaseSample
                 if done < trials and done + running < trials:
                     # The trial is signed before the claim is let go: one that runs without a name has no worker.
                     signed = _Signed(objective, crew, {WORKER: name, **attrs})
-                    study.optimize(signed, n_trials=1, catch=(DivergenceError,))
+                    # A trial that has ended meanwhile showed no life for too long: it is tried again by somebody.
+                    with suppress(UpdateFinishedTrialError):
+                        study.optimize(signed, n_trials=1, catch=(DivergenceError,))
                     continue
             finally:
                 crew.claim.release(force=True)
@@ -187,7 +191,7 @@ class _Team:
 
     def __init__(self, plan: StudyPlan, trials: int, workers: int, factory: ObjectiveFactory, begun: int) -> None:
         context = multiprocessing.get_context("spawn")  # torch and its threads do not survive a fork
-        self.members: list[BaseProcess] = []
+        self.trials, self.members = trials, list[BaseProcess]()
         self._ends: list[Connection] = []
         for number in range(workers):
             here, there = context.Pipe(duplex=False)
@@ -258,8 +262,9 @@ def _follow(
         raise
     if (complaint := team.complaint()) is not None:
         raise complaint
-    if any(process.exitcode for process in team.members) and len(fallen) == len(team.members):
-        raise InputError(f"workers of {study.study_name} that live", "all were killed", "run the same command again")
+    if any(process.exitcode for process in team.members) and len(settled(study, crew.heartbeat)) < team.trials:
+        got = "all were killed" if len(fallen) == len(team.members) else "none that lives"
+        raise InputError(f"workers of {study.study_name} that live", got, "run the same command again")
 
 
 def _worker(
