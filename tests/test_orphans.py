@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import psutil
+
+from tests.processes import gone
 
 # The child of a child: the test kills the one in between.
 CHILD = """
@@ -26,19 +27,6 @@ child.wait()
 """
 
 
-def gone(process: int, within_s: float) -> bool:
-    """Whether a process ends in time; one that nobody has waited for counts as ended."""
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        try:
-            if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_the_child_of_a_killed_process_ends() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -47,7 +35,7 @@ def test_the_child_of_a_killed_process_ends() -> None:
     parent.kill()
     parent.communicate()
     try:
-        assert gone(child, within_s=30)
+        assert gone(child)
     finally:
         if psutil.pid_exists(child):
             os.kill(child, 9)
