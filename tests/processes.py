@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import psutil
@@ -23,6 +24,23 @@ def gone(process: int, within_s: float = 30.0) -> bool:
             if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
                 return True
         except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def group_gone(group: int, within_s: float = 30.0) -> bool:
+    """Whether all processes of a group end in time.
+
+    Args:
+        group: number of the process that leads it, or led it.
+        within_s: longest wait (seconds).
+    """
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
             return True
         time.sleep(0.05)
     return False

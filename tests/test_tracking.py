@@ -6,21 +6,25 @@ import hashlib
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from discriminator_guidance import tracking
 from discriminator_guidance.errors import ConfigError
+from tests.amount import FULL, count
 
 EPOCHS = {"d0": 4, "d1": 3, "d5": 5}
 MEMBER_METRICS = {"train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
@@ -51,7 +55,8 @@ class Study:
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out whatever the surroundings say about tracking."""
+    """Leave out whatever the surroundings, and the tests before, say about tracking."""
+    monkeypatch.setattr(tracking, "_resting", {})
     for variable in list(os.environ):
         if variable.startswith(("MLFLOW_", "DGUIDE_TRACKING", "DVC_")):
             monkeypatch.delenv(variable)
@@ -210,12 +215,12 @@ def test_preparing_a_spoilt_database_costs_one_warning(tmp_path: Path, caplog: p
     assert "file is not a database" in warning.getMessage()
 
 
-def test_three_processes_may_meet_on_a_missing_database(tmp_path: Path) -> None:
+def test_four_processes_may_meet_on_a_missing_database(tmp_path: Path) -> None:
     import sqlite3
 
     # Left behind by a process that was killed while it made the database.
     (tmp_path / "mlflow.db.new").write_bytes(b"half a database")
-    commands = [[sys.executable, "-c", PROGRAM, str(tmp_path), f"run {n}"] for n in range(3)]
+    commands = [[sys.executable, "-c", PROGRAM, str(tmp_path), f"run {n}"] for n in range(4)]
     environment = {**os.environ, "DGUIDE_TRACKING_WAIT_S": GENEROUS_S}
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -226,9 +231,47 @@ def test_three_processes_may_meet_on_a_missing_database(tmp_path: Path) -> None:
         assert process.returncode == 0
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         assert database.execute("SELECT name, status FROM runs ORDER BY name").fetchall() == [
-            (f"run {n}", "FINISHED") for n in range(3)
+            (f"run {n}", "FINISHED") for n in range(4)
         ]
-        assert database.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone() == (9,)
+        assert database.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone() == (12,)
+
+
+def stored(study: Study, place: Path) -> bytes:
+    """A whole database of some runs, put at its place in another folder."""
+    (place / "mlflow.db").write_bytes((study.root / "mlflow.db").read_bytes())
+    return (place / "mlflow.db").read_bytes()
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_cut_database_costs_one_warning(
+    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: float
+) -> None:
+    content = stored(study, tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(content[: int(kept * len(content))])
+    with tracking.run(tmp_path, "mini", "score", {}, {}, {}) as recorder:
+        recorder.metrics(1, {"loss": 1.0})
+    (warning,) = caplog.records
+    assert "malformed" in warning.getMessage()
+
+
+def test_a_full_disk_under_the_database_costs_one_warning(study: Study, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    private = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    able = subprocess.run([*private, f"mount -t tmpfs none {disk}"], capture_output=True, check=False)
+    if able.returncode:
+        pytest.skip("this machine cannot mount a small file system: `unshare --mount` failed")
+    size = len(stored(study, tmp_path))
+    (tmp_path / "program.py").write_text(PROGRAM)
+    script = (
+        f"mount -t tmpfs -o size={size + 80_000} none {disk} && cp {tmp_path}/mlflow.db {disk} && "
+        f"(cat /dev/zero > {disk}/filler 2> /dev/null; {sys.executable} {tmp_path}/program.py {disk} score)"
+    )
+    environment = {**os.environ, "DGUIDE_TRACKING_WAIT_S": GENEROUS_S}
+    done = subprocess.run([*private, script], env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    (warning,) = done.stderr.splitlines()
+    assert "full" in warning
 
 
 class TrackingServer(BaseHTTPRequestHandler):
@@ -236,9 +279,11 @@ class TrackingServer(BaseHTTPRequestHandler):
 
     fault: str
     let_go: threading.Event
+    asked: ClassVar[list[str]]
 
     def answer(self) -> None:
         """Do as the fault says."""
+        self.asked.append(self.path)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.fault == "silent":
             self.let_go.wait(300)
@@ -266,8 +311,8 @@ class TrackingServer(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty_server(fault: str) -> Iterator[int]:
-    """The port of a server with a fault; `refused` is one that is not there."""
+def faulty_server(fault: str, asked: list[str] | None = None) -> Iterator[int]:
+    """The port of a server with a fault, and what it was asked; `refused` is one that is not there."""
     if fault == "refused":
         with socket.socket() as taken:
             # Bound but not listening: nobody else can take the port, and connections are refused.
@@ -275,7 +320,9 @@ def faulty_server(fault: str) -> Iterator[int]:
             yield taken.getsockname()[1]
         return
     let_go = threading.Event()
-    handler = type("Handler", (TrackingServer,), {"fault": fault, "let_go": let_go})
+    handler = type(
+        "Handler", (TrackingServer,), {"fault": fault, "let_go": let_go, "asked": [] if asked is None else asked}
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -317,6 +364,81 @@ def test_a_faulty_server_costs_one_warning(tmp_path: Path, fault: str, query: st
     assert reason in warning
     assert not any(secret in warning for secret in ("anna", "s3cret", "t0ken", "b3arer"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_meets_a_dead_server_once_and_tries_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def trial() -> int:
+        before = len(asked)
+        with tracking.run(tmp_path, "mini", "trial", {}, {}, {}) as recorder:
+            recorder.metrics(1, {"loss": 1.0})
+        return len(asked) - before
+
+    with faulty_server("error 500", asked) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        assert trial() > 0
+        assert [trial() for _ in range(5)] == [0] * 5
+        (rest,) = tracking._resting.values()
+        assert rest.length_s == tracking.REST_S
+        rest.until = 0.0
+        assert trial() > 0
+        (rest,) = tracking._resting.values()
+        assert rest.length_s == 2 * tracking.REST_S
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.skipif(not FULL, reason="two minutes, most of them waiting: make test-full")
+@pytest.mark.parametrize("fault", ["silent", "killed"])
+def test_a_server_as_it_comes_costs_a_minute_at_most(tmp_path: Path, fault: str) -> None:
+    """With MLflow's own server, and the patience that users get."""
+    program = PROGRAM.replace("    for step", "    import time\n    print('begun', flush=True)\n    for step").replace(
+        "        recorder.metrics(", "        time.sleep(5)\n        recorder.metrics("
+    )
+    with mlflow_server(tmp_path) as (server, uri):
+        work = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), "score"],
+            env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert work.stdout is not None
+        assert work.stdout.readline() == "begun\n"
+        time.sleep(8)
+        # Stopped, it accepts connections and never answers.
+        os.killpg(server.pid, signal.SIGSTOP if fault == "silent" else signal.SIGKILL)
+        told, warnings = work.communicate(timeout=7 + 60)
+        os.killpg(server.pid, signal.SIGKILL)
+    assert (work.returncode, told) == (0, "done\n")
+    assert len(warnings.splitlines()) == 1, warnings
+    count(f"MLflow servers that went away: {fault}")
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """MLflow's own server with an empty database, in a process group of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command, environment = tracking.ui_command(folder, port)
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        for _ in range(1200):
+            assert server.poll() is None
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(0.1)
+        yield server, f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def test_tracking_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

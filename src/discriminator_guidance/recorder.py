@@ -144,6 +144,8 @@ class Recorder:
 class Worker(threading.Thread):
     """The thread that opens the service and empties the queue into it.
 
+    `problem` is the first thing that went wrong, `gave_up` whether the service was taken for dead.
+
     Args:
         open_service: opens the run; called on this thread, may take long or raise.
     """
@@ -154,6 +156,7 @@ class Worker(threading.Thread):
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.problem: Exception | None = None
         self.abandoned = False
+        self.gave_up = False
         self._open_service = open_service
         self._failures = 0
 
@@ -170,6 +173,7 @@ class Worker(threading.Thread):
         self.events.put(End(status, time.time_ns() // 1_000_000))
         self.join(wait_s)
         self.abandoned = self.is_alive()
+        self.gave_up = self.gave_up or self.abandoned
         return not self.abandoned and self.problem is None
 
     def run(self) -> None:
@@ -177,7 +181,7 @@ class Worker(threading.Thread):
         try:
             service = self._open_service()
         except Exception as error:
-            self.problem = error
+            self.problem, self.gave_up = error, True
             return
         batch: list[Metrics] = []
         next_sample = time.monotonic()
@@ -217,4 +221,5 @@ class Worker(threading.Thread):
             call(*arguments)
         except Exception as error:
             self._failures += 1
+            self.gave_up = self.gave_up or self._failures >= FAILURES_ALLOWED
             self.problem = self.problem or error

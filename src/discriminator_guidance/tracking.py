@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 # Importing MLflow and making its database takes 3 s on two idle cores, 14 s on two busy ones.
 WAIT_S = 30.0
 SAMPLING_INTERVAL_S = 5.0
+# A study tracks each trial: one that met a dead server keeps the next from waiting for it, at first for so long, then
+# for twice as long.
+REST_S = 60.0
 # MLflow's own limits: characters of a parameter's value and of a dataset's digest, entries of one batch.
 PARAM_LENGTH = 6000
 DIGEST_LENGTH = 36
@@ -52,6 +55,17 @@ ENVIRONMENT = {
 }
 
 
+@dataclass
+class _Rest:
+    """How long a store that is down is left alone."""
+
+    length_s: float
+    until: float  # on the monotonic clock
+
+
+_resting: dict[str, _Rest] = {}  # by address, in this process
+
+
 @contextmanager
 def run(
     root: Path,
@@ -62,6 +76,8 @@ def run(
     inputs: Mapping[str, str],
 ) -> Iterator[Recorder]:
     """Track the enclosed work as one flat MLflow run; trouble with MLflow costs one warning.
+
+    After a server that is down, later runs of this process go untracked and unwarned for a while.
 
     Args:
         root: the project folder.
@@ -77,13 +93,13 @@ def run(
     Raises:
         ConfigError: DGUIDE_TRACKING or DGUIDE_TRACKING_WAIT_S is not what it can be.
     """
-    wait_s = _wait_s()
-    if _disabled():
+    wait_s, uri = _wait_s(), tracking_uri(root)
+    rest = _resting.get(uri)
+    if _disabled() or (rest and time.monotonic() < rest.until):
         yield Recorder(None)
         return
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    uri = tracking_uri(root)
     plan = _Plan(root.resolve(), uri, experiment, name, dict(tags), flatten(params), dict(inputs), _now_ms())
     worker = Worker(lambda: _MlflowRun(plan))
     worker.start()
@@ -95,7 +111,13 @@ def run(
         status = "KILLED"
         raise
     finally:
-        if not worker.finish(status, wait_s):
+        delivered = worker.finish(status, wait_s)
+        if worker.gave_up:
+            length_s = 2 * rest.length_s if rest else REST_S
+            _resting[uri] = _Rest(length_s, time.monotonic() + length_s)
+        else:
+            _resting.pop(uri, None)
+        if not delivered and not (worker.gave_up and rest):
             why = _reason(worker.problem) if worker.problem else f"no answer within {wait_s:g} s"
             log.warning("MLflow at %s misses some of '%s' (%s); the files are whole", redact(uri), name, why)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import random
 import shutil
@@ -19,7 +20,10 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from discriminator_guidance.stages.claims import stage_claim
+from tests.processes import group_gone
 from tests.stages.conftest import Study, import_module
 
 STAGES = ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation")
@@ -27,22 +31,62 @@ STAGES = ("real", "score", "extractor", "fid_network", "fake", "discriminator", 
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 INTERRUPTED = 3
+# What a stage does piece by piece: where that is called, and how many pieces lie between two resumable states.
+PIECES = {
+    "score": ("training.loop", "accumulate_gradients", 20),  # iterations
+    "discriminator": ("training.discriminator", "_train_epoch", 2),
+    "guided": ("stages.sampling", "draw_shard", 1),
+    "evaluation": ("stages.features", "extract_features", 1),  # of a picture set
+}
+
+
+class Pieces:
+    """How many pieces of work a stage has done, in whatever fork."""
+
+    def __init__(self, word: str) -> None:
+        self._shared = mmap.mmap(-1, 8)
+        place, name, self.interval = PIECES[word]
+        module = import_module(f"discriminator_guidance.{place}")
+        work = getattr(module, name)
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.done += 1
+            return work(*arguments, **named)
+
+        setattr(module, name, counted)
+
+    @property
+    def done(self) -> int:
+        return int.from_bytes(self._shared[:8], "little")
+
+    @done.setter
+    def done(self, number: int) -> None:
+        self._shared[:8] = number.to_bytes(8, "little")
+
+
+def begun(work: Callable[[], object]) -> int:
+    """Do something in a fork, which leads a process group of its own; its number."""
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        try:
+            work()
+            os._exit(0)
+        except KeyboardInterrupt:
+            os._exit(INTERRUPTED)
+        except SystemExit as ended:
+            os._exit(int(ended.code or 0))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return pid
 
 
 def forked(
     work: Callable[[], object], kill_after: float | None = None, kill: signal.Signals = signal.SIGKILL
 ) -> int | None:
     """Do something in a fork; its exit code, or None if it was killed before its end."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except KeyboardInterrupt:
-            os._exit(INTERRUPTED)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
+    pid = begun(work)
     if kill_after is not None:
         end = time.monotonic() + kill_after
         while time.monotonic() < end:
@@ -51,8 +95,16 @@ def forked(
             time.sleep(0.002)
         os.kill(pid, kill)
     status = os.waitpid(pid, 0)[1]
+    assert group_gone(pid), "a process outlived the stage that began it"
     code = None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     return None if code == INTERRUPTED else code
+
+
+def claimed_run(study: Study, word: str, name: str) -> None:
+    """Run a stage as its command does: alone."""
+    kind = "member" if word == "discriminator" else "variant"
+    with stage_claim(study.config, study.layout, word, {kind: name} if name else {}):
+        study.run(word, name)
 
 
 def outputs(study: Study) -> dict[str, str]:
@@ -71,31 +123,34 @@ def main() -> None:
     for stage in STAGES:
         import_module(f"discriminator_guidance.stages.{stage}")
     whole = Study(folder / "whole")
-    needed = whole.needs(word, name)
-    assert forked(lambda: [whole.ensure(*each) for each in needed]) == 0, "what the stage needs could not be made"
+    pieces = Pieces(word)
+    assert forked(lambda: [whole.ensure(*each) for each in whole.needs(word, name)]) == 0, (
+        "what the stage needs could not be made"
+    )
     before = outputs(whole)
     disturbed = Study(folder / "disturbed")
     shutil.copytree(whole.root, disturbed.root)
-    start = time.monotonic()
-    assert forked(lambda: whole.run(word, name)) == 0, "the undisturbed run failed"
+    pieces.done, start = 0, time.monotonic()
+    assert forked(lambda: claimed_run(whole, word, name)) == 0, "the undisturbed run failed"
     seconds = time.monotonic() - start
     wanted = outputs(whole)
 
+    needed, pieces.done = pieces.done, 0
     draw, done, finished = random.Random(seed), 0, 0
     wrong: list[str] = []
     while done < kills:
-        code = forked(lambda: disturbed.run(word, name), draw.uniform(0, seconds), draw.choice(SIGNALS))
+        code = forked(lambda: claimed_run(disturbed, word, name), draw.uniform(0, seconds), draw.choice(SIGNALS))
         left = outputs(disturbed)
         # What has its final name is whole, whenever the kill came.
         wrong += [path for path, digest in left.items() if wanted.get(path, before.get(path)) != digest]
-        if code is None:
-            done += 1
-            continue
-        finished += 1
-        assert code == 0, "a run after a kill failed"
-        for path in set(left) - set(before):
-            (disturbed.root / path).unlink()
-    code = forked(lambda: disturbed.run(word, name))
+        assert code in (None, 0), "a run after a kill failed"
+        done += code is None
+        assert code is None or left == wanted, "a run that ended well left something out"
+        if left == wanted:  # killed in the instant after its end, or not at all
+            finished += 1
+            for path in set(left) - set(before):
+                (disturbed.root / path).unlink()
+    code = forked(lambda: claimed_run(disturbed, word, name))
     left = outputs(disturbed)
     print(
         json.dumps(
@@ -108,6 +163,9 @@ def main() -> None:
                 "made": len(set(wanted) - set(before)),
                 "unfinished": [str(path) for path in disturbed.layout.partial.rglob("*.sealed")],
                 "seconds": round(seconds, 3),
+                "needed": needed,
+                "repeated": pieces.done - (finished + 1) * needed,
+                "interval": pieces.interval,
             }
         )
     )

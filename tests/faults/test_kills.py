@@ -35,3 +35,6 @@ def test_killed_at_random_moments_and_run_again(tmp_path: Path, word: str, name:
     assert told["code"] == 0, done.stderr
     assert told["different"] == []
     assert told["unfinished"] == []
+    assert told["needed"] > 0
+    assert told["repeated"] <= kills * told["interval"], "more than one shard or checkpoint interval a kill"
+    count(f"pieces of work repeated: {word}", max(0, told["repeated"]))
