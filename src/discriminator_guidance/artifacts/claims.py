@@ -29,6 +29,9 @@ def claimed(folder: Path, who: str, writes: Collection[str], reads: Collection[s
         writes: results that nobody else may write or read meanwhile.
         reads: results that nobody may write meanwhile.
 
+    Yields:
+        Nothing; the claim is held until the end.
+
     Raises:
         BusyError: somebody is at one of them; nothing is kept from others then.
     """
