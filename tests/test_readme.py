@@ -25,7 +25,7 @@ MEANING = {
     "ensemble_probability_table1": "mean probability at the study's setting",
     "ensemble_clipped_logit_table1": "clipped raw logits at the study's setting (what the study ran)",
     "tuned": "winner of `dguide study discriminator`: D5's row, another seed",
-    "ensemble_tuned": "winner of `dguide study ensemble`: weights, w1, w2, window",
+    "ensemble_tuned": "winner of `dguide study ensemble`: weights, rule, w1, w2, window, boosting",
 }
 
 
