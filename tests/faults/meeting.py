@@ -50,15 +50,19 @@ def meet(study: Study, commands: list[tuple[str, ...]]) -> list[tuple[int, str]]
     return list(zip(codes, [path.read_text() for path in files], strict=True))
 
 
+def prepare(study: Study) -> None:
+    """Make the project of a study one that `dguide` can be run in, with profile `tiny`."""
+    (study.root / "configs").mkdir(parents=True)
+    (study.root / "configs" / "tiny.yaml").write_text(json.dumps(study.settings).replace("Infinity", ".inf"))
+
+
 def main() -> None:
     """See the module."""
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
     for stage in STAGES:
         import_module(f"discriminator_guidance.stages.{stage}")
     study = Study(folder / "project")
-    study.root.mkdir()
-    (study.root / "configs").mkdir()
-    (study.root / "configs" / "tiny.yaml").write_text(json.dumps(study.settings).replace("Infinity", ".inf"))
+    prepare(study)
     assert forked(lambda: study.ensure("evaluation", "edm")) == 0, "what the commands need could not be made"
     wanted, results = outputs(study), []
     for _ in range(rounds):
