@@ -94,3 +94,15 @@ def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes((2**63).to_bytes(8, "little") + b"{}")
     with pytest.raises(InputError, match="run stage score again"):
         load_weights(tmp_path, "score")
+
+
+def test_a_record_is_kept_beside_the_arguments_and_under_the_checksum(tmp_path):
+    state = {"a": torch.ones(2)}
+    save_weights(tmp_path / "plain", state, {"width": 3}, {})
+    save_weights(tmp_path / "told", state, {"width": 3}, {"halved_batches": [4]})
+    plain, told = (json.loads((tmp_path / name / "model.json").read_text()) for name in ("plain", "told"))
+    assert (plain, told) == ({"width": 3}, {"width": 3, "record": {"halved_batches": [4]}})
+    assert load_weights(tmp_path / "told", "score")[1] == {"width": 3}
+    shutil.copyfile(tmp_path / "plain" / "model.json", tmp_path / "told" / "model.json")
+    with pytest.raises(InputError, match="do not fit the checksum"):
+        load_weights(tmp_path / "told", "score")

@@ -27,6 +27,26 @@ def test_the_size_halves_until_it_fits_and_stays_there():
     assert tried == [100, 50, 25, 25]
     assert len(said) == 2
     assert "25 pictures" in said[-1]
+    assert at_once.record() == {"halved_batches": [50, 25]}
+    assert at_once.record("blocks") == {"blocks": [50, 25]}
+
+
+def test_nothing_is_recorded_where_all_fits():
+    at_once = BatchSize(8, lambda line: None)
+    at_once.attempt(run_with_room_for(8, []))
+    assert at_once.record() == {}
+
+
+def test_a_resumed_run_has_the_halvings_of_both():
+    tried = []
+    at_once = BatchSize(16, lambda line: None)
+    at_once.resume([])
+    assert (at_once.size, at_once.halved) == (16, ())
+    at_once.resume([8])
+    at_once.attempt(run_with_room_for(5, tried))
+    assert tried == [8, 4]
+    at_once.resume([8])
+    assert (at_once.size, at_once.record()) == (4, {"halved_batches": [8, 4]})
 
 
 def test_one_picture_that_does_not_fit_is_an_error_of_one_line():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
+import torch
+
+from discriminator_guidance.artifacts.files import read_json
 
 from .conftest import Study
 from .resumption import interrupt_and_resume
@@ -17,8 +22,6 @@ def test_samples_of_the_declared_index_range(study: Study):
 
 
 def test_a_sample_is_its_index_whatever_the_batch_and_shard(study: Study, tmp_path):
-    import shutil
-
     study.ensure("fake")
     whole = np.load(study.layout.fake / "samples.npz")["images"]
     again = Study(tmp_path)
@@ -35,3 +38,28 @@ def test_a_killed_run_resumes_to_the_same_bytes(study: Study, tmp_path, monkeypa
     study.ensure("fake")
     again = interrupt_and_resume(study, tmp_path, monkeypatch, "fake")
     assert (again.layout.fake / "samples.npz").read_bytes() == (study.layout.fake / "samples.npz").read_bytes()
+
+
+def test_halved_batches_stand_with_the_samples_and_in_the_record_of_what_learns_from_them(study, tmp_path, monkeypatch):
+    from discriminator_guidance.stages import sampling
+
+    study.ensure("fake"), study.ensure("extractor")
+    again, original = Study(tmp_path, settings=study.settings), sampling.sample
+    for folder in ("models", "data"):
+        shutil.copytree(study.root / folder, again.root / folder)
+    at_once = again.config.fake.batch_size
+
+    def exhausted(denoiser, guidance, latents, *rest):
+        if len(latents) > at_once // 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(denoiser, guidance, latents, *rest)
+
+    monkeypatch.setattr(sampling, "sample", exhausted)
+    again.run("fake")
+    drawn, usual = (np.load(s.layout.fake / "samples.npz") for s in (again, study))
+    assert drawn["halved_batches"].tolist() == [at_once // 2]
+    assert "halved_batches" not in usual.files
+    again.run("discriminator", "d0")
+    metrics = read_json(again.layout.discriminator_reports / "d0" / "metrics.json", "discriminator")
+    assert metrics["fake_halved_batches"] == [at_once // 2]
+    assert "halved_batches" not in metrics

@@ -359,5 +359,7 @@ def test_exhausted_memory_halves_the_passes_of_a_member_and_is_recorded(tiny, pl
     monkeypatch.setattr(discriminator, "accumulate_gradients", exhausted)
     assert tiny.run("discriminator", "d0").summary["batch_size"] == 4
     assert [line.split()[-4] for line in tiny.notices] == ["8", "4"]
+    assert metrics(tiny, "d0")["halved_batches"] == [8, 4]
+    assert not {"halved_batches", "fake_halved_batches"} & set(metrics(plain, "d0"))
     for key in ("train_loss", "validation_loss", "test_loss"):
         assert metrics(tiny, "d0")[key] == pytest.approx(metrics(plain, "d0")[key], rel=1e-3)

@@ -111,10 +111,20 @@ def test_exhausted_memory_halves_the_batch_once_for_all_and_changes_nothing(work
     notices, done, sampled = [], [], Sampled(room=3)
     halved, size = draw(sampled, work(), notices=notices, done=done.append)
     assert_same(halved, draw(Sampled(), work())[0])
-    assert size == 3
+    assert (size, halved.halved) == (3, (3,))
     assert len(notices) == 1
     assert sum(done) == 17
     assert [len(batch) for batch in sampled.batches] == [5, 3, 3, 2, 3, 3, 2, 1]
+
+
+def test_an_interrupted_run_goes_on_with_the_smaller_batch_and_its_record(work):
+    place = work()
+    draw(Sampled(room=3), place, indices=range(100, 108))
+    sampled = Sampled()
+    rest, size = draw(sampled, place)
+    assert (size, rest.halved) == (3, (3,))
+    assert [len(batch) for batch in sampled.batches] == [3, 3, 2, 1]
+    assert_same(rest, draw(Sampled(), work())[0])
 
 
 def test_memory_for_no_picture_is_one_line_and_keeps_the_finished_shards(work):

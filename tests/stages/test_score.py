@@ -63,6 +63,9 @@ class TestScore(TrainedStage):
         other = Study(tmp_path)
         other.run("real")
         assert other.run("score").summary["batch_size"] == 8
+        assert read_json(other.layout.model("score") / "model.json", "score")["record"] == {"halved_batches": [8]}
+        assert "record" not in read_json(study.layout.model("score") / "model.json", "score")
+        self.load(other)
         assert len(other.notices) == 1
         assert "8 pictures" in other.notices[0]
         ours, theirs = (load_file(s.layout.model("score") / "model.safetensors") for s in (other, study))

@@ -77,7 +77,7 @@ def settings(**changes) -> MemberSettings:
     return MemberSettings(**({"draws": told["seed"]} | told))
 
 
-def run(told: MemberSettings, memory=None, images_labels=None):
+def run(told: MemberSettings, memory=None, images_labels=None, at_once=None):
     images, labels = images_labels or pictures()
     grid = grid_features(features, images, labels, None, ROWS, 4, 2, seed=0)
     head, rows = Head(), []
@@ -91,7 +91,7 @@ def run(told: MemberSettings, memory=None, images_labels=None):
         grid,
         told,
         CPU,
-        BatchSize(told.batch_size, lambda line: None),
+        at_once or BatchSize(told.batch_size, lambda line: None),
         memory or Memory(),
         rows.append,
         lambda s, r: None,
@@ -160,10 +160,17 @@ def test_half_batches_add_up_to_the_whole_batch(monkeypatch):
             raise torch.OutOfMemoryError("not enough")
         return original(loss_of, batch, size)
 
-    monkeypatch.setattr(discriminator, "accumulate_gradients", exhausted)
-    parts, parts_history, _ = run(settings(epochs=2))
+    memory, others = Memory(), Memory()
+    with monkeypatch.context() as patch:
+        patch.setattr(discriminator, "accumulate_gradients", exhausted)
+        parts, parts_history, _ = run(settings(epochs=2), memory)
+        run_beside(settings(epochs=2, draws=5), [trainee(settings(epochs=2, seed=1, draws=5), others)])
     assert calls[:3] == [64, 32, 16]
-    assert set(calls[3:]) == {16}
+    assert set(calls[3:14]) == {16}
+    for kept in (memory, others):  # of a run that goes on from there
+        at_once = BatchSize(64, lambda line: None)
+        run(settings(epochs=3), kept, at_once=at_once)
+        assert (at_once.size, at_once.halved) == (16, (32, 16))
     assert parts.linear.weight.item() == pytest.approx(whole.linear.weight.item(), rel=1e-4)
     for one, two in zip(history, parts_history, strict=True):
         assert one == pytest.approx(two, rel=1e-4)

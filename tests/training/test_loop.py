@@ -74,6 +74,25 @@ def test_loss_falls_and_the_curve_covers_every_iteration():
     assert history[0]["size"] == 8.0
 
 
+def test_a_resumed_run_goes_on_with_the_smaller_passes_and_their_record(monkeypatch):
+    from discriminator_guidance.training import loop
+
+    def exhausted(loss_of, batch, size):
+        if size > 4:
+            raise torch.OutOfMemoryError("not enough")
+        return accumulate_gradients(loss_of, batch, size)
+
+    memory = Memory(stop_after=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "accumulate_gradients", exhausted)
+        with pytest.raises(KeyboardInterrupt):
+            run(memory)
+    network, batch_of, loss_of = problem()
+    memory.stop_after, passes = None, at_once()
+    train(network, batch_of, loss_of, SCHEDULE, passes, memory, lambda n: None, lambda step, row: None)
+    assert (passes.size, passes.halved) == (4, (4,))
+
+
 def test_rate_is_flat_then_falls_linearly():
     rates = [SCHEDULE.rate(i) for i in (0, 49, 50, 75, 99)]
     assert rates == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])

@@ -109,13 +109,14 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarray]:
+def read_npz(path: Path, names: Sequence[str], stage: str, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Read plain arrays of another stage.
 
     Args:
         path: where.
         names: the arrays wanted.
         stage: the stage that makes the file, for the remedy.
+        optional: arrays wanted where the file has them.
 
     Returns:
         The arrays by name.
@@ -128,7 +129,7 @@ def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarr
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive.files]
             if not missing:
-                return {name: archive[name] for name in names}
+                return {name: archive[name] for name in (*names, *optional) if name in archive.files}
     except ARCHIVE_ERRORS as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"a whole .npz file {path}", reason, f"run stage {stage} again") from error

@@ -17,22 +17,28 @@ if TYPE_CHECKING:
 HEADER_START = 8  # bytes that hold the length of the header
 CHECKSUM = "sha256"
 WEIGHT_FILES = ("model.safetensors", "model.json")
+RECORD = "record"  # in model.json, beside the constructor arguments
 
 
-def save_weights(folder: Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> None:
+def save_weights(
+    folder: Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any], record: Mapping[str, Any] | None = None
+) -> None:
     """Write `model.safetensors`, with a checksum of both files in its header, and `model.json`.
 
     Args:
         folder: where.
         state: tensors by their original names.
         arguments: constructor arguments of the network.
+        record: what else must be said of how it came about; nothing is written where there is nothing to say.
     """
     from safetensors.torch import save
 
+    told = {**arguments, RECORD: dict(record)} if record else arguments
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    checksum = _checksum(save(tensors), arguments)
+    checksum = _checksum(save(tensors), told)
     write_bytes(folder / "model.safetensors", save(tensors, {CHECKSUM: checksum}))
-    write_json(folder / "model.json", arguments)
+    write_json(folder / "model.json", told)
 
 
 def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -53,13 +59,13 @@ def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str,
 
     path = folder / "model.safetensors"
     require(path, stage)
-    arguments = read_json(folder / "model.json", stage)
+    told = read_json(folder / "model.json", stage)
     try:
         content = path.read_bytes()
-        told = _header(content).get("__metadata__")
+        metadata = _header(content).get("__metadata__")
         # Files of before checksums have no metadata at all; DVC alone knows their bytes.
-        if told is None or told.get(CHECKSUM) == _checksum(content, arguments):
-            return load(content), arguments
+        if metadata is None or metadata.get(CHECKSUM) == _checksum(content, told):
+            return load(content), {key: value for key, value in told.items() if key != RECORD}
         reason = "bytes that do not fit the checksum in them"
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -77,9 +83,9 @@ def _header_bytes(content: bytes) -> int:
     return int.from_bytes(content[:HEADER_START], "little")
 
 
-def _checksum(content: bytes, arguments: Mapping[str, Any]) -> str:
-    """SHA-256 of tensors, their names and places, and the constructor arguments; of the metadata nothing."""
+def _checksum(content: bytes, told: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors, their names and places, and model.json; of the metadata nothing."""
     tensors = {name: entry for name, entry in _header(content).items() if name != "__metadata__"}
-    digest = hashlib.sha256(json.dumps([tensors, arguments], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([tensors, told], sort_keys=True).encode())
     digest.update(memoryview(content)[HEADER_START + _header_bytes(content) :])
     return digest.hexdigest()

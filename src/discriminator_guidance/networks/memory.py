@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
@@ -50,10 +50,35 @@ class BatchSize:
     Args:
         size: pictures at once, to begin with.
         on_halved: told in words what happened.
+
+    Attributes:
+        halved: the sizes it came down to, the largest first.
     """
 
     def __init__(self, size: int, on_halved: Callable[[str], None]) -> None:
         self.size, self.on_halved = size, on_halved
+        self.halved: tuple[int, ...] = ()
+
+    def record(self, key: str = "halved_batches") -> dict[str, list[int]]:
+        """What a result says of it.
+
+        Args:
+            key: its name there.
+
+        Returns:
+            The sizes it was halved to under the key; nothing where it never was: such results are the same bytes on
+            every machine.
+        """
+        return {key: list(self.halved)} if self.halved else {}
+
+    def resume(self, halved: Iterable[int]) -> None:
+        """Go on as an interrupted run did: with its smallest size, and with its halvings on record.
+
+        Args:
+            halved: of that run.
+        """
+        self.halved = tuple(sorted({*self.halved, *halved}, reverse=True))
+        self.size = min([self.size, *self.halved])
 
     def attempt(self, run: Callable[[int], Result]) -> Result:
         """Run something that can be repeated, with as many pictures at once as fit.
@@ -84,7 +109,7 @@ class BatchSize:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self.size = -(-self.size // 2)
+            self.resume([-(-self.size // 2)])
             self.on_halved(f"the device's memory is exhausted: going on with {self.size} pictures at once")
 
 

@@ -18,6 +18,7 @@ from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import allow_tf32, resolve_compute
 from discriminator_guidance.stages.chain import of_member, predecessor, predecessors_hash
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
+from discriminator_guidance.stages.halved import halved_record
 from discriminator_guidance.stages.heads import (
     Bench,
     Pairs,
@@ -92,6 +93,8 @@ def run(config: Config, context: Context, member: str) -> StageResult:
         "n_validation": len(bench.pairs.split.validation),
         "n_test": len(bench.pairs.split.test),
         "parameters": sum(p.numel() for p in head.parameters()),
+        **bench.at_once.record(),
+        **halved_record(layout.fake / "samples.npz", "fake"),
     }
     write_json(curves / "metrics.json", metrics)
     if work is not None:

@@ -28,6 +28,7 @@ from discriminator_guidance.guidance.ensemble import RULES, simplex_weights
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
 from discriminator_guidance.stages.features import picture_features, real_radii
+from discriminator_guidance.stages.halved import halved_record
 from discriminator_guidance.stages.layout import Layout
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     features = picture_features(context, compute, images, at_once)
     samples, unguided = (_by_range(features[name], ranges) for name in ("samples", "unguided"))
     first, real = samples[0], features["real"]
-    radii = real_radii(context, compute, real, settings.neighborhood)
+    blocks = BatchSize(BLOCK, context.notice)
+    radii = real_radii(context, compute, real, settings.neighborhood, blocks)
     reference = published or reference_of_features(real)
 
     with context.bar(f"evaluating {variant}", 2 * ranges + 3, "metrics") as advance:
@@ -99,7 +101,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
                 first, pictures, settings.kid_subsets, settings.kid_subset_size, settings.seed
             )
             advance(1)
-        precision, recall = BatchSize(BLOCK, context.notice).attempt(
+        precision, recall = blocks.attempt(
             lambda size: precision_recall(first, real, settings.neighborhood, size, radii, compute.device)
         )
         advance(1)
@@ -141,6 +143,9 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         "seed": config.guided.seed,
         "seed_start": config.guided.seed_start,
         "precision_mode": compute.mode,
+        **at_once.record(),
+        **blocks.record("halved_blocks"),
+        **halved_record(paths["samples"], "guided"),
         "params_hash": fingerprint(told),
     }
     path, pulls = layout.evaluation(variant), layout.influence(variant)

@@ -13,7 +13,7 @@ from discriminator_guidance.artifacts.feature_cache import cached_rows
 from discriminator_guidance.artifacts.files import fingerprint, sha256
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.evaluation.features import extract_features
-from discriminator_guidance.evaluation.manifold import BLOCK, neighbour_radii
+from discriminator_guidance.evaluation.manifold import neighbour_radii
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute, allow_tf32
 from discriminator_guidance.stages.context import Context
@@ -65,7 +65,9 @@ def picture_features(
     return {name: cached_rows(layout.feature_cache, identity, pictures, extract) for name, pictures in images.items()}
 
 
-def real_radii(context: Context, compute: Compute, real: np.ndarray, neighborhood: int) -> np.ndarray:
+def real_radii(
+    context: Context, compute: Compute, real: np.ndarray, neighborhood: int, blocks: BatchSize
+) -> np.ndarray:
     """How far the ball around each real picture reaches; the same for all variants, so kept like features.
 
     Args:
@@ -73,6 +75,7 @@ def real_radii(context: Context, compute: Compute, real: np.ndarray, neighborhoo
         compute: device.
         real: (m, d) features.
         neighborhood: k.
+        blocks: pictures whose distances are taken at once.
 
     Returns:
         (m,) float64 distances to the k-th neighbour.
@@ -89,9 +92,7 @@ def real_radii(context: Context, compute: Compute, real: np.ndarray, neighborhoo
 
     def radii(features: np.ndarray) -> np.ndarray:
         with context.bar("neighbours of real pictures", len(features), "images") as advance:
-            found = BatchSize(BLOCK, context.notice).attempt(
-                lambda size: neighbour_radii(features, neighborhood, size, compute.device)
-            )
+            found = blocks.attempt(lambda size: neighbour_radii(features, neighborhood, size, compute.device))
             advance(len(features))
         return found
 

@@ -23,6 +23,7 @@ from discriminator_guidance.guidance.sampler import Denoiser, Noise, SamplerSett
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.stages.halved import HALVED
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Samples:
     index: np.ndarray  # (N,) int64
     classes: np.ndarray | None  # (N,) int64 in a conditional study
     log_ratio: np.ndarray  # (steps, N) float32, +inf where there was no guidance
+    halved: tuple[int, ...]  # sizes that batches came down to for want of memory
     dropped: np.ndarray  # (N,) int64, evaluations in which a sample went without guidance that was not finite
     sigma: np.ndarray  # (steps + 1,) float64
     states: np.ndarray  # (steps + 1, K, H, W, C) float32, noisy, in [-1, 1] units
@@ -126,8 +128,10 @@ def draw_samples(
             shard = draw_shard(
                 sampled, classes, settings, shape, members, kept, seed, at_once, compute, advance, on_nonfinite
             )
+            shard["halved"] = np.array(at_once.halved, dtype=np.int64)
             work.save_shard(number, **shard)
         else:
+            at_once.resume(shard["halved"].tolist())
             advance(len(members))
         shards.append(shard)
     sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
@@ -135,6 +139,7 @@ def draw_samples(
         images=np.concatenate([shard["images"] for shard in shards]),
         index=np.asarray(indices, dtype=np.int64),
         classes=draw_classes(seed, indices, classes) if classes else None,
+        halved=at_once.halved,
         log_ratio=np.concatenate([shard["log_ratio"] for shard in shards], axis=1),
         dropped=np.concatenate([shard["dropped"] for shard in shards]),
         sigma=sigmas.numpy(),
@@ -144,14 +149,15 @@ def draw_samples(
 
 
 def write_samples(path: Path, samples: Samples) -> None:
-    """Write pictures, indices and, in a conditional study, classes.
+    """Write pictures, indices, in a conditional study classes and, where batches were halved, to what sizes.
 
     Args:
         path: of the .npz.
         samples: what was drawn.
     """
     labels = {} if samples.classes is None else {"labels": samples.classes}
-    write_npz(path, images=samples.images, index=samples.index, **labels)
+    halved = {HALVED: np.array(samples.halved, dtype=np.int64)} if samples.halved else {}
+    write_npz(path, images=samples.images, index=samples.index, **labels, **halved)
 
 
 def draw_shard(

@@ -47,7 +47,7 @@ def save_trained(
         The last row of the curve, the number of parameters, the precision and the size of a pass.
     """
     folder = context.layout.model(word)
-    save_weights(folder, network.state_dict(), arguments)
+    save_weights(folder, network.state_dict(), arguments, at_once.record())
     write_csv(folder / "history.csv", history)
     work.remove()
     parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -115,6 +115,7 @@ def train_discriminator(
     """
     own = _Training(Trainee(head, settings, checkpoints, on_epochs, on_metrics), compute)
     others = [_Training(trainee, compute) for trainee in beside]
+    at_once.resume(own.halved)
     batches = settings.batches
     assert all(other.settings.batches == batches for other in others), "heads of one pass learn from the same batches"
     for epoch in range(len(own.history), settings.epochs):
@@ -186,6 +187,7 @@ class _Training:
         )
         self.history: list[Row] = []
         self.kept: State = {}
+        self.halved: set[int] = set()  # sizes that passes over its batches came down to
         self._means = Row()
         self._saved, self._diverged = 0, False
         state = trainee.checkpoints.load()
@@ -193,6 +195,7 @@ class _Training:
             self.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.history, self.kept = state["history"], state["kept"]
+            self.halved.update(state["halved"])
             self._saved = len(self.history)
             trainee.on_epochs(self._saved)
 
@@ -221,6 +224,7 @@ class _Training:
             return accumulate_gradients(self._loss, batch.tensors, size)
 
         row = at_once.attempt(passes)
+        self.halved.update(at_once.halved)
         place = f"epoch {batch.epoch + 1}, batch {batch.number + 1}"
         if not math.isfinite(row["loss"]):
             place += _faulty(self._loss, batch.tensors, batch.rows)
@@ -260,6 +264,7 @@ class _Training:
                 "optimizer": self.optimizer.state_dict(),
                 "history": self.history,
                 "kept": self.kept,
+                "halved": sorted(self.halved),
             }
         )
         self._saved = len(self.history)

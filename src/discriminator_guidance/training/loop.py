@@ -118,6 +118,7 @@ def train(
         if average is not None:
             average.load_state_dict(state["average"])
         history, start = state["history"], state["iteration"]
+        at_once.resume(state["halved"])
         on_iterations(start)
 
     network.train()
@@ -168,6 +169,7 @@ def train(
                     "average": None if average is None else average.state_dict(),
                     "history": history,
                     "iteration": done,
+                    "halved": list(at_once.halved),
                 }
             )
         on_iterations(1)
