@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,14 +14,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from discriminator_guidance.benchmark.groups import Comparison, Group
 from discriminator_guidance.benchmark.peaks import finished
-from discriminator_guidance.benchmark.sampling import Frozen, Networks
+from discriminator_guidance.benchmark.sampling import MEMBERS, Frozen, Networks
 from discriminator_guidance.benchmark.timing import Way
 from discriminator_guidance.diffusion.noise_levels import lognormal_sigmas
 from discriminator_guidance.diffusion.seeds import generator, torch_seed
 from discriminator_guidance.networks.memory import BatchSize, keep_memory, return_memory
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.timed_calls import NoCheckpoints, nothing
-from discriminator_guidance.training.discriminator import MemberSettings, train_discriminator
+from discriminator_guidance.training.discriminator import MemberSettings, Trainee, train_discriminator
 from discriminator_guidance.training.extractor import train_extractor
 from discriminator_guidance.training.grid import GridFeatures
 from discriminator_guidance.training.loop import Schedule
@@ -43,7 +44,7 @@ def training_groups(networks: Networks, compute: Compute, frozen: Frozen) -> lis
         frozen: the extractor as a discriminator is trained with it.
 
     Returns:
-        One group for each.
+        One group for each, and one of six discriminators: one after the other, and in one pass over shared features.
     """
     kinds: list[tuple[str, str, Callable[..., Way], Callable[..., Way]]] = [
         ("discriminator_training", "member step", _discriminator_plainly, _discriminator),
@@ -55,13 +56,26 @@ def training_groups(networks: Networks, compute: Compute, frozen: Frozen) -> lis
     for name, kind, plainly, ours in kinds:
         flops = networks.flops(kind, 1 if kind == "member step" else 0)
         n = networks.batch(STEPS * flops / SHARE, networks.config.discriminator.batch_size)
-        images = torch.from_numpy(
-            np.random.default_rng(SEED).integers(0, 256, (STEPS * n, *networks.shape), dtype=np.uint8)
-        ).to(networks.device)
+        images = _images(networks, STEPS * n)
         ways = {"reference": plainly(networks, images, n), "ours": ours(networks, images, n, compute, frozen)}
         row = Comparison(name, "reference", "ours", STEPS * n, STEPS * n * flops, f"convolution {precision}")
         groups.append(Group(ways, [row]))
-    return groups
+    return [groups[0], _six_group(networks, compute, frozen, precision), *groups[1:]]
+
+
+def _six_group(networks: Networks, compute: Compute, frozen: Frozen, precision: str) -> Group:
+    features, step = networks.flops("features"), networks.flops("member step", 1)
+    flops = features + MEMBERS * (step - features)
+    n = networks.batch(STEPS * flops / SHARE, networks.config.discriminator.batch_size)
+    images = _images(networks, STEPS * n)
+    ways = {
+        "apart": _discriminators(networks, images, n, compute, frozen, [1] * MEMBERS),
+        "together": _discriminators(networks, images, n, compute, frozen, [MEMBERS]),
+    }
+    name = "six_members_training"
+    return Group(
+        ways, [Comparison(name, "apart", "together", STEPS * n, STEPS * n * flops, f"convolution {precision}")]
+    )
 
 
 def _discriminator_plainly(networks: Networks, images: Tensor, n: int) -> Way:
@@ -86,7 +100,14 @@ def _discriminator_plainly(networks: Networks, images: Tensor, n: int) -> Way:
 
 
 def _discriminator(networks: Networks, images: Tensor, n: int, compute: Compute, frozen: Frozen) -> Way:
-    head, device = copy.deepcopy(networks.heads[0]), networks.device
+    return _discriminators(networks, images, n, compute, frozen, [1])
+
+
+def _discriminators(
+    networks: Networks, images: Tensor, n: int, compute: Compute, frozen: Frozen, passes: list[int]
+) -> Way:
+    """Training of as many heads as are summed up, each number of them in one pass."""
+    heads, device = [copy.deepcopy(head) for head in networks.heads[: sum(passes)]], networks.device
     labels, classes = _targets(len(images), device), networks.classes(len(images))
     grid = GridFeatures(
         torch.zeros(1, *networks.extractor.feature_shape, device=device),
@@ -104,9 +125,13 @@ def _discriminator(networks: Networks, images: Tensor, n: int, compute: Compute,
         return found if compute.mode == "bfloat16" else found.float()
 
     def run() -> Tensor:
-        rows, rest = np.arange(len(images)), _surroundings(compute, n)
-        train_discriminator(features, head, images, labels, classes, rows, grid, told, *rest)
-        return _gradients(head)
+        rows, waiting = np.arange(len(images)), iter(heads)
+        for count in passes:
+            head, *others = itertools.islice(waiting, count)
+            beside = [Trainee(other, told, NoCheckpoints(), nothing, nothing) for other in others]
+            rest = (*_surroundings(compute, n), beside)
+            train_discriminator(features, head, images, labels, classes, rows, grid, told, *rest)
+        return torch.cat([_gradients(head) for head in heads])
 
     return Way(finished(run, device), keep_memory)
 
@@ -182,6 +207,11 @@ def _schedule(n: int) -> Schedule:
 
 def _surroundings(compute: Compute, n: int) -> tuple[Any, ...]:
     return compute, BatchSize(n, nothing), NoCheckpoints(), nothing, nothing
+
+
+def _images(networks: Networks, count: int) -> Tensor:
+    images = np.random.default_rng(SEED).integers(0, 256, (count, *networks.shape), dtype=np.uint8)
+    return torch.from_numpy(images).to(networks.device)
 
 
 def _targets(count: int, device: torch.device) -> Tensor:
