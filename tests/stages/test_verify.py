@@ -97,6 +97,15 @@ def test_a_damaged_result_is_named_with_its_stage(study: Study, damage: Callable
     assert run(study, recorded).damages == [Damage(RESULT, found, REPRO)]
 
 
+def test_swapped_results_are_both_named(study: Study) -> None:
+    recorded = stages(study)
+    paths = [stage.outputs[0].path for stage in recorded]
+    one, other = ((study.root / path).read_bytes() for path in paths)
+    (study.root / paths[0]).write_bytes(other)
+    (study.root / paths[1]).write_bytes(one)
+    assert [damage.path for damage in run(study, recorded).damages] == paths
+
+
 def test_a_result_that_dvc_still_has_is_checked_out(study: Study) -> None:
     recorded = stages(study)
     train = recorded[0].outputs[0]
