@@ -81,11 +81,11 @@ def test_heun_is_of_second_order():
 
 def test_churn_keeps_the_distribution():
     count = 4000
-    latents = normal_batch(3, "latent", range(count), 0, SHAPE)
+    latents, random = seeded_latents(count), torch.Generator().manual_seed(8)
 
     def noise(step: int, raised: Tensor) -> Tensor:
         assert bool(raised.all())
-        return normal_batch(3, "churn", range(count), step, SHAPE)
+        return torch.randn((count, *SHAPE), generator=random)
 
     drawn = sample(TRUE.denoise, None, latents, noise, settings(s_churn=20.0, steps=120))
     deterministic = sample(TRUE.denoise, None, latents, no_noise, settings(steps=120))

@@ -26,6 +26,7 @@ from discriminator_guidance.studies.trial_heads import (
     weights_folder,
 )
 from discriminator_guidance.studies.trial_runs import trial_run
+from tests.conftest import Copied
 from tests.stages.conftest import Study, tiny_settings
 
 FOUND = {
@@ -51,11 +52,8 @@ def small_search() -> dict:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    study = Study(tmp_path_factory.mktemp("search"), small_search())
-    for stage in ("extractor", "fake", "fid_network"):
-        study.ensure(stage)
-    return study
+def project(copied: Copied, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return copied(tmp_path_factory.mktemp("search") / "study", small_search())
 
 
 def search(project: Study, trials: int, seen: list | None = None) -> tuple[optuna.Study, optuna.Study]:

@@ -22,6 +22,7 @@ from discriminator_guidance.studies.ensemble import (
 )
 from discriminator_guidance.studies.ensemble import run as run_search
 from discriminator_guidance.studies.tuning_range import TuningRange, quiet
+from tests.conftest import Copied
 from tests.stages.conftest import Study, tiny_settings
 
 MEMBERS = ("d0", "d1", "d2")
@@ -46,10 +47,8 @@ def small_search() -> dict:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    study = Study(tmp_path_factory.mktemp("search"), small_search())
-    study.ensure("evaluation", "ensemble_probability")
-    return study
+def project(copied: Copied, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return copied(tmp_path_factory.mktemp("search") / "study", small_search())
 
 
 def search(project: Study, trials: int, seen: list | None = None) -> optuna.Study:

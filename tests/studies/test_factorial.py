@@ -18,6 +18,7 @@ from discriminator_guidance.report.factorial import factorial_text
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies import factorial
 from discriminator_guidance.studies.cells import Cell, Laboratory, read_cell, train_members
+from tests.conftest import Copied
 from tests.stages.conftest import Study, tiny_settings
 
 PLAN = {
@@ -36,12 +37,9 @@ def factorial_settings() -> dict:
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A study of which everything but members is there."""
-    study = Study(tmp_path_factory.mktemp("factorial"), factorial_settings())
-    for word in ("real", "score", "extractor", "fid_network", "fake"):
-        study.ensure(word)
-    return study
+def ready(copied: Copied, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study of which everything is there but the members of cells, which are trained anew."""
+    return copied(tmp_path_factory.mktemp("factorial") / "study", factorial_settings())
 
 
 def two_seeds(study: Study) -> Config:
