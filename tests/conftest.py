@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -18,6 +19,10 @@ LONGEST = (
     ("pipeline", ("tests/test_pipeline.py",)),
     ("stages", ("tests/stages/",)),
 )
+# A busy machine is no fault: hypothesis would call a case of 0.2 s one.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
 Copied = Callable[[Path, dict[str, Any]], Study]
 
 

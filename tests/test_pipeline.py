@@ -8,17 +8,21 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from discriminator_guidance.config import promote
+from tests.amount import FULL, cases
+from tests.preforked import served, write_client
 from tests.stages.conftest import tiny_settings
 
 PROJECT = Path(__file__).resolve().parents[1]
 MEMBERS = ("d0", "d1", "d2", "d3", "d4", "d5")
-ENSEMBLES = ("ensemble_probability", "ensemble_logit", "ensemble_clipped_logit")
+# `make test` has one ensemble and starts `dguide` by forks; `make test-full` has three and starts it as users do.
+ENSEMBLES = ("ensemble_logit", "ensemble_probability", "ensemble_clipped_logit")[: cases(1, 3)]
 VARIANTS = ("edm", *MEMBERS, "d0_table1", *ENSEMBLES)
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
@@ -41,7 +45,7 @@ def write_yaml(path: Path, data: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(PROJECT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(PROJECT / "dvc.yaml", root)
@@ -62,7 +66,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     )
     dvc(root, "config", "--local", "core.no_scm", "true")
-    return root
+    if FULL:
+        yield root
+        return
+    address = tmp_path_factory.mktemp("server") / "socket"
+    write_client(root / "bin" / "dguide", address)
+    with served(address, without_network()):
+        yield root
 
 
 def without_network() -> list[str]:
@@ -74,15 +84,19 @@ def without_network() -> list[str]:
     return prefix if able else []
 
 
-def dvc(root: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
+def called(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(root / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "DGUIDE_TRACKING": "off",
         "OMP_NUM_THREADS": "1",
+        "COLUMNS": "300",
     }
-    command = [*prefix, sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+def dvc(root: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
+    done = called(root, *prefix, sys.executable, "-m", "dvc", *arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -122,9 +136,7 @@ def test_a_second_repro_runs_nothing(project: Path, first_run: list[str]):
 
 
 def verify(project: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "discriminator_guidance.cli", "verify", "--profile", "mini"]
-    environment = {**os.environ, "DGUIDE_TRACKING": "off", "COLUMNS": "300"}
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    return called(project, "dguide", "verify", "--profile", "mini")
 
 
 def test_verify_names_what_is_damaged_and_its_commands_mend_it(project: Path, first_run: list[str]):
@@ -170,7 +182,7 @@ def test_one_learning_rate_reruns_what_depends_on_it_and_nothing_else(project: P
 
 
 def test_a_promoted_ensemble_runs_its_own_stages_and_nothing_else(project: Path, first_run: list[str]):
-    chosen = pipeline_settings()["guided"]["variants"]["ensemble_logit"] | {"weights": [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]}
+    chosen = pipeline_settings()["guided"]["variants"][ENSEMBLES[0]] | {"weights": [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]}
     provenance = {"study": "ensemble", "trial": 1, "seed": 0, "parameters": {}, "values": {}, "commit": "none"}
     promote(project, "mini", "ensemble", {"variant": chosen | {"window": [0.1, 0.9]}}, provenance)
     assert stages_run(dvc(project, "repro")) == [

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import torch
 
-from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch
+from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch, torch_seed
 from tests.amount import cases
 
 
@@ -63,6 +63,13 @@ def test_streams_are_standard_normal():
 def test_known_values():
     # Guards against a silent change of every result by another numpy or another layout of key and counter.
     assert normal(1, "latent", 5, 3, (3,)).numpy().tolist() == KNOWN
+
+
+def test_a_seed_of_torch_is_the_first_word_of_its_stream():
+    assert torch_seed(1, "dropout", 5) == 0
+    seeds = [torch_seed(*name) for name in [(1, "dropout", 5), (2, "dropout", 5), (1, "noise", 5), (1, "dropout", 6)]]
+    assert len(set(seeds)) == 4
+    assert max(torch_seed(1, "dropout", index) for index in range(200)) in range(2**31, 2**32)
 
 
 KNOWN = [0.8574534058570862, -0.09650898724794388, -0.3480731248855591]

@@ -77,6 +77,18 @@ def test_bins_hold_every_picture_once_and_state_their_means() -> None:
     assert keys == sorted(keys)
 
 
+def test_single_precision_is_left_before_probabilities_are_formed() -> None:
+    log_ratio, labels, time = pairs(count=50)
+    single = log_ratio.astype(np.float32)
+    entries = calibration_bins(single, labels, time, bins=1)
+    assert entries == calibration_bins(single.astype(np.float64), labels, time, bins=1)
+    assert [entry.mean_probability for entry in entries] == pytest.approx(
+        [(1 / (1 + np.exp(-single[time == entry.time].astype(np.float64)))).mean() for entry in entries], rel=1e-12
+    )
+    losses = cross_entropy_by_time(single, labels, time)
+    assert losses == cross_entropy_by_time(single.astype(np.float64), labels, time)
+
+
 def test_edges_belong_to_the_upper_bin_and_one_to_the_last() -> None:
     entries = calibration_bins(np.array([0.0, 1e3, -1e3]), np.array([1, 1, 0]), np.full(3, 0.5))
     bounds = np.array([(entry.bin_low, entry.bin_high) for entry in entries])
@@ -122,17 +134,43 @@ def test_cross_entropy_of_a_guess_and_of_a_large_mistake() -> None:
 @pytest.mark.parametrize(
     ("log_ratio", "labels", "message"),
     [
-        (np.zeros(3), np.array([0, 1]), "one length"),
-        (np.zeros(0), np.zeros(0, dtype=int), "at least 1"),
-        (np.array([0.0, np.nan]), np.array([0, 1]), "row 1 "),
-        (np.zeros(2), np.array([-1, 1]), "labels 0"),
-        (np.zeros(2), np.array([1, 1]), "2 real of 2"),
-        (np.zeros(2), np.array([0, 0]), "0 real of 2"),
+        (
+            np.zeros(3),
+            np.array([0, 1]),
+            "expected log ratios, labels and times of one length, at least 1; got shapes (3,), (2,); "
+            "rebuild the stage `discriminator`",
+        ),
+        (
+            np.zeros(0),
+            np.zeros(0, dtype=int),
+            "expected log ratios, labels and times of one length, at least 1; got shapes (0,), (0,); "
+            "rebuild the stage `discriminator`",
+        ),
+        (
+            np.array([0.0, np.nan]),
+            np.array([0, 1]),
+            "expected finite log ratios; got NaN or infinity in row 1 (1 such rows of 2); "
+            "look at sample 1: the picture or the network that produced it is damaged",
+        ),
+        (
+            np.zeros(7),
+            np.arange(7),
+            "expected labels 0 (fake) and 1 (real); got labels [0 1 2 3 4]; rebuild the stage `discriminator`",
+        ),
+        *(
+            (
+                np.zeros(2),
+                np.full(2, label),
+                f"expected real and fake pictures; got {2 * label} real of 2; test on a split that holds both classes",
+            )
+            for label in (0, 1)
+        ),
     ],
 )
 def test_unusable_pairs_are_refused(log_ratio: np.ndarray, labels: np.ndarray, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError) as caught:
         classification_scores(log_ratio, labels)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(

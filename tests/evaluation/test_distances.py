@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -172,12 +174,42 @@ def test_statistics_are_the_unbiased_ones() -> None:
         np.testing.assert_allclose(root.T @ root, np.cov(features[:count], rowvar=False), atol=1e-13)
 
 
-def test_misfitting_or_damaged_statistics_are_refused() -> None:
+def test_means_of_single_precision_features_are_taken_in_double() -> None:
+    single = (100 + correlated(1, 30, 5)).astype(np.float32)
+    np.testing.assert_allclose(covariance_root(single), covariance_root(single.astype(np.float64)), atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_the_trace_is_as_exact_in_any_unit(unit: float) -> None:
+    check_trace(unit * np.sqrt(np.geomspace(1, 1e-10, 48)))
+    check_trace(unit * np.ones(5))
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_misfitting_statistics_are_refused(place: int) -> None:
     mean, covariance = gaussian_statistics(correlated(1, 30, 5))
-    with pytest.raises(InputError, match=r"covariances of shape \(5, 5\)"):
-        frechet_distance(mean, covariance, mean, covariance[:4, :4])
-    with pytest.raises(InputError, match="finite means"):
-        frechet_distance(mean, covariance, mean + np.nan, covariance)
+    given = [mean, covariance, mean, covariance]
+    given[place] = given[place][(slice(4),) * given[place].ndim]
+    shapes = ["(5,)", "(5, 5)", "(5,)", "(5, 5)"]
+    shapes[place] = shapes[place].replace("5", "4")
+    with pytest.raises(InputError) as caught:
+        frechet_distance(*given)
+    assert str(caught.value) == (
+        "expected means of shape (5,) and covariances of shape (5, 5); "
+        f"got shapes {shapes[0]}, {shapes[1]}, {shapes[2]} and {shapes[3]}; extract both sets with the same network"
+    )
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_damaged_statistics_are_refused(place: int) -> None:
+    given = [*gaussian_statistics(correlated(1, 30, 5)), *gaussian_statistics(correlated(2, 30, 5))]
+    given[place].flat[-1] = np.nan
+    with pytest.raises(InputError) as caught:
+        frechet_distance(*given)
+    assert str(caught.value) == (
+        "expected finite means and covariances; got a value that is not finite; "
+        "look for damaged pictures in the two sets"
+    )
 
 
 @pytest.mark.parametrize("distance", [fid_torchmetrics, frechet_distance_from_features])
@@ -234,5 +266,17 @@ def test_kid_tells_apart_what_differs() -> None:
 
 @pytest.mark.parametrize(("subsets", "size"), [(5, 31), (5, 1), (0, 10)])
 def test_impossible_kid_subsets_are_refused(subsets: int, size: int) -> None:
-    with pytest.raises(InputError, match="KID subset of 2 to 30"):
+    with pytest.raises(InputError) as caught:
         kid(correlated(1, 30, 4), correlated(2, 40, 4), subsets, size, seed=0)
+    assert str(caught.value) == (
+        f"expected at least 1 KID subset of 2 to 30 pictures; got {subsets} subsets of {size}; "
+        "change the number or the size of the KID subsets, or sample more images"
+    )
+
+
+def test_the_smallest_kid_is_one_subset_of_two_and_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mean, deviation = kid(correlated(1, 2, 4), correlated(2, 2, 4), subsets=1, subset_size=2, seed=0)
+    assert mean == pytest.approx(unbiased_mmd2(correlated(1, 2, 4), correlated(2, 2, 4)), rel=1e-10)
+    assert deviation == 0

@@ -79,8 +79,17 @@ def test_batches_bound_memory_only(batch_size: int) -> None:
 
 @pytest.mark.parametrize("neighborhood", [0, 20])
 def test_a_neighborhood_larger_than_the_set_is_refused(neighborhood: int) -> None:
-    with pytest.raises(InputError, match="neighborhood from 1 to 19"):
-        precision_recall(normal(1, 20), normal(2, 30), neighborhood)
+    message = (
+        f"expected a neighborhood from 1 to 19, for a set of 20 pictures; got {neighborhood}; "
+        "change the neighborhood, or sample more images"
+    )
+    for sets in [(normal(1, 20), normal(2, 30)), (normal(2, 30), normal(1, 20))]:
+        with pytest.raises(InputError) as caught:
+            precision_recall(*sets, neighborhood)
+        assert str(caught.value) == message
+    with pytest.raises(InputError) as caught:
+        neighbour_radii(normal(1, 20), neighborhood)
+    assert str(caught.value) == message
 
 
 def test_damaged_features_are_refused() -> None:

@@ -31,10 +31,16 @@ def test_statistics_of_features_are_as_good_as_the_features(count: int) -> None:
     np.testing.assert_allclose(influence, frechet_influence(generated, real), atol=1e-6)
 
 
-def test_a_rounded_covariance_is_one() -> None:
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_rounded_covariance_is_one_and_a_wrong_one_is_not_in_any_unit(unit: float) -> None:
     mu, sigma = gaussian_statistics(features(2, 5))  # five pictures: eigenvalues that are 0
-    rounded = sigma + 1e-12 * np.random.default_rng(0).standard_normal(sigma.shape)
-    assert np.isfinite(reference_of_statistics(mu, rounded, 6, "real.npz").root).all()
+    noise = np.random.default_rng(0).standard_normal(sigma.shape)
+    rounded = reference_of_statistics(mu, unit * (sigma + 1e-12 * noise), 6, "real.npz")
+    np.testing.assert_allclose(rounded.root.T @ rounded.root, unit * sigma, atol=1e-9 * unit)
+    with pytest.raises(InputError, match="a symmetric sigma"):
+        reference_of_statistics(mu, unit * (sigma + 1e-6 * np.abs(sigma).max() * noise), 6, "real.npz")
+    with pytest.raises(InputError, match="positive semi-definite"):
+        reference_of_statistics(mu, unit * (sigma - 1e-6 * np.abs(sigma).max() * np.eye(6)), 6, "real.npz")
 
 
 @pytest.mark.parametrize(
@@ -42,8 +48,10 @@ def test_a_rounded_covariance_is_one() -> None:
     [
         (lambda mu, sigma: (mu[:5], sigma[:5, :5]), r"mu of shape \(6,\) .* shapes \(5,\) and \(5, 5\)"),
         (lambda mu, sigma: (mu[None], sigma), r"shapes \(1, 6\)"),
-        (lambda mu, sigma: (mu * np.nan, sigma), "finite numbers"),
-        (lambda mu, sigma: (mu.astype(str), sigma), "finite numbers"),
+        (lambda mu, sigma: (mu, sigma[:5]), r"shapes \(6,\) and \(5, 6\)"),
+        (lambda mu, sigma: (mu * np.nan, sigma), "finite numbers in .*; got a value that is not finite; "),
+        (lambda mu, sigma: (mu, sigma * np.inf), "finite numbers in .*; got a value that is not finite; "),
+        (lambda mu, sigma: (mu.astype(str), sigma), "finite numbers in .*; got a value that is not finite; "),
         (lambda mu, sigma: (mu, sigma + np.triu(np.ones((6, 6)))), "a symmetric sigma"),
         (lambda mu, sigma: (mu, sigma - np.eye(6) * np.linalg.eigvalsh(sigma)[1]), "positive semi-definite"),
         (lambda mu, sigma: (mu, -sigma), "positive semi-definite"),
@@ -53,5 +61,6 @@ def test_what_is_no_gaussian_of_these_features_is_refused(change: Change, told: 
     mu, sigma = change(*gaussian_statistics(features(2, 80)))
     with pytest.raises(InputError, match=told) as caught:
         reference_of_statistics(mu, sigma, 6, "cifar10-32x32.npz")
-    assert "cifar10-32x32.npz" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("expected ")
+    assert caught.value.expected.endswith(" in cifar10-32x32.npz")
+    assert caught.value.remedy == "get the file again, or set evaluation.reference_statistics to null"

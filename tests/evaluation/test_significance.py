@@ -236,9 +236,15 @@ def test_unusable_sets_are_refused() -> None:
         frechet_influence(good[:1], good)
     with pytest.raises(InputError, match="widths 4 and 3"):
         frechet_influence(good, good[:, :3])
-    with pytest.raises(InputError, match="20 and 19 pictures"):
+    with pytest.raises(InputError) as caught:
         paired_interval(0.0, np.zeros(20), np.zeros(19))
+    assert str(caught.value) == (
+        "expected two sets of pictures with the same sample indices; got 20 and 19 pictures; "
+        "sample both variants with the same number of images"
+    )
     with pytest.raises(InputError, match="2 x 10 and 20 pictures"):
         paired_interval(0.0, np.zeros((2, 10)), np.zeros(20))
-    with pytest.raises(InputError, match="at least 2 influence values"):
+    with pytest.raises(InputError) as caught:
         interval(0.0, np.zeros(1))
+    assert str(caught.value) == "expected at least 2 influence values; got 1; ask for more images"
+    assert interval(0.0, np.zeros(2)) == (0.0, 0.0)

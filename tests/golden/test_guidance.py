@@ -15,6 +15,7 @@ from discriminator_guidance.diffusion.vp_time import cosine_time, marginal_mean,
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.ensemble import combine
 from discriminator_guidance.networks.discriminator import Discriminator, MemberLogits
+from tests.amount import cases
 from tests.golden.vectors import Vectors, find, wrong_copies
 
 OUTSIDE = 1e7  # the public code's mark for "outside the time window", +infinity here
@@ -134,7 +135,7 @@ def test_every_rule_of_an_ensemble_agrees(path: Path) -> None:
 def test_a_wrong_run_is_noticed(path: Path, tmp_path: Path) -> None:
     wrong = tmp_path / path.name
     names = [name for name in guidance_names(Vectors(path)) if Vectors(path).tolerance(name) > 0]
-    for name in wrong_copies(path, names[::5], wrong):
+    for name in wrong_copies(path, names[:: cases(len(names), 5)], wrong):
         with pytest.raises(AssertionError, match=f"{name}: differs"):
             verify_single(wrong)
 
@@ -142,7 +143,8 @@ def test_a_wrong_run_is_noticed(path: Path, tmp_path: Path) -> None:
 @each_ensemble
 def test_a_wrong_rule_is_noticed(path: Path, tmp_path: Path) -> None:
     wrong = tmp_path / path.name
-    for name in wrong_copies(path, Vectors(path).names("out")[::3], wrong):
+    names = Vectors(path).names("out")
+    for name in wrong_copies(path, names[:: cases(len(names), 3)], wrong):
         with pytest.raises(AssertionError, match=f"{name}: differs"):
             verify_ensemble(wrong)
 

@@ -13,6 +13,7 @@ from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.ensemble import combine
 from discriminator_guidance.guidance.sampler import SamplerSettings, sample
 from discriminator_guidance.networks.discriminator import Discriminator
+from tests.amount import cases
 from tests.golden.test_guidance import PRECISIONS, marked
 from tests.golden.vectors import Vectors, find, wrong_copies
 
@@ -99,7 +100,7 @@ def test_a_wrong_trajectory_is_noticed(path: Path, tmp_path: Path) -> None:
     wrong = tmp_path / path.name
     run = list(Vectors(path).meta["runs"])[-1]
     names = [name for name in Vectors(path).names("out") if name.split("/")[1] == run]
-    for name in wrong_copies(path, names[:3], wrong):
+    for name in wrong_copies(path, names[: cases(1, 3)], wrong):
         with pytest.raises(AssertionError, match=f"{name}: differs"):
             verify(wrong, run)
 

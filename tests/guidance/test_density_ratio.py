@@ -53,8 +53,9 @@ def test_network_is_not_called_when_all_samples_are_outside():
     def forbidden(x_vp, tau):
         raise AssertionError("evaluated outside the window")
 
-    x, sigma = torch.ones((2, *SHAPE), dtype=torch.float64), torch.tensor([0.001, 0.001])
+    x, sigma = torch.ones((2, *SHAPE)), torch.tensor([0.001, 0.001])
     score, ratio = guidance_score(forbidden, x, sigma, 0.01, 1.0)
+    assert score.dtype == ratio.dtype == torch.float64
     assert (score == 0).all()
     assert (ratio == math.inf).all()
 
@@ -86,3 +87,21 @@ def test_clip_equals_clipping_the_probability():
     assert math.log((1 - 1e-5) / 1e-5) == pytest.approx(LOG_RATIO_BOUND)
     clip_log_ratio(logit).sum().backward()
     assert logit.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_a_network_with_a_clock_of_its_own_is_given_its_time():
+    seen = []
+
+    def log_ratio(x_vp, time):
+        seen.append((x_vp.detach(), time))
+        return x_vp.flatten(1).sum(1)
+
+    x, sigma = torch.ones((2, *SHAPE), dtype=torch.float64), torch.tensor([0.5, 3.0], dtype=torch.float64)
+    tau, double = tau_from_sigma(sigma), torch.float64
+    own, _ = guidance_score(log_ratio, x, sigma, 0.0, 1.0, network_dtype=double)
+    shifted, _ = guidance_score(log_ratio, x, sigma, 0.0, 1.0, network_time=lambda t: t / 2, network_dtype=double)
+    assert torch.equal(seen[0][1], tau)
+    assert torch.equal(seen[1][1], tau / 2)
+    # The scale of the picture and the score stay with the clock of the schedule.
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(own, shifted)

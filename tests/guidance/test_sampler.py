@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import normal_batch
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.sampler import sample
@@ -102,10 +103,12 @@ def test_churn_acts_only_inside_its_interval():
         return torch.zeros((2, *SHAPE))
 
     sample(TRUE.denoise, None, seeded_latents(2), noise, settings(s_churn=5.0, s_min=0.1, s_max=10.0, steps=20))
-    from discriminator_guidance.diffusion.noise_levels import karras_sigmas
-
     sigmas = karras_sigmas(20, 0.002, 80.0, 7.0)
     assert asked == [i for i in range(20) if 0.1 <= sigmas[i] <= 10.0]
+    asked.clear()
+    ends = {"s_min": sigmas[12].item(), "s_max": sigmas[3].item()}  # which belong to it
+    sample(TRUE.denoise, None, seeded_latents(2), noise, settings(s_churn=5.0, steps=20, **ends))
+    assert asked == [*range(3, 13)]
 
 
 def test_boosting_raises_only_samples_that_looked_fake_at_the_step_before():
@@ -126,20 +129,69 @@ def test_boosting_raises_only_samples_that_looked_fake_at_the_step_before():
 
 
 def test_boosting_doubles_the_guidance_of_fake_looking_samples_at_even_steps():
-    seen = []
+    states = []
 
     def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(x), torch.tensor([-1.0, 1.0], dtype=torch.float64)
+        return torch.ones_like(x), torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
 
     def observe(step: int, x: Tensor, denoised: Tensor, ratio: Tensor) -> None:
-        seen.append(x)
+        states.append(x)
 
-    told = settings(w1=1.0, boosting=True, steps=4)
-    zero = Gaussian(0.0, 1e-9)
-    sample(zero.denoise, guidance, torch.zeros((2, *SHAPE)), no_noise, told, observe)
-    # From x = 0 with D = 0 the first Euler step moves by (sigma_1 - sigma_0) w1 score / sigma_0.
-    first = seen[1]
-    assert torch.allclose(first[0], 2 * first[1])
+    # A denoiser that removes nothing: guidance alone moves the sample.
+    told = settings(w1=1.0, boosting=True, steps=6)
+    last = sample(lambda x, sigma: x, guidance, torch.zeros((3, *SHAPE)), no_noise, told, observe)
+    moves = torch.stack([*states, last]).diff(dim=0)
+    factors = (moves / moves[:, -1:]).flatten(2)[..., 0]
+    assert torch.allclose(factors[:, 0], torch.tensor([2.0, 1.0, 2.0, 1.0, 2.0, 1.0]).double())
+    assert torch.equal(factors[:, 1], torch.ones(6).double())  # a log ratio of 0 does not look fake
+
+
+def test_boosting_replaces_churn_and_noise_of_fake_looking_samples():
+    drawn = {}
+
+    def noise(step: int, raised: Tensor) -> Tensor:
+        drawn[step] = raised.tolist()
+        return torch.ones((3, *SHAPE))
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        levels.append(sigma)
+        states.append(x)
+        return torch.zeros_like(x), torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+
+    def observe(step: int, x: Tensor, denoised: Tensor, ratio: Tensor) -> None:
+        before.append(x)
+
+    levels, states, before = [], [], []
+    told = settings(w1=1.0, boosting=True, steps=8, s_churn=1.0, s_noise=1.5)
+    sample(TRUE.denoise, guidance, seeded_latents(3), noise, told, observe)
+    assert drawn == {step: [True] * 3 for step in range(8)}
+    sigmas = karras_sigmas(8, 0.002, 80.0, 7.0)
+    for step in range(8):
+        boosted = step == 5  # at step 0 nothing has looked fake yet
+        gamma = torch.tensor([min(4 / 8, 2**0.5 - 1) if boosted else 1 / 8, 1 / 8, 1 / 8]).double()
+        scale = torch.tensor([1.0 if boosted else 1.5, 1.5, 1.5]).double()
+        assert torch.allclose(levels[step], sigmas[step] * (1 + gamma))
+        added = (states[step] - before[step]).flatten(1)[:, 0]
+        assert torch.allclose(added, scale * (levels[step] ** 2 - sigmas[step] ** 2).sqrt())
+
+
+def test_an_observer_is_told_each_step():
+    told: list[tuple[int, Tensor, Tensor, Tensor]] = []
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x), sigma
+
+    sample(
+        TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(w1=1.0, steps=5), lambda *all: told.append(all)
+    )
+    assert [step for step, *_ in told] == [0, 1, 2, 3, 4]
+    for (_, x, denoised, ratio), sigma in zip(told, karras_sigmas(5, 0.002, 80.0, 7.0), strict=False):
+        level = sigma.expand(2)
+        assert torch.equal(ratio, level)
+        assert torch.equal(denoised, TRUE.denoise(x, level))
+    told.clear()
+    sample(TRUE.denoise, None, seeded_latents(2), no_noise, settings(steps=2), lambda *all: told.append(all))
+    assert told[0][3].tolist() == [math.inf, math.inf]
 
 
 def test_epsilon_scaling_divides_the_predicted_noise():
