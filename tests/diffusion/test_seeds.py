@@ -66,7 +66,7 @@ def test_known_values():
 
 
 def test_a_seed_of_torch_is_the_first_word_of_its_stream():
-    assert torch_seed(1, "dropout", 5) == 0
+    assert torch_seed(1, "dropout", 5) == 3382149702
     seeds = [torch_seed(*name) for name in [(1, "dropout", 5), (2, "dropout", 5), (1, "noise", 5), (1, "dropout", 6)]]
     assert len(set(seeds)) == 4
     assert max(torch_seed(1, "dropout", index) for index in range(200)) in range(2**31, 2**32)

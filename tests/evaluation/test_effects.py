@@ -89,6 +89,9 @@ def test_the_interval_is_the_t_interval_of_the_block_effects():
     low, high = stats.t.interval(0.95, 2, np.mean(found.blocks), stats.sem(found.blocks))
     np.testing.assert_allclose([found.low, found.high], [low, high])
     np.testing.assert_allclose(found.blocks, responses @ weights)
+    assert found.value == pytest.approx(np.mean(found.blocks))
+    two = estimate(np.array([[1.0], [3.0]]), np.zeros((2, 1, 5)), np.array([1.0]))
+    assert (two.low, two.high) == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-3)
 
 
 def test_sampling_noise_shared_by_the_cells_of_a_block_cancels():

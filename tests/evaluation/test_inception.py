@@ -11,6 +11,7 @@ import torch
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation import inception as module
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES, InceptionFeatures
 from tests.inception_weights import random_inception
@@ -67,3 +68,10 @@ def test_other_weights_are_refused(weights: dict[str, torch.Tensor]) -> None:
     lacking = {name: tensor for name, tensor in weights.items() if name != "Mixed_7c.branch1x1.conv.weight"}
     with pytest.raises(InputError, match="weights of torch-fidelity's Inception"):
         InceptionFeatures(lacking)
+
+
+def test_random_weights_keep_the_scale_of_features() -> None:
+    torch.manual_seed(0)
+    features = extract_features(module.random_inception().eval().features, pictures()[:2], 2, "cpu")
+    assert features.shape == (2, INCEPTION_FEATURES)
+    assert 0.01 < features.std() < 100

@@ -211,6 +211,8 @@ def test_interval_of_ranges_follows_student() -> None:
     # t with two degrees of freedom: 4.303; mean 2, deviation 1.
     assert ranges_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
     assert ranges_interval([1.0]) is None
+    # With one degree: 12.706; mean 3, deviation 8^(1/2).
+    assert ranges_interval([1.0, 5.0]) == pytest.approx((3 - 12.7062 * 2, 3 + 12.7062 * 2), abs=1e-3)
 
 
 def test_recentred_bootstrap_agrees_in_few_dimensions() -> None:

@@ -75,6 +75,7 @@ def test_the_member_at_fault_is_named():
 
 def test_a_denoiser_always_stops():
     def denoiser(x, sigma):
+        assert torch.equal(sigma, SIGMA)
         denoised = 0.1 * x
         denoised[1:3, 0, 0, 0] = torch.nan
         return denoised

@@ -138,7 +138,7 @@ def test_boosting_doubles_the_guidance_of_fake_looking_samples_at_even_steps():
         states.append(x)
 
     # A denoiser that removes nothing: guidance alone moves the sample.
-    told = settings(w1=1.0, boosting=True, steps=6)
+    told = settings(w1=1.0, boosting=True, steps=6, s_max=0.0)
     last = sample(lambda x, sigma: x, guidance, torch.zeros((3, *SHAPE)), no_noise, told, observe)
     moves = torch.stack([*states, last]).diff(dim=0)
     factors = (moves / moves[:, -1:]).flatten(2)[..., 0]
