@@ -4,8 +4,8 @@
 
 PORT ?= 5000
 WORKERS ?= 2
-# Groups and their order are those of tests/conftest.py.
-pytest = .venv/bin/pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# Which tests share a worker, and which come first, is said in tests/conftest.py.
+pytest = .venv/bin/pytest -q -n $(WORKERS)
 profile = $$(sed -n 's/^profile: *\([A-Za-z0-9_.-]*\).*/\1/p' params.yaml)
 
 # DVC starts `dguide` by name, so .venv/bin must come first.

@@ -11,6 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.stages.conftest import Study
 
@@ -26,18 +27,36 @@ hypothesis.settings.load_profile("patient")
 Copied = Callable[[Path, dict[str, Any]], Study]
 
 
+def place(test: str) -> tuple[int, str]:
+    """Where in the order a test belongs, and with which others."""
+    path = test.partition("::")[0]
+    return next(
+        ((number, name) for number, (name, starts) in enumerate(LONGEST) if path.startswith(starts)),
+        (len(LONGEST), path),
+    )
+
+
+class Together(LoadScopeScheduling):
+    """Deals whole groups to the workers, in the order of `place`.
+
+    The marks of `--dist loadgroup` are not heard by pytest 9.2 with pytest-xdist 3.8: tests of one group went to both
+    workers, and each made the fixtures.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return place(nodeid)[1]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    """See `Together`."""
+    config.option.loadscopereorder = False  # it would put groups of many short tests before few long ones
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every file a group, since its tests share fixtures, and put the longest groups first."""
-    places: dict[str, int] = {}
-    for item in items:
-        path = item.nodeid.partition("::")[0]
-        places[item.nodeid], group = next(
-            ((place, name) for place, (name, starts) in enumerate(LONGEST) if path.startswith(starts)),
-            (len(LONGEST), path),
-        )
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: places[item.nodeid])
+    """Put the longest first."""
+    items.sort(key=lambda item: place(item.nodeid)[0])
 
 
 @pytest.fixture(scope="session")

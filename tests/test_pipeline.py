@@ -24,7 +24,7 @@ MEMBERS = ("d0", "d1", "d2", "d3", "d4", "d5")
 ENSEMBLES = ("ensemble_probability", "ensemble_logit", "ensemble_clipped_logit")
 VARIANTS = ("edm", *MEMBERS, "d0_table1", *ENSEMBLES)
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 
 
 def pipeline_settings() -> dict:

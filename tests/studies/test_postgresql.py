@@ -27,7 +27,7 @@ from .objectives import deadly, quadratic
 from .postgres import Server, postgres_server, server_programs
 from .test_workers import CORNERS, plan_in, search, whole
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("postgresql")]
+pytestmark = pytest.mark.integration
 HEARTBEAT_S = 5  # a trial whose worker has shown no life for twice as long counts as lost
 
 
