@@ -10,7 +10,12 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from discriminator_guidance.artifacts.files import write_npz
+from discriminator_guidance.networks.fid_network import FidNetwork
 from tests.stages.conftest import Study, import_module
+from tests.stages.untrained import save_network, untrained_study
 
 from .nursery import STAGES, begun, forked, outputs
 
@@ -56,6 +61,17 @@ def prepare(study: Study) -> None:
     (study.root / "configs" / "tiny.yaml").write_text(json.dumps(study.settings).replace("Infinity", ".inf"))
 
 
+def untrained(study: Study) -> None:
+    """What sampler and evaluation need, with random pictures and networks, and what each leaves when it is alone."""
+    untrained_study(study.root)
+    pictures = np.random.default_rng(1).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    write_npz(study.layout.real / "holdout.npz", images=pictures, labels=np.zeros(20, dtype=np.int64))
+    arguments = {"image_size": 8, "in_channels": 1, "channels": [4, 4, 8, 8], "features": 6, "classes": 10}
+    save_network(study, "fid_network", FidNetwork(**arguments), arguments)
+    study.run("guided", "edm")
+    study.run("evaluation", "edm")
+
+
 def main() -> None:
     """See the module."""
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
@@ -63,7 +79,7 @@ def main() -> None:
         import_module(f"discriminator_guidance.stages.{stage}")
     study = Study(folder / "project")
     prepare(study)
-    assert forked(lambda: study.ensure("evaluation", "edm")) == 0, "what the commands need could not be made"
+    assert forked(lambda: untrained(study)) == 0, "what the commands need could not be made"
     wanted, results = outputs(study), []
     for _ in range(rounds):
         for name, commands in MEETINGS.items():

@@ -31,12 +31,12 @@ STAGES = ("real", "score", "extractor", "fid_network", "fake", "discriminator", 
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 INTERRUPTED = 3
-# What a stage does piece by piece: where that is called, and how many pieces lie between two resumable states.
+# What a stage does piece by piece: where that is called, and after which share of all pieces its work is kept.
 PIECES = {
-    "score": ("training.loop", "accumulate_gradients", 20),  # iterations
-    "discriminator": ("training.discriminator", "_train_epoch", 2),
-    "guided": ("stages.sampling", "draw_shard", 1),
-    "evaluation": ("stages.features", "extract_features", 1),  # of a picture set
+    "score": ("training.loop", "accumulate_gradients", 1 / 2),  # batches; 20 of 40 iterations
+    "discriminator": ("training.discriminator", "accumulate_gradients", 1 / 2),  # batches; 2 of 4 epochs
+    "guided": ("stages.sampling", "draw_shard", 1 / 2),  # one of two
+    "evaluation": ("stages.features", "extract_features", 1 / 4),  # one of four picture sets
 }
 
 
@@ -45,7 +45,7 @@ class Pieces:
 
     def __init__(self, word: str) -> None:
         self._shared = mmap.mmap(-1, 8)
-        place, name, self.interval = PIECES[word]
+        place, name, self.kept_after = PIECES[word]
         module = import_module(f"discriminator_guidance.{place}")
         work = getattr(module, name)
 
@@ -165,7 +165,7 @@ def main() -> None:
                 "seconds": round(seconds, 3),
                 "needed": needed,
                 "repeated": pieces.done - (finished + 1) * needed,
-                "interval": pieces.interval,
+                "interval": pieces.kept_after * needed,
             }
         )
     )

@@ -14,7 +14,8 @@ from tests.amount import cases, count
 PROJECT = Path(__file__).resolve().parents[2]
 REFUSED = re.compile(
     r"error: expected (dguide \S+ alone at \S+|nobody writing \S+, which dguide \S+ reads); "
-    r"got (process \d+ \(dguide \S+\)(, )?)+ at it; wait until that has ended and run the same command again\n"
+    r"got (another process|(process \d+ \(dguide \S+\)(, )?)+) at it; "
+    r"wait until that has ended and run the same command again\n"
 )
 
 

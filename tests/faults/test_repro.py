@@ -112,5 +112,5 @@ def test_a_remote_that_does_not_answer_hinders_push_and_pull_alone(away: Path):
     with pytest.raises(AssertionError, match="failed to pull data from the cloud"):
         dvc(away, "pull", STAGE)
     (away / "elsewhere").rename(cache)
-    dvc(away, "repro", STAGE)
+    dvc(away, "checkout", STAGE)
     assert train(away) == before
