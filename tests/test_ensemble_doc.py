@@ -40,6 +40,29 @@ def test_differences_of_the_mean_are_those_of_the_committed_tables(profile, colu
         assert printed == f"{middle:+.2f} [{high:+.2f}, {low:+.2f}]", other
 
 
+def test_families_are_those_of_the_committed_table():
+    with (PROJECT / "reports" / "mini-families" / "tables" / "table4.csv").open() as file:
+        rows = {row["ensemble"]: row for row in csv.DictReader(file)}
+    text = (PROJECT / "docs" / "ensemble.md").read_text()
+    block = text.split("tables/table4.csv -->\n")[1].split("\n<!-- end of families")[0]
+    expected_rows = [
+        f"| `{name}` | "
+        + " | ".join(
+            rows[name][column]
+            for column in (
+                "FID (digits network) [95 %]: ensemble",
+                "FID (digits network) [95 %]: mean of its members",
+                "ensemble's difference [95 %] from: the mean of its members",
+                "ensemble's difference [95 %] from: its best member",
+                "ensemble's difference [95 %] from: ensemble_probability",
+            )
+        )
+        + " |"
+        for name in ("ensemble_probability", "bagged", "architecture", "snapshot", "seeds")
+    ]
+    assert block.splitlines()[2:] == expected_rows
+
+
 def test_every_factor_is_explained():
     text = (PROJECT / "docs" / "ensemble.md").read_text()
     assert set(FACTOR_WORDS) == set(FACTORS)
