@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from discriminator_guidance import launching, ranks
 from discriminator_guidance.cli_study import study
-from discriminator_guidance.errors import UserError
+from discriminator_guidance.errors import OutputError, UserError
 
+# Stages with nothing that several processes could share.
+UNDIVIDED = ("real", "report")
 # What an operating system says of a place where nothing more can be written.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -378,18 +382,20 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        from discriminator_guidance.progress import complain
-
-        complain(str(error))
-        sys.exit(2)
+        _end(error)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
+        place = f" {error.filename}" if error.filename else ""
+        _end(OutputError(f"to write{place}", str(error.strerror), "give it room and permission and run it again"))
+
+
+def _end(error: UserError) -> NoReturn:
+    if not launching.record(error):
         from discriminator_guidance.progress import complain
 
-        place = f" {error.filename}" if error.filename else ""
-        complain(f"expected to write{place}; got {error.strerror}; give it room and permission and run it again")
-        sys.exit(2)
+        complain(str(error))
+    sys.exit(2)
 
 
 def _run_stage(word: str, profile: str, **choice: str) -> None:
@@ -400,22 +406,40 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
     from discriminator_guidance.orphans import end_with_parent
     from discriminator_guidance.progress import bar, notice, summary
 
-    if "DVC_STAGE" in os.environ:  # a stage that outlives the pipeline would meet its successor
+    # A stage that outlives the pipeline would meet its successor, and a rank the next run's.
+    if "DVC_STAGE" in os.environ or ranks.started()[1] > 1:
         end_with_parent()
     root = Path.cwd()
     settings = load_config(profile, root)
     refuse_rows_of_others(profile, settings, root)
     _refuse_unknown(settings, profile, choice)
     from discriminator_guidance.stages.claims import stage_claim
-    from discriminator_guidance.stages.context import Context
-    from discriminator_guidance.stages.fetch import check_used
     from discriminator_guidance.stages.layout import Layout
     from discriminator_guidance.stages.needed import files_read, refuse_missing
 
     layout = Layout(root, profile)
     refuse_missing(settings, layout, word, {*listed_members(profile, root), *choice.values()})
+    if word not in UNDIVIDED:
+        if (count := launching.wanted_ranks()) > 1:
+            options = [part for key, value in choice.items() for part in (f"--{key}", value)]
+            launching.launch(count, [word, "--profile", profile, *options])
+            return
+        ranks.start()
+    elif ranks.started()[0] > 0:
+        return
+    from discriminator_guidance.stages.context import Context
+    from discriminator_guidance.stages.fetch import check_used
+
+    stage = import_module(f"discriminator_guidance.stages.{word}")
+    if not ranks.is_first():
+        with suppress(ranks.Dismissed):
+            ranks.wait()
+            stage.run(settings, Context(layout, _no_bar, _no_metrics, _prefixed(notice)), **choice)
+        return
     name = "-".join([word, *choice.values()])
     tags = {"stage": word, "profile": profile, **choice}
+    if ranks.world_size() > 1:
+        tags["ranks"] = str(ranks.world_size())
     with (
         stage_claim(settings, layout, word, choice),
         tracking.run(
@@ -428,7 +452,8 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
 
         context = Context(layout, bar, on_metrics, notice)
         check_used(settings, context, files_read(settings, word, choice.get("member")))
-        result: StageResult = import_module(f"discriminator_guidance.stages.{word}").run(settings, context, **choice)
+        ranks.wait()
+        result: StageResult = stage.run(settings, context, **choice)
         numbers = {key: value for key, value in result.summary.items() if isinstance(value, float | int)}
         run.metrics(0, numbers | result.metrics)
         for path in [*result.artifacts, *(_training_curve(result, layout, name) if run.listens else [])]:
@@ -436,6 +461,20 @@ def _run_stage(word: str, profile: str, **choice: str) -> None:
         if result.weights is not None:
             run.register(f"{word}-{'-'.join([profile, *choice.values()])}", result.weights)
     summary(name, [{key: _shown(value) for key, value in result.summary.items()}])
+
+
+@contextmanager
+def _no_bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    yield lambda amount: None
+
+
+def _no_metrics(step: int, values: Mapping[str, float]) -> None:
+    pass
+
+
+def _prefixed(notice: Callable[[str], None]) -> Callable[[str], None]:
+    prefix = f"rank {ranks.rank()}: "
+    return lambda line: notice(prefix + line)
 
 
 def _training_curve(result: StageResult, layout: Layout, name: str) -> list[Path]:

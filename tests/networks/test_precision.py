@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from discriminator_guidance import ranks
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.precision import WIDE, Compute, resolve_compute
 from discriminator_guidance.stages.context import prepare_compute
@@ -110,3 +111,17 @@ def test_only_wide_networks_have_channels_last():
     for width, last in ((WIDE, True), (WIDE // 2, False)):
         kernel = compute.place(nn.Conv2d(8, width, 3)).weight
         assert kernel.is_contiguous(memory_format=torch.channels_last) == last
+
+
+def test_each_rank_has_a_gpu_of_its_own(machine, monkeypatch):
+    machine(True, (True, True))
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(ranks, "_crew", ranks._Crew(rank=5, size=6, local=1))
+    assert resolve_compute("auto", "float32").device == torch.device("cuda", 1)
+    assert chosen == [1]
+    assert resolve_compute("cpu", "float32").device == torch.device("cpu")
+    monkeypatch.setattr(ranks, "_crew", ranks._Crew(rank=2, size=3, local=2))
+    with pytest.raises(ConfigError, match=r"a GPU for each rank of .*; got 2 of them and rank 2; start 2 ranks"):
+        resolve_compute("cuda", "float32")

@@ -154,11 +154,11 @@ def test_half_batches_add_up_to_the_whole_batch(monkeypatch):
 
     original, calls = discriminator.accumulate_gradients, []
 
-    def exhausted(loss_of, batch, size):
+    def exhausted(loss_of, batch, size, weight):
         calls.append(size)
         if size > 20:
             raise torch.OutOfMemoryError("not enough")
-        return original(loss_of, batch, size)
+        return original(loss_of, batch, size, weight)
 
     memory, others = Memory(), Memory()
     with monkeypatch.context() as patch:
@@ -245,18 +245,18 @@ def test_a_gradient_that_is_not_finite_spoils_neither_weights_nor_checkpoint(mon
 
     original, calls = discriminator.accumulate_gradients, 0
 
-    def broken(loss_of, batch, size):
+    def broken(*given):
         nonlocal calls
-        row = original(loss_of, batch, size)
+        row = original(*given)
         calls += 1
         return row
 
     def infinite(head):
         return [torch.tensor([torch.inf])] if calls == 3 * 7 + 2 else original_gradients(head)
 
-    original_gradients = discriminator._gradients
+    original_gradients = discriminator.gradients
     monkeypatch.setattr(discriminator, "accumulate_gradients", broken)
-    monkeypatch.setattr(discriminator, "_gradients", infinite)
+    monkeypatch.setattr(discriminator, "gradients", infinite)
     memory = Memory()
     with pytest.raises(DivergenceError, match="a finite gradient norm; got inf in epoch 4, batch 2"):
         run(settings(), memory)
@@ -362,14 +362,14 @@ def test_one_that_diverges_leaves_the_others_alone(monkeypatch):
 
     told, memories = settings(draws=5), [Memory(), Memory()]
     spoilt, whole = trainee(told, memories[0], Head()), trainee(told, memories[1])
-    original, calls = discriminator._gradients, 0
+    original, calls = discriminator.gradients, 0
 
     def infinite(head):
         nonlocal calls
         calls += head is spoilt.head
         return [torch.tensor([torch.inf])] if head is spoilt.head and calls == 3 * 7 + 2 else original(head)
 
-    monkeypatch.setattr(discriminator, "_gradients", infinite)
+    monkeypatch.setattr(discriminator, "gradients", infinite)
     _, history = run_beside(told, [spoilt, whole])
     assert calls == 3 * 7 + 2  # it is not asked again
     assert len(memories[0].state["history"]) == 2  # its last checkpoint

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from discriminator_guidance import ranks
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.memory import BatchSize
-from discriminator_guidance.training.loop import Schedule, accumulate_gradients, train
+from discriminator_guidance.training.loop import Schedule, accumulate_gradients, own_part, train
 
 SCHEDULE = Schedule(
     seed=0,
@@ -175,3 +176,27 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch():
     for gradient, row in results[1:]:
         assert torch.allclose(gradient, results[0][0], rtol=1e-5)
         assert row == pytest.approx(results[0][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3, 9])  # nine ranks for seven rows: some have none
+def test_parts_of_ranks_add_up_to_the_gradients_of_the_batch(size, monkeypatch):
+    network = nn.Linear(3, 1)
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+
+    def loss_of(batch):
+        return (network(batch[0]) ** 2).mean(), {"mean": batch[0].mean().item()}
+
+    assert own_part(7) == (slice(0, 7), 1.0)
+    whole = accumulate_gradients(loss_of, (x,), 7)
+    expected = network.weight.grad.clone()
+    total, summed = dict.fromkeys(whole, 0.0), torch.zeros_like(expected)
+    for rank in range(size):
+        monkeypatch.setattr(ranks, "_crew", ranks._Crew(rank, size, rank))
+        network.zero_grad()
+        part, weight = own_part(7)
+        row = accumulate_gradients(loss_of, (x[part],), 2, weight)
+        assert network.weight.grad is not None, "a rank without rows has no gradient to add"
+        summed += network.weight.grad
+        total = {key: value + row[key] for key, value in total.items()}
+    assert torch.allclose(summed, expected, rtol=1e-5)
+    assert total == pytest.approx(whole, rel=1e-5)

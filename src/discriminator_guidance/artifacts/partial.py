@@ -49,6 +49,17 @@ class PartialWork:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
 
+    def has_shard(self, number: int) -> bool:
+        """Whether a shard was saved, damaged or not; cheap.
+
+        Args:
+            number: of the shard, from 0.
+
+        Returns:
+            Whether its file is there.
+        """
+        return self._path(_shard(number)).is_file()
+
     def save_shard(self, number: int, **arrays: np.ndarray) -> None:
         """Keep a finished shard.
 
@@ -91,7 +102,7 @@ class PartialWork:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _open(self, name: str) -> bytes | None:
-        path = self.folder / f"{name}{SUFFIX}"
+        path = self._path(name)
         if not path.is_file():
             return None
         content = unsealed(path)
@@ -100,8 +111,11 @@ class PartialWork:
         return content
 
     def _close(self, name: str, content: bytes) -> None:
-        path = self.folder / f"{name}{SUFFIX}"
+        path = self._path(name)
         write_bytes(path, _seal(path, content) + content)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{SUFFIX}"
 
 
 def unsealed(path: Path) -> bytes | None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from discriminator_guidance import ranks
 from discriminator_guidance.errors import UserError
 
 Result = TypeVar("Result")
@@ -79,6 +80,10 @@ class BatchSize:
         """
         self.halved = tuple(sorted({*self.halved, *halved}, reverse=True))
         self.size = min([self.size, *self.halved])
+
+    def take_in_others(self) -> None:
+        """Put on record what the batches of other ranks came down to."""
+        self.resume(size for halved in ranks.told_by_all(list(self.halved)) for size in halved)
 
     def attempt(self, run: Callable[[int], Result]) -> Result:
         """Run something that can be repeated, with as many pictures at once as fit.

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from discriminator_guidance import ranks
 from discriminator_guidance.errors import ConfigError
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -67,10 +68,10 @@ def resolve_compute(device: str, precision: str) -> Compute:
         precision: "float32", "tf32", "bfloat16" or "auto" (bfloat16 where the device has it natively).
 
     Returns:
-        Device and mode; the mode is recorded with every result.
+        Device (of several ranks each has a GPU of its own) and mode; the mode is recorded with every result.
 
     Raises:
-        ConfigError: CUDA is asked for and not here, or tf32 without CUDA.
+        ConfigError: CUDA is asked for and not here, or by more ranks than there are GPUs, or tf32 without CUDA.
     """
     here = torch.cuda.is_available()
     place = ("cuda" if here else "cpu") if device == "auto" else device
@@ -80,7 +81,7 @@ def resolve_compute(device: str, precision: str) -> Compute:
         raise ConfigError("runtime precision tf32 on a CUDA device", f"device {place}", "choose float32 or auto")
     if precision == "auto":
         precision = "bfloat16" if _has_native_bfloat16(place) else "float32"
-    return Compute(torch.device(place), precision)
+    return Compute(_gpu_of_rank() if place == "cuda" and ranks.world_size() > 1 else torch.device(place), precision)
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -91,6 +92,16 @@ def allow_tf32(allowed: bool) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _gpu_of_rank() -> torch.device:
+    index, count = ranks.local_rank(), torch.cuda.device_count()
+    if index >= count:
+        raise ConfigError(
+            "a GPU for each rank of this machine", f"{count} of them and rank {index}", f"start {count} ranks"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def _has_native_bfloat16(place: str) -> bool:

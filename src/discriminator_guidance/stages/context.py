@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from discriminator_guidance import ranks
 from discriminator_guidance.artifacts.closure import closure_digest
 from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.artifacts.partial import PartialWork
@@ -16,6 +17,7 @@ from discriminator_guidance.stages.layout import Layout
 if TYPE_CHECKING:  # not every stage computes, and torch takes a second to import
     from discriminator_guidance.networks.precision import Compute
 
+SAMPLING = ("fake", "guided")
 Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]  # (description, total, unit)
 
 
@@ -103,8 +105,10 @@ def partial_work(
         "code": closure_digest(f"stages.{stage}"),
         "torch": torch.__version__,
         "numpy": np.__version__,  # draws the noise
-        "device": str(compute.device),
+        "device": compute.device.type,
         "precision": compute.mode,
         "threads": torch.get_num_threads(),
+        # A shard is the same whoever draws it; gradients of another number of ranks are added up in another order.
+        "ranks": 1 if stage in SAMPLING else ranks.world_size(),
     }
     return PartialWork(context.layout.partial, f"{stage}-{name}".rstrip("-"), determinants, context.notice)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
+from discriminator_guidance import ranks
 from discriminator_guidance.artifacts.files import read_npz, write_bytes, write_csv, write_json, write_npz
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
@@ -54,6 +55,9 @@ def run(config: Config, context: Context, member: str) -> StageResult:
 
     Returns:
         Losses and accuracies.
+
+    Raises:
+        Dismissed: on all ranks but the first.
     """
     settings, layout = config.discriminator, context.layout
     row, key = settings.members[member], f"discriminator.members.{member}.path"
@@ -65,11 +69,13 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     if hasattr(row, "path"):
         head = read_released_head(bench, row.path, key).to(bench.compute.device)
     else:
-        head, history, work = train_member(bench, member, waiting(bench, member))
+        head, history, work = train_member(bench, member, ranks.told_by_first(waiting(bench, member)))
     told = _training_metrics(bench, member, history) if history else _released_metrics(bench, head)
     bench.forget_validation()
     test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings)
     logits = grid_logits(head, test, bench.compute)
+    bench.at_once.take_in_others()
+    ranks.go_on_alone()
 
     folder, curves = layout.discriminator(member), layout.discriminator_reports / member
     save_weights(folder, head.state_dict(), head.arguments)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from discriminator_guidance import ranks
 from discriminator_guidance.artifacts.closure import closure_digest
 from discriminator_guidance.artifacts.feature_cache import cached_rows
 from discriminator_guidance.artifacts.files import fingerprint, sha256
@@ -25,6 +26,8 @@ def picture_features(
 ) -> dict[str, np.ndarray]:
     """The features of picture sets, from the cache where the same pictures met the same network before.
 
+    Several ranks divide the batches of a set. The first goes on alone with the features of all.
+
     Args:
         context: where files are.
         compute: device; the network computes in full float32, whatever the mode.
@@ -33,6 +36,9 @@ def picture_features(
 
     Returns:
         (N, d) float32 features by name of the set.
+
+    Raises:
+        Dismissed: on all ranks but the first.
     """
     allow_tf32(False)
     layout = context.layout
@@ -43,7 +49,7 @@ def picture_features(
             "weights": [sha256(layout.model("fid_network") / name) for name in WEIGHT_FILES],
             "code": closure_digest("stages.features"),
             "torch": torch.__version__,
-            "device": str(compute.device),
+            "device": compute.device.type,
             "threads": torch.get_num_threads(),
             "batch": at_once.size,
         }
@@ -55,14 +61,34 @@ def picture_features(
             features: Tensor = network.features(pictures)
         return features
 
-    def extract(pictures: np.ndarray) -> np.ndarray:
+    batch = at_once.size  # what the ranks divide by, whatever becomes of one rank's memory
+
+    def extract(name: str) -> np.ndarray:
+        pictures = images[name][ranks.own_rows(len(images[name]), batch)]
+
         def passes(size: int) -> np.ndarray:
             with context.bar("extracting features", len(pictures), "images") as advance:
                 return extract_features(penultimate, pictures, size, compute.device, advance)
 
-        return at_once.attempt(passes)
+        own = at_once.attempt(passes) if len(pictures) else np.empty(0, dtype=np.float32)
+        features: np.ndarray = ranks.collected(torch.from_numpy(own), len(images[name]), batch).numpy()
+        return features
 
-    return {name: cached_rows(layout.feature_cache, identity, pictures, extract) for name, pictures in images.items()}
+    def together(name: str) -> Callable[[np.ndarray], np.ndarray]:
+        # Who reads the cache decides; the others hear of what is not in it.
+        return lambda _: extract(ranks.told_by_first(name))
+
+    found = {}
+    if ranks.is_first():
+        for name, pictures in images.items():
+            found[name] = cached_rows(layout.feature_cache, identity, pictures, together(name))
+        ranks.told_by_first(None)
+    else:
+        while (wanted := ranks.told_by_first(None)) is not None:
+            extract(wanted)
+    at_once.take_in_others()
+    ranks.go_on_alone()
+    return found
 
 
 def real_radii(
@@ -85,7 +111,7 @@ def real_radii(
             "radii": neighborhood,
             "code": closure_digest("evaluation.manifold"),
             "torch": torch.__version__,
-            "device": str(compute.device),
+            "device": compute.device.type,
             "threads": torch.get_num_threads(),
         }
     )

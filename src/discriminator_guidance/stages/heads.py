@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from discriminator_guidance import ranks
 from discriminator_guidance.artifacts.adm_checkpoint import check_fit
 from discriminator_guidance.artifacts.closure import closure_digest
 from discriminator_guidance.artifacts.files import fingerprint, read_json, sha256
@@ -126,10 +127,8 @@ def train_member(bench: Bench, member: str, beside: Sequence[str] = ()) -> tuple
         removed when the results are written.
     """
     trained = _trained(bench, member, bench.context.on_metrics, beside)
-    if "sequential" in (
-        bench.settings.init,
-        of_member(bench.settings, member, "init"),
-    ):  # perhaps another goes on from it
+    inits = (bench.settings.init, of_member(bench.settings, member, "init"))
+    if "sequential" in inits and ranks.is_first():  # perhaps another goes on from it
         _end_work(bench, member).save({"head": trained.head.state_dict()})
     trained.head.load_state_dict(trained.kept)
     return trained.head.eval(), trained.history, trained.work
@@ -296,8 +295,9 @@ def _end_of(bench: Bench, member: str) -> State:
         # Its numbers would pass for those of the member that goes on from it.
         trained = _trained(bench, member, lambda epoch, row: None)
         kept = {"head": trained.head.state_dict()}
-        _end_work(bench, member).save(kept)
-        trained.work.remove()
+        if ranks.is_first():
+            _end_work(bench, member).save(kept)
+            trained.work.remove()
     state: State = kept["head"]
     return state
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from discriminator_guidance import ranks
 from discriminator_guidance.artifacts.files import write_npz
 from discriminator_guidance.artifacts.images import to_uint8
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch
-from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.errors import DivergenceError, InputError
 from discriminator_guidance.guidance.density_ratio import Guidance
 from discriminator_guidance.guidance.finite import OnNonfinite, finite_denoiser, finite_guidance
 from discriminator_guidance.guidance.sampler import Denoiser, Noise, SamplerSettings, sample
@@ -98,6 +99,8 @@ def draw_samples(
 ) -> Samples:
     """Draw the samples of an index range, shard by shard; finished shards are taken from earlier, interrupted work.
 
+    Several ranks divide the shards that are missing. The first puts all of them together and goes on alone.
+
     Args:
         sampled: denoiser and guidance for the classes of a batch.
         classes: number of classes of a conditional study, 0 of an unconditional one.
@@ -118,22 +121,30 @@ def draw_samples(
 
     Raises:
         DivergenceError: a sample is not finite.
+        Dismissed: on all ranks but the first.
     """
-    shards = []
-    for number, start in enumerate(range(indices.start, indices.stop, shard_size)):
-        members = range(start, min(start + shard_size, indices.stop))
-        shard = work.load_shard(number)
-        if shard is None:
-            kept = range(indices.start, min(indices.start + keep, indices.stop))
-            shard = draw_shard(
-                sampled, classes, settings, shape, members, kept, seed, at_once, compute, advance, on_nonfinite
-            )
-            shard["halved"] = np.array(at_once.halved, dtype=np.int64)
-            work.save_shard(number, **shard)
-        else:
-            at_once.resume(shard["halved"].tolist())
-            advance(len(members))
-        shards.append(shard)
+    starts = range(indices.start, indices.stop, shard_size)
+    members = [range(start, min(start + shard_size, indices.stop)) for start in starts]
+    kept = range(indices.start, min(indices.start + keep, indices.stop))
+    found = {number: work.load_shard(number) for number in range(len(members) if ranks.is_first() else 0)}
+    done = {number: shard for number, shard in found.items() if shard is not None}
+    at_once.resume(size for shard in done.values() for size in shard["halved"].tolist())
+    advance(sum(len(members[number]) for number in done))
+    missing: list[int] = ranks.told_by_first([number for number in range(len(members)) if number not in done])
+    own = missing[ranks.rank() :: ranks.world_size()]
+    others = _OfOthers({number: len(members[number]) for number in missing if number not in own}, work, advance)
+    for number in own:
+        shard = draw_shard(
+            sampled, classes, settings, shape, members[number], kept, seed, at_once, compute, advance, on_nonfinite
+        )
+        shard["halved"] = np.array(at_once.halved, dtype=np.int64)
+        work.save_shard(number, **shard)
+        done[number] = shard
+        others.look()
+    ranks.go_on_alone()
+    done |= others.collect()
+    shards = [done[number] for number in range(len(members))]
+    at_once.resume(size for shard in shards for size in shard["halved"].tolist())
     sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
     return Samples(
         images=np.concatenate([shard["images"] for shard in shards]),
@@ -225,6 +236,33 @@ def draw_shard(
         "states": np.concatenate(states, axis=1),
         "denoised": np.concatenate(denoised, axis=1),
     }
+
+
+class _OfOthers:
+    """The shards that other ranks draw, as the first one sees them appear in their common folder."""
+
+    def __init__(self, sizes: dict[int, int], work: PartialWork, advance: Callable[[int], None]) -> None:
+        self.sizes, self.work, self.advance = sizes, work, advance
+        self.awaited = set(sizes)
+
+    def look(self) -> None:
+        """Count what has appeared."""
+        for number in [number for number in sorted(self.awaited) if self.work.has_shard(number)]:
+            self.awaited.remove(number)
+            self.advance(self.sizes[number])
+
+    def collect(self) -> dict[int, dict[str, np.ndarray]]:
+        """Read all of them, when all ranks are done."""
+        self.look()
+        shards = {number: self.work.load_shard(number) for number in self.sizes}
+        whole = {number: shard for number, shard in shards.items() if shard is not None}
+        if len(whole) < len(shards):
+            raise InputError(
+                f"{len(shards)} shards of other ranks in {self.work.folder}",
+                str(len(whole)),
+                "give all ranks one project folder and run the same command again",
+            )
+        return whole
 
 
 class _Way:

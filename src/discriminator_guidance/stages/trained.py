@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from discriminator_guidance import ranks
 from discriminator_guidance.artifacts.files import sha256, write_bytes, write_csv
 from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.artifacts.weights import save_weights
@@ -31,7 +32,7 @@ def save_trained(
     compute: Compute,
     at_once: BatchSize,
 ) -> StageResult:
-    """Write `model.safetensors`, `model.json` and `history.csv`, and forget the unfinished work.
+    """Write `model.safetensors`, `model.json` and `history.csv`, and forget the unfinished work; the first rank does.
 
     Args:
         context: where files are.
@@ -45,7 +46,12 @@ def save_trained(
 
     Returns:
         The last row of the curve, the number of parameters, the precision and the size of a pass.
+
+    Raises:
+        Dismissed: on all other ranks.
     """
+    at_once.take_in_others()
+    ranks.go_on_alone()
     folder = context.layout.model(word)
     save_weights(folder, network.state_dict(), arguments, at_once.record())
     write_csv(folder / "history.csv", history)
@@ -84,7 +90,11 @@ def save_released(
 
     Returns:
         Name and sha256 of the file, and the number of parameters.
+
+    Raises:
+        Dismissed: on all ranks but the first, which does it.
     """
+    ranks.go_on_alone()
     folder = context.layout.model(word)
     save_weights(folder, state, arguments)
     write_bytes(folder / "history.csv", b"iteration,loss\n")

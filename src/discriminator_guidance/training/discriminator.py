@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
+from discriminator_guidance import ranks
 from discriminator_guidance.diffusion.seeds import generator, torch_seed
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.grid import Features, GridFeatures, accuracy, grid_logits
-from discriminator_guidance.training.loop import Batch, Checkpoints, Row, accumulate_gradients
+from discriminator_guidance.training.loop import Batch, Checkpoints, Row, accumulate_gradients, gradients, own_part
 from discriminator_guidance.training.pairs import NoisedBatch, draw_noised
 
 State = dict[str, Tensor]
@@ -112,6 +113,8 @@ def train_discriminator(
             it, and the last checkpoint is kept.
 
     Source: Kim et al. 2023, Eq. 4 (BCE over importance-sampled times); the study's Table 2.
+
+    Deviation: several ranks, see `loop.train`.
     """
     own = _Training(Trainee(head, settings, checkpoints, on_epochs, on_metrics), compute)
     others = [_Training(trainee, compute) for trainee in beside]
@@ -134,11 +137,13 @@ def train_discriminator(
 
 @dataclass(frozen=True)
 class _FrozenBatch:
-    """A noised batch after the extractor."""
+    """A noised batch after the extractor, of several ranks the part of this one."""
 
     epoch: int
     number: int
     rows: Tensor  # (n,) of real ++ fake
+    weight: float  # of these rows in the mean over the batch
+    size: int  # pictures of the whole batch
     of: int  # pictures of an epoch
     tensors: Batch  # features, VP times, labels, classes of a conditional study
 
@@ -159,7 +164,9 @@ def _batches(
         rows = torch.from_numpy(order[start : start + settings.batch_size]).to(images.device)
         rng = generator(settings.draws, "batch", epoch, number)
         uniform = 0.0 if settings.importance_sampling else 1.0
-        noised = draw_noised(images[rows], labels[rows], rng, settings.t_min, uniform, settings.flip)
+        whole = draw_noised(images[rows], labels[rows], rng, settings.t_min, uniform, settings.flip)
+        own, weight = own_part(len(rows))
+        noised = NoisedBatch(whole.x_vp[own], whole.t[own], whole.labels[own])
 
         def frozen(size: int, noised: NoisedBatch = noised) -> Tensor:
             parts = [slice(first, first + size) for first in range(0, len(noised.t), size)]
@@ -169,8 +176,8 @@ def _batches(
 
         tensors: Batch = (at_once.attempt(frozen), noised.t, noised.labels)
         if classes is not None:
-            tensors = (*tensors, classes[rows])
-        yield _FrozenBatch(epoch, number, rows, len(order), tensors)
+            tensors = (*tensors, classes[rows[own]])
+        yield _FrozenBatch(epoch, number, rows[own], weight, len(rows), len(order), tensors)
 
 
 class _Training:
@@ -198,6 +205,7 @@ class _Training:
             self.halved.update(state["halved"])
             self._saved = len(self.history)
             trainee.on_epochs(self._saved)
+        ranks.require_same(self._saved, "epoch to go on from")
 
     def is_at(self, epoch: int) -> bool:
         """Whether an epoch, counted from 0, is the next one."""
@@ -219,21 +227,22 @@ class _Training:
         head.train()
 
         def passes(size: int) -> Row:
-            torch.manual_seed(torch_seed(settings.seed, f"dropout {batch.epoch}", batch.number))
+            torch.manual_seed(torch_seed(settings.seed, ranks.own_stream(f"dropout {batch.epoch}"), batch.number))
             self.optimizer.zero_grad(set_to_none=True)
-            return accumulate_gradients(self._loss, batch.tensors, size)
+            return accumulate_gradients(self._loss, batch.tensors, size, batch.weight)
 
-        row = at_once.attempt(passes)
+        row = ranks.added(at_once.attempt(passes))
+        ranks.add_up(found := gradients(head))
         self.halved.update(at_once.halved)
         place = f"epoch {batch.epoch + 1}, batch {batch.number + 1}"
         if not math.isfinite(row["loss"]):
             place += _faulty(self._loss, batch.tensors, batch.rows)
         _refuse_non_finite("training loss", row["loss"], place)
         # One step along such a gradient spoils every weight, and the checkpoint after it.
-        _refuse_non_finite("gradient norm", float(nn.utils.get_total_norm(_gradients(head))), place)
+        _refuse_non_finite("gradient norm", float(nn.utils.get_total_norm(found)), place)
         self.optimizer.step()
         for name in ("loss", "accuracy"):
-            self._means[f"train_{name}"] += row[name] * len(batch.rows) / batch.of
+            self._means[f"train_{name}"] += row[name] * batch.size / batch.of
 
     def end_epoch(self, validation: GridFeatures) -> None:
         """Validate, keep the weights if they are those to use, tell, and save when it is time."""
@@ -258,15 +267,16 @@ class _Training:
         """Keep the state after the last whole epoch, unless it is kept or spoilt."""
         if self._diverged or len(self.history) == self._saved:
             return
-        self._trainee.checkpoints.save(
-            {
-                "head": self.head.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "history": self.history,
-                "kept": self.kept,
-                "halved": sorted(self.halved),
-            }
-        )
+        if ranks.is_first():
+            self._trainee.checkpoints.save(
+                {
+                    "head": self.head.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "history": self.history,
+                    "kept": self.kept,
+                    "halved": sorted(self.halved),
+                }
+            )
         self._saved = len(self.history)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Row]:
@@ -284,10 +294,6 @@ def _is_kept(history: list[Row], settings: MemberSettings) -> bool:
     if settings.checkpoint == "best":
         return all(loss < row["validation_loss"] for row in history[:-1])
     return epoch == (settings.epochs if settings.checkpoint == "last" else settings.checkpoint)
-
-
-def _gradients(head: nn.Module) -> list[Tensor]:
-    return [parameter.grad for parameter in head.parameters() if parameter.grad is not None]
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from discriminator_guidance import ranks
 from discriminator_guidance.diffusion.seeds import normal
 from discriminator_guidance.diffusion.vp_time import quantile_grid
 from discriminator_guidance.networks.precision import Compute
@@ -22,7 +23,9 @@ FEATURE_BATCH = 512
 class GridFeatures:
     """Frozen features of images at times of the common grid, with what identifies each pair."""
 
-    features: Tensor  # (P, C, H, W) in main memory, wherever the rest is: at full size they are gigabytes
+    # (P, C, H, W) in main memory, wherever the rest is: at full size they are gigabytes. Of several ranks each has
+    # those of its own batches, `ranks.own_rows`.
+    features: Tensor
     t: Tensor  # (P,) float32
     time: np.ndarray  # (P,) float64
     labels: Tensor  # (P,) float32, 1 real, 0 fake
@@ -58,20 +61,23 @@ def grid_features(
     """
     image, index = grid_pairs(rows, times, times_per_image)
     time = quantile_grid(times, GRID_T_MIN).numpy()[index]
+    assert len(image), "no validation or test images"
+    own = ranks.own_rows(len(image), FEATURE_BATCH)
+    own_image, own_index, own_time = image[own], index[own], time[own]
     kept: Tensor | None = None
-    for start in range(0, len(image), FEATURE_BATCH):
+    for start in range(0, len(own_image), FEATURE_BATCH):
         part = slice(start, start + FEATURE_BATCH)
-        chosen = images[torch.from_numpy(image[part]).to(images.device)]
-        pairs = zip(image[part].tolist(), index[part].tolist(), strict=True)
+        chosen = images[torch.from_numpy(own_image[part]).to(images.device)]
+        pairs = zip(own_image[part].tolist(), own_index[part].tolist(), strict=True)
         noise = torch.stack([normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in pairs]).to(
             images.device
         )
-        t = torch.from_numpy(time[part]).to(images.device)
+        t = torch.from_numpy(own_time[part]).to(images.device)
         found = features(vp_noised(scaled(chosen), t, noise), t.float())
         # Room for all at once: joined afterwards, they would be there twice.
-        kept = torch.empty(len(image), *found.shape[1:], dtype=found.dtype) if kept is None else kept
+        kept = torch.empty(len(own_image), *found.shape[1:], dtype=found.dtype) if kept is None else kept
         kept[part] = found
-    assert kept is not None, "no validation or test images"
+    kept = torch.empty(0) if kept is None else kept
     t32 = torch.from_numpy(time).float().to(images.device)
     chosen = torch.from_numpy(image).to(labels.device)
     condition = None if classes is None else classes[chosen]
@@ -88,17 +94,19 @@ def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor
         compute: device and precision.
 
     Returns:
-        (P,) float32 logits.
+        (P,) float32 logits, of several ranks on each.
     """
     head.eval()
-    logits = []
-    for start in range(0, len(grid.t), FEATURE_BATCH):
+    own = ranks.own_rows(len(grid.t), FEATURE_BATCH)
+    own_t, own_classes = grid.t[own], None if grid.classes is None else grid.classes[own]
+    logits = [grid.t.new_empty(0)]
+    for start in range(0, len(own_t), FEATURE_BATCH):
         part = slice(start, start + FEATURE_BATCH)
         with compute.autocast():
-            condition = () if grid.classes is None else (grid.classes[part],)
+            condition = () if own_classes is None else (own_classes[part],)
             features = grid.features[part].to(grid.t.device)
-            logits.append(head(features, grid.t[part], *condition).view(-1).float())
-    return torch.cat(logits)
+            logits.append(head(features, own_t[part], *condition).view(-1).float())
+    return ranks.collected(torch.cat(logits), len(grid.t), FEATURE_BATCH).to(grid.t.device)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

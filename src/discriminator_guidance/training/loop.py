@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from discriminator_guidance import ranks
 from discriminator_guidance.diffusion.seeds import torch_seed
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.memory import BatchSize
@@ -88,6 +89,8 @@ def train(
 ) -> tuple[nn.Module, list[Row]]:
     """Minimise a loss whose batch depends on the iteration alone, so that a resumed run repeats an undisturbed one.
 
+    Several ranks divide each batch and add up their gradients: all of them have the same weights all the time.
+
     Args:
         network: trained in place.
         batch_of: iteration -> tensors with one row for each picture.
@@ -104,6 +107,9 @@ def train(
 
     Raises:
         DivergenceError: a loss or gradient is not finite; the last checkpoint is kept.
+
+    Deviation: what several ranks train differs from what one trains by rounding, and in a network with dropout by other
+        masks, which each rank draws for its rows.
     """
     optimizer = torch.optim.AdamW(  # fused: one pass over the weights in place of ten
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
@@ -120,6 +126,7 @@ def train(
         history, start = state["history"], state["iteration"]
         at_once.resume(state["halved"])
         on_iterations(start)
+    ranks.require_same(start, "iteration to go on from")
 
     network.train()
     window: list[Row] = []
@@ -127,13 +134,16 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * schedule.rate(iteration)
         batch = batch_of(iteration)
+        part, weight = own_part(len(batch[0]))
+        own = tuple(tensor[part] for tensor in batch)
 
-        def passes(size: int, batch: Batch = batch, iteration: int = iteration) -> Row:
-            torch.manual_seed(torch_seed(schedule.seed, "dropout", iteration))
+        def passes(size: int, own: Batch = own, weight: float = weight, iteration: int = iteration) -> Row:
+            torch.manual_seed(torch_seed(schedule.seed, ranks.own_stream("dropout"), iteration))
             optimizer.zero_grad(set_to_none=True)
-            return accumulate_gradients(loss_of, batch, size)
+            return accumulate_gradients(loss_of, own, size, weight)
 
-        row = at_once.attempt(passes)
+        row = ranks.added(at_once.attempt(passes))
+        ranks.add_up(gradients(network))
         if not math.isfinite(row["loss"]):
             raise DivergenceError(
                 "a finite training loss",
@@ -159,7 +169,8 @@ def train(
             window = []
         # Checkpoints fall on logged iterations, so that no half window is lost.
         if (
-            done % LOG_EVERY == 0
+            ranks.is_first()
+            and done % LOG_EVERY == 0
             and done // schedule.checkpoint_every > (done - LOG_EVERY) // schedule.checkpoint_every
         ):
             checkpoints.save(
@@ -176,26 +187,55 @@ def train(
     return (network if average is None else average).eval(), history
 
 
-def accumulate_gradients(loss_of: Callable[[Batch], tuple[Tensor, Row]], batch: Batch, size: int) -> Row:
+def own_part(count: int) -> tuple[slice, float]:
+    """The part of a batch that this rank takes.
+
+    Args:
+        count: rows of the batch.
+
+    Returns:
+        Its rows, and their weight in the mean over the batch. A rank for which none is left takes the first with weight
+        0, so that it has gradients for the same weights as the others.
+    """
+    own = ranks.share(count)
+    return (slice(own.start, own.stop), len(own) / count) if own else (slice(0, 1), 0.0)
+
+
+def accumulate_gradients(
+    loss_of: Callable[[Batch], tuple[Tensor, Row]], batch: Batch, size: int, weight: float = 1.0
+) -> Row:
     """Add the gradients of a batch's mean loss to the parameters, some rows at a time.
 
     Args:
         loss_of: rows -> (mean loss, further means).
         batch: tensors with one row for each picture.
         size: rows at a time.
+        weight: of this batch in a mean over a larger one.
 
     Returns:
-        The means over the batch, the loss under "loss".
+        The means over the batch, times the weight; the loss under "loss".
     """
     count, total = len(batch[0]), Row()
     for start in range(0, count, size):
         rows = tuple(tensor[start : start + size] for tensor in batch)
-        share = len(rows[0]) / count
+        share = weight * len(rows[0]) / count
         loss, row = loss_of(rows)
         (share * loss).backward()  # type: ignore[no-untyped-call]
         for key, value in {"loss": loss.item(), **row}.items():
             total[key] = total.get(key, 0.0) + share * value
     return total
+
+
+def gradients(network: nn.Module) -> list[Tensor]:
+    """The gradients of a network.
+
+    Args:
+        network: after a backward pass.
+
+    Returns:
+        Of each weight that has one, in order.
+    """
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
 @torch.no_grad()
