@@ -59,6 +59,8 @@ TRAINED = (Shared("score"), Shared("extractor"), Shared("fid_network"), Shared("
 # Two ranks add up the gradients of two halves of a batch; so does one process with room for half of it.
 IN_PASSES = tuple(replace(job, ranks=1, passes=2) for job in TRAINED)
 RESUMED = replace(TRAINED[0], killed=2)
+# Imported inside functions, of torch by its optimizers: seconds for each fork.
+HEAVY = ("torch._dynamo", "torch.distributed", "torchmetrics.image.fid", "torchmetrics.image.kid", "sklearn.datasets")
 WORDS = ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation")
 
 
@@ -126,8 +128,8 @@ def killed() -> None:
 def main() -> None:
     """See the module."""
     folder = Path(sys.argv[1])
-    for word in WORDS:
-        import_module(f"discriminator_guidance.stages.{word}")
+    for name in (*(f"discriminator_guidance.stages.{word}" for word in WORDS), *HEAVY):
+        import_module(name)
     grid.FEATURE_BATCH = 3  # so that every rank has some
     ranks.BEFORE_THE_END_S = 0.0  # nobody ends the ranks here when one is killed
     one = Study(folder / "one", settings=settings())

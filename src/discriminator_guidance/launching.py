@@ -23,7 +23,11 @@ MOST_RANKS = 1024
 
 
 class RankError(UserError):
-    """What a rank has said already, to be shown as it is."""
+    """What a rank said before it ended.
+
+    Args:
+        line: to be shown as it is.
+    """
 
     def __init__(self, line: str) -> None:
         Exception.__init__(self, line)
