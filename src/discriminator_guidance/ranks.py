@@ -71,7 +71,11 @@ def local_rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process tracks, shows and writes results."""
+    """Whether this process tracks, shows and writes results.
+
+    Returns:
+        True where there is no other.
+    """
     return _crew.rank == 0
 
 
