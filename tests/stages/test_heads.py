@@ -351,10 +351,10 @@ def test_exhausted_memory_halves_the_passes_of_a_member_and_is_recorded(tiny, pl
 
     original = discriminator.accumulate_gradients
 
-    def exhausted(loss_of, batch, size):
+    def exhausted(loss_of, batch, size, weight):
         if size > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(loss_of, batch, size)
+        return original(loss_of, batch, size, weight)
 
     monkeypatch.setattr(discriminator, "accumulate_gradients", exhausted)
     assert tiny.run("discriminator", "d0").summary["batch_size"] == 4

@@ -54,10 +54,10 @@ class TestScore(TrainedStage):
         assert study.results["score", ""].summary["batch_size"] == 16
         original = loop.accumulate_gradients
 
-        def exhausted(loss_of, batch, size):
+        def exhausted(loss_of, batch, size, weight):
             if size > 8:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return original(loss_of, batch, size)
+            return original(loss_of, batch, size, weight)
 
         monkeypatch.setattr(loop, "accumulate_gradients", exhausted)
         other = Study(tmp_path)

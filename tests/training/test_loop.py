@@ -78,10 +78,10 @@ def test_loss_falls_and_the_curve_covers_every_iteration():
 def test_a_resumed_run_goes_on_with_the_smaller_passes_and_their_record(monkeypatch):
     from discriminator_guidance.training import loop
 
-    def exhausted(loss_of, batch, size):
+    def exhausted(loss_of, batch, size, weight):
         if size > 4:
             raise torch.OutOfMemoryError("not enough")
-        return accumulate_gradients(loss_of, batch, size)
+        return accumulate_gradients(loss_of, batch, size, weight)
 
     memory = Memory(stop_after=1)
     with monkeypatch.context() as patch:
