@@ -31,6 +31,8 @@ STAGES = ("real", "score", "extractor", "fid_network", "fake", "discriminator", 
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 INTERRUPTED = 3
+# What `evaluation` imports only when it computes; each fork would do so again.
+METRICS = ("torchmetrics.image.fid", "torchmetrics.image.kid", "torchmetrics.functional.classification")
 # What a stage does piece by piece: where that is called, and after which share of all pieces its work is kept.
 PIECES = {
     "score": ("training.loop", "accumulate_gradients", 1 / 2),  # batches; 20 of 40 iterations
@@ -120,8 +122,10 @@ def outputs(study: Study) -> dict[str, str]:
 def main() -> None:
     """See the module."""
     folder, word, name, kills, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-    for stage in STAGES:
-        import_module(f"discriminator_guidance.stages.{stage}")
+    for module in [f"discriminator_guidance.stages.{stage}" for stage in STAGES]:
+        import_module(module)
+    for module in METRICS if word == "evaluation" else ():
+        import_module(module)
     whole = Study(folder / "whole")
     pieces = Pieces(word)
     assert forked(lambda: [whole.ensure(*each) for each in whole.needs(word, name)]) == 0, (

@@ -66,14 +66,3 @@ def test_a_study_keeps_writers_away_and_lets_other_studies_in(tmp_path: Path) ->
             pass
         with stage_claim(CONFIG, layout, "evaluation", {"variant": "d0"}), factorial_claim(CONFIG, layout):
             pass
-
-
-def test_of_several_ranks_the_first_holds_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layout, variant = Layout(tmp_path, "mini"), {"variant": "d0"}
-    with stage_claim(CONFIG, layout, "guided", variant):
-        monkeypatch.setenv("RANK", "1")
-        with stage_claim(CONFIG, layout, "guided", variant):
-            pass
-        monkeypatch.setenv("RANK", "0")
-        with pytest.raises(BusyError), stage_claim(CONFIG, layout, "guided", variant):
-            pass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +27,11 @@ def stage_claim(config: Config, layout: Layout, word: str, choice: Mapping[str, 
         choice: its member or variant.
 
     Returns:
-        Holds the claim while it is entered; of several ranks of one run the first holds it for all.
+        Holds the claim while it is entered; of several ranks the first holds it for all.
 
     Raises:
         BusyError: on entering; another process is at one of these results.
     """
-    if os.environ.get("RANK", "0") != "0":
-        return nullcontext()
     name = "-".join([word, *choice.values()])
     return claimed(_folder(layout), f"dguide {name}", [name], reads_of(config, word, *choice.values()))
 
