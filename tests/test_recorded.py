@@ -53,6 +53,12 @@ def test_durations_of_finished_runs(tmp_path):
     assert recorded_runs(tmp_path, "other", {"fake": SETTINGS}) == {}
 
 
+def test_a_run_of_several_processes_is_not_compared_with_one(tmp_path):
+    with tracking.run(tmp_path, "mini", "fake", {"stage": "fake", "ranks": "4"}, SETTINGS, {}):
+        time.sleep(WORK_S)
+    assert recorded_runs(tmp_path, "mini", {"fake": SETTINGS})["fake"].reservation == "was shared by 4 processes"
+
+
 def test_nothing_is_made_where_nothing_was_recorded(tmp_path):
     assert recorded_runs(tmp_path, "mini", {"fake": SETTINGS}) == {}
     assert list(tmp_path.iterdir()) == []

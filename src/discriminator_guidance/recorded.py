@@ -67,6 +67,8 @@ def recorded_runs(root: Path, experiment: str, wanted: Mapping[str, Mapping[str,
 
 
 def _changed(params: Mapping[str, object], run: Any) -> str:
+    if (count := run.data.tags.get("ranks")) is not None:
+        return f"was shared by {count} processes"
     now, then = tracking.flatten(params), run.data.params
     # Long values are cut in MLflow; `seed` and the like decide nothing about time, but a changed run is another run.
     different = [key for key, value in now.items() if key in then and len(value) < 500 and then[key] != value]
