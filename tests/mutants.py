@@ -1,22 +1,25 @@
 """What `make mutation` found: how many changed programs the tests noticed, and the changes that they did not.
 
-    python -m tests.mutants
-
-reads what mutmut left in mutants/.
+python -m tests.mutants        reads what mutmut left in mutants/
+python -m tests.mutants 0.2    names a random fifth of the mutants of each module, for `mutmut run`
 """
 
 from __future__ import annotations
 
 import ast
+import math
+import random
 import re
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
 from mutmut.mutation.data import SourceFileMutationData
 from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.mutation.file_mutation import mutate_file_contents
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import walk_mutatable_files
-from mutmut.utils.format_utils import orig_function_and_class_names_from_key
+from mutmut.utils.format_utils import get_mutant_name, orig_function_and_class_names_from_key
 
 NOTICED = {"killed", "timeout", "segfault"}
 
@@ -39,8 +42,21 @@ def change(path: Path, mutant: str) -> tuple[int, str, str]:
     return tree.lineno - 1 + start + changed, before, after
 
 
+def sample(share: float) -> list[str]:
+    """A share of the mutants of each module; a larger share holds a smaller one."""
+    names: list[str] = []
+    for path in sorted(walk_mutatable_files()):
+        made = mutate_file_contents(str(path), path.read_text(encoding="utf-8")).mutant_names
+        drawn = random.Random(0).sample(made, len(made))[: math.ceil(share * len(made))]
+        names += [get_mutant_name(path, name) for name in drawn]
+    return names
+
+
 def main() -> None:
     """Print a line for each package, then every change that was not noticed."""
+    if sys.argv[1:]:
+        print("\n".join(sample(float(sys.argv[1]))))
+        return
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     unnoticed: list[str] = []
     for path in sorted(walk_mutatable_files()):

@@ -44,7 +44,7 @@ def write_yaml(path: Path, data: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(PROJECT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(PROJECT / "dvc.yaml", root)
@@ -65,13 +65,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         },
     )
     dvc(root, "config", "--local", "core.no_scm", "true")
-    if FULL:  # each `dguide` a process of its own, as users start it
-        yield root
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_starts(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let `dguide` begin as a fork, but in `make test-full`, where each is a process of its own, as users start it."""
+    if FULL:
+        yield
         return
     address = tmp_path_factory.mktemp("server") / "socket"
-    write_client(root / "bin" / "dguide", address)
+    write_client(project / "bin" / "dguide", address)
     with served(address, without_network()):
-        yield root
+        yield
 
 
 def without_network() -> list[str]:

@@ -19,7 +19,7 @@ from tests.test_pipeline import dvc, project
 
 __all__ = ["project"]  # the fixture
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("repro")]
+pytestmark = pytest.mark.pipeline
 
 STAGE = "real@mini"
 # DVC's own words for "somebody else is at it".
