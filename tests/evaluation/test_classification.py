@@ -174,7 +174,11 @@ def test_unusable_pairs_are_refused(log_ratio: np.ndarray, labels: np.ndarray, m
 
 
 @pytest.mark.parametrize(
-    ("time", "message"), [(np.array([0.5]), "one length"), (np.array([0.5, np.nan]), "times.* row 1 ")]
+    ("time", "message"),
+    [
+        (np.array([0.5]), r"shapes \(2,\), \(2,\), \(1,\)"),
+        (np.array([0.5, np.nan]), "expected finite times; got .* row 1 "),
+    ],
 )
 def test_unusable_times_are_refused(time: np.ndarray, message: str) -> None:
     for by_time in (calibration_bins, cross_entropy_by_time):

@@ -43,6 +43,14 @@ def test_a_rounded_covariance_is_one_and_a_wrong_one_is_not_in_any_unit(unit: fl
         reference_of_statistics(mu, unit * (sigma - 1e-6 * np.abs(sigma).max() * np.eye(6)), 6, "real.npz")
 
 
+def test_rounding_is_measured_by_the_largest_direction() -> None:
+    # Negative by less than 1e-8 of the largest eigenvalue, by more than that of the second.
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    sigma = turn @ np.diag([1e6, 1.0, -1e-4]) @ turn.T
+    root = reference_of_statistics(np.zeros(3), (sigma + sigma.T) / 2, 3, "real.npz").root
+    np.testing.assert_allclose(root.T @ root, sigma, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
