@@ -70,7 +70,8 @@ def settings() -> dict:
     tiny["fake"]["shard_size"] = 12
     tiny["guided"]["shard_size"] = 8
     tiny["evaluation"]["batch_size"] = 9
-    tiny["discriminator"] |= {"images": 40, "batch_size": 16}
+    # d0 trains d1 beside it, as far as d0 gets.
+    tiny["discriminator"] |= {"images": 40, "batch_size": 16, "shared_features": True}
     return tiny
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from discriminator_guidance import ranks
+from discriminator_guidance.artifacts.partial import unsealed
 
 from .sharing import IN_PASSES, RESUMED, SAMPLED, TRAINED, Shared
 from .stages.conftest import Study
@@ -181,8 +184,8 @@ def losses(root: Path, job: Shared) -> list[float]:
 
 
 def test_the_first_rank_alone_keeps_checkpoints(shared):
-    for job in ("score", "discriminator-d0"):
-        assert saved(shared, job) == ["checkpoint by rank 0 of 2"] * 2
+    assert saved(shared, "score") == ["checkpoint by rank 0 of 2"] * 2
+    assert saved(shared, "discriminator-d0") == ["checkpoint by rank 0 of 2"] * 4  # its own and those of d1
 
 
 def test_killed_ranks_resume_to_the_bytes_of_undisturbed_ones(shared):
@@ -190,8 +193,23 @@ def test_killed_ranks_resume_to_the_bytes_of_undisturbed_ones(shared):
     assert digests(shared / RESUMED.folder) == digests(shared / "score")
 
 
-def test_ranks_leave_no_unfinished_work(shared):
-    assert not [path for path in shared.rglob("*.sealed") if "one" not in path.parts]
+def companion(root: Path) -> dict:
+    """The checkpoint of d1, which was trained beside d0."""
+    (path,) = root.rglob("discriminator-d1-*/checkpoint.sealed")
+    state: dict = torch.load(io.BytesIO(unsealed(path)), weights_only=True)
+    return state
+
+
+def test_a_head_trained_beside_another_is_the_same_too(shared):
+    ours, theirs = (companion(shared / folder) for folder in ("discriminator-d0", "discriminator-d0-passes"))
+    assert ours["history"] == theirs["history"]
+    assert len(ours["history"]) == 4
+    assert all(torch.equal(tensor, theirs["head"][name]) for name, tensor in ours["head"].items())
+
+
+def test_ranks_leave_no_unfinished_work_of_their_own(shared):
+    left = [path for path in shared.rglob("*.sealed") if "one" not in path.parts]
+    assert {path.parent.name.rsplit("-", 1)[0] for path in left} == {"discriminator-d1"}
 
 
 def test_features_were_kept_for_one_process_to_find(shared):
