@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from discriminator_guidance.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 # Ranks may wait for each other as long as a shard takes. A dead one is no matter of patience: whoever started the ranks
@@ -290,6 +289,8 @@ def _told_by(place: int, value: Any) -> Any:
 
 
 def _rows(place: int, count: int, size: int) -> np.ndarray:
+    import numpy as np
+
     starts = range(place * size, count, _crew.size * size)
     return np.concatenate([np.arange(0), *(np.arange(start, min(start + size, count)) for start in starts)])
 
