@@ -17,8 +17,18 @@ from tests.stages.conftest import Study
 
 # The longest first, so that two workers end together. What stands together shares fixtures and goes to one worker.
 LONGEST = (
-    ("pipeline", ("tests/test_pipeline.py",)),
-    ("stages", ("tests/stages/",)),
+    "tests/test_pipeline.py",
+    "tests/stages/",
+    "tests/faults/test_kills.py",
+    "tests/test_cli.py",
+    "tests/test_profiles.py",
+    "tests/faults/test_repro.py",
+    "tests/report/test_page.py",
+    "tests/studies/test_discriminator.py",
+    "tests/test_tracking.py",
+    "tests/studies/test_postgresql.py",
+    "tests/artifacts/test_edm_pickle.py",
+    "tests/test_families.py",
 )
 # A busy machine is no fault: hypothesis would call a case of 0.2 s one.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -31,8 +41,7 @@ def place(test: str) -> tuple[int, str]:
     """Where in the order a test belongs, and with which others."""
     path = test.partition("::")[0]
     return next(
-        ((number, name) for number, (name, starts) in enumerate(LONGEST) if path.startswith(starts)),
-        (len(LONGEST), path),
+        ((number, start) for number, start in enumerate(LONGEST) if path.startswith(start)), (len(LONGEST), path)
     )
 
 
