@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from discriminator_guidance.config import TUNED_MEMBER, load_config
 from discriminator_guidance.stages.chain import of_member, predecessor
+from tests.amount import FULL
 from tests.test_profiles import called, copied
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -92,6 +93,7 @@ def stages(output: str) -> list[str]:
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
 
+@pytest.mark.skipif(not FULL, reason="half a minute of DVC: make test-full resolves both pipelines")
 def test_both_pipelines_resolve_and_neither_runs_the_other(tmp_path: Path):
     root = copied(tmp_path, "mini")
     (root / "families").mkdir()

@@ -146,6 +146,7 @@ def test_the_command_of_the_full_study_runs_as_typed_and_names_the_files_it_need
     assert lists == composed(root, "profile=cifar10")
 
 
+@pytest.mark.skipif(not EVERYTHING, reason="make test-full queues; the command itself is run above")
 def test_experiments_of_several_profiles_can_be_queued(tmp_path):
     root = in_git(copied(tmp_path, "mini"))
     queue = (sys.executable, "-m", "dvc", "exp", "run", "--queue", "-S", "profile=cifar10,cifar10-cond")
