@@ -5,26 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from discriminator_guidance import launching, ranks
+from discriminator_guidance import launching
 from discriminator_guidance.cli_study import study
 from discriminator_guidance.errors import OutputError, UserError
+from discriminator_guidance.running import run_stage, stage_parameters
 
-# Stages with nothing that several processes could share.
-UNDIVIDED = ("real", "report")
 # What an operating system says of a place where nothing more can be written.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 if TYPE_CHECKING:
     from discriminator_guidance.benchmark.groups import Row
     from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.context import StageResult
     from discriminator_guidance.stages.layout import Layout
 
 app = typer.Typer(
@@ -44,55 +41,55 @@ Variant = Annotated[str, typer.Option(help="A row of guided.variants.")]
 @app.command()
 def real(profile: Profile) -> None:
     """Make the real pictures: training and held-out set, data card."""
-    _run_stage("real", profile)
+    run_stage("real", profile)
 
 
 @app.command()
 def score(profile: Profile) -> None:
     """Make the score network (the EDM denoiser)."""
-    _run_stage("score", profile)
+    run_stage("score", profile)
 
 
 @app.command()
 def extractor(profile: Profile) -> None:
     """Make the time-conditional classifier whose features feed the discriminators."""
-    _run_stage("extractor", profile)
+    run_stage("extractor", profile)
 
 
 @app.command("fid_network")
 def fid_network(profile: Profile) -> None:
     """Make the network whose features define the Frechet distance."""
-    _run_stage("fid_network", profile)
+    run_stage("fid_network", profile)
 
 
 @app.command()
 def fake(profile: Profile) -> None:
     """Draw the unguided samples the discriminators learn from."""
-    _run_stage("fake", profile)
+    run_stage("fake", profile)
 
 
 @app.command()
 def discriminator(profile: Profile, member: Member) -> None:
     """Train one member of the ensemble."""
-    _run_stage("discriminator", profile, member=member)
+    run_stage("discriminator", profile, member=member)
 
 
 @app.command()
 def guided(profile: Profile, variant: Variant) -> None:
     """Draw the evaluation samples of one variant (`edm` is the unguided one)."""
-    _run_stage("guided", profile, variant=variant)
+    run_stage("guided", profile, variant=variant)
 
 
 @app.command()
 def evaluation(profile: Profile, variant: Variant) -> None:
     """Evaluate the samples of one variant."""
-    _run_stage("evaluation", profile, variant=variant)
+    run_stage("evaluation", profile, variant=variant)
 
 
 @app.command()
 def report(profile: Profile) -> None:
     """Make tables, figures and index.html."""
-    _run_stage("report", profile)
+    run_stage("report", profile)
 
 
 @app.command()
@@ -201,7 +198,9 @@ def plan(
     if compare:
         from discriminator_guidance.recorded import recorded_runs
 
-        wanted = {e.command.name: _parameters(settings, e.command.stage, e.command.choices) for e in result.estimates}
+        wanted = {
+            e.command.name: stage_parameters(settings, e.command.stage, e.command.choices) for e in result.estimates
+        }
         found = recorded_runs(root, profile, wanted)
         recorded = {name: run.seconds for name, run in found.items() if not run.reservation}
         reservations = [f"{name}: {run.reservation}, not compared" for name, run in found.items() if run.reservation]
@@ -398,146 +397,11 @@ def _end(error: UserError) -> NoReturn:
     sys.exit(2)
 
 
-def _run_stage(word: str, profile: str, **choice: str) -> None:
-    from importlib import import_module
-
-    from discriminator_guidance import tracking
-    from discriminator_guidance.config import listed_members, load_config, refuse_rows_of_others
-    from discriminator_guidance.orphans import end_with_parent
-    from discriminator_guidance.progress import bar, notice, summary
-
-    # A stage that outlives the pipeline would meet its successor, and a rank the next run's.
-    if "DVC_STAGE" in os.environ or ranks.started()[1] > 1:
-        end_with_parent()
-    root = Path.cwd()
-    settings = load_config(profile, root)
-    refuse_rows_of_others(profile, settings, root)
-    _refuse_unknown(settings, profile, choice)
-    from discriminator_guidance.stages.claims import stage_claim
-    from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.stages.needed import files_read, refuse_missing
-
-    layout = Layout(root, profile)
-    refuse_missing(settings, layout, word, {*listed_members(profile, root), *choice.values()})
-    if word not in UNDIVIDED:
-        if (count := launching.wanted_ranks()) > 1:
-            options = [part for key, value in choice.items() for part in (f"--{key}", value)]
-            launching.launch(count, [word, "--profile", profile, *options])
-            return
-        ranks.start()
-    elif ranks.started()[0] > 0:
-        return
-    from discriminator_guidance.stages.context import Context
-    from discriminator_guidance.stages.fetch import check_used
-
-    stage = import_module(f"discriminator_guidance.stages.{word}")
-    if not ranks.is_first():
-        with suppress(ranks.Dismissed):
-            ranks.wait()
-            stage.run(settings, Context(layout, _no_bar, _no_metrics, _prefixed(notice)), **choice)
-        return
-    name = "-".join([word, *choice.values()])
-    tags = {"stage": word, "profile": profile, **choice}
-    if ranks.world_size() > 1:
-        tags["ranks"] = str(ranks.world_size())
-    with (
-        stage_claim(settings, layout, word, choice),
-        tracking.run(
-            root, profile, name, tags, _parameters(settings, word, choice), _inputs(layout, word, choice)
-        ) as run,
-    ):
-
-        def on_metrics(step: int, values: Mapping[str, float]) -> None:
-            run.metrics(step, values)
-
-        context = Context(layout, bar, on_metrics, notice)
-        check_used(settings, context, files_read(settings, word, choice.get("member")))
-        ranks.wait()
-        result: StageResult = stage.run(settings, context, **choice)
-        numbers = {key: value for key, value in result.summary.items() if isinstance(value, float | int)}
-        run.metrics(0, numbers | result.metrics)
-        for path in [*result.artifacts, *(_training_curve(result, layout, name) if run.listens else [])]:
-            run.artifact(path)
-        if result.weights is not None:
-            run.register(f"{word}-{'-'.join([profile, *choice.values()])}", result.weights)
-    summary(name, [{key: _shown(value) for key, value in result.summary.items()}])
-
-
-@contextmanager
-def _no_bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    yield lambda amount: None
-
-
-def _no_metrics(step: int, values: Mapping[str, float]) -> None:
-    pass
-
-
-def _prefixed(notice: Callable[[str], None]) -> Callable[[str], None]:
-    prefix = f"rank {ranks.rank()}: "
-    return lambda line: notice(prefix + line)
-
-
-def _training_curve(result: StageResult, layout: Layout, name: str) -> list[Path]:
-    """The picture of a training run's history, where the stage has one; it lies where unfinished work does."""
-    histories = [path for path in result.artifacts if path.name == "history.csv"]
-    if not histories:
-        return []
-    from discriminator_guidance.report.training_curve import write_training_curve
-
-    picture = layout.partial / "curves" / f"{name}.png"
-    write_training_curve(histories[0], picture)
-    return [picture]
-
-
 def _absent(settings: Config, layout: Layout) -> dict[str, str]:
     """The variants that wait for a file or a study, with what to do."""
     from discriminator_guidance.report.absent import absent_rows
 
     return absent_rows(layout.profile, settings.model_dump(), layout.report / "evaluation")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
-
-
-def _refuse_unknown(settings: Config, profile: str, choice: Mapping[str, str]) -> None:
-    from discriminator_guidance.errors import ConfigError
-
-    known: dict[str, Mapping[str, object]] = {
-        "member": settings.discriminator.members,
-        "variant": settings.guided.variants,
-    }
-    for kind, name in choice.items():
-        if name not in known[kind]:
-            raise ConfigError(
-                f"a {kind} of configs/{profile}.yaml", repr(name), f"choose one of: {', '.join(known[kind])}"
-            )
-
-
-def _parameters(settings: Config, word: str, choice: Mapping[str, str]) -> dict[str, object]:
-    section: dict[str, Any] = getattr(settings, word).model_dump()
-    for kind, name in choice.items():
-        # Of the many members or variants of a section, the one that is run.
-        table = section.pop(f"{kind}s", None)
-        section[kind] = table[name] if isinstance(table, dict) else name
-    return {"runtime": settings.runtime.model_dump(), "sampler": settings.sampler.model_dump(), **section}
-
-
-def _inputs(layout: Layout, word: str, choice: Mapping[str, str]) -> dict[str, str]:
-    """Digests of the picture sets that a stage reads, as far as they are there."""
-    from discriminator_guidance.artifacts.files import sha256
-
-    real, fake = layout.real / "train.npz", layout.fake / "samples.npz"
-    sets = {
-        "score": {"real": real},
-        "extractor": {"real": real},
-        "fid_network": {"real": real},
-        "discriminator": {"real": real, "fake": fake},
-        "evaluation": {"real": real, "samples": layout.guided(choice.get("variant", "")) / "samples.npz"},
-    }
-    return {name: sha256(path) for name, path in sets.get(word, {}).items() if path.is_file()}
 
 
 if __name__ == "__main__":

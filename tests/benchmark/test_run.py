@@ -9,7 +9,7 @@ import torch
 
 from discriminator_guidance.benchmark.groups import Comparison, as_json, printed, row
 from discriminator_guidance.benchmark.metrics import feature_group, frechet_group, manifold_group
-from discriminator_guidance.benchmark.run import machine
+from discriminator_guidance.benchmark.run import GROUPS, machine
 from discriminator_guidance.benchmark.sampling import Frozen, Networks, part_groups, sampling_groups
 from discriminator_guidance.benchmark.timing import Timed, interleaved
 from discriminator_guidance.benchmark.training import training_groups
@@ -55,6 +55,7 @@ def rows():
         frechet_group(24),
         manifold_group(1000, 8),
     ]
+    assert len(groups) + 1 == GROUPS  # and the peaks
     found = []
     for group in groups:
         timed = interleaved(group.ways, 0.0, 1)
