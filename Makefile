@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro families test test-full coverage mutation fullsize lint audit mlflow dag clean always
+.PHONY: help setup closures repro families test test-full coverage mutation fullsize lint audit mlflow dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -50,6 +50,9 @@ mutation: setup ## change diffusion, guidance and evaluation in 2,000 places, on
 
 fullsize: setup ## profile cifar10 with 16 pictures, full-size networks and random weights; seconds of each stage (minutes)
 	@DG_FULLSIZE=1 .venv/bin/pytest -q tests/test_fullsize.py
+
+closures: setup ## link closures/<stage> to the modules that each stage imports (after an import has changed)
+	@.venv/bin/python scripts/closures.py
 
 lint: setup ## check style, formatting, types and the layers
 	@.venv/bin/ruff check .

@@ -47,6 +47,7 @@ def write_yaml(path: Path, data: dict) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(PROJECT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(PROJECT / "closures", root / "closures", symlinks=True)
     shutil.copy(PROJECT / "dvc.yaml", root)
     shutil.copytree(PROJECT / ".dvc" / "plots", root / ".dvc" / "plots")
     shutil.copy(PROJECT / ".dvc" / "config", root / ".dvc")

@@ -84,6 +84,7 @@ def copied(root: Path, profile: str) -> Path:
     """What DVC reads, with the lists of a profile, and no result of any stage."""
     for name in ("src", "configs", ".dvc/plots"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(PROJECT / "closures", root / "closures", symlinks=True)
     for name in ("dvc.yaml", ".dvc/config"):
         shutil.copy(PROJECT / name, root / name)
     composed(root, f"profile={profile}")

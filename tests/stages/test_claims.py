@@ -44,7 +44,7 @@ def claim_of(path: str) -> str:
 
 @pytest.mark.parametrize(("entry", "word", "name"), examples())
 def test_reads_are_the_dependencies(entry: str, word: str, name: str) -> None:
-    deps = [dep for dep in dvc_stages()[entry]["deps"] if not dep.startswith("src/")]
+    deps = [dep for dep in dvc_stages()[entry]["deps"] if not dep.startswith("closures/")]
     filled = [
         dep.replace("${item.profile}", "mini").replace("${item.member}", name).replace("${item.variant}", name)
         for dep in deps

@@ -9,6 +9,8 @@ from typing import Any
 
 from discriminator_guidance.errors import InputError
 
+# Not results of stages: code, as links in a folder for each stage; file by file before 2026-11-25.
+CODE = ("closures/", "src/")
 LOCKS = ("dvc.lock", "families/dvc.lock")  # of each pipeline: the project's, and that of families
 
 
@@ -82,7 +84,7 @@ def _profile(entry: Mapping[str, Any]) -> str:
 
 
 def _stage(name: str, entry: Mapping[str, Any]) -> LockedStage:
-    inputs = tuple(file for file in map(_file, entry.get("deps", ())) if not file.path.startswith("src/"))
+    inputs = tuple(file for file in map(_file, entry.get("deps", ())) if not file.path.startswith(CODE))
     return LockedStage(name, inputs, tuple(map(_file, entry["outs"])))
 
 

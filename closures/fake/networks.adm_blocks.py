@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/networks/adm_blocks.py

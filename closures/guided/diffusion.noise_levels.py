@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/diffusion/noise_levels.py

@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/report/clipped_story.py

@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/report/table_files.py

@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/report/tuned_story.py
