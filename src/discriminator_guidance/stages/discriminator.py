@@ -32,6 +32,7 @@ from discriminator_guidance.stages.heads import (
     waiting,
 )
 from discriminator_guidance.stages.networks import load_extractor
+from discriminator_guidance.stages.noted import noted
 from discriminator_guidance.stages.sharing import shares
 from discriminator_guidance.stages.trained import released_file
 from discriminator_guidance.training.grid import accuracy, grid_logits
@@ -78,9 +79,10 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     ranks.go_on_alone()
 
     folder, curves = layout.discriminator(member), layout.discriminator_reports / member
+    note = noted(config)
     save_weights(folder, head.state_dict(), head.arguments)
     if history:
-        write_csv(curves / "history.csv", history)
+        write_csv(curves / "history.csv", [{**entry, **note} for entry in history])
     else:
         write_bytes(curves / "history.csv", f"{','.join(CURVE)}\n".encode())
     tested = {
@@ -90,7 +92,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     }
     write_npz(folder / "test_logits.npz", **tested, image=test.image)
     bins = calibration_bins(tested["logits"], tested["labels"], tested["time"])
-    write_csv(curves / "calibration.csv", [asdict(entry) for entry in bins])
+    write_csv(curves / "calibration.csv", [{**asdict(entry), **note} for entry in bins])
     metrics = {
         "member": member,
         **told,
@@ -101,6 +103,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
         "parameters": sum(p.numel() for p in head.parameters()),
         **bench.at_once.record(),
         **halved_record(layout.fake / "samples.npz", "fake"),
+        **note,
     }
     write_json(curves / "metrics.json", metrics)
     if work is not None:

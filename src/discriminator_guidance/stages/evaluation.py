@@ -30,6 +30,7 @@ from discriminator_guidance.stages.context import Context, StageResult, prepare_
 from discriminator_guidance.stages.features import picture_features, real_radii
 from discriminator_guidance.stages.halved import halved_record
 from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.noted import noted
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
@@ -147,6 +148,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         **blocks.record("halved_blocks"),
         **halved_record(paths["samples"], "guided"),
         "params_hash": fingerprint(told),
+        **noted(config),
     }
     path, pulls = layout.evaluation(variant), layout.influence(variant)
     shape = (ranges, -1) if ranges > 1 else (-1,)
