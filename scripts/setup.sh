@@ -30,5 +30,10 @@ bars=on
 .venv/bin/python -m pip install --quiet --progress-bar $bars --log .venv/install.log --no-input \
     --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 .venv/bin/dguide prepare
+# DVC unpickles its own indices (CVE-2025-69872 of diskcache, without a fix) and would keep them where everybody on this
+# machine may write; here only the owner may.
+mkdir -p .dvc/tmp/site
+chmod 700 .dvc/tmp/site
+.venv/bin/dvc config --local core.site_cache_dir "$(pwd -P)/.dvc/tmp/site"
 pwd -P >.venv/.stamp
 echo "setup: done"

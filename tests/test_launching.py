@@ -116,6 +116,11 @@ def test_a_number_of_ranks_that_is_none_is_refused(text: str, monkeypatch: pytes
         launching.wanted_ranks()
 
 
+@pytest.mark.parametrize(("count", "threads", "cores", "said"), [(2, 1, 2, False), (2, 2, 2, True), (3, 1, 2, True)])
+def test_ranks_that_share_a_core_are_told_of(count: int, threads: int, cores: int, said: bool):
+    assert bool(launching.crowding(count, threads, cores)) == said
+
+
 def test_a_rank_starts_no_ranks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DGUIDE_RANKS", "2")
     assert launching.wanted_ranks() == 2

@@ -117,12 +117,16 @@ def test_clean_keeps_results(tmp_path: Path) -> None:
 
 
 def stub_python(path: Path, *, pip_exit: int = 0) -> Path:
-    """A python that passes for 3.11, makes venvs with itself inside and installs an idle `dguide`."""
+    """A python that passes for 3.11, makes venvs with itself inside and installs idle `dguide` and `dvc`."""
     return executable(
         path,
         f"""case "$*" in
             *"-m venv"*) rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
-            *"-m pip"*) printf '#!/bin/sh\\n' >.venv/bin/dguide; chmod +x .venv/bin/dguide; exit {pip_exit} ;;
+            *"-m pip"*)
+                printf '#!/bin/sh\\n' >.venv/bin/dguide
+                printf '#!/bin/sh\\necho "$@" >>called\\n' >.venv/bin/dvc
+                chmod +x .venv/bin/dguide .venv/bin/dvc
+                exit {pip_exit} ;;
         esac""",
     )
 
@@ -146,6 +150,15 @@ def test_finished_set_up_leaves_a_stamp_with_its_folder(tmp_path: Path) -> None:
     done = run("sh", "scripts/setup.sh", cwd=folder, PYTHON=str(python))
     assert done.returncode == 0, done.stderr
     assert (folder / ".venv" / ".stamp").read_text(encoding="utf-8") == f"{folder.resolve()}\n"
+
+
+def test_what_dvc_unpickles_lies_where_only_the_owner_may_write(tmp_path: Path) -> None:
+    folder = copy_setup(tmp_path / "a project")
+    done = run("sh", "scripts/setup.sh", cwd=folder, PYTHON=str(stub_python(tmp_path / "bin" / "python3.11")))
+    assert done.returncode == 0, done.stderr
+    place = folder.resolve() / ".dvc" / "tmp" / "site"
+    assert (folder / "called").read_text(encoding="utf-8") == f"config --local core.site_cache_dir {place}\n"
+    assert place.stat().st_mode & 0o777 == 0o700
 
 
 def test_failed_installation_leaves_no_stamp(tmp_path: Path) -> None:

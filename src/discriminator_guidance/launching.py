@@ -48,6 +48,25 @@ def wanted_ranks() -> int:
     return 1 if ranks.started()[1] > 1 else int(text)
 
 
+def crowding(count: int, threads: int, cores: int) -> str | None:
+    """What to say of ranks that will wait for each other's threads.
+
+    Args:
+        count: ranks on this machine, all on its CPU.
+        threads: of each, as runtime.threads says.
+        cores: that they share.
+
+    Returns:
+        One line, or None where there is a core for each thread.
+    """
+    if count * threads <= cores:
+        return None
+    return (
+        f"{count} ranks of {threads} threads (runtime.threads) on {cores} cores: "
+        "many times slower than one rank; take fewer ranks or threads"
+    )
+
+
 def launch(count: int, arguments: Sequence[str]) -> None:
     """Run a command of `dguide` in several ranks and wait for all of them.
 

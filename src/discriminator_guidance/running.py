@@ -52,6 +52,12 @@ def run_stage(word: str, profile: str, **choice: str) -> None:
     refuse_missing(settings, layout, word, {*listed_members(profile, root), *choice.values()})
     if word not in UNDIVIDED:
         if (count := launching.wanted_ranks()) > 1:
+            from discriminator_guidance.networks.precision import resolve_compute
+
+            if resolve_compute(settings.runtime.device, "auto").device.type == "cpu" and (
+                said := launching.crowding(count, settings.runtime.threads, os.cpu_count() or 1)
+            ):
+                notice(said)
             options = [part for key, value in choice.items() for part in (f"--{key}", value)]
             launching.launch(count, [word, "--profile", profile, *options])
             return
