@@ -368,6 +368,22 @@ def test_a_faulty_server_costs_one_warning(tmp_path: Path, fault: str, query: st
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("uri", ["postgresql://anna:s3[cret@host/db", "http://[::1"])
+def test_what_is_no_address_costs_one_warning(tmp_path: Path, uri: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), "score"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": uri},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    (warning,) = done.stderr.splitlines()
+    assert "the files are whole" in warning
+    assert "s3[cret" not in warning
+
+
 def test_a_study_meets_a_dead_server_once_and_tries_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

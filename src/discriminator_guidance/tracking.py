@@ -169,7 +169,7 @@ def ui_command(root: Path, port: int) -> tuple[list[str], dict[str, str]]:
         ConfigError: runs go to a server, which has a UI of its own.
     """
     uri = tracking_uri(root)
-    if urlsplit(uri).scheme in {"http", "https"}:
+    if uri.startswith(("http:", "https:")):
         raise ConfigError("a database in MLFLOW_TRACKING_URI", redact(uri), "open that server in a browser")
     argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--workers", "1"]
@@ -233,7 +233,11 @@ def redact(text: str) -> str:
         The text with user information, query values and MLflow's credentials replaced by `***`.
     """
     secrets = [os.environ.get(f"MLFLOW_TRACKING_{kind}") for kind in ("PASSWORD", "TOKEN")]
-    if password := urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).password:
+    try:
+        password = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).password
+    except ValueError:  # no address at all, such as http://[::1
+        password = None
+    if password:
         secrets += [password, unquote(password)]
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")

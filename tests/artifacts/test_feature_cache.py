@@ -50,6 +50,26 @@ def test_the_file_of_another_set_is_not_taken(cache):
     assert cache.calls == [3, 3, 3]
 
 
+def test_a_header_that_tells_of_less_is_not_taken(tmp_path):
+    source = np.zeros((1000, 2, 2, 1), np.uint8)
+    asked = []
+
+    def compute(images):
+        asked.append(len(images))
+        return np.ones((len(images), 128))
+
+    def rows():
+        return cached_rows(tmp_path, PROCESS, source, compute)
+
+    rows()
+    (path,) = tmp_path.glob("*.npz")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"(1000, 128)", b"(1000, 108)"))  # one bit
+    assert not is_whole(path)
+    assert rows().shape == (1000, 128)
+    assert asked == [1000, 1000]
+
+
 def test_no_flipped_bit_or_lost_end_changes_a_row(cache):
     wanted = cache()
     (path,) = cache.folder.glob("*.npz")

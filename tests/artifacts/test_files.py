@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from discriminator_guidance.artifacts.files import (
+    ARCHIVE_ERRORS,
     fingerprint,
     read_json,
     read_npz,
@@ -150,6 +152,23 @@ def test_no_flipped_bit_of_an_archive_changes_a_number(tmp_path):
         )
     assert refused > 0.5 * len(bits)
     count("bits flipped: arrays", len(bits))
+
+
+def test_no_flipped_bit_of_a_header_shortens_an_array(tmp_path):
+    path = tmp_path / "a.npz"
+    pictures = np.zeros((500, 8, 8, 1), np.uint8)  # more than zipfile reads ahead
+    write_npz(path, images=pictures)
+    content = path.read_bytes()
+    shorter = 0
+    for bit in range(8 * 256):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(damaged)
+        with suppress(*ARCHIVE_ERRORS), np.load(path, allow_pickle=False) as archive:
+            shorter += len(archive["images"]) < 500
+        with suppress(InputError):
+            assert np.array_equal(read_npz(path, ["images"], "s")["images"], pictures)
+    assert shorter, "numpy itself takes a shorter array"
 
 
 def test_no_shortened_archive_is_taken_for_whole(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -74,6 +76,14 @@ def test_combine_takes_logarithms_in_float32_for_bfloat16_logits():
     value = log_ratio(torch.tensor([2.0, -3.0]), torch.zeros(2))
     assert value.dtype == torch.float32
     assert value.tolist() == pytest.approx([2.0, -3.0], abs=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_a_logit_that_is_not_finite_is_not_hidden_by_a_clip(rule, wrong):
+    logits = torch.tensor([[wrong, 1.0], [0.5, 2.0]])
+    ratio = combine(lambda x, tau: logits, rule, (0.5, 0.5))(torch.zeros(2), torch.zeros(2))
+    assert ratio.isnan().tolist() == [True, False]
 
 
 def test_equal_weights_are_spelled_out():

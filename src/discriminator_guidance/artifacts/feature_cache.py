@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, write_npz
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, read_array, write_npz
 from discriminator_guidance.artifacts.images import content_digest
 
 
@@ -46,7 +46,7 @@ def is_whole(path: Path) -> bool:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {"rows", "process", "content"} <= {name for name in archive.files if archive[name] is not None}
+            return all(read_array(archive, name) is not None for name in ("rows", "process", "content"))
     except ARCHIVE_ERRORS:
         return False
 
@@ -57,9 +57,8 @@ def _read(path: Path, process: str, content: str) -> np.ndarray | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if str(archive["process"]) != process or str(archive["content"]) != content:
+            if str(read_array(archive, "process")) != process or str(read_array(archive, "content")) != content:
                 return None
-            rows: np.ndarray = archive["rows"]
-            return rows
+            return read_array(archive, "rows")
     except ARCHIVE_ERRORS:
         return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from discriminator_guidance.errors import InputError, OutputError
 
@@ -129,11 +130,36 @@ def read_npz(path: Path, names: Sequence[str], stage: str, optional: Sequence[st
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive.files]
             if not missing:
-                return {name: archive[name] for name in (*names, *optional) if name in archive.files}
+                return {name: read_array(archive, name) for name in (*names, *optional) if name in archive.files}
     except ARCHIVE_ERRORS as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"a whole .npz file {path}", reason, f"run stage {stage} again") from error
     raise InputError(f"array {missing[0]} in {path}", "no such array", f"run stage {stage} again")
+
+
+def read_array(archive: NpzFile, name: str) -> np.ndarray:
+    """Read an array of an open archive, and refuse one whose header tells of fewer numbers than are there.
+
+    numpy takes as many bytes as the header asks for, and zipfile compares the checksum only where an entry was read to
+    its end: a bit that flips in the header would silently give a shorter array.
+
+    Args:
+        archive: opened by `np.load`.
+        name: of the array.
+
+    Returns:
+        The array.
+
+    Raises:
+        ValueError: bytes are left over; and whatever else numpy and zipfile raise, see ARCHIVE_ERRORS.
+    """
+    if archive.zip is None:
+        raise ValueError("the archive is closed")
+    with archive.zip.open(f"{name}.npy") as stream:
+        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+        if stream.read(1):
+            raise ValueError(f"array {name} has more bytes than its header says")
+    return array
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:

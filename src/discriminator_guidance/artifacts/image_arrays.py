@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, read_array
 from discriminator_guidance.errors import InputError
 
 MAX_ARRAY_BYTES = 2**32
@@ -33,7 +33,7 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
             for name in ("images", "labels"):
                 _check_header(path, archive, name)
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
+            images, labels = read_array(arrays, "images"), read_array(arrays, "labels")
     except ARCHIVE_ERRORS as error:
         raise InputError(f"a whole .npz file {path}", str(error), "copy or make it again") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:

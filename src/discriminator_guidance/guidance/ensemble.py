@@ -100,7 +100,7 @@ def combine(
         weights: M simplex weights.
 
     Returns:
-        (x_vp, tau) -> (N,) log ratio.
+        (x_vp, tau) -> (N,) log ratio; NaN where a member's logit is not finite, which a rule's clip would hide.
     """
     fuse = RULES[rule]
 
@@ -108,6 +108,7 @@ def combine(
         logits = member_logits(x_vp, tau)
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return fuse(logits, logits.new_tensor(weights))
+        ratio = fuse(logits, logits.new_tensor(weights))
+        return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
     return log_ratio

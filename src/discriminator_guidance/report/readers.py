@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, read_array
 from discriminator_guidance.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def read_arrays(path: Path, stage: str, names: list[str]) -> dict[str, NDArray[A
     _require(path, stage)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
+            return {name: read_array(archive, name) for name in names}
     except ARCHIVE_ERRORS as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"arrays {', '.join(names)} in {path}", reason, remedy(stage)) from error

@@ -66,6 +66,12 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         for name, path in paths.items()
     }
     ranges, index = config.guided.ranges, _paired_index(paths["samples"], paths["unguided"])
+    if not len(images["samples"]) == len(images["unguided"]) == len(index):
+        raise InputError(
+            f"a picture for each of {len(index)} sample indices",
+            f"{len(images['samples'])} of {variant} and {len(images['unguided'])} without guidance",
+            "run stage guided again",
+        )
     if len(index) != ranges * config.guided.images:
         raise InputError(
             f"{ranges} x {config.guided.images} samples in {paths['samples']}",
