@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -35,6 +37,28 @@ def deadly(folder: Path, victim: int) -> Objective:
         if trial.number == victim:
             os.kill(os.getpid(), signal.SIGKILL)
         return float(value)  # type: ignore[arg-type]
+
+    return objective
+
+
+def filling(journal: Path, victim: int) -> Objective:
+    """Like `quadratic`, but the worker that first runs trial `victim` finds no room in the journal from then on."""
+    inner = quadratic(0.02)
+
+    def objective(trial: optuna.Trial) -> float:
+        value = inner(trial)
+        if trial.number == victim:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (journal.stat().st_size + 20,) * 2)
+        return float(value)  # type: ignore[arg-type]
+
+    return objective
+
+
+def crowded() -> Objective:
+    """A worker that cannot make a file of its own."""
+
+    def objective(trial: optuna.Trial) -> float:
+        raise OSError(errno.ENOSPC, "No space left on device", f"{trial.number}.lock")
 
     return objective
 

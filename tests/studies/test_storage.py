@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 import pytest
 
-from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.errors import ConfigError, InputError, OutputError
 from discriminator_guidance.studies.storage import StudyPlan, mend_journal, open_study, redact
 
 from .objectives import quadratic
@@ -123,3 +126,42 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path):
             open_study(plan)
     plan.journal.write_bytes(b"\n".join(lines))
     assert len(open_study(plan).trials) == 3
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file beyond a size, which cuts a write in its midst as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 1, 40])
+def test_a_write_that_finds_no_room_leaves_the_journal_as_it_was(tmp_path: Path, room: int):
+    plan = plan_in(tmp_path)
+    writer, other = open_study(plan), open_study(plan)
+    before = plan.journal.read_bytes()
+    told = rf"expected to write {plan.journal}; got File too large; give it room"
+    with largest_file(len(before) + room), pytest.raises(OutputError, match=told):
+        writer.set_user_attr("long", "x" * 500)
+    assert plan.journal.read_bytes() == before
+    assert not list(plan.journal.parent.glob("*.lock"))
+    other.set_user_attr("short", 1)
+    writer.set_user_attr("long", "y" * 200_000)
+    assert other.user_attrs == writer.user_attrs == open_study(plan).user_attrs
+    assert writer.user_attrs.keys() >= {"short", "long"}
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_while_others_read(tmp_path: Path):
+    plan = plan_in(tmp_path)
+    one, other = open_study(plan), open_study(plan)
+    one.set_user_attr("before", 1)
+    with plan.journal.open("ab") as stream:
+        stream.write(b'{"op_code":2,"worker_id":"killed","study_id":0,"user_attr":{"to')
+    assert other.user_attrs["before"] == 1
+    other.set_user_attr("after", 2)
+    assert one.user_attrs == other.user_attrs == open_study(plan).user_attrs
+    assert one.user_attrs["after"] == 2

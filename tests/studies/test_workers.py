@@ -20,7 +20,7 @@ from discriminator_guidance.studies.liveness import attempts, settled
 from discriminator_guidance.studies.storage import StudyPlan, open_study
 from discriminator_guidance.studies.workers import Enqueued, ObjectiveFactory, run_study, sampler_of
 
-from .objectives import deadly, diverging, fatal, quadratic, refusing
+from .objectives import crowded, deadly, diverging, fatal, filling, quadratic, refusing
 
 CORNERS = [Enqueued({"x": float(x), "y": 1.0}, {"grid": f"D{x}"}) for x in range(3)]
 
@@ -145,6 +145,24 @@ def test_divergence_fails_its_trial_and_is_not_tried_again(tmp_path):
 def test_an_error_of_a_worker_is_the_error_of_the_call(tmp_path):
     with pytest.raises(UserError, match="expected a file; got none; make it"):
         search(plan_in(tmp_path), 3, 2, refusing)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_journal_that_takes_no_more_is_one_line_and_the_next_call_goes_on(tmp_path, workers):
+    plan = plan_in(tmp_path)
+    with pytest.raises(UserError, match=rf"expected to write {plan.journal}; got File too large; give it room"):
+        search(plan, 6, workers, partial(filling, plan.journal, 1))
+    assert plan.journal.read_bytes().endswith(b"\n")
+    study = search(plan, 8, workers, quadratic)
+    assert any("trials 1 died" in line for line in study.notices) or workers == 2
+    assert len(whole(study)) == 8
+    assert {t.user_attrs["grid"] for t in whole(study) if "grid" in t.user_attrs} == {"D0", "D1", "D2"}
+
+
+def test_a_worker_that_can_make_no_file_says_so_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"to read and write 0\.lock; got No space left on device; give it room"):
+        search(plan_in(tmp_path), 3, 1, crowded)
+    assert len(whole(search(plan_in(tmp_path), 3, 1, quadratic))) == 3
 
 
 def test_other_settings_refuse_the_study_and_change_nothing(tmp_path):

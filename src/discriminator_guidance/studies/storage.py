@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +21,12 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 
-from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.errors import ConfigError, InputError, OutputError
 from discriminator_guidance.redaction import redact
 
 PATIENCE_S = 60.0  # while the server of a database is restarted
 MAX_RETRY = 3  # a trial that takes its worker down this many times is left failed
+BLOCK = 65536  # bytes of a journal that are read at once, from its end
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,61 @@ class StudyPlan:
 
 
 class WholeWrites(JournalFileBackend):
-    """A journal whose lines are written, and whose lock is given back, before SIGTERM or Ctrl-C take effect."""
+    """A journal of whole lines, whatever becomes of a writer.
+
+    Lines are written, and the lock is given back, before SIGTERM or Ctrl-C take effect. What a full disk cuts off is
+    taken back by its writer; a piece that a killed one left is removed by the next, which would else write on in it.
+    """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write entries.
 
         Args:
             logs: of Optuna.
+
+        Raises:
+            OutputError: no room, no permission or a quota; the journal is what it was.
         """
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with _deferred(signal.SIGTERM), _deferred(signal.SIGINT):
-            super().append_logs(logs)
+            try:
+                self._lock.acquire()
+                try:
+                    _append(Path(self._file_path), lines.encode())
+                finally:
+                    self._lock.release()
+            except OSError as error:
+                raise OutputError(
+                    f"to write {self._file_path}",
+                    str(error.strerror or error),
+                    "give it room and permission and run the same command again; every finished trial is kept",
+                ) from error
+
+
+def _append(journal: Path, lines: bytes) -> None:
+    with journal.open("a+b", buffering=0) as stream:  # a buffer would write what is left of it once more when closed
+        whole = _end_of_last_line(stream)
+        stream.truncate(whole)
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[stream.write(left) :]
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(whole)
+            raise
+
+
+def _end_of_last_line(stream: FileIO) -> int:
+    """How many bytes of a file are whole lines."""
+    end = stream.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - BLOCK)
+        stream.seek(start)
+        if (at := stream.read(end - start).rfind(b"\n")) >= 0:
+            return start + at + 1
+        end = start
+    return 0
 
 
 @contextmanager
@@ -173,13 +221,9 @@ def mend_journal(journal: Path) -> bool:
     """
     if not journal.is_file():
         return False
-    content = journal.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) == len(content):
-        return False
-    with journal.open("r+b") as stream:
-        stream.truncate(len(whole))
-    return True
+    with journal.open("r+b", buffering=0) as stream:
+        whole = _end_of_last_line(stream)
+        return stream.seek(0, os.SEEK_END) != stream.truncate(whole)
 
 
 def _refuse_damaged(journal: Path) -> None:

@@ -275,9 +275,25 @@ def _worker(
     try:
         sampler, seed = sampler_of(plan, begun, number)
         work(plan, trials, factory(), sampler, {SAMPLER_SEED: seed})
-    except UserError as error:
-        parent.send((error.expected, error.got, error.remedy))
+    except Exception as error:
+        if (told := _told(error)) is None:
+            raise
+        parent.send(told)
         sys.exit(1)
+
+
+def _told(error: BaseException) -> tuple[str, str, str] | None:
+    """The three parts of an error that a user can cure, or None."""
+    # Optuna asserts that a trial has ended, and so hides why it could not be written that it has.
+    if isinstance(error, AssertionError) and error.__context__ is not None:
+        return _told(error.__context__)
+    if isinstance(error, UserError):
+        return error.expected, error.got, error.remedy
+    if isinstance(error, OSError):
+        place = error.filename or "the files of the study"
+        remedy = "give it room and permission and run the same command again; every finished trial is kept"
+        return f"to read and write {place}", str(error.strerror or error), remedy
+    return None
 
 
 def _leave(number: int, frame: object) -> NoReturn:
