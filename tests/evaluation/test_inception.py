@@ -66,7 +66,7 @@ def test_grey_pictures_are_repeated(inception: InceptionFeatures) -> None:
 
 def test_other_weights_are_refused(weights: dict[str, torch.Tensor]) -> None:
     lacking = {name: tensor for name, tensor in weights.items() if name != "Mixed_7c.branch1x1.conv.weight"}
-    with pytest.raises(InputError, match="weights of torch-fidelity's Inception"):
+    with pytest.raises(InputError, match=r"weights of torch-fidelity's Inception; got .*; get the file again$"):
         InceptionFeatures(lacking)
 
 
