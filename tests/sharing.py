@@ -27,8 +27,9 @@ from discriminator_guidance.artifacts.partial import PartialWork
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.training import grid
+from tests.amount import FULL
 from tests.faults.nursery import forked
-from tests.stages.conftest import Study, import_module, tiny_settings
+from tests.stages.conftest import Study, dvc_stages, import_module, tiny_settings
 
 KILLED = 9
 
@@ -55,7 +56,9 @@ SAMPLED = (
     Shared("guided", "d0_table1", killed=1),
     Shared("evaluation", "d0_table1"),
 )
-TRAINED = (Shared("score"), Shared("extractor"), Shared("fid_network"), Shared("discriminator", "d0"))
+# Extractor and FID network are trained by the loop of the score network, so that they can wait.
+LATER = (Shared("extractor"), Shared("fid_network")) if FULL else ()
+TRAINED = (Shared("score"), *LATER, Shared("discriminator", "d0"))
 # Two ranks add up the gradients of two halves of a batch; so does one process with room for half of it.
 IN_PASSES = tuple(replace(job, ranks=1, passes=2) for job in TRAINED)
 RESUMED = replace(TRAINED[0], killed=2)
@@ -131,6 +134,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for name in (*(f"discriminator_guidance.stages.{word}" for word in WORDS), *HEAVY):
         import_module(name)
+    dvc_stages()  # every fork reads it
     grid.FEATURE_BATCH = 3  # so that every rank has some
     ranks.BEFORE_THE_END_S = 0.0  # nobody ends the ranks here when one is killed
     one = Study(folder / "one", settings=settings())

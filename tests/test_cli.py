@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,20 @@ def project(tmp_path: Path) -> Path:
 
 
 def dguide(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in this process, which has imported what it needs; `started` is one of its own."""
+    told, complained = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(told), redirect_stderr(complained):
+        patch.chdir(folder)
+        patch.setenv("DGUIDE_TRACKING", "off")
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["dguide", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    code = int(ended.value.code or 0)
+    return subprocess.CompletedProcess(arguments, code, told.getvalue(), complained.getvalue())
+
+
+def started(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "discriminator_guidance.cli", *arguments]
     environment = {**os.environ, "DGUIDE_TRACKING": "off", "COLUMNS": "200"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -43,7 +59,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_unknown_profile(project):
-    refused(dguide(project, "real", "--profile", "nano"), "configs/nano.yaml", "mini")
+    refused(started(project, "real", "--profile", "nano"), "configs/nano.yaml", "mini")
 
 
 def test_unknown_member_and_variant(project):
@@ -108,7 +124,7 @@ def test_missing_input_names_the_stage_that_makes_it(project):
 
 
 def test_a_stage_runs_and_says_what_it_did(project):
-    done = dguide(project, "real", "--profile", "mini")
+    done = started(project, "real", "--profile", "mini")
     assert done.returncode == 0, done.stderr
     assert "1438" in done.stdout
     status = dguide(project, "status", "--profile", "mini")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from discriminator_guidance.artifacts.closure import SOURCE, import_closure
-from discriminator_guidance.config import Config, load_config, load_tuned, rows_file
+from discriminator_guidance.config import Config, load_tuned, rows_file
+from tests.project_files import project_config, project_yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
 WORDS = (
@@ -22,15 +22,14 @@ WORDS = (
     "evaluation",
     "report",
 )
-YAML_READER = YAML(typ="safe", pure=True)
-PIPELINE = YAML_READER.load((PROJECT / "dvc.yaml").read_text())
-FAMILIES = YAML_READER.load((PROJECT / "families" / "params.yaml").read_text())
+PIPELINE = project_yaml("dvc.yaml")
+FAMILIES = project_yaml("families/params.yaml")
 PROFILES = sorted(path.stem for path in (PROJECT / "configs").glob("*.yaml") if not path.stem.endswith(".tuned"))
 
 
 def lists(profile: str) -> dict:
     """The lists of the pipeline that builds a profile."""
-    return FAMILIES if profile == FAMILIES["profile"] else YAML_READER.load((PROJECT / rows_file(profile)).read_text())
+    return FAMILIES if profile == FAMILIES["profile"] else project_yaml(rows_file(profile))
 
 
 def word_of(stage: str) -> str:
@@ -78,7 +77,7 @@ def test_every_command_of_a_stage_exists():
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_listed_member_and_variant_is_configured(profile):
-    config, tuned, listed = load_config(profile, PROJECT), load_tuned(profile, PROJECT), lists(profile)
+    config, tuned, listed = project_config(profile), load_tuned(profile, PROJECT), lists(profile)
     chosen = (tuned.discriminator.members, tuned.guided.variants) if tuned else ({}, {})
     assert set(listed["members"]) | set(chosen[0]) == set(config.discriminator.members)
     variants = {"edm", *listed["members"], *listed["d0_variants"], *listed["ensembles"], *listed["families"]}
@@ -122,7 +121,7 @@ def test_families_are_as_ensembles_with_members_of_their_name(word):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_dependencies_on_members_match_the_configuration(profile):
-    config, listed_names = load_config(profile, PROJECT), lists(profile)
+    config, listed_names = project_config(profile), lists(profile)
     for block, key in [("d0", "d0_variants"), ("ensemble", "ensembles"), ("family", "families")]:
         for word, file in [("guided", "model.safetensors"), ("evaluation", "test_logits.npz")]:
             deps = PIPELINE["stages"][f"{word}_{block}"]["deps"]

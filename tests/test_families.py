@@ -7,19 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from discriminator_guidance.config import TUNED_MEMBER, load_config
+from discriminator_guidance.config import TUNED_MEMBER
 from discriminator_guidance.stages.chain import of_member, predecessor
 from tests.amount import FULL
+from tests.project_files import project_config, project_yaml
 from tests.test_profiles import called, copied
 
 PROJECT = Path(__file__).resolve().parents[1]
-LISTS = YAML(typ="safe", pure=True).load((PROJECT / "families" / "params.yaml").read_text())
+LISTS = project_yaml("families/params.yaml")
 FAMILIES = ("bagged", "architecture", "snapshot", "seeds")
 SIX = range(6)
 
-mini, families = (load_config(profile, PROJECT) for profile in ("mini", "mini-families"))
+mini, families = (project_config(profile) for profile in ("mini", "mini-families"))
 rows = families.discriminator.members
 
 

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from discriminator_guidance.config import promote
 from tests.amount import FULL
 from tests.preforked import served, write_client
+from tests.project_files import project_yaml
 from tests.stages.conftest import tiny_settings
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.pipeline
 def pipeline_settings() -> dict:
     """Tiny settings with the members and variants of params.yaml below."""
     tiny = tiny_settings()
-    mini = YAML(typ="safe", pure=True).load((PROJECT / "configs" / "mini.yaml").read_text())
+    mini = project_yaml("configs/mini.yaml")
     for name in MEMBERS:
         tiny["discriminator"]["members"][name] = mini["discriminator"]["members"][name] | {"epochs": 1}
     tiny["guided"]["variants"] = {name: mini["guided"]["variants"][name] for name in VARIANTS}
@@ -65,18 +66,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "tuned_ensembles": [],
         },
     )
-    dvc(root, "config", "--local", "core.no_scm", "true")
+    (root / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
     return root
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_starts(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let `dguide` begin as a fork, but in `make test-full`, where each is a process of its own, as users start it."""
+    """Let `dguide` and `dvc` begin as forks, but not in `make test-full`: there each starts as users start it."""
     if FULL:
         yield
         return
     address = tmp_path_factory.mktemp("server") / "socket"
-    write_client(project / "bin" / "dguide", address)
+    for program in ("dguide", "dvc"):
+        write_client(project / "bin" / program, address)
     with served(address, without_network()):
         yield
 
@@ -102,7 +104,7 @@ def called(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def dvc(root: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
-    done = called(root, *prefix, sys.executable, "-m", "dvc", *arguments)
+    done = called(root, *prefix, "dvc", *arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

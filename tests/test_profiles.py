@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from discriminator_guidance.config import load_config, load_tuned
+from discriminator_guidance.config import load_tuned
 from discriminator_guidance.report.published import STUDY_IMAGES, STUDY_MEMBERS, STUDY_SAMPLING
 from tests.amount import FULL as EVERYTHING
+from tests.project_files import project_config
 from tests.test_rows import composed
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -24,7 +25,7 @@ READER = YAML(typ="safe", pure=True)
 
 @pytest.mark.parametrize("profile", FULL)
 def test_sampling_is_table_1(profile):
-    config, study = load_config(profile, PROJECT), STUDY_SAMPLING
+    config, study = project_config(profile), STUDY_SAMPLING
     sampler, guided = config.sampler, config.guided
     assert (sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho, sampler.s_churn) == (
         study.steps,
@@ -45,7 +46,7 @@ def test_sampling_is_table_1(profile):
 
 @pytest.mark.parametrize("profile", FULL)
 def test_training_is_table_2(profile):
-    settings = load_config(profile, PROJECT).discriminator
+    settings = project_config(profile).discriminator
     assert (settings.epoch_factor, settings.learning_rate_factor) == (1.0, 1.0)
     for name, study in STUDY_MEMBERS.items():
         row = settings.members[name]
@@ -54,7 +55,7 @@ def test_training_is_table_2(profile):
 
 
 def test_cifar10_has_the_variants_of_mini_and_the_authors():
-    mini, full = (load_config(profile, PROJECT).guided.variants for profile in ("mini", "cifar10"))
+    mini, full = (project_config(profile).guided.variants for profile in ("mini", "cifar10"))
     chosen = load_tuned("mini", PROJECT).guided.variants
     assert {name: row for name, row in full.items() if name != "authors"} == {
         name: row for name, row in mini.items() if name not in chosen
@@ -62,14 +63,14 @@ def test_cifar10_has_the_variants_of_mini_and_the_authors():
 
 
 def test_conditional_guidance_weighs_the_euler_step_with_1():
-    config = load_config("cifar10-cond", PROJECT)
+    config = project_config("cifar10-cond")
     assert config.cond
     assert {variant.w1 for name, variant in config.guided.variants.items() if name != "edm"} == {1.0}
 
 
 @pytest.mark.parametrize("profile", FULL)
 def test_every_file_a_profile_names_is_in_its_registry_as_documented(profile):
-    config = load_config(profile, PROJECT)
+    config = project_config(profile)
     offered = {file.path for file in config.fetch.files.values()}
     members = [row.path for row in config.discriminator.members.values() if hasattr(row, "path")]
     named = {config.real.path, config.score.path, config.extractor.path, config.fid_network.path, *members}
@@ -88,7 +89,7 @@ def copied(root: Path, profile: str) -> Path:
     for name in ("dvc.yaml", ".dvc/config"):
         shutil.copy(PROJECT / name, root / name)
     composed(root, f"profile={profile}")
-    called(root, sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true")
+    (root / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
     return root
 
 
@@ -98,16 +99,15 @@ def called(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.skipif(not EVERYTHING, reason="DVC in a dry run: make test-full; test_rows.py compares the lists")
 @pytest.mark.parametrize("profile", FULL)
 def test_a_dry_run_resolves_every_stage(profile, tmp_path):
-    if profile == "cifar10-cond" and not EVERYTHING:
-        pytest.skip("make test-full resolves it too: its stages are those of cifar10")
     root = copied(tmp_path, profile)
     # --force, because DVC's dry run looks stages up in its run cache, by hashes of files that no stage has made yet.
     done = called(root, sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", "--force")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     stages = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
-    config = load_config(profile, PROJECT)
+    config = project_config(profile)
     single = [f"{word}@{profile}" for word in ("real", "score", "extractor", "fid_network", "fake", "report")]
     each = [f"discriminator@{profile}-{member}" for member in config.discriminator.members]
     variants = {stage.rpartition(f"@{profile}-")[2] for stage in stages if stage.startswith(("guided", "evaluation"))}
@@ -126,6 +126,7 @@ def in_git(root: Path) -> Path:
     return root
 
 
+@pytest.mark.skipif(not EVERYTHING, reason="a whole `dvc exp run`: make test-full; its parts have tests of their own")
 def test_the_command_of_the_full_study_runs_as_typed_and_names_the_files_it_needs(tmp_path):
     root = in_git(copied(tmp_path, "mini"))
     done = called(root, sys.executable, "-m", "dvc", "exp", "run", "-S", "profile=cifar10")
@@ -147,7 +148,7 @@ def test_the_command_of_the_full_study_runs_as_typed_and_names_the_files_it_need
     assert lists == composed(root, "profile=cifar10")
 
 
-@pytest.mark.skipif(not EVERYTHING, reason="make test-full queues; the command itself is run above")
+@pytest.mark.skipif(not EVERYTHING, reason="make test-full queues")
 def test_experiments_of_several_profiles_can_be_queued(tmp_path):
     root = in_git(copied(tmp_path, "mini"))
     queue = (sys.executable, "-m", "dvc", "exp", "run", "--queue", "-S", "profile=cifar10,cifar10-cond")

@@ -20,6 +20,7 @@ from discriminator_guidance.config import (
     rows_file,
 )
 from discriminator_guidance.errors import ConfigError
+from tests.project_files import project_config
 
 PROJECT = Path(__file__).resolve().parents[1]
 PROFILES = sorted(path.stem for path in (PROJECT / "configs" / "rows" / "profile").glob("*.yaml"))
@@ -60,7 +61,7 @@ def test_the_committed_lists_are_what_dvc_composes(project: Path):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_s_lists_have_all_its_rows_and_no_others(project: Path, profile: str):
-    listed, config = rows(project, f"profile={profile}"), load_config(profile, PROJECT)
+    listed, config = rows(project, f"profile={profile}"), project_config(profile)
     assert set(listed) == {"profile", "root", *LISTS}
     assert (listed["profile"], listed["root"]) == (profile, ".")
     tuned = load_tuned(profile, PROJECT)

@@ -341,7 +341,6 @@ def faulty_server(fault: str, asked: list[str] | None = None) -> Iterator[int]:
     [
         ("refused", "/?token=t0ken", "Connection refused"),
         ("silent", "", "no answer within 3 s"),
-        ("error 500", "", "too many 500 error responses"),
         ("dies", "", "too many 500 error responses"),
     ],
 )

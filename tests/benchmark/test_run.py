@@ -44,6 +44,8 @@ NETWORK_ROWS = [
 @pytest.fixture(scope="module")
 def rows():
     settings = tiny_settings()
+    for section in ("discriminator", "evaluation"):
+        settings[section]["batch_size"] = 16
     blueprints = Blueprints(parse_config(settings, "configs/tiny.yaml"), Pictures(8, 1, 10, 100, 20))
     networks = Networks(blueprints, Traces(blueprints), CPU)
     ways = {"fp32": Frozen(networks, Compute(CPU, "float32")), "bf16": Frozen(networks, Compute(CPU, "bfloat16"))}

@@ -24,7 +24,7 @@ from typing import Any
 
 from discriminator_guidance.stages.claims import stage_claim
 from tests.processes import group_gone
-from tests.stages.conftest import Study, import_module
+from tests.stages.conftest import Study, dvc_stages, import_module
 
 STAGES = ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation")
 
@@ -126,6 +126,7 @@ def main() -> None:
         import_module(module)
     for module in METRICS if word == "evaluation" else ():
         import_module(module)
+    dvc_stages()  # every fork reads it
     whole = Study(folder / "whole")
     pieces = Pieces(word)
     assert forked(lambda: [whole.ensure(*each) for each in whole.needs(word, name)]) == 0, (

@@ -29,7 +29,9 @@ BUSY = ("is busy, it is being blocked by", "Unable to acquire lock")
 @pytest.fixture(scope="module")
 def away(project: Path) -> Path:
     """The project with a remote that nobody answers at: everything here works without it."""
-    dvc(project, "remote", "add", "--local", "-d", "away", "http://127.0.0.1:9/cache")
+    away = "    remote = away\n['remote \"away\"']\n    url = http://127.0.0.1:9/cache\n"
+    with (project / ".dvc" / "config.local").open("a") as stream:
+        stream.write(away)
     return project
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from discriminator_guidance.config import Config, parse_config
-
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.project_files import project_yaml
 
 
 def changed(profile: str, **changes: Any) -> Config:
     """A profile with whole values replaced, named `section__key`."""
-    data = YAML(typ="safe", pure=True).load((PROJECT / "configs" / f"{profile}.yaml").read_text())
+    data = project_yaml(f"configs/{profile}.yaml")
     for name, value in changes.items():
         section, _, key = name.partition("__")
         if key:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from discriminator_guidance.config import parse_config
-from discriminator_guidance.config.loading import read_yaml
 from discriminator_guidance.report.gather import BASELINES, Difference, ReportInputs, Standing
+from tests.project_files import project_yaml
 
 PROJECT = Path(__file__).parents[2]
 VARIANTS = ("edm", "d0", "d0_table1", "ensemble_probability", "ensemble_clipped_logit")
@@ -23,13 +23,11 @@ Maker = Callable[..., ReportInputs]
 
 def untuned() -> dict[str, Any]:
     """Profile `mini` without what its searches chose."""
-    path = PROJECT / "configs" / "mini.yaml"
-    return parse_config(read_yaml(path, path.name), path.name).model_dump()
+    return parse_config(project_yaml("configs/mini.yaml"), "mini.yaml").model_dump()
 
 
-@pytest.fixture
-def make_inputs(tmp_path: Path) -> Maker:
-    """Write all files and return the inputs that name them; keyword arguments change what is written."""
+def maker_in(folder: Path) -> Maker:
+    """Writes all files to a folder and returns the inputs that name them; keyword arguments change what is written."""
 
     def make(
         variants: tuple[str, ...] = VARIANTS,
@@ -44,15 +42,15 @@ def make_inputs(tmp_path: Path) -> Maker:
         settings["report"] = {"pictures": 4, "dpi": 60}
         random = np.random.default_rng(0)
         for place, name in enumerate(members):
-            write_member(tmp_path / "discriminator" / name, place, random)
+            write_member(folder / "discriminator" / name, place, random)
         for place, name in enumerate(variants):
             section = settings["guided"]["variants"].setdefault(
                 name, settings["guided"]["variants"]["d0"] | {"members": ("d0",)}
             )
             record = evaluation(name, place, section) | (changes or {}).get(name, {})
-            write_json(tmp_path / "evaluation" / f"{name}.json", record)
-            write_samples(tmp_path / "guided" / name, channels, section, random)
-        real = tmp_path / "real"
+            write_json(folder / "evaluation" / f"{name}.json", record)
+            write_samples(folder / "guided" / name, channels, section, random)
+        real = folder / "real"
         real.mkdir(exist_ok=True)
         images = random.integers(0, 256, (IMAGES, SIZE, SIZE, channels), dtype=np.uint8)
         np.savez(real / "train.npz", images=images, labels=np.arange(IMAGES) % 10)
@@ -60,13 +58,13 @@ def make_inputs(tmp_path: Path) -> Maker:
         return ReportInputs(
             profile="mini",
             settings=settings,
-            evaluation=tmp_path / "evaluation",
-            studies=tmp_path / "study",
-            discriminator=tmp_path / "discriminator",
-            guided=tmp_path / "guided",
+            evaluation=folder / "evaluation",
+            studies=folder / "study",
+            discriminator=folder / "discriminator",
+            guided=folder / "guided",
             real_images=real / "train.npz",
             card=real / "card.json",
-            destination=tmp_path / "report",
+            destination=folder / "report",
             members=members,
             variants=variants,
             differences=differences or apart(variants),
@@ -81,6 +79,12 @@ def make_inputs(tmp_path: Path) -> Maker:
         )
 
     return make
+
+
+@pytest.fixture
+def make_inputs(tmp_path: Path) -> Maker:
+    """See `maker_in`."""
+    return maker_in(tmp_path)
 
 
 def apart(variants: tuple[str, ...]) -> dict[str, dict[str, Difference]]:

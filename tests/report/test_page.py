@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.report.gather import ReportInputs
 from discriminator_guidance.report.page import build_report, typeset
-from tests.report.conftest import PROJECT, VARIANTS, Maker
+from tests.project_files import project_config
+from tests.report.conftest import VARIANTS, Maker, maker_in
 
 FIGURES = {"fig1.png", "fig2.png", "fig3.png", "fid.png", "calibration.png", "guidance.png"}
 
@@ -54,50 +54,55 @@ class Elements(HTMLParser):
             self.text += data
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> ReportInputs:
+    """The inputs of a report that has been built, for all who only look at it."""
+    inputs = maker_in(tmp_path_factory.mktemp("built"))()
+    build_report(inputs)
+    return inputs
+
+
+def page_of(inputs: ReportInputs) -> str:
+    return (inputs.destination / "index.html").read_text()
+
+
 def height(path: Path) -> int:
     with Image.open(path) as image:
         return image.height
 
 
-def test_note_on_the_data_stands_beside_everything(make_inputs: Maker) -> None:
+def test_note_on_the_data_stands_beside_everything(make_inputs: Maker, built: ReportInputs) -> None:
     inputs = make_inputs()
     note = "Note on the real data: JPEG re-encoded."
-    build_report(inputs)
-    assert note not in (inputs.destination / "index.html").read_text()
-    records = [inputs.destination / "curves.csv", *(inputs.destination / "tables").glob("*.csv")]
-    without = {path: pd.read_csv(path, dtype=str) for path in records}
-    heights = {name: height(inputs.destination / "figures" / name) for name in FIGURES}
+    assert note not in page_of(built)
     inputs.card.write_text(json.dumps({"source": "digits", "note": "JPEG re-encoded"}))
     build_report(inputs)
-    page = (inputs.destination / "index.html").read_text()
-    assert page.count(note) == 1 + len(FIGURES) + 4, "header, every caption, every table"
+    assert page_of(inputs).count(note) == 1 + len(FIGURES) + 4, "header, every caption, every table"
     assert all(note in path.read_text() for path in (inputs.destination / "tables").glob("*.md"))
-    for path in records:
+    for path in [inputs.destination / "curves.csv", *(inputs.destination / "tables").glob("*.csv")]:
         table = pd.read_csv(path, dtype=str)
-        assert list(table.columns) == [*without[path].columns, "note"]
+        without = pd.read_csv(built.destination / path.relative_to(inputs.destination), dtype=str)
+        assert list(table.columns) == [*without.columns, "note"]
         assert list(table["note"]) == [note] * len(table)
-        pd.testing.assert_frame_equal(table.drop(columns="note"), without[path])
+        pd.testing.assert_frame_equal(table.drop(columns="note"), without)
     for name in FIGURES:
-        assert height(inputs.destination / "figures" / name) > heights[name], "a line below"
+        plain = height(built.destination / "figures" / name)
+        assert height(inputs.destination / "figures" / name) > plain, "a line below"
 
 
-def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(make_inputs: Maker) -> None:
-    inputs = make_inputs()
-    build_report(inputs)
-    first = digests(inputs.destination)
+def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(built: ReportInputs) -> None:
+    first = digests(built.destination)
     tables = {
         f"tables/{name}.{kind}" for name in ("table1", "table2", "table3", "table4") for kind in ("csv", "md", "tex")
     }
     others = {"tables/variants.csv", "curves.csv", "provenance.json", "index.html"}
     assert set(first) == tables | others | {f"figures/{name}" for name in FIGURES}
-    build_report(inputs)
-    assert digests(inputs.destination) == first
+    build_report(built)
+    assert digests(built.destination) == first
 
 
-def test_page_loads_nothing_and_embeds_every_figure(make_inputs: Maker) -> None:
-    inputs = make_inputs()
-    build_report(inputs)
-    page = (inputs.destination / "index.html").read_text()
+def test_page_loads_nothing_and_embeds_every_figure(built: ReportInputs) -> None:
+    page = page_of(built)
     elements = Elements(page)
     assert not elements.open, "all elements are closed"
     tags = {tag for tag, _ in elements.found}
@@ -107,16 +112,14 @@ def test_page_loads_nothing_and_embeds_every_figure(make_inputs: Maker) -> None:
     assert not re.search(r"@import|url\(|https?:", page)
     sources = [attributes["src"] or "" for tag, attributes in elements.found if tag == "img"]
     embedded = {base64.b64decode(source.partition(",")[2]) for source in sources}
-    assert embedded == {path.read_bytes() for path in (inputs.destination / "figures").glob("*.png")}
+    assert embedded == {path.read_bytes() for path in (built.destination / "figures").glob("*.png")}
     assert len(embedded) == len(FIGURES)
     ids = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
     assert {target[1:] for target in targets if target and target[0] == "#"} <= ids
 
 
-def test_every_figure_has_n_and_speaks_of_intervals(make_inputs: Maker) -> None:
-    inputs = make_inputs()
-    build_report(inputs)
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", (inputs.destination / "index.html").read_text(), re.S)
+def test_every_figure_has_n_and_speaks_of_intervals(built: ReportInputs) -> None:
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page_of(built), re.S)
     assert len(captions) == len(FIGURES)
     for caption in captions:
         assert re.search(r"\bN = [\d,]+", caption), caption
@@ -130,7 +133,7 @@ def test_hostile_names_are_text_everywhere(make_inputs: Maker) -> None:
         changes={name: {"fid_network": "<b>net"} for name in (*VARIANTS, hostile)},
     )
     build_report(inputs)
-    page = (inputs.destination / "index.html").read_text()
+    page = page_of(inputs)
     elements = Elements(page)
     assert {"script", "b"} & {tag for tag, _ in elements.found} == {"b"}  # the page's own
     assert hostile in elements.text
@@ -149,13 +152,13 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_notes_names_and_provenance_add_no_element_and_load_nothing(make_inputs: Maker, hostile: str) -> None:
-    inputs = make_inputs()
-    build_report(inputs)
-    honest = Elements((inputs.destination / "index.html").read_text())
+def test_notes_names_and_provenance_add_no_element_and_load_nothing(
+    make_inputs: Maker, built: ReportInputs, hostile: str
+) -> None:
+    inputs, honest = make_inputs(), Elements(page_of(built))
     inputs.card.write_text(json.dumps({"source": "digits", "note": hostile, hostile: [hostile], "images": {"a": 1}}))
     build_report(dataclasses.replace(inputs, provenance={**inputs.provenance, hostile: hostile, "n": {hostile: 1}}))
-    page = (inputs.destination / "index.html").read_text()
+    page = page_of(inputs)
     elements = Elements(page)
     allowed = {tag for tag, _ in honest.found}
     assert {tag for tag, _ in elements.found} <= allowed
@@ -169,19 +172,20 @@ def test_notes_names_and_provenance_add_no_element_and_load_nothing(make_inputs:
 
 
 def texts_of(inputs: ReportInputs) -> list[str]:
-    build_report(inputs)
-    texts = [Elements((inputs.destination / "index.html").read_text()).text]
+    texts = [Elements(page_of(inputs)).text]
     return texts + [path.read_text() for path in (inputs.destination / "tables").glob("table*")]
 
 
-def test_figures_of_a_trained_network_are_never_plain_fid(make_inputs: Maker) -> None:
-    for text in texts_of(make_inputs()):
+def test_figures_of_a_trained_network_are_never_plain_fid(built: ReportInputs) -> None:
+    for text in texts_of(built):
         for before, name in re.findall(r"(\w*:? ?)\bFID\b(?! \(digits network\))()", text):
             assert before.strip(" :") in ("study", "paper", "published"), f"{before}FID{name}"
 
 
 def test_figures_of_inception_are_plain_fid(make_inputs: Maker) -> None:
-    texts = texts_of(make_inputs(changes={name: {"fid_network": "inception"} for name in VARIANTS}))
+    inputs = make_inputs(changes={name: {"fid_network": "inception"} for name in VARIANTS})
+    build_report(inputs)
+    texts = texts_of(inputs)
     assert "FID [95 %]" in "".join(texts)
     assert "d0 lowers FID from" in texts[0]
     for text in texts:
@@ -194,22 +198,19 @@ def test_only_configured_rows_and_figures_appear(make_inputs: Maker) -> None:
     build_report(inputs)
     figures = {path.name for path in (inputs.destination / "figures").iterdir()}
     assert figures == {"fig1.png", "fig3.png", "fid.png"}
-    text = Elements((inputs.destination / "index.html").read_text()).text
+    text = Elements(page_of(inputs)).text
     assert "ensemble_clipped_logit" not in text
 
 
-def test_colour_pictures_are_drawn(make_inputs: Maker) -> None:
-    inputs = make_inputs(channels=3)
-    build_report(inputs)
-    assert (inputs.destination / "figures" / "fig1.png").stat().st_size > 1000
-
-
 @pytest.mark.parametrize("profile", ["cifar10", "cifar10-cond"])
-def test_networks_of_others_of_which_the_profile_names_only_the_file(make_inputs: Maker, profile: str) -> None:
-    settings = load_config(profile, PROJECT).model_dump()
+def test_colour_pictures_and_networks_of_others_of_which_the_profile_names_only_the_file(
+    make_inputs: Maker, profile: str
+) -> None:
+    settings = project_config(profile).model_dump()
     inputs = make_inputs(variants=(*VARIANTS, "authors"), channels=3, settings=settings)
     build_report(inputs)
     assert {path.name for path in (inputs.destination / "figures").iterdir()} == FIGURES
+    assert (inputs.destination / "figures" / "fig1.png").stat().st_size > 1000
     table = (inputs.destination / "tables" / "table3.md").read_text()
     assert "| EDM-G++ (authors' discriminator) | AUTHORS alone |" in table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,13 +11,13 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from ruamel.yaml import YAML
 
 from discriminator_guidance.config import Config, Discriminator, parse_config
 from discriminator_guidance.stages.chain import of_member
 from discriminator_guidance.stages.context import Context, StageResult
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.sharing import shares
+from tests.project_files import project_yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 VARIANTS = ("edm", "d0", "d0_table1", "ensemble_probability", "ensemble_clipped_logit")
@@ -26,8 +25,7 @@ VARIANTS = ("edm", "d0", "d0_table1", "ensemble_probability", "ensemble_clipped_
 
 def tiny_settings() -> dict[str, Any]:
     """The mini profile with everything reduced until a stage takes about a second."""
-    data = YAML(typ="safe", pure=True).load((PROJECT / "configs" / "mini.yaml").read_text())
-    data = copy.deepcopy(data)
+    data: dict[str, Any] = project_yaml("configs/mini.yaml")
     data["runtime"] = {
         "device": "cpu",
         "training_precision": "float32",
@@ -180,8 +178,7 @@ class DeclaredView:
 
 def dvc_stages() -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml as written."""
-    data = YAML(typ="safe", pure=True).load((PROJECT / "dvc.yaml").read_text())
-    stages: dict[str, dict[str, Any]] = data["stages"]
+    stages: dict[str, dict[str, Any]] = project_yaml("dvc.yaml")["stages"]
     return stages
 
 

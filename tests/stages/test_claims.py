@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from discriminator_guidance.artifacts.claims import BusyError
-from discriminator_guidance.config import load_config
 from discriminator_guidance.stages.claims import factorial_claim, reads_of, stage_claim, study_claim
 from discriminator_guidance.stages.layout import Layout
+from tests.project_files import project_config
 
-from .conftest import PROJECT, dvc_stages
+from .conftest import dvc_stages
 
-CONFIG = load_config("mini", PROJECT)
+CONFIG = project_config("mini")
 NAMED = ("discriminator", "guided", "evaluation")
 
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from discriminator_guidance.config import Config, load_config
+from discriminator_guidance.config import Config
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.needed import files_read, missing_files, refuse_missing
+from tests.project_files import project_config
 
-from .conftest import PROJECT
-
-CIFAR10 = load_config("cifar10", PROJECT)
+CIFAR10 = project_config("cifar10")
 KEYS = ["real.path", "score.path", "extractor.path", "fid_network.path"]
 
 
@@ -79,17 +78,17 @@ def test_files_that_a_stage_reads_itself():
     assert files_read(CIFAR10, "discriminator", "authors") == ["data/downloads/discriminator_60.pt"]
     assert files_read(CIFAR10, "discriminator", "d0") == files_read(CIFAR10, "evaluation") == []
     assert files_read(changed("evaluation", reference_statistics="data/r.npz"), "evaluation") == ["data/r.npz"]
-    assert files_read(load_config("mini", PROJECT), "score") == []
+    assert files_read(project_config("mini"), "score") == []
 
 
 def test_a_profile_without_a_registry_does_not_send_anyone_to_fetch(tmp_path):
-    small = load_config("cifar10-small", PROJECT)
+    small = project_config("cifar10-small")
     with pytest.raises(InputError, match=r"train\.zip \(real\.path\).*put them there") as caught:
         refuse_missing(small, Layout(tmp_path, "cifar10-small"), "real")
     assert "fetch" not in str(caught.value)
 
 
 def test_a_profile_that_needs_nothing_runs_everywhere(tmp_path):
-    mini, layout = load_config("mini", PROJECT), Layout(tmp_path, "mini")
+    mini, layout = project_config("mini"), Layout(tmp_path, "mini")
     for word in ("real", "score", "fake", "discriminator", "guided"):
         refuse_missing(mini, layout, word, ["d0"])

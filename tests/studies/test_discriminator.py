@@ -208,9 +208,13 @@ def test_missing_files_are_named_before_any_trial(tmp_path: Path):
         search_plan(empty.config, empty.layout)
 
 
-def test_results_hold_what_promotion_reads(project: Study, searched):
-    files = write_discriminator_results(*search(project, 7), project.config, project.layout)
-    record = read_json(files[0], "study")
+@pytest.fixture(scope="module")
+def written(project: Study, searched) -> list[Path]:
+    return write_discriminator_results(*search(project, 7), project.config, project.layout)
+
+
+def test_results_hold_what_promotion_reads(written: list[Path]):
+    record = read_json(written[0], "study")
     assert (record["n_trials"], record["seed"]) == (len(record["trials"]), 20)
     assert record["winner"]["fid"] == min(one["fid"] for one in record["finalists"])
     assert record["winner"]["trial"] in record["pareto_front"]
@@ -218,9 +222,8 @@ def test_results_hold_what_promotion_reads(project: Study, searched):
     assert any(one["grid"] == "D0" for one in record["finalists"])
 
 
-def test_results_have_charts_and_a_front_of_the_finalists(project: Study, searched):
-    files = write_discriminator_results(*search(project, 7), project.config, project.layout)
-    record, (_, table, *charts) = read_json(files[0], "study"), files
+def test_results_have_charts_and_a_front_of_the_finalists(written: list[Path]):
+    record, (_, table, *charts) = read_json(written[0], "study"), written
     names = ["history", "importances", "parallel", "slice", "pareto"]
     assert [path.name for path in charts] == [f"discriminator_{name}.png" for name in names]
     trials = trials_of(record, list(csv.DictReader(table.open(newline=""))))
