@@ -290,3 +290,31 @@ def test_cuda_on_a_machine_without_it_is_one_line(study, monkeypatch, capfd):
         (line,) = capfd.readouterr().err.strip().splitlines()
         assert "a CUDA device, as runtime.device says; got none; choose runtime.device: auto or cpu" in line
     assert files(study) == before
+
+
+def test_a_device_without_room_is_one_line(study, monkeypatch, capfd):
+    """Where no batch can be halved: parameters that do not fit."""
+    import torch
+
+    from discriminator_guidance.stages import score
+
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(score, "train_score", full)
+    before = files(study)
+    assert run_in(study, monkeypatch, "score") == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert "expected memory on the device; got CUDA out of memory. Tried to allocate 2 GiB; free the device" in line
+    assert files(study) == before
+
+
+def test_another_error_of_torch_keeps_its_traceback(study, monkeypatch):
+    from discriminator_guidance.stages import score
+
+    def wrong(*given):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(score, "train_score", wrong)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run_in(study, monkeypatch, "score")

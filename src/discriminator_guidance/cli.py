@@ -387,6 +387,13 @@ def main() -> None:
             raise
         place = f" {error.filename}" if error.filename else ""
         _end(OutputError(f"to write{place}", str(error.strerror), "give it room and permission and run it again"))
+    except RuntimeError as error:
+        # A command that computes on a device has imported this, and others need not.
+        memory = sys.modules.get("discriminator_guidance.networks.memory")
+        if memory is None or not memory.tells_of_exhaustion(error):
+            raise
+        met = " ".join(str(error).split())[:120]
+        _end(UserError("memory on the device", met, "free the device, or choose runtime.device: cpu"))
 
 
 def _end(error: UserError) -> NoReturn:

@@ -55,18 +55,30 @@ def test_one_picture_that_does_not_fit_is_an_error_of_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_memory_that_a_library_of_the_device_lacks_counts_too():
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+    ],
+)
+def test_memory_that_a_library_of_the_device_lacks_counts_too(words):
     def run(size: int) -> int:
         if size > 2:
-            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+            raise RuntimeError(words)
         return size
 
     assert BatchSize(8, lambda line: None).attempt(run) == 2
 
 
-def test_other_errors_pass():
+@pytest.mark.parametrize("words", ["shape mismatch", "CUDA error: device-side assert triggered"])
+def test_other_errors_pass(words):
     def run(size: int) -> None:
-        raise RuntimeError("shape mismatch")
+        raise RuntimeError(words)
 
-    with pytest.raises(RuntimeError, match="shape"):
+    with pytest.raises(RuntimeError, match=words):
         BatchSize(4, lambda line: None).attempt(run)

@@ -21,6 +21,15 @@ KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
 # Where glibc's own thresholds arrive after the first large block was freed; its other values at the start of a process.
 RETURNED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26, M_TOP_PAD: 2**17}
 
+# How CUDA, cuBLAS and cuDNN say in a RuntimeError that they have no room, handles and work space included.
+EXHAUSTED = (
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "unable to find an engine to execute",
+)
+
 
 def keep_memory() -> None:
     """Keep freed blocks for the next allocation.
@@ -102,7 +111,7 @@ class BatchSize:
             try:
                 return run(self.size)
             except RuntimeError as error:
-                if not _tells_of_exhaustion(error):
+                if not tells_of_exhaustion(error):
                     raise
                 if self.size == 1:
                     raise UserError(
@@ -118,6 +127,13 @@ class BatchSize:
             self.on_halved(f"the device's memory is exhausted: going on with {self.size} pictures at once")
 
 
-def _tells_of_exhaustion(error: RuntimeError) -> bool:
-    # What cuBLAS and cuDNN cannot allocate for themselves is a plain RuntimeError in torch.
-    return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
+def tells_of_exhaustion(error: RuntimeError) -> bool:
+    """Whether an error means that the device's memory is exhausted.
+
+    Args:
+        error: of torch; what CUDA, cuBLAS and cuDNN cannot allocate for themselves is none of its OutOfMemoryError.
+
+    Returns:
+        Whether less at once may help.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in EXHAUSTED)
