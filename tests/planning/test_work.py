@@ -125,12 +125,12 @@ def test_training_a_member_asks_the_networks_as_often_as_counted(bagging):
     images = torch.zeros(real + fake, *SHAPE, dtype=torch.uint8)
     labels, head, compute = torch.zeros(real + fake), Head(), Compute(torch.device("cpu"), "float32")
     rows = np.arange(sizes.train if bagging is None else round(bagging * sizes.train))
+    at_once = BatchSize(16, lambda said: None)
     grids = [
-        grid_features(features, images, labels, None, np.arange(count), 6, per_image, 0)
+        grid_features(features, images, labels, None, np.arange(count), 6, per_image, 0, at_once)
         for count in (sizes.validation, sizes.test)
     ]
     settings = MemberSettings(0, epochs, 1e-3, 0.0, 0.01, 16, True, True, False, 0.0, "last", 5, 0)
-    at_once = BatchSize(16, lambda said: None)
     train_discriminator(
         features,
         head,

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from discriminator_guidance.errors import ConfigError, InputError, UserError
+from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.stages import heads
 from discriminator_guidance.stages.discriminator import open_bench
 from discriminator_guidance.stages.heads import grid, member_settings, train_rows
@@ -221,7 +222,7 @@ def test_a_released_member_is_taken_as_it_is_and_tested_like_the_others(tmp_path
     assert equal(weights(study, "d0"), released.state_dict())
 
     bench = open_bench(study.config, study.context)
-    test = grid(bench.features, bench.pairs, bench.pairs.split.test, bench.settings)
+    test = grid(bench.features, bench.pairs, bench.pairs.split.test, bench.settings, bench.grid_at_once)
     labels = np.concatenate(
         [np.load(p)["labels"] for p in (study.layout.real / "train.npz", study.layout.fake / "samples.npz")]
     )
@@ -356,10 +357,20 @@ def test_exhausted_memory_halves_the_passes_of_a_member_and_is_recorded(tiny, pl
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(loss_of, batch, size, weight)
 
+    frozen = EncoderUNet.features
+
+    def crowded(network, x_vp, t, *labels):
+        if len(x_vp) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return frozen(network, x_vp, t, *labels)
+
     monkeypatch.setattr(discriminator, "accumulate_gradients", exhausted)
+    monkeypatch.setattr(EncoderUNet, "features", crowded)
     assert tiny.run("discriminator", "d0").summary["batch_size"] == 4
-    assert [line.split()[-4] for line in tiny.notices] == ["8", "4"]
+    grid_sizes = [256, 128, 64, 32, 16, 8]
+    assert [int(line.split()[-4]) for line in tiny.notices] == [*grid_sizes, 8, 4]
+    assert metrics(tiny, "d0")["halved_grid_batches"] == grid_sizes
     assert metrics(tiny, "d0")["halved_batches"] == [8, 4]
-    assert not {"halved_batches", "fake_halved_batches"} & set(metrics(plain, "d0"))
+    assert not {"halved_batches", "halved_grid_batches", "fake_halved_batches"} & set(metrics(plain, "d0"))
     for key in ("train_loss", "validation_loss", "test_loss"):
         assert metrics(tiny, "d0")[key] == pytest.approx(metrics(plain, "d0")[key], rel=1e-3)

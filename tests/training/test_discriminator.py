@@ -17,7 +17,7 @@ from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.discriminator import MemberSettings, Trainee, train_discriminator
-from discriminator_guidance.training.grid import grid_features
+from discriminator_guidance.training.grid import FEATURE_BATCH, grid_features
 from discriminator_guidance.training.pairs import scaled
 
 CPU = Compute(torch.device("cpu"), "float32")
@@ -77,9 +77,13 @@ def settings(**changes) -> MemberSettings:
     return MemberSettings(**({"draws": told["seed"]} | told))
 
 
+def grid_batches() -> BatchSize:
+    return BatchSize(FEATURE_BATCH, lambda line: None)
+
+
 def run(told: MemberSettings, memory=None, images_labels=None, at_once=None):
     images, labels = images_labels or pictures()
-    grid = grid_features(features, images, labels, None, ROWS, 4, 2, seed=0)
+    grid = grid_features(features, images, labels, None, ROWS, 4, 2, 0, grid_batches())
     head, rows = Head(), []
     kept, history = train_discriminator(
         features,
@@ -104,7 +108,7 @@ def run(told: MemberSettings, memory=None, images_labels=None, at_once=None):
 def run_beside(told: MemberSettings, others: list[Trainee], memory=None, images_labels=None, heads_features=features):
     """Train a head beside others on the same batches."""
     images, labels = images_labels or pictures()
-    grid = grid_features(heads_features, images, labels, None, ROWS, 4, 2, seed=0)
+    grid = grid_features(heads_features, images, labels, None, ROWS, 4, 2, 0, grid_batches())
     head, at_once = Head(), BatchSize(told.batch_size, lambda line: None)
     _, history = train_discriminator(
         heads_features, head, images, labels, None, ROWS, grid, told, CPU, at_once, memory or Memory(),
@@ -315,7 +319,7 @@ def test_a_conditional_head_is_given_the_class_of_each_picture(monkeypatch):
     _, labels = pictures()
     classes = torch.arange(400) % 10
     images = classes.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2)  # a picture shows its class
-    grid = grid_features(features, images, labels, classes, ROWS, 4, 2, seed=0)
+    grid = grid_features(features, images, labels, classes, ROWS, 4, 2, 0, grid_batches())
     assert grid.classes.tolist() == classes[torch.from_numpy(grid.image)].tolist()
     at_once = BatchSize(20, lambda line: None)
     train_discriminator(

@@ -116,6 +116,7 @@ def _discriminators(
         torch.zeros(1, device=device),
         networks.classes(1),
         np.arange(1),
+        BatchSize(1, nothing),
     )
     told = MemberSettings(SEED, 1, RATE, 0.0, T_MIN, n, True, True, False, 0.0, "last", 2, SEED)
 

@@ -35,7 +35,7 @@ from discriminator_guidance.stages.networks import load_extractor
 from discriminator_guidance.stages.noted import noted
 from discriminator_guidance.stages.sharing import shares
 from discriminator_guidance.stages.trained import released_file
-from discriminator_guidance.training.grid import accuracy, grid_logits
+from discriminator_guidance.training.grid import FEATURE_BATCH, accuracy, grid_logits
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import FAKE, REAL, as_tensor, split_pairs
 
@@ -73,9 +73,10 @@ def run(config: Config, context: Context, member: str) -> StageResult:
         head, history, work = train_member(bench, member, ranks.told_by_first(waiting(bench, member)))
     told = _training_metrics(bench, member, history) if history else _released_metrics(bench, head)
     bench.forget_validation()
-    test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings)
+    test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings, bench.grid_at_once)
     logits = grid_logits(head, test, bench.compute)
-    bench.at_once.take_in_others()
+    for at_once in (bench.at_once, bench.grid_at_once):
+        at_once.take_in_others()
     ranks.go_on_alone()
 
     folder, curves = layout.discriminator(member), layout.discriminator_reports / member
@@ -102,6 +103,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
         "n_test": len(bench.pairs.split.test),
         "parameters": sum(p.numel() for p in head.parameters()),
         **bench.at_once.record(),
+        **bench.grid_at_once.record("halved_grid_batches"),
         **halved_record(layout.fake / "samples.npz", "fake"),
         **note,
     }
@@ -160,8 +162,8 @@ def open_bench(config: Config, context: Context) -> Bench:
         split_pairs(*counts, settings.split.train, settings.split.validation, settings.split.seed, settings.images),
     )
     shape = extractor.feature_shape
-    at_once = BatchSize(settings.batch_size, context.notice)
-    return Bench(settings, context, inputs, features, shape, pairs, compute, frozen_compute.mode, at_once)
+    at_once = [BatchSize(size, context.notice) for size in (settings.batch_size, FEATURE_BATCH)]
+    return Bench(settings, context, inputs, features, shape, pairs, compute, frozen_compute.mode, *at_once)
 
 
 def _training_metrics(bench: Bench, member: str, history: list[Row]) -> dict[str, Any]:

@@ -57,19 +57,22 @@ class Bench:
     pairs: Pairs
     compute: Compute
     frozen_precision: str
-    at_once: BatchSize
+    at_once: BatchSize  # in training
+    grid_at_once: BatchSize
 
     @cached_property
     def validation(self) -> GridFeatures:
         """The validation images on the common grid; computed when first asked for, after all files were looked at."""
-        return grid(self.features, self.pairs, self.pairs.split.validation, self.settings)
+        return grid(self.features, self.pairs, self.pairs.split.validation, self.settings, self.grid_at_once)
 
     def forget_validation(self) -> None:
         """Give back the memory of the validation grid, before that of the test grid is taken."""
         self.__dict__.pop("validation", None)
 
 
-def grid(features: Features, pairs: Pairs, rows: np.ndarray, settings: Discriminator) -> GridFeatures:
+def grid(
+    features: Features, pairs: Pairs, rows: np.ndarray, settings: Discriminator, at_once: BatchSize
+) -> GridFeatures:
     """Validation or test images on the common grid: noise and times depend on the split alone.
 
     Args:
@@ -77,12 +80,14 @@ def grid(features: Features, pairs: Pairs, rows: np.ndarray, settings: Discrimin
         pairs: real and fake.
         rows: which of them.
         settings: the section `discriminator`.
+        at_once: pairs in one pass of the extractor or a head.
 
     Returns:
         The same pairs for every member.
     """
     times, each = settings.grid_times, settings.grid_times_per_image
-    return grid_features(features, pairs.images, pairs.labels, pairs.classes, rows, times, each, settings.split.seed)
+    seed = settings.split.seed
+    return grid_features(features, pairs.images, pairs.labels, pairs.classes, rows, times, each, seed, at_once)
 
 
 def member_settings(settings: Discriminator, member: str) -> MemberSettings:

@@ -208,7 +208,8 @@ class TimedCalls:
         device = self.training.device
         features = torch.zeros(n, *self.extractor.feature_shape, device=device)
         t = torch.full((n,), 0.5, device=device)
-        return GridFeatures(features, t, np.full(n, 0.5), torch.zeros(n, device=device), self._classes(n), np.arange(n))
+        time, labels, rows = np.full(n, 0.5), torch.zeros(n, device=device), np.arange(n)
+        return GridFeatures(features, t, time, labels, self._classes(n), rows, self._at_once(FEATURE_BATCH))
 
     def _noise(self, n: int) -> Tensor:
         return torch.randn(n, *self.pictures.shape, device=self.sampling.device)
