@@ -53,6 +53,18 @@ def test_training_state_survives(work):
     assert state["history"] == [{"loss": 0.1}]
 
 
+def test_a_state_of_a_gpu_waits_in_main_memory(work, monkeypatch):
+    """Without a GPU, or with one for each rank: the first has no room for what belongs to all."""
+    score = work("score")
+    with monkeypatch.context() as gpu:
+        gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        score.save({"network": {"weight": torch.ones(2)}})
+    state = score.load()
+    assert state is not None
+    assert state["network"]["weight"].device == torch.device("cpu")
+    assert state["network"]["weight"].tolist() == [1.0, 1.0]
+
+
 def test_remove_forgets(work, tmp_path):
     score = work("score")
     score.save({"iteration": 1})

@@ -82,7 +82,8 @@ class PartialWork:
             return None
         import torch
 
-        state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+        # Not where it was saved from: networks and optimizers move it to their own device, each rank to another.
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return state
 
     def save(self, state: dict[str, Any]) -> None:
