@@ -286,7 +286,26 @@ def test_unknown_profile_names_the_known_ones():
         load_config("nano", PROJECT)
 
 
-@pytest.mark.parametrize("text", ["a: [1,", "- 1\n- 2", "", "\x00", "a: 1\na: 2"])
+@pytest.mark.parametrize("name", ["../configs/mini", "configs/mini", "", ".mini", "m" * 65, "n" * 300, "mini\n", "é"])
+def test_what_is_no_name_of_a_profile_becomes_no_path(name):
+    with pytest.raises(ConfigError, match=r"a profile's name: at most 64 letters.*choose one of: .*mini"):
+        load_config(name, PROJECT)
+
+
+ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(12)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [1,", "- 1\n- 2", "", "\x00", "a: 1\na: 2", "a: " + "[" * 500, "a: 2001-99-99", "a: " + "9" * 5000,
+        "a: 0x" + "f" * 5000, "a: !!int abc", "a: !!int ''", "a: !!float abc", "a: !!bool abc", "a: !!binary ''",
+        "a: &a [*a]", ALIASES, 'a: "\\UFFFFFFFF"', 'a: "\\ud800"', "a: {[b]: c}",
+    ],
+    ids=lambda text: repr(text[:20]),
+)  # fmt: skip
 def test_files_that_are_not_a_profile(tmp_path, text):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "x.yaml").write_text(text)

@@ -43,6 +43,11 @@ def test_no_password_of_an_address_is_ever_shown(user: str, password: str, befor
     assert password not in redact(f"{before}postgresql://{user}:{password}@db.example:5432/study refused")
 
 
+def test_a_word_without_end_is_hidden_at_once() -> None:
+    assert redact(f"key {'x' * 10**6} is unknown") == "key *** is unknown"
+    assert SECRET not in redact(f"{'a' * 600}:{SECRET}{'b' * 600}@db")
+
+
 ADDRESSES = (
     f"postgresql+psycopg://anna:{SECRET}@db.example/study",
     f"postgresql+psycopg://anna:{SECRET}/{SECRET}@db.example/study",

@@ -118,6 +118,27 @@ def test_rows_chosen_for_another_profile_are_refused_before_compute(project: Pat
     refuse_rows_of_others("cifar10", other, project)
 
 
+@pytest.mark.parametrize("key", ["members", "tuned_members", "tuned_ensembles"])
+@pytest.mark.parametrize("value", ["5", "word", "[[a]]", "[1]", "{a: b}", "[null]", "true"])
+def test_what_is_no_list_of_names_is_one_line(project: Path, key: str, value: str):
+    config = load_config("mini", project)
+    (project / "params.yaml").write_text(f"profile: mini\n{key}: {value}\n")
+
+    def read() -> None:
+        refuse_rows_of_others("mini", config, project)
+        listed_members("mini", project)
+
+    with pytest.raises(ConfigError, match=rf"expected a list of names as {key} in params\.yaml"):
+        read()
+
+
+@pytest.mark.parametrize("value", ["5", "[mini]", "0x" + "f" * 5000])
+def test_a_profile_that_is_no_word_is_one_line(project: Path, value: str):
+    (project / "params.yaml").write_text(f"profile: {value}\n")
+    with pytest.raises(ConfigError, match=r"expected the name of a profile as profile in params\.yaml"):
+        active_profile(project)
+
+
 def test_what_is_promoted_stays_listed_however_params_is_composed_next(project: Path):
     member = {"seed": 1, "epochs": 3, "learning_rate": 1e-4, "weight_decay": 0.0, "t_min": 1e-4, "differs": {}}
     variant = {"members": ["tuned"], "rule": "mean_probability", "weights": "equal", "w1": 2.0, "w2": 2.0}

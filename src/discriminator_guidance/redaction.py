@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+LONG = 500  # characters of a word; what follows takes time by their square
+
 
 def redact(text: str) -> str:
     """Hide what addresses in a text carry besides host and path.
@@ -12,8 +14,10 @@ def redact(text: str) -> str:
         text: anything that is to be shown.
 
     Returns:
-        The text with `user:password@` and the values of a query replaced by `***`; rather too much than too little.
+        The text with `user:password@`, the values of a query and words without end replaced by `***`; rather too much
+        than too little.
     """
+    text = re.sub(rf"\S{{{LONG},}}", "***", text)
     text = re.sub(r"//\S*@", "//***@", text)
     text = re.sub(r"[^\s'\"/@:]+:(?!//)[^\s@]+@", "***@", text)
     return re.sub(r"([?&][^=&\s]+=)[^&\s'\")]+", r"\1***", text)

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from discriminator_guidance.artifacts.files import read_json, read_npz, write_np
 from discriminator_guidance.artifacts.image_files import read_images
 from discriminator_guidance.artifacts.reference_statistics import read_statistics
 from discriminator_guidance.artifacts.weights import load_weights, save_weights
-from discriminator_guidance.config import load_config, parse_config
+from discriminator_guidance.config import listed_members, load_config, parse_config, refuse_rows_of_others
 from discriminator_guidance.errors import UserError
 from discriminator_guidance.report import readers
 from discriminator_guidance.report.gather import EVALUATION_KEYS
@@ -54,6 +55,7 @@ def places(data: object, path: tuple = ()) -> list[tuple]:
 
 
 PLACES = places(MINI)
+WHOLE = parse_config(MINI, "configs/mini.yaml")
 
 
 class Bar:
@@ -96,15 +98,69 @@ def test_settings(edits) -> None:
     survives("settings", lambda: parse_config(data, "configs/x.yaml"))
 
 
+# Single sections: the parser takes most of a second for a whole profile.
+STARTS = [0, *(TEXT.index(f"\n{key}:") + 1 for key in list(MINI)[1:]), len(TEXT)]
+SECTIONS = [TEXT[start:end].encode() for start, end in pairwise(STARTS)]
+TAGS = st.sampled_from(
+    ["", "!!int ", "!!float ", "!!bool ", "!!null ", "!!timestamp ", "!!binary ", "!!set ", "!!omap ", "!!pairs ",
+     "!!map ", "!!seq ", "!!str ", "!own ", "!!python/name:os.system ", "&a "]
+)  # fmt: skip
+SCALARS = st.sampled_from(
+    ["abc", "''", "'_'", "-", ".", "0x", "0b2", "1:99", "1e999999", "2001-99-99", "9" * 5000, "0x" + "f" * 5000, "*a",
+     "<<", "=", '"\\ud800"', '"\\UFFFFFFFF"']
+) | st.text(max_size=6)  # fmt: skip
+YAML_VALUES = st.recursive(
+    st.builds("{}{}".format, TAGS, SCALARS),
+    lambda inner: (
+        st.builds("{}[{}, {}]".format, TAGS, inner, inner) | st.builds("{}{{? {} : {}}}".format, TAGS, inner, inner)
+    ),
+    max_leaves=4,
+)
+
+
+@pytest.fixture
+def profile(tmp_path: Path):
+    """Writes a profile, and reads it as every command does."""
+    (tmp_path / "configs").mkdir()
+
+    def write(content: bytes) -> None:
+        (tmp_path / "configs" / "x.yaml").write_bytes(content)
+
+    write.read = lambda: load_config("x", tmp_path)
+    return write
+
+
 @fuzzed
-@given(changes)
-def test_text_of_a_profile(tmp_path_factory, edits) -> None:
-    root = tmp_path_factory.mktemp("project")
-    (root / "configs").mkdir()
-    # One section: the parser takes most of a second for a whole profile.
-    text = TEXT[: TEXT.index("extractor:")].encode()
-    (root / "configs" / "x.yaml").write_bytes(changed(text, edits))
-    survives("text of a profile", lambda: load_config("x", root))
+@given(st.sampled_from(SECTIONS), changes)
+def test_text_of_a_profile(profile, section, edits) -> None:
+    profile(changed(section, edits))
+    survives("text of a profile", profile.read)
+
+
+@fuzzed
+@given(st.sampled_from(list(MINI)), YAML_VALUES)
+def test_values_of_a_profile(profile, key, value) -> None:
+    profile(f"{key}: {value}\n".encode("utf-8", "surrogatepass"))
+    survives("text of a profile", profile.read)
+
+
+@fuzzed
+@given(st.text(max_size=300) | st.sampled_from(["../configs/mini", "mini\n", "/", ".", "x" * 5000]))
+def test_names_of_profiles(name) -> None:
+    assert survives("names of profiles", lambda: load_config(name, PROJECT)) is None
+
+
+@fuzzed
+@given(st.dictionaries(st.sampled_from(["profile", "members", "tuned_members", "tuned_ensembles"]), values))
+def test_lists_of_rows(file, lists) -> None:
+    root = file.parent
+    params = file.with_name("params.yaml")
+    params.write_text(json.dumps({"profile": "mini"} | lists))  # JSON is YAML too
+    try:
+        survives("lists of rows", lambda: refuse_rows_of_others("mini", WHOLE, root))
+        survives("lists of rows", lambda: listed_members("mini", root))
+    finally:
+        params.unlink()
 
 
 def npz(**arrays: np.ndarray) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.redaction import redact
 
 Kind = TypeVar("Kind", bound=Section)
+PROFILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")  # it becomes a folder of data, models and reports
+# What ruamel raises on well-formed text of which it can make no value: "!!int abc", 2001-99-99, a list in list in list.
+NO_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def load_config(profile: str, root: Path) -> Config:
@@ -28,16 +32,20 @@ def load_config(profile: str, root: Path) -> Config:
         The profile, with the members and variants of `configs/<profile>.tuned.yaml` where that file is there.
 
     Raises:
-        ConfigError: no such file, not YAML, or a key that is missing, unknown, of the wrong type or out of range.
+        ConfigError: no name of a profile, no such file, not YAML, or a key that is missing, unknown, of the wrong type
+            or out of range.
     """
     path = root / "configs" / f"{profile}.yaml"
     shown = f"configs/{profile}.yaml"
-    if profile.endswith(TUNED) or not path.is_file():
+    named = PROFILE.fullmatch(profile) is not None
+    if not named or profile.endswith(TUNED) or not path.is_file():
         stems = [p.stem for p in (root / "configs").glob("*.yaml")]
         known = sorted(stem for stem in stems if not stem.endswith(TUNED))
-        raise ConfigError(
-            f"a profile file {shown}", "no such file", f"choose one of: {', '.join(known) or 'none here'}"
-        )
+        choice = f"choose one of: {', '.join(known) or 'none here'}"
+        if not named:
+            wanted = "a profile's name: at most 64 letters, digits, dots, dashes or underscores, no dot in front"
+            raise ConfigError(wanted, _shown(profile), choice)
+        raise ConfigError(f"a profile file {shown}", "no such file", choice)
     data, tuned = read_yaml(path, shown), load_tuned(profile, root)
     return parse_config(data if tuned is None else with_tuned(data, tuned, shown), shown)
 
@@ -94,9 +102,11 @@ def parse(kind: type[Kind], data: object, shown: str) -> Kind:
         raise ConfigError(f"sections in {shown}", type(data).__name__, "see configs/mini.yaml for a whole one")
     try:
         # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
-        return kind.model_validate_json(json.dumps(data))
-    except TypeError as error:
+        text = json.dumps(data)
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"plain values in {shown}", str(error), "use numbers, words, lists and maps") from error
+    try:
+        return kind.model_validate_json(text)
     except ValidationError as error:
         raise _config_error(error, shown) from error
 
@@ -112,17 +122,31 @@ def read_yaml(path: Path, shown: str) -> object:
         What it holds, unchecked.
 
     Raises:
-        ConfigError: not YAML.
+        ConfigError: not readable, not YAML, or with an alias, through which a few lines can stand for any number.
     """
     from ruamel.yaml import YAML
+    from ruamel.yaml.composer import Composer, ComposerError
     from ruamel.yaml.error import YAMLError
 
+    class WithoutAliases(Composer):
+        def return_alias(self, a: Any) -> Any:
+            raise ComposerError(None, None, "an alias, which is not taken", a.start_mark)
+
+    # YAML 1.2, as DVC reads it: 1e-5 is a number there, in YAML 1.1 it is a string.
+    reader = YAML(typ="safe", pure=True)
+    reader.Composer = WithoutAliases
     try:
-        # YAML 1.2, as DVC reads it: 1e-5 is a number there, in YAML 1.1 it is a string.
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return reader.load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        reason = redact(" ".join(str(error).split()))
+        reason = redact(" ".join(str(error).split()))[:500]
         raise ConfigError(f"YAML in {shown}", reason, "mend the syntax at the place named") from error
+    except OSError as error:
+        raise ConfigError(f"a readable {shown}", str(error.strerror), "mend its permissions, or restore it") from error
+    except NO_VALUES as error:
+        reason = redact(" ".join(str(error).split()))[:200]
+        raise ConfigError(
+            f"values in {shown} that YAML can hold", reason, "use numbers, words, lists and maps, without tags"
+        ) from error
 
 
 # Pydantic names the branch of a union it took; a reader of the file knows no such key.

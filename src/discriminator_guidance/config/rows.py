@@ -36,10 +36,12 @@ def active_profile(root: Path) -> str | None:
         Its name; None where params.yaml names none.
 
     Raises:
-        ConfigError: params.yaml is not YAML.
+        ConfigError: params.yaml is not YAML, or its profile no word.
     """
     name = _read(root, PARAMS).get("profile")
-    return None if name is None else str(name)
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"the name of a profile as profile in {PARAMS}", type(name).__name__, "write it as a word")
+    return name
 
 
 def listed_members(profile: str, root: Path) -> tuple[str, ...]:
@@ -54,11 +56,10 @@ def listed_members(profile: str, root: Path) -> tuple[str, ...]:
         no such list.
 
     Raises:
-        ConfigError: one of these files is not YAML.
+        ConfigError: one of these files is not YAML, or the list is none of names.
     """
     shown = PARAMS if active_profile(root) == profile else rows_file(profile)
-    members = _read(root, shown).get("members")
-    return tuple(map(str, members)) if isinstance(members, list) else ()
+    return _names(_read(root, shown), "members", shown)
 
 
 def refuse_rows_of_others(profile: str, config: Config, root: Path) -> None:
@@ -70,18 +71,29 @@ def refuse_rows_of_others(profile: str, config: Config, root: Path) -> None:
         root: the project folder.
 
     Raises:
-        ConfigError: a row of `tuned_members` or `tuned_ensembles` that the profile in params.yaml does not have.
+        ConfigError: a row of `tuned_members` or `tuned_ensembles` that the profile in params.yaml does not have, or no
+            lists of names.
     """
     if active_profile(root) != profile:
         return
     params = _read(root, PARAMS)
-    listed = [name for key in ("tuned_members", "tuned_ensembles") for name in params.get(key) or []]
+    listed = [name for key in ("tuned_members", "tuned_ensembles") for name in _names(params, key, PARAMS)]
     if unknown := [name for name in listed if name not in config.guided.variants]:
         raise ConfigError(
             f"rows of configs/{profile}{TUNED}.yaml in {PARAMS}",
             f"{', '.join(unknown)}, chosen for another profile",
             f"`dvc exp run -S profile={profile}` writes its own lists; or empty tuned_members and tuned_ensembles",
         )
+
+
+def _names(params: Mapping[str, Any], key: str, shown: str) -> tuple[str, ...]:
+    names = params.get(key)
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        got = type(names).__name__ if not isinstance(names, list) else "a list of other things"
+        raise ConfigError(f"a list of names as {key} in {shown}", got, f"write `{key}: []` or the names of rows")
+    return tuple(names)
 
 
 def _read(root: Path, shown: str) -> Mapping[str, Any]:
