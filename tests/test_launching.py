@@ -56,6 +56,10 @@ def started(project: Path) -> tuple[subprocess.Popen[str], dict[str, psutil.Proc
     return process, {child.environ()["RANK"]: child for child in psutil.Process(process.pid).children()}
 
 
+def listening(process: psutil.Process) -> set[str]:
+    return {each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+
+
 def gone(processes: dict[str, psutil.Process]) -> bool:
     return not psutil.wait_procs(list(processes.values()), timeout=20)[1]
 
@@ -90,14 +94,44 @@ def test_what_ends_the_command_ends_its_ranks(project: Path, sent: signal.Signal
     assert gone(found)
 
 
-def test_an_error_that_all_ranks_meet_is_one_line(project: Path):
+def test_no_other_machine_can_reach_the_ranks(project: Path):
+    process, found = started(project)
+    try:
+        assert listening(psutil.Process(process.pid)) == {"127.0.0.1"}  # where the ranks find each other
+        for rank in found.values():
+            assert listening(rank) <= {"127.0.0.1"}
+            inet = rank.net_connections("inet")
+            assert {each.laddr.ip.removeprefix("::ffff:") for each in inet} == {"127.0.0.1"}
+            # Where the machine's name has an address in the network, gloo would listen there.
+            assert rank.environ()["GLOO_SOCKET_IFNAME"] in ("lo", "lo0")
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def break_weights(project: Path) -> None:
     weights = project / "models" / "tiny" / "score" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:3000] + bytes([content[3000] ^ 1]) + content[3001:])
+
+
+def test_an_error_that_all_ranks_meet_is_one_line(project: Path):
+    break_weights(project)
     done = subprocess.run(COMMAND, cwd=project, env=environment("2"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.removeprefix("error: ").removeprefix("rank 1: ").startswith("expected whole weights in ")
+
+
+def test_nothing_is_loaded_that_unpickles_what_arrives(project: Path):
+    """The agents of torchrun do, where they meet (`dynamic_rendezvous`)."""
+    break_weights(project)  # so that ranks have met, and end
+    told = environment("2") | {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(COMMAND, cwd=project, env=told, capture_output=True, text=True, check=False)
+    assert "error: expected whole weights in " in done.stderr.replace("rank 1: ", "")
+    loaded = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    assert loaded.count("torch.distributed.rendezvous") == 3, "of the command and two ranks"
+    assert not [name for name in loaded if name.startswith("torch.distributed.elastic")]
 
 
 def test_a_stage_with_nothing_to_share_runs_once(project: Path):
@@ -107,6 +141,19 @@ def test_a_stage_with_nothing_to_share_runs_once(project: Path):
     done = subprocess.run(real, cwd=project, env=environment("2") | told, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (project / "data" / "tiny" / "real" / "card.json").stat().st_mtime_ns == before
+
+
+def test_a_hang_up_that_was_to_be_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with launching._noted_signals() as stops:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+            assert stops == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "100000", " 2"])

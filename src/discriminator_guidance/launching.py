@@ -1,4 +1,7 @@
-"""A stage by several ranks on this machine: the command starts itself that many times, through torchrun's machinery.
+"""A stage by several ranks on this machine: the command starts itself that many times, with torchrun's variables.
+
+torchrun itself is not used: the place where its agents meet listens to the whole network and unpickles what it is told.
+Here the ranks find each other through a store of addresses that listens on the loopback interface, as they do.
 
 Environment:
     DGUIDE_RANKS: how many processes share a stage (default 1). It decides how soon a result is there, not what it is,
@@ -7,19 +10,26 @@ Environment:
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
-import uuid
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from discriminator_guidance import ranks
 from discriminator_guidance.errors import ConfigError, UserError
 
 MOST_RANKS = 1024
+POLL_S = 0.1
+GRACE_S = 30.0  # for a rank to close what it tracks
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# Names the file in which a rank leaves what it has to say of its end.
+LAST_WORDS = "DGUIDE_LAST_WORDS"
 
 
 class RankError(UserError):
@@ -77,35 +87,33 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     Raises:
         UserError: one of them failed; the others are ended.
         KeyboardInterrupt: so are all, at an interruption.
+        SystemExit: and at another signal that asks this process to end.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    # What these say of ends and signals in many lines is said below in one; each sets its own level when it is made.
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="dguide-ranks-") as folder:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=count,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            local_addr="127.0.0.1",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )
+    command = [sys.executable, "-m", "discriminator_guidance.cli", *arguments]
+    crew: list[subprocess.Popen[bytes]] = []
+    with (
+        _noted_signals() as stops,
+        tempfile.TemporaryDirectory(prefix="dguide-ranks-") as folder,
+        _meeting_place(count) as told,
+    ):
+        words = [Path(folder) / str(rank) for rank in range(count)]
+        stopped = None
         try:
-            elastic_launch(config, sys.executable)("-m", "discriminator_guidance.cli", *arguments)
-        except ChildFailedError as error:
-            raise RankError(_told(error)) from None
-        except SignalException as stopped:
-            if stopped.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            sys.exit(128 + stopped.sigval)
+            for rank in range(count):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), LAST_WORDS: str(words[rank])}
+                # In a session of its own, so that Ctrl-C in a terminal reaches it once, from here.
+                crew.append(subprocess.Popen(command, env={**os.environ, **told, **own}, start_new_session=True))
+            while None in (codes := [process.poll() for process in crew]) and not any(codes) and not stops:
+                time.sleep(POLL_S)
+            stopped = next(iter(stops), None)
+        finally:
+            _end(crew, stopped or signal.SIGTERM)
+        if stopped is None and any(codes):
+            raise RankError(_told(codes, words))
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt
+    if stopped:
+        sys.exit(128 + stopped)
 
 
 def record(error: BaseException) -> bool:
@@ -117,21 +125,73 @@ def record(error: BaseException) -> bool:
     Returns:
         Whether that one shows it, so that this process need not.
     """
-    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
-        return False
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+    if place := os.environ.get(LAST_WORDS):
+        try:
+            Path(place).write_text(str(error), encoding="utf-8")
+        except OSError:  # a full disk, of which the error itself may tell
+            return False
+        return True
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun, called by hand
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    get_error_handler().record_exception(error)
-    return "DGUIDE_RANKS" in os.environ
+        get_error_handler().record_exception(error)
+    return False
 
 
-def _told(error: Any) -> str:
-    # A rank that was ended for the sake of another comes last.
-    rank, failure = min(error.failures.items(), key=lambda e: (e[1].exitcode == -signal.SIGTERM, e[1].timestamp))
-    if isinstance(failure.message, dict):  # from `record`
-        line: str = failure.message["message"].partition(": ")[2]
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[signal.Signals]]:
+    """Signals that ask this process to end, as they come; those that it was told to ignore stay ignored."""
+    stops: list[signal.Signals] = []
+    before = {each: signal.getsignal(each) for each in STOPS}
+    taken = {each: handler for each, handler in before.items() if handler != signal.SIG_IGN}
+    for each in taken:
+        signal.signal(each, lambda number, frame: stops.append(signal.Signals(number)))
+    try:
+        yield stops
+    finally:
+        for each, handler in taken.items():
+            signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def _meeting_place(count: int) -> Iterator[dict[str, str]]:
+    """A store of addresses on the loopback interface, and the variables that lead ranks to it."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    # A store that opens its own port listens on every interface, whatever its host name.
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    store = TCPStore(
+        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=True
+    )
+    loopback = "lo" if "lo" in [name for _, name in socket.if_nameindex()] else "lo0"
+    yield {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        # Rank 0 is to open no store of its own.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": f"={loopback}",
+    }
+
+
+def _end(crew: Sequence[subprocess.Popen[bytes]], sent: signal.Signals) -> None:
+    for process in crew:
+        process.send_signal(sent)
+    end = time.monotonic() + GRACE_S
+    for process in crew:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, end - time.monotonic()))
+        process.kill()
+        process.wait()
+
+
+def _told(codes: Sequence[int | None], words: Sequence[Path]) -> str:
+    rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
+    if line := words[rank].read_text(encoding="utf-8") if words[rank].is_file() else "":
         return f"rank {rank}: {line}" if rank else line
-    how = f"by {failure.signal_name()}" if failure.exitcode < 0 else f"with exit code {failure.exitcode}"
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
     return (
         f"expected every rank to finish; got rank {rank} ended {how}, so the others were ended too; "
         "run the same command again: what is complete is kept"
