@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 from discriminator_guidance import cli
+from discriminator_guidance.artifacts.files import write_json
+from discriminator_guidance.config import load_config
+from discriminator_guidance.stages.layout import Layout
 
+from .report.conftest import evaluation
 from .stages.conftest import Study
 from .stages.released import classifier_file, edm_file, head_file
 from .stages.untrained import FEATURES, untrained_study
@@ -138,6 +142,31 @@ def test_config_command(project):
     done = dguide(project, "config", "--profile", "mini")
     assert done.returncode == 0
     assert "7 members, 16 variants" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("fid", "8"), ("fid_ci95", [1]), ("n", [1])],
+)
+def test_an_evaluation_of_another_kind_is_one_line(project, key, value):
+    write_evaluations(project, **{key: value})
+    refused(dguide(project, "summary", "--profile", "mini"), f"as {key!r}", "run stage `evaluation` again")
+
+
+def test_a_summary_shows_what_there_is(project):
+    write_evaluations(project, fid_ci95=None, delta_fid_ci95=None, delta_fid_vs_edm=None)
+    done = dguide(project, "summary", "--profile", "mini")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert next(row for row in rows if row[:1] == ["d0"])[1:3] == ["3.56", "–"]
+    assert next(row for row in rows if row[:1] == ["edm"])[1:3] == ["4.06", "[3.86,"]
+
+
+def write_evaluations(project: Path, **changes: object) -> None:
+    """Of every variant; what is changed is so in that of d0."""
+    for name, variant in load_config("mini", project).guided.variants.items():
+        record = evaluation(name, 0 if name == "edm" else 1, variant.model_dump(mode="json"))
+        write_json(Layout(project, "mini").evaluation(name), record | (changes if name == "d0" else {}))
 
 
 def test_fetch_without_files(project):

@@ -268,10 +268,11 @@ def config(profile: Profile) -> None:
 @app.command()
 def summary(profile: Profile) -> None:
     """Show the results of a finished study."""
-    from discriminator_guidance.artifacts.files import read_json
     from discriminator_guidance.config import load_config
     from discriminator_guidance.progress import summary as show
-    from discriminator_guidance.report.wording import fid_label
+    from discriminator_guidance.report.gather import EVALUATION_KEYS
+    from discriminator_guidance.report.readers import read_json
+    from discriminator_guidance.report.wording import count, estimate, fid_label, number
     from discriminator_guidance.stages.layout import Layout
 
     settings, layout = load_config(profile, Path.cwd()), Layout(Path.cwd(), profile)
@@ -279,17 +280,15 @@ def summary(profile: Profile) -> None:
     for variant in settings.guided.variants:
         if variant in absent:
             continue
-        result = read_json(layout.evaluation(variant), "evaluation")
-        low, high = result["fid_ci95"]
-        delta_low, delta_high = result["delta_fid_ci95"]
+        result = read_json(layout.evaluation(variant), "evaluation", EVALUATION_KEYS)
         rows.append(
             {
                 "variant": variant,
-                fid_label(result["fid_network"]): f"{result['fid']:.2f} [{low:.2f}, {high:.2f}]",
-                "difference to edm": f"{result['delta_fid_vs_edm']:+.2f} [{delta_low:+.2f}, {delta_high:+.2f}]",
-                "precision": f"{result['precision']:.2f}",
-                "recall": f"{result['recall']:.2f}",
-                "N": str(result["n"]),
+                fid_label(result["fid_network"]): estimate(result["fid"], result["fid_ci95"]),
+                "difference to edm": estimate(result["delta_fid_vs_edm"], result["delta_fid_ci95"], sign=True),
+                "precision": number(result["precision"], 2),
+                "recall": number(result["recall"], 2),
+                "N": count(result["n"]),
             }
         )
     show(f"profile {profile}: 95% intervals cover sampling noise, networks and reference fixed", rows)

@@ -52,6 +52,19 @@ def test_a_writer_keeps_writers_and_readers_away_and_is_named(tmp_path: Path) ->
         claim(tmp_path, writes="guided-d1 evaluation-d0", reads="score")
 
 
+@pytest.mark.parametrize("litter", [b"\0" * 64, b"\xff\xfe", b"x y", b"1" * 5000 + b" x", b"-1 x", b"7"])
+def test_a_claim_with_litter_in_it_is_still_one(tmp_path: Path, litter: bytes) -> None:
+    with another(tmp_path, writes="score") as process:
+        path = tmp_path / "score.claim"
+        told = path.read_bytes()
+        path.write_bytes(litter)
+        with pytest.raises(BusyError, match="got another process at it"):
+            claim(tmp_path, writes="score")
+        path.write_bytes(litter + b"\n" + told)
+        with pytest.raises(BusyError, match=rf"got process {process.pid} \(the other\) at it"):
+            claim(tmp_path, writes="score")
+
+
 def test_readers_share_and_keep_writers_away(tmp_path: Path) -> None:
     with another(tmp_path, reads="score") as first, another(tmp_path, reads="score") as second:
         claim(tmp_path, reads="score")

@@ -392,6 +392,24 @@ def test_an_answer_without_an_end_is_not_pinned(publisher, tmp_path, clock):
     assert not (tmp_path / PINS).exists()
 
 
+@pytest.mark.parametrize("told", ["9" * 5000, "\u0663", "1e3", "-1", ""])
+def test_a_length_that_is_none_is_one_line(publisher, tmp_path, clock, told):
+    publisher.script = [publisher.answer(200, CONTENT[:1000], Content_Length=told.encode().decode("latin-1"))]
+    refused(unchecked(publisher), tmp_path, clock, "length", attempts=1)
+    assert load(entry(publisher, size=1000, sha256=hashlib.sha256(CONTENT[:1000]).hexdigest()), tmp_path, clock)
+
+
+@pytest.mark.parametrize("told", ["bytes " + "9" * 5000 + "-9/300000", "bytes 50000-299999/" + "9" * 5000])
+def test_a_range_that_is_none_starts_over(publisher, tmp_path, clock, told):
+    publisher.script = [
+        publisher.whole(CONTENT, '"v1"', cut=50_000),
+        publisher.answer(206, CONTENT[50_000:], ETag='"v1"', Content_Range=told),
+        publisher.whole(CONTENT, '"v1"'),
+    ]
+    load(entry(publisher), tmp_path, clock)
+    assert ranges(publisher) == [None, "bytes=50000-", None]
+
+
 def test_progress_ends_at_the_total(publisher, tmp_path, clock):
     publisher.script = [publisher.whole(CONTENT[:-1], '"v1"', cut=70_001), publisher.whole(CONTENT[:-1], '"v1"')]
     bars: list[tuple[int, str, list[int]]] = []
@@ -448,12 +466,20 @@ def test_a_part_that_was_whole_is_not_asked_for_again(publisher, tmp_path, clock
     assert len(publisher.asked) == 2
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": 1}'])
+MARKS = '{"url": "%s/file.bin", "etag": %s, "last_modified": null, "length": %s}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"url": 1}', "[" * 100_000, MARKS % ("U", "7", "null"), MARKS % ("U", "null", '"x"'),
+     MARKS % ("U", "null", "[]"), MARKS % ("U", "null", "true"), MARKS % ("U", "null", "9" * 5000)],
+    ids=lambda text: repr(text[:100]),
+)  # fmt: skip
 def test_a_part_of_unknown_origin_is_not_continued(publisher, tmp_path, clock, text):
     part = tmp_path / "data/downloads/file.bin.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(OTHER[:1000])
-    part.with_name("file.bin.part.json").write_text(text)
+    part.with_name("file.bin.part.json").write_text(text.replace("U", publisher.url))
     publisher.script = [publisher.whole(CONTENT)]
     load(entry(publisher), tmp_path, clock)
     assert ranges(publisher) == [None]

@@ -17,16 +17,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from ruamel.yaml import YAML
 
+from discriminator_guidance import cli
 from discriminator_guidance.artifacts.adm_checkpoint import read_adm_checkpoint
 from discriminator_guidance.artifacts.edm_pickle import read_edm_pickle
-from discriminator_guidance.artifacts.files import read_json, read_npz, write_npz
+from discriminator_guidance.artifacts.files import read_json, read_npz, write_json, write_npz
 from discriminator_guidance.artifacts.image_files import read_images
 from discriminator_guidance.artifacts.reference_statistics import read_statistics
 from discriminator_guidance.artifacts.weights import load_weights, save_weights
 from discriminator_guidance.config import listed_members, load_config, parse_config, refuse_rows_of_others
 from discriminator_guidance.errors import UserError
+from discriminator_guidance.networks.precision import resolve_compute
 from discriminator_guidance.report import readers
 from discriminator_guidance.report.gather import EVALUATION_KEYS
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
 from tests.artifacts.lookalike import TINY, checkpoint, dumps, network
 from tests.faults.bad_input import changed, changes, fuzzed, survives
 from tests.report.conftest import evaluation
@@ -298,6 +302,25 @@ def test_safetensors_headers(weights, header, length) -> None:
         path.write_bytes(content)
 
 
+@fuzzed
+@given(
+    edits=st.dictionaries(
+        st.sampled_from([*TINY, "self", "other"]),
+        st.sampled_from([None, True, 0, -1, 3, 0.5, 2**62, "x", [], [0], [[1]], [2**62], {"a": 1}]),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_arguments_of_networks(tmp_path_factory, edits) -> None:
+    """Also where no checksum tells: files of before checksums have none."""
+    layout = Layout(tmp_path_factory.mktemp("networks"), "x")
+    for place, load in (("score", load_denoiser), ("extractor", load_extractor), ("fid_network", load_fid_network)):
+        save_weights(layout.model(place), TINY_STATE, TINY | edits)
+        survives("arguments of networks", lambda place=place, load=load: load(layout, CPU))
+
+
+TINY_STATE = network(TINY).state_dict()
+CPU = resolve_compute("cpu", "float32")
 EDM = dumps(checkpoint(network(TINY), TINY, Path("canary")))
 
 
@@ -337,6 +360,24 @@ def test_metrics(file, edits, bytes_edits, of_bytes) -> None:
         assert np.isfinite(found["fid"])
         assert found["fid_ci95"] is None or len(found["fid_ci95"]) == 2
     survives("JSON of stages", lambda: read_json(file, "evaluation"))
+
+
+@fuzzed
+@given(st.lists(st.tuples(st.sampled_from(sorted(METRICS)), values), max_size=2), changes, st.booleans())
+def test_metrics_in_a_summary(finished, edits, bytes_edits, of_bytes) -> None:
+    text = json.dumps(METRICS | dict(edits)).encode()
+    (finished / "d0.json").write_bytes(changed(text, bytes_edits) if of_bytes else text)
+    survives("JSON of metrics", lambda: cli.summary("mini"))
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch) -> Path:
+    """The evaluations of a finished study; its profile is taken as read, which costs most of a second."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("discriminator_guidance.config.load_config", lambda profile, root: WHOLE)
+    for name in WHOLE.guided.variants:
+        write_json(Layout(tmp_path, "mini").evaluation(name), METRICS)
+    return Layout(tmp_path, "mini").evaluation("d0").parent
 
 
 def test_nested_beyond_measure(tmp_path) -> None:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from discriminator_guidance.errors import UserError
+
+ENTRY = re.compile(r"([1-9][0-9]{0,8}) (\S.*)")  # number and words of a process that holds a claim
 
 
 class BusyError(UserError):
@@ -39,7 +42,7 @@ def claimed(folder: Path, who: str, writes: Collection[str], reads: Collection[s
     with ExitStack() as held:
         for name in sorted({*writes, *reads}):
             way = fcntl.LOCK_EX if name in writes else fcntl.LOCK_SH
-            stream = held.enter_context((folder / f"{name}.claim").open("a+", encoding="utf-8"))
+            stream = held.enter_context((folder / f"{name}.claim").open("a+", encoding="utf-8", errors="replace"))
             if not _take(stream, way):
                 raise BusyError(
                     f"{who} alone at {name}" if name in writes else f"nobody writing {name}, which {who} reads",
@@ -65,8 +68,9 @@ def _take(stream: IO[str], way: int) -> bool:
 
 def _holders(stream: IO[str]) -> str:
     stream.seek(0)
-    entries = [line.split(maxsplit=1) for line in stream.read().splitlines()]
-    living = [f"process {number} ({who})" for number, who in entries if _lives(int(number))]
+    # A machine that lost its power may have left anything there.
+    entries = [found for line in stream.read().splitlines() if (found := ENTRY.fullmatch(line))]
+    living = [f"process {number} ({who})" for number, who in map(re.Match.groups, entries) if _lives(int(number))]
     return ", ".join(living) or "another process"
 
 

@@ -22,6 +22,7 @@ from discriminator_guidance.errors import InputError
 
 Bar = Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]  # (description, total, unit)
 
+LENGTH = re.compile("[0-9]{1,18}")  # of a file, in bytes; nobody has one of more digits
 SPARE_ROOM = 64 << 20  # bytes left free on the disk, so that a download never fills it
 
 
@@ -130,12 +131,12 @@ def _marks(source: Source, response: http.client.HTTPResponse) -> Marks:
     told = str(headers.get("Content-Length", ""))
     if response.status == 206:
         told = str(headers.get("Content-Range", "")).rpartition("/")[2]
-    length = int(told) if told.isdecimal() else None
+    length = int(told) if LENGTH.fullmatch(told) else None
     return Marks(source.url, headers.get("ETag"), headers.get("Last-Modified"), length)
 
 
 def _continues(headers: Message, offset: int, kept: Marks | None, marks: Marks) -> bool:
-    first = re.match(r"bytes (\d+)-", str(headers.get("Content-Range", "")))
+    first = re.match(rf"bytes ({LENGTH.pattern})-", str(headers.get("Content-Range", "")))
     same = kept is None or (kept.etag, kept.last_modified, kept.length) == (
         marks.etag,
         marks.last_modified,
@@ -149,7 +150,10 @@ def _kept_marks(source: Source, part: Path) -> Marks | None:
         data: Mapping[str, Any] = json.loads(_marks_file(part).read_text(encoding="utf-8"))
         marks = Marks(**data)
         size = part.stat().st_size
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    words = (marks.url, marks.etag, marks.last_modified)
+    if not all(word is None or isinstance(word, str) for word in words) or type(marks.length) not in (int, type(None)):
         return None
     recognisable = source.checked or marks.etag is not None or marks.last_modified is not None
     fits = size > 0 and (marks.length is None or size <= marks.length)

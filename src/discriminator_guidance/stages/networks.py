@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from discriminator_guidance.stages.layout import Layout
 
 INCEPTION_ARGUMENTS = {"source": "inception"}  # in place of constructor arguments, which it has none of
 Network = TypeVar("Network", bound=nn.Module)
+# What a network raises on arguments that are not its own.
+UNFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
@@ -30,7 +33,7 @@ def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
         The network, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.model("score"), "score")
-    return compute.place(_loaded(EDMPrecond(**arguments), state, "score"))
+    return compute.place(_loaded(EDMPrecond, arguments, state, "score"))
 
 
 def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
@@ -44,7 +47,7 @@ def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
         The network, in evaluation mode, without gradients, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.model("extractor"), "extractor")
-    return compute.place(_loaded(EncoderUNet(**arguments), state, "extractor"))
+    return compute.place(_loaded(EncoderUNet, arguments, state, "extractor"))
 
 
 def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
@@ -59,7 +62,7 @@ def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
         The network, in evaluation mode, without gradients, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.discriminator(member), "discriminator")
-    return compute.place(_loaded(EncoderUNet(**arguments), state, "discriminator"))
+    return compute.place(_loaded(EncoderUNet, arguments, state, "discriminator"))
 
 
 def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | InceptionFeatures:
@@ -75,7 +78,7 @@ def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | Inception
     state, arguments = load_weights(layout.model("fid_network"), "fid_network")
     if arguments == INCEPTION_ARGUMENTS:
         return InceptionFeatures(state).to(compute.device).eval().requires_grad_(False)
-    network = _loaded(FidNetwork(**arguments), state, "fid_network")
+    network = _loaded(FidNetwork, arguments, state, "fid_network")
     return network.to(compute.device).eval().requires_grad_(False)
 
 
@@ -100,10 +103,13 @@ def refuse_other_kind(conditional: bool, cond: bool, what: str, stage: str) -> N
         )
 
 
-def _loaded(network: Network, state: dict[str, Tensor], stage: str) -> Network:
+def _loaded(
+    build: Callable[..., Network], arguments: Mapping[str, Any], state: dict[str, Tensor], stage: str
+) -> Network:
     try:
+        network = build(**arguments)
         network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+    except UNFIT as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:200]
         raise InputError("weights that fit their model.json", reason, f"run stage {stage} again") from error
     return network
