@@ -6,15 +6,61 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from discriminator_guidance import cli, tracking
+from discriminator_guidance.artifacts.claims import BusyError
 from discriminator_guidance.artifacts.files import read_json
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.stages.claims import stage_claim
+from discriminator_guidance.studies import discriminator, ensemble, factorial
 from tests.stages.conftest import Study
 from tests.studies.test_ensemble import project, small_search
 
 __all__ = ["project"]  # the fixture
+
+
+READ = ("real", "fake", "score", "extractor", "fid_network")
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [("study discriminator", discriminator), ("study ensemble", ensemble), ("factorial", factorial)],
+)
+def test_nobody_writes_what_a_study_reads_while_it_works(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    module: ModuleType,
+):
+    own = Study(tmp_path, small_search())
+    profile = own.root / "configs" / "tiny.yaml"
+    profile.parent.mkdir()
+    profile.write_text(json.dumps(own.settings).replace("Infinity", ".inf"))
+    monkeypatch.chdir(own.root)
+    refused = []
+
+    def work(*given: object) -> None:
+        for word in READ:
+            with pytest.raises(BusyError, match=f"dguide {command}"), stage_claim(own.config, own.layout, word, {}):
+                pass
+            refused.append(word)
+        raise InputError("a study", "the end of this test", "go on")
+
+    monkeypatch.setattr(module, "run", work)
+    trials = [] if command == "factorial" else ["--trials", "2"]
+    monkeypatch.setattr(sys, "argv", ["dguide", *command.split(), "--profile", "tiny", *trials])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "the end of this test" in capsys.readouterr().err
+    assert refused == [*READ]
+    for word in READ:
+        with stage_claim(own.config, own.layout, word, {}):
+            pass
 
 
 def test_a_study_ends_with_record_charts_and_a_run_that_has_them(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from discriminator_guidance.config import load_config, load_tuned, promote, rows_file
+from discriminator_guidance.config import load_config, load_tuned, promote, promotion, rows_file
 from discriminator_guidance.errors import ConfigError
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -105,6 +107,30 @@ def test_twice_is_as_once_and_one_part_leaves_the_other(project: Path):
     assert tuned.guided.variants["ensemble_tuned"].w1 == 1.0
     assert tuned.discriminator.members["tuned"].seed == 200
     assert set(tuned.provenance) == {"discriminator", "ensemble"}
+
+
+def test_two_promotions_at_once_are_both_kept(project: Path, monkeypatch: pytest.MonkeyPatch):
+    reached, done, written = threading.Event(), threading.Event(), promotion.write_bytes
+
+    def write(path: Path, content: bytes) -> None:  # the first has read everything by now; it waits for the second
+        if not reached.is_set():
+            reached.set()
+            done.wait(1.0)
+        written(path, content)
+
+    monkeypatch.setattr(promotion, "write_bytes", write)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(promote_ensemble, project)
+        assert reached.wait(30)
+        second = pool.submit(promote_member, project)
+        second.add_done_callback(lambda future: done.set())
+        first.result(), second.result()
+    tuned = load_tuned("mini", project)
+    assert set(tuned.provenance) == {"discriminator", "ensemble"}
+    assert set(tuned.guided.variants) == {"tuned", "ensemble_tuned"}
+    for name in (ROWS, "params.yaml"):
+        rows = YAML(typ="safe", pure=True).load((project / name).read_text())
+        assert (rows["tuned_members"], rows["tuned_ensembles"]) == (["tuned"], ["ensemble_tuned"])
 
 
 @pytest.mark.parametrize("name", [ROWS, "params.yaml"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from discriminator_guidance.artifacts.claims import BusyError, claimed
+from discriminator_guidance.artifacts.claims import BusyError, alone, claimed
 
 PROGRAM = """
 import sys, time
@@ -86,3 +86,40 @@ def test_a_refused_claim_holds_nothing(tmp_path: Path) -> None:
             claim(tmp_path, writes="guided-d0", reads="extractor score")
         with another(tmp_path, writes="guided-d0 extractor"):
             pass
+
+
+COUNTING = """
+import sys
+from pathlib import Path
+from discriminator_guidance.artifacts.claims import alone
+place = Path(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(200):
+    with alone(place / "locks" / "counter.lock"):
+        number = int((place / "counter").read_text())
+        (place / "counter").write_text(str(number + 1))
+"""
+
+
+def test_what_several_processes_read_and_write_again_loses_no_change(tmp_path: Path) -> None:
+    (tmp_path / "counter").write_text("0")
+    command = [sys.executable, "-c", COUNTING, str(tmp_path)]
+    counting = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in counting:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in counting:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in counting:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert (tmp_path / "counter").read_text() == "600"
+
+
+def test_an_interrupted_change_keeps_nobody_waiting(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), alone(tmp_path / "one.lock"):
+            raise ZeroDivisionError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from discriminator_guidance.artifacts.downloads import Patience
-from discriminator_guidance.artifacts.remote_files import PINS
+from discriminator_guidance.artifacts.remote_files import PINS, read_pins
 from discriminator_guidance.config import Config, Download, Fetch, parse_config
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.stages import fetch
@@ -146,6 +147,21 @@ def test_a_file_is_pinned_where_a_stage_first_reads_it_and_another_one_is_refuse
     (put / "checked").write_bytes(CONTENT[1:])
     with pytest.raises(InputError, match=r"checked at .*published"):
         fetch.check_used(config, context, paths[1:])
+
+
+def test_files_that_stages_first_read_at_once_are_all_pinned(publisher, tmp_path):
+    files = {f"file{i}": download(publisher, f"file{i}", size=None, sha256=None) for i in range(24)}
+    config, put = settings_with(files), tmp_path / "data" / "downloads"
+    put.mkdir(parents=True)
+    for name in files:
+        (put / name).write_bytes(CONTENT)
+
+    def first_use(name: str) -> None:
+        fetch.check_used(config, replace(Study(tmp_path).context, notice=lambda line: None), [f"data/downloads/{name}"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(first_use, files))
+    assert set(read_pins(tmp_path)) == set(files)
 
 
 def test_a_wrong_file_is_replaced_by_fetch_or_by_hand(publisher, tmp_path):

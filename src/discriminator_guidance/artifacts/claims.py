@@ -9,7 +9,7 @@ import fcntl
 import os
 import re
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -53,6 +53,23 @@ def claimed(folder: Path, who: str, writes: Collection[str], reads: Collection[s
                 stream.truncate(0)
             stream.write(f"{os.getpid()} {who}\n")
             stream.flush()
+        yield
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until nobody else is at a file that is read, changed and written again, and keep others waiting meanwhile.
+
+    Args:
+        lock: a file beside no result; everyone who changes that file names the same one.
+
+    Yields:
+        Nothing; others wait until the end. On a file system without locks they do not.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a", encoding="utf-8") as stream:
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

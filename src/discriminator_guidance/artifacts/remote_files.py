@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from discriminator_guidance.artifacts.claims import alone
 from discriminator_guidance.artifacts.files import write_json
 from discriminator_guidance.errors import InputError
 
@@ -155,8 +156,10 @@ def write_pin(root: Path, name: str, pin: Pin) -> None:
         name: the file's key in the registry.
         pin: its size and checksum.
     """
-    pins = read_pins(root) | {name: pin}
-    write_json(root / PINS, {key: {"size": p.size, "sha256": p.sha256} for key, p in sorted(pins.items())})
+    # Several stages may meet here, each with a file that it uses first; those of all profiles share the pins.
+    with alone(root / ".partial" / "pins.lock"):
+        pins = read_pins(root) | {name: pin}
+        write_json(root / PINS, {key: {"size": p.size, "sha256": p.sha256} for key, p in sorted(pins.items())})
 
 
 def part_of(path: Path) -> Path:

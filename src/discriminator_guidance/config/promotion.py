@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from discriminator_guidance.artifacts.claims import alone
 from discriminator_guidance.artifacts.files import write_bytes
 from discriminator_guidance.config.loading import load_config, load_tuned, parse, parse_config, read_yaml
 from discriminator_guidance.config.rows import PARAMS, active_profile, rows_file
@@ -42,6 +43,12 @@ def promote(root: Path, profile: str, part: Part, chosen: Mapping[str, Any], pro
     Raises:
         ConfigError: the rows do not fit the profile; nothing has been written then.
     """
+    # The tuned file has the rows of both parts, and params.yaml those of whatever profile is active.
+    with alone(root / ".partial" / "promotion.lock"):
+        return _promote(root, profile, part, chosen, provenance)
+
+
+def _promote(root: Path, profile: str, part: Part, chosen: Mapping[str, Any], provenance: Mapping[str, Any]) -> Path:
     shown, whole = f"configs/{profile}{TUNED}.yaml", f"configs/{profile}.yaml"
     load_config(profile, root)
     before = load_tuned(profile, root)

@@ -43,10 +43,12 @@ def write_discriminator_results(
     Raises:
         InputError: no trial is complete, or no finalist was judged.
     """
-    record = discriminator_record(search, finalists, config)
-    return write_record(
-        STUDY, record, table_rows(record), layout, config.report.dpi, data_note({"note": config.real.note})
-    )
+
+    def read() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        record = discriminator_record(search, finalists, config)
+        return record, table_rows(record)
+
+    return write_record(STUDY, read, layout, config.report.dpi, data_note({"note": config.real.note}))
 
 
 def discriminator_record(search: optuna.Study, finalists: optuna.Study, config: Config) -> dict[str, Any]:

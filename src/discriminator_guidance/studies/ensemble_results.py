@@ -40,10 +40,11 @@ def write_ensemble_results(study: optuna.Study, config: Config, layout: Layout) 
     Raises:
         InputError: no trial is complete.
     """
-    record = ensemble_record(study, config, layout)
-    return write_record(
-        STUDY, record, trial_rows(study, config), layout, config.report.dpi, data_note({"note": config.real.note})
-    )
+
+    def read() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        return ensemble_record(study, config, layout), trial_rows(study, config)
+
+    return write_record(STUDY, read, layout, config.report.dpi, data_note({"note": config.real.note}))
 
 
 def ensemble_record(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from discriminator_guidance.artifacts.claims import alone
 from discriminator_guidance.artifacts.files import read_json, sha256, write_bytes, write_csv, write_json
 from discriminator_guidance.report.gather import STUDIES
 from discriminator_guidance.report.study_charts import CHARTS, study_charts
 from discriminator_guidance.stages.layout import Layout
 
+Row = Mapping[str, float | int | str]
+
 
 def write_record(
     word: str,
-    record: Mapping[str, Any],
-    rows: Sequence[Mapping[str, float | int | str]],
+    read: Callable[[], tuple[Mapping[str, Any], Sequence[Row]]],
     layout: Layout,
     dpi: int,
     note: str = "",
@@ -24,9 +26,11 @@ def write_record(
 
     Args:
         word: `discriminator` or `ensemble`.
-        record: n_trials, states, seed, objective, parameters, best, importances, tuning, and whatever else the search
-            has to say; `pareto` names the columns of cost and value, each with a label, where there are two.
-        rows: a row for each trial that was begun: number, state, grid, value, params_* and more.
+        read: makes record and rows, while nobody else writes any of the profile: so the later of two calls that end at
+            once has the later trials, and neither mixes its files with the other's. The record has n_trials, states,
+            seed, objective, parameters, best, importances, tuning, and whatever else the search has to say; `pareto`
+            names the columns of cost and value, each with a label, where there are two. The rows are one for each trial
+            that was begun: number, state, grid, value, params_* and more.
         layout: where files are.
         dpi: of the charts, dots an inch.
         note: what must be said of the real data beside every figure, "" for nothing.
@@ -34,6 +38,14 @@ def write_record(
     Returns:
         The files for people: record, table, charts.
     """
+    with alone(layout.partial / "study-records.lock"):
+        record, rows = read()
+        return _write(word, record, rows, layout, dpi, note)
+
+
+def _write(
+    word: str, record: Mapping[str, Any], rows: Sequence[Row], layout: Layout, dpi: int, note: str
+) -> list[Path]:
     folder, charts = layout.study_reports, study_charts(record, rows, dpi, note)
     json, table = (folder / f"{word}.{ending}" for ending in ("json", "csv"))
     pictures = {name: folder / f"{word}_{name}.png" for name in CHARTS}
