@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance import launching, ranks
+from discriminator_guidance.orphans import end_with_parent
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
@@ -30,16 +31,16 @@ def run_stage(word: str, profile: str, **choice: str) -> None:
     Raises:
         UserError: a setting, an input or another process stands in the way, or the work itself failed.
     """
+    # A stage that outlives the pipeline would meet its successor, and a rank the next run's.
+    rank = ranks.started()[1] > 1
+    if "DVC_STAGE" in os.environ or rank:
+        end_with_parent(already=not rank)
     from importlib import import_module
 
     from discriminator_guidance import tracking
     from discriminator_guidance.config import listed_members, load_config, refuse_rows_of_others
-    from discriminator_guidance.orphans import end_with_parent
     from discriminator_guidance.progress import bar, notice, summary
 
-    # A stage that outlives the pipeline would meet its successor, and a rank the next run's.
-    if "DVC_STAGE" in os.environ or ranks.started()[1] > 1:
-        end_with_parent()
     root = Path.cwd()
     settings = load_config(profile, root)
     refuse_rows_of_others(profile, settings, root)
