@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from discriminator_guidance.artifacts.feature_cache import cached_rows
+from discriminator_guidance.artifacts.files import sha256, write_json, write_npz
 from discriminator_guidance.artifacts.partial import PartialWork
+from discriminator_guidance.artifacts.sealed_json import write_sealed
 from discriminator_guidance.artifacts.weights import save_weights
 from discriminator_guidance.config import LockedFile, LockedStage, locked_stages
 from discriminator_guidance.errors import InputError
@@ -43,6 +45,10 @@ def study(tmp_path: Path) -> Study:
     save_weights(layout.factorial / "d0", {"a": torch.ones(3)}, {"width": 3})
     PartialWork(layout.partial, "score", {"a": 1}, print).save_shard(0, images=np.zeros(4))
     cached_rows(layout.feature_cache, "0" * 64, np.zeros((4, 2), np.uint8), lambda source: source * 1.0)
+    write_npz(layout.factorial / "cells" / "a" / "influence.npz", influence=np.zeros(4))
+    write_sealed(layout.factorial / "cells" / "a" / "cell.json", {"fid": 3.5}, beside=["influence.npz"])
+    write_json(layout.study_reports / "ensemble.json", {"best": 3.25})
+    write_json(layout.evaluation("studies"), {"ensemble": sha256(layout.study_reports / "ensemble.json")})
     layout.study.mkdir(parents=True)
     (layout.study / "ensemble.log").write_text('{"op_code": 0}\n{"op_code": 1}\n')
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
@@ -65,7 +71,15 @@ def run(study: Study, stages: list[LockedStage]) -> Verified:
 def test_whole_files_of_every_kind_are_counted(study: Study) -> None:
     verified = run(study, stages(study))
     assert verified.damages == []
-    kinds = ("results", "weights of studies", "unfinished work", "cached features", "journals", "tracking")
+    kinds = (
+        "weights of studies",
+        "results of the factorial",
+        "records of studies",
+        "unfinished work",
+        "cached features",
+        "journals",
+        "tracking",
+    )
     assert verified.checked == dict.fromkeys(kinds, 1) | {"results": 2}
 
 
@@ -133,6 +147,9 @@ def test_results_made_from_other_files_are_named(study: Study) -> None:
     [
         ("models/tiny/factorial/d0/model.safetensors", "rm -r models/tiny/factorial/d0 && dguide factorial --profile"),
         ("models/tiny/factorial/d0/model.json", "rm -r models/tiny/factorial/d0 && dguide factorial --profile tiny"),
+        ("models/tiny/factorial/cells/a/cell.json", "rm models/tiny/factorial/cells/a/cell.json  # dguide factorial"),
+        ("models/tiny/factorial/cells/a/influence.npz", "rm models/tiny/factorial/cells/a/cell.json  # dguide fac"),
+        ("reports/tiny/study/ensemble.json", "dguide study ensemble --profile tiny --trials 1"),
         (".partial/tiny/*/*.sealed", "rm .partial/tiny/score-"),
         (".cache/features/*.npz", "rm .cache/features/"),
     ],
@@ -147,6 +164,23 @@ def test_damage_beside_the_pipeline_is_named(
         damage(path)
     (found,) = run(study, stages(study)).damages
     assert found.command.startswith(command)
+
+
+def test_what_tells_of_the_records_of_studies_may_be_damaged_or_a_record_missing(study: Study) -> None:
+    record, stamps = study.layout.study_reports / "ensemble.json", study.layout.evaluation("studies")
+    record.unlink()
+    (missing,) = run(study, stages(study)).damages
+    assert (missing.path, missing.found) == ("reports/tiny/study/ensemble.json", "missing")
+    stamps.write_text("{")
+    (damage,) = run(study, stages(study)).damages
+    assert damage.command.startswith("rm reports/tiny/evaluation/studies.json")
+
+
+def test_losses_and_cells_of_before_there_were_checksums_are_no_damage(study: Study) -> None:
+    write_json(study.layout.factorial / "members" / "b" / "d0" / "losses.json", {"epoch": 3})
+    write_json(study.layout.factorial / "members" / "b" / "losses.json", {"d0": {"epoch": 3}})
+    verified = run(study, stages(study))
+    assert (verified.damages, verified.checked["results of the factorial"]) == ([], 3)
 
 
 def test_a_damaged_journal_is_told_from_a_torn_last_line(study: Study) -> None:

@@ -17,7 +17,7 @@ from discriminator_guidance.evaluation.significance import standard_error
 from discriminator_guidance.report.factorial import factorial_text
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies import factorial
-from discriminator_guidance.studies.cells import Cell, Laboratory, read_cell, train_members
+from discriminator_guidance.studies.cells import Cell, Laboratory, read_cell, train_members, trained
 from tests.conftest import Copied
 from tests.stages.conftest import Study, tiny_settings
 
@@ -144,6 +144,34 @@ def test_a_lost_cell_alone_is_computed_again_to_the_same_distance(ready: Study, 
     assert (told["training_seed"], told["cell"], told["fid"]) == (2, "rule", fid)
     np.testing.assert_array_equal(read_cell(laboratory, cell)[1], influence)
     np.testing.assert_allclose(told["sampling_error"], standard_error(influence))
+
+
+@pytest.mark.parametrize("name", ["cell.json", "influence.npz"])
+def test_a_changed_cell_alone_is_computed_again_to_the_same_distance(ready: Study, first: list, name: str):
+    laboratory, cell = Laboratory(two_seeds(ready), ready.layout), Cell(0, frozenset({"w2"}))
+    fid, influence = read_cell(laboratory, cell)
+    path = laboratory.samples(cell) / name
+    if name == "cell.json":
+        path.write_text(path.read_text().replace('"fid": ', '"fid": 1'))
+    else:
+        np.savez(path, influence=influence + 1.0)
+    with pytest.raises(InputError, match=r"cell\.json as it was written.*run `dguide factorial`"):
+        read_cell(laboratory, cell)
+    (told,) = run(ready)
+    assert (told["training_seed"], told["cell"], told["fid"]) == (1, "w2", fid)
+    np.testing.assert_array_equal(read_cell(laboratory, cell)[1], influence)
+
+
+def test_changed_losses_are_made_again(ready: Study, first: list):
+    laboratory, cell = Laboratory(ready.config, ready.layout), Cell(1, factorial.STUDY)
+    folder, before = laboratory.heads(cell), train_members(laboratory, cell)
+    weights = (folder / "d1" / "model.safetensors").read_bytes()
+    (folder / "d1" / "model.safetensors").unlink()
+    for path in (folder / "losses.json", folder / "d1" / "losses.json"):
+        path.write_text(path.read_text().replace("0.", "0.1"))
+    assert not trained(laboratory, cell)
+    assert train_members(laboratory, cell) == before
+    assert (folder / "d1" / "model.safetensors").read_bytes() == weights
 
 
 def test_lost_members_are_trained_again_to_the_same_weights(ready: Study, first: list):

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from discriminator_guidance.artifacts.feature_cache import is_whole
-from discriminator_guidance.artifacts.files import TEMPORARY
+from discriminator_guidance.artifacts.files import TEMPORARY, read_json, sha256
 from discriminator_guidance.artifacts.partial import sealed_files, unsealed
+from discriminator_guidance.artifacts.sealed_json import is_damaged
 from discriminator_guidance.artifacts.weights import load_weights
 from discriminator_guidance.config import LockedFile, LockedStage
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.report.gather import STUDIES
 from discriminator_guidance.stages.fetch import listing
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ def run(config: Config, context: Context, locked: Sequence[LockedStage]) -> Veri
     for kind, found in (
         ("downloads", _downloads(config, layout)),
         ("weights of studies", _weights(layout, known)),
+        ("results of the factorial", _factorial(layout)),
+        ("records of studies", _records(layout)),
         ("unfinished work", _unfinished(layout)),
         ("cached features", _features(layout)),
         ("journals", _journals(layout)),
@@ -144,6 +148,32 @@ def _weights(layout: Layout, known: set[Path]) -> Iterator[Damage | None]:
             yield Damage(str(folder), error.got, f"rm -r {shlex.quote(str(folder))} && {command}")
         else:
             yield None
+
+
+def _factorial(layout: Layout) -> Iterator[Damage | None]:
+    for pattern in ("cells/*/cell.json", "members/*/losses.json", "members/*/*/losses.json"):
+        for path in sorted(layout.factorial.glob(pattern)):
+            found = "changed since it was written, or a file beside it was"
+            yield _removable(layout, path, found, "dguide factorial makes it anew") if is_damaged(path) else None
+
+
+def _records(layout: Layout) -> Iterator[Damage | None]:
+    """Records of searches, by the digests that the report is told."""
+    stamps = layout.evaluation(STUDIES)
+    if not stamps.is_file():
+        return
+    try:
+        told = read_json(stamps, "report")
+    except InputError as error:
+        yield _removable(layout, stamps, error.got, "then run the studies again: each that has ended only writes")
+        return
+    for word, digest in told.items():
+        path = layout.study_reports / f"{word}.json"
+        name, again = str(path.relative_to(layout.root)), f"dguide study {word} --profile {layout.profile} --trials 1"
+        if not path.is_file():
+            yield Damage(name, "missing", again)
+        else:
+            yield Damage(name, "other bytes than the report was told of", again) if sha256(path) != digest else None
 
 
 def _unfinished(layout: Layout) -> Iterator[Damage | None]:

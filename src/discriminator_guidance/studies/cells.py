@@ -1,6 +1,7 @@
 """The cells of the factorial: their members, trained once for every level of training, their samples, their distance.
 
-Both are kept under names that depend on everything that determines them, so that a cell is never computed twice.
+Both are kept under names that depend on everything that determines them, so that a cell is never computed twice, and
+with checksums, so that a damaged one is.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.artifacts.closure import closure_digest
-from discriminator_guidance.artifacts.files import fingerprint, read_json, read_npz, sha256, write_json, write_npz
+from discriminator_guidance.artifacts.files import fingerprint, read_npz, sha256, write_npz
+from discriminator_guidance.artifacts.sealed_json import read_sealed, write_sealed
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
+from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.distances import fid_torchmetrics
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.significance import frechet_influence
@@ -181,12 +184,12 @@ class Laboratory:
 
 
 def trained(laboratory: Laboratory, cell: Cell) -> bool:
-    """Whether the members of a cell are there."""
-    return (laboratory.heads(cell) / "losses.json").is_file()
+    """Whether the members of a cell are there, with the losses that were written."""
+    return read_sealed(laboratory.heads(cell) / "losses.json") is not None
 
 
 def train_members(laboratory: Laboratory, cell: Cell) -> dict[str, Any]:
-    """Train the members of a cell, those that are not there yet.
+    """Train the members of a cell, those that are not there yet or whose losses were changed.
 
     Args:
         laboratory: where.
@@ -196,35 +199,35 @@ def train_members(laboratory: Laboratory, cell: Cell) -> dict[str, Any]:
         By member: training and validation loss after the last epoch, smallest validation loss and its epoch.
     """
     folder, config = laboratory.heads(cell), laboratory.training_config(cell)
-    if trained(laboratory, cell):
-        return read_json(folder / "losses.json", "factorial")
+    if (known := read_sealed(folder / "losses.json")) is not None:
+        return known
     bench, losses = open_bench(config, _context(laboratory.layout)), {}
     for name in config.discriminator.members:
         place = folder / name
-        if not (place / "losses.json").is_file():
+        if read_sealed(place / "losses.json") is None:
             sharing = companions(config.discriminator, name)
-            left = [other for other in sharing if not (folder / other / "losses.json").is_file()]
+            left = [other for other in sharing if read_sealed(folder / other / "losses.json") is None]
             head, history, work = train_member(bench, name, left)
             best = min(history, key=lambda row: row["validation_loss"])
             told = {key: history[-1][key] for key in ("epoch", "train_loss", "validation_loss")}
             save_weights(place, head.state_dict(), head.arguments)
-            write_json(
+            write_sealed(
                 place / "losses.json",
                 {**told, "best_validation_loss": best["validation_loss"], "best_epoch": best["epoch"]},
             )
             work.remove()
-        losses[name] = read_json(place / "losses.json", "factorial")
-    write_json(folder / "losses.json", losses)
+        losses[name] = _whole(place / "losses.json")
+    write_sealed(folder / "losses.json", losses)
     return losses
 
 
 def sampled(laboratory: Laboratory, cell: Cell) -> bool:
-    """Whether the result of a cell is there."""
-    return (laboratory.samples(cell) / "cell.json").is_file()
+    """Whether the result of a cell is there, as it was written."""
+    return read_sealed(laboratory.samples(cell) / "cell.json") is not None
 
 
 def draw_cell(laboratory: Laboratory, cell: Cell) -> None:
-    """Draw the samples of a cell with its trained members and keep their distance, if that is not there yet.
+    """Draw the samples of a cell with its trained members and keep their distance, if that is missing or was changed.
 
     Args:
         laboratory: where.
@@ -251,7 +254,8 @@ def draw_cell(laboratory: Laboratory, cell: Cell) -> None:
         for pictures in (drawn, real)
     ]
     write_npz(folder / "influence.npz", influence=frechet_influence(*sets))
-    write_json(folder / "cell.json", {"fid": fid_torchmetrics(*sets), "n": len(drawn), "precision_mode": compute.mode})
+    told = {"fid": fid_torchmetrics(*sets), "n": len(drawn), "precision_mode": compute.mode}
+    write_sealed(folder / "cell.json", told, beside=["influence.npz"])
 
 
 def read_cell(laboratory: Laboratory, cell: Cell) -> tuple[float, np.ndarray]:
@@ -263,10 +267,19 @@ def read_cell(laboratory: Laboratory, cell: Cell) -> tuple[float, np.ndarray]:
 
     Returns:
         Its Frechet distance and (N,) influence values.
+
+    Raises:
+        InputError: it is not there, or not as it was written.
     """
     folder = laboratory.samples(cell)
-    fid = read_json(folder / "cell.json", "factorial")["fid"]
+    fid: float = _whole(folder / "cell.json")["fid"]
     return fid, read_npz(folder / "influence.npz", ["influence"], "factorial")["influence"]
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    if (told := read_sealed(path)) is None:
+        raise InputError(f"{path} as it was written", "a file that is missing or was changed", "run `dguide factorial`")
+    return told
 
 
 def _context(layout: Layout) -> Context:
