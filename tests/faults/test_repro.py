@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from discriminator_guidance.artifacts.claims import claimed
@@ -87,6 +88,28 @@ def test_killed_pipelines_leave_no_process_and_two_at_once_go_on(away: Path):
     assert "up to date" in dvc(away, "status", STAGE)
     with np.load(away / "data" / "mini" / "real" / "train.npz") as archive:
         assert len(archive["images"]) == len(archive["labels"])
+
+
+def test_a_pipeline_killed_as_it_begins_a_stage_takes_that_along(away: Path):
+    claim = away / ".partial" / "mini" / "claims" / "real.claim"
+    before = claim.read_text() if claim.is_file() else ""
+    command = begin(away, "--force")
+    while not (stages := [process for process in descendants(command.pid) if is_stage(process)]):
+        assert command.poll() is None, command.communicate()[0]
+        time.sleep(0.01)
+    os.kill(command.pid, signal.SIGKILL)
+    command.communicate()
+    assert all(gone(process) for process in stages)
+    assert (claim.read_text() if claim.is_file() else "") == before, "the stage had come to work"
+    dvc(away, "repro", STAGE)
+
+
+def is_stage(process: int) -> bool:
+    """Whether DVC has begun a process as a stage, of which nothing else can be seen yet."""
+    try:
+        return "DVC_STAGE" in psutil.Process(process).environ()
+    except psutil.Error:
+        return False
 
 
 def test_a_pipeline_beside_a_study_is_refused_and_changes_nothing(away: Path):
