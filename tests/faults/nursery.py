@@ -1,4 +1,6 @@
-"""Kills a stage at random moments, as often as asked, and reports what was left: a process of its own.
+"""Kills a stage once it has kept something, then at random moments as often as asked: a process of its own.
+
+It reports what was left, and every attempt that did again what was kept, or lost more than it should.
 
 It imports everything once and forks for every attempt, so that an attempt costs what the stage costs. It computes
 nothing itself, because threads of a parent do not survive in its forks.
@@ -10,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import random
 import shutil
@@ -20,9 +21,9 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from discriminator_guidance.stages.claims import stage_claim
+from tests.pieces import Pieces
 from tests.processes import group_gone
 from tests.stages.conftest import Study, dvc_stages, import_module
 
@@ -33,37 +34,6 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 INTERRUPTED = 3
 # What `evaluation` imports only when it computes; each fork would do so again.
 METRICS = ("torchmetrics.image.fid", "torchmetrics.image.kid", "torchmetrics.functional.classification")
-# What a stage does piece by piece: where that is called, and after which share of all pieces its work is kept.
-PIECES = {
-    "score": ("training.loop", "accumulate_gradients", 1 / 2),  # batches; 20 of 40 iterations
-    "discriminator": ("training.discriminator", "accumulate_gradients", 1 / 2),  # batches; 2 of 4 epochs
-    "guided": ("stages.sampling", "draw_shard", 1 / 2),  # one of two
-    "evaluation": ("stages.features", "extract_features", 1 / 4),  # one of four picture sets
-}
-
-
-class Pieces:
-    """How many pieces of work a stage has done, in whatever fork."""
-
-    def __init__(self, word: str) -> None:
-        self._shared = mmap.mmap(-1, 8)
-        place, name, self.kept_after = PIECES[word]
-        module = import_module(f"discriminator_guidance.{place}")
-        work = getattr(module, name)
-
-        def counted(*arguments: Any, **named: Any) -> Any:
-            self.done += 1
-            return work(*arguments, **named)
-
-        setattr(module, name, counted)
-
-    @property
-    def done(self) -> int:
-        return int.from_bytes(self._shared[:8], "little")
-
-    @done.setter
-    def done(self, number: int) -> None:
-        self._shared[:8] = number.to_bytes(8, "little")
 
 
 def begun(work: Callable[[], object]) -> int:
@@ -135,16 +105,37 @@ def main() -> None:
     before = outputs(whole)
     disturbed = Study(folder / "disturbed")
     shutil.copytree(whole.root, disturbed.root)
-    pieces.done, start = 0, time.monotonic()
+    pieces.begin()
+    start = time.monotonic()
     assert forked(lambda: claimed_run(whole, word, name)) == 0, "the undisturbed run failed"
     seconds = time.monotonic() - start
     wanted = outputs(whole)
 
-    needed, pieces.done = pieces.done, 0
-    draw, done, finished = random.Random(seed), 0, 0
+    needed, interval = pieces.done, pieces.share * pieces.done
+    draw, done, finished, resumed, total = random.Random(seed), 0, 0, 0, 0
     wrong: list[str] = []
+    wasteful: list[str] = []
+
+    def attempt(kill_after: float | None = None, kill: signal.Signals = signal.SIGKILL) -> int | None:
+        nonlocal resumed, total
+        pieces.begin()
+        code = forked(lambda: claimed_run(disturbed, word, name), kill_after, kill)
+        kept = pieces.kept_before
+        lost = kept + pieces.done - pieces.kept
+        total += pieces.done
+        resumed += kept > 0 and outputs(disturbed) == wanted  # also if it was killed in the instant after its end
+        if pieces.done > needed - kept:
+            wasteful.append(f"{pieces.done} of {needed} pieces done where {kept} were kept")
+        if lost > interval:
+            wasteful.append(f"{lost} of {needed} pieces not kept")
+        return code
+
+    pieces.forget()
+    pieces.on_kept = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    assert attempt() is None, "nothing was kept"
+    pieces.on_kept = lambda: None
     while done < kills:
-        code = forked(lambda: claimed_run(disturbed, word, name), draw.uniform(0, seconds), draw.choice(SIGNALS))
+        code = attempt(draw.uniform(0, seconds), draw.choice(SIGNALS))
         left = outputs(disturbed)
         # What has its final name is whole, whenever the kill came.
         wrong += [path for path, digest in left.items() if wanted.get(path, before.get(path)) != digest]
@@ -155,12 +146,15 @@ def main() -> None:
             finished += 1
             for path in set(left) - set(before):
                 (disturbed.root / path).unlink()
-    code = forked(lambda: claimed_run(disturbed, word, name))
+            for folder in (disturbed.layout.partial, disturbed.layout.feature_cache):
+                shutil.rmtree(folder, ignore_errors=True)
+            pieces.forget()
+    code = attempt()
     left = outputs(disturbed)
     print(
         json.dumps(
             {
-                "kills": done,
+                "kills": 1 + done,
                 "finished": finished,
                 "code": code,
                 "wrong": wrong,
@@ -169,8 +163,9 @@ def main() -> None:
                 "unfinished": [str(path) for path in disturbed.layout.partial.rglob("*.sealed")],
                 "seconds": round(seconds, 3),
                 "needed": needed,
-                "repeated": pieces.done - (finished + 1) * needed,
-                "interval": pieces.kept_after * needed,
+                "resumed": resumed,
+                "wasteful": wasteful,
+                "repeated": total - (finished + 1) * needed,
             }
         )
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from discriminator_guidance.artifacts.partial import PartialWork
+from tests.pieces import Pieces
 
 from .conftest import Study
 
@@ -19,30 +19,26 @@ class Killed(BaseException):
 def interrupt_and_resume(
     study: Study, folder: Path, monkeypatch: pytest.MonkeyPatch, word: str, name: str = ""
 ) -> Study:
-    """Run a stage in a copy of the study, kill it right after its first save, run it again."""
+    """Run a stage in a copy of the study, kill it right after its first save, run it again: it does the rest."""
     again = Study(folder / "again", settings=study.settings)
     shutil.copytree(study.root, again.root, ignore=shutil.ignore_patterns(".partial"))
     for path in study.results[word, name].outputs:
         (again.root / path.relative_to(study.root)).unlink()
-    saves = 0
-
-    def killed_after_saving(method):
-        def save(self, *args, **kwargs):
-            nonlocal saves
-            method(self, *args, **kwargs)
-            saves += 1
-            raise Killed
-
-        return save
-
     with monkeypatch.context() as patch:
-        patch.setattr(PartialWork, "save", killed_after_saving(PartialWork.save))
-        patch.setattr(PartialWork, "save_shard", killed_after_saving(PartialWork.save_shard))
+        pieces = Pieces(word, patch.setattr)
+        pieces.on_kept = killed
         with pytest.raises(Killed):
             again.run(word, name)
-    assert saves == 1
-    assert list(again.layout.partial.iterdir()), "nothing was kept"
-    again.metrics.clear()
-    again.run(word, name)
+        kept = pieces.kept
+        assert list(again.layout.partial.iterdir()), "nothing was kept"
+        again.metrics.clear()
+        pieces.on_kept = lambda: None
+        pieces.begin()
+        again.run(word, name)
+        assert pieces.done == kept / pieces.share - kept, "not what was left to do"
     assert not any(again.layout.partial.iterdir()), "unfinished work was left behind"
     return again
+
+
+def killed() -> None:
+    raise Killed
