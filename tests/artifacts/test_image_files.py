@@ -333,6 +333,13 @@ def test_too_much_in_all(tmp_path, monkeypatch):
     assert "9 of 8x8" in message_of(path)
 
 
+@pytest.mark.parametrize("name", ["a/" * 10000 + "1.png", "a/" * 33 + "1.png", "a/" + "x" * 1100 + ".png"])
+def test_deep_and_long_names_are_refused_before_they_are_taken_apart(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(archives, "_ends", lambda folder: pytest.fail("taken apart"))
+    path = write_zip(tmp_path / "a.zip", {name: encoded(pixels_of("1"))})
+    assert "names of at most 1024 letters and 32 folders" in message_of(path)
+
+
 def test_files_that_unpack_to_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 2**16)
     bomb = PICTURES | {"cat/bomb.png": bytes(2**16 + 1)}

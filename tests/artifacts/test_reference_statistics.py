@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,21 @@ def test_both_arrays_are_read_as_they_are(tmp_path: Path) -> None:
     read = read_statistics(tmp_path / "ref.npz")
     np.testing.assert_array_equal(read[0], mu)
     np.testing.assert_array_equal(read[1], sigma)
+
+
+@pytest.mark.parametrize("name", ["mu", "sigma"])
+@pytest.mark.parametrize("shape", [(2**26,), (2**40,)])
+def test_a_bomb_is_refused_before_it_is_given_memory(tmp_path: Path, name: str, shape: tuple[int]) -> None:
+    path = tmp_path / "ref.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    small = io.BytesIO()
+    np.save(small, np.zeros(3))
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry in ("mu", "sigma"):
+            archive.writestr(f"{entry}.npy", (header if entry == name else small).getvalue())
+    with pytest.raises(InputError, match=rf"expected {name} of at most 268,435,456 bytes in .*got [0-9,]+;"):
+        read_statistics(path)
 
 
 def written(path: Path, kind: str) -> Path:

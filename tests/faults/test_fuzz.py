@@ -239,7 +239,8 @@ def test_damaged_zips(file, edits) -> None:
 
 NAMES = st.sampled_from(
     ["a/1.png", "b/2.png", "../1.png", "/etc/1.png", "a/../../1.png", "a\\1.png", "C:/1.png", "a//1.png", "./1.png",
-     "a/1.png/", "dataset.json", ".hidden/1.png", "__MACOSX/1.png", "a/\x00.png", "\u202e.png", "a/" + "x" * 300]
+     "a/1.png/", "dataset.json", ".hidden/1.png", "__MACOSX/1.png", "a/\x00.png", "\u202e.png", "a/" + "x" * 300,
+     "a/" * 10000 + "1.png"]
 ) | st.text(min_size=1, max_size=10).filter(lambda name: "\x00" not in name)  # fmt: skip
 CONTENTS = st.sampled_from([IMAGES["PNG"], IMAGES["JPEG"], b"", b"\x00" * 5000]) | st.builds(
     lambda labels: json.dumps(labels).encode(), values

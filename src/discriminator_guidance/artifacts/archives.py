@@ -16,6 +16,7 @@ from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, sha256
 from discriminator_guidance.errors import InputError
 
 MAX_FILE_BYTES = 2**26
+MAX_NAME, MAX_PARTS = 1024, 32  # of a file in an archive: letters, and folders it is in
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 NOT_OURS = "__MACOSX"
 
@@ -118,7 +119,9 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Files:
     entries = archive.infolist()
     twice = [name for name, count in Counter(entry.filename for entry in entries).items() if count > 1]
     if twice:
-        raise InputError(f"each name once in {path}", f"{twice[0]!r} more than once", "make the archive again")
+        raise InputError(
+            f"each name once in {path}", f"{twice[0][:MAX_NAME]!r} more than once", "make the archive again"
+        )
     for entry in entries:
         _check_entry(path, entry)
     shown = {entry.filename: entry for entry in entries if not any(map(_hidden, entry.filename.split("/")))}
@@ -140,6 +143,13 @@ def _ends(folder: str) -> list[int]:
 
 
 def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+    # Short archives can hold names whose folders take memory by the square of their length.
+    if len(entry.orig_filename) > MAX_NAME or entry.orig_filename.count("/") > MAX_PARTS:
+        raise InputError(
+            f"names of at most {MAX_NAME} letters and {MAX_PARTS} folders in {path}",
+            f"{entry.orig_filename[:40]!r} and so on",
+            "make the archive again",
+        )
     parts = entry.orig_filename.removesuffix("/").split("/")
     drive = len(parts[0]) == 2 and parts[0][1] == ":"
     if drive or any(part in ("", ".", "..") for part in parts) or any(c in entry.orig_filename for c in "\\\0"):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS
 from discriminator_guidance.errors import InputError
+
+MAX_BYTES = 2**28  # of mu or sigma; those of Inception have 2^25
 
 
 def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +24,7 @@ def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
         mu and sigma as they are.
 
     Raises:
-        InputError: missing, damaged, or without one of the two.
+        InputError: missing, damaged, without one of the two, or with a larger one than any statistics.
     """
     what = f"arrays mu and sigma in {path} (evaluation.reference_statistics)"
     remedy = "get the file again, or set evaluation.reference_statistics to null"
@@ -34,6 +38,20 @@ def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
             missing = [name for name in ("mu", "sigma") if name not in archive.files]
             if missing:
                 raise InputError(what, f"no {missing[0]} among {', '.join(archive.files) or 'no arrays'}", remedy)
+            for name in ("mu", "sigma"):
+                if (claimed := _claimed_bytes(archive.zip, name)) > MAX_BYTES:
+                    raise InputError(f"{name} of at most {MAX_BYTES:,} bytes in {path}", f"{claimed:,}", remedy)
             return archive["mu"], archive["sigma"]
     except ARCHIVE_ERRORS as error:
         raise InputError(what, " ".join(str(error).split())[:120], remedy) from error
+
+
+def _claimed_bytes(archive: zipfile.ZipFile, name: str) -> int:
+    """What an array takes by its header, and what its entry unpacks to: the larger of both."""
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as stream:
+        if np.lib.format.read_magic(stream) == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    return max(math.prod(shape) * dtype.itemsize, entry.file_size)
