@@ -18,6 +18,14 @@ def redact(text: str) -> str:
         than too little.
     """
     text = re.sub(rf"\S{{{LONG},}}", "***", text)
+    text = re.sub(r"\S+", _without_query, text)
     text = re.sub(r"//\S*@", "//***@", text)
     text = re.sub(r"[^\s'\"/@:]+:(?!//)[^\s@]+@", "***@", text)
-    return re.sub(r"([?&][^=&\s]+=)[^&\s'\")]+", r"\1***", text)
+    # Up to the next space: a password may hold &, quotes and brackets.
+    return re.sub(r"([?&][^=&\s]*=)\S+", r"\1***", text)
+
+
+def _without_query(word: re.Match[str]) -> str:
+    """Nothing of a word with an @ in its query: on either side of it may be the rest of a password."""
+    front, at, _ = word[0].rpartition("@")
+    return "***" if at and re.search(r"[?&][^=&]*=", front) else word[0]

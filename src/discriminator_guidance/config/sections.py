@@ -45,16 +45,27 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+# What may follow the ? of a database's address; of other keys nobody can tell whether they hold a secret.
+OPEN_KEYS = frozenset(
+    {"application_name", "charset", "connect_timeout", "gssencmode", "host", "passfile", "port", "service", "sslcert",
+     "sslcrl", "sslkey", "sslmode", "sslrootcert", "target_session_attrs", "timeout"}
+)  # fmt: skip
+
+
 def _without_secrets(url: str) -> str:
     try:
         parts = urlsplit(url)
-        keys = {key.lower() for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
-        secret = parts.password is not None or "@" in parts.path or any("pass" in key for key in keys - {"passfile"})
+        query = parse_qsl(parts.query, keep_blank_values=True)
+        keys = {key.lower() for key, _ in query}
+        secret = parts.password is not None or "@" in parts.path + parts.fragment
+        secret |= any("pass" in key for key in keys - OPEN_KEYS) or any(set(value) & set("=;@") for _, value in query)
     except ValueError:
-        secret = True
+        secret, keys = True, set()
     if secret:
         # The file is committed, and the message is logged: neither may hold it.
         raise ValueError("an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass")
+    if keys - OPEN_KEYS:
+        raise ValueError(f"an address with a key that may hold a secret; take {', '.join(sorted(OPEN_KEYS))} alone")
     return url
 
 
