@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -110,6 +111,22 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_whole(project):
     error, *left = done.stderr.splitlines()
     assert "No space left on device; give it room" in error
     assert not any(".tmp" in line or "train.npz" in line for line in left), left
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EACCES, "to read or write x.npz"),
+        (errno.EIO, "disk that can be read at x.npz"),
+        (errno.EROFS, "to write"),
+    ],
+)
+def test_a_refusal_of_the_system_is_one_line(project, monkeypatch, number, words):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "x.npz")
+
+    monkeypatch.setattr("discriminator_guidance.config.load_config", refuse)
+    refused(dguide(project, "config", "--profile", "mini"), words, os.strerror(number))
 
 
 def test_bad_setting_stops_before_anything_is_written(project):

@@ -13,11 +13,13 @@ import typer
 
 from discriminator_guidance import launching
 from discriminator_guidance.cli_study import study
-from discriminator_guidance.errors import OutputError, UserError
+from discriminator_guidance.errors import InputError, OutputError, UserError
 from discriminator_guidance.running import run_stage, stage_parameters
 
 # What an operating system says of a place where nothing more can be written.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+FORBIDDEN = (errno.EACCES, errno.EPERM)  # for reading or for writing: it does not say which
+BROKEN = (errno.EIO, errno.ESTALE, errno.ENODEV)
 
 if TYPE_CHECKING:
     from discriminator_guidance.benchmark.groups import Row
@@ -382,10 +384,16 @@ def main() -> None:
     except UserError as error:
         _end(error)
     except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
         place = f" {error.filename}" if error.filename else ""
-        _end(OutputError(f"to write{place}", str(error.strerror), "give it room and permission and run it again"))
+        said = str(error.strerror)
+        if error.errno in NO_ROOM:
+            _end(OutputError(f"to write{place}", said, "give it room and run it again"))
+        if error.errno in FORBIDDEN:
+            _end(InputError(f"to read or write{place}", said, "give permission and run it again"))
+        if error.errno in BROKEN:
+            where = place and f" at{place}"
+            _end(InputError(f"a disk that can be read{where}", said, "`dguide verify` names damaged files"))
+        raise
     except RuntimeError as error:
         # A command that computes on a device has imported this, and others need not.
         memory = sys.modules.get("discriminator_guidance.networks.memory")

@@ -305,6 +305,19 @@ def test_a_redirect_to_a_registered_host_is_followed(publisher, tmp_path, clock)
     refused(entry(publisher, redirect_hosts=("cdn.invalid",)), tmp_path, clock, "no such host")
 
 
+def test_the_body_of_a_redirect_is_not_waited_for(publisher, tmp_path, clock):
+    def endless(handler):
+        handler.send_response(302)
+        handler.send_header("Location", f"{publisher.url}/there")
+        handler.send_header("Content-Length", str(10**12))
+        handler.end_headers()
+        handler.wfile.flush()
+        publisher.release.wait(20)
+
+    publisher.script = [endless, publisher.whole(CONTENT)]
+    load(entry(publisher), tmp_path, clock, attempts=1)
+
+
 def test_redirects_in_a_circle_end(publisher, tmp_path, clock):
     publisher.script = [publisher.answer(302, Location="/file.bin")]
     refused(entry(publisher), tmp_path, clock, "redirects that lead nowhere")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +115,18 @@ def test_a_damaged_result_is_named_with_its_stage(study: Study, damage: Callable
     assert run(study, recorded).damages == [Damage(RESULT, found, REPRO)]
 
 
+def test_a_result_that_cannot_be_read_is_named(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, whole = stages(study), hashlib.file_digest
+
+    def broken(stream: BufferedReader, *arguments: object) -> object:
+        if stream.name.endswith(RESULT):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(stream, *arguments)
+
+    monkeypatch.setattr(hashlib, "file_digest", broken)
+    assert run(study, recorded).damages == [Damage(RESULT, "unreadable (Input/output error)", REPRO)]
+
+
 def test_swapped_results_are_both_named(study: Study) -> None:
     recorded = stages(study)
     paths = [stage.outputs[0].path for stage in recorded]
@@ -210,7 +226,7 @@ def test_litter_of_killed_writes_is_named(study: Study) -> None:
 
 def test_a_wrong_download_is_named(study: Study) -> None:
     study.settings["fetch"]["files"] = {
-        "statistics": {
+        "it's $(them)": {
             "url": "https://example.org/a.npz",
             "redirect_hosts": [],
             "size": None,
@@ -225,7 +241,8 @@ def test_a_wrong_download_is_named(study: Study) -> None:
     path.parent.mkdir()
     path.write_bytes(b"other")
     (damage,) = run(study, []).damages
-    assert damage.command == "rm data/downloads/a.npz && dguide fetch --profile tiny statistics"
+    words = shlex.split(damage.command)
+    assert words == ["rm", "data/downloads/a.npz", "&&", "dguide", "fetch", "--profile", "tiny", "it's $(them)"]
     assert "sha256" in damage.found
 
 

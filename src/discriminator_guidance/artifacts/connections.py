@@ -81,8 +81,8 @@ def open_source(source: Source, headers: Mapping[str, str], stall_s: float) -> I
     try:
         response = urllib.request.build_opener(_Redirects(source)).open(request, timeout=stall_s)
     except urllib.error.HTTPError as error:
-        with error:
-            raise _answer(source, error) from error
+        error.close()
+        raise _answer(source, error) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _no_answer(source, error) from error
     with response:
@@ -151,6 +151,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         _refuse_foreign(newurl, self._source)
+        fp.close()  # or urllib reads its body to the end, however long that takes
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

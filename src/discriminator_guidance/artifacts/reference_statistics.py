@@ -39,17 +39,16 @@ def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
             if missing:
                 raise InputError(what, f"no {missing[0]} among {', '.join(archive.files) or 'no arrays'}", remedy)
             for name in ("mu", "sigma"):
-                if (claimed := _claimed_bytes(archive.zip, name)) > MAX_BYTES:
+                if (claimed := _claimed_bytes(path, name)) > MAX_BYTES:
                     raise InputError(f"{name} of at most {MAX_BYTES:,} bytes in {path}", f"{claimed:,}", remedy)
             return archive["mu"], archive["sigma"]
     except ARCHIVE_ERRORS as error:
         raise InputError(what, " ".join(str(error).split())[:120], remedy) from error
 
 
-def _claimed_bytes(archive: zipfile.ZipFile, name: str) -> int:
+def _claimed_bytes(path: Path, name: str) -> int:
     """What an array takes by its header, and what its entry unpacks to: the larger of both."""
-    entry = archive.getinfo(f"{name}.npy")
-    with archive.open(entry) as stream:
+    with zipfile.ZipFile(path) as archive, archive.open(entry := archive.getinfo(f"{name}.npy")) as stream:
         if np.lib.format.read_magic(stream) == (1, 0):
             shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
         else:

@@ -104,12 +104,12 @@ def _result(root: Path, stage: LockedStage, file: LockedFile) -> Iterator[Damage
         found = "missing"
     elif (size := path.stat().st_size) != file.size:
         found = f"{size:,} bytes instead of {file.size:,}"
-    elif _md5(path) != file.md5:
-        found = "other bytes than dvc.lock records"
+    elif wrong := _wrong(path, file.md5):
+        found = wrong
     else:
         return
     kept = root / CACHE / file.md5[:2] / file.md5[2:]
-    whole = kept.is_file() and _md5(kept) == file.md5
+    whole = kept.is_file() and not _wrong(kept, file.md5)
     command = f"dvc checkout --force {shlex.quote(file.path)}" if whole else f"dvc repro {shlex.quote(stage.name)}"
     yield Damage(file.path, found, command)
 
@@ -128,7 +128,7 @@ def _other_inputs(locked: Sequence[LockedStage]) -> Iterator[Damage]:
 def _downloads(config: Config, layout: Layout) -> Iterator[Damage | None]:
     for row in listing(config, layout.root)[0]:
         path = row["path"]
-        again = f"rm {shlex.quote(path)} && dguide fetch --profile {layout.profile} {row['file']}"
+        again = f"rm {shlex.quote(path)} && dguide fetch --profile {layout.profile} {shlex.quote(row['file'])}"
         if row["state"] != "missing":
             yield Damage(path, row["detail"], again) if row["state"] == "wrong" else None
 
@@ -234,6 +234,11 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def _wrong(path: Path, md5: str) -> str:
+    """What is wrong with the bytes of a file, or nothing."""
+    try:
+        with path.open("rb") as stream:
+            met = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+    return "" if met == md5 else "other bytes than dvc.lock records"
