@@ -26,13 +26,13 @@ def test_the_block_is_that_of_the_committed_run():
     assert block == expected(), f"paste this into docs/ensemble.md:\n{expected()}"
 
 
-@pytest.mark.parametrize(("profile", "column", "worst"), [("mini", 1, "d1"), ("cifar10-small", 2, "d2")])
-def test_differences_of_the_mean_are_those_of_the_committed_tables(profile, column, worst):
+@pytest.mark.parametrize(("profile", "column"), [("mini", 1), ("cifar10-small", 2)])
+def test_differences_of_the_mean_are_those_of_the_committed_tables(profile, column):
     with (PROJECT / "reports" / profile / "tables" / "table3.csv").open() as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}
     text = (PROJECT / "docs" / "ensemble.md").read_text().split("| mean probability of six, against |")[1]
     said = [line.split("|")[column + 1].strip() for line in text.splitlines()[2:7]]
-    for other, printed in zip(["edm", "d0", "d5", worst, "ensemble_clipped_logit"], said, strict=True):
+    for other, printed in zip(["edm", "d0", "d5", "d1", "ensemble_clipped_logit"], said, strict=True):
         kept = rows[other]["ours: difference from ensemble_probability [95 %]"]
         middle, low, high = (
             -float(number) for number in kept.replace("[", "").replace("]", "").replace(",", "").split()
