@@ -338,6 +338,19 @@ def test_cuda_on_a_machine_without_it_is_one_line(study, monkeypatch, capfd):
     assert files(study) == before
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_driver_that_this_torch_cannot_use_is_told_of(study, monkeypatch, capfd, tmp_path, device):
+    import torch
+
+    from discriminator_guidance.networks import precision
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(precision, "NVIDIA_DRIVER", tmp_path)
+    study.settings["runtime"]["device"] = device
+    assert run_in(study, monkeypatch, "score") == 0
+    assert ("an NVIDIA driver is here, but" in capfd.readouterr().err) == (device == "auto")
+
+
 def test_a_device_without_room_is_one_line(study, monkeypatch, capfd):
     """Where no batch can be halved: parameters that do not fit."""
     import torch

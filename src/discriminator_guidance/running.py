@@ -89,6 +89,11 @@ def run_stage(word: str, profile: str, **choice: str) -> None:
             run.metrics(step, values)
 
         context = Context(layout, bar, on_metrics, notice)
+        if word not in UNDIVIDED:
+            from discriminator_guidance.networks.precision import unused_gpu
+
+            if said := unused_gpu(settings.runtime.device):
+                notice(said)
         check_used(settings, context, files_read(settings, word, choice.get("member")))
         ranks.wait()
         result: StageResult = stage.run(settings, context, **choice)

@@ -10,7 +10,8 @@ from torch import nn
 
 from discriminator_guidance import ranks
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.networks.precision import WIDE, Compute, resolve_compute
+from discriminator_guidance.networks import precision
+from discriminator_guidance.networks.precision import WIDE, Compute, resolve_compute, unused_gpu
 from discriminator_guidance.stages.context import prepare_compute
 
 
@@ -73,6 +74,23 @@ def test_what_a_machine_without_cuda_cannot_is_one_line(machine, device, precisi
         resolve_compute(device, precision)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "driver", "told"),
+    [
+        ("auto", False, True, True),
+        ("auto", False, False, False),
+        ("auto", True, True, False),
+        ("cpu", False, True, False),
+    ],
+)
+def test_a_gpu_that_this_torch_cannot_use_is_told_of(machine, monkeypatch, tmp_path, device, cuda, driver, told):
+    machine(cuda, (False, False))
+    monkeypatch.setattr(precision, "NVIDIA_DRIVER", tmp_path if driver else tmp_path / "none")
+    said = unused_gpu(device)
+    assert (said is not None) == told
+    assert said is None or f"this PyTorch ({torch.__version__}) cannot use it: computing on the CPU" in said
 
 
 @pytest.mark.parametrize("mode", ["float32", "tf32", "bfloat16"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ Network = TypeVar("Network", bound=nn.Module)
 # Channels from which a network is faster with channels last in bfloat16. On a CPU the score network of CIFAR-10 (256)
 # then takes 0.71 of the time and its extractor (512) 0.88; networks of 32 to 96 channels take 1.5 times as long.
 WIDE = 192
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,20 @@ def resolve_compute(device: str, precision: str) -> Compute:
     if precision == "auto":
         precision = "bfloat16" if _has_native_bfloat16(place) else "float32"
     return Compute(_gpu_of_rank() if place == "cuda" and ranks.world_size() > 1 else torch.device(place), precision)
+
+
+def unused_gpu(device: str) -> str | None:
+    """What to say where "auto" means the CPU although there may be a GPU.
+
+    Args:
+        device: "cpu", "cuda" or "auto".
+
+    Returns:
+        One line, or None where there is nothing to say.
+    """
+    if device != "auto" or torch.cuda.is_available() or not NVIDIA_DRIVER.exists():
+        return None
+    return f"an NVIDIA driver is here, but this PyTorch ({torch.__version__}) cannot use it: computing on the CPU"
 
 
 def allow_tf32(allowed: bool) -> None:
