@@ -111,6 +111,12 @@ def test_factors_are_rounded_in_mode_tf32_alone(machine, precision):
     assert found == ((True, True) if precision == "tf32" else (False, False))
 
 
+def test_a_gpu_is_named_and_a_cpu_is_not(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device}")
+    assert Compute(torch.device("cuda", 1), "float32").record() == {"device": "model of cuda:1"}
+    assert Compute(torch.device("cpu"), "float32").record() == {}
+
+
 def test_a_network_in_place_is_frozen_and_its_kernels_have_the_format_of_the_mode():
     made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(2), nn.Conv1d(4, 1, 1))
     for mode, kernel in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):

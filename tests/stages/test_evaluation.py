@@ -288,6 +288,19 @@ def test_exhausted_memory_halves_the_passes_and_the_blocks_and_is_recorded(study
         assert now[key] == pytest.approx(before[key], rel=1e-4), key
 
 
+def test_a_gpu_stands_with_what_it_made(study: Study, tmp_path, monkeypatch):
+    from discriminator_guidance.networks.precision import Compute
+
+    again, before = changed(study, tmp_path), result(study, "d0")
+    monkeypatch.setattr(Compute, "record", lambda compute: {"device": "a model"})
+    for word, *choice in (["score"], ["fake"], ["discriminator", "d0"], ["guided", "d0"], ["evaluation", "d0"]):
+        assert again.run(word, *choice).summary["device"] == "a model", word
+    member = again.layout.discriminator_reports / "d0" / "metrics.json"
+    for path in (again.layout.evaluation("d0"), member):
+        assert read_json(path, "evaluation")["device"] == "a model"
+    assert "device" not in before
+
+
 def test_statistics_of_another_network_are_refused_before_compute(study: Study, tmp_path, monkeypatch):
     from discriminator_guidance.errors import InputError
     from discriminator_guidance.stages import evaluation

@@ -41,6 +41,14 @@ class Compute:
         """
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mode == "bfloat16")
 
+    def record(self) -> dict[str, str]:
+        """What a result says of the device that made it.
+
+        Returns:
+            The name of the GPU under "device"; nothing on a CPU, whose results say no machine.
+        """
+        return {"device": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
+
     def place(self, network: Network) -> Network:
         """Make a network ready for many calls without training, under `autocast`.
 

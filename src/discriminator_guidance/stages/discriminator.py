@@ -102,6 +102,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
         "n_validation": len(bench.pairs.split.validation),
         "n_test": len(bench.pairs.split.test),
         "parameters": sum(p.numel() for p in head.parameters()),
+        **bench.compute.record(),
         **bench.at_once.record(),
         **bench.grid_at_once.record("halved_grid_batches"),
         **halved_record(layout.fake / "samples.npz", "fake"),
@@ -113,7 +114,7 @@ def run(config: Config, context: Context, member: str) -> StageResult:
     tables = [curves / name for name in ("metrics.json", "calibration.csv")]
     shown = {key: metrics[key] for key in ("train_loss", "validation_loss", "test_loss", "best_epoch")}
     return StageResult(
-        summary={**shown, "batch_size": bench.at_once.size},
+        summary={**shown, "batch_size": bench.at_once.size, **bench.compute.record()},
         outputs=[
             *(folder / name for name in ("model.safetensors", "model.json", "test_logits.npz")),
             *tables,

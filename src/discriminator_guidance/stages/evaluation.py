@@ -150,6 +150,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
         "seed": config.guided.seed,
         "seed_start": config.guided.seed_start,
         "precision_mode": compute.mode,
+        **compute.record(),
         **at_once.record(),
         **blocks.record("halved_blocks"),
         **halved_record(paths["samples"], "guided"),
@@ -164,7 +165,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
     numbers = {key: float(value) for key, value in result.items() if type(value) is float}
     numbers |= {f"{key}_{end}": value for key in ("fid_ci95", "delta_fid_ci95") for end, value in _ends(result[key])}
     return StageResult(
-        summary={**{key: result[key] for key in shown}, "batch_size": at_once.size},
+        summary={**{key: result[key] for key in shown}, "batch_size": at_once.size, **compute.record()},
         outputs=[path, pulls],
         artifacts=[path],
         metrics=numbers,

@@ -55,7 +55,12 @@ def run(config: Config, context: Context) -> StageResult:
     write_grid(folder / "grid.png", samples.images)
     work.remove()
     return StageResult(
-        summary={"images": len(samples.images), "precision": compute.mode, "batch_size": at_once.size},
+        summary={
+            "images": len(samples.images),
+            "precision": compute.mode,
+            "batch_size": at_once.size,
+            **compute.record(),
+        },
         outputs=[folder / "samples.npz", folder / "grid.png"],
         artifacts=[folder / "grid.png"],
     )

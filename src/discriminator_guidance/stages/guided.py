@@ -120,6 +120,7 @@ def run(config: Config, context: Context, variant: str) -> StageResult:
             "batch_size": at_once.size,
             "clipped": clip_events(samples.log_ratio),
             "dropped": int(samples.dropped.sum()),
+            **compute.record(),
         },
         outputs=[folder / name for name in ("samples.npz", "trajectory.npz", "grid.png")],
         artifacts=[folder / "grid.png"],

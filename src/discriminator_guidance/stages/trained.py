@@ -45,7 +45,7 @@ def save_trained(
         at_once: pictures in one pass, as many as were left in the end.
 
     Returns:
-        The last row of the curve, the number of parameters, the precision and the size of a pass.
+        The last row of the curve, the number of parameters, the precision, the size of a pass and a GPU's name.
 
     Raises:
         Dismissed: on all other ranks.
@@ -63,6 +63,7 @@ def save_trained(
             "parameters": parameters,
             "precision": compute.mode,
             "batch_size": at_once.size,
+            **compute.record(),
         },
         outputs=[folder / name for name in ("model.safetensors", "model.json", "history.csv")],
         artifacts=[folder / "history.csv"],
