@@ -130,11 +130,13 @@ def test_a_network_in_place_is_frozen_and_its_kernels_have_the_format_of_the_mod
             torch.testing.assert_close(network(x).float(), made(x).float(), atol=0.05, rtol=0.05)
 
 
-def test_only_wide_networks_have_channels_last():
-    compute = Compute(torch.device("cpu"), "bfloat16")
-    for width, last in ((WIDE, True), (WIDE // 2, False)):
-        kernel = compute.place(nn.Conv2d(8, width, 3)).weight
-        assert kernel.is_contiguous(memory_format=torch.channels_last) == last
+@pytest.mark.parametrize(
+    ("width", "device", "last"),
+    [(WIDE, "cpu", True), (WIDE // 2, "cpu", False), (WIDE, "meta", False)],  # meta: whatever is no CPU
+)
+def test_only_wide_networks_on_a_cpu_have_channels_last(width, device, last):
+    kernel = Compute(torch.device(device), "bfloat16").place(nn.Conv2d(8, width, 3)).weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_each_rank_has_a_gpu_of_its_own(machine, monkeypatch):
