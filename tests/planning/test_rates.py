@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from discriminator_guidance.planning.rates import GROWTH, Rate, first_size, from_flops, time_pictures
 from discriminator_guidance.planning.work import Pass
@@ -44,6 +45,34 @@ def test_a_call_longer_than_the_time_is_made_all_the_same():
     machine = Machine(first_s=0.0, call_s=0.0, picture_s=7.0)
     assert time_pictures(machine.run, 1, 64, 1.0, machine.clock) == Rate(7.0, 1)
     assert machine.sizes == [1, 1, 1]
+
+
+class Small(Machine):
+    """A device with room for so many pictures."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(first_s=0.0, call_s=0.0, picture_s=0.001)
+        self._room = room
+
+    def run(self, pictures: int) -> None:
+        super().run(pictures)
+        if pictures > self._room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(("start", "room", "reached", "tried"), [(4, 20, 16, 64), (100, 30, 25, 100)])
+def test_a_batch_that_does_not_fit_leaves_the_rate_of_the_largest_that_does(start, room, reached, tried):
+    machine = Small(room)
+    assert time_pictures(machine.run, start, 512, 1.0, machine.clock) == Rate(pytest.approx(0.001), reached)
+    assert max(machine.sizes) == tried
+    assert machine.sizes.count(tried) == 1
+
+
+@pytest.mark.parametrize(("room", "start"), [(0, 1), (0, 4)])
+def test_a_device_without_room_for_one_picture_is_no_rate(room, start):
+    machine = Small(room)
+    with pytest.raises(torch.OutOfMemoryError):
+        time_pictures(machine.run, start, 512, 1.0, machine.clock)
 
 
 def test_first_size_follows_the_cost_of_a_picture():

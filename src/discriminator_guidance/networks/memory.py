@@ -120,11 +120,16 @@ class BatchSize:
                         "free the device, or choose runtime.device: cpu",
                     ) from error
             # After the except clause: inside it the traceback still holds the tensors that filled the memory.
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            empty_caches()
             self.resume([-(-self.size // 2)])
             self.on_halved(f"the device's memory is exhausted: going on with {self.size} pictures at once")
+
+
+def empty_caches() -> None:
+    """Give the device back what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def tells_of_exhaustion(error: RuntimeError) -> bool:

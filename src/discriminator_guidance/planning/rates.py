@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from discriminator_guidance.networks.memory import empty_caches, tells_of_exhaustion
 from discriminator_guidance.planning.work import Pass
 
 GROWTH = 4  # from one batch size tried to the next
@@ -45,7 +46,7 @@ def time_pictures(
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Rate:
-    """Time something at growing batch sizes, as long as the time allows.
+    """Time something at growing batch sizes, as far as time and the device's memory allow.
 
     Args:
         run: does it with so many pictures, and returns when it is done.
@@ -56,6 +57,9 @@ def time_pictures(
 
     Returns:
         The rate at the largest batch reached: the mean over its calls without the first one, which also prepares.
+
+    Raises:
+        RuntimeError: of the device: it has no room for one picture.
     """
     began = clock()
 
@@ -64,13 +68,28 @@ def time_pictures(
         run(size)
         return clock() - before
 
+    def tried(size: int) -> float | None:
+        """Seconds of a call; None where it does not fit."""
+        try:
+            return timed(size)
+        except RuntimeError as error:
+            if size == 1 or not tells_of_exhaustion(error):
+                raise
+        empty_caches()
+        return None
+
     timed(1)
-    size, last, repeated = start, timed(start), list[float]()
+    size, repeated = start, list[float]()
+    while (last := tried(size)) is None:
+        most = size = -(-size // 2)
     while True:
         left = budget_s - (clock() - began)
         bigger = min(most, GROWTH * size)
         if bigger > size and last * bigger / size <= left:
-            size, repeated, last = bigger, [], timed(bigger)
+            if (longer := tried(bigger)) is None:
+                most = size
+            else:
+                size, repeated, last = bigger, [], longer
         elif last <= left or not repeated:
             last = timed(size)
             repeated.append(last)

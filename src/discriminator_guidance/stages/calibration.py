@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
 
 from discriminator_guidance.evaluation.distances import fid_torchmetrics, kid
 from discriminator_guidance.evaluation.manifold import precision_recall
@@ -61,7 +62,7 @@ def calibrate(
             # A call of the sampler evaluates the network three times.
             timed[way] = Rate(rate.seconds / 3, rate.at_once) if way.kind == "score" else rate
         advance(1)
-    metrics, evaluation_s = _metrics(blueprints, METRICS_SHARE * budget_s)
+    metrics, evaluation_s = _metrics(blueprints, METRICS_SHARE * budget_s, calls.sampling.device)
     advance(1)
     rates = from_flops(flops, timed, pictures)
     return Speed(rates, metrics, start_up, evaluation_s, _decode_s(), base), calls
@@ -74,7 +75,7 @@ def _start_up_s() -> float:
     return time.perf_counter() - began
 
 
-def _metrics(blueprints: Blueprints, budget_s: float) -> tuple[Mapping[str, float], float]:
+def _metrics(blueprints: Blueprints, budget_s: float, device: torch.device) -> tuple[Mapping[str, float], float]:
     """Seconds for each FLOP of a metric, and for having the libraries ready."""
     settings = blueprints.config.evaluation
     d, rng = min(blueprints.features, METRIC_FEATURES), np.random.default_rng(0)
@@ -87,7 +88,11 @@ def _metrics(blueprints: Blueprints, budget_s: float) -> tuple[Mapping[str, floa
         "frechet": (lambda n: fid_torchmetrics(rows(n), rows(n)), lambda n: frechet_flops(n, n, d)),
         "influence": (lambda n: frechet_influence(rows(n), rows(n)), lambda n: influence_flops(n, n, d)),
         "kid": (lambda n: kid(rows(size), rows(size), n, size, 0), lambda n: kid_flops(n, size, d)),
-        "manifold": (lambda n: precision_recall(rows(n), rows(n), 3), lambda n: manifold_flops(n, n, d)),
+        # Returns numbers: the device is done then.
+        "manifold": (
+            lambda n: precision_recall(rows(n), rows(n), 3, device=device),
+            lambda n: manifold_flops(n, n, d),
+        ),
     }
     began = time.perf_counter()
     for run, _ in runs.values():
