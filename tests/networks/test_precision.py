@@ -32,12 +32,14 @@ def switches():
     """Global switches as torch sets them, back in place afterwards."""
     places = torch.backends.cuda.matmul, torch.backends.cudnn
     before, threads = [place.allow_tf32 for place in places], torch.get_num_threads()
+    deterministic = torch.backends.cudnn.deterministic
     for place, allowed in zip(places, (False, True), strict=True):
         place.allow_tf32 = allowed
     yield
     for place, allowed in zip(places, before, strict=True):
         place.allow_tf32 = allowed
     torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = deterministic
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,13 @@ def test_factors_are_rounded_in_mode_tf32_alone(machine, precision):
     prepare_compute("auto", precision, 1)
     found = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     assert found == ((True, True) if precision == "tf32" else (False, False))
+
+
+def test_convolutions_on_a_gpu_are_asked_for_the_same_bytes_each_time(machine):
+    machine(True, (True, True))
+    torch.backends.cudnn.deterministic = False
+    prepare_compute("auto", "float32", 1)
+    assert torch.backends.cudnn.deterministic
 
 
 def test_a_gpu_is_named_and_a_cpu_is_not(monkeypatch):
