@@ -45,13 +45,23 @@ def test_a_clean_commit(repository: Path) -> None:
     assert tags["git.dirty"] == "false"
 
 
-@pytest.mark.parametrize("name", ["src/code.py", "src/new.py", "params.yaml"])
+@pytest.mark.parametrize("name", ["src/code.py", "src/new.py", "params.yaml", "configs/mini.yaml"])
 def test_changed_or_new_code_and_settings_make_it_dirty(repository: Path, name: str) -> None:
+    (repository / name).parent.mkdir(exist_ok=True)
     (repository / name).write_text("x = 2\n")
     assert provenance(repository)["git.dirty"] == "true"
 
 
-@pytest.mark.parametrize("name", ["dvc.lock", "families/dvc.lock", "reports/mini/fid.json", "models/mini/metrics.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dvc.lock",
+        "families/dvc.lock",
+        "reports/mini/fid.json",
+        "models/mini/metrics.json",
+        "configs/downloads.lock.json",
+    ],
+)
 def test_results_do_not_make_it_dirty(repository: Path, name: str) -> None:
     (repository / name).parent.mkdir(parents=True, exist_ok=True)
     (repository / name).write_text("2\n")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from discriminator_guidance.artifacts.files import sha256
 
-GENERATED = ("data", "models", "reports", "dvc.lock", "families/dvc.lock")
+# Pins too are written by stages.
+GENERATED = ("data", "models", "reports", "dvc.lock", "families/dvc.lock", "configs/downloads.lock.json")
 
 
 def provenance(root: Path) -> dict[str, str]:
