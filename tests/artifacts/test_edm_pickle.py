@@ -42,6 +42,9 @@ from tests.artifacts.lookalike import (
 
 REFUSED = ["os.system", "posix.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "builtins.getattr"]
 
+NAMED = b"ccollections\nOrderedDict\n"  # an allowed name
+MADE = NAMED + pickle.EMPTY_TUPLE + pickle.REDUCE
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
@@ -242,11 +245,19 @@ def test_every_part_of_a_legacy_storage_is_checked(hidden, tiny, canary):
     assert "os.system" in refusal(dumps(tiny), canary)
 
 
-def test_extension_codes_are_refused(tiny, canary):
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (pickle.EXT1 + b"\xf0", "EXT1 (240)"),
+        (pickle.EXT2 + b"\xf0\0", "EXT2 (240)"),
+        (pickle.EXT4 + b"\xf0\0\0\0", "EXT4 (240)"),
+    ],
+)
+def test_extension_codes_are_refused(code, name, tiny, canary):
     copyreg.add_extension("os", "system", 240)
     try:
-        as_entry(tiny, Raw(pickle.EXT1 + b"\xf0" + pickle.NONE + pickle.TUPLE1 + pickle.REDUCE))
-        assert "EXT1 (240)" in refusal(dumps(tiny), canary)
+        as_entry(tiny, Raw(code + pickle.NONE + pickle.TUPLE1 + pickle.REDUCE))
+        assert name in refusal(dumps(tiny), canary)
     finally:
         copyreg.remove_extension("os", "system", 240)
 
@@ -265,6 +276,12 @@ def test_extension_codes_are_refused(tiny, canary):
         (pickle.BINBYTES8 + struct.pack("<Q", 2**50), "damaged"),
         (pickle.BINBYTES8 + struct.pack("<Q", 2**64 - 1), "damaged"),
         (pickle.NONE + b"b", "attributes"),
+        (MADE + MADE + b"b", "attributes"),  # a call as the state
+        (MADE + b"cos\nsystem\n", "os.system"),
+        (NAMED + pickle.EMPTY_TUPLE + pickle.EMPTY_DICT + pickle.NEWOBJ_EX, "NEWOBJ_EX"),
+        (pickle.BYTEARRAY8 + struct.pack("<Q", 0), "BYTEARRAY8"),
+        (pickle.NEXT_BUFFER, "NEXT_BUFFER"),
+        (pickle.NEXT_BUFFER + pickle.READONLY_BUFFER, "NEXT_BUFFER"),
     ],
 )
 def test_other_instructions_and_impossible_sizes_are_refused(instructions, name, tiny, canary):
@@ -345,6 +362,14 @@ def deflated() -> bytes:
     return stream.getvalue()
 
 
+def doubled() -> bytes:
+    """A storage with a second object beside it, which another reader might take."""
+    stream = io.BytesIO(storage_bytes(torch.ones(3), zipped=True))
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr("other/data.pkl", dumps(Call("os.system", ("touch canary",)), 2))
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -354,6 +379,7 @@ def deflated() -> bytes:
         (storage_bytes(torch.ones(3)) + b"more", "length"),
         (storage_bytes(torch.ones(3), zipped=True)[:-30], "zip"),
         (deflated(), "compressed"),
+        (doubled(), "too many values"),
         (b"", "exhausted"),
         (b"noise", "damaged"),
     ],

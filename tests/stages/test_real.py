@@ -32,6 +32,16 @@ def write_set(path: Path, count: int, seed: int, classes: tuple[str, ...] = CLAS
     return images
 
 
+def write_pictures(path: Path, *kinds: tuple[str, int]) -> None:
+    """A zip of class folders with a picture of each mode and side in every one."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in CLASSES:
+            for index, (mode, side) in enumerate(kinds):
+                buffer = io.BytesIO()
+                Image.new(mode, (side, side)).save(buffer, format="PNG")
+                archive.writestr(f"set/{name}/{index:04d}.png", buffer.getvalue())
+
+
 def images_study(root: Path, **settings: object) -> Study:
     study = Study(root)
     study.settings["real"] |= {"source": "images", "path": "train.zip", "image_size": 16} | settings
@@ -165,6 +175,9 @@ def test_official_cifar10(tmp_path, monkeypatch):
         (lambda path: write_set(path, 2, 1, ("cat", "cow", "owl")), "a difference: cow"),
         (lambda path: write_set(path, 2, 1, ("cat", "dog")), "a difference: owl"),
         (lambda path: write_set(path, 5, 0), "the training pictures"),
+        (lambda path: write_pictures(path, ("RGB", 16), ("RGB", 20)), "pictures of one size and kind.*RGB 20x20"),
+        (lambda path: write_pictures(path, ("RGB", 16), ("L", 16)), "pictures of one size and kind.*greyscale 16x16"),
+        (lambda path: write_pictures(path, ("L", 16), ("L", 16)), r"\(16, 16, 3\).*got \(16, 16, 1\)"),
     ],
 )
 def test_a_bad_source_leaves_earlier_results_alone(tmp_path, broken, complaint):
@@ -174,6 +187,30 @@ def test_a_bad_source_leaves_earlier_results_alone(tmp_path, broken, complaint):
     study.run("real")
     before = {path.name: path.read_bytes() for path in study.layout.real.iterdir()}
     broken(tmp_path / "test.zip")
+    with pytest.raises(InputError, match=complaint) as caught:
+        study.run("real")
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in study.layout.real.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (lambda content: content[: len(content) // 2], "a part of it"),
+        (lambda content: content + b"more", "another file"),
+        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "md5"),
+    ],
+)
+def test_a_bad_official_archive_leaves_earlier_results_alone(tmp_path, monkeypatch, broken, complaint):
+    path = tmp_path / cifar10.ARCHIVE
+    cifar_lookalike.write_archive(path, cifar_lookalike.contents())
+    cifar_lookalike.trust(monkeypatch, path)
+    study = Study(tmp_path)
+    study.settings["real"] |= {"source": "cifar10", "path": cifar10.ARCHIVE, "holdout_fraction": 0}
+    study.resize(32)
+    study.run("real")
+    before = {path.name: path.read_bytes() for path in study.layout.real.iterdir()}
+    path.write_bytes(broken(path.read_bytes()))
     with pytest.raises(InputError, match=complaint) as caught:
         study.run("real")
     assert "\n" not in str(caught.value)
