@@ -245,6 +245,22 @@ def test_a_trickle_is_bounded_too(publisher, tmp_path, clock):
     assert len(publisher.asked) == 1
 
 
+def test_headers_that_trickle_are_bounded_too(publisher, tmp_path, clock):
+    begun = time.monotonic()
+
+    def trickle(handler):
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\nX-Long: ")
+        while time.monotonic() < begun + 20 and not publisher.release.wait(0.05):
+            handler.wfile.write(b"x")
+
+    publisher.script = [trickle, publisher.whole(CONTENT)]
+    load(entry(publisher), tmp_path, clock)
+    assert clock.slept == [1.0]  # given up once, and asked again
+    publisher.script = [trickle]
+    begun = time.monotonic()
+    refused(entry(publisher, path=Path("data/downloads/b.bin")), tmp_path, clock, "the server fell silent", attempts=1)
+
+
 def test_nobody_at_the_address(tmp_path, clock):
     with publishing() as gone:
         pass

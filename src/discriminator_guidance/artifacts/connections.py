@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -79,7 +81,8 @@ def open_source(source: Source, headers: Mapping[str, str], stall_s: float) -> I
     _refuse_foreign(source.url, source)
     request = urllib.request.Request(source.url, headers=dict(headers))
     try:
-        response = urllib.request.build_opener(_Redirects(source)).open(request, timeout=stall_s)
+        handlers = (_Redirects(source), _Http(), _Https())
+        response = urllib.request.build_opener(*handlers).open(request, timeout=stall_s)
     except urllib.error.HTTPError as error:
         error.close()
         raise _answer(source, error) from error
@@ -137,6 +140,51 @@ def read_some(response: http.client.HTTPResponse) -> bytes:
         return response.read1(CHUNK)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Interrupted(_reason(error)) from error
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose status and headers come within twice the longest silence, however steadily they trickle."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, stall_s: float, **others: Any) -> None:
+        super().__init__(sock, *arguments, **others)
+        self._socket, self._stall_s, self._late = sock, stall_s, False
+
+    def begin(self) -> None:
+        watch = threading.Timer(2 * self._stall_s, self._give_up)
+        watch.daemon = True
+        watch.start()
+        try:
+            super().begin()
+        finally:
+            watch.cancel()
+            if self._late:
+                raise TimeoutError
+
+    def _give_up(self) -> None:
+        self._late = True
+        with suppress(OSError):  # the other side has hung up
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Watched(urllib.request.AbstractHTTPHandler):
+    """Opens connections whose answers are `_Answer`."""
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **others: Any) -> http.client.HTTPResponse:
+        def connection(*arguments: Any, timeout: float, **more: Any) -> Any:
+            made = http_class(*arguments, timeout=timeout, **more)
+            made.response_class = partial(_Answer, stall_s=timeout)
+            return made
+
+        watched: Any = connection
+        return super().do_open(watched, req, **others)
+
+
+class _Http(_Watched, urllib.request.HTTPHandler):
+    pass
+
+
+class _Https(_Watched, urllib.request.HTTPSHandler):
+    pass
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
