@@ -99,9 +99,10 @@ def test_a_pipeline_killed_as_it_begins_a_stage_takes_that_along(away: Path):
             assert command.poll() is None, command.communicate()[0]
             time.sleep(0.005)
         os.kill(command.pid, signal.SIGKILL)
+        early = (claim.read_text() if claim.is_file() else "") == before
         command.communicate()
         assert all(gone(process) for process in stages)
-        if (claim.read_text() if claim.is_file() else "") == before:
+        if early:
             break
     else:
         pytest.fail("the stage was never met before it had come to work")
