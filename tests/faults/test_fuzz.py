@@ -307,7 +307,7 @@ def test_safetensors_headers(weights, header, length) -> None:
 @given(
     edits=st.dictionaries(
         st.sampled_from([*TINY, "self", "other"]),
-        st.sampled_from([None, True, 0, -1, 3, 0.5, 2**62, "x", [], [0], [[1]], [2**62], {"a": 1}]),
+        st.sampled_from([None, True, 0, -1, 3, 0.5, "x", [], [0], [[1]], {"a": 1}]),
         min_size=1,
         max_size=3,
     )
