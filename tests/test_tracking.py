@@ -336,6 +336,21 @@ def faulty_server(fault: str, asked: list[str] | None = None) -> Iterator[int]:
         server.server_close()
 
 
+def only_warning(root: Path, environment: dict[str, str]) -> str:
+    """What a tracked run says in that environment, which is one line; its work is done all the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(root), "score"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    (warning,) = done.stderr.splitlines()
+    return warning
+
+
 @pytest.mark.parametrize(
     ("fault", "query", "reason"),
     [
@@ -351,16 +366,7 @@ def test_a_faulty_server_costs_one_warning(tmp_path: Path, fault: str, query: st
         if fault == "silent":
             # A user with patience: only the wait of the main thread is left to end this.
             environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "300", "DGUIDE_TRACKING_WAIT_S": "3"}
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), "score"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert (done.returncode, done.stdout) == (0, "done\n")
-    (warning,) = done.stderr.splitlines()
+        warning = only_warning(tmp_path, environment)
     assert f"127.0.0.1:{port}" in warning
     assert reason in warning
     assert not any(secret in warning for secret in ("anna", "s3cret", "t0ken", "b3arer"))
@@ -369,16 +375,7 @@ def test_a_faulty_server_costs_one_warning(tmp_path: Path, fault: str, query: st
 
 @pytest.mark.parametrize("uri", ["postgresql://anna:s3[cret@host/db", "http://[::1"])
 def test_what_is_no_address_costs_one_warning(tmp_path: Path, uri: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), "score"],
-        env={**os.environ, "MLFLOW_TRACKING_URI": uri},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n")
-    (warning,) = done.stderr.splitlines()
+    warning = only_warning(tmp_path, {**os.environ, "MLFLOW_TRACKING_URI": uri})
     assert "the files are whole" in warning
     assert "s3[cret" not in warning
 

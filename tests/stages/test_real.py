@@ -151,13 +151,19 @@ def test_grid_shows_every_class_of_a_sorted_set(tmp_path):
     assert {0, 1, 2} <= set(np.unique(np.asarray(Image.open(study.layout.real / "grid.png"))).tolist())
 
 
-def test_official_cifar10(tmp_path, monkeypatch):
-    path = tmp_path / cifar10.ARCHIVE
+def official_study(root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, Path]:
+    """A study of an archive that looks like the official one, and where that lies."""
+    path = root / cifar10.ARCHIVE
     cifar_lookalike.write_archive(path, cifar_lookalike.contents())
     cifar_lookalike.trust(monkeypatch, path)
-    study = Study(tmp_path)
+    study = Study(root)
     study.settings["real"] |= {"source": "cifar10", "path": cifar10.ARCHIVE, "holdout_fraction": 0}
     study.resize(32)
+    return study, path
+
+
+def test_official_cifar10(tmp_path, monkeypatch):
+    study, path = official_study(tmp_path, monkeypatch)
     study.run("real")
     train, holdout = (np.load(study.layout.real / f"{name}.npz") for name in ("train", "holdout"))
     assert train["images"].shape == (60, 32, 32, 3)
@@ -202,12 +208,7 @@ def test_a_bad_source_leaves_earlier_results_alone(tmp_path, broken, complaint):
     ],
 )
 def test_a_bad_official_archive_leaves_earlier_results_alone(tmp_path, monkeypatch, broken, complaint):
-    path = tmp_path / cifar10.ARCHIVE
-    cifar_lookalike.write_archive(path, cifar_lookalike.contents())
-    cifar_lookalike.trust(monkeypatch, path)
-    study = Study(tmp_path)
-    study.settings["real"] |= {"source": "cifar10", "path": cifar10.ARCHIVE, "holdout_fraction": 0}
-    study.resize(32)
+    study, path = official_study(tmp_path, monkeypatch)
     study.run("real")
     before = {path.name: path.read_bytes() for path in study.layout.real.iterdir()}
     path.write_bytes(broken(path.read_bytes()))
