@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from contextlib import suppress
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from discriminator_guidance.artifacts.files import (
     ARCHIVE_ERRORS,
     fingerprint,
+    read_array_header,
     read_json,
     read_npz,
     sha256,
@@ -152,6 +155,18 @@ def test_no_flipped_bit_of_an_archive_changes_a_number(tmp_path):
         )
     assert refused > 0.5 * len(bits)
     count("bits flipped: arrays", len(bits))
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_a_header_tells_what_it_claims_and_what_is_there(tmp_path, version):
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.zeros((3, 5), dtype=np.int16), version=version)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("whole.npy", content.getvalue())
+        archive.writestr("short.npy", content.getvalue()[:-10])
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert read_array_header(archive, archive.getinfo("whole.npy")) == (np.int16, 30, 30)
+        assert read_array_header(archive, archive.getinfo("short.npy")) == (np.int16, 30, 20)
 
 
 def test_no_flipped_bit_of_a_header_shortens_an_array(tmp_path):

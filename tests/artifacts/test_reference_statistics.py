@@ -37,6 +37,18 @@ def test_a_bomb_is_refused_before_it_is_given_memory(tmp_path: Path, name: str, 
         read_statistics(path)
 
 
+def test_a_header_that_tells_of_fewer_numbers_is_refused(tmp_path: Path) -> None:
+    """numpy itself would read the shorter array without a word."""
+    path = tmp_path / "ref.npz"
+    content = io.BytesIO()
+    np.save(content, np.zeros(3))
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry in ("mu", "sigma"):
+            archive.writestr(f"{entry}.npy", content.getvalue() + bytes(8))
+    with pytest.raises(InputError, match="array mu has more bytes than its header says"):
+        read_statistics(path)
+
+
 def written(path: Path, kind: str) -> Path:
     class Hostile:
         def __reduce__(self) -> tuple:

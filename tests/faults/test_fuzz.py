@@ -307,7 +307,8 @@ def test_safetensors_headers(weights, header, length) -> None:
 @given(
     edits=st.dictionaries(
         st.sampled_from([*TINY, "self", "other"]),
-        st.sampled_from([None, True, 0, -1, 3, 0.5, "x", [], [0], [[1]], {"a": 1}]),
+        st.sampled_from([None, True, 0, -1, 3, 0.5, "x", [], [0], [[1]], {"a": 1}, 2**16, -(2**40), 10**9, 10**30])
+        | st.sampled_from([[2**16, 1], [1] * 64, [1] * 10**5, "x" * 10**5, [10**9]]),
         min_size=1,
         max_size=3,
     )

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import struct
 import tempfile
@@ -160,6 +161,26 @@ def read_array(archive: NpzFile, name: str) -> np.ndarray:
         if stream.read(1):
             raise ValueError(f"array {name} has more bytes than its header says")
     return array
+
+
+def read_array_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[np.dtype, int, int]:
+    """What an array would take, before it is given memory.
+
+    Args:
+        archive: an .npz.
+        entry: of the array.
+
+    Returns:
+        Its dtype, the bytes that its header claims, and those that the archive claims to have.
+
+    Raises:
+        ValueError: it is no array; and whatever else numpy and zipfile raise, see ARCHIVE_ERRORS.
+    """
+    with archive.open(entry) as stream:
+        first = np.lib.format.read_magic(stream) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        return dtype, math.prod(shape) * dtype.itemsize, entry.file_size - stream.tell()
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, read_array
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, read_array, read_array_header
 from discriminator_guidance.errors import InputError
 
 MAX_ARRAY_BYTES = 2**32
@@ -55,17 +54,10 @@ def _check_header(path: Path, archive: zipfile.ZipFile, name: str) -> None:
         raise InputError(
             f"one array {name} in {path}", f"{len(found)} of that name", "see configs/mini.yaml, real.path"
         )
-    with archive.open(found[0]) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-        begin = stream.tell()
+    dtype, claimed, present = read_array_header(archive, found[0])
     if dtype.hasobject:
         raise InputError(f"plain numbers as {name} in {path}", "Python objects", "write an integer array")
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed > MAX_ARRAY_BYTES or claimed != found[0].file_size - begin:
+    if claimed > MAX_ARRAY_BYTES or claimed != present:
         raise InputError(
             f"{name} of at most {MAX_ARRAY_BYTES:,} bytes, all present, in {path}",
             f"a header that claims {claimed:,} bytes",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS
+from discriminator_guidance.artifacts.files import ARCHIVE_ERRORS, read_array, read_array_header
 from discriminator_guidance.errors import InputError
 
 MAX_BYTES = 2**28  # of mu or sigma; those of Inception have 2^25
@@ -38,19 +37,11 @@ def read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
             missing = [name for name in ("mu", "sigma") if name not in archive.files]
             if missing:
                 raise InputError(what, f"no {missing[0]} among {', '.join(archive.files) or 'no arrays'}", remedy)
-            for name in ("mu", "sigma"):
-                if (claimed := _claimed_bytes(path, name)) > MAX_BYTES:
-                    raise InputError(f"{name} of at most {MAX_BYTES:,} bytes in {path}", f"{claimed:,}", remedy)
-            return archive["mu"], archive["sigma"]
+            with zipfile.ZipFile(path) as entries:
+                for name in ("mu", "sigma"):
+                    _, *claims = read_array_header(entries, entries.getinfo(f"{name}.npy"))
+                    if max(claims) > MAX_BYTES:
+                        raise InputError(f"{name} of at most {MAX_BYTES:,} bytes in {path}", f"{max(claims):,}", remedy)
+            return read_array(archive, "mu"), read_array(archive, "sigma")
     except ARCHIVE_ERRORS as error:
         raise InputError(what, " ".join(str(error).split())[:120], remedy) from error
-
-
-def _claimed_bytes(path: Path, name: str) -> int:
-    """What an array takes by its header, and what its entry unpacks to: the larger of both."""
-    with zipfile.ZipFile(path) as archive, archive.open(entry := archive.getinfo(f"{name}.npy")) as stream:
-        if np.lib.format.read_magic(stream) == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    return max(math.prod(shape) * dtype.itemsize, entry.file_size)

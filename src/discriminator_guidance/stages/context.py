@@ -77,9 +77,8 @@ def prepare_compute(device: str, precision: str, threads: int) -> Compute:
     keep_memory()
     compute = resolve_compute(device, precision)
     allow_tf32(compute.mode == "tf32")
-    torch.backends.cudnn.deterministic = (
-        True  # what is left to differ is the order of atomic sums in some backward passes
-    )
+    # What is left to differ is the order of atomic sums in some backward passes.
+    torch.backends.cudnn.deterministic = True
     return compute
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from discriminator_guidance.artifacts.adm_checkpoint import check_fit, derive_arguments, read_adm_checkpoint
@@ -17,6 +16,7 @@ from discriminator_guidance.artifacts.weights import save_weights
 from discriminator_guidance.errors import InputError, OutputError, UserError
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.stages.fitting import outline
 
 Weights = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -106,8 +106,7 @@ def write(weights: Weights, folder: Path) -> dict[str, object]:
 
 def _check(build: Callable[..., nn.Module], state: dict[str, Tensor], arguments: dict[str, Any], what: str) -> None:
     try:
-        with torch.device("meta"):
-            expected = build(**arguments).state_dict()
+        expected = outline(build, arguments, len(state))
     except (UserError, ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
         raise InputError(what, f"no network for its arguments ({printable(error)})", "get the file again") from error
-    check_fit({name: tuple(tensor.shape) for name, tensor in expected.items()}, state, what)
+    check_fit(expected, state, what)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
-
-from torch import Tensor, nn
-
 from discriminator_guidance.artifacts.weights import load_weights
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.inception import InceptionFeatures
@@ -14,12 +9,10 @@ from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.stages.fitting import build_fitting
 from discriminator_guidance.stages.layout import Layout
 
 INCEPTION_ARGUMENTS = {"source": "inception"}  # in place of constructor arguments, which it has none of
-Network = TypeVar("Network", bound=nn.Module)
-# What a network raises on arguments that are not its own.
-UNFIT = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
@@ -33,7 +26,7 @@ def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
         The network, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.model("score"), "score")
-    return compute.place(_loaded(EDMPrecond, arguments, state, "score"))
+    return compute.place(build_fitting(EDMPrecond, arguments, state, "score"))
 
 
 def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
@@ -47,7 +40,7 @@ def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
         The network, in evaluation mode, without gradients, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.model("extractor"), "extractor")
-    return compute.place(_loaded(EncoderUNet, arguments, state, "extractor"))
+    return compute.place(build_fitting(EncoderUNet, arguments, state, "extractor"))
 
 
 def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
@@ -62,7 +55,7 @@ def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
         The network, in evaluation mode, without gradients, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.discriminator(member), "discriminator")
-    return compute.place(_loaded(EncoderUNet, arguments, state, "discriminator"))
+    return compute.place(build_fitting(EncoderUNet, arguments, state, "discriminator"))
 
 
 def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | InceptionFeatures:
@@ -78,7 +71,7 @@ def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | Inception
     state, arguments = load_weights(layout.model("fid_network"), "fid_network")
     if arguments == INCEPTION_ARGUMENTS:
         return InceptionFeatures(state).to(compute.device).eval().requires_grad_(False)
-    network = _loaded(FidNetwork, arguments, state, "fid_network")
+    network = build_fitting(FidNetwork, arguments, state, "fid_network")
     return network.to(compute.device).eval().requires_grad_(False)
 
 
@@ -101,15 +94,3 @@ def refuse_other_kind(conditional: bool, cond: bool, what: str, stage: str) -> N
             f"one {kinds[conditional]}",
             f"run stage {stage} again or change cond",
         )
-
-
-def _loaded(
-    build: Callable[..., Network], arguments: Mapping[str, Any], state: dict[str, Tensor], stage: str
-) -> Network:
-    try:
-        network = build(**arguments)
-        network.load_state_dict(state)
-    except UNFIT as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:200]
-        raise InputError("weights that fit their model.json", reason, f"run stage {stage} again") from error
-    return network

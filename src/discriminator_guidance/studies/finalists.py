@@ -20,6 +20,7 @@ from discriminator_guidance.config import Variant
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.stages.context import Context
+from discriminator_guidance.stages.fitting import build_fitting
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trial_heads import GRID, STUDY, suggest, weights_folder
@@ -168,8 +169,7 @@ def _make_objective(config: Config, layout: Layout) -> Objective:
         number = trial.user_attrs[SEARCHED]
         folder = weights_folder(layout, number)
         state, arguments = load_weights(folder, "study discriminator")
-        head = EncoderUNet(**arguments)
-        head.load_state_dict(state)
+        head = build_fitting(EncoderUNet, arguments, state, "study discriminator")
         trial.set_user_attr("weights", str((folder / WEIGHT_FILES[0]).relative_to(layout.root)))
         trial.set_user_attr("weights_sha256", sha256(folder / WEIGHT_FILES[0]))
         return tuning.distance([*tuning.features(variant, [tuning.ready(head)])]), trial.user_attrs["gflop"]
