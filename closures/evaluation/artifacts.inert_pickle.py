@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/artifacts/inert_pickle.py

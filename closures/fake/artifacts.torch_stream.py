@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/artifacts/torch_stream.py

@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/artifacts/adm_checkpoint.py
