@@ -41,10 +41,6 @@ LATER = (
     "matplotlib.pyplot",
     "pandas",
     "scipy.stats",
-    "sklearn.datasets",
-    "torchmetrics.functional.classification",
-    "torchmetrics.image.fid",
-    "torchmetrics.image.kid",
 )
 CLIENT = """#!{python} -SE
 import json, os, socket, sys

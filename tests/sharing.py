@@ -63,7 +63,7 @@ TRAINED = (Shared("score"), *LATER, Shared("discriminator", "d0"))
 IN_PASSES = tuple(replace(job, ranks=1, passes=2) for job in TRAINED)
 RESUMED = replace(TRAINED[0], killed=2)
 # Imported inside functions, of torch by its optimizers: seconds for each fork.
-HEAVY = ("torch._dynamo", "torch.distributed", "torchmetrics.image.fid", "torchmetrics.image.kid", "sklearn.datasets")
+HEAVY = ("torch._dynamo", "torch.distributed")
 WORDS = ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation")
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from torchmetrics.functional.classification import binary_calibration_error
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_auroc,
+    binary_calibration_error,
+    binary_precision,
+    binary_recall,
+)
 
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import (
@@ -32,6 +38,20 @@ def test_scores_by_hand() -> None:
     assert scores.recall == pytest.approx(2 / 3)
     assert scores.accuracy == pytest.approx(5 / 7)
     assert scores.auroc == pytest.approx(9 / 12)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+def test_scores_are_those_of_torchmetrics(decimals: int) -> None:
+    log_ratio, labels, _ = pairs(count=600)
+    log_ratio = np.round(log_ratio, decimals)
+    target, called_real = torch.from_numpy(labels), torch.from_numpy((log_ratio >= 0).astype(np.int64))
+    # torchmetrics takes a sigmoid of what is not in [0, 1].
+    probability = torch.sigmoid(torch.from_numpy(log_ratio))
+    scores = classification_scores(log_ratio, labels)
+    assert scores.precision == pytest.approx(float(binary_precision(called_real, target)), rel=1e-6)
+    assert scores.recall == pytest.approx(float(binary_recall(called_real, target)), rel=1e-6)
+    assert scores.accuracy == pytest.approx(float(binary_accuracy(called_real, target)), rel=1e-6)
+    assert scores.auroc == pytest.approx(float(binary_auroc(probability, target)), rel=1e-6)
 
 
 def test_probability_one_half_counts_as_real() -> None:

@@ -15,13 +15,14 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.distances import (
     covariance_root,
-    fid_torchmetrics,
     frechet_distance,
     frechet_distance_from_features,
     gaussian_statistics,
     kid,
     trace_of_root,
 )
+from tests.amount import FULL
+from tests.evaluation.public_metrics import fid_torchmetrics, kid_torchmetrics
 
 
 def correlated(seed: int, count: int, width: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -66,9 +67,16 @@ def test_every_public_implementation_gives_the_same_distance(width: int, count: 
 
 def test_single_precision_features_keep_a_double_result() -> None:
     generated, real = correlated(1, 60, 8).astype(np.float32), correlated(2, 60, 8, 1.1).astype(np.float32)
-    reported = fid_torchmetrics(generated, real)
+    reported = frechet_distance_from_features(generated, real)
     assert reported != float(np.float32(reported))
-    assert reported == pytest.approx(fid_torchmetrics(generated.astype(float), real.astype(float)), rel=1e-12)
+    double = frechet_distance_from_features(generated.astype(float), real.astype(float))
+    assert reported == pytest.approx(double, rel=1e-12)
+
+
+def test_at_the_width_of_inception_the_distance_is_that_of_torchmetrics() -> None:
+    width = 2048 if FULL else 256
+    generated, real = correlated(1, width + 100, width, 1.2, 0.1), correlated(2, width + 150, width)
+    assert frechet_distance_from_features(generated, real) == pytest.approx(fid_torchmetrics(generated, real), rel=1e-6)
 
 
 def test_axis_aligned_gaussians_have_a_closed_form() -> None:
@@ -98,7 +106,7 @@ def test_fewer_samples_than_dimensions(count: int, other: int) -> None:
     generated, real = correlated(1, count, 40, 1.2, 0.3), correlated(2, other, 40)
     exact = frechet_distance_from_features(generated, real)
     assert from_statistics(generated, real) == pytest.approx(exact, rel=1e-9)
-    # The eigenvalues of a product of singular matrices cost torchmetrics half of the digits.
+    # torchmetrics' eigenvalues of a product of singular matrices cost it half of the digits.
     assert fid_torchmetrics(generated, real) == pytest.approx(exact, rel=1e-5)
 
 
@@ -212,9 +220,8 @@ def test_damaged_statistics_are_refused(place: int) -> None:
     )
 
 
-@pytest.mark.parametrize("distance", [fid_torchmetrics, frechet_distance_from_features])
-def test_unusable_features_are_refused(distance: object) -> None:
-    assert callable(distance)
+def test_unusable_features_are_refused() -> None:
+    distance = frechet_distance_from_features
     good = correlated(1, 10, 4)
     damaged = good.copy()
     damaged[6, 2] = np.nan
@@ -242,6 +249,16 @@ def test_one_subset_of_everything_is_the_unbiased_mmd() -> None:
     mean, deviation = kid(generated, real, subsets=3, subset_size=40, seed=0)
     assert mean == pytest.approx(unbiased_mmd2(generated, real), rel=1e-10)
     assert deviation == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 3, 2**40])
+@pytest.mark.parametrize(("count", "other", "size"), [(40, 50, 20), (60, 30, 30), (9, 8, 2)])
+def test_kid_is_that_of_torchmetrics_on_the_same_subsets(count: int, other: int, size: int, seed: int) -> None:
+    generated, real = correlated(1, count, 6, 1.4), correlated(2, other, 6)
+    expected = kid_torchmetrics(generated, real, 7, size, seed)
+    assert kid(generated, real, 7, size, seed) == pytest.approx(expected, rel=1e-9)
+    single = generated.astype(np.float32), real.astype(np.float32)
+    assert kid(*single, 7, size, seed) == pytest.approx(kid_torchmetrics(*single, 7, size, seed), rel=1e-9)
 
 
 def test_kid_subsets_depend_on_the_seed_alone() -> None:

@@ -32,8 +32,6 @@ STAGES = ("real", "score", "extractor", "fid_network", "fake", "discriminator", 
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 INTERRUPTED = 3
-# What `evaluation` imports only when it computes; each fork would do so again.
-METRICS = ("torchmetrics.image.fid", "torchmetrics.image.kid", "torchmetrics.functional.classification")
 
 
 def begun(work: Callable[[], object]) -> int:
@@ -93,8 +91,6 @@ def main() -> None:
     """See the module."""
     folder, word, name, kills, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     for module in [f"discriminator_guidance.stages.{stage}" for stage in STAGES]:
-        import_module(module)
-    for module in METRICS if word == "evaluation" else ():
         import_module(module)
     dvc_stages()  # every fork reads it
     whole = Study(folder / "whole")

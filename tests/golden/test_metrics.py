@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from discriminator_guidance.evaluation.distances import (
-    fid_torchmetrics,
     frechet_distance,
     frechet_distance_from_features,
     gaussian_statistics,
@@ -24,6 +23,7 @@ from discriminator_guidance.evaluation.distances import (
     trace_of_root,
 )
 from discriminator_guidance.evaluation.manifold import precision_recall
+from tests.evaluation.public_metrics import fid_torchmetrics
 from tests.golden.vectors import Vectors, find
 
 # What the product does not compute: F score, density and coverage; the Inception score, its logits and order.
@@ -103,15 +103,15 @@ CASES = [case for vectors in FILES for case in cases_of(vectors)]
 
 
 def kid_of_subsets(case: Case, index_1: np.ndarray, index_2: np.ndarray) -> tuple[float, float]:
-    """Our KID on given subsets (rows of indices), by fixing the permutations that torchmetrics draws."""
+    """Our KID on given subsets (rows of indices), by fixing the permutations that are drawn."""
 
     def permutations() -> Iterator[np.ndarray]:
         for rows_1, rows_2 in zip(index_1, index_2, strict=True):
-            yield from (rows_2, rows_1)  # torchmetrics draws the real subset first
+            yield from (rows_2, rows_1)  # the real subset is drawn first
 
     drawn = permutations()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randperm", lambda n: torch.from_numpy(next(drawn)))
+        patch.setattr(torch, "randperm", lambda n, generator: torch.from_numpy(next(drawn)))
         return kid(*case.features, subsets=len(index_1), subset_size=index_1.shape[1], seed=0)
 
 
@@ -130,9 +130,7 @@ def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
         return [by_statistics, frechet_distance_from_features(generated, generated)]
     if quantity.startswith("fid_"):
         by_statistics = frechet_distance(mu_1, sigma_1, mu_2, sigma_2)
-        ours: list[float | np.ndarray] = [by_statistics, frechet_distance_from_features(generated, real)]
-        exact_only = quantity == "fid_exact_svd" and case.deficient
-        return ours if exact_only else [*ours, fid_torchmetrics(generated, real)]
+        return [by_statistics, frechet_distance_from_features(generated, real)]
     if match := re.fullmatch(r"(?:prdc_)?(precision|recall)_k(\d+)", quantity):
         return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"]]
     if quantity in ("kid_mean", "kid_mean_f32", "kid_std"):

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from sklearn.datasets import load_digits
+from torch.nn.functional import interpolate
 
 from discriminator_guidance.artifacts import cifar10
 from discriminator_guidance.artifacts.files import read_json, sha256
@@ -93,6 +96,30 @@ def test_enlarging_keeps_the_grey_range():
     assert large.min() == 0
     assert large.max() == 255
     assert abs(large.mean() - digits(8).images.mean()) < 1.0
+
+
+@pytest.mark.parametrize("image_size", [8, 16, 32, 64])
+def test_digits_are_those_of_scikit_learn_enlarged_as_torch_does(image_size: int):
+    source = load_digits()
+    small = torch.from_numpy(source.images)[:, None] / 16
+    large = interpolate(small, size=(image_size, image_size), mode="bilinear", align_corners=False)
+    pictures = digits(image_size)
+    np.testing.assert_array_equal(pictures.images[..., 0], (255 * large[:, 0]).round().numpy())
+    np.testing.assert_array_equal(pictures.labels, source.target)
+    assert pictures.classes == tuple(str(name) for name in source.target_names)
+
+
+@pytest.mark.parametrize("image_size", [9, 24, 40])
+def test_digits_of_other_sizes_are_within_a_rounding_of_torch(image_size: int):
+    small = torch.from_numpy(load_digits().images)[:, None] / 16
+    large = 255 * interpolate(small, size=(image_size, image_size), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(digits(image_size).images[..., 0], large[:, 0].numpy(), atol=0.5 + 1e-9)
+
+
+def test_scikit_learn_without_its_digits_is_refused(monkeypatch):
+    monkeypatch.setattr("discriminator_guidance.artifacts.images.DIGITS", "absent.csv.gz")
+    with pytest.raises(InputError, match=r"scikit-learn's digits in .*absent.csv.gz; got no such file"):
+        digits(8)
 
 
 def test_digits_stay_the_same_pictures(tmp_path):

@@ -1,4 +1,4 @@
-"""Distances between two sets of features: Frechet (reported and fast) and kernel.
+"""Distances between two sets of features: Frechet and kernel.
 
 The Frechet distance between Gaussians is |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2); only the last
 trace is work. It is the sum of the singular values of R1 R2^T for any roots with Ri^T Ri = Si, which gives
@@ -14,8 +14,6 @@ three ways to it:
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,55 +28,6 @@ Matrix = NDArray[np.float64]
 RESOLVED = 100 * np.finfo(np.float64).eps
 
 
-class PrecomputedFeatures(torch.nn.Module):
-    """The identity, in the place where torchmetrics expects a feature network.
-
-    Args:
-        num_features: width d of the features.
-    """
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Passes features on.
-
-        Args:
-            features: (N, d).
-
-        Returns:
-            The same tensor.
-        """
-        return features
-
-
-def fid_torchmetrics(generated: NDArray[np.floating], real: NDArray[np.floating]) -> float:
-    """The reported Frechet distance: torchmetrics' FrechetInceptionDistance on given features.
-
-    Args:
-        generated: (n, d) features of generated pictures, n at least 2.
-        real: (m, d) features of real pictures, m at least 2.
-
-    Returns:
-        The distance; 10 to 20 s at d = 2048. Where n or m is at most d, accurate to about 1e-7 only.
-
-    Raises:
-        InputError: see `comparable_features`.
-
-    Source: Heusel et al. 2017, Eq. 6.
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    generated, real = comparable_features(generated, real)
-    metric = FrechetInceptionDistance(feature=PrecomputedFeatures(generated.shape[1]))
-    # Each set in one update, because each update costs a d x d sum; in double, because the result has the
-    # dtype of the features.
-    metric.update(torch.from_numpy(real), real=True)
-    metric.update(torch.from_numpy(generated), real=False)
-    return float(metric.compute())
-
-
 def kid(
     generated: NDArray[np.floating],
     real: NDArray[np.floating],
@@ -86,15 +35,15 @@ def kid(
     subset_size: int,
     seed: int,
 ) -> tuple[float, float]:
-    """The kernel distance: torchmetrics' KernelInceptionDistance on given features, cubic polynomial kernel.
+    """The kernel distance: squared maximum mean discrepancy under a cubic polynomial kernel, averaged over subsets.
 
     Args:
         generated: (n, d) features of generated pictures.
         real: (m, d) features of real pictures.
         subsets: how many random subsets are averaged, at least 1.
         subset_size: pictures in a subset, drawn without replacement; 2 <= subset_size <= min(n, m).
-        seed: which subsets; equal seeds and set sizes give equal subsets. torch's global generator is left as
-            it was.
+        seed: which subsets; equal seeds and set sizes give equal subsets, those that torchmetrics draws after
+            `torch.manual_seed(seed)`.
 
     Returns:
         Mean and population standard deviation of the unbiased squared MMD over subsets.
@@ -104,8 +53,6 @@ def kid(
 
     Source: Binkowski et al. 2018, Section 3 (kernel (x.y / d + 1)^3).
     """
-    from torchmetrics.image.kid import KernelInceptionDistance
-
     generated, real = comparable_features(generated, real)
     if subsets < 1 or not 2 <= subset_size <= min(len(generated), len(real)):
         raise InputError(
@@ -113,20 +60,25 @@ def kid(
             f"{subsets} subsets of {subset_size}",
             "change the number or the size of the KID subsets, or sample more images",
         )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save", category=UserWarning)
-        metric = KernelInceptionDistance(
-            feature=PrecomputedFeatures(generated.shape[1]),
-            subsets=subsets,
-            subset_size=subset_size,
-            degree=3,
-        )
-    metric.update(torch.from_numpy(real), real=True)
-    metric.update(torch.from_numpy(generated), real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        mean, deviation = metric.compute()
-    return float(mean), float(deviation)
+    draw = torch.Generator().manual_seed(seed)
+
+    def subset(features: NDArray[np.floating]) -> Tensor:
+        return torch.from_numpy(features[torch.randperm(len(features), generator=draw)[:subset_size].numpy()])
+
+    # The real subset comes first, as in torchmetrics.
+    distances = [_unbiased_mmd2(subset(real), subset(generated)) for _ in range(subsets)]
+    return float(np.mean(distances)), float(np.std(distances))
+
+
+def _unbiased_mmd2(x: Tensor, y: Tensor) -> float:
+    """Binkowski et al. 2018, Eq. 4, of two sets (m, d) of equal size."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    m, within = len(x), [kernel(x, x), kernel(y, y)]
+    pairs = sum(float(k.sum() - k.trace()) for k in within)
+    return pairs / (m * (m - 1)) - 2 * float(kernel(x, y).mean())
 
 
 def gaussian_statistics(features: NDArray[np.floating]) -> tuple[Matrix, Matrix]:
@@ -202,7 +154,7 @@ def frechet_distance(mu1: Matrix, sigma1: Matrix, mu2: Matrix, sigma2: Matrix) -
 
 
 def frechet_distance_from_features(generated: NDArray[np.floating], real: NDArray[np.floating]) -> float:
-    """The squared Frechet distance between Gaussians fitted to features, exact for any number of samples.
+    """The squared Frechet distance between Gaussians fitted to features, as reported; exact for any number of samples.
 
     Args:
         generated: (n, d) features, n at least 2.

@@ -164,12 +164,12 @@ def estimate(responses: NDArray[np.float64], influences: NDArray[np.float64], we
 
     Source: Box, Hunter & Hunter 2005, Chapters 4 (blocks) and 5-6 (effects, fractions).
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     blocks = responses @ weights
     if len(blocks) < 2:
         raise InputError("at least 2 blocks", str(len(blocks)), "add training seeds")
-    half_width = t.ppf(0.975, len(blocks) - 1) * blocks.std(ddof=1) / np.sqrt(len(blocks))
+    half_width = stdtrit(len(blocks) - 1, 0.975) * blocks.std(ddof=1) / np.sqrt(len(blocks))
     errors = [standard_error(weights @ influence) for influence in influences]
     mean = float(blocks.mean())
     return Estimate(

@@ -12,8 +12,8 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.distances import (
     Matrix,
     covariance_root,
-    fid_torchmetrics,
     frechet_distance,
+    frechet_distance_from_features,
     gaussian_statistics,
 )
 from discriminator_guidance.evaluation.features import comparable_features
@@ -38,7 +38,7 @@ class Reference:
 
 
 def reference_of_features(real: NDArray[np.floating]) -> Reference:
-    """The Gaussian of real features; its distance is torchmetrics' own.
+    """The Gaussian of real features; its distance is taken from the features, exact for any number of them.
 
     Args:
         real: (m, d) features of real pictures, m at least 2.
@@ -51,7 +51,7 @@ def reference_of_features(real: NDArray[np.floating]) -> Reference:
     """
     doubles, _ = comparable_features(real, real)
     mean, root = doubles.mean(axis=0), covariance_root(doubles)
-    return Reference(mean, root, lambda generated: fid_torchmetrics(generated, real))
+    return Reference(mean, root, lambda generated: frechet_distance_from_features(generated, doubles))
 
 
 def reference_of_statistics(mu: NDArray[np.floating], sigma: NDArray[np.floating], width: int, where: str) -> Reference:

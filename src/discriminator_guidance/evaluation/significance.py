@@ -188,12 +188,12 @@ def ranges_interval(distances: Sequence[float]) -> tuple[float, float] | None:
 
     Source: Student 1908.
     """
-    from scipy.stats import t
-
     ranges = len(distances)
     if ranges < 2:
         return None
-    half_width = t.ppf(0.975, ranges - 1) * np.std(distances, ddof=1) / np.sqrt(ranges)
+    from scipy.special import stdtrit
+
+    half_width = stdtrit(ranges - 1, 0.975) * np.std(distances, ddof=1) / np.sqrt(ranges)
     mean = np.mean(distances)
     return float(mean - half_width), float(mean + half_width)
 

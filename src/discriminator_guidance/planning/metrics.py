@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def frechet_flops(n: int, m: int, d: int) -> float:
-    """Two covariances, and the eigenvalues of their product, which is not symmetric (25 d^3).
+    """Two covariances and the distance between them.
 
     Args:
         n: generated pictures.
@@ -16,10 +16,8 @@ def frechet_flops(n: int, m: int, d: int) -> float:
 
     Returns:
         FLOPs.
-
-    Source: Golub & Van Loan, Matrix Computations (unsymmetric QR algorithm).
     """
-    return 2.0 * (n + m) * d**2 + 2.0 * d**3 + 25.0 * d**3
+    return 2.0 * (n + m) * d**2 + symmetric_frechet_flops(d)
 
 
 def symmetric_frechet_flops(d: int) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from discriminator_guidance.evaluation.distances import fid_torchmetrics, kid
+from discriminator_guidance.evaluation.distances import frechet_distance_from_features, kid
 from discriminator_guidance.evaluation.manifold import precision_recall
 from discriminator_guidance.evaluation.significance import frechet_influence
 from discriminator_guidance.planning.blueprints import Blueprints
@@ -85,7 +85,7 @@ def _metrics(blueprints: Blueprints, budget_s: float, device: torch.device) -> t
         return rng.standard_normal((max(n, 16), d))
 
     runs: dict[str, tuple[Callable[[int], object], Callable[[int], float]]] = {
-        "frechet": (lambda n: fid_torchmetrics(rows(n), rows(n)), lambda n: frechet_flops(n, n, d)),
+        "frechet": (lambda n: frechet_distance_from_features(rows(n), rows(n)), lambda n: frechet_flops(n, n, d)),
         "influence": (lambda n: frechet_influence(rows(n), rows(n)), lambda n: influence_flops(n, n, d)),
         "kid": (lambda n: kid(rows(size), rows(size), n, size, 0), lambda n: kid_flops(n, size, d)),
         # Returns numbers: the device is done then.

@@ -22,7 +22,7 @@ from discriminator_guidance.artifacts.files import fingerprint, read_npz, sha256
 from discriminator_guidance.artifacts.sealed_json import read_sealed, write_sealed
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.distances import fid_torchmetrics
+from discriminator_guidance.evaluation.distances import frechet_distance_from_features
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.significance import frechet_influence
 from discriminator_guidance.stages import guided
@@ -254,7 +254,7 @@ def draw_cell(laboratory: Laboratory, cell: Cell) -> None:
         for pictures in (drawn, real)
     ]
     write_npz(folder / "influence.npz", influence=frechet_influence(*sets))
-    told = {"fid": fid_torchmetrics(*sets), "n": len(drawn), "precision_mode": compute.mode}
+    told = {"fid": frechet_distance_from_features(*sets), "n": len(drawn), "precision_mode": compute.mode}
     write_sealed(folder / "cell.json", told, beside=["influence.npz"])
 
 
