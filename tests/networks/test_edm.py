@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.networks.blocks import Resample
 from discriminator_guidance.networks.edm import EDMPrecond, SongUNet
+from discriminator_guidance.networks.resampling import Resample
 from tests.networks.conftest import shuffled
 
 CIFAR10 = {"img_resolution": 32, "img_channels": 3, "channel_mult": [2, 2, 2], "augment_dim": 9}

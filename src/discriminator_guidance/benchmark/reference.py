@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from discriminator_guidance.diffusion.vp_time import marginal_mean, tau_from_sigma
 from discriminator_guidance.networks.adm import EncoderUNet
-from discriminator_guidance.networks.adm_blocks import AttentionBlock
-from discriminator_guidance.networks.blocks import Conv2d, Resample, UNetBlock
+from discriminator_guidance.networks.adm_blocks import AttentionBlock, ResBlock
+from discriminator_guidance.networks.blocks import Conv2d, UNetBlock
 from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.networks.resampling import Resample
 
 Network = TypeVar("Network", bound=nn.Module)
 CLIP = 1e-5  # of a probability
@@ -90,6 +91,12 @@ class PlainAttentionBlock(AttentionBlock):
         return recomputed
 
 
+class PlainResBlock(ResBlock):
+    """The residual block of the encoder, halving by torch's pooling."""
+
+    halve = staticmethod(partial(F.avg_pool2d, kernel_size=2))
+
+
 class Recomputed(torch.autograd.Function):
     """A function of a tensor and parameters whose intermediate results are not kept.
 
@@ -136,6 +143,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     Resample: PlainResample,
     UNetBlock: PlainUNetBlock,
     AttentionBlock: PlainAttentionBlock,
+    ResBlock: PlainResBlock,
 }
 
 

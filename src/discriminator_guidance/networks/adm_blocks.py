@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.blocks import attend
+from discriminator_guidance.networks.resampling import halve
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -80,6 +81,8 @@ class ResBlock(nn.Module):
     Source: Dhariwal & Nichol 2021, Section 3 and 3.1 (adaptive group normalisation).
     """
 
+    halve = staticmethod(halve)
+
     def __init__(self, channels: int, emb_channels: int, dropout: float, out_channels: int, down: bool = False) -> None:
         super().__init__()
         self.down = down
@@ -110,7 +113,7 @@ class ResBlock(nn.Module):
         norm, activation, convolution = self.in_layers
         h = activation(norm(x))
         if self.down:
-            x, h = F.avg_pool2d(x, 2), F.avg_pool2d(h, 2)
+            x, h = self.halve(x), self.halve(h)
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
         norm, *rest = self.out_layers
         h = norm(convolution(h)) * (1 + scale) + shift

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from discriminator_guidance.networks.resampling import resample, separable_filter
+
 # Positions from which the fused kernel of attention, which never holds the matrix of their weights, is the faster one:
 # on a CPU half the time at 1,024, forward and backward, and no gain at 256.
 FUSED_FROM = 512
@@ -146,77 +148,6 @@ class Linear(nn.Linear):
         nn.init.xavier_uniform_(self.weight)
         if bias:
             nn.init.zeros_(self.bias)
-
-
-def separable_filter(taps: Sequence[int]) -> Tensor:
-    """The two-dimensional low-pass filter of one-dimensional taps, their outer product with themselves.
-
-    Args:
-        taps: k numbers, symmetric, k even.
-
-    Returns:
-        (1, 1, k, k) float32, sums to 1.
-
-    Raises:
-        ValueError: an odd number of taps, or taps that are not symmetric.
-    """
-    if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
-        raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
-    row = torch.tensor(taps, dtype=torch.float32)
-    return (torch.outer(row, row) / row.sum().square())[None, None]
-
-
-def resample(x: Tensor, low_pass: Tensor, up: bool, padding: int) -> Tensor:
-    """Filter every channel and double, or halve, the picture.
-
-    Args:
-        x: (N, C, H, W).
-        low_pass: (1, 1, k, k), sums to 1.
-        up: double, else halve.
-        padding: zeros around the picture; (k - 1) // 2 makes the factor exactly 2.
-
-    Returns:
-        (N, C, 2H, 2W) or (N, C, H/2, W/2).
-
-    Source: Song et al. 2021, Appendix H (finite impulse response); Karras et al. 2022, Table 1.
-    """
-    if low_pass.shape[-1] == 2:  # two symmetric taps average: far faster without a convolution
-        return F.interpolate(x, scale_factor=2.0, mode="nearest") if up else F.avg_pool2d(x, 2)
-    channels = x.shape[1]
-    kernel = low_pass.to(x.dtype).expand(channels, 1, -1, -1)
-    if up:
-        return F.conv_transpose2d(x, 4 * kernel, stride=2, padding=padding, groups=channels)
-    return F.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
-
-
-class Resample(nn.Module):
-    """Doubling or halving of a picture.
-
-    Args:
-        taps: of the separable low-pass filter: (1, 1) (DDPM++) or (1, 3, 3, 1) (NCSN++).
-        up: double, else halve.
-
-    Raises:
-        ValueError: an odd number of taps, or taps that are not symmetric.
-    """
-
-    resample_filter: Tensor
-
-    def __init__(self, taps: Sequence[int], up: bool) -> None:
-        super().__init__()
-        self.up, self.margin = up, (len(taps) - 1) // 2
-        self.register_buffer("resample_filter", separable_filter(taps))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The picture at twice or half the size.
-
-        Args:
-            x: (N, C, H, W).
-
-        Returns:
-            (N, C, 2H, 2W) or (N, C, H/2, W/2).
-        """
-        return resample(x, self.resample_filter, self.up, self.margin)
 
 
 class Conv2d(nn.Conv2d):

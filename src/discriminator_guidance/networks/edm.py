@@ -15,11 +15,11 @@ from discriminator_guidance.networks.blocks import (
     FourierEmbedding,
     Linear,
     PositionalEmbedding,
-    Resample,
     UNetBlock,
     broadcast_batch,
     group_norm,
 )
+from discriminator_guidance.networks.resampling import Resample
 
 
 class SongUNet(nn.Module):
