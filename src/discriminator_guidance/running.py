@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from discriminator_guidance import launching, ranks
+from discriminator_guidance.imports import uncollected
 from discriminator_guidance.orphans import end_with_parent
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def run_stage(word: str, profile: str, **choice: str) -> None:
     from discriminator_guidance.stages.context import Context
     from discriminator_guidance.stages.fetch import check_used
 
-    stage = import_module(f"discriminator_guidance.stages.{word}")
+    module = f"discriminator_guidance.stages.{word}"
+    with uncollected(module):
+        stage = import_module(module)
     if not ranks.is_first():
         with suppress(ranks.Dismissed):
             ranks.wait()

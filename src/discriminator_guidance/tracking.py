@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.imports import uncollected
 from discriminator_guidance.provenance import provenance
 from discriminator_guidance.recorder import Metrics, Model, Recorder, Worker
 from discriminator_guidance.redaction import redact as hide
@@ -260,11 +261,12 @@ class _MlflowRun:
     """One open run; a `recorder.Service`."""
 
     def __init__(self, plan: _Plan) -> None:
-        import mlflow
+        with uncollected("mlflow"):
+            import mlflow
 
-        _prepare_store(plan.uri)
+            _prepare_store(plan.uri)
+            self._client = mlflow.MlflowClient(plan.uri)  # imports the rest
         self._mlflow, self._uri, self._root = mlflow, plan.uri, plan.root
-        self._client = mlflow.MlflowClient(plan.uri)
         self._experiment_id = self._experiment(plan.experiment.replace("/", "-"))
         tags = {**provenance(plan.root), **plan.tags}
         if "git.commit" in tags:

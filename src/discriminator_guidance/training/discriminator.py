@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from discriminator_guidance import ranks
 from discriminator_guidance.diffusion.seeds import generator, torch_seed
 from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.imports import uncollected
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.grid import Features, GridFeatures, accuracy, grid_logits
@@ -186,12 +187,13 @@ class _Training:
     def __init__(self, trainee: Trainee, compute: Compute) -> None:
         self.head, self.settings, self.compute = trainee.head, trainee.settings, compute
         self._trainee = trainee
-        self.optimizer = torch.optim.Adam(
-            self.head.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
+        with uncollected("torch._dynamo"):  # which torch's optimizers import
+            self.optimizer = torch.optim.Adam(
+                self.head.parameters(),
+                lr=self.settings.learning_rate,
+                weight_decay=self.settings.weight_decay,
+                fused=True,
+            )
         self.history: list[Row] = []
         self.kept: State = {}
         self.halved: set[int] = set()  # sizes that passes over its batches came down to

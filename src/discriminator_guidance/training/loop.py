@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from discriminator_guidance import ranks
 from discriminator_guidance.diffusion.seeds import torch_seed
 from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.imports import uncollected
 from discriminator_guidance.networks.memory import BatchSize
 
 Row = dict[str, float]
@@ -111,9 +112,10 @@ def train(
     Deviation: what several ranks train differs from what one trains by rounding, and in a network with dropout by other
         masks, which each rank draws for its rows.
     """
-    optimizer = torch.optim.AdamW(  # fused: one pass over the weights in place of ten
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
-    )
+    with uncollected("torch._dynamo"):  # which torch's optimizers import
+        optimizer = torch.optim.AdamW(  # fused: one pass over the weights in place of ten
+            network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+        )
     average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
     history: list[Row] = []
     start = 0
