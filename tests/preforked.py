@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -60,10 +60,10 @@ def write_client(path: Path, address: Path) -> None:
 
 
 @contextmanager
-def served(address: Path, prefix: list[str]) -> Iterator[None]:
-    """Keep a server, started with a prefix to its command, as long as the context lasts."""
+def served(address: Path, prefix: list[str], variables: Mapping[str, str]) -> Iterator[None]:
+    """Keep a server, started with a prefix to its command and more variables, as long as the context lasts."""
     command = [*prefix, sys.executable, "-m", "tests.preforked", str(address)]
-    server = subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    server = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, "OMP_NUM_THREADS": "1", **variables})
     try:
         while not address.exists():
             assert server.poll() is None, "the server did not begin"

@@ -19,6 +19,7 @@ from tests.amount import FULL
 from tests.preforked import served, write_client
 from tests.project_files import project_yaml
 from tests.stages.conftest import tiny_settings
+from tests.watching import noted, watched
 
 PROJECT = Path(__file__).resolve().parents[1]
 MEMBERS = ("d0", "d1", "d2", "d3", "d4", "d5")
@@ -79,7 +80,7 @@ def quick_starts(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     address = tmp_path_factory.mktemp("server") / "socket"
     for program in ("dguide", "dvc"):
         write_client(project / "bin" / program, address)
-    with served(address, without_network()):
+    with served(address, without_network(), watched(project / "watched.txt")):
         yield
 
 
@@ -99,6 +100,7 @@ def called(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
         "DGUIDE_TRACKING": "off",
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "300",
+        **watched(root / "watched.txt"),
     }
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
@@ -211,3 +213,8 @@ def test_a_refused_setting_stops_before_compute_and_loses_nothing(project: Path,
     with pytest.raises(AssertionError, match=r"sampler\.steps = 1"):
         dvc(project, "repro")
     assert {path: path.read_bytes() for path in results} == before
+
+
+def test_no_stage_looked_up_what_a_file_names(project: Path, first_run: list[str]):
+    """All of the above, DVC included, whose commands are those of dvc.yaml."""
+    assert noted(project / "watched.txt") == {("dvc.stage.run", "a shell")}

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
+
+from tests.watching import noted, watched
 
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCE = PROJECT / "src" / "discriminator_guidance"
@@ -14,8 +20,38 @@ SOURCE = PROJECT / "src" / "discriminator_guidance"
 # Where a rule is broken on purpose, and what makes that safe.
 EXCEPTIONS = {
     ("artifacts/cifar10.py", "import pickle"): "an Unpickler whose find_class knows three stand-ins and no real class",
+    ("evaluation/inception.py", "NoTrainInceptionV3"): "unpickles weights that were written from tensors in memory",
+    ("running.py", "import_module"): "a stage by its word, which is one of those in cli.py",
 }
 
+# The libraries that the package imports and what of each unpickles, imports or starts what a file or an address names
+# (read in their sources); no module may name it. One that is new has to be looked at and given its line.
+LIBRARIES = {
+    "PIL": [],
+    "filelock": [],
+    "jinja2": ["FileSystemBytecodeCache", "MemcachedBytecodeCache", "NativeEnvironment"],
+    "matplotlib": [],
+    "mlflow": ["pyfunc", "load_model", "log_model", "save_model"],
+    "numpy": [],  # load and allow_pickle: below
+    "optuna": ["CmaEsSampler", "JournalRedisBackend", "JournalRedisStorage", "BaseJournalSnapshot"],
+    "pandas": ["HDFStore", "read_hdf"],
+    "pydantic": ["parse_raw", "parse_file", "ImportString", "PyObject"],
+    "rich": [],
+    "ruamel": [],  # YAML: below
+    "safetensors": [],
+    "scipy": [],
+    "sqlalchemy": ["PickleType"],
+    "torch": [
+        "hub", "load_url", "load_state_dict_from_url", "PackageImporter", "cpp_extension", "load_inline",
+        "all_gather_object", "gather_object", "send_object_list", "recv_object_list", "broadcast_object_list",
+        "scatter_object_list", "rpc_sync", "rpc_async",
+    ],  # load: below
+    "torch_fidelity": ["create_feature_extractor", "FeatureExtractorInceptionV3", "calculate_metrics"],
+    "torchmetrics": ["NoTrainInceptionV3", "InceptionScore", "LearnedPerceptualImagePatchSimilarity"],
+    "typer": [],
+}  # fmt: skip
+IMPORTERS = {"import_module", "run_module", "run_path", "exec_module", "load_module", "SourceFileLoader"}
+NAMED = IMPORTERS.union(*LIBRARIES.values())
 LOADERS = {  # modules whose purpose is to run what they read, or that hide a pickle
     "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "imp", "code",
 }  # fmt: skip
@@ -33,6 +69,8 @@ def breaches(text: str) -> Iterator[str]:
     tree = ast.parse(text)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
+        names = [node.name] if isinstance(node, ast.alias) else [getattr(node, "attr", None), getattr(node, "id", None)]
+        yield from (name for name in names if name in NAMED)
         if isinstance(node, ast.Import):
             yield from (f"import {a.name}" for a in node.names if a.name.split(".")[0] in LOADERS)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] in LOADERS:
@@ -85,6 +123,27 @@ def sources() -> dict[str, str]:
     }
 
 
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph("discriminator_guidance", include_external_packages=True, cache_dir=None)
+
+
+def test_the_search_reads_all_that_the_command_imports() -> None:
+    graph = imports()
+    starts = {"discriminator_guidance.cli", *graph.find_children("discriminator_guidance.stages")}  # see EXCEPTIONS
+    reached = starts.union(*map(graph.find_upstream_modules, starts))
+    own = {name.replace(".", "/") for name in reached if name.startswith("discriminator_guidance.")}
+    read = {
+        "discriminator_guidance/" + name.removesuffix(".py") for name in sources() if not name.startswith("scripts")
+    }
+    assert own <= read | {name.removesuffix("/__init__") for name in read}
+    assert {name for name in read - own if not name.endswith("__init__")} == set(), "nothing imports it"
+
+
+def test_every_library_that_is_imported_was_looked_at() -> None:
+    libraries = {name for name in imports().modules if not name.startswith("discriminator_guidance")}
+    assert libraries - sys.stdlib_module_names == set(LIBRARIES)
+
+
 def test_no_source_opens_a_way_for_code_in_data() -> None:
     texts = sources()
     assert len(texts) > 100, "the search has lost the package"
@@ -113,6 +172,11 @@ def test_no_source_opens_a_way_for_code_in_data() -> None:
         ("subprocess.run(text, shell=flag)", "shell"),
         ("archive.extractall(folder)", "archive.extractall"),
         ("torch.hub.load('a', 'b')", "torch.hub.load"),
+        ("from torch.hub import load_state_dict_from_url as get", "load_state_dict_from_url"),
+        ("mlflow.pytorch.load_model(uri)", "load_model"),
+        ("optuna.samplers.CmaEsSampler()", "CmaEsSampler"),
+        ("broadcast_object_list(told)", "broadcast_object_list"),
+        ("importlib.import_module(name)", "import_module"),
         ("urllib.request.urlopen(address)", "urllib.request.urlopen"),
         ("Environment(loader=x)", "jinja2 without autoescape=True"),
         ("YAML(typ='unsafe')", "YAML of another kind than safe"),
@@ -137,6 +201,30 @@ def test_the_search_sees_what_it_looks_for(text: str, breach: str) -> None:
 )
 def test_the_search_leaves_what_is_safe(text: str) -> None:
     assert not set(breaches(text))
+
+
+CONTROL = """
+import multiprocessing, os, pathlib, pickle, subprocess
+if __name__ == "__main__":
+    pickle.loads(pickle.dumps(pathlib.PurePosixPath("a")))
+    os.system("true")
+    subprocess.run("true", shell=True)
+    subprocess.run(["true"])
+    worker = multiprocessing.get_context("spawn").Process(target=print)
+    worker.start()
+    worker.join()
+"""
+
+
+def test_the_watch_sees_what_runs(tmp_path: Path) -> None:
+    """Also in a child; tests of the pipeline, of tracking and of studies use it."""
+    script = tmp_path / "control.py"
+    script.write_text(CONTROL)
+    environment = os.environ | watched(tmp_path / "log")
+    subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, check=True)
+    seen = noted(tmp_path / "log")
+    assert {("__main__", "pathlib.PurePosixPath"), ("__main__", "a shell")} <= seen
+    assert {who for who, _ in seen} == {"__main__", "multiprocessing.spawn"}
 
 
 def test_no_template_marks_text_as_safe() -> None:

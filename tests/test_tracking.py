@@ -25,6 +25,7 @@ import pytest
 from discriminator_guidance import tracking
 from discriminator_guidance.errors import ConfigError
 from tests.amount import FULL, cases, count
+from tests.watching import noted, watched
 
 EPOCHS = {"d0": 4, "d1": 3, "d5": 5}
 MEMBER_METRICS = {"train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
@@ -223,7 +224,8 @@ def test_processes_may_meet_on_a_missing_database(tmp_path: Path) -> None:
     # Left behind by a process that was killed while it made the database.
     (tmp_path / "mlflow.db.new").write_bytes(b"half a database")
     commands = [[sys.executable, "-c", PROGRAM, str(tmp_path), f"run {n}"] for n in range(number)]
-    environment = {**os.environ, "DGUIDE_TRACKING_WAIT_S": GENEROUS_S}
+    log = tmp_path / "watched.txt"
+    environment = {**os.environ, "DGUIDE_TRACKING_WAIT_S": GENEROUS_S, **watched(log)}
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for command in commands
@@ -236,6 +238,7 @@ def test_processes_may_meet_on_a_missing_database(tmp_path: Path) -> None:
             (f"run {n}", "FINISHED") for n in range(number)
         ]
         assert database.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchone() == (3 * number,)
+    assert noted(log) == set(), "MLflow unpickles nothing and starts no shell"
 
 
 def stored(study: Study, place: Path) -> bytes:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from discriminator_guidance.studies.liveness import WORKER
 from discriminator_guidance.studies.storage import StudyPlan, open_study
 from tests.stages.conftest import Study
+from tests.watching import watched
 
 
 def begin(own: Study, script: str) -> subprocess.Popen[bytes]:
@@ -23,7 +24,7 @@ def begin(own: Study, script: str) -> subprocess.Popen[bytes]:
     command.write_text(script)
     settings.write_text(json.dumps(own.settings))
     root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
+    environment = os.environ | watched(own.root / "watched.txt", root / "src", root)
     arguments = [sys.executable, str(command), str(own.root), str(settings)]
     return subprocess.Popen(arguments, env=environment, start_new_session=True, stderr=subprocess.PIPE)
 

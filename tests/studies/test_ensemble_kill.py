@@ -14,6 +14,7 @@ from discriminator_guidance.studies.ensemble import GRID, ensemble_plan, startin
 from discriminator_guidance.studies.liveness import WORKER, attempts, settled
 from discriminator_guidance.studies.storage import open_study
 from tests.stages.conftest import Study
+from tests.watching import noted
 
 from .killing import await_trial, begin
 from .test_ensemble import project, small_search
@@ -26,6 +27,7 @@ COMMAND = """
 import json, sys
 from pathlib import Path
 from tests.stages.conftest import Study
+from tests.watching import noted
 from discriminator_guidance.studies.ensemble import run
 if __name__ == "__main__":
     root, settings = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
@@ -75,3 +77,5 @@ def test_killed_workers_lose_no_trial_and_repeat_none(own: Study):
         assert lost[number].params.items() <= trial.params.items(), "parameters of a lost trial are tried again"
     kept = {t.number: t.value for t in left if t.state == TrialState.COMPLETE}
     assert {t.number: t.value for t in ended if t.number in kept} == kept
+    askers = {who for who, _ in noted(own.root / "watched.txt")}
+    assert askers == {"multiprocessing.spawn"}, "workers are told their task, and nothing else is unpickled"
