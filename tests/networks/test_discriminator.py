@@ -113,10 +113,13 @@ def test_members_together_are_the_members_one_by_one(mode, monkeypatch):
     assert [places for places, _ in members._stacked()] == [[0, 1], [2]]
 
 
-@pytest.mark.parametrize(("mode", "together"), [("float32", False), ("bfloat16", True)])
-def test_only_bfloat16_members_are_evaluated_together_on_any_device(mode, together):
-    compute = Compute(torch.device("meta"), mode)  # whatever is no CPU
+@pytest.mark.parametrize(
+    ("device", "mode", "together"),
+    [("meta", "float32", False), ("meta", "bfloat16", True), ("cpu", "bfloat16", False)],  # meta: whatever is no CPU
+)
+def test_only_bfloat16_members_are_evaluated_together_and_not_on_a_cpu(device, mode, together):
+    compute = Compute(torch.device(device), mode)
     extractor = compute.place(build_extractor(8, 1, 3, 8, [1, 2], 1, [4], 8))
     members = MemberLogits(extractor, [compute.place(build_head(extractor.feature_shape, 8, 1, 8)) for _ in range(2)])
-    features = torch.zeros(2, *extractor.feature_shape, device="meta", dtype=getattr(torch, mode))
+    features = torch.zeros(2, *extractor.feature_shape, device=device, dtype=getattr(torch, mode))
     assert members._together(features) == together

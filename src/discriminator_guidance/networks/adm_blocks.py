@@ -161,14 +161,15 @@ class AttentionBlock(nn.Module):
         return (positions + attended).view_as(x)
 
     def _channels_last(self, x: Tensor) -> Tensor:
-        # The same without a copy: with channels last every position is a row.
-        batch, channels = x.shape[:2]
-        rows = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+        # The same without a copy: with channels last every position is a row. One long list of rows, because `vmap`
+        # would repeat the weights for each picture of a batch of lists.
+        batch, channels, height, width = x.shape
+        rows = self.norm(x).permute(0, 2, 3, 1).reshape(-1, channels)
         qkv = F.linear(rows, self.qkv.weight.squeeze(2), self.qkv.bias)
         q, k, v = qkv.view(batch, -1, self.num_heads, 3, channels // self.num_heads).permute(0, 2, 3, 4, 1).unbind(2)
-        attended = attend(q, k, v).permute(0, 3, 1, 2).flatten(2)
+        attended = attend(q, k, v).permute(0, 3, 1, 2).reshape(-1, channels)
         projected = F.linear(attended, self.proj_out.weight.squeeze(2), self.proj_out.bias)
-        total: Tensor = x + projected.transpose(1, 2).view(x.shape)
+        total: Tensor = x + projected.view(batch, height, width, channels).permute(0, 3, 1, 2)
         return total
 
 
