@@ -12,7 +12,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from discriminator_guidance.studies.liveness import WORKER
+from discriminator_guidance.studies.liveness import WORKER, attempts
 from discriminator_guidance.studies.storage import StudyPlan, open_study
 from tests.stages.conftest import Study
 from tests.watching import watched
@@ -32,12 +32,15 @@ def begin(own: Study, script: str) -> subprocess.Popen[bytes]:
 def await_trial(
     command: subprocess.Popen[bytes], plan: StudyPlan, wanted: Callable[[FrozenTrial], bool]
 ) -> FrozenTrial:
-    """The first running trial of a kind, as soon as there is one."""
+    """The first running trial of a kind, as soon as there is one; none that is tried again.
+
+    Such a one begins with the name of its dead worker, until the new one has signed it.
+    """
     for _ in range(2400):
         assert command.poll() is None, command.communicate()[1].decode()
         if plan.journal.is_file() and plan.journal.stat().st_size:
             for trial in open_study(plan).get_trials(states=(TrialState.RUNNING,)):
-                if WORKER in trial.user_attrs and wanted(trial):
+                if WORKER in trial.user_attrs and not attempts(trial) and wanted(trial):
                     return trial
         time.sleep(0.05)
     raise AssertionError("no such trial began")
