@@ -40,7 +40,7 @@ LATER = (
     "dvc.repo.reproduce",
     "matplotlib.pyplot",
     "pandas",
-    "scipy.stats",
+    "scipy.special",
 )
 CLIENT = """#!{python} -SE
 import json, os, socket, sys

@@ -262,11 +262,11 @@ class _MlflowRun:
 
     def __init__(self, plan: _Plan) -> None:
         with uncollected("mlflow"):
-            import mlflow
+            import mlflow.db
 
-            _prepare_store(plan.uri)
-            self._client = mlflow.MlflowClient(plan.uri)  # imports the rest
+        _prepare_store(plan.uri)
         self._mlflow, self._uri, self._root = mlflow, plan.uri, plan.root
+        self._client = mlflow.MlflowClient(plan.uri)
         self._experiment_id = self._experiment(plan.experiment.replace("/", "-"))
         tags = {**provenance(plan.root), **plan.tags}
         if "git.commit" in tags:

@@ -73,7 +73,7 @@ def test_single_precision_features_keep_a_double_result() -> None:
     assert reported == pytest.approx(double, rel=1e-12)
 
 
-def test_at_the_width_of_inception_the_distance_is_that_of_torchmetrics() -> None:
+def test_the_distance_of_many_features_is_that_of_torchmetrics() -> None:
     width = 2048 if FULL else 256
     generated, real = correlated(1, width + 100, width, 1.2, 0.1), correlated(2, width + 150, width)
     assert frechet_distance_from_features(generated, real) == pytest.approx(fid_torchmetrics(generated, real), rel=1e-6)

@@ -17,7 +17,7 @@ from discriminator_guidance.networks.fid_network import FidNetwork
 from tests.stages.conftest import Study, import_module
 from tests.stages.untrained import save_network, untrained_study
 
-from .nursery import METRICS, begun, forked, outputs
+from .nursery import begun, forked, outputs
 
 SAMPLER = ("guided", "--variant", "edm")
 EVALUATION = ("evaluation", "--variant", "edm")
@@ -75,8 +75,8 @@ def untrained(study: Study) -> None:
 def main() -> None:
     """See the module."""
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
-    for module in (*(f"discriminator_guidance.stages.{stage}" for stage in ("guided", "evaluation")), *METRICS):
-        import_module(module)
+    for stage in ("guided", "evaluation"):
+        import_module(f"discriminator_guidance.stages.{stage}")
     study = Study(folder / "project")
     prepare(study)
     assert forked(lambda: untrained(study)) == 0, "what the commands need could not be made"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from discriminator_guidance.networks.resampling import WIDEST, double, halve
 
@@ -31,6 +32,13 @@ def test_values_and_gradients_are_those_of_torch(way, size, dtype):
     x = torch.randint(-8, 8, (3, 5, *size), generator=torch.Generator().manual_seed(0)).to(dtype)
     for found, expected in zip(value_and_gradient(ours, x), value_and_gradient(theirs, x), strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_small_contiguous_pictures_are_multiplied_by_a_matrix(way):
+    with FlopCounterMode(display=False) as counted:
+        WAYS[way][0](torch.ones(2, 3, 8, 8))
+    assert counted.get_total_flops() > 0  # torch counts those of products, none of pooling
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -15,6 +15,7 @@ from torch import nn
 from discriminator_guidance.artifacts.weights import save_weights
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
+from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute, resolve_compute
 from discriminator_guidance.stages.fitting import build_fitting, outline
@@ -53,14 +54,42 @@ def test_arguments_of_nothing_are_one_line(tmp_path: Path, place: str, arguments
 
 @pytest.mark.parametrize(
     "edits",
-    [{"num_res_blocks": 2**16}, {"num_res_blocks": 10**9}, {"channel_mult": [1] * 2000}, {"model_channels": 10**9}],
-    ids=["more blocks than tensors", "billions of blocks", "levels without end", "billions of channels"],
+    [
+        {"num_res_blocks": 2**16},
+        {"num_res_blocks": 10**9},
+        {"channel_mult": [1] * 2000},
+        {"channel_mult": [[1] * 2000], "model_channels": 2**17},
+        {"channel_mult": {"1": 2000}, "model_channels": 2**17},
+        {"model_channels": 10**9},
+    ],
+    ids=[
+        "more blocks than tensors",
+        "billions of blocks",
+        "levels without end",
+        "a list",
+        "a word",
+        "billions of channels",
+    ],
 )
 def test_a_network_that_the_weights_cannot_be_of_takes_no_memory(edits: dict[str, Any]) -> None:
     """Without a checksum, as of files of before checksums, nothing but the tensors tells."""
     head = build_head((8, 4, 4), 8, 1, 8)
     with pytest.raises(InputError, match=r"more than 1,0\d\d parameters|beyond that of any network"):
         build_fitting(EncoderUNet, {**head.arguments, **edits}, head.state_dict(), "discriminator")
+
+
+def test_layers_that_others_take_the_place_of_take_no_memory() -> None:
+    """Levels of a picture without pixels have one name; the widest would be built, and then forgotten."""
+    told = {"img_resolution": 0, "img_channels": 1, "model_channels": 32, "num_blocks": 1, "attn_resolutions": []}
+    fitting = EDMPrecond(**told, channel_mult=[1, 1, 1, 1, 1])
+    with pytest.raises(InputError, match="several layers of one name"):
+        build_fitting(EDMPrecond, {**told, "channel_mult": [1, 1, 2**10, 1, 1]}, fitting.state_dict(), "score")
+
+
+def test_arguments_that_do_not_divide_name_the_stage() -> None:
+    head = build_head((8, 4, 4), 8, 1, 8)
+    with pytest.raises(InputError, match=r"num_head_channels|got 5.*run stage discriminator again"):
+        build_fitting(EncoderUNet, {**head.arguments, "num_head_channels": 5}, head.state_dict(), "discriminator")
 
 
 @pytest.mark.parametrize("edits", [{"model_channels": 2**16}, {"image_size": 2**16}, {"in_channels": 9}])

@@ -273,6 +273,20 @@ def test_a_damaged_lock_is_one_line(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_committed_run_of_a_profile_that_never_ran_here_is_read() -> None:
+    files = {file.path for stage in locked_stages(PROJECT, "cifar10-small") for file in stage.outputs}
+    assert "reports/cifar10-small/evaluation/d0.json" in files
+
+
+def test_a_run_of_ones_own_comes_before_the_committed_one(tmp_path: Path) -> None:
+    for number, path in enumerate(["reports/tiny/dvc.lock", "dvc.lock"]):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        entry = f"{{cmd: dguide real --profile tiny, outs: [{{path: card{number}.json, md5: a, size: 1}}]}}"
+        (tmp_path / path).write_text(f"stages:\n  real@tiny: {entry}\n")
+        (stage,) = locked_stages(tmp_path, "tiny")
+        assert (stage.name, stage.outputs[0].path) == ("real@tiny", f"card{number}.json")
+
+
 def test_without_a_lock_nothing_is_recorded(tmp_path: Path) -> None:
     assert locked_stages(tmp_path, "mini") == []
 

@@ -27,7 +27,6 @@ COMMAND = """
 import json, sys
 from pathlib import Path
 from tests.stages.conftest import Study
-from tests.watching import noted
 from discriminator_guidance.studies.ensemble import run
 if __name__ == "__main__":
     root, settings = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())

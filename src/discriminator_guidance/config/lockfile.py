@@ -52,23 +52,25 @@ def locked_stages(root: Path, profile: str) -> list[LockedStage]:
         profile: its name.
 
     Returns:
-        Stages in the order of their lock file; none before the first run.
+        Stages in the order of their lock file; those of the run whose results are committed where it has run nowhere
+        here; none before the first run.
 
     Raises:
         InputError: a lock file is damaged.
     """
-    return [stage for lock in LOCKS if (root / lock).is_file() for stage in _stages(root / lock, lock, profile)]
+    found = [stage for lock in LOCKS if (root / lock).is_file() for stage in _stages(root, lock, profile)]
+    committed = f"reports/{profile}/dvc.lock"
+    return found or (_stages(root, committed, profile) if (root / committed).is_file() else [])
 
 
-def _stages(path: Path, lock: str, profile: str) -> list[LockedStage]:
+def _stages(root: Path, lock: str, profile: str) -> list[LockedStage]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    folder = lock.rpartition("/")[0]
-    address = f"{folder}/dvc.yaml:" if folder else ""
+    address = f"{lock.removesuffix('dvc.lock')}dvc.yaml:" if lock in LOCKS[1:] else ""
     try:
         # Without `pure`, ruamel parses with libyaml: the file is long. Only words and whole numbers stand in it.
-        stages = YAML(typ="safe").load(path.read_text(encoding="utf-8"))["stages"]
+        stages = YAML(typ="safe").load((root / lock).read_text(encoding="utf-8"))["stages"]
         return [_stage(f"{address}{name}", entry) for name, entry in stages.items() if _profile(entry) == profile]
     except (YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

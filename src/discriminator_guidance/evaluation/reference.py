@@ -51,7 +51,7 @@ def reference_of_features(real: NDArray[np.floating]) -> Reference:
     """
     doubles, _ = comparable_features(real, real)
     mean, root = doubles.mean(axis=0), covariance_root(doubles)
-    return Reference(mean, root, lambda generated: frechet_distance_from_features(generated, doubles))
+    return Reference(mean, root, lambda generated: frechet_distance_from_features(generated, real))
 
 
 def reference_of_statistics(mu: NDArray[np.floating], sigma: NDArray[np.floating], width: int, where: str) -> Reference:

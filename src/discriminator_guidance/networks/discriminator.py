@@ -63,7 +63,8 @@ class Discriminator(nn.Module):
 class MemberLogits(nn.Module):
     """Several heads on one pass of their common extractor, everything frozen: what guidance needs.
 
-    Heads of the same make are evaluated one after the other on a CPU, together, their parameters stacked, elsewhere.
+    Heads of the same make are evaluated one after the other on a CPU; elsewhere, in bfloat16, together, their
+    parameters stacked.
 
     Args:
         extractor: gives the feature map.

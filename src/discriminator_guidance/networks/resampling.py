@@ -126,7 +126,7 @@ def _sizes(x: Tensor, factor: float) -> tuple[int, int, int, int]:
 
 
 def _product(rows: Tensor, matrix: Tensor) -> Tensor:
-    # Exact in every format: the factors are 1 or 1/4. Autocast would round float32 rows.
+    # Multiplying finite values by 1 or 1/4 is exact in every format. Autocast would round float32 rows.
     with torch.autocast(rows.device.type, enabled=False):
         return rows @ matrix
 

@@ -25,6 +25,7 @@ from discriminator_guidance.planning.work import Pass, added
 from discriminator_guidance.stages.timed_calls import TimedCalls
 
 METRICS_SHARE = 0.2  # of the time
+LEAST = 16  # pictures in a timed call of a metric
 METRIC_FEATURES = 256  # and pictures, at the most: an eigenvalue problem of Inception's 2,048 takes the whole time
 
 
@@ -81,11 +82,16 @@ def _metrics(blueprints: Blueprints, budget_s: float, device: torch.device) -> t
     d, rng = min(blueprints.features, METRIC_FEATURES), np.random.default_rng(0)
     size = settings.kid_subset_size
 
-    def rows(n: int) -> np.ndarray:
-        return rng.standard_normal((max(n, 16), d))
+    least = {"frechet": d + 1}  # its work is another where there are fewer pictures than features
+
+    def rows(n: int, least: int = LEAST) -> np.ndarray:
+        return rng.standard_normal((max(n, least), d))
 
     runs: dict[str, tuple[Callable[[int], object], Callable[[int], float]]] = {
-        "frechet": (lambda n: frechet_distance_from_features(rows(n), rows(n)), lambda n: frechet_flops(n, n, d)),
+        "frechet": (
+            lambda n: frechet_distance_from_features(rows(n, d + 1), rows(n, d + 1)),
+            lambda n: frechet_flops(n, n, d),
+        ),
         "influence": (lambda n: frechet_influence(rows(n), rows(n)), lambda n: influence_flops(n, n, d)),
         "kid": (lambda n: kid(rows(size), rows(size), n, size, 0), lambda n: kid_flops(n, size, d)),
         # Returns numbers: the device is done then.
@@ -102,8 +108,8 @@ def _metrics(blueprints: Blueprints, budget_s: float, device: torch.device) -> t
     most = {"kid": settings.kid_subsets, "manifold": 2 * METRIC_FEATURES}
     for name, (run, flops) in runs.items():
         largest = most.get(name, blueprints.config.guided.images)
-        rate = time_pictures(run, min(largest, 16), largest, budget_s / len(runs))
-        n = rate.at_once if name == "kid" else max(rate.at_once, 16)
+        rate = time_pictures(run, min(largest, LEAST), largest, budget_s / len(runs))
+        n = rate.at_once if name == "kid" else max(rate.at_once, least.get(name, LEAST))
         seconds[name] = rate.seconds * rate.at_once / flops(n)
     return seconds, ready
 

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from discriminator_guidance.artifacts.adm_checkpoint import check_fit
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.errors import InputError, UserError
 
 # Of every whole number, and of the length of every list and word: what a constructor multiplies stays small. The
 # networks of CIFAR-10 have 1,024 and 4; this leaves room for any other.
@@ -45,8 +45,8 @@ def build_fitting(
         check_fit(outline(build, arguments, len(state)), state, "weights")
         network = build(**arguments)
         network.load_state_dict(state)
-    except (InputError, *UNFIT) as error:
-        told = error.got if isinstance(error, InputError) else str(error).strip() or type(error).__name__
+    except (UserError, *UNFIT) as error:
+        told = error.got if isinstance(error, UserError) else str(error).strip() or type(error).__name__
         reason = told.splitlines()[-1].strip()[:200]
         raise InputError("weights that fit their model.json", reason, f"run stage {stage} again") from error
     return network
@@ -64,21 +64,27 @@ def outline(build: Callable[..., nn.Module], arguments: Mapping[str, Any], tenso
         Shapes by name.
 
     Raises:
-        ValueError: an argument beyond every network, or far more parameters than tensors; constructors raise others.
+        ValueError: an argument beyond every network, far more parameters than tensors, or parameters that others take
+            the place of; constructors raise others.
     """
     for name, value in arguments.items():
         entries = value if isinstance(value, list) else [value]
         words = [entry for entry in entries if isinstance(entry, str)]
         numbers = [entry for entry in entries if isinstance(entry, int)]
-        if max(map(len, (entries, *words))) > LONGEST or any(abs(number) > LARGEST for number in numbers):
+        nested = any(isinstance(entry, list | dict) for entry in entries)
+        if nested or max(map(len, (entries, *words))) > LONGEST or any(abs(number) > LARGEST for number in numbers):
             raise ValueError(f"{name[:LONGEST]} beyond that of any network")
-    with _WithoutMemory(), _at_most(tensors + MISSING):
-        return {name: tuple(tensor.shape) for name, tensor in build(**arguments).state_dict().items()}
+    with WithoutMemory(), _at_most(tensors + MISSING) as made:
+        network = build(**arguments)
+    # What other layers of the same name took the place of would take memory, and stand in no state dict.
+    if made() != len(list(network.parameters())):
+        raise ValueError("several layers of one name")
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 @contextmanager
-def _at_most(parameters: int) -> Iterator[None]:
-    """Stop the construction of a network that has more."""
+def _at_most(parameters: int) -> Iterator[Callable[[], int]]:
+    """Stop the construction of a network that has more; yields how many there were."""
     made = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -89,12 +95,12 @@ def _at_most(parameters: int) -> Iterator[None]:
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        yield
+        yield lambda: made
     finally:
         hook.remove()
 
 
-class _WithoutMemory(TorchFunctionMode):
+class WithoutMemory(TorchFunctionMode):
     """What networks make their parameters of becomes a shape alone.
 
     `torch.device("meta")` does the same to every tensor, but for a few operations it loads torch's compiler, which

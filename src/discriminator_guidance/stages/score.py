@@ -14,6 +14,7 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
 from discriminator_guidance.stages.convert import read_edm
+from discriminator_guidance.stages.fitting import WithoutMemory
 from discriminator_guidance.stages.trained import released_file, save_released, save_trained
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
@@ -95,7 +96,7 @@ def _convert(settings: EdmScore, context: Context, shape: tuple[int, ...], class
             f"one {_kind(label_dim)}",
             "change score.path or cond",
         )
-    with torch.device("meta"):
+    with WithoutMemory():
         buffers = {name for name, _ in EDMPrecond(**arguments).named_buffers()}
     return save_released(context, "score", state, arguments, path, buffers)
 

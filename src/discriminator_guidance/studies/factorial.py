@@ -275,5 +275,5 @@ def _provenance(laboratory: Laboratory) -> dict[str, Any]:
             {**laboratory.config.model_dump(mode="json"), "factorial": laboratory.config.factorial.model_dump()}
         ),
         "data sha256": {path.parent.name: sha256(path) for path in paths},
-        "versions": {name: version(name) for name in ("torch", "torchmetrics", "numpy", "scipy")},
+        "versions": {name: version(name) for name in ("torch", "numpy", "scipy")},
     }
