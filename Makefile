@@ -35,7 +35,7 @@ test: setup ## run every test (WORKERS=2 processes); a skipped one prints its re
 	@OMP_NUM_THREADS=1 $(pytest)
 
 # What the tests count lies in build/counted.txt meanwhile; docs/reliability.md has a table of it.
-test-full: setup ## run every test with many more kills, faults and fuzzed cases, and say how many (an hour or more)
+test-full: setup ## run every test with many more kills, faults and fuzzed cases, and say how many (ten minutes on two quiet cores)
 	@mkdir -p build && : > build/counted.txt
 	@DG_FULL=1 DG_COUNTS=$(CURDIR)/build/counted.txt OMP_NUM_THREADS=1 $(pytest)
 	@.venv/bin/python -m tests.amount build/counted.txt

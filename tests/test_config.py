@@ -302,6 +302,7 @@ ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         "a: [1,", "- 1\n- 2", "", "\x00", "a: 1\na: 2", "a: " + "[" * 500, "a: 2001-99-99", "a: " + "9" * 5000,
         "a: 0x" + "f" * 5000, "a: !!int abc", "a: !!int ''", "a: !!float abc", "a: !!bool abc", "a: !!binary ''",
+        "a: !!omap [{b: 1}, {b: 1}]",
         "a: &a [*a]", ALIASES, 'a: "\\UFFFFFFFF"', 'a: "\\ud800"', "a: {[b]: c}",
     ],
     ids=lambda text: repr(text[:20]),

@@ -18,7 +18,8 @@ from discriminator_guidance.redaction import redact
 Kind = TypeVar("Kind", bound=Section)
 PROFILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")  # it becomes a folder of data, models and reports
 # What ruamel raises on well-formed text of which it can make no value: "!!int abc", 2001-99-99, a list in list in list.
-NO_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# It asserts that the keys of an ordered map differ.
+NO_VALUES = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def load_config(profile: str, root: Path) -> Config:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from discriminator_guidance.config.loading import NO_VALUES
 from discriminator_guidance.errors import InputError
 
 # Not results of stages: code, as links in a folder for each stage; file by file before 2026-11-25.
@@ -72,7 +73,7 @@ def _stages(root: Path, lock: str, profile: str) -> list[LockedStage]:
         # Without `pure`, ruamel parses with libyaml: the file is long. Only words and whole numbers stand in it.
         stages = YAML(typ="safe").load((root / lock).read_text(encoding="utf-8"))["stages"]
         return [_stage(f"{address}{name}", entry) for name, entry in stages.items() if _profile(entry) == profile]
-    except (YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (YAMLError, OSError, *NO_VALUES) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         again = f"dvc repro {address}".rstrip(": ")
         raise InputError(
