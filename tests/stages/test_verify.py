@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from discriminator_guidance.artifacts.checksums import write_checksums
 from discriminator_guidance.artifacts.feature_cache import cached_rows
 from discriminator_guidance.artifacts.files import sha256, write_json, write_npz
 from discriminator_guidance.artifacts.partial import PartialWork
@@ -53,6 +54,9 @@ def study(tmp_path: Path) -> Study:
     write_sealed(layout.factorial / "cells" / "a" / "cell.json", {"fid": 3.5}, beside=["influence.npz"])
     write_json(layout.study_reports / "ensemble.json", {"best": 3.25})
     write_json(layout.evaluation("studies"), {"ensemble": sha256(layout.study_reports / "ensemble.json")})
+    (layout.report / "factorial").mkdir()
+    (layout.report / "factorial" / "cells.csv").write_text("cell,fid\nours,3.25\n")
+    write_checksums(layout.report / "factorial" / "factorial.sha256", [layout.report / "factorial" / "cells.csv"])
     layout.study.mkdir(parents=True)
     (layout.study / "ensemble.log").write_text('{"op_code": 0}\n{"op_code": 1}\n')
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
@@ -79,6 +83,7 @@ def test_whole_files_of_every_kind_are_counted(study: Study) -> None:
         "weights of studies",
         "results of the factorial",
         "records of studies",
+        "tables of studies",
         "unfinished work",
         "cached features",
         "journals",
@@ -166,6 +171,8 @@ def test_results_made_from_other_files_are_named(study: Study) -> None:
         ("models/tiny/factorial/cells/a/cell.json", "rm models/tiny/factorial/cells/a/cell.json  # dguide factorial"),
         ("models/tiny/factorial/cells/a/influence.npz", "rm models/tiny/factorial/cells/a/cell.json  # dguide fac"),
         ("reports/tiny/study/ensemble.json", "dguide study ensemble --profile tiny --trials 1"),
+        ("reports/tiny/factorial/cells.csv", "dguide factorial --profile tiny"),
+        ("reports/tiny/factorial/factorial.sha256", "dguide factorial --profile tiny"),
         (".partial/tiny/*/*.sealed", "rm .partial/tiny/score-"),
         (".cache/features/*.npz", "rm .cache/features/"),
     ],
@@ -190,6 +197,17 @@ def test_what_tells_of_the_records_of_studies_may_be_damaged_or_a_record_missing
     stamps.write_text("{")
     (damage,) = run(study, stages(study)).damages
     assert damage.command.startswith("rm reports/tiny/evaluation/studies.json")
+
+
+def test_a_missing_table_of_a_study_is_named(study: Study) -> None:
+    table = study.layout.study_reports / "ensemble.csv"
+    table.write_text("number\n0\n")
+    write_checksums(table.with_suffix(".sha256"), [table])
+    assert run(study, stages(study)).damages == []
+    table.unlink()
+    (damage,) = run(study, stages(study)).damages
+    again = "dguide study ensemble --trials 1 --profile tiny"
+    assert damage == Damage("reports/tiny/study/ensemble.csv", "missing", again)
 
 
 def test_losses_and_cells_of_before_there_were_checksums_are_no_damage(study: Study) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from discriminator_guidance.artifacts.checksums import read_checksums
+from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.config import Config
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.significance import standard_error
@@ -115,6 +117,8 @@ def test_results_are_written_and_agree(ready: Study, first: list):
     assert len(rows) == 68
     assert {row["n"] for row in rows} == {"12"}
     record = json.loads((folder / "factorial.json").read_text())
+    files = {path.name: sha256(path) for path in folder.iterdir() if path.suffix != ".sha256"}
+    assert read_checksums(folder / "factorial.sha256") == files
     by = {(row["training_seed"], row["cell"]): float(row["fid"]) for row in rows}
     ratios = [math.log(by[s, "study"] / by[s, "ours"]) for s in "12"]
     np.testing.assert_allclose(record["comparisons"]["study / ours"]["log"]["blocks"], ratios)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from discriminator_guidance.artifacts.checksums import read_checksums
 from discriminator_guidance.artifacts.files import read_json, sha256
 from discriminator_guidance.report.study_record import trials_of
 from discriminator_guidance.stages.layout import Layout
@@ -31,6 +32,8 @@ def test_record_table_and_charts_are_written_and_the_report_is_told(tmp_path: Pa
         told = list(csv.DictReader(stream))
     assert {row["note"] for row in told} == {"Note on the real data: JPEG re-encoded."}
     assert trials_of(RECORD, told) == trials_of(RECORD, rows())
+    beside = read_checksums(layout.study_reports / "ensemble.sha256")
+    assert beside == {path.name: sha256(path) for path in written[1:]}
 
     write_record("discriminator", lambda: (RECORD | {"importances": {}}, rows()), layout, 50)
     write_record("ensemble", lambda: (RECORD | {"importances": {}}, rows()), layout, 50)

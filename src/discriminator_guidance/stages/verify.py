@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from discriminator_guidance.artifacts.checksums import ENDING, read_checksums
 from discriminator_guidance.artifacts.feature_cache import is_whole
 from discriminator_guidance.artifacts.files import TEMPORARY, read_json, sha256
 from discriminator_guidance.artifacts.partial import sealed_files, unsealed
@@ -86,6 +87,7 @@ def run(config: Config, context: Context, locked: Sequence[LockedStage]) -> Veri
         ("weights of studies", _weights(layout, known)),
         ("results of the factorial", _factorial(layout)),
         ("records of studies", _records(layout)),
+        ("tables of studies", _tables(layout)),
         ("unfinished work", _unfinished(layout)),
         ("cached features", _features(layout)),
         ("journals", _journals(layout)),
@@ -174,6 +176,24 @@ def _records(layout: Layout) -> Iterator[Damage | None]:
             yield Damage(name, "missing", again)
         else:
             yield Damage(name, "other bytes than the report was told of", again) if sha256(path) != digest else None
+
+
+def _tables(layout: Layout) -> Iterator[Damage | None]:
+    """What searches and the factorial left in `reports`, by the checksums beside it."""
+    for sums in sorted(layout.report.glob(f"*/*{ENDING}")):
+        command = "factorial" if sums.stem == "factorial" else f"study {sums.stem} --trials 1"
+        again = f"dguide {command} --profile {layout.profile}"
+        try:
+            told = read_checksums(sums)
+        except InputError as error:
+            yield Damage(str(sums.relative_to(layout.root)), error.got, again)
+            continue
+        for name, digest in told.items():
+            path = sums.with_name(name)
+            found = (
+                "missing" if not path.is_file() else "" if sha256(path) == digest else "other bytes than were written"
+            )
+            yield Damage(str(path.relative_to(layout.root)), found, again) if found else None
 
 
 def _unfinished(layout: Layout) -> Iterator[Damage | None]:

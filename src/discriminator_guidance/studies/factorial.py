@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from discriminator_guidance.artifacts.checksums import ENDING, write_checksums
 from discriminator_guidance.artifacts.files import fingerprint, require, sha256, write_bytes, write_csv, write_json
 from discriminator_guidance.artifacts.weights import WEIGHT_FILES
 from discriminator_guidance.evaluation.effects import Fraction, contrast, estimate
@@ -106,7 +107,8 @@ def run(
     for name, content in factorial_files(record, config.report.dpi, note).items():
         write_bytes(folder / name, content)
     write_json(folder / "factorial.json", record)
-    written = sorted(folder.iterdir())
+    written = sorted(path for path in folder.iterdir() if path.suffix != ENDING)
+    write_checksums(folder / f"factorial{ENDING}", written)
     return StageResult(
         summary={"cells": len(cells), "computed now": len(missing), "results": str(folder.relative_to(layout.root))},
         outputs=written,

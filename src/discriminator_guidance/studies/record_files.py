@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from discriminator_guidance.artifacts.checksums import ENDING, write_checksums
 from discriminator_guidance.artifacts.claims import alone
 from discriminator_guidance.artifacts.files import read_json, sha256, write_bytes, write_csv, write_json
 from discriminator_guidance.report.gather import STUDIES
@@ -22,7 +23,7 @@ def write_record(
     dpi: int,
     note: str = "",
 ) -> list[Path]:
-    """Write `<word>.json`, `<word>.csv` and `<word>_<chart>.png`, and tell the report that they are there.
+    """Write `<word>.json`, `.csv`, `_<chart>.png` and their checksums, and tell the report that they are there.
 
     Args:
         word: `discriminator` or `ensemble`.
@@ -56,9 +57,11 @@ def _write(
         else:
             path.unlink(missing_ok=True)
     write_json(json, record)
+    written = [json, table, *(pictures[name] for name in charts)]
+    write_checksums(folder / f"{word}{ENDING}", written[1:])  # the report is told that of the record
     # Stage `report` depends on the folder of evaluations, which is there whether or not anything was searched. By this
     # digest it sees that there is a search to show.
     seen = layout.evaluation(STUDIES)
     known = read_json(seen, "report") if seen.is_file() else {}
     write_json(seen, known | {word: sha256(json)})
-    return [json, table, *(pictures[name] for name in charts)]
+    return written
