@@ -204,3 +204,8 @@ def test_unusable_times_are_refused(time: np.ndarray, message: str) -> None:
     for by_time in (calibration_bins, cross_entropy_by_time):
         with pytest.raises(InputError, match=message):
             by_time(np.zeros(2), np.array([0, 1]), time)
+
+
+def test_a_single_picture_that_is_called_real_has_the_precision_of_one() -> None:
+    scores = classification_scores(np.array([1.0, -1.0, -2.0]), np.array([1, 1, 0]))
+    assert (scores.precision, scores.recall) == (1.0, 0.5)
