@@ -1,4 +1,4 @@
-"""Ways are timed in turn, without their first call and without what prepares them."""
+"""Ways are timed in turn, without the first call of each round and without what prepares them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Clock:
         return Way(run, prepare)
 
 
-def test_in_turn_and_without_the_first_call():
+def test_in_turn_twice_of_which_the_second_call_counts():
     clock = Clock()
-    timed = interleaved({"a": clock.way("a", 50.0, 1.0, 3.0, 2.0), "b": clock.way("b", 4.0)}, 300.0, 3, clock=clock)
-    assert "".join(clock.log) == "ab" * 4  # more than 300 s, less than 600
+    ways = {"a": clock.way("a", 50.0, 1.0, 50.0, 3.0, 50.0, 2.0), "b": clock.way("b", 4.0)}
+    timed = interleaved(ways, 500.0, 3, clock=clock)
+    assert "".join(clock.log) == "aabb" * 3  # more than 500 s, less than 1,000
     assert timed["a"].seconds == [1.0, 3.0, 2.0]
     assert timed["a"].median == 2.0
     assert timed["a"].spread == (1.0, 3.0)

@@ -11,6 +11,7 @@ from torch import nn
 from discriminator_guidance import ranks
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks import precision
+from discriminator_guidance.networks.blocks import Conv2d
 from discriminator_guidance.networks.precision import WIDE, Compute, resolve_compute, unused_gpu
 from discriminator_guidance.stages.context import prepare_compute
 
@@ -140,12 +141,36 @@ def test_a_network_in_place_is_frozen_and_its_kernels_have_the_format_of_the_mod
 
 
 @pytest.mark.parametrize(
-    ("width", "device", "last"),
-    [(WIDE, "cpu", True), (WIDE // 2, "cpu", False), (WIDE, "meta", False)],  # meta: whatever is no CPU
+    ("mode", "forward_only", "width", "device", "last"),
+    [
+        ("bfloat16", False, WIDE, "cpu", True),
+        ("bfloat16", False, WIDE // 2, "cpu", False),
+        ("bfloat16", False, WIDE, "meta", False),  # meta: whatever is no CPU
+        ("float32", False, WIDE, "cpu", False),
+        ("float32", True, WIDE, "cpu", True),
+        ("float32", True, WIDE // 2, "cpu", False),
+        ("float32", True, WIDE, "meta", False),
+    ],
 )
-def test_only_wide_networks_on_a_cpu_have_channels_last(width, device, last):
-    kernel = Compute(torch.device(device), "bfloat16").place(nn.Conv2d(8, width, 3)).weight
+def test_only_wide_networks_on_a_cpu_have_channels_last(mode, forward_only, width, device, last):
+    kernel = Compute(torch.device(device), mode).place(nn.Conv2d(8, width, 3), forward_only).weight
     assert kernel.is_contiguous(memory_format=torch.channels_last) == last
+
+
+@pytest.mark.parametrize(
+    ("mode", "forward_only", "width", "less"),
+    [
+        ("float32", True, WIDE, True),
+        ("float32", False, WIDE, False),
+        ("bfloat16", True, WIDE, False),
+        ("float32", True, WIDE // 2, False),
+    ],
+)
+def test_wide_networks_in_float32_without_gradients_multiply_less(mode, forward_only, width, less, monkeypatch):
+    told = []
+    monkeypatch.setattr(Conv2d, "multiply_less", lambda layer: told.append(layer))
+    network = Compute(torch.device("cpu"), mode).place(nn.Sequential(Conv2d(8, width, 3)), forward_only)
+    assert told == ([network[0]] if less else [])
 
 
 def test_each_rank_has_a_gpu_of_its_own(machine, monkeypatch):

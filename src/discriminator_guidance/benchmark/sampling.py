@@ -152,7 +152,7 @@ class Frozen:
 
     def __init__(self, networks: Networks, compute: Compute) -> None:
         self.compute = compute
-        self.score: EDMPrecond = compute.place(copy.deepcopy(networks.score))
+        self.score: EDMPrecond = compute.place(copy.deepcopy(networks.score), forward_only=True)
         self.extractor: EncoderUNet = compute.place(copy.deepcopy(networks.extractor))
         heads = [compute.place(copy.deepcopy(head)) for head in networks.heads]
         self.members = {count: MemberLogits(self.extractor, heads[:count]) for count in (1, MEMBERS)}

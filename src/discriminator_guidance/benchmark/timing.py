@@ -16,7 +16,7 @@ class Way:
 
     Args:
         run: does it, and returns its result when it is done.
-        prepare: called before, outside the time.
+        prepare: called at the start of its turn, outside the time.
     """
 
     run: Callable[[], Tensor]
@@ -28,8 +28,8 @@ class Timed:
     """How long one way took.
 
     Args:
-        result: of its first call, which is not timed.
-        seconds: of each later call.
+        result: of its first call.
+        seconds: of the second call of each round.
     """
 
     result: Tensor
@@ -53,7 +53,10 @@ def interleaved(
     most: int = 15,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timed]:
-    """Time several ways round by round, each once in a round.
+    """Time several ways round by round, each twice in a round, of which the second call counts.
+
+    The first one finds the libraries, the caches and the memory as the way before left them; a stage calls its own way
+    again and again.
 
     Args:
         ways: by name.
@@ -63,12 +66,9 @@ def interleaved(
         clock: seconds, from any origin.
 
     Returns:
-        Results and times by name; a first round, in which libraries prepare, is not timed.
+        Results and times by name.
     """
-    timed = {}
-    for name, way in ways.items():
-        way.prepare()
-        timed[name] = Timed(way.run())
+    timed: dict[str, Timed] = {}
     began = clock()
     for done in range(most):
         spent = clock() - began
@@ -76,7 +76,9 @@ def interleaved(
             break
         for name, way in ways.items():
             way.prepare()
+            result = way.run()
             before = clock()
             way.run()
-            timed[name].seconds.append(clock() - before)
+            seconds = clock() - before
+            timed.setdefault(name, Timed(result)).seconds.append(seconds)
     return timed

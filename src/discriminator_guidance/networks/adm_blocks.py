@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.networks.blocks import attend
+from discriminator_guidance.networks.attention import attend, attend_rows
+from discriminator_guidance.networks.normalization import GroupNorm
 from discriminator_guidance.networks.resampling import halve
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def normalization(channels: int) -> nn.GroupNorm:
+def normalization(channels: int) -> GroupNorm:
     """Group normalisation with gcd(32, channels) groups.
 
     Args:
@@ -29,7 +30,7 @@ def normalization(channels: int) -> nn.GroupNorm:
 
     Deviation: official code always has 32 groups, which only multiples of 32 channels allow.
     """
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    return GroupNorm(math.gcd(32, channels), channels)
 
 
 def zeroed(layer: Layer) -> Layer:
@@ -166,8 +167,8 @@ class AttentionBlock(nn.Module):
         batch, channels, height, width = x.shape
         rows = self.norm(x).permute(0, 2, 3, 1).reshape(-1, channels)
         qkv = F.linear(rows, self.qkv.weight.squeeze(2), self.qkv.bias)
-        q, k, v = qkv.view(batch, -1, self.num_heads, 3, channels // self.num_heads).permute(0, 2, 3, 4, 1).unbind(2)
-        attended = attend(q, k, v).permute(0, 3, 1, 2).reshape(-1, channels)
+        q, k, v = qkv.view(batch, -1, self.num_heads, 3, channels // self.num_heads).transpose(1, 2).unbind(3)
+        attended = attend_rows(q, k, v).transpose(1, 2).reshape(-1, channels)
         projected = F.linear(attended, self.proj_out.weight.squeeze(2), self.proj_out.bias)
         total: Tensor = x + projected.view(batch, height, width, channels).permute(0, 3, 1, 2)
         return total

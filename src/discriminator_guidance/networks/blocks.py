@@ -1,4 +1,4 @@
-"""What the networks share (time embedding, attention) and the layers of the score networks."""
+"""The time embeddings and the layers of the score networks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from discriminator_guidance.networks.attention import attend
+from discriminator_guidance.networks.normalization import GroupNorm
 from discriminator_guidance.networks.resampling import resample, separable_filter
-
-# Positions from which the fused kernel of attention, which never holds the matrix of their weights, is the faster one:
-# on a CPU half the time at 1,024, forward and backward, and no gain at 256.
-FUSED_FROM = 512
+from discriminator_guidance.networks.winograd import convolve, transformed
 
 
 def sinusoidal_embedding(time: Tensor, channels: int, endpoint: bool) -> Tensor:
@@ -89,35 +88,6 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention, channels before positions.
-
-    Args:
-        query: (N, heads, channels, asking positions).
-        key: (N, heads, channels, positions).
-        value: (N, heads, channels, positions).
-
-    Returns:
-        (N, heads, channels, asking positions).
-
-    Source: Vaswani et al. 2017, Eq. 1.
-    """
-    if min(query.shape[3], key.shape[3]) >= FUSED_FROM:
-        q, k, v = (_rows(part) for part in (query, key, value))
-        return F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
-    # Written out: on a CPU, with few positions, the fused kernel takes up to four times as long.
-    scale = query.shape[2] ** -0.25
-    weight = ((query * scale).transpose(2, 3) @ (key * scale)).softmax(dim=3)
-    attended: Tensor = value @ weight.transpose(2, 3)
-    return attended
-
-
-def _rows(part: Tensor) -> Tensor:
-    """Positions as rows whose channels lie side by side, as the fused kernel reads them."""
-    rows = part.transpose(2, 3)
-    return rows if rows.stride(3) == 1 else rows.contiguous()
-
-
 def broadcast_batch(level: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
     """A time or noise level, one for each picture.
 
@@ -168,6 +138,7 @@ class Conv2d(nn.Conv2d):
     """
 
     resample_filter: Tensor
+    _kernels: list[Tensor] | None = None
 
     def __init__(
         self,
@@ -189,6 +160,15 @@ class Conv2d(nn.Conv2d):
         if up or down:
             self.register_buffer("resample_filter", separable_filter(taps))
 
+    def multiply_less(self) -> None:
+        """Prepare for calls without gradients on a CPU: a kernel of 3 x 3 takes two thirds of the multiplications.
+
+        The weights must not change any more. Other kernels, calls with gradients and pictures of an odd height are
+        left as they are.
+        """
+        if self.kernel_size == (3, 3) and self.padding == (1, 1):
+            self._kernels = transformed(self.weight.detach())
+
     def forward(self, x: Tensor) -> Tensor:
         """The convolution, at the new size.
 
@@ -202,7 +182,9 @@ class Conv2d(nn.Conv2d):
             return resample(super().forward(x), self.resample_filter, self.up, padding=0)
         if self.up or self.down:
             x = resample(x, self.resample_filter, self.up, self.margin)
-        return super().forward(x)
+        if self._kernels is None or x.requires_grad or x.shape[2] % 2:
+            return super().forward(x)
+        return convolve(x, self._kernels, self.bias)
 
 
 class UNetBlock(nn.Module):
@@ -271,7 +253,7 @@ class UNetBlock(nn.Module):
         return attended
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """Group normalisation with at most 32 groups of at least 4 channels, as in the EDM score networks.
 
     Args:
@@ -282,4 +264,4 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
     Source: Wu & He 2018, Eq. 7.
     """
-    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+    return GroupNorm(min(32, channels // 4), channels, eps=1e-6)

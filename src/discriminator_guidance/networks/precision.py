@@ -11,6 +11,7 @@ from torch import nn
 
 from discriminator_guidance import ranks
 from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.networks.blocks import Conv2d
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -50,25 +51,30 @@ class Compute:
         """
         return {"device": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
 
-    def place(self, network: Network) -> Network:
+    def place(self, network: Network, forward_only: bool = False) -> Network:
         """Make a network ready for many calls without training, under `autocast`.
 
         Args:
             network: changed in place.
+            forward_only: whether no gradient by its input will be asked for.
 
         Returns:
             The same network on the device, in evaluation mode, without gradients. In mode "bfloat16" its kernels are
-            bfloat16 already and, in wide networks on a CPU, lie with channels last: autocast would convert those of a
-            frozen network anew in every call, and does not act inside `vmap`.
+            bfloat16 already: autocast would convert those of a frozen network anew in every call, and does not act
+            inside `vmap`. Kernels of wide networks lie with channels last on a CPU, in float32 where no gradient is
+            asked for; there they multiply less, too.
         """
         network = network.to(self.device).eval().requires_grad_(False)
-        if self.mode == "bfloat16":
-            layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d)]
-            width = max((layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)), default=0)
-            if width >= WIDE and self.device.type == "cpu":
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for layer in layers:
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d)]
+        width = max((layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)), default=0)
+        wide = width >= WIDE and self.device.type == "cpu"
+        if wide and (self.mode == "bfloat16" or forward_only):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer in layers:
+            if self.mode == "bfloat16":
                 layer.to(torch.bfloat16).register_forward_pre_hook(_in_format_of_kernel)
+            elif wide and forward_only and isinstance(layer, Conv2d):
+                layer.multiply_less()
         return network
 
 

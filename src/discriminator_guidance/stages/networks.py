@@ -26,7 +26,7 @@ def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
         The network, to be called under `compute.autocast()`.
     """
     state, arguments = load_weights(layout.model("score"), "score")
-    return compute.place(build_fitting(EDMPrecond, arguments, state, "score"))
+    return compute.place(build_fitting(EDMPrecond, arguments, state, "score"), forward_only=True)
 
 
 def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:

@@ -84,7 +84,7 @@ class TimedCalls:
     @cached_property
     def score(self) -> EDMPrecond:
         """The score network, frozen."""
-        return self.sampling.place(self.blueprints.score())
+        return self.sampling.place(self.blueprints.score(), forward_only=True)
 
     @cached_property
     def extractor(self) -> EncoderUNet:

@@ -1,0 +1,1 @@
+../../src/discriminator_guidance/networks/attention.py
