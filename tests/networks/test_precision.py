@@ -158,19 +158,26 @@ def test_only_wide_networks_on_a_cpu_have_channels_last(mode, forward_only, widt
 
 
 @pytest.mark.parametrize(
-    ("mode", "forward_only", "width", "less"),
+    ("mode", "forward_only", "width", "units", "less"),
     [
-        ("float32", True, WIDE, True),
-        ("float32", False, WIDE, False),
-        ("bfloat16", True, WIDE, False),
-        ("float32", True, WIDE // 2, False),
+        ("float32", True, WIDE, False, torch.float32),
+        ("float32", True, WIDE, True, torch.float32),
+        ("float32", False, WIDE, False, None),
+        ("float32", True, WIDE // 2, False, None),
+        ("bfloat16", True, WIDE, False, torch.bfloat16),
+        ("bfloat16", True, WIDE, True, None),
+        ("bfloat16", False, WIDE, False, None),
     ],
 )
-def test_wide_networks_in_float32_without_gradients_multiply_less(mode, forward_only, width, less, monkeypatch):
-    told = []
-    monkeypatch.setattr(Conv2d, "multiply_less", lambda layer: told.append(layer))
-    network = Compute(torch.device("cpu"), mode).place(nn.Sequential(Conv2d(8, width, 3)), forward_only)
-    assert told == ([network[0]] if less else [])
+def test_wide_networks_without_gradients_multiply_less(mode, forward_only, width, units, less, monkeypatch):
+    monkeypatch.setattr(precision, "_has_matrix_units", lambda: units)
+    made = nn.Sequential(Conv2d(8, width, 3))
+    compute = Compute(torch.device("cpu"), mode)
+    network = compute.place(copy.deepcopy(made), forward_only)
+    assert (network[0]._kernels[0].dtype if network[0]._kernels else None) == less
+    x = torch.randn(2, 8, 4, 4)
+    with compute.autocast(), torch.no_grad():
+        torch.testing.assert_close(network(x).float(), made(x).float(), atol=0.05, rtol=0.05)
 
 
 def test_each_rank_has_a_gpu_of_its_own(machine, monkeypatch):

@@ -32,6 +32,15 @@ def test_in_float32_it_errs_as_little_as_torch():
     assert (ours - exact).std() < 4 * (torchs - exact).std()
 
 
+def test_in_bfloat16_it_errs_little_more_than_torch():
+    weight, x = torch.randn(64, 64, 3, 3), torch.randn(2, 64, 16, 16).to(torch.bfloat16)
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    ours = convolve(x, [kernel.to(torch.bfloat16) for kernel in transformed(weight)], None)
+    torchs = F.conv2d(x, weight.to(torch.bfloat16), padding=1)
+    assert ours.dtype == torch.bfloat16
+    assert (ours - exact).std() < 2 * (torchs - exact).std()
+
+
 @pytest.mark.parametrize("options", [{}, {"up": True}, {"down": True}, {"up": True, "taps": (1, 3, 3, 1)}])
 def test_a_layer_that_was_told_so_multiplies_less(options, monkeypatch):
     calls = []
@@ -40,7 +49,7 @@ def test_a_layer_that_was_told_so_multiplies_less(options, monkeypatch):
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     expected = layer(x)
     assert not calls
-    layer.multiply_less()
+    layer.multiply_less(torch.float64)
     torch.testing.assert_close(layer(x), expected)
     assert len(calls) == 1
 
@@ -60,7 +69,7 @@ def test_what_it_is_not_for_is_left_as_it_is(kernel, options, height, gradient, 
     layer = Conv2d(4, 6, kernel, **options).requires_grad_(False)
     x = torch.randn(2, 4, height, 8, requires_grad=gradient)
     expected = layer(x)
-    layer.multiply_less()
+    layer.multiply_less(torch.float32)
     assert torch.equal(layer(x), expected)
     if gradient:
         assert torch.autograd.grad(layer(x).sum(), x)[0].abs().sum() > 0

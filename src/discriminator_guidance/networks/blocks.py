@@ -160,14 +160,17 @@ class Conv2d(nn.Conv2d):
         if up or down:
             self.register_buffer("resample_filter", separable_filter(taps))
 
-    def multiply_less(self) -> None:
+    def multiply_less(self, dtype: torch.dtype) -> None:
         """Prepare for calls without gradients on a CPU: a kernel of 3 x 3 takes two thirds of the multiplications.
 
         The weights must not change any more. Other kernels, calls with gradients and pictures of an odd height are
         left as they are.
+
+        Args:
+            dtype: of the pictures that will come.
         """
         if self.kernel_size == (3, 3) and self.padding == (1, 1):
-            self._kernels = transformed(self.weight.detach())
+            self._kernels = [kernel.to(dtype) for kernel in transformed(self.weight.detach())]
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution, at the new size.

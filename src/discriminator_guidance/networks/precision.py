@@ -65,16 +65,18 @@ class Compute:
             asked for; there they multiply less, too.
         """
         network = network.to(self.device).eval().requires_grad_(False)
+        rounded = self.mode == "bfloat16"
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d)]
         width = max((layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)), default=0)
         wide = width >= WIDE and self.device.type == "cpu"
-        if wide and (self.mode == "bfloat16" or forward_only):
+        if wide and (rounded or forward_only):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        less = wide and forward_only and not (rounded and _has_matrix_units())
         for layer in layers:
-            if self.mode == "bfloat16":
+            if less and isinstance(layer, Conv2d):
+                layer.multiply_less(torch.bfloat16 if rounded else torch.float32)
+            if rounded:
                 layer.to(torch.bfloat16).register_forward_pre_hook(_in_format_of_kernel)
-            elif wide and forward_only and isinstance(layer, Conv2d):
-                layer.multiply_less()
         return network
 
 
@@ -140,6 +142,11 @@ def _has_native_bfloat16(place: str) -> bool:
     if place == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _has_matrix_units() -> bool:
+    """Whether bfloat16 products take so little of the time that fewer of them may not pay (not measured there)."""
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def _in_format_of_kernel(layer: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
