@@ -92,7 +92,8 @@ def of_range(study: Study, number: int, root: Path) -> dict:
 def test_ranges_are_evaluated_one_by_one_and_averaged(two_ranges: Study, tmp_path):
     both = read_json(two_ranges.layout.evaluation("d0"), "evaluation")
     first, second = (of_range(two_ranges, number, tmp_path) for number in (0, 1))
-    assert both["fid_ranges"] == pytest.approx([first["fid"], second["fid"]], rel=1e-9)
+    # Features of 24 pictures at once and of 12 may differ in their last place, and a small distance by more.
+    assert both["fid_ranges"] == pytest.approx([first["fid"], second["fid"]], rel=1e-7)
     assert both["fid"] == both["fid_ranges_mean"] == pytest.approx((first["fid"] + second["fid"]) / 2)
     assert both["delta_fid_vs_edm"] == pytest.approx((first["delta_fid_vs_edm"] + second["delta_fid_vs_edm"]) / 2)
     assert both["n"] == 12
