@@ -37,7 +37,7 @@ STEPS = 3  # five evaluations of the denoiser and two of the guidance: nearly th
 MEMBERS = 6
 WEIGHT = 2.0
 SIGMA = 1.0  # inside every window
-RUN = 9  # times as much work in a run of the sampler as in a single call: 16 pictures at full size on a CPU
+RUN = 9  # times as much work in a run of the sampler as in a single call: 17 pictures at full size on a CPU
 # FLOPs of a call on a CPU, about, and pictures of a call on a GPU. Stages send 64 pictures and more at once; calls of
 # a few are further from the peak: 51 % with 7 pictures and 62 % with 18 (guidance at full size, float32).
 CPU_WORK, CUDA_BATCH = 0.5e12, 256
