@@ -64,7 +64,10 @@ def assert_whole(study: optuna.Study, trials: int, calls: list[tuple[int, int]])
     assert {t.state for t in ended} == {TrialState.COMPLETE}
     assert len({tuple(t.params.values()) for t in ended}) == trials
     assert not [t for t in study.trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
-    assert sorted(number for number, _ in calls) == [t.number for t in study.trials]
+    ran = [number for number, _ in calls]
+    assert len(ran) == len(set(ran))
+    # A trial whose making the server committed without being able to say so was never run; another stands for it.
+    assert {t.number for t in ended} <= set(ran) <= {t.number for t in study.trials}
     assert [t.number for t in study.trials] == list(range(len(study.trials)))
 
 
