@@ -29,7 +29,8 @@ bars=on
 [ -t 1 ] || bars=off
 .venv/bin/python -m pip install --quiet --progress-bar $bars --log .venv/install.log --no-input \
     --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
-.venv/bin/dguide prepare
+# Created here, because several processes that create it at the same time disturb each other.
+MLFLOW_DISABLE_TELEMETRY=true .venv/bin/mlflow db upgrade sqlite:///mlflow.db >/dev/null 2>&1 || true
 # DVC unpickles its own indices (CVE-2025-69872 of diskcache, without a fix) and would keep them where everybody on this
 # machine may write; here only the owner may.
 mkdir -p .dvc/tmp/site

@@ -1,9 +1,6 @@
-"""A `dguide` or `dvc` that begins as a fork of what has imported everything: hundreds of starts in the time of ten.
+"""`dguide` as a fork of a process that has imported everything: dozens of starts in the time of two.
 
-    python -m tests.preforked SOCKET
-
-serves what scripts written by `write_client` ask for. The server computes nothing itself, because threads of a parent
-do not survive in its forks.
+The server (python -m tests.preforked SOCKET) computes nothing, because threads of a parent do not survive in its forks.
 """
 
 from __future__ import annotations
@@ -15,118 +12,70 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
-STAGES = (
-    "real",
-    "score",
-    "extractor",
-    "fid_network",
-    "fake",
-    "discriminator",
-    "guided",
-    "evaluation",
-    "report",
-    "verify",
-)
-# What stages, and DVC, import when they need it.
-LATER = (
-    "dvc.cli.parser",
-    "dvc.repo.reproduce",
-    "matplotlib.pyplot",
-    "pandas",
-    "scipy.special",
-)
+from .commands import FIRST_IN_PATH, PROJECT, environment, unshared
+
 CLIENT = """#!{python} -SE
 import json, os, socket, sys
-with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-    connection.connect({address!r})
-    told = json.dumps([{program!r}, sys.argv[1:], os.getcwd(), dict(os.environ)])
-    socket.send_fds(connection, [told.encode()], [0, 1, 2])
-    sys.exit(int(connection.recv(16)))
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()], [0, 1, 2])
+    sys.exit(int(server.recv(16) or 1))
 """
-
-
-def write_client(path: Path, address: Path) -> None:
-    """Write the script that stands in for the program it is named after."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(CLIENT.format(python=sys.executable, address=str(address), program=path.name))
-    path.chmod(0o755)
+STAGES = ("real", "score", "extractor", "fid_network", "fake", "discriminator", "guided", "evaluation", "report")
 
 
 @contextmanager
-def served(address: Path, prefix: list[str], variables: Mapping[str, str]) -> Iterator[None]:
-    """Keep a server, started with a prefix to its command and more variables, as long as the context lasts."""
-    command = [*prefix, sys.executable, "-m", "tests.preforked", str(address)]
-    server = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, "OMP_NUM_THREADS": "1", **variables})
-    try:
-        while not address.exists():
-            assert server.poll() is None, "the server did not begin"
-            time.sleep(0.05)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
+def preforked(folder: Path) -> Iterator[None]:
+    """Let every `dguide` run as a fork of a server, which is without network where this machine can do that."""
+    address, client = folder / "socket", folder / "dguide"
+    client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+    client.chmod(0o755)
+    command = [*unshared("--net"), sys.executable, "-m", "tests.preforked", str(address)]
+    with subprocess.Popen(command, cwd=PROJECT, env=environment()) as server:
+        try:
+            while not address.exists():
+                assert server.poll() is None, "the server did not begin"
+                time.sleep(0.05)
+            FIRST_IN_PATH.append(str(folder))
+            yield
+        finally:
+            FIRST_IN_PATH.clear()
+            server.terminate()
 
 
 def main() -> None:
-    """See the module."""
-    from dvc.cli import main as dvc
-
+    """Serve until terminated."""
     from discriminator_guidance.cli import main as dguide
 
-    programs = {"dguide": dguide, "dvc": lambda: sys.exit(dvc(sys.argv[1:]))}
-    for name in [*(f"discriminator_guidance.stages.{word}" for word in STAGES), *LATER]:
+    for name in (*(f"discriminator_guidance.stages.{word}" for word in STAGES), "matplotlib.pyplot"):
         import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.bind(f"{sys.argv[1]}.begun")
+        server.bind(f"{sys.argv[1]}.new")
         server.listen()
-        Path(f"{sys.argv[1]}.begun").rename(sys.argv[1])
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks leave without being waited for
-        while True:
-            connection, _ = server.accept()
-            if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _attend(connection, programs)
+        Path(f"{sys.argv[1]}.new").rename(sys.argv[1])
+        while (connection := server.accept()[0]) and os.fork():
             connection.close()
-
-
-def _attend(connection: socket.socket, programs: dict[str, Callable[[], object]]) -> None:
-    """Run what a client asks for in a fork, and tell it the end: the server goes on, since `dvc` asks for `dguide`."""
-    told, streams, *_ = socket.recv_fds(connection, 2**20, 3)
-    program, arguments, folder, environment = json.loads(told)
-    pid = os.fork()
-    if pid == 0:
-        for place, stream in enumerate(streams):
-            os.dup2(stream, place)
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.argv = [program, *arguments]
-        _leave(programs[program])
-    for stream in streams:
-        os.close(stream)
-    connection.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
-    os._exit(0)
-
-
-def _leave(work: Callable[[], object]) -> None:
-    code: object = 1
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, streams, *_ = socket.recv_fds(connection, 2**20, 3)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    sys.argv, folder, variables = json.loads(message)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    code = 0
     try:
-        work()
-        code = 0
-    except SystemExit as left:
-        code = left.code
-    except BaseException:
-        traceback.print_exc()
+        dguide()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
     sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    connection.send(str(code).encode())
 
 
 if __name__ == "__main__":

@@ -1,220 +1,199 @@
-"""The real dvc.yaml with tiny settings in a temporary folder, the network cut off."""
+"""The real dvc.yaml with tiny settings in a git repository of its own, the network cut off.
+
+The tests follow one another: a first run that is killed, then one change after the other.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
+import signal
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from discriminator_guidance.config import promote
-from tests.amount import FULL
-from tests.preforked import served, write_client
-from tests.project_files import project_yaml
-from tests.stages.conftest import tiny_settings
-from tests.watching import noted, watched
+from discriminator_guidance.config import load_config
+from discriminator_guidance.data.files import write_json
+from discriminator_guidance.stages.layout import Layout
 
-PROJECT = Path(__file__).resolve().parents[1]
-MEMBERS = ("d0", "d1", "d2", "d3", "d4", "d5")
-ENSEMBLES = ("ensemble_probability", "ensemble_logit", "ensemble_clipped_logit")
-VARIANTS = ("edm", *MEMBERS, "d0_table1", *ENSEMBLES)
+from .commands import PROJECT, environment, run, succeed, unshared
+from .preforked import preforked
+from .stages.conftest import tiny_settings
 
 pytestmark = pytest.mark.pipeline
 
-
-def pipeline_settings() -> dict:
-    """Tiny settings with the members and variants of params.yaml below."""
-    tiny = tiny_settings()
-    mini = project_yaml("configs/mini.yaml")
-    for name in MEMBERS:
-        tiny["discriminator"]["members"][name] = mini["discriminator"]["members"][name] | {"epochs": 1}
-    tiny["guided"]["variants"] = {name: mini["guided"]["variants"][name] for name in VARIANTS}
-    return tiny
+SEQUENTIAL = "models/mini/discriminator/d0"  # d1 continues d0
+VARIANTS = ("edm", "d1", "mean_prob")
+METRICS = ["fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision",
+           "recall"]  # fmt: skip
+SINGLE = {"real", "score", "extractor", "fid_network", "fake", "report"}
+OF_VARIANTS = {f"{word}@{variant}" for word in ("guided", "evaluation") for variant in VARIANTS}
+OF_D1 = {"discriminator@d1", "guided@d1", "evaluation@d1", "guided@mean_prob", "evaluation@mean_prob", "report"}
 
 
-def write_yaml(path: Path, data: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        YAML().dump(data, stream)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    shutil.copytree(PROJECT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copytree(PROJECT / "closures", root / "closures", symlinks=True)
-    shutil.copy(PROJECT / "dvc.yaml", root)
-    shutil.copytree(PROJECT / ".dvc" / "plots", root / ".dvc" / "plots")
-    shutil.copy(PROJECT / ".dvc" / "config", root / ".dvc")
-    write_yaml(root / "configs" / "mini.yaml", pipeline_settings())
-    write_yaml(
-        root / "params.yaml",
-        {
-            "profile": "mini",
-            "root": ".",
-            "families": [],
-            "members": list(MEMBERS),
-            "d0_variants": ["d0_table1"],
-            "ensembles": list(ENSEMBLES),
-            "tuned_members": [],
-            "tuned_ensembles": [],
-        },
-    )
-    (root / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
-    return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_starts(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let `dguide` and `dvc` begin as forks, but not in `make test-full`: there each starts as users start it."""
-    if FULL:
-        yield
-        return
-    address = tmp_path_factory.mktemp("server") / "socket"
-    for program in ("dguide", "dvc"):
-        write_client(project / "bin" / program, address)
-    with served(address, without_network(), watched(project / "watched.txt")):
-        yield
-
-
-def without_network() -> list[str]:
-    """A command prefix that cuts the network off, empty where this machine cannot."""
-    prefix = ["unshare", "--net", "--map-root-user"]
-    able = (
-        shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0
-    )
-    return prefix if able else []
-
-
-def called(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(root / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "DGUIDE_TRACKING": "off",
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "300",
-        **watched(root / "watched.txt"),
-    }
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-
-
-def dvc(root: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
-    done = called(root, *prefix, "dvc", *arguments)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+def settings() -> dict[str, Any]:
+    data = tiny_settings()
+    data["members"]["d1"]["start"] = SEQUENTIAL
+    data["variants"] = {name: data["variants"].get(name, data["variants"]["d0"]) for name in VARIANTS}
+    data["variants"]["d1"] = data["variants"]["d1"] | {"needs": "discriminator/d1", "members": ["d1"]}
+    return data
 
 
 def stages_run(log: str) -> list[str]:
     return [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
 
 
+def repro(root: Path, *arguments: str, **variables: str) -> list[str]:
+    """Bring the pipeline up to date; the stages that were run."""
+    return stages_run(succeed(root, *unshared("--net"), "dvc", "repro", *arguments, **variables))
+
+
+def commit(root: Path) -> None:
+    succeed(root, "git", "add", "--all")
+    succeed(root, "git", "commit", "--quiet", "--message", "state")
+
+
+def changes(root: Path, *revisions: str) -> str:
+    """Tracked files that differ, and files that are neither tracked nor ignored."""
+    return succeed(root, "git", "diff", "--name-only", *revisions) + succeed(
+        root, "git", "ls-files", "--others", "--exclude-standard"
+    )
+
+
 @pytest.fixture(scope="module")
-def first_run(project: Path) -> list[str]:
-    return stages_run(dvc(project, "repro", prefix=tuple(without_network())))
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project before its first run, committed."""
+    root = tmp_path_factory.mktemp("pipeline") / "project"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for folder in ("src", ".dvc/plots"):
+        shutil.copytree(PROJECT / folder, root / folder, ignore=ignored)
+    for file in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", "data/raw/digits.npz"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / file, root / file)
+    (root / "reports/mini/study").mkdir(parents=True)
+    (root / "reports/mini/study/.gitkeep").touch()
+    with (root / "params.yaml").open("w") as stream:
+        YAML().dump(settings(), stream)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("\nmembers:\n", "\nmembers:   # Table 2 of the reproduction\n"))
+    succeed(root, "git", "init", "--quiet")
+    for name, value in {"user.name": "t", "user.email": "t@example.org", "gc.auto": "0"}.items():
+        succeed(root, "git", "config", name, value)
+    commit(root)
+    return root
 
 
-def test_a_fresh_repro_runs_every_stage_and_writes_the_report(project: Path, first_run: list[str]):
-    words = ["real", "score", "extractor", "fid_network", "fake", "report"]
-    expected = {f"{word}@mini" for word in words}
-    expected |= {f"discriminator@mini-{member}" for member in MEMBERS}
-    assert expected <= set(first_run)
-    assert len(first_run) == len(set(first_run)) == len(words) + len(MEMBERS) + 2 * len(VARIANTS)
-    assert (project / "reports" / "mini" / "index.html").is_file()
+@pytest.fixture(scope="module")
+def first_run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Stages that a run finished before it was killed, and those of the run after it."""
+    command = [*unshared("--net"), "dvc", "repro"]
+    log = root.parent / "log.txt"
+    with log.open("w") as stream:
+        killed = subprocess.Popen(
+            command, cwd=root, env=environment(), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        while killed.poll() is None and not list(root.glob(".partial/mini/*/shard-*.npz")):
+            time.sleep(0.02)
+        os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, log.read_text()
+    *finished, interrupted = stages_run(log.read_text())
+    with preforked(tmp_path_factory.mktemp("bin")):  # not for the run above: a fork would outlive it
+        again = repro(root)
+        assert again[0] == interrupted
+        yield [*finished, *again]
+
+
+def test_every_stage_runs_once_although_the_first_run_is_killed(root: Path, first_run: list[str]) -> None:
+    assert sorted(first_run) == sorted({*SINGLE, "discriminator@d0", "discriminator@d1", *OF_VARIANTS})
+    layout = Layout(root, "mini")
+    assert (layout.report / "index.html").is_file()
     for variant in VARIANTS:
-        assert json.loads((project / "reports" / "mini" / "evaluation" / f"{variant}.json").read_text())["n"] == 24
+        assert list(json.loads(layout.evaluation(variant).read_text())) == METRICS
+    assert not list(layout.partial.glob("*"))
+    commit(root)
 
 
-def test_the_network_was_cut_off(first_run: list[str]):
-    if not without_network():
+def test_a_second_repro_runs_nothing_whatever_the_launcher(root: Path, first_run: list[str]) -> None:
+    assert repro(root, DGUIDE_LAUNCH="torchrun --standalone --nproc-per-node 2 --no-python") == []
+    assert changes(root) == ""
+
+
+def test_the_same_settings_computed_again_leave_tracked_files_as_they_were(root: Path, first_run: list[str]) -> None:
+    again = ["discriminator@d1", "evaluation@d1", "report"]
+    assert repro(root, "--force", "--single-item", *again) == again
+    assert changes(root) == ""
+
+
+def test_one_learning_rate_reruns_what_depends_on_it_and_keeps_comments(root: Path, first_run: list[str]) -> None:
+    log = succeed(root, "dvc", "exp", "run", "--name", "other", "-S", "members.d1.learning_rate=2e-3")
+    assert set(stages_run(log)) == OF_D1
+    assert load_config(root / "params.yaml").members["d1"].learning_rate == 2e-3
+    assert "members:   # Table 2 of the reproduction" in (root / "params.yaml").read_text()
+    commit(root)
+
+
+def test_an_earlier_setting_is_served_by_the_run_cache(root: Path, first_run: list[str]) -> None:
+    succeed(root, "git", "checkout", "--quiet", "HEAD~1", "--", "params.yaml")
+    assert repro(root) == ["report"]  # takes a second, and has outputs that DVC's run cache does not take
+    # The report names the last commit that changed the settings, which is another one now.
+    assert set(changes(root, "HEAD~1").split()) == {
+        "dvc.lock", "reports/mini/index.html", "reports/mini/provenance.json"
+    }  # fmt: skip
+
+
+def test_a_variant_is_one_row(root: Path, first_run: list[str]) -> None:
+    params = root / "params.yaml"
+    chosen = "members: [d1], rule: mean_logit, weights: equal, w1: 1.0, w2: 1.0, boosting: false"
+    row = f"  d1_w1: {{needs: discriminator/d1, {chosen}}}"
+    params.write_text(params.read_text().replace("\nvariants:\n", f"\nvariants:\n{row}\n"))
+    assert repro(root) == ["guided@d1_w1", "evaluation@d1_w1", "report"]
+
+
+def test_revisions_can_be_compared_on_a_clone(root: Path, first_run: list[str]) -> None:
+    clone = root.parent / "clone"
+    succeed(root.parent, "git", "clone", "--quiet", str(root), str(clone))
+    succeed(clone, "dvc", "config", "--local", "cache.dir", str(root / ".dvc/cache"))
+    succeed(clone, "dvc", "checkout")
+    assert "up to date" in succeed(clone, "dvc", "status")
+    assert "reports/mini/evaluation/d1.json" in succeed(clone, "dvc", "metrics", "diff", "HEAD~1")
+    assert "members.d1.learning_rate" in succeed(clone, "dvc", "params", "diff", "HEAD~1")
+    assert "index.html" in succeed(clone, "dvc", "plots", "diff", "HEAD~1")
+    assert "reports/mini/evaluation/d1.json" in succeed(clone, "dvc", "exp", "show", "--md", "--num", "1")
+    assert "dvc.yaml" in succeed(clone, "dvc", "ls", ".", "--rev", "HEAD")
+
+
+def test_a_changed_input_file_reruns_what_depends_on_it(root: Path, first_run: list[str]) -> None:
+    raw = root / "data/raw/digits.npz"
+    with np.load(raw) as arrays:
+        np.savez(raw, **arrays)  # the same images in other bytes
+    assert repro(root, "real") == ["real"]
+    outdated = json.loads(succeed(root, "dvc", "status", "--json"))
+    assert {"score", "extractor", "fid_network", "discriminator@d0", "report"} <= set(outdated)
+
+
+def test_metrics_of_a_profile_fit_a_terminal(tmp_path: Path) -> None:
+    for file in ("dvc.yaml", "params.yaml", ".dvc/config"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / file, tmp_path / file)
+    (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    names = load_config(tmp_path / "params.yaml").variants
+    widest = [12.3456789] * 3 + [-12.3456789] * 3 + [0.123456789] * 4
+    for name in names:
+        write_json(Layout(tmp_path, "mini").evaluation(name), dict(zip(METRICS, widest, strict=True)))
+    shown = succeed(tmp_path, "dvc", "metrics", "show").splitlines()
+    assert sum("reports/mini/evaluation" in line for line in shown) == len(names)
+    assert max(map(len, shown)) <= 160
+
+
+def test_the_network_was_cut_off() -> None:
+    if not unshared("--net"):
         pytest.skip("this machine cannot make a network namespace: `unshare --net` failed")
     probe = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
-    done = subprocess.run(
-        [*without_network(), sys.executable, "-c", probe], capture_output=True, text=True, check=False
-    )
-    assert "Network is unreachable" in done.stderr
-
-
-def test_a_second_repro_runs_nothing(project: Path, first_run: list[str]):
-    assert stages_run(dvc(project, "repro")) == []
-
-
-def verify(project: Path) -> subprocess.CompletedProcess[str]:
-    return called(project, "dguide", "verify", "--profile", "mini")
-
-
-def test_verify_names_what_is_damaged_and_its_commands_mend_it(project: Path, first_run: list[str]):
-    whole = verify(project)
-    assert whole.returncode == 0, whole.stderr
-    assert "all of it is as it was written" in whole.stdout
-    damaged = [
-        "models/mini/score/model.safetensors",
-        "reports/mini/evaluation/d0.json",
-        "data/mini/guided/d1/samples.npz",
-    ]
-    before = {path: (project / path).read_bytes() for path in damaged}
-    for path, content in before.items():
-        middle = len(content) // 2
-        (project / path).unlink()  # it may be a link into DVC's cache
-        (project / path).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    found = verify(project)
-    assert found.returncode == 2
-    assert found.stderr.startswith("error: expected every file of profile mini as it was written; got 3 that are not")
-    told = {
-        path: line.split("  ")[-1].strip() for line in found.stdout.splitlines() for path in damaged if path in line
-    }
-    assert told["models/mini/score/model.safetensors"] == f"dvc checkout --force {damaged[0]}"
-    for command in told.values():
-        dvc(project, *shlex.split(command)[1:])
-    assert {path: (project / path).read_bytes() for path in damaged} == before
-    assert verify(project).returncode == 0
-    assert stages_run(dvc(project, "repro")) == []
-
-
-def test_one_learning_rate_reruns_what_depends_on_it_and_nothing_else(project: Path, first_run: list[str]):
-    settings = pipeline_settings()
-    settings["discriminator"]["members"]["d3"] = settings["discriminator"]["members"]["d3"] | {"learning_rate": 2e-4}
-    write_yaml(project / "configs" / "mini.yaml", settings)
-    assert set(stages_run(dvc(project, "repro"))) == {
-        "discriminator@mini-d3",
-        "guided_member@mini-d3",
-        "evaluation_member@mini-d3",
-        *(f"guided_ensemble@mini-{name}" for name in ENSEMBLES),
-        *(f"evaluation_ensemble@mini-{name}" for name in ENSEMBLES),
-        "report@mini",
-    }
-
-
-def test_a_promoted_ensemble_runs_its_own_stages_and_nothing_else(project: Path, first_run: list[str]):
-    chosen = pipeline_settings()["guided"]["variants"]["ensemble_logit"] | {"weights": [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]}
-    provenance = {"study": "ensemble", "trial": 1, "seed": 0, "parameters": {}, "values": {}, "commit": "none"}
-    promote(project, "mini", "ensemble", {"variant": chosen | {"window": [0.1, 0.9]}}, provenance)
-    assert stages_run(dvc(project, "repro")) == [
-        "guided_ensemble_tuned@mini-ensemble_tuned",
-        "evaluation_ensemble_tuned@mini-ensemble_tuned",
-        "report@mini",
-    ]
-    assert "D0 0.50, D1 0.10" in (project / "reports" / "mini" / "tables" / "table3.csv").read_text()
-    assert stages_run(dvc(project, "repro")) == []
-
-
-def test_a_refused_setting_stops_before_compute_and_loses_nothing(project: Path, first_run: list[str]):
-    results = [p for top in ("data", "models", "reports") for p in (project / top).rglob("*") if p.is_file()]
-    before = {path: path.read_bytes() for path in results}
-    settings = pipeline_settings()
-    settings["sampler"]["steps"] = 1
-    write_yaml(project / "configs" / "mini.yaml", settings)
-    with pytest.raises(AssertionError, match=r"sampler\.steps = 1"):
-        dvc(project, "repro")
-    assert {path: path.read_bytes() for path in results} == before
-
-
-def test_no_stage_looked_up_what_a_file_names(project: Path, first_run: list[str]):
-    """All of the above, DVC included, whose commands are those of dvc.yaml."""
-    assert noted(project / "watched.txt") == {("dvc.stage.run", "a shell")}
+    assert "Network is unreachable" in run(PROJECT, *unshared("--net"), "python", "-c", probe).stderr

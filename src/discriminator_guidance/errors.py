@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 def _one_line(text: str) -> str:
-    # Names in files of others may hold line breaks, or codes that steer a terminal.
+    # Names in third-party files may hold line breaks, or codes that steer a terminal.
     return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
 
 

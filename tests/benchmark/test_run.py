@@ -1,93 +1,99 @@
-"""The benchmark's rows on a tiny study: their names, that both ways do the same, and that the file says so."""
+"""The rows of the benchmark on a tiny profile: the baseline computes the same as this project, and the file says so."""
 
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
+from torch import nn
 
-from discriminator_guidance.benchmark.groups import Comparison, as_json, printed, row
-from discriminator_guidance.benchmark.metrics import feature_group, frechet_group, manifold_group
-from discriminator_guidance.benchmark.run import GROUPS, machine
-from discriminator_guidance.benchmark.sampling import Frozen, Networks, part_groups, sampling_groups
-from discriminator_guidance.benchmark.timing import Timed, interleaved
-from discriminator_guidance.benchmark.training import training_groups
-from discriminator_guidance.config import parse_config
+from discriminator_guidance.benchmark import baseline, run
+from discriminator_guidance.benchmark.networks import Networks
+from discriminator_guidance.benchmark.timing import timed_rows
+from discriminator_guidance.config import Config
+from discriminator_guidance.networks.adm_blocks import AttentionBlock
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.planning.blueprints import Blueprints, Pictures
-from discriminator_guidance.planning.tracing import Traces
 from tests.stages.conftest import tiny_settings
 
 CPU = torch.device("cpu")
-PEAKS = {f"{kind} {name}": 1e9 for kind in ("gemm", "convolution") for name in ("fp32", "bf16", "fp64")}
-NETWORK_ROWS = [
-    "unguided_fp32",
-    "unguided_bf16",
-    "guided_fp32",
-    "guided_bf16",
-    "guided_six_members",
-    "edm_forward_fp32",
-    "edm_forward_bf16",
-    "guidance_call_fp32",
-    "guidance_call_bf16",
-    "frozen_features_fp32",
-    "frozen_features_bf16",
-    "discriminator_training",
-    "six_members_training",
-    "extractor_training",
-    "score_training",
-    "fid_features",
-]
+PEAKS = {"convolution fp32": 1e9, "convolution bf16": 1e9, "gemm fp64": 1e9}
+READ = (  # by the report
+    "name", "reference_s", "ours_s", "ratio", "flops", "peak", "peak_flops", "percent_of_peak", "rounds", "conditions",
+)  # fmt: skip
+BOTH = ("guided", "guidance_call", "unguided", "edm_forward", "frozen_features")
+SINGLE = ("guided_six_members", "discriminator_training", "frechet_24", "frechet_24_torch_fidelity")
 
 
-@pytest.fixture(scope="module")
-def rows():
-    settings = tiny_settings()
-    for section in ("discriminator", "evaluation"):
-        settings[section]["batch_size"] = 16
-    blueprints = Blueprints(parse_config(settings, "configs/tiny.yaml"), Pictures(8, 1, 10, 100, 20))
-    networks = Networks(blueprints, Traces(blueprints), CPU)
-    ways = {"fp32": Frozen(networks, Compute(CPU, "float32")), "bf16": Frozen(networks, Compute(CPU, "bfloat16"))}
-    groups = [
-        *sampling_groups(networks, ways),
-        *part_groups(networks, ways),
-        *training_groups(networks, Compute(CPU, "float32"), ways["fp32"]),
-        feature_group(networks),
-        frechet_group(24),
-        manifold_group(1000, 8),
-    ]
-    assert len(groups) + 1 == GROUPS  # and the peaks
-    found = []
-    for group in groups:
-        timed = interleaved(group.ways, 0.0, 1)
-        found += [row(comparison, timed, PEAKS, machine(CPU, 1)) for comparison in group.comparisons]
-    return {each.name: each for each in found}
+def tiny(cond: bool = False) -> Config:
+    return Config.model_validate_json(json.dumps(tiny_settings({"cond": cond})))
 
 
-def test_every_row_is_there(rows):
-    assert list(rows) == [*NETWORK_ROWS, "frechet_24", "frechet_24_torch_fidelity", "precision_recall_1k"]
+def rows_of(mode: str, cond: bool = False):
+    networks = Networks(tiny(cond), (1, 8, 8), 10)
+    return {
+        row["name"]: row
+        for group in run.groups(networks, Compute(CPU, mode))
+        for row in timed_rows(group, 0.0, PEAKS, baseline.prepare)
+    }
 
 
-def test_both_ways_do_the_same(rows):
-    exact = [name for name in rows if "bf16" not in name and name != "guided_six_members"]
-    assert {name: rows[name].max_abs_difference for name in exact if rows[name].max_abs_difference > 2e-4} == {}
-    rough = {name: rows[name].max_abs_difference for name in rows if name not in exact}
-    assert all(0 < difference < 2 for difference in rough.values()), rough
-    assert rows["six_members_training"].max_abs_difference == 0
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.frechet_group, "__defaults__", (24,))
+        yield
 
 
-def test_the_file_has_numbers_only_and_the_table_every_row(rows):
-    (line, *rest) = json.loads(json.dumps(as_json(list(rows.values())), allow_nan=False))
-    wanted = {"name", "reference_s", "ours_s", "ratio", "flops", "percent_of_peak", "max_abs_difference"}
-    assert wanted <= set(line)
-    assert len(rest) == len(rows) - 1
-    assert [cells["row"] for cells in printed(list(rows.values()))] == list(rows)
+@pytest.mark.parametrize("cond", [False, True])
+def test_the_baseline_computes_the_same_in_float32(cond):
+    rows = rows_of("float32", cond)
+    assert set(rows) == {f"{name}_fp32" for name in BOTH} | set(SINGLE)
+    assert {name: row["max_abs_difference"] for name, row in rows.items() if row["max_abs_difference"] > 1e-4} == {}
 
 
-def test_a_row_counts_from_medians():
-    timed = {"plain": Timed(torch.zeros(2), [4.0, 6.0, 5.0]), "ours": Timed(torch.tensor([0.0, -0.5]), [2.0, 1.0, 9.0])}
-    found = row(Comparison("name", "plain", "ours", 7, 1e9, "gemm fp32"), timed, PEAKS, {})
-    assert (found.reference_s, found.ours_s, found.ratio, found.max_abs_difference) == (5.0, 2.0, 2.5, 0.5)
-    assert found.percent_of_peak == 50.0
-    assert found.ours_spread_s == (1.0, 9.0)
+def test_rows_in_bfloat16_are_near():
+    rows = rows_of("bfloat16")
+    assert set(rows) == {f"{name}_{mode}" for name in BOTH for mode in ("fp32", "bf16")} | set(SINGLE)
+    rounded = [name for name in rows if name.endswith("bf16")] + ["guided_six_members", "discriminator_training"]
+    assert all(0 < rows[name]["max_abs_difference"] < 2 for name in rounded)
+    for name in BOTH:
+        assert rows[f"{name}_bf16"]["flops"] == rows[f"{name}_fp32"]["flops"] > 0
+
+
+def test_the_file_has_what_the_report_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "measured_peaks", lambda device: PEAKS)
+    monkeypatch.setattr(run, "PATIENCE", math.inf)
+    file = tmp_path / "benchmark.json"
+    table, peaks = run.benchmark(tiny(), 0.1, file)
+    rows = json.loads(file.read_text())
+    assert [row["name"] for row in rows] == [line["row"] for line in table]
+    assert all(set(READ) <= set(row) for row in rows)
+    assert all(math.isfinite(value) for row in rows for value in row.values() if isinstance(value, float))
+    assert {"profile", "device", "threads", "load", "torch"} <= set(rows[0]["conditions"])
+    assert peaks["gemm fp64"] == "1"
+
+
+def test_no_group_begins_after_the_seconds_are_used(monkeypatch, capsys):
+    monkeypatch.setattr(run, "measured_peaks", lambda device: PEAKS)
+    now = iter(range(1000))
+    monkeypatch.setattr(run, "perf_counter", lambda: float(next(now)))
+    table, _ = run.benchmark(tiny(), 1.5, None)  # the second group would begin after 2 s
+    assert {line["row"] for line in table} <= {"guided_fp32", "guided_bf16", "guided_six_members"}
+    assert "discriminator_training" in capsys.readouterr().err
+
+
+def test_attention_is_computed_again_in_the_backward_pass_with_the_same_gradients():
+    torch.manual_seed(0)
+    block = nn.Sequential(AttentionBlock(16, 8))
+    nn.init.normal_(block[0].proj_out.weight)
+    published, calls = baseline.as_published(block), []
+    published[0].norm.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(2, 16, 4, 4, requires_grad=True)
+    gradients = []
+    for network in (block, published):
+        inputs = (x, *network.parameters())
+        gradients.append(torch.autograd.grad(network(x).square().sum(), inputs))
+    torch.testing.assert_close(*gradients)
+    assert len(calls) == 2

@@ -1,50 +1,86 @@
-"""Ways are timed in turn, without the first call of each round and without what prepares them."""
+"""Ways are timed in turn, with as many images as the seconds allow, and rows are made of medians."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from discriminator_guidance.benchmark.timing import Way, interleaved
+from discriminator_guidance.benchmark.timing import MOST_ROUNDS, Flops, Group, timed_rows
+
+PEAKS = {"gemm fp64": 1e9}
 
 
 class Clock:
+    """A machine with ways that need so many seconds an image."""
+
     def __init__(self) -> None:
         self.now, self.log = 0.0, []
 
     def __call__(self) -> float:
         return self.now
 
-    def way(self, name: str, *seconds: float) -> Way:
+    def way(self, name: str, *seconds: float):
         left = list(seconds)
 
-        def run():
-            self.log.append(name)
-            self.now += left.pop(0) if len(left) > 1 else left[0]
-            return torch.zeros(1)
+        def run(n: int) -> torch.Tensor:
+            self.log.append((name, n))
+            self.now += n * (left.pop(0) if len(left) > 1 else left[0])
+            return torch.full((2,), float(len(name)))
 
-        def prepare():
-            self.now += 100.0
+        return run
 
-        return Way(run, prepare)
+    def rows(self, budget: float, batch: int = 1, warm: bool = False, **ways):
+        rows = {"row": ("baseline", "ours", "gemm fp64")}
+        group = Group(ways, rows, 1.0, batch, warm, flops=5e8)
+        (row,) = timed_rows(group, budget, PEAKS, lambda name: None, self)
+        return row
 
 
-def test_in_turn_twice_of_which_the_second_call_counts():
+def test_in_turn_with_images_for_two_rounds():
     clock = Clock()
-    ways = {"a": clock.way("a", 50.0, 1.0, 50.0, 3.0, 50.0, 2.0), "b": clock.way("b", 4.0)}
-    timed = interleaved(ways, 500.0, 3, clock=clock)
-    assert "".join(clock.log) == "aabb" * 3  # more than 500 s, less than 1,000
-    assert timed["a"].seconds == [1.0, 3.0, 2.0]
-    assert timed["a"].median == 2.0
-    assert timed["a"].spread == (1.0, 3.0)
-    assert timed["b"].seconds == [4.0] * 3
+    row = clock.rows(100.0, 64, baseline=clock.way("baseline", 2.0), ours=clock.way("ours", 1.0))
+    assert clock.log == [("baseline", 1), ("ours", 1), *[("baseline", 16), ("ours", 16)] * 2]
+    assert clock.now <= 100.0
+    assert (row["reference_s"], row["ours_s"], row["ratio"], row["images"], row["rounds"]) == (32.0, 16.0, 2.0, 16, 2)
+    assert row["flops"] == 16 * 5e8
+    assert row["percent_of_peak"] == pytest.approx(50.0)
+    assert row["max_abs_difference"] == 4.0
 
 
-def test_rounds_go_on_while_there_is_time():
+def test_each_call_is_made_twice_where_the_first_finds_cold_memory():
     clock = Clock()
-    assert len(interleaved({"a": clock.way("a", 1.0)}, 500.0, 1, 99, clock)["a"].seconds) == 5
-    assert len(interleaved({"a": clock.way("a", 1.0)}, 500.0, 1, 2, clock)["a"].seconds) == 2
+    row = clock.rows(100.0, 64, True, baseline=clock.way("baseline", 2.0), ours=clock.way("ours", 1.0))
+    assert clock.log[2:6] == [("baseline", 8), ("baseline", 8), ("ours", 8), ("ours", 8)]
+    assert row["rounds"] == 2
 
 
-def test_where_rounds_take_long_two_are_enough():
+def test_more_rounds_while_they_fit():
     clock = Clock()
-    assert len(interleaved({"a": clock.way("a", 1.0)}, 60.0, 3, 99, clock)["a"].seconds) == 2
+    row = clock.rows(100.0, 3, baseline=clock.way("baseline", 2.0), ours=clock.way("ours", 1.0))
+    assert row["images"] == 3
+    assert row["rounds"] == 10  # of 9 seconds, after 3 for the first calls
+    clock = Clock()
+    assert clock.rows(1e6, 2, baseline=clock.way("b", 1.0), ours=clock.way("o", 1.0))["rounds"] == MOST_ROUNDS
+
+
+def test_single_images_count_from_the_first_call_on():
+    clock = Clock()
+    row = clock.rows(40.0, baseline=clock.way("baseline", 9.0, 11.0), ours=clock.way("ours", 1.0))
+    assert row["reference_spread_s"] == [9.0, 11.0]
+    assert (row["reference_s"], row["rounds"]) == (11.0, 3)
+
+
+@pytest.mark.parametrize("seconds", [30.0, 70.0, 1000.0])
+def test_a_machine_that_is_too_slow_gets_two_rounds_of_one_image_or_one(seconds):
+    clock = Clock()
+    row = clock.rows(50.0, 64, baseline=clock.way("baseline", seconds), ours=clock.way("ours", seconds))
+    assert row["rounds"] == (2 if 2 * seconds < 100.0 else 1)
+    assert row["images"] == 1
+
+
+def test_flops_of_gradients_by_the_input_are_counted():
+    layer = torch.nn.Conv2d(3, 5, 3, padding=1, bias=False).requires_grad_(False)
+    x = torch.ones(2, 3, 8, 8, requires_grad=True)
+    with Flops() as counter:
+        torch.autograd.grad(layer(x).sum(), x)
+    assert counter.total == 2 * (2 * 2 * 3 * 3 * 3 * 5 * 8 * 8)  # forward and backward

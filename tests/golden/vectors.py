@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,13 @@ def build_network(arguments: dict[str, Any], meta: dict[str, Any]) -> EDMPrecond
     Returns:
         The network, at its random start.
     """
-    told = {name: value for name, value in arguments.items() if not name.endswith("use_fp16")}
-    if "img_resolution" in told:
-        assert told.pop("model_type", "SongUNet") == "SongUNet"
+    given = {name: value for name, value in arguments.items() if not name.endswith("use_fp16")}
+    if "img_resolution" in given:
+        assert given.pop("model_type", "SongUNet") == "SongUNet"
         sigmas = {name: float(meta[name]) for name in ("sigma_min", "sigma_max", "sigma_data") if name in meta}
-        return EDMPrecond(**{**sigmas, **told})
-    told["condition"] = bool(told.get("condition"))
-    return create_classifier(**told) if "classifier_width" in told else EncoderUNet(**told)
+        return EDMPrecond(**{**sigmas, **given})
+    given["condition"] = bool(given.get("condition"))
+    return create_classifier(**given) if "classifier_width" in given else EncoderUNet(**given)
 
 
 def golden_folder() -> Path:
@@ -130,30 +130,3 @@ def find(wanted: Callable[[Vectors], bool], folder: Path | None = None) -> list[
         Their paths, sorted.
     """
     return [path for path in sorted((folder or golden_folder()).glob("*.npz")) if wanted(Vectors(path))]
-
-
-def with_array(source: Path, target: Path, name: str, array: np.ndarray) -> Path:
-    """A copy of a golden file in which one array is another one, to see that a wrong file is noticed."""
-    with np.load(source, allow_pickle=False) as file:
-        arrays = {key: file[key] for key in file.files}
-    np.savez(target, **{**arrays, name: array})
-    return target
-
-
-def wrong_copies(path: Path, names: Iterable[str], target: Path) -> Iterator[str]:
-    """Copies of a golden file, each with one value of one reference array wrong by three times its tolerance.
-
-    Args:
-        path: the file.
-        names: its reference arrays.
-        target: where the copy is written, each in the place of the one before.
-
-    Yields:
-        The name of the array that is wrong in the copy.
-    """
-    vectors = Vectors(path)
-    for name in names:
-        array = vectors.arrays[name].copy()
-        array.flat[array.size // 2] += 3 * vectors.tolerance(name)
-        with_array(path, target, name, array)
-        yield name

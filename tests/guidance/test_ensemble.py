@@ -64,13 +64,6 @@ def test_the_mistaken_rule_takes_raw_logits_for_probabilities():
     assert logits.grad.tolist() == [[0.0, pytest.approx(4.0), 0.0]]
 
 
-def test_equal_members_do_not_change_the_result():
-    logits = torch.linspace(-3, 3, 7).repeat(6, 1)
-    weights = torch.full((6,), 1 / 6)
-    for rule in ("mean_probability", "mean_logit"):
-        assert torch.allclose(RULES[rule](logits, weights), logits[0], atol=1e-5)
-
-
 def test_combine_takes_logarithms_in_float32_for_bfloat16_logits():
     log_ratio = combine(lambda x, t: x.to(torch.bfloat16).view(1, -1), "mean_probability", [1.0])
     value = log_ratio(torch.tensor([2.0, -3.0]), torch.zeros(2))

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import normal_batch
+from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.guidance.density_ratio import guidance_score
+from discriminator_guidance.guidance.ensemble import combine
 from discriminator_guidance.guidance.sampler import sample
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
@@ -37,11 +39,11 @@ def exact_flow(gaussian: Gaussian, start: Tensor, sigma_max: float) -> Tensor:
 
 def test_guidance_turns_the_wrong_gaussian_into_the_right_one():
     latents = seeded_latents(400)
-    told = settings(w1=1.0, w2=1.0, steps=200)
-    drawn = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, told)
+    chosen = settings(w1=1.0, w2=1.0, steps=200)
+    drawn = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, chosen)
     expected = exact_flow(TRUE, latents * 80.0, 80.0)
     assert torch.allclose(drawn, expected, atol=2e-3)
-    unguided = sample(WRONG.denoise, None, latents, no_noise, told)
+    unguided = sample(WRONG.denoise, None, latents, no_noise, chosen)
     assert torch.allclose(unguided, exact_flow(WRONG, latents * 80.0, 80.0), atol=2e-3)
     assert (unguided - expected).abs().mean() > 0.1
 
@@ -49,8 +51,8 @@ def test_guidance_turns_the_wrong_gaussian_into_the_right_one():
 def test_guided_and_directly_denoised_trajectories_agree_step_by_step():
     # D_wrong with the exact ratio is the same slope field as D_true, so even coarse steps must agree to rounding.
     latents = seeded_latents(8)
-    told = settings(w1=1.0, w2=1.0, steps=7)
-    guided = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, told)
+    chosen = settings(w1=1.0, w2=1.0, steps=7)
+    guided = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, chosen)
     direct = sample(TRUE.denoise, None, latents, no_noise, settings(steps=7))
     assert torch.allclose(guided, direct, atol=1e-9)
 
@@ -111,23 +113,6 @@ def test_churn_acts_only_inside_its_interval():
     assert asked == [*range(3, 13)]
 
 
-def test_boosting_raises_only_samples_that_looked_fake_at_the_step_before():
-    raised_at = {}
-
-    def noise(step: int, raised: Tensor) -> Tensor:
-        raised_at[step] = raised.tolist()
-        return torch.zeros((2, *SHAPE))
-
-    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(x), torch.tensor([-1.0, 1.0], dtype=torch.float64)
-
-    sample(TRUE.denoise, guidance, seeded_latents(2), noise, settings(w1=1.0, boosting=True, steps=12))
-    assert raised_at == {
-        5: [True, False],
-        10: [True, False],
-    }  # not at step 0: the first log ratio is +infinity
-
-
 def test_boosting_doubles_the_guidance_of_fake_looking_samples_at_even_steps():
     states = []
 
@@ -138,8 +123,8 @@ def test_boosting_doubles_the_guidance_of_fake_looking_samples_at_even_steps():
         states.append(x)
 
     # A denoiser that removes nothing: guidance alone moves the sample.
-    told = settings(w1=1.0, boosting=True, steps=6, s_max=0.0)
-    last = sample(lambda x, sigma: x, guidance, torch.zeros((3, *SHAPE)), no_noise, told, observe)
+    chosen = settings(w1=1.0, boosting=True, steps=6, s_max=0.0)
+    last = sample(lambda x, sigma: x, guidance, torch.zeros((3, *SHAPE)), no_noise, chosen, observe)
     moves = torch.stack([*states, last]).diff(dim=0)
     factors = (moves / moves[:, -1:]).flatten(2)[..., 0]
     assert torch.allclose(factors[:, 0], torch.tensor([2.0, 1.0, 2.0, 1.0, 2.0, 1.0]).double())
@@ -162,8 +147,8 @@ def test_boosting_replaces_churn_and_noise_of_fake_looking_samples():
         before.append(x)
 
     levels, states, before = [], [], []
-    told = settings(w1=1.0, boosting=True, steps=8, s_churn=1.0, s_noise=1.5)
-    sample(TRUE.denoise, guidance, seeded_latents(3), noise, told, observe)
+    chosen = settings(w1=1.0, boosting=True, steps=8, s_churn=1.0, s_noise=1.5)
+    sample(TRUE.denoise, guidance, seeded_latents(3), noise, chosen, observe)
     assert drawn == {step: [True] * 3 for step in range(8)}
     sigmas = karras_sigmas(8, 0.002, 80.0, 7.0)
     for step in range(8):
@@ -175,23 +160,18 @@ def test_boosting_replaces_churn_and_noise_of_fake_looking_samples():
         assert torch.allclose(added, scale * (levels[step] ** 2 - sigmas[step] ** 2).sqrt())
 
 
-def test_an_observer_is_told_each_step():
-    told: list[tuple[int, Tensor, Tensor, Tensor]] = []
+def test_an_observer_sees_each_step():
+    seen: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(x), sigma
 
-    sample(
-        TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(w1=1.0, steps=5), lambda *all: told.append(all)
-    )
-    assert [step for step, *_ in told] == [0, 1, 2, 3, 4]
-    for (_, x, denoised, ratio), sigma in zip(told, karras_sigmas(5, 0.002, 80.0, 7.0), strict=False):
-        level = sigma.expand(2)
-        assert torch.equal(ratio, level)
-        assert torch.equal(denoised, TRUE.denoise(x, level))
-    told.clear()
-    sample(TRUE.denoise, None, seeded_latents(2), no_noise, settings(steps=2), lambda *all: told.append(all))
-    assert told[0][3].tolist() == [math.inf, math.inf]
+    chosen = settings(w1=1.0, steps=5)
+    sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, chosen, lambda *row: seen.append(row))
+    assert [step for step, *_ in seen] == [0, 1, 2, 3, 4]
+    for (_, x, denoised, ratio), sigma in zip(seen, karras_sigmas(5, 0.002, 80.0, 7.0), strict=False):
+        assert torch.equal(ratio, sigma.expand(2))
+        assert torch.equal(denoised, TRUE.denoise(x, sigma.expand(2)))
 
 
 def test_epsilon_scaling_divides_the_predicted_noise():
@@ -210,12 +190,12 @@ def test_epsilon_scaling_divides_the_predicted_noise():
 
 def test_samples_do_not_depend_on_their_batch():
     latents = seeded_latents(6)
-    told = settings(w1=2.0, w2=0.0, boosting=True, s_churn=3.0, steps=12)
+    chosen = settings(w1=2.0, w2=0.0, boosting=True, s_churn=3.0, steps=12)
     noises = {i: normal_batch(1, "churn", range(6), i, SHAPE) for i in range(12)}
     guidance = guidance_of(TRUE, WRONG, 0.01, 1.0)
-    whole = sample(WRONG.denoise, guidance, latents, lambda step, _: noises[step], told)
+    whole = sample(WRONG.denoise, guidance, latents, lambda step, _: noises[step], chosen)
     single = [
-        sample(WRONG.denoise, guidance, latents[i : i + 1], lambda step, _, i=i: noises[step][i : i + 1], told)
+        sample(WRONG.denoise, guidance, latents[i : i + 1], lambda step, _, i=i: noises[step][i : i + 1], chosen)
         for i in range(6)
     ]
     assert torch.equal(whole, torch.cat(single))
@@ -232,3 +212,26 @@ def test_guidance_is_evaluated_only_where_it_has_weight(w1, w2, calls):
 
     sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(w1=w1, w2=w2, steps=5))
     assert count == calls
+
+
+@pytest.mark.parametrize("weights", [{"w1": 1.0}, {"w2": 1.0}])
+@pytest.mark.parametrize("wrong", [math.inf, math.nan])
+def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
+    def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
+        return (x_vp.flatten(1).sum(1) + torch.tensor([0.0, wrong])).unsqueeze(0)
+
+    log_ratio = combine(logits, "mean_probability", [1.0])
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return guidance_score(log_ratio, x, sigma, 0.0, 1.0)
+
+    with pytest.raises(DivergenceError, match=r"row 1 of the batch after step 1, at sigma = 80;"):
+        sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(steps=4, **weights))
+
+
+def test_an_image_that_is_not_finite_stops_the_sampler():
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.where(sigma.view(-1, 1, 1, 1) < 1.0, torch.nan, TRUE.denoise(x, sigma))
+
+    with pytest.raises(DivergenceError, match=r"row 0 of the batch after step \d"):
+        sample(denoiser, None, seeded_latents(2), no_noise, settings(steps=6))

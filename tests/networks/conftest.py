@@ -11,7 +11,17 @@ from torch import nn
 from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
 
-SIZE, CHANNELS, CLASSES = 16, 1, 10
+SIZE, CHANNELS = 16, 1
+EXTRACTOR = {
+    "image_size": SIZE,
+    "in_channels": CHANNELS,
+    "classes": 10,
+    "model_channels": 24,
+    "channel_mult": [1, 2, 2],
+    "num_res_blocks": 1,
+    "attention_resolutions": [4],
+    "num_head_channels": 24,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -48,17 +58,7 @@ def denoiser() -> EDMPrecond:
 
 @pytest.fixture
 def extractor() -> EncoderUNet:
-    network = build_extractor(
-        image_size=SIZE,
-        in_channels=CHANNELS,
-        classes=CLASSES,
-        model_channels=24,
-        channel_mult=[1, 2, 2],
-        num_res_blocks=1,
-        attention_resolutions=[4],
-        num_head_channels=24,
-    )
-    return shuffled(network).eval()
+    return shuffled(build_extractor(**EXTRACTOR)).eval()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head, create_classifier
 from discriminator_guidance.networks.adm_blocks import AttentionBlock
-from tests.networks.conftest import shuffled
+from tests.networks.conftest import EXTRACTOR, shuffled
 
 RELEASED_CLASSIFIER = {
     "image_size": 32,
@@ -35,16 +35,6 @@ NAME = re.compile(
     r"|(input_blocks\.\d+\.1|middle_block\.1)\.(norm|qkv|proj_out)\.(weight|bias)"
     r"|out\.0\.(weight|bias)|out\.2\.(positional_embedding|(qkv_proj|c_proj)\.(weight|bias))"
 )
-EXTRACTOR = {
-    "image_size": 16,
-    "in_channels": 1,
-    "classes": 10,
-    "model_channels": 24,
-    "channel_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "attention_resolutions": [4],
-    "num_head_channels": 24,
-}
 
 
 @pytest.mark.parametrize(
@@ -70,16 +60,8 @@ def test_conditional_head_has_a_thousand_label_rows() -> None:
     assert [name for name in state if not NAME.fullmatch(name)] == []
 
 
-def test_attention_shapes_of_checkpoints() -> None:
-    with torch.device("meta"):
-        state = create_classifier(**RELEASED_HEAD).state_dict()
-    assert state["out.2.positional_embedding"].shape == (128, 65)
-    assert state["out.2.c_proj.weight"].shape == (1, 128, 1)
-    assert state["input_blocks.1.1.qkv.weight"].shape == (384, 128, 1)
-
-
 @pytest.mark.parametrize(("sizes", "blocks"), [([4], [5]), ([16, 8], [1, 3]), ([], [])])
-def test_extractor_attends_at_picture_sizes(sizes: list[int], blocks: list[int]) -> None:
+def test_extractor_attends_at_image_sizes(sizes: list[int], blocks: list[int]) -> None:
     network = build_extractor(**{**EXTRACTOR, "attention_resolutions": sizes})
     attending = [
         index
@@ -107,13 +89,6 @@ def test_starts_independent_of_time(x: Tensor, tau: Tensor) -> None:
     assert torch.equal(network(x, tau), network(x, torch.zeros(6)))
 
 
-def test_depends_on_time_and_picture(extractor: EncoderUNet, x: Tensor, tau: Tensor) -> None:
-    logits = extractor(x, tau)
-    assert not torch.allclose(logits, extractor(x, tau.flip(0)), atol=1e-3)
-    assert not torch.allclose(logits, extractor(x.flip(0), tau), atol=1e-3)
-    assert torch.equal(extractor(x, torch.tensor(0.5)), extractor(x, torch.full((6,), 0.5)))
-
-
 def test_every_parameter_takes_part(extractor: EncoderUNet, x: Tensor, tau: Tensor) -> None:
     extractor(x, tau).square().sum().backward()
     assert [n for n, p in extractor.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
@@ -131,45 +106,12 @@ def test_labels_one_hot_or_integer(extractor: EncoderUNet, tau: Tensor) -> None:
         extractor(torch.randn(6, 1, 16, 16), tau, labels)
 
 
-def test_bfloat16_is_finite_and_close(extractor: EncoderUNet, x: Tensor, tau: Tensor) -> None:
-    with torch.no_grad():
-        full = extractor(x, tau)
-        with torch.autocast("cpu", torch.bfloat16):
-            fast = extractor(x, tau)
-    assert fast.dtype == torch.float32
-    assert not torch.equal(fast, full)
-    assert (fast - full).square().mean().sqrt() < 0.05 * full.square().mean().sqrt()
-
-
-def test_a_picture_does_not_depend_on_its_batch(extractor: EncoderUNet, x: Tensor, tau: Tensor) -> None:
+def test_a_image_does_not_depend_on_its_batch(extractor: EncoderUNet, x: Tensor, tau: Tensor) -> None:
     with torch.no_grad():
         alone = torch.cat([extractor(x[i : i + 1], tau[i]) for i in range(len(x))])
         torch.testing.assert_close(extractor(x, tau), alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"attention_resolutions": [5]}, "attention_resolutions"),
-        ({"num_head_channels": 7}, "num_head_channels"),
-        ({"image_size": 18}, "image_size"),
-    ],
-)
-def test_settings_that_fit_no_network(change: dict[str, object], word: str) -> None:
-    with pytest.raises(ConfigError, match=word):
-        build_extractor(**{**EXTRACTOR, **change})
-
-
-@pytest.mark.parametrize("option", ["classifier_resblock_updown", "classifier_use_scale_shift_norm"])
-def test_options_of_no_released_network_are_refused(option: str) -> None:
-    with pytest.raises(ValueError, match=option.removeprefix("classifier_")):
-        create_classifier(**RELEASED_HEAD, **{option: False})
-
-
-@pytest.mark.parametrize("size", [4, 24])  # few positions, and more than the fused kernel starts from
-def test_attention_is_the_same_with_channels_last(size: int) -> None:
-    block = shuffled(AttentionBlock(16, 8)).double()
-    x = torch.randn(2, 16, size, size, dtype=torch.float64)
-    last = x.to(memory_format=torch.channels_last)
-    assert not last.is_contiguous()
-    torch.testing.assert_close(block(last), block(x))
+def test_attention_heads_must_divide_the_channels() -> None:
+    with pytest.raises(ConfigError, match="num_head_channels"):
+        build_extractor(**{**EXTRACTOR, "num_head_channels": 7})

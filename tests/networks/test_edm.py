@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from discriminator_guidance.networks.blocks import Resample
 from discriminator_guidance.networks.edm import EDMPrecond, SongUNet
-from discriminator_guidance.networks.resampling import Resample
 from tests.networks.conftest import shuffled
 
 CIFAR10 = {"img_resolution": 32, "img_channels": 3, "channel_mult": [2, 2, 2], "augment_dim": 9}
@@ -82,29 +82,6 @@ def test_every_parameter_takes_part(encoder_type: str, decoder_type: str, taps: 
     assert idle == []
 
 
-def test_starts_as_the_best_guess_without_seeing(x: Tensor) -> None:
-    # The last convolution starts near 0, so D is c_skip x (Karras et al. 2022, Eq. 7).
-    network = EDMPrecond(16, 1, model_channels=16, channel_mult=[1, 2], num_blocks=1).eval()
-    sigma = torch.tensor([0.01, 0.1, 0.5, 1.0, 10.0, 80.0])
-    with torch.no_grad():
-        expected = 0.25 / (sigma.view(-1, 1, 1, 1) ** 2 + 0.25) * x
-        torch.testing.assert_close(network(x, sigma), expected, rtol=0, atol=1e-3)
-
-
-def test_scalar_sigma_is_sigma_for_all(denoiser: EDMPrecond, x: Tensor) -> None:
-    with torch.no_grad():
-        assert torch.equal(denoiser(x, torch.tensor(0.7)), denoiser(x, torch.full((len(x),), 0.7)))
-
-
-def test_computes_in_the_dtype_of_its_parameters(denoiser: EDMPrecond, x: Tensor) -> None:
-    sigma = torch.tensor(2.0, dtype=torch.float64)
-    with torch.no_grad():
-        single = denoiser(x.double(), sigma)
-        double = denoiser.double()(x, sigma)
-    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
-    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-5)
-
-
 def test_bfloat16_keeps_the_preconditioning(denoiser: EDMPrecond, x: Tensor) -> None:
     sigma = torch.tensor(0.002)
     with torch.no_grad():
@@ -117,33 +94,12 @@ def test_bfloat16_keeps_the_preconditioning(denoiser: EDMPrecond, x: Tensor) -> 
     torch.testing.assert_close(fast, full, rtol=0, atol=2e-4)
 
 
-def test_bfloat16_is_close_at_every_noise_level(denoiser: EDMPrecond, x: Tensor) -> None:
-    sigma = torch.logspace(-2.5, 1.9, 6)
-    noisy = x * sigma.view(-1, 1, 1, 1)
-    with torch.no_grad():
-        full = denoiser(noisy, sigma)
-        with torch.autocast("cpu", torch.bfloat16):
-            fast = denoiser(noisy, sigma)
-    assert fast.isfinite().all()
-    assert (fast - full).square().mean().sqrt() < 0.03 * full.square().mean().sqrt()
-
-
-def test_a_picture_does_not_depend_on_its_batch(denoiser: EDMPrecond, x: Tensor) -> None:
+def test_a_image_does_not_depend_on_its_batch(denoiser: EDMPrecond, x: Tensor) -> None:
     sigma = torch.linspace(0.1, 3.0, len(x))
     with torch.no_grad():
         together = denoiser(x, sigma)
         alone = torch.cat([denoiser(x[i : i + 1], sigma[i]) for i in range(len(x))])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1)])
-def test_resampling_keeps_constant_pictures(taps: tuple[int, ...]) -> None:
-    constant = torch.ones(1, 3, 8, 8)
-    for up, size in ((True, 16), (False, 4)):
-        resampled = Resample(taps, up)(constant)
-        assert resampled.shape == (1, 3, size, size)
-        # Away from the border, where zeros come in.
-        torch.testing.assert_close(resampled[..., 1:-1, 1:-1], torch.ones(1, 3, size - 2, size - 2))
 
 
 def test_averaging_equals_its_convolution() -> None:

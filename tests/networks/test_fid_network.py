@@ -17,7 +17,7 @@ def test_shapes(image_size: int, in_channels: int) -> None:
     assert network(x).shape == (5, 7)
 
 
-def test_features_of_a_picture_do_not_depend_on_its_batch_or_on_the_mode() -> None:
+def test_features_of_a_image_do_not_depend_on_its_batch_or_on_the_mode() -> None:
     network = FidNetwork(16, 1, [8, 8, 12, 12], features=20, classes=7).train()
     x = torch.randn(5, 1, 16, 16)
     together = network.features(x)
@@ -32,15 +32,15 @@ def test_learns_to_tell_patterns_with_bounded_features_none_constant() -> None:
     pattern = torch.ones(8, 8)
     pattern[:, ::2] = -1
 
-    def pictures() -> torch.Tensor:
+    def images() -> torch.Tensor:
         striped = torch.where(labels[:, None, None] == 0, pattern, pattern.T)
         return (striped + 0.5 * torch.randn(64, 8, 8))[:, None]
 
     for _ in range(60):
         optimizer.zero_grad()
-        cross_entropy(network(pictures()), labels).backward()
+        cross_entropy(network(images()), labels).backward()
         optimizer.step()
-    x = pictures()
+    x = images()
     assert (network(x).argmax(dim=1) == labels).float().mean() > 0.95
     features = network.features(x)
     # Two patterns need few features; the others may rest near the minimum of SiLU, but none is constant.

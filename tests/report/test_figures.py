@@ -1,122 +1,115 @@
-"""Figures: deterministic PNGs without metadata, states visible at every noise level, VP time as elsewhere."""
+"""Figures: deterministic PNGs without metadata, right panels, states visible at every noise level."""
 
 from __future__ import annotations
 
-import struct
+import io
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.report.calibration_chart import calibration_figure
-from discriminator_guidance.report.fid_chart import fid_figure
-from discriminator_guidance.report.figures import curves_figure, guidance_figure
-from discriminator_guidance.report.gather import gather
-from discriminator_guidance.report.pictures import most_changed, process_figure, samples_figure, visible, vp_time
-from tests.report.conftest import Maker
+from discriminator_guidance.report import figures, samples
+from discriminator_guidance.report.gather import BENCHMARK, gather
+
+from .conftest import VARIANTS, Maker, write_json
 
 
-def chunks(png: bytes) -> list[bytes]:
-    names, place = [], 8
-    while place < len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        names.append(png[place + 4 : place + 8])
-        place += length + 12
-    return names
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are finished, as matplotlib objects."""
+    kept: list[Figure] = []
+    finish = figures.finish
+
+    def keep(figure: Figure, *rest: Any, **facts: Any) -> figures.Drawing:
+        kept.append(figure)
+        return finish(figure, *rest, **facts)
+
+    for module in (figures, samples):
+        monkeypatch.setattr(module, "finish", keep)
+    return kept
 
 
-def test_pngs_carry_no_text_or_dates_and_ignore_the_users_style(make_inputs: Maker) -> None:
-    import matplotlib
+def titles(figure: Figure) -> list[str]:
+    return [axes.get_title() for axes in figure.axes if axes.get_visible()]
 
+
+def test_pngs_are_the_same_bytes_without_text_or_dates(make_inputs: Maker) -> None:
+    data = gather(make_inputs(channels=3))
+    for draw, mode in ((figures.fid_figure, "P"), (samples.samples_figure, "RGBA")):
+        png = draw(data).png
+        assert png == draw(data).png
+        with Image.open(io.BytesIO(png)) as image:
+            assert image.mode == mode, "a palette for lines, every colour for images"
+            assert set(image.info) <= {"dpi"}
+
+
+def test_fid_figure_has_every_variant_and_its_numbers(make_inputs: Maker, drawn: list[Figure]) -> None:
+    figures.fid_figure(gather(make_inputs(changes={"d0": {"fid": 0.1, "fid_low": -0.1, "fid_high": 0.3}})))
+    left, right = drawn[0].axes
+    assert [label.get_text() for label in left.get_yticklabels()] == list(VARIANTS)
+    assert "0.10 [-0.10, 0.30]" in [text.get_text() for text in left.texts]
+    assert right.texts[0].get_text() == "-0.50 [-0.60, -0.40]", "edm has no difference from itself"
+
+
+def test_curves_and_calibration_have_a_panel_for_each_member(make_inputs: Maker, drawn: list[Figure]) -> None:
+    inputs = make_inputs()
+    released = inputs.report / "discriminator" / "d2" / "history.csv"
+    released.write_text(released.read_text().splitlines()[0] + "\n")
+    data = gather(inputs)
+    figures.curves_figure(data)
+    figures.calibration_figure(data)
+    assert titles(drawn[0]) == ["D0", "D1", "", ""], "a released head has no curves"
+    assert titles(drawn[1]) == ["D0", "D1", "D2"]
+    _, train, *_ = drawn[0].axes[1].get_lines()
+    assert train.get_ydata().tolist() == data.members[1].history["train_loss"].tolist()
+
+
+def test_guidance_figure_draws_the_medians(make_inputs: Maker, drawn: list[Figure]) -> None:
     data = gather(make_inputs())
-    first = fid_figure(data)
-    with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20}):
-        second = fid_figure(data)
-        assert matplotlib.rcParams["font.size"] == 20, "the caller's style is left alone"
-    assert first is not None
-    assert first == second
-    assert set(chunks(first.png)) <= {b"IHDR", b"pHYs", b"PLTE", b"IDAT", b"IEND"}
+    figures.guidance_figure(data)
+    assert titles(drawn[0]) == ["d0", "mean_prob", "clip_logit"]
+    median = drawn[0].axes[0].get_lines()[0]
+    log_ratio = data.trajectories["d0"]["log_ratio"][:-1]
+    np.testing.assert_allclose(median.get_ydata(), np.median(log_ratio, axis=1), rtol=1e-6)
+    assert median.get_xdata().tolist() == list(range(1, len(log_ratio) + 1))
 
 
-def test_figures_change_with_the_numbers(make_inputs: Maker) -> None:
-    before = fid_figure(gather(make_inputs()))
-    after = fid_figure(gather(make_inputs(changes={"d0": {"fid": 9.0, "fid_ci95": [8.0, 10.0]}})))
-    assert before is not None
-    assert after is not None
-    assert before.png != after.png
-
-
-def test_figures_without_data_are_left_out(make_inputs: Maker) -> None:
-    data = gather(make_inputs(members=()))
-    assert curves_figure(data) is None
-
-
-def test_guidance_outside_the_window_is_not_drawn(make_inputs: Maker) -> None:
-    data = gather(make_inputs(variants=("edm", "d0")))
-    data.trajectories["d0"].log_ratio[:] = np.inf
-    assert guidance_figure(data) is None
+def test_roofline_has_a_row_for_each_benchmark(make_inputs: Maker, drawn: list[Figure]) -> None:
+    inputs = make_inputs()
+    row = dict.fromkeys(BENCHMARK, 2.0) | {"name": "guided", "conditions": {"threads": 2}}
+    write_json(inputs.report / "benchmark.json", [row])
+    figures.roofline_figure(gather(inputs))
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["guided"]
+    write_json(inputs.report / "benchmark.json", [{"name": "guided"}])
+    with pytest.raises(InputError, match=r"benchmark\.json"):
+        gather(inputs)
 
 
 def test_vp_time_agrees_with_the_sampler() -> None:
     sigmas = [0.0, 0.002, 0.5, 3.0, 80.0]
     expected = tau_from_sigma(torch.tensor(sigmas, dtype=torch.float64)).tolist()
-    assert [vp_time(sigma) for sigma in sigmas] == pytest.approx(expected, abs=1e-12)
+    assert [samples.vp_time(sigma) for sigma in sigmas] == pytest.approx(expected, abs=1e-12)
 
 
-def test_states_are_visible_at_every_noise_level() -> None:
-    random = np.random.default_rng(0)
-    clean = random.uniform(-1, 1, (16, 16, 1))
-    np.testing.assert_allclose(visible(clean, 0.0, 0.5), (clean + 1) / 2, rtol=0, atol=1e-12)
-    for sigma in (0.5, 5.0, 80.0):
-        shown = visible(clean + sigma * random.standard_normal(clean.shape), sigma, 0.5)
-        assert 0.15 < shown.std() < 0.35, sigma
-        assert ((shown == 0) | (shown == 1)).mean() < 0.1, sigma
-
-
-def test_variants_that_do_not_share_seeds_or_noise_levels_are_refused(make_inputs: Maker) -> None:
+def test_process_figure_shows_the_sample_that_guidance_changes_most(make_inputs: Maker, drawn: list[Figure]) -> None:
     data = gather(make_inputs())
-    data.samples["d0"].index[0] += 1
-    with pytest.raises(InputError, match="other indices"):
-        samples_figure(data)
-    data.trajectories["d0"].sigma[0] = 70.0
-    with pytest.raises(InputError, match="other noise levels"):
-        process_figure(data)
+    guided = data.trajectories["d0"]
+    guided["states"][-1, 1] += 0.25
+    guided["states"][-1, 0, 0, 0] += 0.5  # a larger change, but of one pixel only
+    facts = samples.process_figure(data).facts
+    assert facts["index"] == 1_000_001
+    assert float(facts["scale"]) == pytest.approx(
+        0.125, abs=0.006
+    )  # half of 0.25: the grey range is [-1, 1] before it is shown
+    assert len(drawn[0].axes) == 6 * 8
 
 
-def test_process_figure_shows_the_sample_that_guidance_changes_most(make_inputs: Maker) -> None:
+def test_process_figure_takes_a_guided_variant_with_the_same_noise_levels(make_inputs: Maker) -> None:
     data = gather(make_inputs())
-    edm, guided = data.trajectories["edm"], data.trajectories["d0"]
-    guided.states[-1, 1] += 0.25
-    guided.states[-1, 0, 0, 0] += 0.5  # a larger change, but of one pixel only
-    assert most_changed(edm, guided) == 1
-    figure = process_figure(data)
-    assert figure is not None
-    assert "sample index 1,000,001" in figure.caption
-    assert "Of the first 2 samples, this is the one that guidance changes most" in figure.caption
-    assert "full colour at ±0.12" in figure.caption  # half of 0.25: the grey range is [-1, 1] before it is shown
-
-
-def test_unguided_process_needs_no_difference(make_inputs: Maker) -> None:
-    figure = process_figure(gather(make_inputs(variants=("edm",))))
-    assert figure is not None
-    assert "Row 6" not in figure.caption
-
-
-def test_calibration_leaves_out_thin_bins_and_says_how_many(make_inputs: Maker) -> None:
-    data = gather(make_inputs())
-    full = calibration_figure(data)
-    data.members[0].calibration.loc[0, "count"] = 9
-    thin = calibration_figure(data)
-    assert full is not None
-    assert thin is not None
-    assert "not drawn: 0 of" in full.caption
-    assert "not drawn: 1 of" in thin.caption
-    assert "pairs for each line" in thin.caption
-    assert full.png != thin.png
-
-
-def test_bounds_that_reach_below_zero_are_drawn(make_inputs: Maker) -> None:
-    figure = fid_figure(gather(make_inputs(changes={"d0": {"fid": 0.1, "fid_ci95": [-0.1, 0.3]}})))
-    assert figure is not None
+    data.trajectories["d0"]["sigma"][0] = 70.0
+    assert samples.process_figure(data).facts["guided"] == "mean_prob"

@@ -1,38 +1,29 @@
-"""The page stands alone, escapes what it prints, and is the same bytes every time."""
+"""The page loads nothing, escapes what it prints, says what the intervals say, and is the same bytes every time."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
-import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
+from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.report.gather import ReportInputs
-from discriminator_guidance.report.page import build_report, typeset
-from tests.project_files import project_config
-from tests.report.conftest import VARIANTS, Maker, maker_in
+from discriminator_guidance.report import page
+from discriminator_guidance.report.gather import ReportInputs, Standing, gather
+from discriminator_guidance.report.page import build_report, clipped_parts
+
+from .conftest import PROJECT, VARIANTS, Maker, difference, maker_in, write_json
 
 FIGURES = {"fig1.png", "fig2.png", "fig3.png", "fid.png", "calibration.png", "guidance.png"}
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 class Elements(HTMLParser):
-    """Every start tag with its attributes."""
+    """Every start tag with its attributes, and the text between them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -57,198 +48,178 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> ReportInputs:
     """The inputs of a report that has been built, for all who only look at it."""
-    inputs = maker_in(tmp_path_factory.mktemp("built"))()
+    each = {"d0": difference(-0.4), "d1": difference(0.4)}
+    standing = Standing({"d0": "d0", "d1": "d0"}, 3.0, difference(-0.7), each)
+    inputs = maker_in(tmp_path_factory.mktemp("built"))(standings={"mean_prob": standing})
     build_report(inputs)
     return inputs
 
 
+@pytest.fixture
+def words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves the seconds of drawing where a test reads words."""
+    monkeypatch.setattr(page, "DRAWINGS", ())
+
+
 def page_of(inputs: ReportInputs) -> str:
-    return (inputs.destination / "index.html").read_text()
+    return (inputs.report / "index.html").read_text()
 
 
-def height(path: Path) -> int:
-    with Image.open(path) as image:
-        return image.height
-
-
-def test_note_on_the_data_stands_beside_everything(make_inputs: Maker, built: ReportInputs) -> None:
-    inputs = make_inputs()
-    note = "Note on the real data: JPEG re-encoded."
-    assert note not in page_of(built)
-    inputs.card.write_text(json.dumps({"source": "digits", "note": "JPEG re-encoded"}))
-    build_report(inputs)
-    assert page_of(inputs).count(note) == 1 + len(FIGURES) + 4, "header, every caption, every table"
-    assert all(note in path.read_text() for path in (inputs.destination / "tables").glob("*.md"))
-    for path in [inputs.destination / "curves.csv", *(inputs.destination / "tables").glob("*.csv")]:
-        table = pd.read_csv(path, dtype=str)
-        without = pd.read_csv(built.destination / path.relative_to(inputs.destination), dtype=str)
-        assert list(table.columns) == [*without.columns, "note"]
-        assert list(table["note"]) == [note] * len(table)
-        pd.testing.assert_frame_equal(table.drop(columns="note"), without)
-    for name in FIGURES:
-        plain = height(built.destination / "figures" / name)
-        assert height(inputs.destination / "figures" / name) > plain, "a line below"
+def finding(inputs: ReportInputs, title: str) -> str:
+    """The class and text of a finding."""
+    (found,) = [part for part in page_of(inputs).split('<article class="')[1:] if title in part]
+    return found.partition("</article>")[0]
 
 
 def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(built: ReportInputs) -> None:
-    first = digests(built.destination)
-    tables = {
-        f"tables/{name}.{kind}" for name in ("table1", "table2", "table3", "table4") for kind in ("csv", "md", "tex")
-    }
+    first = {path: path.read_bytes() for path in built.report.rglob("*") if path.is_file()}
+    tables = {f"tables/table{n}.{kind}" for n in (1, 2, 3, 4) for kind in ("csv", "md", "tex")}
     others = {"tables/variants.csv", "curves.csv", "provenance.json", "index.html"}
-    assert set(first) == tables | others | {f"figures/{name}" for name in FIGURES}
+    written = {str(path.relative_to(built.report)) for path in first}
+    assert tables | others | {f"figures/{name}" for name in FIGURES} <= written
     build_report(built)
-    assert digests(built.destination) == first
+    assert {path: path.read_bytes() for path in first} == first
 
 
 def test_page_loads_nothing_and_embeds_every_figure(built: ReportInputs) -> None:
-    page = page_of(built)
-    elements = Elements(page)
+    text = page_of(built)
+    elements = Elements(text)
     assert not elements.open, "all elements are closed"
-    tags = {tag for tag, _ in elements.found}
-    assert tags.isdisjoint({"script", "link", "iframe", "object", "embed"})
+    assert {tag for tag, _ in elements.found}.isdisjoint({"script", "link", "iframe", "object", "embed"})
     targets = [v for _, attributes in elements.found for k, v in attributes.items() if k in ("src", "href", "srcset")]
     assert all(target and target.startswith(("#", "data:image/png;base64,")) for target in targets)
-    assert not re.search(r"@import|url\(|https?:", page)
-    sources = [attributes["src"] or "" for tag, attributes in elements.found if tag == "img"]
-    embedded = {base64.b64decode(source.partition(",")[2]) for source in sources}
-    assert embedded == {path.read_bytes() for path in (built.destination / "figures").glob("*.png")}
-    assert len(embedded) == len(FIGURES)
+    assert not re.search(r"@import|url\(|https?:", text)
+    embedded = {base64.b64decode(target.partition(",")[2]) for target in targets if target and target[0] == "d"}
+    assert embedded == {path.read_bytes() for path in (built.report / "figures").glob("*.png")}
     ids = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
     assert {target[1:] for target in targets if target and target[0] == "#"} <= ids
 
 
-def test_every_figure_has_n_and_speaks_of_intervals(built: ReportInputs) -> None:
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page_of(built), re.S)
-    assert len(captions) == len(FIGURES)
-    for caption in captions:
-        assert re.search(r"\bN = [\d,]+", caption), caption
-        assert re.search(r"seed|training run", caption), caption
-
-
-def test_hostile_names_are_text_everywhere(make_inputs: Maker) -> None:
-    hostile = "<script>alert('x')&_$1"
-    inputs = make_inputs(
-        variants=(*VARIANTS, hostile),
-        changes={name: {"fid_network": "<b>net"} for name in (*VARIANTS, hostile)},
-    )
+@pytest.mark.usefixtures("words_only")
+@pytest.mark.parametrize("word", ["better", "worse", "indistinguishable"])
+def test_a_finding_follows_the_interval(make_inputs: Maker, word: str) -> None:
+    value, half_width = {"better": (-0.5, 0.4), "worse": (0.5, 0.4), "indistinguishable": (0.0, 0.5)}[word]
+    bounds = {"delta_low": value - half_width, "delta_high": value + half_width}
+    inputs = make_inputs(changes={"d0": {"delta_fid": value, **bounds}})
     build_report(inputs)
-    page = page_of(inputs)
-    elements = Elements(page)
-    assert {"script", "b"} & {tag for tag, _ in elements.found} == {"b"}  # the page's own
-    assert hostile in elements.text
-    assert "FID (<b>net)" in elements.text
-    assert "<script>" not in (inputs.destination / "tables/table3.md").read_text()
+    found = finding(inputs, "(d0) help")
+    assert found.startswith(f"finding {word}")
+    assert set(re.findall("better|worse|indistinguishable", found)) == {word}
+    assert ("KID disagree" in found) == (word == "worse"), "KID of d0 is better than that of edm"
 
 
-HOSTILE = (
-    "<img src=x onerror=alert(1)>",
-    '"><svg onload=alert(1)>',
-    "</style><script src=https://evil.example/x.js></script>",
-    "{{ 7 * 7 }}{% include '/etc/passwd' %}",
-    "<!--",
-    "javascript:alert(1)",
+@pytest.mark.usefixtures("words_only")
+def test_tuned_variants_are_compared_with_their_start_on_the_samples_of_this_run(make_inputs: Maker) -> None:
+    inputs = make_inputs(variants=(*VARIANTS, "tuned", "tuned_mean"))
+    promoted = {"study": "mini-discriminator", "trial": 17, "values": {"fid": 9.876}, "seed": 1, "parameters": {}}
+    write_json(inputs.report / "study" / "promoted.json", {"discriminator": promoted})
+    build_report(inputs)
+    tuned, weights = finding(inputs, "(tuned)?"), finding(inputs, "(tuned_mean)?")
+    assert "better than d0 (−2.00 [−2.10, −1.90])" in tuned
+    assert "better than mean_prob (−1.50 [−1.60, −1.40])" in weights
+    assert re.search(r"trial 17 .* 9\.876", tuned)
+    assert "trial 17" not in weights
+
+
+@pytest.mark.usefixtures("words_only")
+def test_studies_that_were_run_are_shown(make_inputs: Maker, built: ReportInputs) -> None:
+    assert all(f"dguide study {name}" in page_of(built) for name in ("discriminator", "ensemble", "factorial"))
+    inputs, chart = make_inputs(), (built.report / "figures" / "fid.png").read_bytes()
+    folder = inputs.report / "study"
+    write_json(folder / "factorial.json", {})
+    (folder / "factorial.csv").write_text("kind,what,factor,low,high\non average,clipped logits,2.97,1.44,6.15\n")
+    (folder / "factorial_effects.png").write_bytes(chart)
+    build_report(inputs)
+    assert "dguide study factorial" not in page_of(inputs)
+    assert "clipped logits" in page_of(inputs)
+    assert base64.b64encode(chart).decode() in page_of(inputs)
+
+
+def test_share_and_amplification_of_log_ratios_that_the_clip_leaves(make_inputs: Maker) -> None:
+    data = gather(make_inputs())
+    ratio = data.trajectories["clip_logit"]["log_ratio"]
+    assert clipped_parts(data)["early"]["free"] == 0
+    ratio[:3] = 0.0  # p = 1/2 at three of the first four guided steps
+    ratio[3] = -11.512915
+    parts = clipped_parts(data)
+    assert list(parts["early"].values()) == [0.75, 0.5, 4.0]
+    assert parts["late"]["free"] == 0.0
+
+
+def test_note_on_the_data_is_beside_everything(make_inputs: Maker, built: ReportInputs) -> None:
+    note = "Note on the real data: JPEG re-encoded."
+    inputs = make_inputs(note="JPEG re-encoded")
+    build_report(inputs)
+    assert note not in page_of(built)
+    assert page_of(inputs).count(note) == 1 + len(FIGURES) + 3, "header, every caption, every table"
+    tables = inputs.report / "tables"
+    assert all(note in path.read_text() for path in [*tables.glob("*.md"), *tables.glob("*.tex")])
+    for path in [inputs.report / "curves.csv", *tables.glob("*.csv")]:
+        assert set(pd.read_csv(path, dtype=str)["note"]) == {note}
+    for name in FIGURES:
+        heights = [Image.open(folder.report / "figures" / name).height for folder in (built, inputs)]
+        assert heights[1] > heights[0], "a line below"
+
+
+@pytest.mark.usefixtures("words_only")
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<img src=x onerror=alert(1)>",
+        '"><svg onload=alert(1)>',
+        "</style><script src=x.js></script><!-- {{ 7 * 7 }}{% include '/etc/passwd' %}",
+    ],
 )
-
-
-@pytest.mark.parametrize("hostile", HOSTILE)
-def test_notes_names_and_provenance_add_no_element_and_load_nothing(
-    make_inputs: Maker, built: ReportInputs, hostile: str
-) -> None:
-    inputs, honest = make_inputs(), Elements(page_of(built))
-    inputs.card.write_text(json.dumps({"source": "digits", "note": hostile, hostile: [hostile], "images": {"a": 1}}))
-    build_report(dataclasses.replace(inputs, provenance={**inputs.provenance, hostile: hostile, "n": {hostile: 1}}))
-    page = page_of(inputs)
-    elements = Elements(page)
-    allowed = {tag for tag, _ in honest.found}
-    assert {tag for tag, _ in elements.found} <= allowed
+def test_notes_names_and_provenance_add_no_element(make_inputs: Maker, built: ReportInputs, hostile: str) -> None:
+    changes = {name: {"fid_network": hostile, "reference_statistics": hostile} for name in VARIANTS}
+    inputs = make_inputs(note=hostile, changes=changes)
+    provenance = {**inputs.provenance, hostile: hostile, "n": {hostile: 1}}
+    build_report(dataclasses.replace(inputs, provenance=provenance))
+    elements = Elements(page_of(inputs))
+    assert {tag for tag, _ in elements.found} <= {tag for tag, _ in Elements(page_of(built)).found}
     assert hostile in elements.text
     assert not elements.open
     for _, attributes in elements.found:
-        assert not any(name.startswith("on") for name in attributes)
-        for name in ("src", "href", "srcset", "action", "style"):
-            value = attributes.get(name) or "#"
-            assert value.startswith(("#", "data:image/png;base64,")), value
-
-
-def texts_of(inputs: ReportInputs) -> list[str]:
-    texts = [Elements(page_of(inputs)).text]
-    return texts + [path.read_text() for path in (inputs.destination / "tables").glob("table*")]
-
-
-def test_figures_of_a_trained_network_are_never_plain_fid(built: ReportInputs) -> None:
-    for text in texts_of(built):
-        for before, name in re.findall(r"(\w*:? ?)\bFID\b(?! \(digits network\))()", text):
-            assert before.strip(" :") in ("study", "paper", "published"), f"{before}FID{name}"
-
-
-def test_figures_of_inception_are_plain_fid(make_inputs: Maker) -> None:
-    inputs = make_inputs(changes={name: {"fid_network": "inception"} for name in VARIANTS})
-    build_report(inputs)
-    texts = texts_of(inputs)
-    assert "FID [95 %]" in "".join(texts)
-    assert "d0 lowers FID from" in texts[0]
-    for text in texts:
-        assert not re.search(r"\b(FID|KID) \(", text)
-        assert "digits network" not in text
+        assert not any(name.startswith("on") or name == "src" for name in attributes)
+    assert "<script" not in (inputs.report / "tables" / "table3.md").read_text()
 
 
 def test_only_configured_rows_and_figures_appear(make_inputs: Maker) -> None:
     inputs = make_inputs(variants=("edm",), members=())
     build_report(inputs)
-    figures = {path.name for path in (inputs.destination / "figures").iterdir()}
-    assert figures == {"fig1.png", "fig3.png", "fid.png"}
-    text = Elements(page_of(inputs)).text
-    assert "ensemble_clipped_logit" not in text
+    assert {path.name for path in (inputs.report / "figures").iterdir()} == {"fig1.png", "fig3.png", "fid.png"}
+    assert {path.stem for path in (inputs.report / "tables").iterdir()} == {"table1", "table3", "variants"}
+    assert "clip_logit" not in Elements(page_of(inputs)).text
 
 
-@pytest.mark.parametrize("profile", ["cifar10", "cifar10-cond"])
-def test_colour_pictures_and_networks_of_others_of_which_the_profile_names_only_the_file(
-    make_inputs: Maker, profile: str
-) -> None:
-    settings = project_config(profile).model_dump()
-    inputs = make_inputs(variants=(*VARIANTS, "authors"), channels=3, settings=settings)
+@pytest.mark.usefixtures("words_only")
+@pytest.mark.parametrize("profile", ["cifar10", "cifar10-cond", "mini-families"])
+def test_fid_of_inception_is_plain_and_of_other_networks_never(make_inputs: Maker, profile: str) -> None:
+    settings = load_config(PROJECT / "configs" / f"{profile}.yaml").model_dump(mode="json")
+    names, network = [name for name in VARIANTS if name in settings["variants"]], settings["fid_network"]["name"]
+    changes = {name: {"fid_network": network} for name in names}
+    inputs = make_inputs(variants=tuple(names), settings=settings, changes=changes)
     build_report(inputs)
-    assert {path.name for path in (inputs.destination / "figures").iterdir()} == FIGURES
-    assert (inputs.destination / "figures" / "fig1.png").stat().st_size > 1000
-    table = (inputs.destination / "tables" / "table3.md").read_text()
-    assert "| EDM-G++ (authors' discriminator) | AUTHORS alone |" in table
+    ours = [column for column in pd.read_csv(inputs.report / "tables" / "table3.csv") if column.startswith("ours: FID")]
+    assert ours == [f"ours: FID{'' if network == 'inception' else ' (digits network)'} [95 %]"]
 
 
 @pytest.mark.parametrize(
     ("path", "stage"),
     [
-        ("evaluation/d0.json", "evaluation"),
-        ("discriminator/d1/history.csv", "discriminator"),
-        ("discriminator/d1/calibration.csv", "discriminator"),
-        ("guided/edm/trajectory.npz", "guided"),
-        ("real/train.npz", "real"),
-        ("real/card.json", "real"),
+        ("report/evaluation/d0.json", "evaluation"),
+        ("report/details/d0.json", "evaluation"),
+        ("report/discriminator/d1/calibration.csv", "discriminator"),
+        ("data/guided/edm/trajectory.npz", "guided"),
+        ("data/real/card.json", "real"),
     ],
 )
-@pytest.mark.parametrize("damage", ["missing", "garbled"])
-def test_a_missing_or_damaged_file_is_named_with_its_stage(
-    make_inputs: Maker, tmp_path: Path, path: str, stage: str, damage: str
-) -> None:
+def test_a_missing_or_damaged_file_is_named_with_its_stage(make_inputs: Maker, path: str, stage: str) -> None:
     inputs = make_inputs()
-    if damage == "missing":
-        (tmp_path / path).unlink()
-    else:
-        (tmp_path / path).write_text("{garbled")
-    with pytest.raises(InputError, match=rf"stage `{stage}`") as caught:
-        build_report(inputs)
-    assert path in str(caught.value)
-    assert not inputs.destination.exists(), "nothing is written before all inputs are read"
-
-
-def test_unknown_variants_and_members_are_refused(make_inputs: Maker) -> None:
-    inputs = make_inputs()
-    for change in ({"variants": ("edm", "d9")}, {"members": ("d9",)}):
-        with pytest.raises(InputError, match=r"configs/mini\.yaml to have 'd9'"):
-            build_report(dataclasses.replace(inputs, **change))
-    with pytest.raises(InputError, match="edm"):
-        build_report(dataclasses.replace(inputs, variants=("d0",)))
-
-
-def test_minus_signs_are_typeset_but_ranges_and_names_are_not() -> None:
-    assert typeset("-1.50 [-2.00, -1.00], 3e-4, D0-D5, 16x16, exp") == "−1.50 [−2.00, −1.00], 3e-4, D0-D5, 16×16, exp"
+    file = inputs.report.parent / path
+    for content in ("{garbled", None):
+        file.write_text(content) if content else file.unlink()
+        with pytest.raises(InputError, match=rf"stage {stage}") as caught:
+            build_report(inputs)
+        assert path in str(caught.value)
+    assert not (inputs.report / "index.html").exists(), "nothing is written before all inputs are read"

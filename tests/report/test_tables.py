@@ -1,67 +1,62 @@
-"""The three tables: right values, one set of numbers in three formats, LaTeX that a compiler accepts."""
+"""Tables: right values in right cells, one set of numbers in every format, LaTeX that a compiler accepts."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import io
 import re
-from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
 
-from discriminator_guidance.report.gather import gather
-from discriminator_guidance.report.records import curves_frame, variants_frame
-from discriminator_guidance.report.sampling_table import sampling_table
-from discriminator_guidance.report.table_files import Column, Table, table_csv, table_latex, table_markdown
-from discriminator_guidance.report.tables import discriminator_table, result_table
-from tests.report.conftest import MEMBERS, VARIANTS, Maker
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.report.gather import Standing, gather, summary_rows
+from discriminator_guidance.report.tables import (
+    Table,
+    curves_frame,
+    discriminator_table,
+    ensemble_table,
+    result_table,
+    sampling_table,
+    study_table,
+    variants_frame,
+)
+
+from .conftest import MEMBERS, VARIANTS, Maker, difference, write_json
 
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e-?\d+)?")
+EVIL = r"a_b & 50 % $x$ #1 {y} ~ ^ \z | <script> -1.5 σ 漢"
 
 
 def cells(table: Table, row: str) -> dict[str, str]:
-    found = next(cells for cells in table.rows if cells[0] == row)
-    return {column.full: cell for column, cell in zip(table.columns, found, strict=True)}
+    frame = table.frame.set_index(table.frame.columns[0])
+    return dict(frame.loc[row])
 
 
-def all_tables(make_inputs: Maker) -> list[Table]:
-    data = gather(make_inputs())
-    return [sampling_table(data), discriminator_table(data), result_table(data)]
-
-
-def test_sampling_table_puts_the_study_beside_ours(make_inputs: Maker) -> None:
+def test_sampling_table_puts_the_reproduction_beside_ours(make_inputs: Maker) -> None:
     table = sampling_table(gather(make_inputs()))
-    steps = cells(table, "steps (NFE)")
-    assert steps["study: guided"] == "35 (69)"
-    assert steps["ours: d0_table1"] == "8 (15)"
-    assert cells(table, "total weight, (w1 + w2) / 2")["ours: d0"] == "2"
-    assert cells(table, "total weight, (w1 + w2) / 2")["ours: d0_table1"] == "1"
-    assert cells(table, "w1")["study: unguided"] == "–"
-    assert cells(table, "time window")["study: guided"] == "[0.01, 1]"
+    assert list(cells(table, "steps (NFE)").values()) == [*["35 (69)"] * 2, *["8 (15)"] * 3]
+    total = cells(table, "total weight, (w1 + w2) / 2")
+    assert (total["ours: d0"], total["ours: d0_table1"], total["ours: edm"]) == ("2", "1", "–")
+    assert cells(table, "w1")["reproduction: unguided"] == "–"
+    assert set(cells(table, "time window").values()) == {"[0.01, 1]", "–"}
     assert cells(table, "probability clip")["ours: d0"] == "[1e-5, 1 - 1e-5]"
-    assert cells(table, "boosting")["study: guided"] == "on"
-    assert "samples (N): 8 against 50,000" in table.notes[0]
-    assert "boosting" not in table.notes[0], "a setting that agrees is not listed as a difference"
 
 
-def test_discriminator_table_applies_both_factors(make_inputs: Maker) -> None:
+def test_discriminator_table_shows_effective_settings_and_losses(make_inputs: Maker) -> None:
     inputs = make_inputs()
-    inputs.settings["discriminator"] |= {"epoch_factor": 0.3, "learning_rate_factor": 5.0}
+    inputs.settings["members"]["d1"]["bagging"] = 0.8
     data = gather(inputs)
     table = discriminator_table(data)
-    d0 = cells(table, "D0")
-    assert (d0["study: epochs"], d0["ours: epochs"]) == ("60", "18")  # x 0.3
-    assert (d0["study: learning rate"], d0["ours: learning rate"]) == ("3e-4", "0.0015")  # x 5
-    assert d0["study: validation BCE"] == "1.38"
-    assert cells(table, "D1")["study: validation BCE"] == "–"
-    assert cells(table, "D2")["ours: t_min"] == "0.01"
-    assert "× 0.3" in table.notes[0]
-    assert "× 5" in table.notes[0]
-    history = data.members[0].history
+    d0, history = cells(table, "D0"), data.members[0].history
+    assert (d0["reproduction: epochs"], d0["ours: epochs"]) == ("60", "12")
+    assert (d0["reproduction: learning rate"], d0["ours: learning rate"]) == ("3e-4", "9e-4")
+    assert d0["reproduction: validation BCE"] == "1.38"
     assert d0["ours, BCE: train, best"] == f"{history['train_loss'].min():.3f}"
-    assert [row[0] for row in table.rows] == [member.upper() for member in MEMBERS]
+    best = f"{history['validation_loss'].min():.3f} ({history['epoch'][history['validation_loss'].idxmin()]})"
+    assert d0["ours, BCE: validation, best (epoch)"] == best
+    assert d0["ours, accuracy: validation, best"] == f"{history['validation_accuracy'].max():.3f}"
+    assert cells(table, "D1")["ours: settings of its own"] == "bagging 0.8"
+    assert list(table.frame["member"]) == [member.upper() for member in MEMBERS]
 
 
 def test_result_table_keeps_the_two_kinds_of_precision_apart(make_inputs: Maker) -> None:
@@ -71,91 +66,58 @@ def test_result_table_keeps_the_two_kinds_of_precision_apart(make_inputs: Maker)
     assert row["ours: difference from edm [95 %]"] == "-1.00 [-1.10, -0.90]"
     assert row["ours, generative: k-NN precision"] == "0.311"
     assert row["ours, discriminator as classifier: precision"] == "0.611"
-    assert row["published, cifar10, N = 50,000: study: FID"] == "2.084"
+    assert row["published, cifar10, N = 50,000: FID (reproduction)"] == "2.084"
     assert row["published, discriminator as classifier: precision"] == "0.525"
     edm = cells(table, "edm")
     assert edm["ours, discriminator as classifier: AUROC"] == "–"
-    assert edm["published, cifar10, N = 50,000: paper: FID"] == "2.03 (best seed 1.97)"
-    assert "not comparable" in table.notes[0]
-    shown = [cell for row in table.rows for cell in row]
-    assert {"1.880", "14.348", "1.77"} <= set(shown), "published rows without a run of ours are still shown"
+    assert edm["published, cifar10, N = 50,000: FID (paper)"] == "2.03 (best seed 1.97)"
+    shown = " ".join(table.frame.to_numpy().ravel())
+    for value in ("2.094", "1.880", "14.348", "17.930", "1.77"):
+        assert value in shown, "published rows without a run of ours are shown, too"
 
 
-def test_every_variant_is_set_against_one_discriminator_and_against_their_mean(make_inputs: Maker) -> None:
+def test_every_variant_is_compared_with_each_baseline(make_inputs: Maker) -> None:
     data = gather(make_inputs())
-    table = result_table(data)
-    row = cells(table, "ensemble_probability")
-    assert row["ours: difference from d0 [95 %]"] == "-1.00 [-1.10, -0.90]"
-    assert row["ours: difference from ensemble_probability [95 %]"] == "–"
-    assert cells(table, "edm")["ours: difference from ensemble_probability [95 %]"] == "+1.50 [+1.40, +1.60]"
+    found = result_table(data).frame.set_index("variant")
+    assert found["ours: difference from d0 [95 %]"]["mean_prob"] == "-1.00 [-1.10, -0.90]"
+    assert found["ours: difference from mean_prob [95 %]"]["mean_prob"] == "–"
+    assert found["ours: difference from mean_prob [95 %]"]["edm"] == "+1.50 [+1.40, +1.60]"
     recorded = variants_frame(data).set_index("variant").loc["d0_table1"]
-    assert recorded["delta_fid_vs_ensemble_probability"] == 0.5
-    assert recorded["delta_fid_vs_d0_ci95_hi"] == pytest.approx(-0.4)
-
-
-def test_differences_from_variants_that_are_not_there_have_no_column(make_inputs: Maker) -> None:
-    headings = [column.heading for column in result_table(gather(make_inputs(variants=("edm", "d1")))).columns]
-    assert "difference from edm [95 %]" in headings
-    assert not [heading for heading in headings if "d0" in heading or "ensemble" in heading]
+    assert recorded[["delta_fid_mean_prob", "delta_high_d0"]].tolist() == pytest.approx([0.5, -0.4])
 
 
 def test_every_range_is_shown_and_none_is_chosen(make_inputs: Maker) -> None:
-    ranges = {"ranges": 3, "fid_ranges": [3.5, 3.2, 3.5], "fid_ranges_mean": 3.4, "fid_ranges_ci95": [2.97, 3.83]}
-    data = gather(make_inputs(changes={name: ranges | {"fid": 3.4} for name in VARIANTS}))
-    table = result_table(data)
-    row = cells(table, "d0")
+    ranges = {"ranges": 3, "fid_ranges": [3.5, 3.2, 3.5], "fid": 3.4, "fid_ranges_ci95": [2.97, 3.83]}
+    row = cells(result_table(gather(make_inputs(changes=dict.fromkeys(VARIANTS, ranges)))), "d0")
     assert row["ours: N"] == "3 x 8"
     assert row["ours: FID (digits network) of each range"] == "3.50, 3.20, 3.50; mean 3.40 [2.97, 3.83]"
-    assert "those of the first range" in " ".join(table.notes)
-    assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
-@pytest.mark.parametrize(
-    ("images", "cond", "comparable"), [(50_000, False, True), (16, False, False), (50_000, True, False)]
-)
-def test_published_numbers_are_compared_only_with_their_own_kind(
-    make_inputs: Maker, images: int, cond: bool, comparable: bool
-) -> None:
-    inputs = make_inputs(changes={name: {"fid_network": "inception", "n": images} for name in VARIANTS})
-    inputs.settings["real"]["source"] = "cifar10"
-    inputs.settings["cond"] = cond
-    data = dataclasses.replace(gather(inputs), real=np.zeros((1, 32, 32, 3), np.uint8))
-    assert ("of one kind" in result_table(data).notes[0]) is comparable
-    assert ("not comparable" in result_table(data).notes[0]) is not comparable
+def test_ensembles_are_set_beside_their_best_and_worst_member(make_inputs: Maker) -> None:
+    each = {"d0": difference(-0.4), "d1": difference(0.05), "d2": difference(0.6)}
+    standing = Standing({"d0": "d0", "d1": "d1", "d2": "d2"}, 3.0, difference(-0.7), each)
+    inputs = make_inputs(variants=("edm", "d0", "d1", "d2", "mean_prob"), standings={"mean_prob": standing})
+    inputs.settings["members"]["d1"]["start"] = "models/mini/discriminator/d0"
+    row = cells(ensemble_table(gather(inputs)), "mean_prob")
+    assert row["FID (digits network) [95 %]: best member"].startswith("D2 2.56")
+    assert row["FID (digits network) [95 %]: worst member"].startswith("D0 3.56")
+    assert row["ensemble's difference [95 %] from: the mean of its members"] == "-0.70 [-0.80, -0.60]"
+    assert row["ensemble's difference [95 %] from: its best member"] == "+0.60 [+0.50, +0.70]"
+    assert (row["members it is: better than"], row["members it is: worse than"]) == ("1 of 3", "1 of 3")
+    assert row["start of its members"] == "2 of 3 fresh, 1 of 3 sequential"
 
 
-def test_a_published_reference_is_named(make_inputs: Maker) -> None:
-    changes = {name: {"reference_statistics": "data/ref.npz"} for name in VARIANTS}
-    assert "the statistics in data/ref.npz" in result_table(gather(make_inputs(changes=changes))).notes[0]
-
-
-def test_nulls_become_dashes(make_inputs: Maker) -> None:
-    changes = {"d0": {"fid_ci95": None, "delta_fid_ci95": None, "kid": None, "discriminator_auroc": None}}
-    row = cells(result_table(gather(make_inputs(changes=changes))), "d0")
-    assert row["ours: FID (digits network) [95 %]"] == "3.56"
-    assert row["ours, generative: KID (digits network)"] == "–"
-    assert row["ours, discriminator as classifier: AUROC"] == "–"
-
-
-def test_three_formats_show_the_same_numbers(make_inputs: Maker) -> None:
-    for table in all_tables(make_inputs):
-        rows = list(csv.reader(io.StringIO(table_csv(table))))[1:]
-        markdown = [line for line in table_markdown(table).splitlines() if line.startswith("|")][2:]
-        latex = table_latex(table).split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
-        assert len(rows) == len(markdown) == len(latex) == len(table.rows)
-        for cells_csv, line_markdown, line_latex in zip(rows, markdown, latex, strict=True):
-            expected = NUMBER.findall(" ".join(cells_csv))
-            assert NUMBER.findall(line_markdown) == expected
-            assert NUMBER.findall(line_latex) == expected
-
-
-def test_discriminator_notes_follow_the_settings(make_inputs: Maker) -> None:
-    inputs = make_inputs()
-    fresh = " ".join(discriminator_table(gather(inputs)).notes)
-    assert "in a new order every epoch" in fresh
-    assert "55 (D0), 35 (D1)" in fresh
-    inputs.settings["discriminator"]["reshuffle"] = False
-    assert "in the same order every epoch" in " ".join(discriminator_table(gather(inputs)).notes)
+def test_formats_show_the_same_numbers(make_inputs: Maker) -> None:
+    data = gather(make_inputs())
+    for table in (sampling_table(data), discriminator_table(data), result_table(data)):
+        assert_compiles(table.latex([EVIL]))
+        rows = pd.read_csv(io.StringIO(table.csv("")), dtype=str).to_numpy()
+        markdown = [line for line in table.markdown([]).splitlines() if line.startswith("|")][2:]
+        latex = table.latex([]).split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
+        html = re.findall(r"<tr>(.*?)</tr>", table.html().split("<tbody>")[1], re.DOTALL)
+        for row, *written in zip(rows, markdown, latex, html, strict=True):
+            expected = NUMBER.findall(" ".join(row))
+            assert all(NUMBER.findall(line.replace("×", "x")) == expected for line in written)
 
 
 def assert_compiles(text: str) -> None:
@@ -166,49 +128,53 @@ def assert_compiles(text: str) -> None:
     assert plain.count("{") == plain.count("}")
     assert not re.search(r"[%#]", plain)
     assert plain.count("$") % 2 == 0
-    assert not re.search(r"_(?![^$]*\$)", plain), "underscores stand escaped"
+    assert not re.search(r"_(?![^$]*\$)", plain), "underscores are escaped"
     width = len(re.search(r"\\begin\{tabular\}\{(l+)\}", body).group(1))  # type: ignore[union-attr]
-    for line in body.splitlines():
-        if line.endswith(r"\\"):
-            spans = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
-            assert len(re.findall(r"(?<!\\)&", line)) + sum(spans) == width - 1
-    begun = re.findall(r"\\begin\{(\w+)\}", body)
-    assert sorted(begun) == sorted(re.findall(r"\\end\{(\w+)\}", body))
-
-
-def test_latex_is_well_formed(make_inputs: Maker) -> None:
-    for table in all_tables(make_inputs):
-        assert_compiles(table_latex(table))
+    for line in (line for line in body.splitlines() if line.endswith(r"\\")):
+        spans = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+        assert len(re.findall(r"(?<!\\)&", line)) + sum(spans) == width - 1
 
 
 def test_special_characters_survive_every_format() -> None:
-    evil = r"a_b & 50 % $x$ #1 {y} ~ ^ \z | <script> -1.5 σ 漢"
-    table = Table("t", evil, (Column("", "h"), Column("g_1", "h_2")), ((evil, "[1, 2]"),), (evil,))
-    assert_compiles(table_latex(table))
-    assert list(csv.reader(io.StringIO(table_csv(table))))[1] == [evil, "[1, 2]"]
-    markdown = table_markdown(table)
+    table = Table("t", EVIL, pd.DataFrame({"h": [EVIL], "g_1: h_2": ["[1, 2]"]}))
+    assert_compiles(table.latex([EVIL]))
+    assert list(pd.read_csv(io.StringIO(table.csv(EVIL))).iloc[0]) == [EVIL, "[1, 2]", EVIL]
+    markdown = table.markdown([EVIL])
     assert "<script>" not in markdown
+    assert "<script>" not in table.html()
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("|")] == [3, 3, 3]
 
 
 def test_records_hold_everything_unrounded(make_inputs: Maker) -> None:
     data = gather(make_inputs())
     variants = variants_frame(data)
-    assert list(variants["variant"]) == list(VARIANTS)
     row = variants.set_index("variant").loc["d0"]
     assert row["fid"] == data.evaluations["d0"]["fid"]
-    assert [row["fid_ci95_lo"], row["fid_ci95_hi"]] == data.evaluations["d0"]["fid_ci95"]
-    keys = {key for key in data.evaluations["d0"] if not key.endswith("ci95")}
-    assert keys <= set(variants.columns)
+    assert {key for key in data.evaluations["d0"] if key != "inputs"} <= set(variants.columns)
     curves = curves_frame(data)
-    assert list(curves.columns) == ["member", "epoch", "split", "loss", "accuracy"]
-    assert len(curves) == 2 * sum(len(member.history) for member in data.members)
+    assert list(curves.columns) == ["member", "split", "epoch", "loss", "accuracy"]
     one = curves[(curves["member"] == "d1") & (curves["split"] == "validation")]
     assert one["loss"].tolist() == data.members[1].history["validation_loss"].tolist()
+    assert len(curves) == 2 * sum(len(member.history) for member in data.members)
 
 
-@pytest.mark.parametrize("members", [(), ("d1",)])
-def test_tables_hold_the_configured_members_only(make_inputs: Maker, members: tuple[str, ...], tmp_path: Path) -> None:
-    data = gather(make_inputs(members=members))
-    assert [row[0] for row in discriminator_table(data).rows] == [member.upper() for member in members]
-    assert set(curves_frame(data)["member"]) == set(members)
+def test_the_best_complete_trials_are_shown(make_inputs: Maker) -> None:
+    inputs = make_inputs()
+    write_json(inputs.report / "study" / "ensemble.json", {})
+    rows = "0,complete,d0,2.5,2.0\n1,pruned,,1.0,3.0\n2,complete,,1.5,0.12345\n"
+    (inputs.report / "study" / "ensemble.csv").write_text("number,state,grid,value,params_w1\n" + rows)
+    frame = study_table(gather(inputs).studies["ensemble"]).frame
+    assert list(frame.columns) == ["trial", "began with", "value", "w1"]
+    assert frame.to_numpy().tolist() == [["2", "–", "1.5", "0.1235"], ["0", "d0", "2.5", "2"]]
+
+
+def test_summary_has_the_metrics_of_each_variant(make_inputs: Maker) -> None:
+    _, row = summary_rows(make_inputs().report, ["edm", "d0"])
+    assert list(row.values()) == ["d0", "3.56 [3.36, 3.76]", "-0.50 [-0.60, -0.40]", "0.0113", "0.31", "0.92", "8"]
+    assert list(row)[1:4] == ["FID (digits network)", "difference to edm", "KID (digits network)"]
+
+
+def test_a_metric_that_is_no_number_is_named(make_inputs: Maker) -> None:
+    for value in ("high", None, float("nan")):
+        with pytest.raises(InputError, match=r"'fid' in .*d0\.json"):
+            gather(make_inputs(changes={"d0": {"fid": value}}))

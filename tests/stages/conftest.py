@@ -1,218 +1,150 @@
-"""A tiny study in a temporary folder, built stage by stage, and a view of the settings a stage has declared."""
+"""A tiny study in a temporary folder: random images, untrained networks, settings that take a stage about a second."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import contextmanager
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from pydantic import BaseModel
+import torch
+from torch import nn
 
-from discriminator_guidance.config import Config, Discriminator, parse_config
-from discriminator_guidance.stages.chain import of_member
-from discriminator_guidance.stages.context import Context, StageResult
+from discriminator_guidance.checkpoints.weights import save_weights
+from discriminator_guidance.config import Config, load_config
+from discriminator_guidance.data.files import write_json, write_npz
+from discriminator_guidance.networks.adm import build_extractor, build_head
+from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.sharing import shares
-from tests.project_files import project_yaml
+from tests.config.settings import MINI, changed
 
-PROJECT = Path(__file__).resolve().parents[2]
-VARIANTS = ("edm", "d0", "d0_table1", "ensemble_probability", "ensemble_clipped_logit")
-
-
-def tiny_settings() -> dict[str, Any]:
-    """The mini profile with everything reduced until a stage takes about a second."""
-    data: dict[str, Any] = project_yaml("configs/mini.yaml")
-    data["runtime"] = {
-        "device": "cpu",
-        "training_precision": "float32",
-        "sampling_precision": "float32",
-        "threads": 1,
-    }
-    data["real"] |= {"image_size": 8}
-    data["score"]["network"] |= {"model_channels": 8, "channel_mult": [1, 1], "attn_resolutions": [4]}
-    data["extractor"]["network"] |= {"model_channels": 8, "channel_mult": [1, 1], "num_head_channels": 8}
-    data["discriminator"]["network"] |= {"model_channels": 8, "num_res_blocks": 1, "num_head_channels": 8}
-    for word in ("score", "extractor", "fid_network"):
-        data[word]["training"] |= {"iterations": 40, "batch_size": 16, "checkpoint_every": 20}
-    data["fid_network"] |= {"channels": [4, 4, 8, 8], "features": 6}
-    data["sampler"] |= {"steps": 6}
-    data["fake"] |= {"images": 40, "batch_size": 16, "shard_size": 16}
-    data["guided"] |= {"images": 24, "batch_size": 8, "shard_size": 16, "trajectory_images": 2}
-    data["guided"]["variants"] = {name: data["guided"]["variants"][name] for name in VARIANTS}
-    for name in ("ensemble_probability", "ensemble_clipped_logit"):
-        data["guided"]["variants"][name]["members"] = ["d0", "d1"]
-    data["discriminator"] |= {
-        "batch_size": 256,
-        "checkpoint_every": 2,
-        "grid_times": 4,
-        "grid_times_per_image": 2,
-    }
-    data["discriminator"]["epoch_factor"] = 1.0
-    data["discriminator"]["members"] = {
-        name: data["discriminator"]["members"][name] | {"epochs": 4} for name in ("d0", "d1")
-    }
-    data["evaluation"] |= {"kid_subsets": 2, "kid_subset_size": 10}
-    data["factorial"] |= {"members": ["d0", "d1"], "training_images": 20}
-    data["report"] |= {"pictures": 4, "dpi": 60}
-    return data
+Tiny = tuple[Config, Layout]
+IMAGES = 40  # real ones for training, and fakes
+VARIANTS = ("edm", "d0", "d0_table1", "mean_prob", "clip_logit")
+ENCODER = {"model_channels": 8, "channel_mult": [1, 1], "num_head_channels": 8}
+HEAD = {"model_channels": 8, "num_res_blocks": 1, "num_head_channels": 8, "dropout": 0.0}
+LOOP = {"iterations": 40, "batch_size": 16, "checkpoint_every": 20}
+SMALL = {
+    "runtime": MINI["runtime"] | {"threads": 1, "sampling_precision": "float32"},
+    "real.image_size": 8,
+    "score.network": MINI["score"]["network"] | {"model_channels": 8, "channel_mult": [1, 1]},
+    "extractor.network": MINI["extractor"]["network"] | ENCODER,
+    "fid_network": MINI["fid_network"] | {"channels": [4, 4, 8, 8], "features": 6},
+    **{f"{word}.training": MINI[word]["training"] | LOOP for word in ("score", "extractor", "fid_network")},
+    "sampler.steps": 4,
+    "fake": MINI["fake"] | {"images": IMAGES, "batch_size": 16, "shard_size": 16},
+    "discriminator": MINI["discriminator"]
+    | {"batch_size": 16, "epoch_factor": 1.0, "checkpoint_every": 2}
+    | {"grid_times": 4, "grid_times_per_image": 2, "network": HEAD},
+    "members": {name: MINI["members"][name] | {"epochs": 3} for name in ("d0", "d1")},
+    "guided": MINI["guided"] | {"images": 24, "batch_size": 8, "shard_size": 16, "trajectory_images": 2},
+    "variants": {
+        name: MINI["variants"][name] | ({"members": ["d0", "d1"]} if name in ("mean_prob", "clip_logit") else {})
+        for name in VARIANTS
+    },
+    "evaluation": MINI["evaluation"] | {"kid_subsets": 2, "kid_subset_size": 10},
+    "report": {"images": 4, "dpi": 60},
+    "study.tuning": MINI["study"]["tuning"] | {"images": 16, "batch_size": 8},
+    "study.discriminator": MINI["study"]["discriminator"] | {"model_channels": [8, 16], "epochs": [1, 3]},
+    "study.factorial": MINI["study"]["factorial"] | {"members": ["d0", "d1"], "training_images": 20, "images": 16},
+}
 
 
-def spare_members(settings: dict[str, Any]) -> None:
-    """Add members for the section `factorial`, which wants two without peculiarities, so that the others are free."""
-    members = settings["discriminator"]["members"]
-    for name, seed in (("plain0", 200), ("plain1", 201)):
-        members[name] = {key: value for key, value in members["d0"].items() if key != "differs"} | {"seed": seed}
-    settings["factorial"]["members"] = ["plain0", "plain1"]
+def tiny_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of profile mini with small numbers and other values for dotted keys."""
+    own = dict(changes or {})  # applied after all others
+    return changed(deepcopy({key: value for key, value in SMALL.items() if key not in own} | own))
+
+
+def write_params(root: Path, settings: Mapping[str, Any]) -> Tiny:
+    """Write params.yaml and read it as a stage does."""
+    (root / "params.yaml").write_text(json.dumps(settings).replace("Infinity", ".inf"))  # JSON is YAML
+    config = load_config(root / "params.yaml")
+    return config, Layout(root, config.profile)
+
+
+def prepare_study(root: Path, settings: Mapping[str, Any]) -> Tiny:
+    """Write images and untrained networks of every kind, but no samples and no results."""
+    root.mkdir(parents=True, exist_ok=True)
+    config, layout = write_params(root, settings)
+    rng, size = np.random.default_rng(0), config.real.image_size
+    paths = (layout.real / "train.npz", layout.real / "holdout.npz", layout.fake / "samples.npz")
+    for path, count, low in zip(paths, (IMAGES, IMAGES // 2, IMAGES), (100, 100, 0), strict=True):
+        images = rng.integers(low, low + 150, (count, size, size, 1)).astype(np.uint8)
+        write_npz(path, images=images, labels=np.arange(count) % 10, index=np.arange(count))
+    card = {"source": "digits", "train": IMAGES, "holdout": IMAGES // 2, "classes": list("0123456789")}
+    write_json(layout.real / "card.json", card)
+    score = {"img_resolution": size, "img_channels": 1, "label_dim": 10 * config.cond, **settings["score"]["network"]}
+    save_untrained(layout.model("score"), EDMPrecond(**score), score)
+    extractor = build_extractor(size, 1, 10, **settings["extractor"]["network"])
+    save_untrained(layout.model("extractor"), extractor, extractor.arguments)
+    fid = {"image_size": size, "in_channels": 1, "channels": [4, 4, 8, 8], "features": 6, "classes": 10}
+    save_untrained(layout.model("fid_network"), FidNetwork(**fid), fid)
+    features = rng.standard_normal((2 * IMAGES, 6)).astype(np.float32)
+    write_npz(layout.model("fid_network") / "features.npz", train=features[:IMAGES], holdout=features[-IMAGES // 2 :])
+    for member in config.members:
+        head = build_head(extractor.feature_shape, **settings["discriminator"]["network"], condition=config.cond)
+        save_untrained(layout.discriminator(member), head, head.arguments)
+        rows = {"logits": rng.standard_normal(32).astype(np.float32), "labels": np.repeat([1, 0], 16)}
+        rows |= {"time": np.tile([0.01, 0.1, 0.4, 0.8], 8), "image": np.arange(32)}
+        write_npz(layout.discriminator(member) / "test_logits.npz", **rows)
+    return config, layout
+
+
+def save_untrained(folder: Path, network: nn.Module, arguments: Mapping[str, Any], seed: int = 0) -> None:
+    """Write a network whose every parameter is random, those that start at 0 included."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+    save_weights(folder, network.state_dict(), arguments)
 
 
 @dataclass
-class Study:
-    """A project folder with whatever stages were run in it."""
+class Recorder:
+    """A tracker that remembers."""
 
-    root: Path
-    settings: dict[str, Any] = field(default_factory=tiny_settings)
-    results: dict[tuple[str, str], StageResult] = field(default_factory=dict)
-    metrics: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, Path] = field(default_factory=dict)
 
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.root, "tiny")
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.curve.append((step, dict(values)))
 
-    def resize(self, image_size: int) -> None:
-        """Change the picture size, and with it the sizes at which networks attend."""
-        self.settings["real"]["image_size"] = image_size
-        self.settings["score"]["network"]["attn_resolutions"] = [image_size // 2]
-        self.settings["extractor"]["network"]["attention_resolutions"] = [image_size // 2]
+    def params(self, values: Mapping[str, Any]) -> None:
+        self.settings |= values
 
-    @property
-    def config(self) -> Config:
-        return parse_config(self.settings, "configs/tiny.yaml")
+    def artifact(self, path: Path) -> None:
+        assert path.is_file()
 
-    @property
-    def context(self) -> Context:
-        @contextmanager
-        def bar(description: str, total: int, unit: str):
-            done = 0
+    def model(self, name: str, weights: Path, tags: Mapping[str, str] | None = None) -> None:
+        self.models[name] = weights
 
-            def advance(amount: int) -> None:
-                nonlocal done
-                done += amount
 
-            yield advance
-            assert done == total, f"{description}: progress ended at {done} of {total} {unit}"
-
-        return Context(
-            self.layout, bar, lambda step, values: self.metrics.append((step, dict(values))), self.notices.append
-        )
-
-    def run(self, word: str, name: str = "") -> StageResult:
-        """Run a stage with the settings that dvc.yaml declares for it, and no others."""
-        view = declared(self.config, word, name)
-        module = import_module(f"discriminator_guidance.stages.{word}")
-        result: StageResult = module.run(view, self.context, *([name] if name else []))
-        self.results[word, name] = result
-        return result
-
-    def ensure(self, word: str, name: str = "") -> StageResult:
-        """Run a stage and what it needs, once."""
-        if (word, name) not in self.results:
-            for needed in self.needs(word, name):
-                self.ensure(*needed)
-            self.run(word, name)
-        return self.results[word, name]
-
-    def needs(self, word: str, name: str) -> list[tuple[str, str]]:
-        members = self.settings["guided"]["variants"].get(name, {}).get("members", [])
-        heads = [("discriminator", member) for member in members]
-        return {
-            "real": [],
-            "score": [("real", "")],
-            "extractor": [("real", "")],
-            "fid_network": [("real", "")],
-            "fake": [("score", "")],
-            "discriminator": [("fake", ""), ("extractor", "")],
-            "guided": [("score", ""), *heads],
-            "evaluation": [("fid_network", ""), ("guided", "edm"), ("guided", name), *heads],
-            "report": [("evaluation", v) for v in self.settings["guided"]["variants"]],
-        }[word]
+def run_stage(word: str, tiny: Tiny, *name: str) -> tuple[dict[str, Any], Recorder]:
+    """Run a stage, of a member or variant if it has them."""
+    tracker = Recorder()
+    summary = import_module(f"discriminator_guidance.stages.{word}").run(*tiny, tracker, *name)
+    return summary, tracker
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The shared tiny study; tests that change something make their own."""
-    return Study(tmp_path_factory.mktemp("study"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Copies the unconditional tiny study to a folder that does not exist."""
+    original = tmp_path_factory.mktemp("tiny")
+    prepare_study(original, tiny_settings())
+    return lambda root: Path(shutil.copytree(original, root))
 
 
-class Undeclared(AttributeError):
-    """A stage read a setting that its entry in dvc.yaml does not declare."""
-
-
-class DeclaredView:
-    """A configuration of which only the declared keys can be read."""
-
-    def __init__(self, value: Any, keys: set[str], path: str) -> None:
-        self._value, self._keys, self._path = value, keys, path
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("model_dump", "items", "values", "keys", "__iter__"):
-            raise Undeclared(f"{self._path} as a whole is not declared in dvc.yaml, only {sorted(self._keys)}")
-        return self._child(getattr(self._value, name), name)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._child(self._value[name], name)
-
-    def _child(self, value: Any, name: str) -> Any:
-        path = f"{self._path}.{name}".lstrip(".")
-        if any(path == key or path.startswith(f"{key}.") for key in self._keys):
-            return value
-        inner = {key for key in self._keys if key.startswith(f"{path}.")}
-        if not inner or not isinstance(value, BaseModel | dict):
-            raise Undeclared(f"{path} is read but not declared in dvc.yaml")
-        return DeclaredView(value, inner, path)
-
-
-def dvc_stages() -> dict[str, dict[str, Any]]:
-    """The stages of dvc.yaml as written."""
-    stages: dict[str, dict[str, Any]] = project_yaml("dvc.yaml")["stages"]
-    return stages
-
-
-def entry_of(word: str, name: str) -> str:
-    """Which block of dvc.yaml runs a stage for a member or variant."""
-    if name in ("tuned", "ensemble_tuned"):
-        return f"{word}_{name}"
-    if word not in ("guided", "evaluation"):
-        return word
-    block = {"edm": "edm", "d0_w1": "d0", "d0_table1": "d0"}.get(name)
-    return f"{word}_{block or ('ensemble' if name.startswith('ensemble') else 'member')}"
-
-
-def is_sequential(settings: Discriminator, member: str) -> bool:
-    """Whether a member may go on from another."""
-    return not hasattr(settings.members[member], "path") and of_member(settings, member, "init") == "sequential"
-
-
-def declared(config: Config, word: str, name: str = "") -> Any:
-    """The configuration as a stage may read it."""
-    entry = dvc_stages()[entry_of(word, name)]
-    keys = [key for params in entry["params"] for keys in params.values() for key in keys]
-    named = {key.replace("${item.member}", name).replace("${item.variant}", name) for key in keys}
-    if word == "discriminator" and (is_sequential(config.discriminator, name) or shares(config.discriminator, name)):
-        # What a member goes on from; DVC is not told, the report compares. And what can use its features, which
-        # changes nothing of its own.
-        named.add("discriminator.members")
-    settings = {key for key, field in Config.model_fields.items() if not field.exclude}
-    return config if named == settings else DeclaredView(config, named, "")
-
-
-@pytest.fixture(scope="session")
-def conditional(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The shared class-conditional study of released networks; tests that change something make their own."""
-    from .released import released_study
-
-    return released_study(tmp_path_factory.mktemp("conditional"), cond=True)
+@pytest.fixture
+def tiny(made: Callable[[Path], Path], tmp_path: Path) -> Tiny:
+    """(config, layout) of a tiny study of the test's own; `write_params` changes its settings."""
+    root = made(tmp_path / "study")
+    return load_config(root / "params.yaml"), Layout(root, "mini")

@@ -1,26 +1,24 @@
-"""Ensembles against their members, from the influence of each sample."""
+"""Differences between variants, and ensembles against their members, from the influence of each sample."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from discriminator_guidance.config import parse_config
+from discriminator_guidance.config import Variant
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.significance import paired_difference
-from discriminator_guidance.stages.comparisons import Evaluated, standings
+from discriminator_guidance.stages.comparisons import Evaluated, differences, standings
 
-from .conftest import tiny_settings
+from .conftest import Tiny
 
-NAMES = ("edm", "d0", "d1", "ensemble_probability")
+NAMES = ("edm", "d0", "d1", "mean_prob")
 
 
 @pytest.fixture
-def variants():
-    settings = tiny_settings()
-    chosen = settings["guided"]["variants"]
-    chosen["d1"] = chosen["d0"] | {"members": ["d1"]}
-    return parse_config(settings, "configs/tiny.yaml").guided.variants
+def variants(tiny: Tiny) -> dict[str, Variant]:
+    config, _ = tiny
+    return {**config.variants, "d1": config.variants["d0"].model_copy(update={"members": ("d1",)})}
 
 
 def evaluated(*names: str, ranges: int = 1) -> dict[str, Evaluated]:
@@ -28,37 +26,53 @@ def evaluated(*names: str, ranges: int = 1) -> dict[str, Evaluated]:
     shape = (8,) if ranges == 1 else (ranges, 8)
     index = np.arange(8 * ranges).reshape(shape)
     return {
-        name: Evaluated([4.0 - place + 0.1 * r for r in range(ranges)], random.normal(size=shape), index)
-        for place, name in enumerate(names)
+        name: Evaluated([4.0 - number + 0.1 * r for r in range(ranges)], random.normal(size=shape), index)
+        for number, name in enumerate(names)
     }
 
 
+def test_every_variant_is_compared_with_every_baseline_that_was_evaluated() -> None:
+    given = evaluated(*NAMES)
+    found = differences(given)
+    assert {baseline: set(row) for baseline, row in found.items()} == {
+        baseline: set(NAMES) - {baseline} for baseline in ("edm", "d0", "mean_prob")
+    }
+    d1, d0 = given["d1"], given["d0"]
+    expected = paired_difference(d1.distances, d1.influence, d0.distances, d0.influence)
+    assert (found["d0"]["d1"].value, found["d0"]["d1"].bounds) == expected
+    assert set(differences(evaluated("edm", "d1"))) == {"edm"}
+
+
 @pytest.mark.parametrize("ranges", [1, 3])
-def test_an_ensemble_is_compared_with_the_mean_of_its_members_and_with_each(variants, ranges: int):
+def test_an_ensemble_is_compared_with_the_mean_of_its_members_and_with_each(
+    variants: dict[str, Variant], ranges: int
+) -> None:
     given = evaluated(*NAMES, ranges=ranges)
     (found,) = standings(variants, given).values()
     assert found.alone == {"d0": "d0", "d1": "d1"}
-    ensemble, d0, d1 = (given[name] for name in ("ensemble_probability", "d0", "d1"))
+    ensemble, d0, d1 = (given[name] for name in ("mean_prob", "d0", "d1"))
     assert found.mean_fid == pytest.approx(np.mean(d0.distances + d1.distances))
-    assert found.from_mean.value == pytest.approx(np.mean(ensemble.distances) - found.mean_fid)
     per_range = [np.mean(pair) for pair in zip(d0.distances, d1.distances, strict=True)]
-    _, bounds = paired_difference(ensemble.distances, ensemble.influence, per_range, (d0.influence + d1.influence) / 2)
-    assert found.from_mean.bounds == pytest.approx(bounds)
-    for name, single in (("d0", d0), ("d1", d1)):
+    mean = Evaluated(per_range, (d0.influence + d1.influence) / 2, d0.index)
+    pairs = ((found.from_mean, mean), (found.from_each["d0"], d0), (found.from_each["d1"], d1))
+    for difference, single in pairs:
         value, bounds = paired_difference(ensemble.distances, ensemble.influence, single.distances, single.influence)
-        assert found.from_each[name].value == pytest.approx(value)
-        assert found.from_each[name].bounds == pytest.approx(bounds)
+        assert difference.value == pytest.approx(value)
+        assert difference.bounds == pytest.approx(bounds)
 
 
-def test_members_that_were_sampled_otherwise_or_not_at_all_are_no_comparison(variants):
-    assert standings(variants, evaluated("edm", "d0", "ensemble_probability")) == {}
-    stronger = variants["d1"].model_copy(update={"w1": 3.0})
-    assert standings({**variants, "d1": stronger}, evaluated(*NAMES)) == {}
+@pytest.mark.parametrize("change", [{"w1": 3.0}, {"boosting": True}, {"window": (0.1, 1.0)}, {"steps": 9}])
+def test_members_that_were_sampled_otherwise_or_not_at_all_are_no_comparison(
+    variants: dict[str, Variant], change: dict[str, object]
+) -> None:
+    assert standings(variants, evaluated("edm", "d0", "mean_prob")) == {}
+    other = variants["d1"].model_copy(update=change)
+    assert standings({**variants, "d1": other}, evaluated(*NAMES)) == {}
 
 
-def test_other_samples_are_refused(variants):
+def test_other_samples_are_refused(variants: dict[str, Variant]) -> None:
     given = evaluated(*NAMES)
     d1 = given["d1"]
     given["d1"] = Evaluated(d1.distances, d1.influence, d1.index + 1)
-    with pytest.raises(InputError, match="the same sample indices in the influence of ensemble_probability and d1"):
+    with pytest.raises(InputError, match="the same sample indices in the influence of mean_prob and d1"):
         standings(variants, given)

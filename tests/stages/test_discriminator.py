@@ -1,61 +1,221 @@
-"""Stage `discriminator`."""
+"""Stage `discriminator`: a member's start, its training, the weights that are used, its test."""
 
 from __future__ import annotations
 
 import csv
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
-from discriminator_guidance.artifacts.files import read_json
-from discriminator_guidance.stages.discriminator import member_settings
+from discriminator_guidance.data.resume import Resumable
+from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.stages import discriminator
+from discriminator_guidance.stages.discriminator import head_settings, open_inputs
 
-from .conftest import Study
-from .resumption import interrupt_and_resume
+from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
+from .released import head_file
+
+HEAD = "data/raw/head.pt"
+FEATURES = (8, 4, 4)  # of the tiny extractor
+SPARE = {"study.factorial.members": ["d1", "d2"], "members.d2": tiny_settings()["members"]["d1"]}  # of d0
+D0 = "models/mini/discriminator/d0"
 
 
-def test_writes_curve_metrics_calibration_and_test_logits(study: Study):
-    study.ensure("discriminator", "d0")
-    curves = study.layout.discriminator_reports / "d0"
-    rows = list(csv.DictReader((curves / "history.csv").open()))
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
-    metrics = read_json(curves / "metrics.json", "discriminator")
-    assert metrics["validation_loss"] == float(rows[-1]["validation_loss"])
-    assert metrics["best_validation_loss"] == min(float(row["validation_loss"]) for row in rows)
-    bins = list(csv.DictReader((curves / "calibration.csv").open()))
-    logits = np.load(study.layout.discriminator("d0") / "test_logits.npz")
+def changed(tiny: Tiny, changes: dict[str, Any]) -> Tiny:
+    return write_params(tiny[1].root, tiny_settings({"cond": tiny[0].cond, **changes}))
+
+
+def metrics(tiny: Tiny, member: str) -> dict[str, Any]:
+    return json.loads((tiny[1].discriminator_report(member) / "metrics.json").read_text())
+
+
+def curve(tiny: Tiny, member: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((tiny[1].discriminator_report(member) / "history.csv").open()))
+
+
+def weights(tiny: Tiny, member: str, folder: str = "") -> dict[str, Tensor]:
+    return load_file(tiny[1].discriminator(member) / folder / "model.safetensors")
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """The weights that every training begins with."""
+    found, original = [], discriminator.train_discriminator
+
+    def spy(head, *rest):
+        found.append({name: tensor.clone() for name, tensor in head.state_dict().items()})
+        return original(head, *rest)
+
+    monkeypatch.setattr(discriminator, "train_discriminator", spy)
+    return found
+
+
+def test_curve_metrics_calibration_and_logits_agree_and_carry_the_note(tiny: Tiny):
+    tiny = changed(tiny, {"real.note": "JPEG re-encoded"})
+    summary, tracker = run_stage("discriminator", tiny, "d0")
+    rows, record = curve(tiny, "d0"), metrics(tiny, "d0")
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3] == [step for step, _ in tracker.curve]
+    assert record["validation_loss"] == float(rows[-1]["validation_loss"])
+    assert record["best_validation_loss"] == min(float(row["validation_loss"]) for row in rows)
+    assert (record["epochs"], record["used_epoch"], record["iterations"], record["n_train"]) == (3, 3, 12, 64)
+    assert not set(summary) & set(tracker.curve[0][1])
+    assert tracker.settings["learning_rate"] == pytest.approx(3 * tiny[0].members["d0"].learning_rate)
+    logits = np.load(tiny[1].discriminator("d0") / "test_logits.npz")
+    bins = list(csv.DictReader((tiny[1].discriminator_report("d0") / "calibration.csv").open()))
     assert sum(int(row["count"]) for row in bins) == len(logits["logits"])
-    assert len({row["time"] for row in bins}) == 4
+    assert {row["note"] for row in (record, *rows, *bins)} == {"JPEG re-encoded"}
+    losses = np.logaddexp(0, logits["logits"].astype(float)) - logits["labels"] * logits["logits"]
+    assert record["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert np.array_equal(logits["labels"], logits["image"] < 40)
+    assert not (tiny[1].discriminator("d0") / "last").exists()
+    assert not any(tiny[1].partial.glob("*"))
+    run_stage("discriminator", tiny, "d1")  # on the same pairs
+    other = np.load(tiny[1].discriminator("d1") / "test_logits.npz")
+    assert [np.array_equal(logits[name], other[name]) for name in logits] == [name != "logits" for name in logits]
 
 
-def test_learns_to_tell_barely_trained_fakes_from_real(study: Study):
-    study.ensure("discriminator", "d0")
-    logits = np.load(study.layout.discriminator("d0") / "test_logits.npz")
-    real = logits["labels"] == 1
-    assert logits["logits"][real].mean() > logits["logits"][~real].mean()
+def test_a_killed_training_resumes_to_the_same_bytes(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    tiny = changed(tiny, {"discriminator.checkpoint": "best"})
+    folders = (tiny[1].discriminator("d0"), tiny[1].discriminator_report("d0"))
+    run_stage("discriminator", tiny, "d0")
+    expected = {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+    save = Resumable.save
+
+    def killed(self, state):
+        save(self, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Resumable, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage("discriminator", tiny, "d0")
+    _, tracker = run_stage("discriminator", tiny, "d0")
+    assert [step for step, _ in tracker.curve] == [1, 2, 3]
+    assert {path: path.read_bytes() for path in expected} == expected
 
 
-def test_all_members_are_tested_on_the_same_pairs(study: Study):
+def test_factors_scale_table_2_and_leave_a_chosen_epoch_within_the_training(tiny: Tiny):
+    for epochs, factor, checkpoint, expected in (
+        (4, 0.3, "last", (1, "last")),
+        (60, 0.01, 55, (1, 1)),
+        (60, 0.2, 55, (12, 11)),
+    ):
+        row = {"members.d0.epochs": epochs, "members.d0.checkpoint": checkpoint}
+        config, _ = changed(tiny, {"discriminator.epoch_factor": factor, **row})
+        settings = head_settings(config.discriminator, config.member("d0"))
+        assert (settings.epochs, settings.checkpoint) == expected
+        assert settings.learning_rate == pytest.approx(3 * 3e-4)
+
+
+@pytest.mark.parametrize(("checkpoint", "epoch"), [("last", 3), ("best", None), (2, 1)])
+def test_the_epoch_whose_weights_are_used_is_recorded_with_its_numbers(tiny: Tiny, checkpoint: Any, epoch: int | None):
+    factors = {"discriminator.epoch_factor": 0.5, "discriminator.learning_rate_factor": 300.0}
+    tiny = changed(tiny, factors | {"members.d0.epochs": 6, "members.d0.checkpoint": checkpoint})
+    run_stage("discriminator", tiny, "d0")
+    record, rows, used = metrics(tiny, "d0"), curve(tiny, "d0"), weights(tiny, "d0")
+    if epoch is None:
+        losses = [float(row["validation_loss"]) for row in rows]
+        epoch = 1 + losses.index(min(losses))
+    assert (len(rows), record["used_epoch"]) == (3, epoch)
+    assert all(record[key] == float(rows[epoch - 1][key]) for key in ("train_loss", "validation_accuracy"))
+    assert (tiny[1].discriminator("d0") / "last").exists() == (epoch < 3)
+    short = {"discriminator.learning_rate_factor": 300.0, "members.d0.epochs": epoch}
+    run_stage("discriminator", changed(tiny, short), "d0")
+    assert equal(weights(tiny, "d0"), used)
+    assert not (tiny[1].discriminator("d0") / "last").exists(), "weights of an earlier run"
+
+
+def test_a_sequential_member_continues_the_last_epoch_and_not_the_used_one(tiny: Tiny, starts: list):
+    tiny = changed(tiny, {"members.d0.checkpoint": 1, "members.d1.start": D0})
     for member in ("d0", "d1"):
-        study.ensure("discriminator", member)
-    d0, d1 = (np.load(study.layout.discriminator(m) / "test_logits.npz") for m in ("d0", "d1"))
-    for name in ("labels", "time", "image"):
-        assert np.array_equal(d0[name], d1[name])
-    assert not np.array_equal(d0["logits"], d1["logits"])
+        run_stage("discriminator", tiny, member)
+    assert equal(starts[1], weights(tiny, "d0", "last"))
+    assert not equal(starts[1], weights(tiny, "d0"))
+    assert metrics(tiny, "d1")["start"] == D0
+    for member in ("d0", "d1"):
+        run_stage("discriminator", changed(tiny, {"members.d1.start": D0}), member)
+    assert equal(starts[3], weights(tiny, "d0"))
+    assert equal(starts[3], starts[1])
 
 
-def test_factors_scale_table_2(study: Study):
-    settings = study.config.discriminator
-    told = member_settings(settings.model_copy(update={"epoch_factor": 0.3, "learning_rate_factor": 5.0}), "d0")
-    assert told.epochs == 1  # round(4 * 0.3)
-    assert told.learning_rate == settings.members["d0"].learning_rate * 5
-    assert member_settings(settings.model_copy(update={"epoch_factor": 0.01}), "d0").epochs == 1
+@pytest.mark.parametrize("cond", [False, True])
+def test_a_released_head_is_taken_as_it_is_or_trained_further(tmp_path: Path, starts: list, cond: bool):
+    tiny = prepare_study(tmp_path, tiny_settings({"cond": cond}))
+    released = head_file(tmp_path / HEAD, FEATURES, cond)
+    tiny = changed(tiny, {**SPARE, "members.d0.start": HEAD, "members.d0.epochs": 0})
+    run_stage("discriminator", tiny, "d0")
+    assert equal(weights(tiny, "d0"), released.state_dict())
+    test = open_inputs(*tiny).test
+    with torch.no_grad():
+        logits = released(test.features, test.t, *([test.classes] if cond else [])).squeeze(1)
+    saved = np.load(tiny[1].discriminator("d0") / "test_logits.npz")
+    assert np.allclose(saved["logits"], logits.numpy(), atol=1e-5)
+    assert curve(tiny, "d0") == []
+    record = metrics(tiny, "d0")
+    assert [record[key] for key in ("epochs", "used_epoch", "train_loss", "best_epoch")] == [0, 0, None, None]
+    assert record["validation_loss"] > 0
+    run_stage("discriminator", changed(tiny, {"members.d0.start": HEAD}), "d0")
+    assert equal(starts[-1], released.state_dict())
+    assert not equal(weights(tiny, "d0"), released.state_dict())
 
 
-def test_a_killed_training_resumes_to_the_same_bytes(study: Study, tmp_path, monkeypatch):
-    study.ensure("discriminator", "d0")
-    again = interrupt_and_resume(study, tmp_path, monkeypatch, "discriminator", "d0")
-    for folder, name in [("discriminator", "model.safetensors"), ("discriminator", "test_logits.npz")]:
-        path = again.layout.model(folder) / "d0" / name
-        assert path.read_bytes() == (study.layout.model(folder) / "d0" / name).read_bytes()
-    curve = again.layout.discriminator_reports / "d0" / "history.csv"
-    assert curve.read_bytes() == (study.layout.discriminator_reports / "d0" / "history.csv").read_bytes()
+@pytest.mark.parametrize(
+    ("cond", "shape", "condition", "error", "words"),
+    [
+        (False, None, False, InputError, r"the member's start at data/raw/head\.pt.*no such file.*dguide fetch"),
+        (False, (16, 4, 4), False, ConfigError, "a discriminator of 8 x 4 x 4 feature maps in .*got a network of 16 x"),
+        (False, (8, 8, 8), False, ConfigError, "a discriminator of 8 x 4 x 4 feature maps in .*got a network of 8 x 8"),
+        (True, FEATURES, False, ConfigError, "a discriminator with classes in .*, as cond says; got one without"),
+        (False, FEATURES, True, ConfigError, "a discriminator without classes in .*got one with classes"),
+    ],
+)
+def test_a_released_head_that_does_not_fit_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cond: bool, shape: Any, condition: bool, error: Any, words: str
+):
+    tiny = changed(prepare_study(tmp_path, tiny_settings({"cond": cond})), {"members.d0.start": HEAD})
+    if shape is not None:
+        head_file(tmp_path / HEAD, shape, condition)
+    monkeypatch.setattr(discriminator, "grid_features", lambda *given: pytest.fail("features were computed"))
+    before = weights(tiny, "d0")
+    with pytest.raises(error, match=words) as caught:
+        run_stage("discriminator", tiny, "d0")
+    assert "\n" not in str(caught.value)
+    assert equal(weights(tiny, "d0"), before)
+
+
+WIDE = {"model_channels": 16, "num_res_blocks": 1, "num_head_channels": 8, "dropout": 0.1}
+OWN = {"importance_sampling": False, "reshuffle": False, "flip": True, "label_smoothing": 0.2, "bagging": 0.5}
+
+
+@pytest.mark.parametrize(("key", "value"), [*OWN.items(), ("network", WIDE)])
+def test_a_setting_of_a_row_changes_its_member_as_the_section_would(tiny: Tiny, key: str, value: Any):
+    found = []
+    for changes in ({}, {f"members.d0.{key}": value}, {f"discriminator.{key}": value}):
+        run_stage("discriminator", changed(tiny, SPARE | changes), "d0")
+        found.append(weights(tiny, "d0"))
+    assert equal(found[1], found[2])
+    assert not equal(found[0], found[1])
+
+
+def test_a_conditional_member_learns_with_the_classes_of_real_and_fake(tmp_path: Path):
+    tiny = prepare_study(tmp_path, tiny_settings({"cond": True}))
+    run_stage("discriminator", tiny, "d0")
+    first, path = weights(tiny, "d0"), tiny[1].fake / "samples.npz"
+    assert "label_emb.weight" in first
+    images, labels = (np.load(path)[name] for name in ("images", "labels"))
+    np.savez(path, images=images, labels=(labels + 1) % 10)
+    run_stage("discriminator", tiny, "d0")
+    assert not equal(weights(tiny, "d0"), first)
+    np.savez(path, images=images)
+    with pytest.raises(InputError, match=r"array labels in .*samples\.npz; got no such array; run stage fake again"):
+        run_stage("discriminator", tiny, "d0")

@@ -1,198 +1,144 @@
-"""Command `fetch`, on the entries of docs/downloads.md and against a local server."""
+"""Command `fetch`, against a local server."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import pooch
 import pytest
-from filelock import FileLock
-from ruamel.yaml import YAML
 
-from discriminator_guidance.artifacts.downloads import Patience
-from discriminator_guidance.artifacts.remote_files import PINS, read_pins
-from discriminator_guidance.config import Config, Download, Fetch, parse_config
+from discriminator_guidance.config import Config, load_config
+from discriminator_guidance.config.sections import Download, Fetch
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.stages import fetch
 
-from ..publisher import Publisher, publishing
-from .conftest import PROJECT, Study, tiny_settings
+PROJECT = Path(__file__).resolve().parents[2]
+CONTENT = b"\x80\x04" + bytes(range(256)) * 2000
+SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 
-CONTENT = b"\x80\x04" + bytes(range(256)) * 20
-PATIENT = Patience(attempts=2, stall_s=5.0, sleep=lambda _: None)
+
+class Publisher(BaseHTTPRequestHandler):
+    """Answers by name; a list of what was asked is kept on the server."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        name = self.path.strip("/")
+        first = self.server.asked.count(self.path) == 1  # type: ignore[attr-defined]
+        if name == "absent" or (name == "busy" and first):
+            self.send_error(404 if name == "absent" else 503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(b"other bytes" * 10 if name == "short" else CONTENT)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
 
 
 @pytest.fixture
-def publisher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    with publishing() as server:
-        yield server
+    monkeypatch.setattr(pooch.core.time, "sleep", lambda seconds: None)
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Publisher)
+    made.asked = []  # type: ignore[attr-defined]
+    Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
 
 
-def documented() -> dict[str, Any]:
-    """The registry that docs/downloads.md gives for CIFAR-10."""
-    text = (PROJECT / "docs" / "downloads.md").read_text()
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    data: dict[str, Any] = YAML(typ="safe", pure=True).load(block)
-    return data
+def config_with(server: Any, **files: str | None) -> Config:
+    """Files by name with their known hashes; those named private have no address."""
+    made = {}
+    for name, known in files.items():
+        url = None if name.startswith("private") else f"http://127.0.0.1:{server.server_port}/{name}"
+        path = Path("data/raw") / name
+        made[name] = Download.model_construct(url=url, hash=known, path=path, by_hand="from its page")
+    config = load_config(PROJECT / "configs" / "mini.yaml")
+    return config.model_copy(update={"fetch": Fetch.model_construct(files=made)})
 
 
-def settings_with(files: dict[str, Download]) -> Config:
-    """Entries that may name the local server, which a profile must not."""
-    config = parse_config(tiny_settings(), "configs/tiny.yaml")
-    return config.model_copy(update={"fetch": Fetch.model_construct(files=files)})
-
-
-def download(publisher: Publisher, name: str, **changes: Any) -> Download:
-    given = {
-        "url": f"{publisher.url}/{name}",
-        "redirect_hosts": (),
-        "size": len(CONTENT),
-        "md5": None,
-        "sha256": hashlib.sha256(CONTENT).hexdigest(),
-        "path": f"data/downloads/{name}",
-        "by_hand": "from its page",
-    }
-    return Download.model_construct(**(given | changes))
-
-
-WRONG = {"a": {}, "private": {"url": None}}
-
-
-def run(config: Config, root: Path, *names: str) -> dict[str, Any]:
-    return fetch.run(config, Study(root).context, names, PATIENT, local_http=True).summary
-
-
-def states(config: Config, root: Path) -> dict[str, str]:
-    rows, _ = fetch.listing(config, root)
+def states(rows: list[dict[str, str]]) -> dict[str, str]:
     return {row["file"]: row["state"] for row in rows}
 
 
-def test_list_and_fetch_agree(publisher, tmp_path):
-    files = {
-        "checked": download(publisher, "checked"),
-        "plain": download(publisher, "plain", size=None, sha256=None),
-        "private": download(publisher, "private", url=None),
-    }
-    config = settings_with(files)
-    publisher.script = [publisher.whole(CONTENT)]
-    assert states(config, tmp_path) == dict.fromkeys(files, "missing")
-    _, advice = fetch.listing(config, tmp_path)
-    assert [line.startswith(f"{name}: ") for name, line in zip(files, advice, strict=True)] == [True] * 3
-    assert ["dguide fetch" in line for line in advice] == [True, True, False]
-    assert "put the file at data/downloads/private by hand (from its page)" in advice[2]
-    assert publisher.asked == []
-
-    summary = run(config, tmp_path)
-    assert summary["checked"] == "loaded"
-    assert summary["plain"].startswith("loaded, pinned")
-    assert summary["private"].startswith("missing: put the file")
-    assert states(config, tmp_path) == {"checked": "verified", "plain": "verified", "private": "missing"}
-
-    (tmp_path / PINS).unlink()
-    (tmp_path / "data/downloads/checked").write_bytes(CONTENT[:-1])
-    assert states(config, tmp_path) == {"checked": "wrong", "plain": "unverified", "private": "missing"}
+def files_in(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-def test_only_the_named_files(publisher, tmp_path):
-    config = settings_with({name: download(publisher, name) for name in ("a", "b")})
-    publisher.script = [publisher.whole(CONTENT)]
-    assert run(config, tmp_path, "b") == {"b": "loaded"}
-    assert states(config, tmp_path) == {"a": "missing", "b": "verified"}
-    with pytest.raises(ConfigError, match=r"'c'.*choose one of: a, b"):
-        run(config, tmp_path, "c")
+def test_files_are_listed_downloaded_checked_and_kept(server, tmp_path):
+    config = config_with(server, checked=SHA256, old=MD5, plain=None, private=None)
+    rows = fetch.listing(config, tmp_path)
+    assert states(rows) == dict.fromkeys(["checked", "old", "plain", "private"], "missing")
+    assert rows[0]["detail"] == "dguide fetch checked, or put the file at data/raw/checked by hand (from its page)"
+    assert rows[3]["detail"] == "put the file at data/raw/private by hand (from its page)"
+    assert server.asked == []
+
+    for _ in range(2):
+        rows = fetch.run(config, tmp_path)
+        assert states(rows) == {"checked": "checked", "old": "checked", "plain": "unchecked", "private": "missing"}
+        assert server.asked == ["/checked", "/old", "/plain"]
+    assert f"hash: {SHA256}" in rows[2]["detail"]
+    assert files_in(tmp_path) == ["data/raw/checked", "data/raw/old", "data/raw/plain"]
+    assert (tmp_path / "data/raw/plain").read_bytes() == CONTENT
+    assert fetch.listing(config, tmp_path) == rows
 
 
-def test_one_failure_does_not_stop_the_others(publisher, tmp_path):
-    config = settings_with({name: download(publisher, name) for name in ("a", "b", "c")})
-    publisher.script = [publisher.answer(404), publisher.whole(CONTENT), publisher.answer(403)]
-    with pytest.raises(InputError, match=r"a from .*HTTP 404.*\(and 1 more files failed\)"):
-        run(config, tmp_path)
-    assert states(config, tmp_path) == {"a": "missing", "b": "verified", "c": "missing"}
+def test_only_the_named_files(server, tmp_path):
+    config = config_with(server, a=SHA256, b=SHA256)
+    assert states(fetch.run(config, tmp_path, ["b"])) == {"b": "checked"}
+    assert files_in(tmp_path) == ["data/raw/b"]
+    with pytest.raises(ConfigError, match=r"'c'.*choose from: a, b"):
+        fetch.run(config, tmp_path, ["c"])
 
 
-def test_a_file_without_an_address_is_an_error_only_if_named(publisher, tmp_path):
-    config = settings_with({"private": download(publisher, "private", url=None)})
-    assert run(config, tmp_path)["private"].startswith("missing")
-    with pytest.raises(InputError, match="no address"):
-        run(config, tmp_path, "private")
+def test_a_busy_server_is_asked_again_and_one_failure_does_not_stop_the_others(server, tmp_path):
+    config = config_with(server, absent=SHA256, busy=SHA256)
+    with pytest.raises(InputError, match=r"absent from .*404.*put the file at data/raw/absent by hand") as caught:
+        fetch.run(config, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert server.asked.count("/absent") == 4
+    assert files_in(tmp_path) == ["data/raw/busy"]
 
 
-def test_a_file_is_pinned_where_a_stage_first_reads_it_and_another_one_is_refused(publisher, tmp_path):
-    files = {"plain": download(publisher, "plain", size=None, sha256=None), "checked": download(publisher, "checked")}
-    config, said = settings_with(files), []
-    context = replace(Study(tmp_path).context, notice=said.append)
-    paths = ["data/downloads/plain", "data/downloads/checked", "data/not-of-the-registry"]
-    fetch.check_used(config, context, paths)  # nothing is here: another check says so
-    put = tmp_path / "data" / "downloads"
-    put.mkdir(parents=True)
-    for name in files:
-        (put / name).write_bytes(CONTENT)
-    fetch.check_used(config, context, paths[1:])
-    assert said == []
-    fetch.check_used(config, context, paths)
-    fetch.check_used(config, context, paths)
-    assert ["plain is pinned in configs" in line for line in said] == [True]
-    (put / "plain").write_bytes(CONTENT[1:])
-    with pytest.raises(InputError, match=r"plain at .*instead of .*pinned in configs"):
-        fetch.check_used(config, context, paths)
-    fetch.check_used(config, context, paths[1:])
-    (put / "checked").write_bytes(CONTENT[1:])
-    with pytest.raises(InputError, match=r"checked at .*published"):
-        fetch.check_used(config, context, paths[1:])
+@pytest.mark.parametrize("name", ["other", "short"])
+def test_other_bytes_never_get_the_name(server, tmp_path, name):
+    config = config_with(server, **{name: f"sha256:{'0' * 64}" if name == "other" else None})
+    with pytest.raises(InputError, match=f"{name} from http"):
+        fetch.run(config, tmp_path)
+    assert files_in(tmp_path) == []
 
 
-def test_files_that_stages_first_read_at_once_are_all_pinned(publisher, tmp_path):
-    files = {f"file{i}": download(publisher, f"file{i}", size=None, sha256=None) for i in range(24)}
-    config, put = settings_with(files), tmp_path / "data" / "downloads"
-    put.mkdir(parents=True)
-    for name in files:
-        (put / name).write_bytes(CONTENT)
-
-    def first_use(name: str) -> None:
-        fetch.check_used(config, replace(Study(tmp_path).context, notice=lambda line: None), [f"data/downloads/{name}"])
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(first_use, files))
-    assert set(read_pins(tmp_path)) == set(files)
+def test_a_wrong_file_is_neither_used_nor_overwritten(server, tmp_path):
+    config = config_with(server, a=SHA256, private=SHA256)
+    for name in ("a", "private"):
+        path = tmp_path / "data" / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+        assert states(fetch.listing(config, tmp_path, [name])) == {name: "wrong"}
+        with pytest.raises(InputError, match=f"{name} at data/raw/{name}; got sha256:.*remove it"):
+            fetch.run(config, tmp_path, [name])
+        assert path.read_bytes() == b"mine"
+    assert server.asked == []
 
 
-def test_a_wrong_file_is_replaced_by_fetch_or_by_hand(publisher, tmp_path):
-    config = settings_with({name: download(publisher, name, **given) for name, given in WRONG.items()})
-    put = tmp_path / "data" / "downloads"
-    put.mkdir(parents=True)
-    for name in WRONG:
-        (put / name).write_bytes(CONTENT[1:])
-    _, advice = fetch.listing(config, tmp_path)
-    assert ["remove data/downloads/" in line for line in advice] == [True, True]
-    assert ["dguide fetch" in line for line in advice] == [True, False]
+def test_a_file_without_an_address_is_an_error_only_if_named(server, tmp_path):
+    config = config_with(server, private=None)
+    assert states(fetch.run(config, tmp_path)) == {"private": "missing"}
+    with pytest.raises(InputError, match="put the file at data/raw/private by hand"):
+        fetch.run(config, tmp_path, ["private"])
 
 
-def test_two_at_once_do_not_mix(publisher, tmp_path):
-    config = settings_with({"a": download(publisher, "a")})
-    (tmp_path / ".partial").mkdir()
-    with FileLock(tmp_path / ".partial" / "fetch.lock"), pytest.raises(InputError, match="another one at work"):
-        run(config, tmp_path)
-    assert publisher.asked == []
-
-
-def test_the_documented_registry_is_valid_and_complete(tmp_path):
-    config = parse_config(tiny_settings() | documented(), "docs/downloads.md")
-    files = config.fetch.files
-    archive = files["cifar10"]
-    assert (archive.md5, archive.size) == ("c58f30108f718f92721af3b95e74349a", 170_498_071)
-    assert {f"edm_{label}_{kind}" for label in ("uncond", "cond") for kind in ("vp", "ve")} < set(files)
-    assert {name for name, file in files.items() if file.url is None} == {
-        "adm_classifier",
-        "dg_discriminator",
-        "dg_discriminator_cond",
-    }
-    rows, advice = fetch.listing(config, tmp_path)
-    assert len(rows) == len(advice) == len(files)
+def test_profiles_name_the_official_archive(tmp_path):
+    config = load_config(PROJECT / "configs" / "cifar10.yaml")
+    assert config.fetch.files["cifar10"].hash == "md5:c58f30108f718f92721af3b95e74349a"
+    assert len(fetch.listing(config, tmp_path)) == len(config.fetch.files)

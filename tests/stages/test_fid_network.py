@@ -1,53 +1,58 @@
-"""Stage `fid_network`."""
+"""Stage `fid_network`: training, Inception's weights, and the features of the real images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.artifacts.files import sha256
+from discriminator_guidance.data.files import sha256
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.inception import InceptionFeatures
-from discriminator_guidance.networks.precision import resolve_compute
 from discriminator_guidance.stages.networks import load_fid_network
 from tests.inception_weights import random_inception
 
-from .conftest import Study
-from .trained_checks import TrainedStage
+from .conftest import Tiny, run_stage, tiny_settings, write_params
+from .test_networks import CPU
+
+PATH = "data/raw/inception.pth"
 
 
-class TestFidNetwork(TrainedStage):
-    word = "fid_network"
-
-    def test_features_have_the_configured_width(self, study: Study):
-        study.ensure("fid_network")
-        network = load_fid_network(study.layout, resolve_compute("cpu", "float32"))
-        assert network.features(torch.zeros(2, 1, 8, 8)).shape == (2, study.config.fid_network.features)
+def with_inception(tiny: Tiny, digest: str | None) -> Tiny:
+    section = {"source": "inception", "name": "inception", "path": PATH, "sha256": digest}
+    (tiny[1].root / PATH).parent.mkdir(parents=True, exist_ok=True)
+    return write_params(tiny[1].root, tiny_settings({"fid_network": section}))
 
 
-def with_inception(root: Path, digest: str | None) -> Study:
-    study = Study(root)
-    study.settings["fid_network"] = {
-        "source": "inception",
-        "name": "inception",
-        "path": "weights.pth",
-        "sha256": digest,
-    }
-    return study
+def test_the_features_of_real_images_are_those_of_the_trained_network(tiny: Tiny):
+    run_stage("fid_network", tiny)
+    features = np.load(tiny[1].model("fid_network") / "features.npz")
+    assert features["train"].dtype == np.float32
+    assert features["train"].shape == (40, tiny[0].fid_network.features)
+    network = load_fid_network(tiny[1], CPU)
+    for name in ("train", "holdout"):
+        images = torch.from_numpy(np.load(tiny[1].real / f"{name}.npz")["images"]).permute(0, 3, 1, 2)
+        expected = torch.cat([network.features(image[None] / 127.5 - 1) for image in images]).numpy()
+        np.testing.assert_allclose(features[name], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_inception_is_loaded_from_its_file_by_checksum(tmp_path: Path):
+def test_inception_is_loaded_from_its_file_by_checksum(tiny: Tiny):
     """Full-size random weights, in the layout of the released file."""
+    _, layout = tiny
+    for name in ("train", "holdout"):  # two images are enough
+        arrays = np.load(layout.real / f"{name}.npz")
+        np.savez(layout.real / f"{name}.npz", **{key: arrays[key][:2] for key in arrays})
     state = random_inception()
-    torch.save(state, tmp_path / "weights.pth")
-    study = with_inception(tmp_path, sha256(tmp_path / "weights.pth"))
-    study.run("fid_network")
-    network = load_fid_network(study.layout, resolve_compute("cpu", "float32"))
-    picture = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
-    torch.testing.assert_close(network.features(picture), InceptionFeatures(state).features(picture))
-    assert network.features(picture).shape == (1, 2048)
+    with_inception(tiny, None)
+    torch.save(state, layout.root / PATH)
+    tiny = with_inception(tiny, sha256(layout.root / PATH))
+    summary, _ = run_stage("fid_network", tiny)
+    assert summary["source"] == PATH
+    network, image = load_fid_network(layout, CPU), torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+    torch.testing.assert_close(network.features(image), InceptionFeatures(state).features(image))
+    assert np.load(layout.model("fid_network") / "features.npz")["holdout"].shape == (2, 2048)
 
 
 class Hostile:
@@ -58,19 +63,13 @@ class Hostile:
         return Path.touch, (self.canary,)
 
 
-@pytest.mark.parametrize(("digest", "told"), [("0" * 64, "sha256 0000"), (None, "weights.pth")])
-def test_a_hostile_file_is_refused_and_not_executed(tmp_path: Path, digest: str | None, told: str):
-    torch.save({"fc.weight": Hostile(tmp_path / "executed")}, tmp_path / "weights.pth")
-    study = with_inception(tmp_path, digest)
-    with pytest.raises(InputError, match=told):
-        study.run("fid_network")
-    assert not (tmp_path / "executed").exists()
-    assert not study.layout.model("fid_network").exists()
-
-
-def test_a_state_dict_of_another_network_is_refused(tmp_path: Path):
-    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "weights.pth")
-    study = with_inception(tmp_path, None)
-    with pytest.raises(InputError, match="weights of torch-fidelity's Inception"):
-        study.run("fid_network")
-    assert not study.layout.model("fid_network").exists()
+def test_other_files_are_refused_and_not_executed(tiny: Tiny):
+    path, canary = tiny[1].root / PATH, tiny[1].root / "executed"
+    contents = [("0" * 64, Hostile(canary), "sha256 0000"), (None, Hostile(canary), r"inception\.pth")]
+    contents.append((None, torch.zeros(2, 2), "weights of torch-fidelity's Inception"))
+    for digest, content, words in contents:
+        changed = with_inception(tiny, digest)
+        torch.save({"fc.weight": content}, path)
+        with pytest.raises(InputError, match=words):
+            run_stage("fid_network", changed)
+        assert not canary.exists()

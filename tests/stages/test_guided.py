@@ -1,139 +1,138 @@
-"""Stage `guided`."""
+"""Stage `guided`: the samples of a variant, and their way through the noise levels."""
 
 from __future__ import annotations
 
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from discriminator_guidance.artifacts.weights import load_weights, save_weights
+from discriminator_guidance.checkpoints.weights import load_weights, save_weights
+from discriminator_guidance.data.images import to_uint8
+from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.errors import DivergenceError, InputError
-from discriminator_guidance.stages.guided import clip_events
+from discriminator_guidance.stages.layout import Layout
 
-from .conftest import Study
-from .resumption import interrupt_and_resume
-
-
-def load(study: Study, variant: str, name: str = "samples"):
-    study.ensure("guided", variant)
-    return np.load(study.layout.guided(variant) / f"{name}.npz")
+from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
 
 
-def test_variants_share_their_seeds(study: Study):
-    edm, d0 = load(study, "edm", "trajectory"), load(study, "d0", "trajectory")
-    assert np.array_equal(edm["states"][0], d0["states"][0])  # the same starting noise
-    assert load(study, "edm")["index"].tolist() == load(study, "d0")["index"].tolist()
-    assert not np.array_equal(load(study, "edm")["images"], load(study, "d0")["images"])
+def add_to_logit(folder: Path, value: float) -> None:
+    """Change the bias of a head's last layer."""
+    state, arguments = load_weights(folder, "discriminator")
+    state["out.2.c_proj.bias"] += value
+    save_weights(folder, state, arguments)
 
 
-def test_trajectory_ends_in_the_samples(study: Study):
-    from discriminator_guidance.artifacts.images import to_uint8
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A study with the samples of all its variants, of heads that differ."""
+    tiny = prepare_study(tmp_path_factory.mktemp("guided"), tiny_settings())
+    add_to_logit(tiny[1].discriminator("d1"), -9.0)
+    for variant in tiny[0].variants:
+        run_stage("guided", tiny, variant)
+    return tiny[1]
 
+
+def load(layout: Layout, variant: str, name: str = "samples") -> dict[str, np.ndarray]:
+    with np.load(layout.guided(variant) / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def active(layout: Layout, variant: str, low: float, high: float) -> tuple[list[bool], list[bool]]:
+    """At which noise levels a variant was guided, and at which VP times in [low, high] ask for it."""
+    way = load(layout, variant, "trajectory")
+    tau = tau_from_sigma(torch.from_numpy(way["sigma"][:-1])).numpy()
+    return np.isfinite(way["log_ratio"]).all(axis=1).tolist(), ((tau >= low) & (tau <= high)).tolist()
+
+
+def test_variants_share_seeds_and_differ(study: Layout) -> None:
+    variants = ("edm", "d0", "mean_prob", "clip_logit")
+    starts = [load(study, name, "trajectory")["states"][0] for name in variants]
+    samples = [load(study, name) for name in variants]
+    for start, drawn in zip(starts, samples, strict=True):
+        assert np.array_equal(start, starts[0])
+        assert drawn["index"].tolist() == list(range(1_000_000, 1_000_024))
+    edm, d0, mean_prob, clip_logit = (drawn["images"] for drawn in samples)
+    assert len({edm.tobytes(), d0.tobytes(), mean_prob.tobytes()}) == 3
+    assert np.array_equal(clip_logit, edm)  # a clipped logit has no gradient
+
+
+def test_the_trajectory_ends_in_the_samples(study: Layout) -> None:
     way, samples = load(study, "d0", "trajectory"), load(study, "d0")
-    assert way["states"].shape == (7, 2, 8, 8, 1)
-    assert way["denoised"].shape == (6, 2, 8, 8, 1)
-    assert way["log_ratio"].shape == (6, 24)
-    assert len(way["sigma"]) == 7
-    last = to_uint8(way["states"][-1].transpose(0, 3, 1, 2))
-    assert np.abs(last.astype(int) - samples["images"][:2].astype(int)).max() <= 1
+    assert way["states"].shape == (5, 2, 8, 8, 1)
+    assert way["denoised"].shape == (4, 2, 8, 8, 1)
+    assert way["log_ratio"].shape == (4, 24)
+    assert np.array_equal(to_uint8(way["states"][-1].transpose(0, 3, 1, 2)), samples["images"][:2])
+    assert (study.guided("d0") / "grid.png").is_file()
 
 
-def test_log_ratio_is_infinite_only_outside_the_window(study: Study):
-    import torch
-
-    from discriminator_guidance.diffusion.vp_time import tau_from_sigma
-
-    way = load(study, "d0", "trajectory")
-    tau = tau_from_sigma(torch.from_numpy(way["sigma"][:-1])).numpy()
-    inside = (tau >= 0.01) & (tau <= 1.0)
-    assert np.isfinite(way["log_ratio"]).all(axis=1).tolist() == inside.tolist()
-    assert np.isinf(load(study, "edm", "trajectory")["log_ratio"]).all()
-
-
-def test_a_variant_may_have_a_window_of_its_own(study: Study, tmp_path):
-    import torch
-
-    from discriminator_guidance.diffusion.vp_time import tau_from_sigma
-
-    study.ensure("guided", "d0")
-    again = Study(tmp_path / "again")
-    shutil.copytree(study.root, again.root)
-    again.settings["guided"]["variants"]["d0"]["window"] = [0.3, 0.9]
-    again.run("guided", "d0")
-    way = np.load(again.layout.guided("d0") / "trajectory.npz")
-    tau = tau_from_sigma(torch.from_numpy(way["sigma"][:-1])).numpy()
-    inside = (tau >= 0.3) & (tau <= 0.9)
-    assert inside.any()
-    assert not inside.all()
-    assert np.isfinite(way["log_ratio"]).all(axis=1).tolist() == inside.tolist()
+def test_guidance_acts_in_its_window_alone(study: Layout, tiny: Tiny) -> None:
+    guided, wanted = active(study, "d0", 0.01, 1.0)
+    assert guided == wanted
+    assert not any(active(study, "edm", 0.01, 1.0)[0])
+    tiny = write_params(tiny[1].root, tiny_settings({"variants.d0.window": [0.3, 0.9], "variants.d0.steps": 12}))
+    run_stage("guided", tiny, "d0")
+    guided, wanted = active(tiny[1], "d0", 0.3, 0.9)
+    assert guided == wanted
+    assert len(set(guided)) == 2
 
 
-def test_evaluation_seeds_are_not_training_seeds(study: Study):
-    study.ensure("fake")
-    fakes = np.load(study.layout.fake / "samples.npz")
-    guided = load(study, "edm")
-    assert not set(fakes["index"]) & set(guided["index"])
-    assert not {i.tobytes() for i in fakes["images"]} & {i.tobytes() for i in guided["images"]}
+def test_evaluation_samples_are_no_fakes(study: Layout, tiny: Tiny) -> None:
+    run_stage("fake", tiny)
+    with np.load(tiny[1].fake / "samples.npz") as fakes:
+        assert not {row.tobytes() for row in fakes["images"]} & {row.tobytes() for row in load(study, "edm")["images"]}
 
 
-def test_a_missing_member_is_named_before_anything_is_drawn(study: Study, tmp_path):
-    study.ensure("extractor"), study.ensure("score")
-    again = Study(tmp_path)
-    for word in ("score", "extractor"):
-        shutil.copytree(study.layout.model(word), again.layout.model(word))
-    with pytest.raises(InputError, match=r"discriminator/d0/model\.safetensors.*stage discriminator"):
-        again.run("guided", "d0")
-    assert not again.layout.guided("d0").exists()
+def test_ranges_follow_each_other_and_each_is_what_it_is_alone(tiny: Tiny) -> None:
+    changes = {"guided.images": 8, "guided.ranges": 3, "evaluation.kid_subset_size": 8}
+    write = lambda more: write_params(tiny[1].root, tiny_settings({**changes, **more}))  # noqa: E731
+    run_stage("guided", write({}), "edm")
+    whole = load(tiny[1], "edm")
+    run_stage("guided", write({"guided.ranges": 1, "guided.seed_start": 1_000_008}), "edm")
+    second = load(tiny[1], "edm")
+    assert second["index"].tolist() == whole["index"][8:16].tolist()
+    # Convolutions round differently in other batches: one grey level at most.
+    assert np.abs(second["images"].astype(int) - whole["images"][8:16].astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("variant", ["d0_table1"])
-def test_a_killed_run_resumes_to_the_same_bytes(study: Study, tmp_path, monkeypatch, variant):
-    study.ensure("guided", variant)
-    again = interrupt_and_resume(study, tmp_path, monkeypatch, "guided", variant)
-    for name in ("samples.npz", "trajectory.npz"):
-        assert (again.layout.guided(variant) / name).read_bytes() == (study.layout.guided(variant) / name).read_bytes()
+def test_clipped_log_ratios_are_counted(study: Layout, tiny: Tiny) -> None:
+    add_to_logit(tiny[1].discriminator("d1"), -9.0)
+    summary, _ = run_stage("guided", tiny, "clip_logit")
+    ratio = load(study, "clip_logit", "trajectory")["log_ratio"]
+    clipped = np.abs(np.abs(ratio) - np.log((1 - 1e-5) / 1e-5)) < 1e-3
+    assert summary == {"images": 24, "clipped": clipped.sum()}
+    assert 0 < summary["clipped"] <= np.isfinite(ratio).sum()
 
 
-def broken_member(study: Study, folder, member: str, fault: float) -> Study:
-    """A copy of the study in which the last layer of a member has a weight that is not finite."""
-    again = Study(folder / "broken")
-    shutil.copytree(study.root, again.root, ignore=shutil.ignore_patterns(".partial"))
-    state, arguments = load_weights(again.layout.discriminator(member), "discriminator")
-    name = [key for key, tensor in state.items() if tensor.ndim >= 2][-1]
-    state[name].view(-1)[0] = fault
-    save_weights(again.layout.discriminator(member), state, arguments)
-    return again
+def test_a_missing_member_is_named_before_anything_is_drawn(tiny: Tiny) -> None:
+    (tiny[1].discriminator("d1") / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"discriminator/d1/model\.safetensors.*stage discriminator"):
+        run_stage("guided", tiny, "mean_prob")
+    assert not tiny[1].guided("mean_prob").exists()
+    assert not tiny[1].partial.exists()
 
 
-def test_a_member_that_is_not_finite_is_named(study: Study, tmp_path):
-    study.ensure("guided", "ensemble_probability")
-    again = broken_member(study, tmp_path, "d1", float("nan"))
-    with pytest.raises(DivergenceError, match=r"of member d1 at noise level sigma = .* in sample 1000000 and 7 more"):
-        again.run("guided", "ensemble_probability")
+def test_guidance_that_is_not_finite_is_named_with_its_noise_level(tiny: Tiny) -> None:
+    add_to_logit(tiny[1].discriminator("d0"), float("nan"))
+    with pytest.raises(DivergenceError, match="finite"):
+        run_stage("guided", tiny, "d0_table1")
 
 
-def test_dropped_guidance_is_counted_and_told(study: Study, tmp_path):
-    study.ensure("guided", "ensemble_probability")
-    again = broken_member(study, tmp_path, "d1", float("nan"))
-    again.settings["guided"]["on_nonfinite"] = "drop_guidance"
-    result = again.run("guided", "ensemble_probability")
-    way = np.load(again.layout.guided("ensemble_probability") / "trajectory.npz")
-    assert (way["dropped"] > 0).all()
-    assert result.summary["dropped"] == way["dropped"].sum()
-    assert any("left out at some noise level of 24 samples" in line for line in again.notices)
-    edm, broken = load(study, "edm"), np.load(again.layout.guided("ensemble_probability") / "samples.npz")
-    assert np.array_equal(edm["images"], broken["images"])  # nothing else was ever applied
+def test_a_conditional_study_records_the_classes_that_it_draws(tmp_path: Path) -> None:
+    tiny = prepare_study(tmp_path, tiny_settings({"cond": True}))
+    for variant in ("edm", "d0"):
+        run_stage("guided", tiny, variant)
+    edm, d0 = load(tiny[1], "edm"), load(tiny[1], "d0")
+    assert edm["labels"].tolist() == d0["labels"].tolist()
+    assert len(set(edm["labels"].tolist())) > 3
+    assert not np.array_equal(edm["images"], d0["images"])
 
 
-def test_clipped_log_ratios_are_counted():
-    ratio = np.array([[11.512925, -11.512925, np.inf], [11.4, 0.0, -11.5129]], dtype=np.float32)
-    assert clip_events(ratio) == 3
-
-
-def test_clip_events_are_part_of_the_result(study: Study):
-    study.ensure("guided", "ensemble_clipped_logit")
-    ratio = load(study, "ensemble_clipped_logit", "trajectory")["log_ratio"]
-    told = study.results["guided", "ensemble_clipped_logit"].summary["clipped"]
-    assert told == clip_events(ratio)
-    assert 0 < told <= np.isfinite(ratio).sum()
+@pytest.mark.parametrize("cond", [True, False])
+def test_networks_of_the_other_kind_are_refused(tmp_path: Path, cond: bool) -> None:
+    tiny = prepare_study(tmp_path, tiny_settings({"cond": not cond}))
+    tiny = write_params(tmp_path, tiny_settings({"cond": cond}))
+    kinds = ["with classes", "without classes"]
+    with pytest.raises(InputError, match=f"{kinds[not cond]}, as cond says; got one {kinds[cond]}; run stage score"):
+        run_stage("guided", tiny, "edm")

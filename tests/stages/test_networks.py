@@ -1,127 +1,85 @@
-"""Weights beside arguments that are not those of their network are one line, whichever network it is."""
+"""Networks that the stages load and train, whichever they are."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import csv
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
 
-from discriminator_guidance.artifacts.weights import save_weights
+from discriminator_guidance.checkpoints.weights import save_weights
+from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.networks.adm import EncoderUNet, build_head
-from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.networks.fid_network import FidNetwork
-from discriminator_guidance.networks.precision import Compute, resolve_compute
-from discriminator_guidance.stages.fitting import build_fitting, outline
-from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network, load_head
-from tests.artifacts.lookalike import NCSNPP, TINY, network
 
-CPU = resolve_compute("cpu", "float32")
-PROJECT = Path(__file__).resolve().parents[2]
-HEAD = {"image_size": 4, "in_channels": 8, "model_channels": 8, "out_channels": 1, "num_res_blocks": 1}
-HEAD |= {"attention_resolutions": [1], "channel_mult": [1, 2], "num_head_channels": 8}
-FID = {"image_size": 8, "in_channels": 3, "channels": [4, 4, 4, 4], "features": 6, "classes": 2}
-NETWORKS: dict[str, Callable[[], tuple[nn.Module, dict[str, Any]]]] = {
-    "DDPM++": lambda: (network(TINY), TINY),
-    "NCSN++": lambda: (network(NCSNPP), NCSNPP),
-    "head": lambda: (EncoderUNet(**HEAD, condition=True), HEAD | {"condition": True}),
-    "fid_network": lambda: (FidNetwork(**FID), FID),
-}
-LOADERS: dict[str, Callable[[Layout, Compute], nn.Module]] = {
+from .conftest import Tiny, run_stage
+
+CPU = Compute(torch.device("cpu"), "float32")
+LOADERS = {
     "score": load_denoiser,
     "extractor": load_extractor,
     "fid_network": load_fid_network,
     "discriminator/d0": lambda layout, compute: load_head(layout, "d0", compute),
 }
+TRAINED = ("score", "extractor", "fid_network")
 
 
-@pytest.mark.parametrize("arguments", [{"foo": 1}, {}, {"self": 1}, {"source": "inception", "more": 1}])
-@pytest.mark.parametrize("place", LOADERS)
-def test_arguments_of_nothing_are_one_line(tmp_path: Path, place: str, arguments: dict[str, Any]) -> None:
-    layout = Layout(tmp_path, "x")
-    save_weights(layout.model(place), {"a": torch.ones(1)}, arguments)
-    stage = place.partition("/")[0]
+@pytest.mark.parametrize("word", LOADERS)
+def test_networks_are_loaded_frozen_and_those_of_other_arguments_refused(tiny: Tiny, word: str):
+    _, layout = tiny
+    network = LOADERS[word](layout, CPU)
+    saved = load_file(layout.model(word) / "model.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    save_weights(layout.model(word), {"a": torch.ones(1)}, {"foo": 1})
+    stage = word.partition("/")[0]
     with pytest.raises(InputError, match=rf"expected weights that fit their model\.json.*run stage {stage} again"):
-        LOADERS[place](layout, CPU)
+        LOADERS[word](layout, CPU)
 
 
-@pytest.mark.parametrize(
-    "edits",
-    [
-        {"num_res_blocks": 2**16},
-        {"num_res_blocks": 10**9},
-        {"channel_mult": [1] * 2000},
-        {"channel_mult": [[1] * 2000], "model_channels": 2**17},
-        {"channel_mult": {"1": 2000}, "model_channels": 2**17},
-        {"model_channels": 10**9},
-    ],
-    ids=[
-        "more blocks than tensors",
-        "billions of blocks",
-        "levels without end",
-        "a list",
-        "a word",
-        "billions of channels",
-    ],
-)
-def test_a_network_that_the_weights_cannot_be_of_takes_no_memory(edits: dict[str, Any]) -> None:
-    """Without a checksum, as of files of before checksums, nothing but the tensors tells."""
-    head = build_head((8, 4, 4), 8, 1, 8)
-    with pytest.raises(InputError, match=r"more than 1,0\d\d parameters|beyond that of any network"):
-        build_fitting(EncoderUNet, {**head.arguments, **edits}, head.state_dict(), "discriminator")
+@pytest.mark.parametrize("word", TRAINED)
+def test_a_training_stage_writes_weights_and_curve_and_tracks_them(tiny: Tiny, word: str):
+    _, layout = tiny
+    summary, tracker = run_stage(word, tiny)
+    rows = list(csv.DictReader((layout.model(word) / "history.csv").open()))
+    assert [int(row["iteration"]) for row in rows] == [20, 40]
+    assert [step for step, _ in tracker.curve] == [20, 40]
+    for row, (_, values) in zip(rows, tracker.curve, strict=True):
+        assert {key: float(row[key]) for key in values} == pytest.approx(values, rel=1e-8)
+    assert not set(summary) & set(tracker.curve[0][1]), "a summary would continue the curves"
+    assert tracker.models == {f"{word}-mini": layout.model(word) / "model.safetensors"}
+    network = LOADERS[word](layout, CPU)
+    assert summary["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert not any(layout.partial.glob("*"))
 
 
-def test_layers_that_others_take_the_place_of_take_no_memory() -> None:
-    """Levels of a picture without pixels have one name; the widest would be built, and then forgotten."""
-    told = {"img_resolution": 0, "img_channels": 1, "model_channels": 32, "num_blocks": 1, "attn_resolutions": []}
-    fitting = EDMPrecond(**told, channel_mult=[1, 1, 1, 1, 1])
-    with pytest.raises(InputError, match="several layers of one name"):
-        build_fitting(EDMPrecond, {**told, "channel_mult": [1, 1, 2**10, 1, 1]}, fitting.state_dict(), "score")
+@pytest.mark.parametrize("word", TRAINED)
+def test_a_killed_stage_resumes_to_the_same_bytes(tiny: Tiny, word: str, monkeypatch: pytest.MonkeyPatch):
+    _, layout = tiny
+    paths = [layout.model(word) / name for name in ("model.safetensors", "history.csv")]
+    _, whole = run_stage(word, tiny)
+    expected = [path.read_bytes() for path in paths]
+    save = Resumable.save
+
+    def killed(self, state):
+        save(self, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Resumable, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(word, tiny)
+    _, resumed = run_stage(word, tiny)
+    assert [path.read_bytes() for path in paths] == expected
+    assert resumed.curve == whole.curve  # what was tracked before the kill is in another run
 
 
-def test_arguments_that_do_not_divide_name_the_stage() -> None:
-    head = build_head((8, 4, 4), 8, 1, 8)
-    with pytest.raises(InputError, match=r"num_head_channels|got 5.*run stage discriminator again"):
-        build_fitting(EncoderUNet, {**head.arguments, "num_head_channels": 5}, head.state_dict(), "discriminator")
-
-
-@pytest.mark.parametrize("edits", [{"model_channels": 2**16}, {"image_size": 2**16}, {"in_channels": 9}])
-def test_shapes_are_compared_before_there_are_tensors(edits: dict[str, Any]) -> None:
-    head = build_head((8, 4, 4), 8, 1, 8)
-    with pytest.raises(InputError, match="of the wrong shape"):
-        build_fitting(EncoderUNet, {**head.arguments, **edits}, head.state_dict(), "discriminator")
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_outline_is_that_of_the_network(name: str) -> None:
-    network, arguments = NETWORKS[name]()
-    state = network.state_dict()
-    drawn = torch.get_rng_state()
-    assert outline(type(network), arguments, len(state)) == {key: tuple(value.shape) for key, value in state.items()}
-    assert torch.equal(torch.get_rng_state(), drawn), "noise that is drawn afterwards would differ"
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_what_is_loaded_is_what_was_saved(name: str) -> None:
-    network, arguments = NETWORKS[name]()
-    again = build_fitting(type(network), arguments, network.state_dict(), "score")
-    saved, loaded = ({**dict(n.named_buffers()), **n.state_dict()} for n in (network, again))
-    assert saved.keys() == loaded.keys()
-    assert all(torch.equal(saved[key], loaded[key]) for key in saved)
-
-
-def test_an_outline_does_not_load_the_compiler_of_torch() -> None:
-    """It would take two seconds of every stage."""
-    code = (
-        "import sys; from tests.stages.test_networks import NETWORKS, outline;"
-        "[outline(type(network), arguments, 0) for network, arguments in (make() for make in NETWORKS.values())];"
-        "sys.exit('torch._dynamo' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+@pytest.mark.parametrize("word", TRAINED)
+def test_without_real_images_it_names_the_stage_to_run(tiny: Tiny, word: str):
+    _, layout = tiny
+    (layout.real / "train.npz").unlink()
+    with pytest.raises(InputError, match=r"train\.npz.*stage real"):
+        run_stage(word, tiny)

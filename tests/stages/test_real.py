@@ -3,168 +3,110 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from torch.nn.functional import interpolate
 
-from discriminator_guidance.artifacts import cifar10
-from discriminator_guidance.artifacts.files import read_json, sha256
-from discriminator_guidance.artifacts.images import content_digest, digits
+from discriminator_guidance.config import load_config
+from discriminator_guidance.data.digits import read_digits
+from discriminator_guidance.data.files import sha256
+from discriminator_guidance.data.images import content_digest
 from discriminator_guidance.errors import InputError
-from tests.artifacts import cifar_lookalike
+from discriminator_guidance.stages import real
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.tracking import Tracker
+from tests.data import cifar_lookalike
 
-from .conftest import Study
-
+PROJECT = Path(__file__).resolve().parents[2]
+DIGITS = PROJECT / "data" / "raw" / "digits.npz"
 CLASSES = ("cat", "dog", "owl")
 
 
-def write_set(path: Path, count: int, seed: int, classes: tuple[str, ...] = CLASSES, side: int = 16) -> np.ndarray:
-    """A zip of class folders; returns its pictures in the order of their names."""
-    images = np.random.default_rng(seed).integers(0, 256, (len(classes) * count, side, side, 3), dtype=np.uint8)
+def make(root: Path, **settings: Any) -> dict[str, dict[str, np.ndarray]]:
+    """Run the stage in a project folder; what it wrote: both parts and the card."""
+    config = load_config(PROJECT / "configs" / "mini.yaml")
+    path = Path(settings.get("path", DIGITS))
+    paths = {"path": path, "holdout_path": Path(settings.get("holdout_path", path))}
+    changed = config.real.model_copy(update=settings | paths)
+    layout = Layout(root, "tiny")
+    summary = real.run(config.model_copy(update={"real": changed}), layout, Tracker())
+    parts = {name: dict(np.load(layout.real / f"{name}.npz")) for name in ("train", "holdout")}
+    card = json.loads((layout.real / "card.json").read_text())
+    assert summary == {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
+    assert {name: len(part["images"]) for name, part in parts.items()} == {
+        "train": card["train"],
+        "holdout": card["holdout"],
+    }
+    return {**parts, "card": card}
+
+
+def results(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (root / "data" / "tiny" / "real").iterdir()}
+
+
+def write_set(path: Path, count: int, seed: int, classes: tuple[str, ...] = CLASSES, mode: str = "RGB") -> np.ndarray:
+    """A zip of class folders of 16 x 16 pixels; its images in the order of their names."""
+    images = np.random.default_rng(seed).integers(0, 256, (len(classes) * count, 16, 16, 3), dtype=np.uint8)
     with zipfile.ZipFile(path, "w") as archive:
         for index, image in enumerate(images):
             buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, format="PNG")
+            Image.fromarray(image).convert(mode).save(buffer, format="PNG")
             archive.writestr(f"set/{classes[index // count]}/{index:04d}.png", buffer.getvalue())
     return images
 
 
-def write_pictures(path: Path, *kinds: tuple[str, int]) -> None:
-    """A zip of class folders with a picture of each mode and side in every one."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in CLASSES:
-            for index, (mode, side) in enumerate(kinds):
-                buffer = io.BytesIO()
-                Image.new(mode, (side, side)).save(buffer, format="PNG")
-                archive.writestr(f"set/{name}/{index:04d}.png", buffer.getvalue())
-
-
-def images_study(root: Path, **settings: object) -> Study:
-    study = Study(root)
-    study.settings["real"] |= {"source": "images", "path": "train.zip", "image_size": 16} | settings
-    study.resize(study.settings["real"]["image_size"])
-    return study
-
-
-def test_every_digit_is_in_exactly_one_part(study: Study):
-    study.ensure("real")
-    parts = [np.load(study.layout.real / f"{name}.npz") for name in ("train", "holdout")]
-    together = np.concatenate([part["images"] for part in parts])
-    source = digits(8).images
-    assert len(together) == len(source) == 1797
-    assert sorted(image.tobytes() for image in together) == sorted(image.tobytes() for image in source)
-    assert len(parts[1]["images"]) == 359
-    assert together.dtype == np.uint8
-    assert together.shape[1:] == (8, 8, 1)
-
-
-def test_labels_stay_with_their_pictures(study: Study):
-    study.ensure("real")
-    source = digits(8)
-    of = {image.tobytes(): label for image, label in zip(source.images, source.labels, strict=True)}
-    part = np.load(study.layout.real / "train.npz")
-    assert all(of[i.tobytes()] == label for i, label in zip(part["images"], part["labels"], strict=True))
-
-
-def test_card_describes_the_files(study: Study):
-    study.ensure("real")
-    card = read_json(study.layout.real / "card.json", "real")
-    assert card["count"] == card["train"] + card["holdout"] == 1797
-    assert sum(card["classes"].values()) == 1797
-    assert card["sha256"]["train.npz"] == sha256(study.layout.real / "train.npz")
-
-
-def test_same_seed_same_bytes(study: Study, tmp_path):
-    study.ensure("real")
-    again = Study(tmp_path)
-    again.run("real")
-    for name in ("train.npz", "holdout.npz"):
-        assert (again.layout.real / name).read_bytes() == (study.layout.real / name).read_bytes()
-    again.settings["real"]["seed"] += 1
-    again.run("real")
-    assert (again.layout.real / "train.npz").read_bytes() != (study.layout.real / "train.npz").read_bytes()
-
-
-def test_enlarging_keeps_the_grey_range():
-    large = digits(16).images
-    assert large.min() == 0
-    assert large.max() == 255
-    assert abs(large.mean() - digits(8).images.mean()) < 1.0
-
-
-@pytest.mark.parametrize("image_size", [8, 16, 32, 64])
-def test_digits_are_those_of_scikit_learn_enlarged_as_torch_does(image_size: int):
-    source = load_digits()
-    small = torch.from_numpy(source.images)[:, None] / 16
-    large = interpolate(small, size=(image_size, image_size), mode="bilinear", align_corners=False)
-    pictures = digits(image_size)
-    np.testing.assert_array_equal(pictures.images[..., 0], (255 * large[:, 0]).round().numpy())
-    np.testing.assert_array_equal(pictures.labels, source.target)
-    assert pictures.classes == tuple(str(name) for name in source.target_names)
-
-
-@pytest.mark.parametrize("image_size", [9, 24, 40])
-def test_digits_of_other_sizes_are_within_a_rounding_of_torch(image_size: int):
-    small = torch.from_numpy(load_digits().images)[:, None] / 16
-    large = 255 * interpolate(small, size=(image_size, image_size), mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(digits(image_size).images[..., 0], large[:, 0].numpy(), atol=0.5 + 1e-9)
-
-
-def test_scikit_learn_without_its_digits_is_refused(monkeypatch):
-    monkeypatch.setattr("discriminator_guidance.artifacts.images.DIGITS", "absent.csv.gz")
-    with pytest.raises(InputError, match=r"scikit-learn's digits in .*absent.csv.gz; got no such file"):
-        digits(8)
-
-
-def test_digits_stay_the_same_pictures(tmp_path):
-    study = Study(tmp_path)
-    study.resize(16)
-    study.run("real")
+def test_digits_are_split_as_ever(tmp_path):
+    made = make(tmp_path)
+    together = [
+        (i.tobytes(), int(n)) for part in ("train", "holdout") for i, n in zip(*made[part].values(), strict=True)
+    ]
+    source = read_digits(DIGITS, 16)
+    assert sorted(together) == sorted((i.tobytes(), int(n)) for i, n in zip(source.images, source.labels, strict=True))
     # Of the arrays, not of the files: the container's bytes differ between patch releases of Python.
-    known = {
-        "train.npz": "1883c296ed2c0a870e62e079458e3f760c886d7855cc02b033acd4c094edfca9",
-        "holdout.npz": "12534a32132e1ba19c822c41667dc77413ea5c612e068f792cd13c9add3890ef",
+    assert {name: content_digest(made[name]["images"]) for name in ("train", "holdout")} == {
+        "train": "1883c296ed2c0a870e62e079458e3f760c886d7855cc02b033acd4c094edfca9",
+        "holdout": "12534a32132e1ba19c822c41667dc77413ea5c612e068f792cd13c9add3890ef",
     }
-    assert {name: content_digest(np.load(study.layout.real / name)["images"]) for name in known} == known
-    card = read_json(study.layout.real / "card.json", "real")
+    card = made["card"]
     assert card["content_sha256"] == "a8b101e79cf7b28b1ab68bce175e44c1a0bdfecd88a0b27fc66286bf02c31e06"
-    assert (card["mean"], card["std"]) == ([77.8409], [81.24])
-    assert card["note"] is None
+    assert (card["mean"], card["std"], card["note"]) == ([77.8409], [81.24], None)
+    assert card["count"] == sum(card["classes"].values()) == 1797
+    assert card["sha256"]["train.npz"] == sha256(tmp_path / "data/tiny/real/train.npz")
+    assert card["source_files"] == {"train": {"name": "digits.npz", "sha256": sha256(DIGITS)}}
 
 
-def test_held_out_pictures_of_their_own(tmp_path):
+def test_held_out_images_of_their_own(tmp_path):
     train, test = write_set(tmp_path / "train.zip", 5, 0), write_set(tmp_path / "test.zip", 2, 1)
-    study = images_study(tmp_path, holdout_path="test.zip", holdout_fraction=0, note="made up")
-    study.run("real")
+    made = make(
+        tmp_path, source="images", path="train.zip", holdout_path="test.zip", holdout_fraction=0, note="made up"
+    )
     for name, images in (("train", train), ("holdout", test)):
-        part = np.load(study.layout.real / f"{name}.npz")
-        assert (part["images"] == images).all()
-        assert part["labels"].tolist() == np.repeat([0, 1, 2], len(images) // 3).tolist()
-    card = read_json(study.layout.real / "card.json", "real")
-    both = np.concatenate([train, test])
-    assert card["note"] == "made up"
-    assert (card["count"], card["train"], card["holdout"]) == (21, 15, 6)
+        assert (made[name]["images"] == images).all()
+        assert made[name]["labels"].tolist() == np.repeat([0, 1, 2], len(images) // 3).tolist()
+    card, both = made["card"], np.concatenate([train, test])
+    assert (card["note"], card["count"], card["shape"]) == ("made up", 21, [16, 16, 3])
     assert card["classes"] == {"cat": 7, "dog": 7, "owl": 7}
-    assert card["shape"] == [16, 16, 3]
     assert card["mean"] == pytest.approx(both.mean(axis=(0, 1, 2)), abs=1e-4)
     assert card["std"] == pytest.approx(both.std(axis=(0, 1, 2)), abs=1e-4)
     assert card["source_files"]["holdout"] == {"name": "test.zip", "sha256": sha256(tmp_path / "test.zip")}
-    assert str(tmp_path) not in (study.layout.real / "card.json").read_text()
+    assert str(tmp_path) not in json.dumps(card)
 
 
-def test_a_share_of_the_pictures_held_out(tmp_path):
-    images = write_set(tmp_path / "train.zip", 10, 0)
-    study = images_study(tmp_path, path=str(tmp_path / "train.zip"), image_size=8)
-    study.run("real")
-    parts = [np.load(study.layout.real / f"{name}.npz")["images"] for name in ("train", "holdout")]
-    assert [len(part) for part in parts] == [24, 6]
-    assert len({image.tobytes() for part in parts for image in part}) == len(images)
+def test_a_share_of_the_images_of_a_folder_held_out(tmp_path):
+    write_set(tmp_path / "train.zip", 10, 0)
+    shutil.unpack_archive(tmp_path / "train.zip", tmp_path / "folder")
+    made = make(tmp_path, source="images", path=tmp_path / "folder", image_size=8)
+    assert [len(made[name]["images"]) for name in ("train", "holdout")] == [24, 6]
+    source = made["card"]["source_files"]
+    (tmp_path / "folder/set/cat/0000.png").rename(tmp_path / "folder/set/cat/0001b.png")
+    assert make(tmp_path, source="images", path=tmp_path / "folder", image_size=8)["card"]["source_files"] != source
 
 
 def test_grid_shows_every_class_of_a_sorted_set(tmp_path):
@@ -173,80 +115,53 @@ def test_grid_shows_every_class_of_a_sorted_set(tmp_path):
             buffer = io.BytesIO()
             Image.new("L", (8, 8), color=index // 100).save(buffer, format="PNG")
             archive.writestr(f"{index // 100}/{index}.png", buffer.getvalue())
-    study = images_study(tmp_path, image_size=8)
-    study.run("real")
-    assert {0, 1, 2} <= set(np.unique(np.asarray(Image.open(study.layout.real / "grid.png"))).tolist())
-
-
-def official_study(root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, Path]:
-    """A study of an archive that looks like the official one, and where that lies."""
-    path = root / cifar10.ARCHIVE
-    cifar_lookalike.write_archive(path, cifar_lookalike.contents())
-    cifar_lookalike.trust(monkeypatch, path)
-    study = Study(root)
-    study.settings["real"] |= {"source": "cifar10", "path": cifar10.ARCHIVE, "holdout_fraction": 0}
-    study.resize(32)
-    return study, path
+    make(tmp_path, source="images", path="train.zip", image_size=8)
+    grid = np.asarray(Image.open(tmp_path / "data/tiny/real/grid.png"))
+    assert {0, 1, 2} <= set(np.unique(grid).tolist())
 
 
 def test_official_cifar10(tmp_path, monkeypatch):
-    study, path = official_study(tmp_path, monkeypatch)
-    study.run("real")
-    train, holdout = (np.load(study.layout.real / f"{name}.npz") for name in ("train", "holdout"))
-    assert train["images"].shape == (60, 32, 32, 3)
-    assert holdout["labels"].tolist() == cifar_lookalike.rows_of(cifar10.TEST, 12)[1]
-    card = read_json(study.layout.real / "card.json", "real")
-    assert tuple(card["classes"]) == cifar_lookalike.NAMES
-    assert card["source_files"] == {"train": {"name": cifar10.ARCHIVE, "sha256": sha256(path)}}
+    path = cifar_lookalike.write_official(tmp_path / "cifar-10-python.tar.gz", monkeypatch)
+    settings = {"source": "cifar10", "path": path.name, "holdout_fraction": 0, "image_size": 32}
+    made = make(tmp_path, **settings)
+    assert made["train"]["images"].shape == (60, 32, 32, 3)
+    assert made["holdout"]["labels"].tolist() == cifar_lookalike.rows_of("test_batch")[1]
+    assert tuple(made["card"]["classes"]) == cifar_lookalike.NAMES
+    before = results(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="md5"):
+        make(tmp_path, **settings)
+    assert results(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
-        (lambda path: path.unlink(), "no such file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:900]), "a whole zip archive"),
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:900]), "not a zip file"),
         (lambda path: write_set(path, 2, 1, ("cat", "cow", "owl")), "a difference: cow"),
         (lambda path: write_set(path, 2, 1, ("cat", "dog")), "a difference: owl"),
-        (lambda path: write_set(path, 5, 0), "the training pictures"),
-        (lambda path: write_pictures(path, ("RGB", 16), ("RGB", 20)), "pictures of one size and kind.*RGB 20x20"),
-        (lambda path: write_pictures(path, ("RGB", 16), ("L", 16)), "pictures of one size and kind.*greyscale 16x16"),
-        (lambda path: write_pictures(path, ("L", 16), ("L", 16)), r"\(16, 16, 3\).*got \(16, 16, 1\)"),
+        (lambda path: write_set(path, 5, 0), "the training images"),
+        (lambda path: write_set(path, 2, 1, mode="L"), r"\(16, 16, 3\).*got \(16, 16, 1\)"),
     ],
 )
-def test_a_bad_source_leaves_earlier_results_alone(tmp_path, broken, complaint):
+def test_a_bad_source_leaves_earlier_results_alone(
+    tmp_path: Path, broken: Callable[[Path], object], complaint: str
+) -> None:
     write_set(tmp_path / "train.zip", 5, 0)
     write_set(tmp_path / "test.zip", 2, 1)
-    study = images_study(tmp_path, holdout_path="test.zip", holdout_fraction=0)
-    study.run("real")
-    before = {path.name: path.read_bytes() for path in study.layout.real.iterdir()}
+    settings = {"source": "images", "path": "train.zip", "holdout_path": "test.zip", "holdout_fraction": 0}
+    make(tmp_path, **settings)
+    before = results(tmp_path)
     broken(tmp_path / "test.zip")
     with pytest.raises(InputError, match=complaint) as caught:
-        study.run("real")
+        make(tmp_path, **settings)
     assert "\n" not in str(caught.value)
-    assert {path.name: path.read_bytes() for path in study.layout.real.iterdir()} == before
+    assert results(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("broken", "complaint"),
-    [
-        (lambda content: content[: len(content) // 2], "a part of it"),
-        (lambda content: content + b"more", "another file"),
-        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "md5"),
-    ],
-)
-def test_a_bad_official_archive_leaves_earlier_results_alone(tmp_path, monkeypatch, broken, complaint):
-    study, path = official_study(tmp_path, monkeypatch)
-    study.run("real")
-    before = {path.name: path.read_bytes() for path in study.layout.real.iterdir()}
-    path.write_bytes(broken(path.read_bytes()))
-    with pytest.raises(InputError, match=complaint) as caught:
-        study.run("real")
-    assert "\n" not in str(caught.value)
-    assert {path.name: path.read_bytes() for path in study.layout.real.iterdir()} == before
-
-
-def test_too_few_pictures_to_hold_any_out(tmp_path):
+def test_too_few_images_to_hold_any_out(tmp_path):
     write_set(tmp_path / "train.zip", 1, 0)
     with pytest.raises(InputError, match="0 of 3 held out"):
-        images_study(tmp_path, holdout_fraction=0.1).run("real")
+        make(tmp_path, source="images", path="train.zip", holdout_fraction=0.1)
     assert not (tmp_path / "data").exists()

@@ -25,8 +25,8 @@ def server_programs() -> Path | None:
     """The folder with `initdb` and `postgres`: on the path, or where distributions put them; the newest."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
-    places = (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return max(places, key=lambda place: float(place.parent.name), default=None)
+    folders = (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return max(folders, key=lambda folder: float(folder.parent.name), default=None)
 
 
 @dataclass
@@ -36,15 +36,27 @@ class Server:
     command: list[Any]
     folder: Path
     port: int
-    url: str  # of its database, for Optuna, with user and password
+    password: str
     identity: dict[str, Any]
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Of its database, for Optuna, with the user."""
+        return f"postgresql+psycopg://study@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
         """Begin to serve."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(self.command, cwd=self.folder, stdout=log, stderr=log, **self.identity)
-        _await(self.process, self.port, self.folder / "log")
+        for _ in range(600):
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError((self.folder / "log").read_text())
 
     def stop(self) -> None:
         """End every connection and the server."""
@@ -55,14 +67,7 @@ class Server:
 
 @contextmanager
 def postgres_server(programs: Path) -> Iterator[Server]:
-    """Run a server while the enclosed work lasts.
-
-    Args:
-        programs: see `server_programs`.
-
-    Yields:
-        The server.
-    """
+    """Run a server while the enclosed work lasts."""
     identity = _identity()
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's own folders are closed to other users
     try:
@@ -71,16 +76,16 @@ def postgres_server(programs: Path) -> Iterator[Server]:
         if identity:
             for path in (folder, secret):
                 shutil.chown(path, identity["user"], identity["group"])
-        told = ["--auth=scram-sha-256", "--username=study", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C"]
-        _run([programs / "initdb", "--no-sync", *told, "--pgdata", data], folder, identity)
+        options = ["--auth=scram-sha-256", "--username=study", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C"]
+        command = [programs / "initdb", "--no-sync", *options, "--pgdata", data]
+        subprocess.run(command, cwd=folder, capture_output=True, check=True, **identity)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "max_connections=50")
         arguments = [item for setting in settings for item in ("-c", setting)]
         command = [programs / "postgres", "-D", data, "-p", str(port), *arguments]
-        url = f"postgresql+psycopg://study:{password}@127.0.0.1:{port}/postgres"
-        server = Server(command, folder, port, url, identity)
+        server = Server(command, folder, port, password, identity)
         try:
             server.start()
             yield server
@@ -97,19 +102,3 @@ def _identity() -> dict[str, Any]:
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
     entry = next(names[name] for name in USERS if name in names)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def _run(command: list[Any], folder: Path, identity: dict[str, Any]) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **identity)
-    assert done.returncode == 0, done.stderr
-
-
-def _await(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    for _ in range(600):
-        assert server.poll() is None, log.read_text()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text())

@@ -1,241 +1,165 @@
-"""The factorial on the tiny study: its design, its resumption, its record."""
+"""Study `factorial`: its design, what its cells are, its effects against known ones, and its resumption."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from scipy import stats
 
-from discriminator_guidance.artifacts.checksums import read_checksums
-from discriminator_guidance.artifacts.files import sha256
 from discriminator_guidance.config import Config
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.significance import standard_error
-from discriminator_guidance.report.factorial import factorial_text
-from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.studies import factorial
-from discriminator_guidance.studies.cells import Cell, Laboratory, read_cell, train_members, trained
-from tests.conftest import Copied
-from tests.stages.conftest import Study, tiny_settings
+from discriminator_guidance.stages.discriminator import open_inputs
+from discriminator_guidance.studies import factorial, trials
+from discriminator_guidance.studies.factorial import Cell
+from discriminator_guidance.studies.factorial_record import write_results
+from tests.stages.conftest import Tiny, tiny_settings, write_params
 
-PLAN = {
-    "members": ["d0", "d1"],
-    "training_seeds": [1, 2, 3],
-    "training_images": 20,
-    "images": 12,
+SMALL = {
+    "study.factorial.images": 4,
+    "study.factorial.training_images": 12,
+    "study.factorial.levels.steps": [2, 3],
+    "study.factorial.levels.epoch_factor": [0.4, 0.7],
 }
 
 
-def factorial_settings() -> dict:
-    settings = tiny_settings()
-    settings["factorial"] |= PLAN
-    settings["factorial"]["levels"] |= {"steps": [2, 3], "epoch_factor": [0.5, 1.0]}
-    return settings
+def two_seeds(config: Config) -> Config:
+    """Fewer blocks than a user may ask for."""
+    section = config.study.factorial.model_copy(update={"training_seeds": (1, 2)})
+    return config.model_copy(update={"study": config.study.model_copy(update={"factorial": section})})
 
 
-@pytest.fixture(scope="module")
-def ready(copied: Copied, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A study of which everything is there but the members of cells, which are trained anew."""
-    return copied(tmp_path_factory.mktemp("factorial") / "study", factorial_settings())
+@pytest.fixture
+def small(tiny: Tiny) -> Tiny:
+    config, layout = write_params(tiny[1].root, tiny_settings(SMALL))
+    return two_seeds(config), layout
 
 
-def two_seeds(study: Study) -> Config:
-    """The study's profile with fewer blocks than a user may ask for."""
-    plan = study.config.factorial.model_copy(update={"training_seeds": (1, 2)})
-    return study.config.model_copy(update={"factorial": plan})
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open()))
 
 
-def run(study: Study, layout: Layout | None = None, workers: int = 1) -> list:
-    told: list = []
-    factorial.run(two_seeds(study), layout or study.layout, workers, study.context.bar, told.append)
-    return told
-
-
-@pytest.fixture(scope="module")
-def first(ready: Study) -> list:
-    return run(ready)
-
-
-def test_ours_and_the_studys_occur_and_every_training_set_is_sampled_twice():
+def test_ours_and_the_reproductions_occur_and_every_training_set_is_sampled_twice():
     runs = factorial.design_runs()
-    assert {factorial.OURS, factorial.STUDY} < set(runs)
+    assert {factorial.OURS, factorial.REPRODUCTION} < set(runs)
     assert len(set(runs)) == 16
     assert factorial.DESIGN.resolution() == 4
-    training = {"init", "epoch_factor", "reshuffle"}
     for word in factorial.DESIGN.words():
-        assert not training <= set(word)  # else a factor of sampling would change between training sets only
-    sets = Counter(run & training for run in runs)
+        assert not set(word) >= factorial.TRAINING  # else a factor of sampling would change between sets only
+    sets = Counter(run & factorial.TRAINING for run in runs)
     assert len(sets) == 8
     assert set(sets.values()) == {2}
 
 
-def test_every_cell_is_planned_once_in_every_block():
-    cells = list(factorial.plan(3))
+def test_every_cell_is_planned_once_and_neighbours_have_different_members():
+    cells = factorial.planned_cells(3)
     assert len(cells) == len(set(cells)) == 3 * (16 + 14 + 4)
+    sets = [(cell.block, cell.on & factorial.TRAINING) for cell in cells[:24]]
+    assert len(set(sets)) == 24
 
 
-def test_levels_reach_training_and_sampling(ready: Study):
-    laboratory = Laboratory(ready.config, ready.layout)
-    study, ours = Cell(1, factorial.STUDY), Cell(1, factorial.OURS)
-    trained = [laboratory.training_config(cell).discriminator for cell in (ours, study)]
-    told = [(settings.init, settings.epoch_factor, settings.reshuffle) for settings in trained]
-    assert told == [("fresh", 0.5, True), ("sequential", 1.0, False)]
-    assert trained[0].members["d1"].seed == ready.config.discriminator.members["d1"].seed + 2000
-    sampled = [laboratory.sampling_config(cell) for cell in (ours, study)]
-    variants = [config.guided.variants["cell"] for config in sampled]
-    assert [(v.rule, v.w2, v.boosting) for v in variants] == [
-        ("mean_probability", 2.0, False),
-        ("clipped_logit_mean", 0.0, True),
-    ]
-    assert [config.sampler.steps for config in sampled] == [2, 3]
-    assert {config.guided.seed_start for config in sampled} == {3000012}
-    single = laboratory.sampling_config(Cell(1, factorial.STUDY, "first")).guided.variants["cell"]
+def test_levels_reach_training_and_sampling(small: Tiny):
+    config, _ = small
+    theirs, ours = Cell(1, factorial.REPRODUCTION), Cell(1, factorial.OURS)
+    for cell in (theirs, ours, Cell(0, frozenset({"rule", "w2"}), "first")):
+        assert factorial.cell_of(cell.params(config), config) == cell
+    sections = [factorial.training_config(config, cell).discriminator for cell in (ours, theirs)]
+    assert [section.epoch_factor for section in sections] == [0.4, 0.7]
+    rows = [factorial.training_rows(config, cell)["d1"] for cell in (ours, theirs)]
+    assert [row.reshuffle for row in rows] == [True, False]
+    assert {row.seed for row in rows} == {config.members["d1"].seed + 2000}
+    first, second = (factorial.cell_variant(cell, config) for cell in (ours, theirs))
+    assert (first.rule, first.w2, first.boosting, first.steps) == ("mean_probability", 2.0, False, 2)
+    assert (second.rule, second.w2, second.boosting, second.steps) == ("clipped_logit_mean", 0.0, True, 3)
+    single = factorial.cell_variant(Cell(1, factorial.REPRODUCTION, "first"), config)
     assert (single.members, single.rule, single.boosting) == (("d0",), "mean_probability", True)
+    assert factorial.cell_range(ours, config).seed_start == config.study.factorial.seed_start + 4
 
 
-def test_factors_of_sampling_share_members_and_nothing_else_does(ready: Study):
-    laboratory = Laboratory(ready.config, ready.layout)
-    ours = Cell(0, factorial.OURS)
-    for factor in factorial.FACTORS:
-        other = Cell(0, frozenset({factor}))
-        shared = factor not in ("init", "epoch_factor", "reshuffle")
-        assert (laboratory.heads(other) == laboratory.heads(ours)) == shared, factor
-        assert laboratory.samples(other) != laboratory.samples(ours), factor
-    assert laboratory.heads(Cell(1, factorial.OURS)) != laboratory.heads(ours)
-    assert laboratory.samples(Cell(1, factorial.OURS)) != laboratory.samples(ours)
+def test_sequential_members_continue_each_other(small: Tiny):
+    config, layout = small
+    inputs = open_inputs(factorial.training_config(config), layout)
+    fresh, _ = factorial.train_members(inputs, Cell(0, frozenset()))
+    chained, losses = factorial.train_members(inputs, Cell(0, frozenset({"init"})))
+    parameters = [[p.detach().numpy() for p in head.parameters()] for head in (*fresh, *chained)]
+    assert all(np.array_equal(a, b) for a, b in zip(parameters[0], parameters[2], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(parameters[1], parameters[3], strict=True))
+    again, known = factorial.train_members(inputs, Cell(0, frozenset({"init", "w2"})))
+    assert known == losses, "another cell of the same training set"
+    assert all(np.array_equal(a, b.detach().numpy()) for a, b in zip(parameters[3], again[1].parameters(), strict=True))
 
 
-def test_results_are_written_and_agree(ready: Study, first: list):
-    folder = ready.layout.report / "factorial"
-    assert len(first) == 68
-    rows = list(csv.DictReader((folder / "cells.csv").open()))
+def test_known_effects_are_found(tmp_path: Path):
+    config, layout = write_params(tmp_path, tiny_settings())
+    rng, effects = (
+        np.random.default_rng(0),
+        dict(zip(factorial.FACTORS, (2.0, 1.1, 0.8, 1.0, 1.3, 1.5, 0.6), strict=True)),
+    )
+    blocks, pair = (0.9, 1.0, 1.2), {"rule", "steps"}
+    done = {}
+    for cell in factorial.planned_cells(3):
+        fid = 3.0 * blocks[cell.block] * np.prod([effects[name] for name in cell.on])
+        fid *= 1.4 if pair <= cell.on else 1.0
+        facts = {"influence": rng.normal(size=16).tolist(), "losses": {"d0": {"epoch": 1, "train_loss": 0.5}}}
+        done[cell] = optuna.trial.create_trial(value=float(fid), user_attrs=facts)
+    write_results(config, layout, done)
+    found = {(row["asked"], row["what"]): row for row in table(layout.study / "factorial.csv")}
+    for name, cause in (("init", "sequential members"), ("w2", "w2"), ("boosting", "boosting")):
+        for asked in ("on average", "added to ours", "in the reproduction"):
+            row = found[asked, cause]
+            assert float(row["factor"]) == pytest.approx(effects[name], rel=1e-6), (asked, cause)
+            assert float(row["low"]) == pytest.approx(float(row["high"])), "blocks agree"
+    assert float(found["on average", "clipped logits"]["factor"]) == pytest.approx(2 * 1.4**0.5)
+    assert float(found["in the reproduction", "clipped logits"]["factor"]) == pytest.approx(2 * 1.4)
+    both = "clipped logits x number of steps"
+    (interaction,) = [row for (asked, what), row in found.items() if asked == "interaction" and both in what]
+    assert float(interaction["factor"]) == pytest.approx(1.4**0.5)
+    whole = float(np.prod([*effects.values()]) * 1.4)
+    assert float(found["compared", "reproduction / ours"]["factor"]) == pytest.approx(whole)
+    ours = found["distance", "ours"]
+    assert [float(ours[f"seed {seed}"]) for seed in (1, 2, 3)] == pytest.approx([3 * block for block in blocks])
+    logs = np.log([3 * block for block in blocks])
+    low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+    assert [float(ours["low"]), float(ours["high"])] == pytest.approx([np.exp(low), np.exp(high)], rel=1e-6)
+    assert len(table(layout.study / "factorial_cells.csv")) == 102
+    assert len(table(layout.study / "factorial_members.csv")) == 24
+    assert json.loads((layout.study / "factorial.json").read_text())["design"]["resolution"] == 4
+    assert (layout.study / "factorial_effects.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_experiment_goes_on_and_ends_as_an_uninterrupted_one(small: Tiny, monkeypatch):
+    config, layout = small
+    original, seen = trials.count, []
+
+    def interrupted(study: optuna.Study) -> int:
+        seen.append(study)
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return original(study)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "count", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            factorial.run(config, layout, False)
+    assert list(layout.partial.glob("study-factorial*")), "members are kept"
+    result = factorial.run(config, layout, False)
+    assert result["cells"] == 68
+    rows = table(layout.study / "factorial_cells.csv")
     assert len(rows) == 68
-    assert {row["n"] for row in rows} == {"12"}
-    record = json.loads((folder / "factorial.json").read_text())
-    files = {path.name: sha256(path) for path in folder.iterdir() if path.suffix != ".sha256"}
-    assert read_checksums(folder / "factorial.sha256") == files
-    by = {(row["training_seed"], row["cell"]): float(row["fid"]) for row in rows}
-    ratios = [math.log(by[s, "study"] / by[s, "ours"]) for s in "12"]
-    np.testing.assert_allclose(record["comparisons"]["study / ours"]["log"]["blocks"], ratios)
-    without = [by[s, "study"] - by[s, "init + epoch_factor + reshuffle + boosting + steps + w2"] for s in "12"]
-    np.testing.assert_allclose(record["undone"]["rule"]["plain"]["blocks"], without)
-    design = [row for row in rows if row["members"] == "2"]
-    assert len(design) == 60
-    assert record["provenance"]["data sha256"].keys() == {"real", "fake"}
-    assert (folder / "effects.md").read_text() == factorial_text(record)
-    assert (folder / "effects.png").read_bytes()[:4] == b"\x89PNG"
-    losses = list(csv.DictReader((folder / "members.csv").open()))
-    assert len(losses) == 2 * 8 * 2
-
-
-def test_a_second_run_computes_nothing_and_writes_the_same(ready: Study, first: list):
-    folder = ready.layout.report / "factorial"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert run(ready) == []
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_a_lost_cell_alone_is_computed_again_to_the_same_distance(ready: Study, first: list):
-    laboratory, cell = Laboratory(two_seeds(ready), ready.layout), Cell(1, frozenset({"rule"}))
-    fid, influence = read_cell(laboratory, cell)
-    (laboratory.samples(cell) / "cell.json").unlink()
-    (told,) = run(ready)
-    assert (told["training_seed"], told["cell"], told["fid"]) == (2, "rule", fid)
-    np.testing.assert_array_equal(read_cell(laboratory, cell)[1], influence)
-    np.testing.assert_allclose(told["sampling_error"], standard_error(influence))
-
-
-@pytest.mark.parametrize("name", ["cell.json", "influence.npz"])
-def test_a_changed_cell_alone_is_computed_again_to_the_same_distance(ready: Study, first: list, name: str):
-    laboratory, cell = Laboratory(two_seeds(ready), ready.layout), Cell(0, frozenset({"w2"}))
-    fid, influence = read_cell(laboratory, cell)
-    path = laboratory.samples(cell) / name
-    if name == "cell.json":
-        path.write_text(path.read_text().replace('"fid": ', '"fid": 1'))
-    else:
-        np.savez(path, influence=influence + 1.0)
-    with pytest.raises(InputError, match=r"cell\.json as it was written.*run `dguide factorial`"):
-        read_cell(laboratory, cell)
-    (told,) = run(ready)
-    assert (told["training_seed"], told["cell"], told["fid"]) == (1, "w2", fid)
-    np.testing.assert_array_equal(read_cell(laboratory, cell)[1], influence)
-
-
-def test_changed_losses_are_made_again(ready: Study, first: list):
-    laboratory, cell = Laboratory(ready.config, ready.layout), Cell(1, factorial.STUDY)
-    folder, before = laboratory.heads(cell), train_members(laboratory, cell)
-    weights = (folder / "d1" / "model.safetensors").read_bytes()
-    (folder / "d1" / "model.safetensors").unlink()
-    for path in (folder / "losses.json", folder / "d1" / "losses.json"):
-        path.write_text(path.read_text().replace("0.", "0.1"))
-    assert not trained(laboratory, cell)
-    assert train_members(laboratory, cell) == before
-    assert (folder / "d1" / "model.safetensors").read_bytes() == weights
-
-
-def test_lost_members_are_trained_again_to_the_same_weights(ready: Study, first: list):
-    laboratory, cell = Laboratory(ready.config, ready.layout), Cell(0, factorial.STUDY)
-    folder = laboratory.heads(cell)
-    before = (folder / "d1" / "model.safetensors").read_bytes()
-    for path in (folder / "losses.json", folder / "d1" / "losses.json", folder / "d1" / "model.safetensors"):
-        path.unlink()
-    train_members(laboratory, cell)
-    assert (folder / "d1" / "model.safetensors").read_bytes() == before
-
-
-def test_members_that_share_batches_are_trained_in_one_pass_and_once(tmp_path: Path, ready: Study, monkeypatch):
-    from discriminator_guidance.stages import heads
-
-    beside, original = [], heads.train_discriminator
-
-    def spy(*given):
-        beside.append(len(given[-1]))
-        return original(*given)
-
-    monkeypatch.setattr(heads, "train_discriminator", spy)
-    settings = factorial_settings()
-    settings["discriminator"]["shared_features"] = True
-    laboratory, cell = Laboratory(Study(ready.root, settings).config, ready.layout), Cell(0, factorial.OURS)
-    before = set(ready.layout.partial.iterdir())
-    losses = train_members(laboratory, cell)
-    assert beside == [1, 0]
-    assert set(losses) == {"d0", "d1"}
-    assert set(ready.layout.partial.iterdir()) == before
-
-
-def test_a_stage_that_has_not_run_is_named_before_anything_starts(tmp_path: Path, ready: Study):
-    with pytest.raises(InputError, match="stage score makes it"):
-        run(ready, Layout(tmp_path, "tiny"))
-
-
-def test_a_changed_setting_changes_the_names_of_what_depends_on_it(ready: Study):
-    def places(change: dict) -> tuple[Path, Path]:
-        settings = factorial_settings()
-        for key, value in change.items():
-            section, name = key.split(".")
-            settings[section][name] = value
-        laboratory = Laboratory(Study(ready.root, settings).config, ready.layout)
-        cell = Cell(0, factorial.OURS)
-        return laboratory.heads(cell), laboratory.samples(cell)
-
-    heads, samples = places({})
-    assert places({"guided.time_min": 0.02}) == (heads, places({"guided.time_min": 0.02})[1])
-    assert places({"guided.time_min": 0.02})[1] != samples
-    assert places({"discriminator.label_smoothing": 0.1})[0] != heads
-    assert places({"discriminator.label_smoothing": 0.1})[1] != samples
-    assert places({"factorial.training_seeds": [1, 2, 4]}) == (heads, samples)
-
-
-def test_an_error_in_a_worker_reaches_the_user(ready: Study, tmp_path: Path):
-    import shutil
-
-    shutil.copytree(ready.root / "data", tmp_path / "data")
-    shutil.copytree(ready.root / "models", tmp_path / "models", ignore=shutil.ignore_patterns("factorial"))
-    (tmp_path / "data" / "tiny" / "fake" / "samples.npz").write_bytes(b"damaged")
-    with pytest.raises(Exception, match=r"a whole \.npz file"):
-        run(ready, Layout(tmp_path, "tiny"), workers=2)
+    assert {row["members"] for row in rows} == {"all", "first", "none"}
+    before = {path.name: path.read_bytes() for path in layout.study.iterdir()}
+    assert factorial.run(config, layout, False) == {"cells": 68}
+    assert {path.name: path.read_bytes() for path in layout.study.iterdir()} == before
+    # A cell does not depend on what was run before it, nor on members that .partial had.
+    shutil.rmtree(layout.partial)
+    inputs, cell = open_inputs(factorial.training_config(config), layout), Cell(0, frozenset({"rule"}))
+    heads, _ = factorial.train_members(inputs, cell)
+    distances, variant = factorial.GuidedDistances(config, layout), factorial.cell_variant(cell, config)
+    fid, _ = distances.distance([*distances.batches(variant, heads, factorial.cell_range(cell, config))])
+    (row,) = [row for row in rows if row["cell"] == "rule" and row["training_seed"] == "1"]
+    assert fid == pytest.approx(float(row["fid"]), rel=1e-6)

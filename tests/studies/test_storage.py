@@ -1,167 +1,170 @@
-"""The journal of a study is read as it is by Optuna's own tools."""
+"""Studies in a journal: what they begin with, how they go on, and what becomes of lost trials and damaged files."""
 
 from __future__ import annotations
 
 import json
-import resource
-import socket
+import shutil
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
-from discriminator_guidance.errors import ConfigError, InputError, OutputError
-from discriminator_guidance.studies.storage import StudyPlan, mend_journal, open_study, redact
+from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.studies.storage import lost
+from discriminator_guidance.studies.trials import complete, ended, wanted
+from tests.commands import PROJECT, environment
+from tests.studies.worker import CORNERS, PLAN, take_part
 
-from .objectives import quadratic
-from .test_workers import plan_in, search
-
-PROGRAMS = Path(sys.executable).parent
-
-
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyPlan, optuna.Study]:
-    plan = plan_in(tmp_path_factory.mktemp("ended"))
-    return plan, search(plan, 5, 1, quadratic)
+WORKER = [sys.executable, "-m", "tests.studies.worker"]
 
 
-def told(*arguments: str | Path) -> list[dict]:
-    done = subprocess.run([PROGRAMS / "optuna", *arguments, "-f", "json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    content = json.loads(done.stdout)
-    return content if isinstance(content, list) else [content]
+def journal(root: Path) -> Path:
+    return root / "reports/mini/study/ensemble.journal"
 
 
-def test_optuna_studies_lists_the_journal(ended: tuple[StudyPlan, optuna.Study]):
-    plan, study = ended
-    (row,) = told("studies", "--storage", plan.journal)
-    assert (row["name"], row["n_trials"]) == ("tiny-search", 5)
-    assert row["direction"] == ["MINIMIZE"]
-    assert len(study.trials) == 5
+def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "") -> subprocess.Popen[bytes]:
+    """A worker process."""
+    variables = environment(PYTHONPATH=f"{PROJECT / 'src'}:{PROJECT}")
+    return subprocess.Popen([*WORKER, str(root), str(total), str(pause_s), victim], cwd=root, env=variables)
 
 
-def test_optuna_best_trial_finds_the_best(ended: tuple[StudyPlan, optuna.Study]):
-    plan, study = ended
-    (row,) = told("best-trial", "--study-name", plan.name, "--storage", plan.journal)
-    assert row["number"] == study.best_trial.number
-    assert row["params"] == pytest.approx(study.best_trial.params)
+def calls(root: Path) -> list[int]:
+    """The numbers of the trials that were begun."""
+    return [int(line.split()[0]) for line in (root / "calls.txt").read_text().splitlines()]
 
 
-def test_optuna_dashboard_shows_the_journal(ended: tuple[StudyPlan, optuna.Study]):
-    plan, _ = ended
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    before = plan.journal.read_bytes()
-    command = [PROGRAMS / "optuna-dashboard", plan.journal, "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        (shown,) = fetched(server, f"http://127.0.0.1:{port}/api/studies")["study_summaries"]
-        assert shown["study_name"] == plan.name
-        detail = fetched(server, f"http://127.0.0.1:{port}/api/studies/{shown['study_id']}?after=0")
-        assert [trial["state"] for trial in detail["trials"]] == ["Complete"] * 5
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
-    assert plan.journal.read_bytes() == before, "to look on changes nothing"
+def values(study: optuna.Study) -> list[tuple[object, ...]]:
+    return [(trial.number, trial.state, trial.value, trial.params) for trial in study.trials]
 
 
-def fetched(server: subprocess.Popen[str], url: str) -> dict:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(600):
-        assert server.poll() is None, server.stderr.read() if server.stderr else ""
-        try:
-            with opener.open(url, timeout=30) as answer:
-                return json.load(answer)
-        except ConnectionError:
-            time.sleep(0.1)
-        except OSError as error:
-            if not isinstance(getattr(error, "reason", None), ConnectionError):
-                raise
-            time.sleep(0.1)
-    raise AssertionError(f"no answer from {url}")
+def test_a_study_begins_with_its_grid_and_goes_on_as_if_never_interrupted(root: Path, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    shutil.copy(root / "params.yaml", other)
+    whole = take_part(root, 14)
+    take_part(other, 2)
+    take_part(other, 9)
+    resumed = take_part(other, 14)
+    assert values(resumed) == values(whole)
+    assert calls(other) == list(range(14))
+    begun = {trial.user_attrs["grid"]: trial.params for trial in resumed.trials if "grid" in trial.user_attrs}
+    assert begun == CORNERS
+    assert [trial.number for trial in complete(resumed)[:1]] == [resumed.best_trial.number]
 
 
-def test_a_database_that_does_not_answer_is_one_line_without_the_password(tmp_path: Path):
-    plan = plan_in(tmp_path, storage="postgresql+psycopg://somebody:hush@127.0.0.1:9/nowhere")
-    with pytest.raises(ConfigError, match=r"study\.storage") as caught:
-        open_study(plan)
-    assert "hush" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(("asked", "total"), [("12", 12), ("+3", 11), ("8", None), ("2", None)])
+def test_trials_are_asked_for_in_all_or_as_more(root: Path, asked: str, total: int | None, capsys):
+    study, layout = take_part(root, 8), Layout(root, "mini")
+    (layout.study / "ensemble.json").write_text('{"n_trials": 8}')
+    assert wanted(asked, study, layout) == total
+    assert ("nothing to do" in capsys.readouterr().err) == (total is None)
+    (layout.study / "ensemble.json").unlink()
+    assert wanted("8", study, layout) == 8, "the record is still to be written"
 
 
-def test_a_driver_that_is_not_installed_is_named(tmp_path: Path):
-    plan = plan_in(tmp_path, storage="mysql+asyncmy://somebody@127.0.0.1/nowhere")
-    with pytest.raises(ConfigError, match="an installed driver for the database"):
-        open_study(plan)
+@pytest.mark.parametrize("asked", ["", "0", "-3", "+", "many", "+0", "3.5"])
+def test_another_number_of_trials_is_refused(root: Path, asked: str):
+    with pytest.raises(ConfigError, match="--trials"):
+        wanted(asked, take_part(root, 3), Layout(root, "mini"))
 
 
-def test_addresses_are_shown_without_user_and_password():
-    assert redact("postgresql+psycopg://me:secret@host/name") == "postgresql+psycopg://***@host/name"
+def test_a_trial_that_diverges_fails_for_good_and_counts(root: Path):
+    points = {**CORNERS, "D3": {"x": 4.9, "y": 0.0}, "D4": {"x": 0.0, "y": 4.9}}
+    study = take_part(root, 3)
+    for name, point in points.items():
+        study.enqueue_trial(point, user_attrs={"grid": name}, skip_if_exists=True)
+    study = take_part(root, 5)
+    assert [trial.state for trial in study.trials[3:]] == [TrialState.FAIL, TrialState.PRUNED]
+    assert "lower x" in study.trials[3].user_attrs["reason"]
+    assert len(ended(study)) == 5
+    assert len(take_part(root, 6).trials) == 6, "it is not tried again"
 
 
-def test_a_whole_journal_is_left_as_it_is(ended: tuple[StudyPlan, optuna.Study], tmp_path: Path):
-    plan, _ = ended
-    before = plan.journal.read_bytes()
-    assert not mend_journal(plan.journal)
-    assert plan.journal.read_bytes() == before
-    assert not mend_journal(tmp_path / "none.log")
+def test_a_killed_worker_costs_its_trial_which_runs_again_when_asked(root: Path):
+    assert start(root, 8, victim="4").wait(timeout=60) == -9
+    study = take_part(root, 8)
+    assert study.trials[4].state == TrialState.RUNNING, "another process might still run it"
+    study = take_part(root, 8, recover_all=True)
+    assert len(ended(study)) == 8
+    (dead,) = [trial for trial in study.trials if lost(trial)]
+    assert dead.number == 4
+    (again,) = [trial for trial in study.trials if trial.params == dead.params and trial.number != 4]
+    assert again.state == TrialState.COMPLETE
+    assert calls(root) == [0, 1, 2, 3, 4, 5, 6, 7, again.number]
+    assert values(take_part(root, 8, recover_all=True)) == values(study)
 
 
-def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path):
-    plan = plan_in(tmp_path)
-    search(plan, 3, 1, quadratic)
-    lines = plan.journal.read_bytes().split(b"\n")
-    for number in (0, len(lines) // 2, len(lines) - 2):
-        damaged = [*lines]
-        damaged[number] = damaged[number].replace(b"}", b"|", 1)
-        plan.journal.write_bytes(b"\n".join(damaged))
-        with pytest.raises(InputError, match=rf"line {number + 1} is damaged; restore it from a copy"):
-            open_study(plan)
-    plan.journal.write_bytes(b"\n".join(lines))
-    assert len(open_study(plan).trials) == 3
+def test_an_interrupted_trial_runs_again_by_itself(root: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            take_part(root, 4)
+    study = take_part(root, 4)
+    assert [trial.params for trial in ended(study)].count(CORNERS["D0"]) == 1
+    assert len(ended(study)) == 4
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let this process write no file beyond a size, which cuts a write in its midst as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def test_processes_share_a_journal(root: Path):
+    take_part(root, 1)
+    workers = [start(root, 24, 0.05) for _ in range(3)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0]
+    study = take_part(root, 24)
+    assert 24 <= len(ended(study)) <= 26, "each of them may have begun the last one"
+    assert sorted(calls(root)) == [trial.number for trial in study.trials]
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == len(study.trials)
+    assert len({line.split()[1] for line in (root / "calls.txt").read_text().splitlines()}) == 4
 
 
-@pytest.mark.parametrize("room", [0, 1, 40])
-def test_a_write_that_finds_no_room_leaves_the_journal_as_it_was(tmp_path: Path, room: int):
-    plan = plan_in(tmp_path)
-    writer, other = open_study(plan), open_study(plan)
-    before = plan.journal.read_bytes()
-    told = rf"expected to write {plan.journal}; got File too large; give it room"
-    with largest_file(len(before) + room), pytest.raises(OutputError, match=told):
-        writer.set_user_attr("long", "x" * 500)
-    assert plan.journal.read_bytes() == before
-    assert not list(plan.journal.parent.glob("*.lock"))
-    other.set_user_attr("short", 1)
-    writer.set_user_attr("long", "y" * 200_000)
-    assert other.user_attrs == writer.user_attrs == open_study(plan).user_attrs
-    assert writer.user_attrs.keys() >= {"short", "long"}
+def test_a_study_of_other_settings_is_refused_and_stays(root: Path):
+    take_part(root, 3)
+    before = journal(root).read_bytes()
+    with pytest.raises(ConfigError, match=r"with the settings it was begun with.*ensemble\* away"):
+        take_part(root, 4, plan=replace(PLAN, settings={"space": 6}))
+    assert journal(root).read_bytes() == before
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next_while_others_read(tmp_path: Path):
-    plan = plan_in(tmp_path)
-    one, other = open_study(plan), open_study(plan)
-    one.set_user_attr("before", 1)
-    with plan.journal.open("ab") as stream:
-        stream.write(b'{"op_code":2,"worker_id":"killed","study_id":0,"user_attr":{"to')
-    assert other.user_attrs["before"] == 1
-    other.set_user_attr("after", 2)
-    assert one.user_attrs == other.user_attrs == open_study(plan).user_attrs
-    assert one.user_attrs["after"] == 2
+def test_other_networks_are_told_and_a_missing_one_refused(root: Path, capsys):
+    plan = replace(PLAN, inputs=(root / "weights",))
+    with pytest.raises(InputError, match=r"weights.*dvc repro"):
+        take_part(root, 3, plan=plan)
+    (root / "weights").write_text("a")
+    take_part(root, 3, plan=plan)
+    assert "other networks" not in capsys.readouterr().err
+    (root / "weights").write_text("b")
+    assert len(take_part(root, 4, plan=plan).trials) == 4
+    assert "other networks or images" in capsys.readouterr().err
+
+
+def test_a_record_is_never_replaced_by_one_of_fewer_trials(root: Path):
+    take_part(root, 5)
+    record = root / "reports/mini/study/ensemble.json"
+    record.write_text(json.dumps({"n_trials": 60}))
+    with pytest.raises(InputError, match=r"the 60 trials of ensemble\.json; got 5 in the storage; restore"):
+        take_part(root, 12)
+
+
+@pytest.mark.parametrize("damage", [b'{"op_code": 4, "wor\n', b"nonsense\n", b"[]\n"])
+def test_a_damaged_journal_is_one_line(root: Path, damage: bytes):
+    take_part(root, 3)
+    lines = journal(root).read_bytes().splitlines(keepends=True)
+    journal(root).write_bytes(b"".join([*lines[:4], damage, *lines[4:]]))
+    with pytest.raises(InputError, match=r"a complete journal .*ensemble\.journal; .*restore it with git"):
+        take_part(root, 4)
+
+
+def test_optuna_reads_the_journal_of_a_clone(root: Path, tmp_path_factory):
+    study = take_part(root, 4)
+    clone = tmp_path_factory.mktemp("clone")
+    copied = shutil.copy(journal(root), clone)
+    command = [str(Path(sys.executable).parent / "optuna"), "studies", "--storage", copied, "-f", "json"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert f'"{study.study_name}"' in done.stdout
+    assert journal(root).stat().st_size < 20_000

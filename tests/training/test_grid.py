@@ -1,71 +1,59 @@
-"""The common grid: the same pairs for every member."""
+"""The common grid: the same pairs for every head."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from discriminator_guidance.errors import UserError
-from discriminator_guidance.networks.memory import BatchSize
-from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training.grid import accuracy, grid_features, grid_logits
+from discriminator_guidance import distributed
+from discriminator_guidance.training import grid
+from discriminator_guidance.training.grid import grid_features, grid_logits, grid_pairs, validate
 
-from .test_discriminator import ROWS, Head, features, grid_batches, pictures
+from .test_discriminator import CPU, Head, brightness, make_pairs
+
+ROWS = np.arange(400)
 
 
-def test_grid_noise_is_the_same_for_every_member():
-    images, labels = pictures()
-    one = grid_features(features, images, labels, None, ROWS, 4, 2, 3, grid_batches())
-    two = grid_features(features, images, labels, None, ROWS, 4, 2, 3, grid_batches())
-    other = grid_features(features, images, labels, None, ROWS, 4, 2, 4, grid_batches())
-    assert torch.equal(one.features, two.features)
+@pytest.mark.parametrize(("times", "each"), [(8, 8), (5, 1), (6, 4)])
+def test_all_times_are_used_equally_often(times, each):
+    image, index = grid_pairs(np.arange(30), times, each)
+    assert np.bincount(image).tolist() == [each] * 30
+    assert np.ptp(np.bincount(index, minlength=times)) <= 1
+    assert len(set(zip(image.tolist(), index.tolist(), strict=True))) == len(image)  # no image twice at one time
+
+
+def test_its_noise_depends_on_seed_image_and_time_alone():
+    pairs = make_pairs()
+    one, other = (grid_features(brightness, pairs, ROWS, 4, 2, seed) for seed in (3, 4))
     assert not torch.equal(one.features, other.features)
     assert one.labels.tolist() == [1.0] * 400 + [0.0] * 400
+    part = grid_features(brightness, pairs, ROWS[100:], 4, 2, 3)
+    assert torch.equal(part.features, one.features[200:])
+    assert np.array_equal(part.time, one.time[200:])
 
 
-def with_room_for(room: int, network):
-    def run(x, t):
-        if len(x) > room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return network(x, t)
-
-    return run
-
-
-class Crowded(Head):
-    """A head on a device with room for 100 feature maps; hooks overhear each part of the grid once."""
-
-    def forward(self, features, t, labels=None):
-        return with_room_for(100, super().forward)(features, t)
-
-
-def test_an_exhausted_device_takes_the_grid_in_smaller_passes():
-    images, labels = pictures()
-    grid = (images, labels, None, ROWS, 4, 2, 3)
-    usual = grid_features(features, *grid, grid_batches())
-    told: list[str] = []
-    crowded = grid_features(with_room_for(300, features), *grid, BatchSize(512, told.append))
-    assert crowded.at_once.halved == (256,)
-    assert torch.equal(crowded.features, usual.features)
-
-    head, compute = Crowded(), Compute(torch.device("cpu"), "float32")
-    heard: list[int] = []
-    head.register_forward_hook(lambda module, given, logits: heard.append(len(logits)))
-    logits = grid_logits(head, crowded, compute)
-    assert crowded.at_once.halved == (256, 128, 64)
-    assert sum(heard) == len(logits) == len(usual.t)
-    usual_head = Head()
-    usual_head.load_state_dict(head.state_dict())
-    torch.testing.assert_close(logits, grid_logits(usual_head, usual, compute))
-    assert len(told) == 3
+def test_processes_divide_the_pairs_and_go_through_them_in_batches(monkeypatch):
+    pairs, head = make_pairs(), Head()
+    whole = grid_features(brightness, pairs, ROWS[:301], 4, 2, 3)
+    expected = grid_logits(head, whole, CPU)
+    parts = []
+    monkeypatch.setattr(grid, "BATCH", 70)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: 3)
+        monkeypatch.setattr(distributed, "gather_rows", lambda own, count: own)
+        own = grid_features(brightness, pairs, ROWS[:301], 4, 2, 3)
+        parts.append(grid_logits(head, own, CPU))
+    assert torch.allclose(torch.cat(parts), expected, atol=1e-6)
 
 
-def test_a_single_pair_of_the_grid_that_does_not_fit_is_one_line():
-    images, labels = pictures()
-    with pytest.raises(UserError, match="one picture at a time"):
-        grid_features(with_room_for(0, features), images, labels, None, ROWS, 4, 2, 3, grid_batches())
-
-
-def test_accuracy_counts_a_tie_as_real():
-    assert accuracy(torch.tensor([0.0, -1.0]), torch.tensor([1.0, 0.0])) == 1.0
-    assert accuracy(torch.tensor([0.0, -1.0]), torch.tensor([0.0, 1.0])) == 0.0
+def test_validation_of_a_head_that_knows_nothing_whose_ties_count_as_real():
+    head = Head()
+    nn.init.zeros_(head.linear.weight)
+    nn.init.zeros_(head.linear.bias)
+    row = validate(head, grid_features(brightness, make_pairs(), ROWS, 4, 2, 0), CPU)
+    assert row == pytest.approx({"validation_loss": math.log(2), "validation_accuracy": 0.5})

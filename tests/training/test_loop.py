@@ -1,44 +1,19 @@
-"""The iteration loop: schedule, averaging, resumption, divergence."""
+"""The iteration loop: schedule, averaging, resumption, divergence, several processes."""
 
 from __future__ import annotations
-
-import copy
 
 import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance import ranks
+from discriminator_guidance import distributed
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.networks.memory import BatchSize
-from discriminator_guidance.training.loop import Schedule, accumulate_gradients, own_part, train
+from discriminator_guidance.training.loop import Schedule, backward, own_part, train
 
-SCHEDULE = Schedule(
-    seed=0,
-    iterations=100,
-    batch_size=4,
-    learning_rate=0.05,
-    weight_decay=0.0,
-    decay_fraction=0.5,
-    gradient_clip=10.0,
-    checkpoint_every=40,
-)
+from .memory import Memory, ignore
 
-
-class Memory:
-    """Checkpoints in memory, by value."""
-
-    def __init__(self, stop_after: int | None = None):
-        self.state, self.saved, self.stop_after = None, [], stop_after
-
-    def load(self):
-        return copy.deepcopy(self.state)
-
-    def save(self, state):
-        self.state = copy.deepcopy(state)
-        self.saved.append(state["iteration"])
-        if self.stop_after == len(self.saved):
-            raise KeyboardInterrupt
+# seed, iterations, batch_size, learning_rate, weight_decay, decay_fraction, gradient_clip, checkpoint_every
+SCHEDULE = Schedule(0, 100, 4, 0.05, 0.0, 0.5, 10.0, 40)
 
 
 def problem():
@@ -51,98 +26,75 @@ def problem():
 
     def loss_of(batch):
         (x,) = batch
-        loss = ((network(x) - x.sum(1, keepdim=True)) ** 2).mean()
-        return loss, {"size": 8.0}
+        return ((network(x) - x.sum(1, keepdim=True)) ** 2).mean(), {"size": 8.0}
 
     return network, batch_of, loss_of
 
 
-def at_once(size=8):
-    return BatchSize(size, lambda line: None)
-
-
-def run(memory, ema_decay=None, on_iterations=lambda n: None):
-    network, batch_of, loss_of = problem()
-    return train(
-        network, batch_of, loss_of, SCHEDULE, at_once(), memory, on_iterations, lambda step, row: None, ema_decay
-    )
+def run(memory, ema_decay=None, report=ignore):
+    return train(*problem(), SCHEDULE, memory, report, ema_decay)
 
 
 def test_loss_falls_and_the_curve_covers_every_iteration():
-    _, history = run(Memory())
+    reported = []
+    _, history = run(Memory(), report=lambda done, row: reported.append({"iteration": done, **row}))
     assert [row["iteration"] for row in history] == [20, 40, 60, 80, 100]
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[0]["size"] == 8.0
-
-
-def test_a_resumed_run_goes_on_with_the_smaller_passes_and_their_record(monkeypatch):
-    from discriminator_guidance.training import loop
-
-    def exhausted(loss_of, batch, size, weight):
-        if size > 4:
-            raise torch.OutOfMemoryError("not enough")
-        return accumulate_gradients(loss_of, batch, size, weight)
-
-    memory = Memory(stop_after=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "accumulate_gradients", exhausted)
-        with pytest.raises(KeyboardInterrupt):
-            run(memory)
-    network, batch_of, loss_of = problem()
-    memory.stop_after, passes = None, at_once()
-    train(network, batch_of, loss_of, SCHEDULE, passes, memory, lambda n: None, lambda step, row: None)
-    assert (passes.size, passes.halved) == (4, (4,))
+    assert reported == history
 
 
 def test_rate_is_flat_then_falls_linearly():
-    rates = [SCHEDULE.rate(i) for i in (0, 49, 50, 75, 99)]
-    assert rates == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])
+    assert [SCHEDULE.rate(i) for i in (0, 49, 50, 75, 99)] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_an_interrupted_run_ends_in_the_same_bytes(ema_decay):
+def test_a_killed_run_resumes_to_the_same_bytes_and_curve(ema_decay):
     whole, history = run(Memory(), ema_decay)
     memory = Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):
         run(memory, ema_decay)
+    assert memory.saved == [40]
     torch.manual_seed(12345)
-    memory.stop_after = None
-    done = []
-    resumed, resumed_history = run(memory, ema_decay, done.append)
-    assert sum(done) == 100
-    assert resumed_history == history
+    memory.stop_after, reported = None, []
+    resumed, resumed_history = run(memory, ema_decay, lambda done, row: reported.append({"iteration": done, **row}))
+    assert resumed_history == history == reported
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name])
 
 
-def test_the_average_lags_behind_the_network_and_is_what_is_returned():
+def test_the_average_follows_the_weights_with_its_ramp():
+    """Oracle: average_i = d average + (1 - d) weights_i with d = min(decay, (1 + i) / (10 + i))."""
     network, batch_of, loss_of = problem()
-    averaged, _ = train(
-        network, batch_of, loss_of, SCHEDULE, at_once(), Memory(), lambda n: None, lambda s, r: None, 0.99
-    )
+    seen = []
+
+    def spy(batch):  # the weights before each step are those after the one before
+        seen.append(network[0].weight.detach().clone())
+        return loss_of(batch)
+
+    averaged, _ = train(network, batch_of, spy, SCHEDULE, Memory(), ignore, 0.9)
+    average = seen[0]
+    for iteration, weights in enumerate([*seen[1:], network[0].weight.detach()]):
+        decay = min(0.9, (1 + iteration) / (10 + iteration))
+        average = decay * average + (1 - decay) * weights
+    assert torch.allclose(averaged[0].weight, average, atol=1e-6)
     assert averaged is not network
-    assert not torch.equal(averaged[0].weight, network[0].weight)
     assert not averaged.training
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_iteration():
-    network = nn.Linear(1, 1)
+def test_a_loss_that_is_not_finite_stops_with_the_iteration_and_keeps_the_checkpoint():
+    network, memory = nn.Linear(1, 1), Memory()
 
     def batch_of(iteration):
         return (torch.full((1, 1), float("nan") if iteration == 41 else 1.0),)
 
-    def loss_of(batch):
-        return network(batch[0]).sum(), {}
-
-    memory = Memory()
-    with pytest.raises(DivergenceError, match="nan at iteration 41, row 0 of its batch"):
-        train(network, batch_of, loss_of, SCHEDULE, at_once(), memory, lambda n: None, lambda s, r: None)
+    with pytest.raises(DivergenceError, match=r"a finite training loss; got nan at iteration 41.*learning_rate"):
+        train(network, batch_of, lambda batch: (network(batch[0]).sum(), {}), SCHEDULE, memory, ignore)
     assert memory.saved == [40]
 
 
 def test_a_gradient_that_is_not_finite_is_never_stepped_along():
-    network = nn.Linear(1, 1)
-    memory = Memory()
+    network, memory = nn.Linear(1, 1), Memory()
 
     def loss_of(batch):
         loss = network(batch[0]).sum()
@@ -150,36 +102,14 @@ def test_a_gradient_that_is_not_finite_is_never_stepped_along():
             loss = loss + torch.sqrt((network.weight - network.weight.detach()).sum())  # 0, with an infinite slope
         return loss, {}
 
-    with pytest.raises(DivergenceError, match=r"finite gradients; got a norm of (inf|nan) at iteration 79"):
-        train(
-            network, lambda i: (torch.full((1, 1), float(i)),), loss_of, SCHEDULE, at_once(), memory,
-            lambda n: None, lambda s, r: None,
-        )  # fmt: skip
+    with pytest.raises(DivergenceError, match=r"a finite gradient norm; got (inf|nan) at iteration 79"):
+        train(network, lambda i: (torch.full((1, 1), float(i)),), loss_of, SCHEDULE, memory, ignore)
     assert memory.saved == [40]
     assert network.weight.isfinite().all()
 
 
-def test_gradients_of_parts_add_up_to_those_of_the_batch():
-    network = nn.Linear(3, 1)
-    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
-    y = x.square().sum(1, keepdim=True)
-
-    def loss_of(batch):
-        error = (network(batch[0]) - batch[1]) ** 2
-        return error.mean(), {"largest target": batch[1].mean().item()}
-
-    results = []
-    for size in (7, 3, 1):
-        network.zero_grad()
-        row = accumulate_gradients(loss_of, (x, y), size)
-        results.append((network.weight.grad.clone(), row))
-    for gradient, row in results[1:]:
-        assert torch.allclose(gradient, results[0][0], rtol=1e-5)
-        assert row == pytest.approx(results[0][1], rel=1e-5)
-
-
-@pytest.mark.parametrize("size", [2, 3, 9])  # nine ranks for seven rows: some have none
-def test_parts_of_ranks_add_up_to_the_gradients_of_the_batch(size, monkeypatch):
+@pytest.mark.parametrize("size", [2, 3, 9])  # nine processes for seven rows: some have none
+def test_parts_of_processes_add_up_to_the_gradients_of_the_batch(size, monkeypatch):
     network = nn.Linear(3, 1)
     x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
 
@@ -187,15 +117,17 @@ def test_parts_of_ranks_add_up_to_the_gradients_of_the_batch(size, monkeypatch):
         return (network(batch[0]) ** 2).mean(), {"mean": batch[0].mean().item()}
 
     assert own_part(7) == (slice(0, 7), 1.0)
-    whole = accumulate_gradients(loss_of, (x,), 7)
+    whole = backward(network, loss_of, (x,), 1.0)
     expected = network.weight.grad.clone()
     total, summed = dict.fromkeys(whole, 0.0), torch.zeros_like(expected)
     for rank in range(size):
-        monkeypatch.setattr(ranks, "_crew", ranks._Crew(rank, size, rank))
-        network.zero_grad()
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: size)
+        monkeypatch.setattr(distributed, "add_up", lambda tensors: None)
+        monkeypatch.setattr(distributed, "add_up_numbers", lambda row: row)
         part, weight = own_part(7)
-        row = accumulate_gradients(loss_of, (x[part],), 2, weight)
-        assert network.weight.grad is not None, "a rank without rows has no gradient to add"
+        row = backward(network, loss_of, (x[part],), weight)
+        assert network.weight.grad is not None, "a process without rows has no gradient to add"
         summed += network.weight.grad
         total = {key: value + row[key] for key, value in total.items()}
     assert torch.allclose(summed, expected, rtol=1e-5)

@@ -1,73 +1,75 @@
-"""Splits, grids and noised batches."""
+"""Splits, bagging and noised batches."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from discriminator_guidance.diffusion.seeds import generator
-from discriminator_guidance.training.pairs import (
-    as_tensor,
-    draw_noised,
-    grid_pairs,
-    scaled,
-    split_pairs,
-    vp_noised,
-)
+from discriminator_guidance.diffusion.vp_time import importance_times, marginal_mean, marginal_std
+from discriminator_guidance.training.pairs import bootstrap_rows, draw_noised, pair_up, scaled, split_pairs
 
 
-def test_split_is_a_partition_with_the_same_shares_of_real_and_fake():
-    split = split_pairs(100, 60, 0.8, 0.1, seed=0)
+@given(real=st.integers(10, 200), fake=st.integers(10, 200), most=st.none() | st.integers(10, 300))
+def test_the_split_is_a_partition_with_the_same_shares_of_real_and_fake(real, fake, most):
+    split = split_pairs(real, fake, 0.8, 0.1, 0, most)
     rows = np.concatenate([split.train, split.validation, split.test])
-    assert sorted(rows) == list(range(160))
-    assert [(part < 100).sum() for part in (split.train, split.validation, split.test)] == [80, 10, 10]
-    assert [(part >= 100).sum() for part in (split.train, split.validation, split.test)] == [48, 6, 6]
+    assert len(set(rows)) == len(rows)
+    assert set(rows) <= set(range(real + fake))
+    for kind, count in ((rows < real, real), (rows >= real, fake)):
+        assert kind.sum() == min(count, most or count)
+    for part in (split.train, split.validation, split.test):
+        assert np.all(np.diff(part) > 0)
+    used = min(real, most or real)
+    assert (split.train < real).sum() == round(0.8 * used)
 
 
-def test_split_depends_on_its_seed_alone():
+def test_the_split_depends_on_its_seed_alone():
     assert np.array_equal(split_pairs(50, 50, 0.8, 0.1, 1).test, split_pairs(50, 50, 0.8, 0.1, 1).test)
     assert not np.array_equal(split_pairs(50, 50, 0.8, 0.1, 1).test, split_pairs(50, 50, 0.8, 0.1, 2).test)
 
 
-@pytest.mark.parametrize(("times", "each"), [(8, 8), (5, 1), (6, 4)])
-def test_grid_uses_all_times_equally_often(times, each):
-    image, index = grid_pairs(np.arange(30), times, each)
-    assert np.bincount(image).tolist() == [each] * 30
-    assert np.ptp(np.bincount(index, minlength=times)) <= 1
-    assert len(set(zip(image.tolist(), index.tolist(), strict=True))) == len(image)  # no image twice at one time
+def test_bagging_draws_training_images_with_replacement():
+    rows = np.arange(100, 164)
+    one, other = bootstrap_rows(rows, 0.75, 1), bootstrap_rows(rows, 1.0, 2)
+    assert (len(one), len(other)) == (48, 64)
+    for drawn in (one, other):
+        assert set(drawn) <= set(rows)
+        assert len(set(drawn)) < len(drawn)
+        assert np.array_equal(np.sort(drawn), drawn)
+    assert np.array_equal(bootstrap_rows(rows, 0.75, 1), one)
+    assert 0.55 < len(set(bootstrap_rows(np.arange(10000), 1.0, 3))) / 10000 < 0.71  # 1 - 1/e
 
 
-def test_scaled_ends():
+def test_pairs_are_real_then_fake_with_channels_first():
+    real = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    fake = np.zeros((1, 3, 4, 5), np.uint8)
+    split = split_pairs(2, 1, 0.5, 0.25, 0)
+    pairs = pair_up(real, fake, np.array([7, 8, 9]), split, torch.device("cpu"))
+    assert pairs.images[1, 4, 2, 3] == real[1, 2, 3, 4]
+    assert pairs.labels.tolist() == [1.0, 1.0, 0.0]
+    assert pairs.classes.tolist() == [7, 8, 9]
     assert scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
 
 
-def test_as_tensor_moves_channels_first():
-    images = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-    assert as_tensor(images, torch.device("cpu"))[1, 4, 2, 3] == images[1, 2, 3, 4]
+def test_a_noised_batch_has_the_two_laws_of_times_and_normal_noise():
+    images = torch.arange(256, dtype=torch.uint8).repeat(32).view(-1, 1, 1, 1)  # 8,192 images
+    x_vp, t = draw_noised(images, generator(0, "x", 0, 0), 1e-3, 0.5)
+    uniform, important = t[:4096].double(), t[4096:].double()
+    assert stats.kstest(uniform, "uniform", (1e-3, 1 - 1e-3)).pvalue > 0.01
+    quantiles = importance_times((torch.arange(20000, dtype=torch.float64) + 0.5) / 20000, 1e-3)
+    assert stats.ks_2samp(important, quantiles).pvalue > 0.01
+    mean, std = marginal_mean(t.double()).view(-1, 1, 1, 1), marginal_std(t.double()).view(-1, 1, 1, 1)
+    assert stats.kstest(((x_vp - mean * scaled(images)) / std).flatten(), "norm").pvalue > 0.01
 
 
-def test_ends_of_time_are_picture_and_noise():
-    images, noise = torch.ones(3, 1, 2, 2), torch.full((3, 1, 2, 2), 2.0)
-    x = vp_noised(images, torch.tensor([1e-9, 0.5, 1.0], dtype=torch.float64), noise)
-    assert x[0].mean().item() == pytest.approx(1.0, abs=1e-3)
-    assert x[2].mean().item() == pytest.approx(2.0, abs=2e-2)
-
-
-def test_noised_batch_mixes_uniform_and_importance_sampled_times():
-    images = torch.zeros(4000, 1, 1, 1, dtype=torch.uint8)
-    labels = torch.arange(4000)
-    batch = draw_noised(images, labels, generator(0, "x", 0, 0), 1e-3, 0.5)
-    assert torch.equal(batch.labels, labels)
-    assert batch.t.min() >= 1e-3 - 1e-9
-    assert batch.t[:2000].mean().item() == pytest.approx(0.5, abs=0.02)
-    assert batch.t[2000:].median() < 0.35  # importance sampling prefers small times
-
-
-def test_flip_mirrors_half_of_the_pictures():
+def test_flip_mirrors_half_of_the_images():
     images = torch.zeros(1000, 1, 1, 2, dtype=torch.uint8)
     images[..., 0] = 255
-    batch = draw_noised(images, torch.zeros(1000), generator(0, "x", 0, 0), 1e-9, 1.0, flip=True)
-    t0 = draw_noised(images, torch.zeros(1000), generator(0, "x", 0, 0), 1e-9, 1.0, flip=False)
-    mirrored = ((batch.x_vp - t0.x_vp).abs().flatten(1).sum(1) > 1e-6).float().mean().item()
+    flipped, _ = draw_noised(images, generator(0, "x", 0, 0), 1e-9, 1.0, flip=True)
+    plain, _ = draw_noised(images, generator(0, "x", 0, 0), 1e-9, 1.0, flip=False)
+    mirrored = ((flipped - plain).abs().flatten(1).sum(1) > 1e-6).float().mean().item()
     assert 0.45 < mirrored < 0.55

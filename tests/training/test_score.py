@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.networks.memory import BatchSize
-from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.loop import Schedule
-from discriminator_guidance.training.score import edm_loss, train_score
+from discriminator_guidance.training.score import ScoreSettings, edm_loss, train_score
+
+from .memory import Memory, ignore
+from .test_discriminator import CPU
 
 
 def test_loss_of_a_perfect_and_of_a_constant_denoiser():
@@ -32,22 +33,10 @@ class Scale(nn.Module):
         return variance / (variance + sigma.view(-1, 1, 1, 1) ** 2) * x
 
 
-class Forget:
-    """No checkpoints."""
-
-    def load(self):
-        return None
-
-    def save(self, state):
-        pass
-
-
 def test_training_finds_the_variance_of_gaussian_data():
     images = 127.5 + 127.5 * 0.3 * torch.randn(2000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    schedule = Schedule(0, 300, 64, 0.05, 0.0, 0.5, 100.0, 1000)
-    network, history = train_score(
-        Scale(), images.round().clamp(0, 255).to(torch.uint8), None, schedule, -1.2, 1.2, 0.5, 0.9,
-        Compute(torch.device("cpu"), "float32"), BatchSize(64, print), Forget(), lambda n: None, lambda s, r: None,
-    )  # fmt: skip
+    images = images.round().clamp(0, 255).to(torch.uint8)
+    settings = ScoreSettings(Schedule(0, 300, 64, 0.05, 0.0, 0.5, 100.0, 1000), -1.2, 1.2, 0.5, 0.9)
+    network, history = train_score(Scale(), images, None, settings, CPU, Memory(), ignore)
     assert network.log_variance.exp().sqrt().item() == pytest.approx(0.3, rel=0.1)
     assert len(history) == 15

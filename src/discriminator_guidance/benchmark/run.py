@@ -1,110 +1,138 @@
-"""The whole benchmark, in one process."""
+"""Command `benchmark`: this project against the baseline, in turn in one process, and against the machine's peak."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from discriminator_guidance.benchmark.groups import Group, Row, row
-from discriminator_guidance.benchmark.metrics import feature_group, frechet_group, manifold_group
-from discriminator_guidance.benchmark.peaks import measured_peaks
-from discriminator_guidance.benchmark.sampling import Frozen, Networks, part_groups, sampling_groups
-from discriminator_guidance.benchmark.timing import interleaved
-from discriminator_guidance.benchmark.training import training_groups
-from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.planning.blueprints import Blueprints
-from discriminator_guidance.planning.tracing import Traces
-from discriminator_guidance.stages.context import prepare_compute
+from discriminator_guidance import progress
+from discriminator_guidance.benchmark import baseline
+from discriminator_guidance.benchmark.networks import Calls, Networks
+from discriminator_guidance.benchmark.timing import Group, finished, measured_peaks, timed_rows
+from discriminator_guidance.data.files import write_json
+from discriminator_guidance.evaluation.frechet import frechet_distance
+from discriminator_guidance.networks.precision import Compute, prepare
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
-    from discriminator_guidance.planning.blueprints import Pictures
 
-GROUPS = 13  # that `benchmark` times, the machine's peaks included
-
-
-def benchmark(
-    profile: str, config: Config, pictures: Pictures, budget_s: float, on_rows: Callable[[list[Row]], None]
-) -> tuple[list[Row], dict[str, float]]:
-    """Time the plain way and this project's way of everything that costs time.
-
-    Args:
-        profile: its name, for the record.
-        config: the profile; its networks start with random weights.
-        pictures: their shape.
-        budget_s: seconds of timing, about; each way is timed at least three times, or twice where that takes long.
-        on_rows: told all rows so far after each group, so that an interrupted run has not been for nothing.
-
-    Returns:
-        The rows, and the machine's peaks in FLOP/s.
-    """
-    threads = min(config.runtime.threads, cores())
-    trained = prepare_compute(config.runtime.device, "auto", threads)
-    device = trained.device
-    share = budget_s / GROUPS
-    peaks = measured_peaks(device, share / 2)
-    on_rows([])
-    conditions = {"profile": profile, **machine(device, threads)}
-    rows: list[Row] = []
-    for group in _groups(Blueprints(config, pictures), trained):
-        timed = interleaved(group.ways, share)
-        rows += [row(comparison, timed, peaks, conditions) for comparison in group.comparisons]
-        on_rows(rows)
-    return rows, peaks
+Call = Callable[[int], Tensor]
+MEMBERS, FEATURES = 6, 2048
+GROUPS, PATIENCE = 7, 1.3  # patience: times the seconds asked for, after which no further group begins
+# Of the Frechet distance from two covariances: a triangular root, two products, the eigenvalues of a symmetric matrix
+# (Golub & Van Loan, Matrix Computations).
+FRECHET_FLOPS = 1 / 3 + 4 + 4 / 3  # times the cube of the number of features
 
 
-def cores() -> int:
-    """The processors this process may use.
-
-    Returns:
-        Their number.
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine(device: torch.device, threads: int) -> dict[str, Any]:
-    """What a time depends on besides the code.
-
-    Args:
-        device: where networks compute.
-        threads: of the CPU.
-
-    Returns:
-        Names and numbers; `load` is the mean number of processes that wanted to run in the last minute.
-    """
-    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
-    return {
-        "device": gpu or _processor(),
-        "threads": threads,
-        "cores": cores(),
-        "load": round(os.getloadavg()[0], 2),
+def benchmark(config: Config, seconds: float, file: Path | None) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Time the rows for about so many seconds; returns the table and the machine's peaks as they are printed."""
+    began = perf_counter()
+    compute = prepare(config.runtime.device, "auto", min(config.runtime.threads, os.cpu_count() or 1))
+    channels, size = 1 if config.real.source == "digits" else 3, config.real.image_size
+    conditions = {
+        "profile": config.profile,
+        "device": compute.record().get("device") or _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),  # mean number of running processes in the last minute
         "torch": torch.__version__,
     }
+    peaks = measured_peaks(compute.device)
+    rows: list[dict[str, Any]] = []
+    with progress.bar("timing", GROUPS, "groups") as advance:
+        for group in groups(Networks(config, (channels, size, size), 10), compute):
+            advance(1)
+            if perf_counter() - began > PATIENCE * seconds:
+                progress.notice(f"no time for {', '.join(group.rows)}: raise --seconds")
+                continue
+            for row in timed_rows(group, group.share * seconds, peaks, baseline.prepare):
+                rows.append({**row, "conditions": conditions})
+            if file is not None:
+                write_json(file, rows)
+    table = [
+        {
+            "row": row["name"],
+            "images": str(row["images"]),
+            "baseline, s": f"{row['reference_s']:.3g}",
+            "ours, s": f"{row['ours_s']:.3g}",
+            "times as fast": f"{row['ratio']:.2f}",
+            "% of peak": f"{row['percent_of_peak']:.0f}",
+            "max difference": f"{row['max_abs_difference']:.2g}",
+        }
+        for row in rows
+    ]
+    return table, {name: f"{rate / 1e9:.0f}" for name, rate in peaks.items()}
 
 
-def _groups(blueprints: Blueprints, trained: Compute) -> Iterator[Group]:
-    networks = Networks(blueprints, Traces(blueprints), trained.device)
-    precisions = {
-        name: Frozen(networks, Compute(trained.device, mode))
-        for name, mode in (("fp32", "float32"), ("bf16", "bfloat16"))
-    }
-    frozen = precisions["bf16" if trained.mode == "bfloat16" else "fp32"]
-    yield from sampling_groups(networks, precisions)
-    yield from part_groups(networks, precisions)
-    yield from training_groups(networks, trained, frozen)
-    yield feature_group(networks)
+def groups(networks: Networks, compute: Compute) -> Iterator[Group]:
+    """What is timed together, the most telling rows first; float32 and, where the device has it, bfloat16."""
+    config, device = networks.config, compute.device
+    float32 = Compute(device, "float32")
+    computes = {"fp32": float32} | ({"bf16": compute} if compute.mode == "bfloat16" else {})
+    ways = {"baseline": Calls(networks, float32, float32, published=True)}
+    ways |= {name: Calls(networks, each, each) for name, each in computes.items()}
+    one, six = ([networks.head_size(next(iter(config.members)))] * count for count in (1, MEMBERS))
+    fast, batch = list(computes)[-1], config.guided.batch_size
+
+    def group(name: str, share: float, call: Callable[[Calls], Call], warm: bool = False) -> Group:
+        rows = {f"{name}_{way}": ("baseline", way, f"convolution {way}") for way in computes}
+        return Group({way: finished(call(each), device) for way, each in ways.items()}, rows, share, batch, warm)
+
+    def pair(name: str, share: float, call: Callable[[Calls], Call], batch: int) -> Group:
+        called = {f"baseline {name}": call(ways["baseline"]), name: call(ways[fast])}
+        row = (f"baseline {name}", name, f"convolution {fast}")
+        return Group({way: finished(each, device) for way, each in called.items()}, {name: row}, share, batch)
+
+    guided = group("guided", 0.28, lambda calls: calls.sampler(one))
+    more = pair("guided_six_members", 0.0, lambda calls: calls.sampler(six), batch)
+    yield replace(guided, ways={**more.ways, **guided.ways}, rows={**guided.rows, **more.rows})
+    yield pair("discriminator_training", 0.17, lambda calls: calls.training(one[0]), config.discriminator.batch_size)
     yield frechet_group()
-    yield manifold_group()
+    yield group("guidance_call", 0.11, lambda calls: calls.guidance(one), warm=True)
+    yield group("unguided", 0.11, lambda calls: calls.sampler([]))
+    yield group("edm_forward", 0.06, lambda calls: calls.denoiser, warm=True)
+    yield group("frozen_features", 0.05, lambda calls: calls.features, warm=True)
+
+
+def frechet_group(width: int = FEATURES) -> Group:
+    """The distance of two Gaussians: ours, by scipy's root of the product, by torch-fidelity's eigenvalues of it."""
+    from scipy.linalg import sqrtm
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    rng = np.random.default_rng(0)
+    mu1, mu2 = rng.standard_normal((2, width))
+    sigma1, sigma2 = (
+        np.cov(rng.standard_normal((3 * width, width)) * np.linspace(0.1, 2.0, width), rowvar=False) for _ in range(2)
+    )
+
+    def baseline_distance(_: int) -> Tensor:
+        root = np.trace(sqrtm(sigma1 @ sigma2).real)
+        return torch.tensor(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
+
+    def by_torch_fidelity(_: int) -> Tensor:
+        statistics = [{"mu": mu1, "sigma": sigma1}, {"mu": mu2, "sigma": sigma2}]
+        return torch.tensor(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
+
+    def ours(_: int) -> Tensor:
+        return torch.tensor(frechet_distance(mu1, sigma1, mu2, sigma2))
+
+    name = f"frechet_{width}"
+    ways = {"baseline": baseline_distance, "baseline torch-fidelity": by_torch_fidelity, "ours": ours}
+    rows = {name: ("baseline", "ours", "gemm fp64")}
+    rows[f"{name}_torch_fidelity"] = ("baseline torch-fidelity", "ours", "gemm fp64")
+    return Group(ways, rows, 0.22, flops=FRECHET_FLOPS * width**3)
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    processors = Path("/proc/cpuinfo")
+    lines = processors.read_text(encoding="utf-8").splitlines() if processors.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,51 +1,7 @@
-"""The only reader of configuration: `configs/<profile>.yaml` as frozen, bounded, fully explicit types."""
+"""The only reader of settings: params.yaml as frozen, bounded, fully explicit types."""
 
-from discriminator_guidance.config.loading import load_config, load_tuned, parse_config
-from discriminator_guidance.config.lockfile import LockedFile, LockedStage, locked_stages
-from discriminator_guidance.config.promotion import promote
-from discriminator_guidance.config.rows import active_profile, listed_members, refuse_rows_of_others, rows_file
-from discriminator_guidance.config.sections import (
-    Config,
-    Discriminator,
-    DiscriminatorStudy,
-    Download,
-    Fetch,
-    HeadNetwork,
-    Member,
-    MemberDifferences,
-    Real,
-    ReleasedMember,
-    TrainedMember,
-    Variant,
-)
-from discriminator_guidance.config.tuned import TUNED_ENSEMBLE, TUNED_MEMBER, Part, Tuned
+from discriminator_guidance.config.load import load_config
+from discriminator_guidance.config.promote import promote, use_profile
+from discriminator_guidance.config.sections import Config, HeadNetwork, Member, Variant
 
-__all__ = [
-    "TUNED_ENSEMBLE",
-    "TUNED_MEMBER",
-    "Config",
-    "Discriminator",
-    "DiscriminatorStudy",
-    "Download",
-    "Fetch",
-    "HeadNetwork",
-    "LockedFile",
-    "LockedStage",
-    "Member",
-    "MemberDifferences",
-    "Part",
-    "Real",
-    "ReleasedMember",
-    "TrainedMember",
-    "Tuned",
-    "Variant",
-    "active_profile",
-    "listed_members",
-    "load_config",
-    "load_tuned",
-    "locked_stages",
-    "parse_config",
-    "promote",
-    "refuse_rows_of_others",
-    "rows_file",
-]
+__all__ = ["Config", "HeadNetwork", "Member", "Variant", "load_config", "promote", "use_profile"]

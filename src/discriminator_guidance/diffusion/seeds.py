@@ -13,22 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # stages that only read and split pictures start without torch
+if TYPE_CHECKING:  # stages that only read and split images start without torch
     from torch import Tensor
 
 
 def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Generator:
-    """The generator of one stream.
-
-    Args:
-        seed: run seed, 0 <= seed < 2**63.
-        purpose: what the numbers are for, e.g. "latent".
-        index: sample index or iteration, 0 <= index < 2**63.
-        step: sampler step, 0 for streams without steps.
-
-    Returns:
-        A generator at the beginning of the stream.
-    """
+    """The generator of one stream: seed and index below 2**63; step 0 for streams without steps."""
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
     key = np.array([seed, word], dtype=np.uint64)
     # The lowest word of the counter is the position inside the stream; the others name the stream.
@@ -37,18 +27,7 @@ def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Gener
 
 
 def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers of one stream.
-
-    Args:
-        seed: run seed.
-        purpose: what the numbers are for.
-        index: sample index or iteration.
-        step: sampler step.
-        shape: shape of the tensor.
-
-    Returns:
-        float32 CPU tensor.
-    """
+    """Standard normal float32 numbers of one stream, on the CPU."""
     import torch
 
     drawn = generator(seed, purpose, index, step).standard_normal(tuple(shape), dtype=np.float32)
@@ -56,32 +35,12 @@ def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int])
 
 
 def normal_batch(seed: int, purpose: str, indices: Sequence[int], step: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers for several samples, each from its own stream.
-
-    Args:
-        seed: run seed.
-        purpose: what the numbers are for.
-        indices: N sample indices.
-        step: sampler step.
-        shape: shape of one sample.
-
-    Returns:
-        (N, *shape) float32 CPU tensor.
-    """
+    """Standard normal numbers (N, *shape) for N sample indices, each from its own stream."""
     import torch
 
     return torch.stack([normal(seed, purpose, index, step, shape) for index in indices])
 
 
 def torch_seed(seed: int, purpose: str, index: int) -> int:
-    """A seed for torch's global generator (dropout), from the stream of an iteration.
-
-    Args:
-        seed: run seed.
-        purpose: what the numbers are for.
-        index: iteration.
-
-    Returns:
-        0 <= seed < 2**32, all that torch's CPU generator keeps.
-    """
+    """A seed for torch's global generator (dropout), below 2**32: all that its CPU generator keeps."""
     return int(generator(seed, purpose, index, 0).integers(2**32))

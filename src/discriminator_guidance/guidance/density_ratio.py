@@ -10,25 +10,19 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.diffusion.vp_time import marginal_mean, tau_from_sigma
-from discriminator_guidance.guidance.clip import LOG_RATIO_BOUND
+
+PROBABILITY_CLIP = 1e-5  # a probability closer to 0 or 1 is not taken for true
+LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 
 LogRatio = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (N,) log density ratio, differentiable in x_vp
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
 
 
 def clip_log_ratio(log_ratio: Tensor) -> Tensor:
-    """The log ratio of a probability clipped to [1e-5, 1 - 1e-5].
+    """The log ratio of a probability clipped to [1e-5, 1 - 1e-5], with gradient 0 outside (Kim et al. 2023, Eq. 8).
 
-    Clipping d and then taking L = log d/(1-d) is the same as clamping L, which keeps its digits in float32.
-
-    Args:
-        log_ratio: log d/(1-d), any shape.
-
-    Returns:
-        The clamped log ratio; its gradient is 0 where the clip is active.
-
-    Source: Kim et al. 2023, Eq. 8 and the official clip of d.
-    Deviation: both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
+    Clamping L is the same as clipping d before L = log d/(1-d), and keeps the digits of L in float32.
+    *Deviation:* both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
     """
     return log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
 
@@ -43,27 +37,18 @@ def guidance_score(
     network_time: Callable[[Tensor], Tensor] | None = None,
     network_dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """The guidance term of the EDM slope, times sigma, and the log ratio it comes from.
+    """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.
 
-    With x_vp = mean(tau) x, the term is -sigma^2 mean(tau) grad_{x_vp} L = -sigma^2 grad_x L: the sampler divides it
-    by sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p.
+    With x_vp = mean(tau) x, the term is -sigma^2 mean(tau) grad_{x_vp} L = -sigma^2 grad_x L: the sampler divides it by
+    sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the term is 0
+    and L is +inf; where L is not finite the term is NaN.
 
-    Args:
-        log_ratio: L(x_vp, tau), a differentiable (N,) function of the picture.
-        x: (N, C, H, W) float64 noisy pictures, unscaled (EDM units).
-        sigma: (N,) float64 noise levels.
-        time_min: smallest VP time at which guidance acts.
-        time_max: largest VP time at which guidance acts.
-        gate: "sample" tests each sample's tau; "batch" tests the smallest tau of the batch for all, as the official
-            code does (only used to compare with it).
-        network_time: maps tau to the time the network is given (`vp_time.cosine_time` for 64x64 pictures).
-        network_dtype: dtype of the picture and the times that reach the network.
+    x: (N, C, H, W) float64 noisy images, unscaled (EDM units); sigma: (N,) float64. gate "batch" tests the smallest tau
+    of the batch for all samples, as the official code does, and serves comparisons with it alone. network_time maps tau
+    to the time that the network is given (`vp_time.cosine_time` for 64x64 images).
 
-    Returns:
-        score (N, C, H, W) float64, zero outside the window; log ratio (N,) float64, +inf outside the window.
-
-    Source: Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
-    Deviation: the official gate is batch-wide and marks "outside" by 1e7.
+    Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
+    *Deviation:* the official gate is batch-wide and marks "outside" by 1e7.
     """
     tau = tau_from_sigma(sigma.double())
     gated = tau.min().expand_as(tau) if gate == "batch" else tau
@@ -78,6 +63,8 @@ def guidance_score(
         time = tau if network_time is None else network_time(tau)
         value = log_ratio(x_vp, time.to(network_dtype))
         (gradient,) = torch.autograd.grad(value.sum(), x_vp)
+    # A rule's clip may have made the gradient of what is not finite 0.
+    gradient = gradient.masked_fill(~value.isfinite().view(-1, 1, 1, 1), math.nan)
     inside = active.view(-1, 1, 1, 1)
     sigma_squared = sigma.double().view(-1, 1, 1, 1) ** 2
     score = torch.where(inside, -sigma_squared * mean * gradient.double(), score)

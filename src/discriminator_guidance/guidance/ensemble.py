@@ -9,23 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from discriminator_guidance.guidance.clip import PROBABILITY_CLIP
-from discriminator_guidance.guidance.density_ratio import clip_log_ratio
+from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP, clip_log_ratio
 
 EnsembleRule = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
-    """The log ratio of the weighted mean of the members' probabilities.
+    """The clipped log ratio log d/(1-d) of the mean probability d = sum_m w_m sigmoid(logit_m): (M, N) -> (N,).
 
-    Args:
-        logits: (M, N) raw logits.
-        weights: (M,) simplex weights.
-
-    Returns:
-        (N,) log d/(1-d) with d = sum_m w_m sigmoid(logit_m), clipped to [1e-5, 1 - 1e-5].
-
-    Source: the study's Eq. 3 (equal weights). One member alone gives its own clipped log ratio.
+    The reproduction's Eq. 3 with equal weights. One member alone gives its own clipped log ratio.
     """
     log_weights = weights.log().unsqueeze(1)  # a weight of 0 becomes -inf and drops out of the sum
     real = torch.logsumexp(log_weights + logsigmoid(logits), dim=0)
@@ -34,34 +26,19 @@ def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
 
 
 def mean_logit(logits: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of the members' log ratios: the log of the geometric mean of their density ratios.
+    """The weighted mean of the members' log ratios, the log of the geometric mean of their ratios: (M, N) -> (N,).
 
-    Args:
-        logits: (M, N) raw logits.
-        weights: (M,) simplex weights.
-
-    Returns:
-        (N,) log ratio.
-
-    Deviation: not clipped, unlike the log ratio of a single discriminator, since no mean of probabilities is taken.
+    *Deviation:* not clipped, unlike the log ratio of one discriminator, since no mean of probabilities is taken.
     """
     return (weights.unsqueeze(1) * logits).sum(dim=0)
 
 
 def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
-    """What the study's published code computed: the mean of RAW LOGITS, clipped as if it were a probability.
+    """What the reproduction's published code computed: the mean of RAW LOGITS, clipped as if it were a probability.
 
-    Kept only to show why the study's ensemble scored FID 14.35. Where the mean logit lies outside (0, 1) the log ratio
-    is pinned at +-11.5 and its gradient is 0; inside, the gradient is scaled by 1 / (p (1 - p)) >= 4.
-
-    Args:
-        logits: (M, N) raw logits.
-        weights: (M,) simplex weights.
-
-    Returns:
-        (N,) float64 log p/(1-p) with p = clip(sum_m w_m logit_m, 1e-5, 1 - 1e-5).
-
-    Source: the study's published sampling code.
+    Kept only to show why its ensemble scored FID 14.35. Where the mean logit lies outside (0, 1) the log ratio is
+    pinned at +-11.5 and its gradient is 0; inside, the gradient is scaled by 1 / (p (1 - p)) >= 4. (M, N) logits ->
+    (N,) float64.
     """
     mistaken = mean_logit(logits, weights).double().clamp(PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
     return mistaken.log() - torch.log1p(-mistaken)
@@ -75,15 +52,7 @@ RULES: dict[str, EnsembleRule] = {
 
 
 def simplex_weights(weights: Literal["equal"] | Sequence[float], members: int) -> tuple[float, ...]:
-    """Spell the members' weights out.
-
-    Args:
-        weights: "equal", or one non-negative number for each member, together 1.
-        members: number of members.
-
-    Returns:
-        One weight for each member.
-    """
+    """One weight for each member: the given ones, or equal ones."""
     if weights == "equal":
         return (1.0 / members,) * members
     return tuple(float(weight) for weight in weights)
@@ -92,15 +61,9 @@ def simplex_weights(weights: Literal["equal"] | Sequence[float], members: int) -
 def combine(
     member_logits: Callable[[Tensor, Tensor], Tensor], rule: str, weights: Sequence[float]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The ensemble's log ratio as a function of picture and time.
+    """The ensemble's log ratio, (x_vp, tau) -> (N,), from (x_vp, tau) -> (M, N) raw logits by a rule of `RULES`.
 
-    Args:
-        member_logits: (x_vp, tau) -> (M, N) raw logits.
-        rule: a key of `RULES`.
-        weights: M simplex weights.
-
-    Returns:
-        (x_vp, tau) -> (N,) log ratio; NaN where a member's logit is not finite, which a rule's clip would hide.
+    It is NaN where a member's logit is not finite, which a rule's clip would hide.
     """
     fuse = RULES[rule]
 

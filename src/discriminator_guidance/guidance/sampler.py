@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.diffusion.noise_levels import churn_gamma, karras_sigmas
+from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.guidance.density_ratio import Guidance
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
@@ -24,7 +25,7 @@ BOOST_FACTOR = 2.0
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """Everything the sampler is told, in the symbols of Karras et al. 2022 and Kim et al. 2023."""
+    """The settings of the sampler, in the symbols of Karras et al. 2022 and Kim et al. 2023."""
 
     steps: int
     sigma_min: float
@@ -48,23 +49,17 @@ def sample(
     settings: SamplerSettings,
     observe: Observer | None = None,
 ) -> Tensor:
-    """Draw samples with Heun's method, guided by a density ratio.
+    """Draw (N, C, H, W) float64 samples, about [-1, 1], with Heun's method, guided by a density ratio.
 
-    Args:
-        denoiser: D(x; sigma) with x (N, C, H, W) float64 and sigma (N,) float64.
-        guidance: (x, sigma) -> (score, log ratio), see `density_ratio.guidance_score`; None samples without guidance.
-        latents: (N, C, H, W) unit-normal starting noise.
-        noise: unit-normal draws for a step, asked for only where some sample's noise level is raised.
-        settings: schedule, stochasticity, guidance weights, boosting.
-        observe: called at the start of each step, after its first evaluation, with the step, the state x (before the
-            noise level is raised), the denoised picture and the log ratio (+inf where there is none).
+    denoiser: D(x; sigma) with x (N, C, H, W) float64 and sigma (N,) float64. guidance: (x, sigma) -> (score, log
+    ratio), see `density_ratio.guidance_score`; None samples without guidance. latents: unit-normal starting noise.
+    noise: unit-normal draws of a step, asked for only where some sample's noise level is raised. observe: called at the
+    start of each step with the step, the state x (before the noise level is raised), the denoised image and the log
+    ratio (+inf where there is none). A state that is not finite raises DivergenceError.
 
-    Returns:
-        (N, C, H, W) float64 samples, about [-1, 1].
-
-    Source: Karras et al. 2022, Algorithm 2; Kim et al. 2023, Algorithm 1 and the boosting of their Appendix; epsilon
-    scaling: Ning et al. 2024.
-    Deviation: gates and boosting act on single samples (the official gate is batch-wide); noise is drawn only where
+    Karras et al. 2022, Algorithm 2; Kim et al. 2023, Algorithm 1 and the boosting of their Appendix; epsilon scaling:
+    Ning et al. 2024.
+    *Deviation:* gates and boosting act on single samples (the official gate is batch-wide); noise is drawn only where
     it is used; the second-order guidance is evaluated at (x_next, sigma_next), where the official code stops with an
     indexing error.
     """
@@ -97,7 +92,19 @@ def sample(
                 score, _ = guidance(x_next, sigma_all)
                 slope_next = slope_next + settings.w2 * score / sigma_next
             x_next = x_hat + (sigma_next - _column(sigma_hat)) * (slope + slope_next) / 2
+        _require_finite(x_next, step, sigma_cur)
     return x_next
+
+
+def _require_finite(x: Tensor, step: int, sigma: float) -> None:
+    finite = torch.isfinite(x).flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise DivergenceError(
+            "finite samples",
+            f"NaN or infinity in row {row} of the batch after step {step + 1}, at sigma = {sigma:.4g}",
+            "lower w1 and w2, or check the weights of the score network and of the members",
+        )
 
 
 def _raise_noise(

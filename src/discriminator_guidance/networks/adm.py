@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.networks.adm_blocks import (
-    AttentionBlock,
-    AttentionPool2d,
-    ResBlock,
-    normalization,
-)
+from discriminator_guidance.networks.adm_blocks import AttentionBlock, AttentionPool2d, ResBlock, normalization
 from discriminator_guidance.networks.blocks import broadcast_batch, sinusoidal_embedding
 
 TIME_SCALE = 999.0  # VP times in [0, 1] become the step numbers the embedding was made for
@@ -23,31 +17,11 @@ CHANNEL_MULT = {64: (1, 2, 3, 4), 32: (1, 2, 4), 16: (1, 2), 8: (1,)}
 
 
 class EncoderUNet(nn.Module):
-    """Encoder half of the ADM U-Net, with an attention-pooling head.
+    """Encoder half of the ADM U-Net with an attention-pooling head, on images or feature maps.
 
-    Args:
-        image_size: height and width of what it takes (pictures or feature maps).
-        in_channels: channels of what it takes.
-        model_channels: channels at the finest level, before `channel_mult`.
-        out_channels: number of logits.
-        num_res_blocks: residual blocks a level.
-        attention_resolutions: downsampling factors (not picture sizes) at which it attends.
-        channel_mult: factor on the channels, one for each level; each level halves the picture.
-        num_head_channels: channels an attention head.
-        use_scale_shift_norm: how the time embedding enters; True is the only way.
-        resblock_updown: pictures are halved inside residual blocks; True is the only way.
-        pool: the head; "attention" is the only one.
-        condition: whether it takes class labels.
-        dropout: probability inside residual blocks.
-
-    Attributes:
-        arguments: what it was made with, to be written beside its weights.
-
-    Raises:
-        ValueError: an option that none of the released networks uses.
-        ConfigError: `num_head_channels` does not divide the channels of a layer with attention.
-
-    Source: Dhariwal & Nichol 2021, Section 4 (classifier); Kim et al. 2023, Appendix (discriminator).
+    `channel_mult` has a factor on `model_channels` for each level, at half the size of the one before.
+    `attention_resolutions` holds downsampling factors, not image sizes. `arguments` builds the same network again.
+    Dhariwal & Nichol 2021, Section 4 (classifier); Kim et al. 2023, Appendix (discriminator).
     """
 
     def __init__(
@@ -103,18 +77,12 @@ class EncoderUNet(nn.Module):
             if level < len(channel_mult) - 1:
                 self.input_blocks.append(nn.ModuleList([block(channels, channels, down=True)]))
         self.middle_block = nn.ModuleList(
-            [
-                block(channels, channels),
-                AttentionBlock(channels, num_head_channels),
-                block(channels, channels),
-            ]
+            [block(channels, channels), AttentionBlock(channels, num_head_channels), block(channels, channels)]
         )
         size = image_size >> (len(channel_mult) - 1)
         self.feature_shape = (channels, size, size)
         self.out = nn.Sequential(
-            normalization(channels),
-            nn.SiLU(),
-            AttentionPool2d(size, channels, num_head_channels, out_channels),
+            normalization(channels), nn.SiLU(), AttentionPool2d(size, channels, num_head_channels, out_channels)
         )
 
     @property
@@ -123,18 +91,9 @@ class EncoderUNet(nn.Module):
         return next(self.parameters()).dtype
 
     def features(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The feature map before the head.
+        """The feature map (N, *feature_shape) before the head, at 0-dim or (N,) VP times in [0, 1].
 
-        Args:
-            x: (N, in_channels, H, W).
-            t: 0-dim or (N,) VP times in [0, 1].
-            labels: (N,) integers or (N, classes) one-hot; required by conditional networks only.
-
-        Returns:
-            (N, *feature_shape).
-
-        Raises:
-            ValueError: labels are missing or unexpected.
+        labels: (N,) integers or (N, classes) one-hot, for conditional networks only.
         """
         dtype = self.dtype
         steps = TIME_SCALE * broadcast_batch(t, len(x), dtype)
@@ -150,19 +109,7 @@ class EncoderUNet(nn.Module):
         return h
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The logits.
-
-        Args:
-            x: (N, in_channels, H, W).
-            t: 0-dim or (N,) VP times in [0, 1].
-            labels: (N,) integers or (N, classes) one-hot; required by conditional networks only.
-
-        Returns:
-            (N, out_channels), in the dtype of the parameters.
-
-        Raises:
-            ValueError: labels are missing or unexpected.
-        """
+        """The logits (N, out_channels), in the dtype of the parameters; arguments as of `features`."""
         logits: Tensor = self.out(self.features(x, t, labels)).to(self.dtype)
         return logits
 
@@ -179,31 +126,17 @@ def create_classifier(
     classifier_pool: str = "attention",
     condition: bool = False,
 ) -> EncoderUNet:
-    """A network as the released classifier and discriminators are described.
+    """A network as the released classifier and discriminators are described, with 64 channels an attention head.
 
-    Args:
-        image_size: 64, 32, 16 or 8; it decides the number of levels.
-        in_channels: channels of the picture or feature map.
-        out_channels: number of logits.
-        classifier_width: channels at the finest level.
-        classifier_depth: residual blocks a level.
-        classifier_attention_resolutions: picture sizes, comma-separated; sizes that never occur are ignored.
-        classifier_use_scale_shift_norm: see EncoderUNet.
-        classifier_resblock_updown: see EncoderUNet.
-        classifier_pool: see EncoderUNet.
-        condition: whether it takes class labels.
-
-    Returns:
-        The network, with 64 channels an attention head.
+    `image_size` (64, 32, 16 or 8) decides the number of levels; attention sizes that never occur are ignored.
     """
-    sizes = [int(size) for size in classifier_attention_resolutions.split(",")]
     return EncoderUNet(
         image_size=image_size,
         in_channels=in_channels,
         model_channels=classifier_width,
         out_channels=out_channels,
         num_res_blocks=classifier_depth,
-        attention_resolutions=[image_size // size for size in sizes],
+        attention_resolutions=[image_size // int(size) for size in classifier_attention_resolutions.split(",")],
         channel_mult=CHANNEL_MULT[image_size],
         num_head_channels=64,
         use_scale_shift_norm=classifier_use_scale_shift_norm,
@@ -214,60 +147,14 @@ def create_classifier(
 
 
 def build_extractor(
-    image_size: int,
-    in_channels: int,
-    classes: int,
-    model_channels: int,
-    channel_mult: Sequence[int],
-    num_res_blocks: int,
-    attention_resolutions: Sequence[int],
-    num_head_channels: int,
-    dropout: float = 0.0,
+    image_size: int, in_channels: int, classes: int, attention_resolutions: Sequence[int], **network: Any
 ) -> EncoderUNet:
-    """The classifier whose features discriminators use, as a profile describes it.
+    """The classifier whose features discriminators use, as settings describe it: attention at image sizes in pixels.
 
-    Args:
-        image_size: height and width of a picture.
-        in_channels: channels of a picture.
-        classes: number of logits.
-        model_channels: channels at the finest level.
-        channel_mult: factor on the channels, one for each level.
-        num_res_blocks: residual blocks a level.
-        attention_resolutions: picture sizes (pixels) at which it attends.
-        num_head_channels: channels an attention head.
-        dropout: probability inside residual blocks.
-
-    Returns:
-        The network, at its random start.
-
-    Raises:
-        ConfigError: a size that never occurs in the network, or heads that do not divide its channels.
+    `network`: model_channels, channel_mult, num_res_blocks, num_head_channels, dropout of EncoderUNet.
     """
-    sizes = [image_size >> level for level in range(len(channel_mult))]
-    if sizes[-1] << (len(sizes) - 1) != image_size or sizes[-1] == 0:
-        raise ConfigError(
-            f"an image_size that can be halved {len(sizes) - 1} times",
-            f"image_size {image_size} with channel_mult {list(channel_mult)}",
-            "shorten channel_mult or change the image size",
-        )
-    for size in attention_resolutions:
-        if size not in sizes:
-            raise ConfigError(
-                f"attention_resolutions among {', '.join(map(str, sizes))}",
-                str(size),
-                "name sizes the network passes",
-            )
-    return EncoderUNet(
-        image_size=image_size,
-        in_channels=in_channels,
-        model_channels=model_channels,
-        out_channels=classes,
-        num_res_blocks=num_res_blocks,
-        attention_resolutions=[image_size // size for size in attention_resolutions],
-        channel_mult=channel_mult,
-        num_head_channels=num_head_channels,
-        dropout=dropout,
-    )
+    factors = [image_size // size for size in attention_resolutions]
+    return EncoderUNet(image_size, in_channels, out_channels=classes, attention_resolutions=factors, **network)
 
 
 def build_head(
@@ -278,22 +165,7 @@ def build_head(
     dropout: float = 0.0,
     condition: bool = False,
 ) -> EncoderUNet:
-    """A discriminator head as a profile describes it: one level, with attention, and one logit.
-
-    Args:
-        feature_shape: (C, H, W) of the extractor's feature map.
-        model_channels: channels.
-        num_res_blocks: residual blocks.
-        num_head_channels: channels an attention head.
-        dropout: probability inside residual blocks.
-        condition: whether it takes class labels.
-
-    Returns:
-        The network, at its random start.
-
-    Raises:
-        ConfigError: heads that do not divide the channels.
-    """
+    """A discriminator head on (C, H, W) feature maps as settings describe it: one level, with attention, one logit."""
     channels, size, _ = feature_shape
     return EncoderUNet(
         image_size=size,

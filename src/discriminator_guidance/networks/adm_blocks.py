@@ -3,86 +3,43 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.networks.attention import attend, attend_rows
-from discriminator_guidance.networks.normalization import GroupNorm
-from discriminator_guidance.networks.resampling import halve
-
-Layer = TypeVar("Layer", bound=nn.Module)
+from discriminator_guidance.networks.blocks import attend
+from discriminator_guidance.networks.cpu import halve
 
 
-def normalization(channels: int) -> GroupNorm:
-    """Group normalisation with gcd(32, channels) groups.
+def normalization(channels: int) -> nn.GroupNorm:
+    """Group normalisation with gcd(32, channels) groups (Wu & He 2018, Eq. 7).
 
-    Args:
-        channels: of the feature map.
-
-    Returns:
-        The layer, scale 1 and shift 0 at its start.
-
-    Source: Wu & He 2018, Eq. 7.
-
-    Deviation: official code always has 32 groups, which only multiples of 32 channels allow.
+    *Deviation:* official code always has 32 groups, which only multiples of 32 channels allow.
     """
-    return GroupNorm(math.gcd(32, channels), channels)
+    return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-def zeroed(layer: Layer) -> Layer:
-    """Set a layer's parameters to 0, so that its residual block starts as the identity.
-
-    Args:
-        layer: changed in place.
-
-    Returns:
-        The same layer.
-    """
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer with its parameters set to 0, so that its residual block starts as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def head_count(channels: int, num_head_channels: int) -> int:
-    """The number of attention heads.
-
-    Args:
-        channels: of the feature map.
-        num_head_channels: channels a head, positive.
-
-    Returns:
-        channels / num_head_channels.
-
-    Raises:
-        ConfigError: that is not a whole number.
-    """
+    """The number of attention heads of so many channels each."""
     if channels % num_head_channels:
-        raise ConfigError(
-            f"num_head_channels that divides {channels}",
-            str(num_head_channels),
-            "choose a divisor of the channels",
-        )
+        raise ConfigError(f"num_head_channels that divides {channels}", str(num_head_channels), "choose a divisor")
     return channels // num_head_channels
 
 
 class ResBlock(nn.Module):
-    """Residual block whose second normalisation is scaled and shifted by the time embedding.
+    """Residual block whose second normalisation is scaled and shifted by the time embedding; `down` averages first.
 
-    Args:
-        channels: input channels.
-        emb_channels: width of the time embedding.
-        dropout: probability before the second convolution.
-        out_channels: output channels.
-        down: halve the picture by averaging, before the first convolution.
-
-    Source: Dhariwal & Nichol 2021, Section 3 and 3.1 (adaptive group normalisation).
+    (N, channels, H, W), (N, emb_channels) -> (N, out_channels, H, W) or half the size.
+    Dhariwal & Nichol 2021, Sections 3 and 3.1 (adaptive group normalisation).
     """
-
-    halve = staticmethod(halve)
 
     def __init__(self, channels: int, emb_channels: int, dropout: float, out_channels: int, down: bool = False) -> None:
         super().__init__()
@@ -102,19 +59,10 @@ class ResBlock(nn.Module):
             self.skip_connection = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """The block's output.
-
-        Args:
-            x: (N, channels, H, W).
-            embedding: (N, emb_channels) of time and class.
-
-        Returns:
-            (N, out_channels, H, W), with `down` (N, out_channels, H/2, W/2).
-        """
         norm, activation, convolution = self.in_layers
         h = activation(norm(x))
         if self.down:
-            x, h = self.halve(x), self.halve(h)
+            x, h = halve(x), halve(h)
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
         norm, *rest = self.out_layers
         h = norm(convolution(h)) * (1 + scale) + shift
@@ -125,17 +73,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Residual multi-head self-attention over the positions of a feature map.
-
-    Args:
-        channels: input and output channels.
-        num_head_channels: channels a head.
-
-    Raises:
-        ConfigError: `num_head_channels` does not divide the channels.
-
-    Source: Dhariwal & Nichol 2021, Section 3.
-    """
+    """Residual multi-head self-attention over the positions of a feature map (Dhariwal & Nichol 2021, Section 3)."""
 
     def __init__(self, channels: int, num_head_channels: int) -> None:
         super().__init__()
@@ -145,48 +83,17 @@ class AttentionBlock(nn.Module):
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The feature map plus what its positions attend to.
-
-        Args:
-            x: (N, channels, H, W).
-
-        Returns:
-            (N, channels, H, W).
-        """
-        if not x.is_contiguous():
-            return self._channels_last(x)
         positions = x.flatten(2)
         # Checkpoints hold query, key and value of one head next to each other.
         q, k, v = self.qkv(self.norm(positions)).unflatten(1, (self.num_heads, 3, -1)).unbind(2)
         attended: Tensor = self.proj_out(attend(q, k, v).flatten(1, 2))
         return (positions + attended).view_as(x)
 
-    def _channels_last(self, x: Tensor) -> Tensor:
-        # The same without a copy: with channels last every position is a row. One long list of rows, because `vmap`
-        # would repeat the weights for each picture of a batch of lists.
-        batch, channels, height, width = x.shape
-        rows = self.norm(x).permute(0, 2, 3, 1).reshape(-1, channels)
-        qkv = F.linear(rows, self.qkv.weight.squeeze(2), self.qkv.bias)
-        q, k, v = qkv.view(batch, -1, self.num_heads, 3, channels // self.num_heads).transpose(1, 2).unbind(3)
-        attended = attend_rows(q, k, v).transpose(1, 2).reshape(-1, channels)
-        projected = F.linear(attended, self.proj_out.weight.squeeze(2), self.proj_out.bias)
-        total: Tensor = x + projected.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        return total
-
 
 class AttentionPool2d(nn.Module):
-    """Attention of the mean feature over all positions, projected to logits.
+    """Attention of the mean feature over all positions of a size x size map, projected to (N, output_dim) logits.
 
-    Args:
-        size: height and width of the feature map.
-        channels: of the feature map.
-        num_head_channels: channels a head.
-        output_dim: number of logits.
-
-    Raises:
-        ConfigError: `num_head_channels` does not divide the channels.
-
-    Source: Radford et al. 2021 (CLIP), Section 2.4; Dhariwal & Nichol 2021, Section 4.
+    Radford et al. 2021 (CLIP), Section 2.4; Dhariwal & Nichol 2021, Section 4.
     """
 
     def __init__(self, size: int, channels: int, num_head_channels: int, output_dim: int) -> None:
@@ -197,14 +104,6 @@ class AttentionPool2d(nn.Module):
         self.c_proj = nn.Conv1d(channels, output_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits of a feature map.
-
-        Args:
-            x: (N, channels, size, size).
-
-        Returns:
-            (N, output_dim).
-        """
         positions = x.flatten(2)
         tokens = torch.cat([positions.mean(dim=2, keepdim=True), positions], dim=2)
         tokens = tokens + self.positional_embedding

@@ -1,4 +1,4 @@
-"""The time embeddings and the layers of the score networks."""
+"""Layers that the networks share: embeddings of time, attention, resampling, and the blocks of the score networks."""
 
 from __future__ import annotations
 
@@ -9,24 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from discriminator_guidance.networks.attention import attend
-from discriminator_guidance.networks.normalization import GroupNorm
-from discriminator_guidance.networks.resampling import resample, separable_filter
-from discriminator_guidance.networks.winograd import convolve, transformed
+from discriminator_guidance.networks import cpu
 
 
 def sinusoidal_embedding(time: Tensor, channels: int, endpoint: bool) -> Tensor:
-    """Cosines, then sines, of a time at frequencies falling geometrically from 1 to 1 / 10,000.
+    """Cosines, then sines, of (N,) times at frequencies falling geometrically from 1 to 1 / 10,000: (N, channels).
 
-    Args:
-        time: (N,) floating point.
-        channels: width of the embedding, even.
-        endpoint: whether the last frequency is exactly 1 / 10,000 (DDPM++) or stops one short of it (ADM).
-
-    Returns:
-        (N, channels), in the dtype of `time`.
-
-    Source: Vaswani et al. 2017, Section 3.5; Ho et al. 2020, Appendix B.
+    `endpoint`: the last frequency is exactly 1 / 10,000 (DDPM++), or stops one short of it (ADM).
+    Vaswani et al. 2017, Section 3.5; Ho et al. 2020, Appendix B.
     """
     half = channels // 2
     fraction = torch.arange(half, device=time.device, dtype=time.dtype) / (half - 1 if endpoint else half)
@@ -35,39 +25,18 @@ def sinusoidal_embedding(time: Tensor, channels: int, endpoint: bool) -> Tensor:
 
 
 class PositionalEmbedding(nn.Module):
-    """Embedding of the noise level at fixed frequencies (DDPM++).
-
-    Args:
-        channels: width of the embedding, even.
-
-    Source: Ho et al. 2020, Appendix B.
-    """
+    """Embedding of (N,) noise conditioning at fixed frequencies, cosines before sines (DDPM++)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
     def forward(self, noise: Tensor) -> Tensor:
-        """The embedding.
-
-        Args:
-            noise: (N,) noise conditioning, floating point.
-
-        Returns:
-            (N, channels), cosines before sines.
-        """
         return sinusoidal_embedding(noise, self.channels, endpoint=True)
 
 
 class FourierEmbedding(nn.Module):
-    """Embedding of the noise level at random, stored frequencies (NCSN++).
-
-    Args:
-        channels: width of the embedding, even.
-        scale: standard deviation of the frequencies.
-
-    Source: Tancik et al. 2020 (Gaussian features).
-    """
+    """Embedding of (N,) noise conditioning at random, stored frequencies (NCSN++; Tancik et al. 2020)."""
 
     freqs: Tensor
 
@@ -76,42 +45,61 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("freqs", torch.randn(channels // 2) * scale)
 
     def forward(self, noise: Tensor) -> Tensor:
-        """The embedding.
-
-        Args:
-            noise: (N,) noise conditioning, floating point.
-
-        Returns:
-            (N, channels), cosines before sines.
-        """
         angle = noise[:, None] * (2 * math.pi * self.freqs)
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
 def broadcast_batch(level: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
-    """A time or noise level, one for each picture.
-
-    Args:
-        level: 0-dim or (N,).
-        batch: N.
-        dtype: the networks'.
-
-    Returns:
-        (N,) in that dtype.
-    """
+    """A 0-dim or (N,) time or noise level as (N,)."""
     return level.to(dtype).reshape(-1).expand(batch)
 
 
-class Linear(nn.Linear):
-    """Affine map that starts with Glorot-uniform weights and zero bias.
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention on (N, heads, channels, positions) (Vaswani et al. 2017, Eq. 1)."""
+    if query.device.type == "cpu":
+        return cpu.attend(query, key, value)
+    q, k, v = (part.transpose(2, 3).contiguous() for part in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
 
-    Args:
-        in_features: input width.
-        out_features: output width.
-        bias: whether it adds a learnt constant.
 
-    Source: Glorot & Bengio 2010, Eq. 16.
+def separable_filter(taps: Sequence[int]) -> Tensor:
+    """The (1, 1, k, k) low-pass filter of k symmetric taps, k even: their outer product, summing to 1."""
+    if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
+        raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
+    row = torch.tensor(taps, dtype=torch.float32)
+    return (torch.outer(row, row) / row.sum().square())[None, None]
+
+
+def resample(x: Tensor, low_pass: Tensor, up: bool, padding: int) -> Tensor:
+    """Filter every channel and double or halve the image, exactly where padding is (k - 1) // 2.
+
+    Song et al. 2021, Appendix H (finite impulse response); Karras et al. 2022, Table 1.
     """
+    if low_pass.shape[-1] == 2:  # two symmetric taps average: far faster without a convolution
+        return cpu.double(x) if up else cpu.halve(x)
+    channels = x.shape[1]
+    kernel = low_pass.to(x.dtype).expand(channels, 1, -1, -1)
+    if up:
+        return F.conv_transpose2d(x, 4 * kernel, stride=2, padding=padding, groups=channels)
+    return F.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
+
+
+class Resample(nn.Module):
+    """Doubling or halving of an image: taps (1, 1) (DDPM++) or (1, 3, 3, 1) (NCSN++)."""
+
+    resample_filter: Tensor
+
+    def __init__(self, taps: Sequence[int], up: bool) -> None:
+        super().__init__()
+        self.up, self.margin = up, (len(taps) - 1) // 2
+        self.register_buffer("resample_filter", separable_filter(taps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resample(x, self.resample_filter, self.up, self.margin)
+
+
+class Linear(nn.Linear):
+    """Affine map with Glorot-uniform weights and zero bias at its start (Glorot & Bengio 2010, Eq. 16)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
@@ -121,24 +109,12 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution, after doubling or before or after halving the picture.
+    """Convolution after doubling, after halving, or (`fused`) before halving the image.
 
-    Args:
-        in_channels: input channels.
-        out_channels: output channels.
-        kernel: odd width of the learnt kernel.
-        gain: factor on the Glorot-uniform initial weights; near 0 where a block shall start as the identity.
-        taps: of the resampling filter.
-        up: double the picture first.
-        down: halve the picture, first unless `fused`.
-        fused: convolve on a picture padded for both, then halve.
-
-    Raises:
-        ValueError: it resamples, with an odd number of taps or taps that are not symmetric.
+    `gain` scales the Glorot-uniform initial weights: near 0 where a block starts as the identity.
     """
 
     resample_filter: Tensor
-    _kernels: list[Tensor] | None = None
 
     def __init__(
         self,
@@ -160,50 +136,19 @@ class Conv2d(nn.Conv2d):
         if up or down:
             self.register_buffer("resample_filter", separable_filter(taps))
 
-    def multiply_less(self, dtype: torch.dtype) -> None:
-        """Prepare for calls without gradients on a CPU: a kernel of 3 x 3 takes two thirds of the multiplications.
-
-        The weights must not change any more. Other kernels, calls with gradients and pictures of an odd height are
-        left as they are.
-
-        Args:
-            dtype: of the pictures that will come.
-        """
-        if self.kernel_size == (3, 3) and self.padding == (1, 1):
-            self._kernels = [kernel.to(dtype) for kernel in transformed(self.weight.detach())]
-
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution, at the new size.
-
-        Args:
-            x: (N, in_channels, H, W).
-
-        Returns:
-            (N, out_channels, H, W); with `up` (N, out_channels, 2H, 2W), with `down` (N, out_channels, H/2, W/2).
-        """
         if self.fused:
             return resample(super().forward(x), self.resample_filter, self.up, padding=0)
         if self.up or self.down:
             x = resample(x, self.resample_filter, self.up, self.margin)
-        if self._kernels is None or x.requires_grad or x.shape[2] % 2:
-            return super().forward(x)
-        return convolve(x, self._kernels, self.bias)
+        return super().forward(x)
 
 
 class UNetBlock(nn.Module):
-    """Residual block with time embedding and optional self-attention, every sum scaled to keep its variance.
+    """Residual block with time embedding and optional one-head self-attention; every sum keeps its variance.
 
-    Args:
-        in_channels: input channels.
-        out_channels: output channels.
-        emb_channels: width of the time embedding.
-        up: double the picture.
-        down: halve the picture.
-        attention: one head of self-attention at the end.
-        dropout: probability before the second convolution.
-        taps: of the resampling filter.
-
-    Source: Song et al. 2021, Appendix H (BigGAN-type blocks); Karras et al. 2022, Appendix F.2.
+    (N, in_channels, H, W), (N, emb_channels) -> (N, out_channels, H, W), at twice or half the size with `up` or `down`.
+    Song et al. 2021, Appendix H (BigGAN-type blocks); Karras et al. 2022, Appendix F.2.
     """
 
     def __init__(
@@ -233,15 +178,6 @@ class UNetBlock(nn.Module):
             self.proj = Conv2d(out_channels, out_channels, 1, gain=1e-5)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """The block's output.
-
-        Args:
-            x: (N, in_channels, H, W).
-            embedding: (N, emb_channels) of noise level, class and augmentation.
-
-        Returns:
-            (N, out_channels, H, W); with `up` (N, out_channels, 2H, 2W), with `down` (N, out_channels, H/2, W/2).
-        """
         h = self.conv0(F.silu(self.norm0(x)))
         h = h + self.affine(embedding)[:, :, None, None]
         h = F.dropout(F.silu(self.norm1(h)), self.dropout, self.training)
@@ -256,15 +192,6 @@ class UNetBlock(nn.Module):
         return attended
 
 
-def group_norm(channels: int) -> GroupNorm:
-    """Group normalisation with at most 32 groups of at least 4 channels, as in the EDM score networks.
-
-    Args:
-        channels: of the feature map, at least 4; the number of groups has to divide it.
-
-    Returns:
-        The layer, scale 1 and shift 0 at its start.
-
-    Source: Wu & He 2018, Eq. 7.
-    """
-    return GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation of the score networks: at most 32 groups of at least 4 channels (Wu & He 2018, Eq. 7)."""
+    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)

@@ -15,38 +15,20 @@ from discriminator_guidance.networks.blocks import (
     FourierEmbedding,
     Linear,
     PositionalEmbedding,
+    Resample,
     UNetBlock,
     broadcast_batch,
     group_norm,
 )
-from discriminator_guidance.networks.resampling import Resample
 
 
 class SongUNet(nn.Module):
-    """U-Net of the DDPM++ and NCSN++ families.
+    """U-Net of the DDPM++ and NCSN++ families (Song et al. 2021, Appendix H; Karras et al. 2022, Table 7).
 
-    Args:
-        img_resolution: height and width of a picture.
-        in_channels: channels it takes.
-        out_channels: channels it gives.
-        label_dim: number of classes; 0 for an unconditional network.
-        augment_dim: width of the augmentation label; 0 for none.
-        model_channels: channels at the finest level, before `channel_mult`.
-        channel_mult: factor on the channels, one for each level; each level halves the picture.
-        channel_mult_emb: width of the time embedding in units of `model_channels`.
-        num_blocks: residual blocks a level.
-        attn_resolutions: picture sizes with self-attention.
-        dropout: probability inside residual blocks.
-        embedding_type: "positional" (DDPM++) or "fourier" (NCSN++).
-        channel_mult_noise: width of the noise embedding in units of `model_channels`: 1 (DDPM++), 2 (NCSN++).
-        encoder_type: "standard" (DDPM++), "residual" (NCSN++) or "skip": how the picture re-enters.
-        decoder_type: "standard" or "skip": whether every level contributes to the picture directly.
-        resample_filter: taps of the resampling filter: (1, 1) (DDPM++), (1, 3, 3, 1) (NCSN++).
-
-    Raises:
-        ValueError: an unknown word, or a filter with an odd number of taps or without symmetry.
-
-    Source: Song et al. 2021, Appendix H; Karras et al. 2022, Appendix F.2 and Table 7.
+    `channel_mult` has a factor on `model_channels` for each level, at half the size of the one before;
+    `attn_resolutions` names image sizes; `channel_mult_emb` and `channel_mult_noise` are widths in units of
+    `model_channels`. DDPM++ has a positional embedding, a standard encoder and filter (1, 1); NCSN++ has a Fourier
+    embedding of double width, a residual encoder and filter (1, 3, 3, 1).
     """
 
     def __init__(
@@ -87,7 +69,7 @@ class SongUNet(nn.Module):
 
         self.enc = nn.ModuleDict()
         skips: list[int] = []
-        channels = aux_channels = in_channels
+        channels = aux = in_channels
         for level, mult in levels:
             size = f"{img_resolution >> level}x{img_resolution >> level}"
             if level == 0:
@@ -97,12 +79,10 @@ class SongUNet(nn.Module):
                 self.enc[f"{size}_down"] = block(channels, channels, down=True)
                 if encoder_type == "skip":
                     self.enc[f"{size}_aux_down"] = Resample(taps, up=False)
-                    self.enc[f"{size}_aux_skip"] = Conv2d(aux_channels, channels, 1)
+                    self.enc[f"{size}_aux_skip"] = Conv2d(aux, channels, 1)
                 if encoder_type == "residual":
-                    self.enc[f"{size}_aux_residual"] = Conv2d(
-                        aux_channels, channels, 3, taps=taps, down=True, fused=True
-                    )
-                    aux_channels = channels
+                    self.enc[f"{size}_aux_residual"] = Conv2d(aux, channels, 3, taps=taps, down=True, fused=True)
+                    aux = channels
             skips.append(channels)
             for index in range(num_blocks):
                 attention = img_resolution >> level in attn_resolutions
@@ -130,33 +110,22 @@ class SongUNet(nn.Module):
                 self.dec[f"{size}_aux_conv"] = Conv2d(channels, out_channels, 3, gain=1e-5)
 
     def forward(
-        self,
-        x: Tensor,
-        noise: Tensor,
-        class_labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
+        self, x: Tensor, noise: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
-        """The raw network F.
+        """The raw network F of scaled noisy images and (N,) noise conditioning: ln(sigma) / 4 in EDM.
 
-        Args:
-            x: (N, in_channels, H, W) scaled noisy pictures.
-            noise: (N,) noise conditioning, ln(sigma) / 4 under EDM preconditioning.
-            class_labels: (N, label_dim) one-hot; None leaves the class out.
-            augment_labels: (N, augment_dim); None for pictures that were not augmented.
-
-        Returns:
-            (N, out_channels, H, W).
+        class_labels (N, label_dim) one-hot; augment_labels (N, augment_dim), None for images that were not augmented.
         """
         embedding = self.embed(noise, class_labels, augment_labels)
         skips: list[Tensor] = []
-        picture = x
+        image = x
         for name, layer in self.enc.items():
             if name.endswith("aux_down"):
-                picture = layer(picture)
+                image = layer(image)
             elif name.endswith("aux_skip"):
-                x = skips[-1] = x + layer(picture)
+                x = skips[-1] = x + layer(image)
             elif name.endswith("aux_residual"):
-                x = skips[-1] = picture = (x + layer(picture)) * math.sqrt(0.5)
+                x = skips[-1] = image = (x + layer(image)) * math.sqrt(0.5)
             else:
                 x = layer(x, embedding) if isinstance(layer, UNetBlock) else layer(x)
                 skips.append(x)
@@ -176,16 +145,7 @@ class SongUNet(nn.Module):
         return estimate
 
     def embed(self, noise: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        """The joint embedding of noise level, class and augmentation.
-
-        Args:
-            noise: (N,) noise conditioning.
-            class_labels: (N, label_dim) one-hot; None leaves the class out.
-            augment_labels: (N, augment_dim); None for pictures that were not augmented.
-
-        Returns:
-            (N, model_channels * channel_mult_emb).
-        """
+        """The joint embedding (N, model_channels * channel_mult_emb) of noise level, class and augmentation."""
         cosines, sines = self.map_noise(noise).chunk(2, dim=1)
         embedding = torch.cat([sines, cosines], dim=1)
         if self.map_label is not None and class_labels is not None:
@@ -196,22 +156,7 @@ class SongUNet(nn.Module):
 
 
 class EDMPrecond(nn.Module):
-    """Denoiser D(x; sigma): a U-Net F, preconditioned so that its input and target have unit variance.
-
-    Args:
-        img_resolution: height and width of a picture.
-        img_channels: channels of a picture.
-        label_dim: number of classes; 0 for an unconditional network.
-        sigma_min: smallest noise level the network supports.
-        sigma_max: largest noise level the network supports.
-        sigma_data: standard deviation that the data are taken to have.
-        **unet_kwargs: further arguments of SongUNet.
-
-    Raises:
-        ValueError: as for SongUNet.
-
-    Source: Karras et al. 2022, Eq. 7 and Table 1.
-    """
+    """Denoiser D(x; sigma): a U-Net F with input and target of unit variance (Karras et al. 2022, Eq. 7, Table 1)."""
 
     def __init__(
         self,
@@ -229,22 +174,12 @@ class EDMPrecond(nn.Module):
         self.model = SongUNet(img_resolution, img_channels, img_channels, label_dim, **unet_kwargs)
 
     def forward(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        class_labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
+        self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
-        """Denoise.
+        """The expected clean images of x = x0 + sigma n, (N, C, H, W), in the dtype of the parameters.
 
-        Args:
-            x: (N, C, H, W) noisy pictures, x0 + sigma n with x0 in [-1, 1].
-            sigma: 0-dim or (N,) noise levels, positive.
-            class_labels: (N, label_dim) one-hot; None stands for all zeros. Ignored without classes.
-            augment_labels: (N, augment_dim); None for pictures that were not augmented.
-
-        Returns:
-            (N, C, H, W) expected clean pictures, in the dtype of the parameters; autocast acts inside F only.
+        sigma: 0-dim or (N,), positive. class_labels: (N, label_dim) one-hot; None stands for all zeros. Autocast acts
+        inside F only.
         """
         dtype = self.model.map_layer0.weight.dtype
         x, sigma = x.to(dtype), broadcast_batch(sigma, len(x), dtype)

@@ -8,14 +8,9 @@ from torch import Tensor, nn
 
 
 class FidNetwork(nn.Module):
-    """Four convolutions, halving after the second and the fourth, then a layer of features, then the logits.
+    """Four convolutions, halving after the second and the fourth, a layer of features, and the logits.
 
-    Args:
-        image_size: height and width of a picture.
-        in_channels: channels of a picture.
-        channels: of the four convolutions.
-        features: width of the penultimate layer.
-        classes: number of logits.
+    Images (N, C, H, W) in [-1, 1] -> (N, classes).
     """
 
     def __init__(self, image_size: int, in_channels: int, channels: Sequence[int], features: int, classes: int) -> None:
@@ -38,26 +33,11 @@ class FidNetwork(nn.Module):
         self.classifier = nn.Linear(features, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Penultimate features.
-
-        Args:
-            x: (N, C, H, W) pictures in [-1, 1].
-
-        Returns:
-            (N, features).
-        """
+        """The penultimate features, (N, features)."""
         penultimate: Tensor = self.penultimate(self.convolutions(x))
         return penultimate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class logits.
-
-        Args:
-            x: (N, C, H, W) pictures in [-1, 1].
-
-        Returns:
-            (N, classes).
-        """
         logits: Tensor = self.classifier(self.features(x))
         return logits
 

@@ -1,1 +1,1 @@
-"""Tables, figures and the self-contained page, from the files of the other stages."""
+"""Tables, figures and the page, from files of the other stages; nothing is measured here."""

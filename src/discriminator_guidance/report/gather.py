@@ -1,98 +1,64 @@
-"""Everything the report shows, read from the files of the other stages and checked."""
+"""Everything the report shows, read from files of the other stages and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
+from discriminator_guidance.data.files import read_json, read_npz, reason, require
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.report.absent import absent_rows
-from discriminator_guidance.report.readers import Kind, read_arrays, read_csv, read_json, remedy
+from discriminator_guidance.report.format import Verdict, count, estimate, fid_label, number, verdict
 
-if TYPE_CHECKING:
-    import pandas as pd
+REFERENCE = "edm"  # the unguided variant
+BASELINES = (REFERENCE, "d0", "mean_prob")  # variants that every other one is compared with
+SAMPLE_ROWS = ("edm", "d0", "mean_prob", "clip_logit")  # variants of Fig. 3
+RATIO_PANELS = ("d0", "mean_prob", "mean_logit", "clip_logit")  # variants whose log ratios are drawn
+STUDIES = ("discriminator", "ensemble", "factorial")
 
-REFERENCE = "edm"  # the unguided variant that every difference refers to
-BASELINES = ("d0", "ensemble_probability")  # variants that every other one is compared with besides
-STUDIES = "studies"  # beside the evaluations, the file that names the searches that were run
-PICTURE_ROWS = ("edm", "d0", "ensemble_probability", "ensemble_clipped_logit")
-RATIO_PANELS = ("d0", "ensemble_probability", "ensemble_logit", "ensemble_clipped_logit")
-
-EVALUATION_KEYS: dict[str, Kind] = {
-    "variant": "text",
-    "n": "number",
-    "ranges": "number",
-    "fid": "number",
-    "fid_ci95": "pair or null",
-    "fid_ranges": "numbers",
-    "fid_ranges_ci95": "pair or null",
-    "delta_fid_vs_edm": "number or null",
-    "delta_fid_ci95": "pair or null",
-    "kid": "number or null",
-    "kid_std": "number or null",
-    "kid_holdout": "number or null",
-    "kid_holdout_std": "number or null",
-    "precision": "number",
-    "recall": "number",
-    "discriminator_precision": "number or null",
-    "discriminator_recall": "number or null",
-    "discriminator_accuracy": "number or null",
-    "discriminator_auroc": "number or null",
-    "steps": "number",
-    "fid_network": "text",
-    "reference_statistics": "text or null",
-    "reference_n": "number or null",
-    "holdout_n": "number or null",
-    "seed": "number",
-    "seed_start": "number",
-    "precision_mode": "text",
-}
-METRICS_KEYS: dict[str, Kind] = dict.fromkeys(
-    (
-        "iterations",
-        "parameters",
-        "train_loss",
-        "train_accuracy",
-        "validation_loss",
-        "validation_accuracy",
-        "best_validation_loss",
-        "best_epoch",
-        "test_loss",
-        "n_train",
-        "n_validation",
-        "n_test",
-    ),
-    "number",
-)
-HISTORY_COLUMNS = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
-CALIBRATION_COLUMNS = ["time", "bin_low", "bin_high", "mean_probability", "fraction_real", "count"]
+METRICS = ("fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision",
+           "recall")  # fmt: skip
+SCORES = ("discriminator_precision", "discriminator_recall", "discriminator_accuracy", "discriminator_auroc")
+DETAILS = ("n", "ranges", "steps", "reference_n", "holdout_n", "seed", "seed_start")
+MEMBER_NUMBERS = ("epochs", "iterations", "parameters", "validation_loss", "validation_accuracy", "test_loss",
+                  "n_train", "n_validation", "n_test")  # fmt: skip
+MEMBER_TRAINED = ("learning_rate", "weight_decay", "t_min", "train_loss", "train_accuracy", "best_validation_loss",
+                  "best_epoch")  # fmt: skip
+CURVES = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+TRAJECTORY = ("sigma", "states", "denoised", "log_ratio")
+CALIBRATION = ("time", "mean_probability", "fraction_real", "count")
+BENCHMARK = ("name", "reference_s", "ours_s", "ratio", "flops", "peak_flops", "percent_of_peak", "rounds", "conditions")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a variant's FID is above another's: value and (lo, hi), the 95 % interval paired by sample index."""
+    """A variant's FID minus another's, with the 95 % interval of the difference paired by sample index."""
 
     value: float
     bounds: tuple[float, float]
 
+    @property
+    def text(self) -> str:
+        """-1.23 [-1.50, -0.96]."""
+        return estimate(self.value, self.bounds, sign=True)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Better, worse or indistinguishable."""
+        return verdict(self.bounds)
+
 
 @dataclass(frozen=True)
 class Standing:
-    """An ensemble beside its members, each of which was sampled alone in the same way.
+    """An ensemble beside its members, each of which was sampled alone with the same weights and seeds."""
 
-    Args:
-        alone: of each member, the variant that samples with it alone.
-        mean_fid: mean of the FIDs of those variants.
-        from_mean: how much the ensemble's FID is above that mean.
-        from_each: of each member, how much the ensemble's FID is above that of the member alone.
-    """
-
-    alone: Mapping[str, str]
+    alone: Mapping[str, str]  # by member, the variant that samples with it alone
     mean_fid: float
     from_mean: Difference
     from_each: Mapping[str, Difference]
@@ -100,47 +66,20 @@ class Standing:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Where the report finds everything.
+    """Settings, folders, and what was computed from more than one evaluation."""
 
-    Args:
-        profile: its name.
-        settings: the profile's configuration as plain nested dictionaries, as in `configs/mini.yaml`.
-        evaluation: folder of <variant>.json, and of studies.json where something was searched.
-        studies: folder of <study>.json, <study>.csv and <study>_<chart>.png.
-        discriminator: folder of <member>/{metrics.json, history.csv, calibration.csv}.
-        guided: folder of <variant>/{samples.npz, trajectory.npz}.
-        real_images: train.npz of stage `real`.
-        card: card.json of stage `real`.
-        destination: folder that gets tables/, figures/, curves.csv, provenance.json and index.html.
-        members: discriminators trained here, in this order.
-        variants: sampling variants to show, in this order, `edm` among them; see `absent_rows` for
-            those that need not be evaluated.
-        differences: of each of `BASELINES` that was evaluated, how much every other variant's FID is above its.
-        standings: of each ensemble whose members were all sampled alone in the same way, how it stands beside them.
-        probability_clip: the log ratio is taken of probabilities in [clip, 1 - clip].
-        provenance: what the results came from (commit, digests, versions, machine); printed as it is.
-    """
-
-    profile: str
-    settings: Mapping[str, Any]
-    evaluation: Path
-    studies: Path
-    discriminator: Path
-    guided: Path
-    real_images: Path
-    card: Path
-    destination: Path
-    members: tuple[str, ...]
-    variants: tuple[str, ...]
-    differences: Mapping[str, Mapping[str, Difference]]
-    standings: Mapping[str, Standing]
+    settings: Mapping[str, Any]  # of the profile, as plain nested mappings
+    data: Path  # data/<profile>
+    report: Path  # reports/<profile>: evaluations in, tables and figures out
+    differences: Mapping[str, Mapping[str, Difference]]  # by baseline and variant
+    standings: Mapping[str, Standing]  # by ensemble
     probability_clip: float
     provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One discriminator: its name, flat metrics, and curves (pandas frames in the documented columns)."""
+    """One discriminator's metrics, curves over epochs and calibration; a released head has no curves."""
 
     name: str
     metrics: Mapping[str, Any]
@@ -149,47 +88,34 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The first pictures of a variant: images (K, H, W, C) uint8 and their sample indices (K,)."""
+class Study:
+    """What `dguide study` wrote: figures, a row for each trial or effect, the record, and the promoted trial."""
 
-    images: NDArray[np.uint8]
-    index: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """A variant's way through the noise levels.
-
-    Args:
-        sigma: (T,) noise levels, descending, the last one 0.
-        states: (T, K, H, W, C) noisy samples, unscaled.
-        denoised: (T-1, K, H, W, C) the denoiser's estimates.
-        log_ratio: (T-1, N) log density ratio at each step, +inf outside the time window.
-    """
-
-    sigma: NDArray[np.float64]
-    states: NDArray[np.float32]
-    denoised: NDArray[np.float32]
-    log_ratio: NDArray[np.float32]
+    name: str
+    figures: tuple[Path, ...]
+    rows: pd.DataFrame | None
+    record: Mapping[str, Any]
+    promoted: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """The contents of every file behind the report, with the inputs that named them."""
+    """The contents of every file behind the report."""
 
     inputs: ReportInputs
     card: Mapping[str, Any]
     members: tuple[Member, ...]
-    evaluations: Mapping[str, Mapping[str, Any]]
-    absent: Mapping[str, str]  # of variants that need not be evaluated, what to do
-    studies: Mapping[str, str]  # of searches that were run, the digest of the record
-    real: NDArray[np.uint8]
-    samples: Mapping[str, Samples]
-    trajectories: Mapping[str, Trajectory]
+    evaluations: Mapping[str, Mapping[str, Any]]  # by variant, metrics and details
+    real: np.ndarray  # (1, H, W, C) uint8
+    samples: Mapping[str, Mapping[str, np.ndarray]]  # images (K, H, W, C) uint8, index (K,)
+    # sigma (T,), states (T, K, H, W, C), denoised (T-1, K, H, W, C), log_ratio (T-1, N) with +inf outside the window
+    trajectories: Mapping[str, Mapping[str, np.ndarray]]
+    studies: Mapping[str, Study]
+    benchmark: Sequence[Mapping[str, Any]]
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The profile's configuration."""
+        """Of the profile."""
         return self.inputs.settings
 
     @property
@@ -198,110 +124,125 @@ class ReportData:
         return self.evaluations[REFERENCE]
 
     @property
-    def fid_network(self) -> str:
-        """The network whose features FID and KID compare."""
-        return str(self.reference["fid_network"])
+    def note(self) -> str:
+        """What must be said of the real data beside every table and figure; empty for nothing."""
+        note = self.card.get("note")
+        return f"Note on the real data: {str(note).rstrip('.')}." if note else ""
 
-    @property
-    def differences(self) -> Mapping[str, Mapping[str, Difference]]:
-        """Of each evaluated baseline, the difference of every other variant from it."""
-        return self.inputs.differences
-
-    @property
-    def standings(self) -> Mapping[str, Standing]:
-        """Of each ensemble whose members were sampled alone in the same way, how it stands beside them."""
-        return self.inputs.standings
+    def label(self, metric: str = "FID") -> str:
+        """FID or KID with the name of its feature network."""
+        return fid_label(self.reference["fid_network"], metric)
 
     def variant(self, name: str) -> Mapping[str, Any]:
-        """A variant's section of the configuration."""
-        section: Mapping[str, Any] = self.settings["guided"]["variants"][name]
+        """The settings of a variant."""
+        section: Mapping[str, Any] = self.settings["variants"][name]
         return section
+
+    def difference(self, name: str, baseline: str = REFERENCE) -> Difference | None:
+        """A variant's difference from a baseline; None for the baseline itself and where either was not evaluated."""
+        if name == baseline or name not in self.evaluations:
+            return None
+        if baseline == REFERENCE:
+            found = self.evaluations[name]
+            return Difference(found["delta_fid"], (found["delta_low"], found["delta_high"]))
+        return self.inputs.differences.get(baseline, {}).get(name)
 
 
 def gather(inputs: ReportInputs) -> ReportData:
-    """Read and check all files the report needs.
-
-    Args:
-        inputs: where they are.
-
-    Returns:
-        Their contents.
-
-    Raises:
-        InputError: a file is missing or damaged, or lacks a key or column; names file and stage.
-    """
-    if REFERENCE not in inputs.variants:
-        raise InputError(
-            f"variant {REFERENCE!r} among the report's variants",
-            ", ".join(inputs.variants) or "none",
-            "add it to params.yaml: every difference refers to it",
-        )
-    _require_configured("guided.variants", inputs.variants, inputs.settings["guided"]["variants"], inputs.profile)
-    _require_configured(
-        "discriminator.members", inputs.members, inputs.settings["discriminator"]["members"], inputs.profile
-    )
-    absent = absent_rows(inputs.profile, inputs.settings, inputs.evaluation)
-    evaluations = {
-        name: read_json(inputs.evaluation / f"{name}.json", "evaluation", EVALUATION_KEYS)
-        for name in inputs.variants
-        if name not in absent
-    }
-    for name, evaluation in evaluations.items():
-        if evaluation["fid_network"] != evaluations[REFERENCE]["fid_network"]:
-            raise InputError(
-                f"one fid_network in all of {inputs.evaluation}",
-                f"{evaluation['fid_network']!r} in {name}.json",
-                "run stage `evaluation` for all variants (`dvc repro`)",
-            )
-    members = tuple(
-        Member(
-            name,
-            read_json(inputs.discriminator / name / "metrics.json", "discriminator", METRICS_KEYS),
-            read_csv(inputs.discriminator / name / "history.csv", "discriminator", HISTORY_COLUMNS),
-            read_csv(inputs.discriminator / name / "calibration.csv", "discriminator", CALIBRATION_COLUMNS),
-        )
-        for name in inputs.members
-        if name not in absent
-    )
-    shown = [name for name in dict.fromkeys(PICTURE_ROWS + RATIO_PANELS) if name in inputs.variants]
-    pictures, stamps = int(inputs.settings["report"]["pictures"]), inputs.evaluation / f"{STUDIES}.json"
+    """Read and check all files that the report needs; raise InputError naming the file and its stage."""
+    settings, report = inputs.settings, inputs.report
+    evaluations = {name: read_evaluation(report, name) for name in settings["variants"]}
+    guided, images = inputs.data / "guided", settings["report"]["images"]
+    shown = [name for name in dict.fromkeys(SAMPLE_ROWS + RATIO_PANELS) if name in evaluations]
     return ReportData(
         inputs=inputs,
-        card=read_json(inputs.card, "real"),
-        members=members,
+        card=read_json(inputs.data / "real" / "card.json", "real"),
+        members=tuple(_member(report / "discriminator" / name) for name in settings["members"]),
         evaluations=evaluations,
-        absent=absent,
-        studies=read_json(stamps, "evaluation") if stamps.is_file() else {},
-        real=read_arrays(inputs.real_images, "real", ["images"])["images"][:1].copy(),
-        samples={name: _samples(inputs.guided / name, pictures) for name in shown if name in PICTURE_ROWS},
-        trajectories={name: _trajectory(inputs.guided / name) for name in shown},
+        real=read_npz(inputs.data / "real" / "train.npz", ["images"], "real")["images"][:1].copy(),
+        samples={name: _first_samples(guided / name, images) for name in shown if name in SAMPLE_ROWS},
+        trajectories={name: read_npz(guided / name / "trajectory.npz", TRAJECTORY, "guided") for name in shown},
+        studies={name: _study(report / "study", name) for name in STUDIES},
+        benchmark=_benchmark(report / "benchmark.json"),
     )
 
 
-def _require_configured(key: str, names: tuple[str, ...], known: Mapping[str, Any], profile: str) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(
-                f"{key} of configs/{profile}.yaml to have {name!r}",
-                f"only {', '.join(known)}",
-                "add it there, or remove it from params.yaml",
-            )
+def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
+    """Metrics and details of a variant in one mapping."""
+    path = report / "details" / f"{variant}.json"
+    details = _record(path, "evaluation", DETAILS, SCORES)
+    if not isinstance(details.get("fid_network"), str):
+        raise InputError(f"a text as 'fid_network' in {path}", "something else", "run stage evaluation again")
+    return details | _record(report / "evaluation" / f"{variant}.json", "evaluation", METRICS)
 
 
-def _samples(folder: Path, pictures: int) -> Samples:
-    arrays = read_arrays(folder / "samples.npz", "guided", ["images", "index"])
-    return Samples(arrays["images"][:pictures].copy(), arrays["index"][:pictures].copy())
+def summary_rows(report: Path, variants: Sequence[str]) -> list[dict[str, str]]:
+    """One row of text for each variant of `dguide summary`."""
+    found = {name: read_evaluation(report, name) for name in variants}
+    return [
+        {
+            "variant": name,
+            fid_label(one["fid_network"]): estimate(one["fid"], (one["fid_low"], one["fid_high"])),
+            "difference to edm": estimate(one["delta_fid"], (one["delta_low"], one["delta_high"]), sign=True),
+            fid_label(one["fid_network"], "KID"): number(one["kid"], 4),
+            "precision": number(one["precision"], 2),
+            "recall": number(one["recall"], 2),
+            "N": count(one["n"]),
+        }
+        for name, one in found.items()
+    ]
 
 
-def _trajectory(folder: Path) -> Trajectory:
-    arrays = read_arrays(folder / "trajectory.npz", "guided", ["sigma", "states", "denoised", "log_ratio"])
-    trajectory = Trajectory(**arrays)
-    levels = len(trajectory.sigma)
-    lengths = (len(trajectory.states), len(trajectory.denoised) + 1, len(trajectory.log_ratio) + 1)
-    if lengths != (levels, levels, levels):
-        raise InputError(
-            f"{levels} states and {levels - 1} steps in {folder / 'trajectory.npz'}",
-            f"states {lengths[0]}, denoised {lengths[1] - 1}, log_ratio {lengths[2] - 1}",
-            remedy("guided"),
-        )
-    return trajectory
+def _record(path: Path, stage: str, numbers: Sequence[str], nullable: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON object with all these keys; the numbers are finite, and null only where they may be."""
+    found = read_json(path, stage)
+    for key in (*numbers, *nullable):
+        value = found.get(key)
+        finite = isinstance(value, int | float) and math.isfinite(value)
+        if not finite and not (value is None and key in nullable):
+            raise InputError(f"a number as {key!r} in {path}", repr(value)[:80], f"run stage {stage} again")
+    return found
+
+
+def _table(path: Path, stage: str, columns: Sequence[str]) -> pd.DataFrame:
+    require(path, stage)
+    try:
+        frame = pd.read_csv(path)
+    except (ValueError, OSError, OverflowError) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"CSV in {path}", reason(error), f"run stage {stage} again") from error
+    if lacking := [column for column in columns if column not in frame]:
+        raise InputError(f"column {lacking[0]!r} in {path}", "no such column", f"run stage {stage} again")
+    return frame
+
+
+def _member(folder: Path) -> Member:
+    return Member(
+        folder.name,
+        _record(folder / "metrics.json", "discriminator", MEMBER_NUMBERS, MEMBER_TRAINED),
+        _table(folder / "history.csv", "discriminator", CURVES),
+        _table(folder / "calibration.csv", "discriminator", CALIBRATION),
+    )
+
+
+def _first_samples(folder: Path, images: int) -> dict[str, np.ndarray]:
+    arrays = read_npz(folder / "samples.npz", ["images", "index"], "guided")
+    return {key: array[:images].copy() for key, array in arrays.items()}
+
+
+def _study(folder: Path, name: str) -> Study:
+    path, promotions = folder / f"{name}.csv", folder / "promoted.json"
+    rows = _table(path, f"study {name}", ()) if path.is_file() else None
+    record = {} if rows is None else read_json(folder / f"{name}.json", f"study {name}")
+    promoted = read_json(promotions, "study promote").get(name) if promotions.is_file() else None
+    return Study(name, tuple(sorted(folder.glob(f"{name}*.png"))), rows, record, promoted)
+
+
+def _benchmark(path: Path) -> Sequence[Mapping[str, Any]]:
+    """The rows that `dguide benchmark` wrote; none where there is no file."""
+    if not path.is_file():
+        return []
+    try:
+        return [{key: row[key] for key in BENCHMARK} for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError) as error:
+        remedy = f"write it again with `dguide benchmark --json {path}`, or remove it"
+        raise InputError(f"rows with {', '.join(BENCHMARK)} in {path}", reason(error), remedy) from error

@@ -1,131 +1,131 @@
-"""The whole report: tables, figures and one self-contained page."""
+"""The whole report: tables, figures, records, and one page that loads nothing."""
 
 from __future__ import annotations
 
 import base64
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from discriminator_guidance.artifacts.files import write_bytes
-from discriminator_guidance.report.calibration_chart import calibration_figure
-from discriminator_guidance.report.drawing import Picture
-from discriminator_guidance.report.ensemble_table import ensemble_table
-from discriminator_guidance.report.fid_chart import fid_figure
-from discriminator_guidance.report.figures import curves_figure, guidance_figure
-from discriminator_guidance.report.findings import caveats, findings
-from discriminator_guidance.report.gather import ReportData, ReportInputs, gather
-from discriminator_guidance.report.pictures import process_figure, samples_figure
-from discriminator_guidance.report.records import curves_frame, variants_frame
-from discriminator_guidance.report.roofline import roofline_figure
-from discriminator_guidance.report.sampling_table import sampling_table
-from discriminator_guidance.report.study_section import study_sections
-from discriminator_guidance.report.table_files import Table, table_csv, table_latex, table_markdown
-from discriminator_guidance.report.tables import discriminator_table, result_table
-from discriminator_guidance.report.wording import MISSING, count, data_note, fid_label, reference_text, samples_text
+import matplotlib
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from discriminator_guidance.data.files import write_bytes
+from discriminator_guidance.report import figures, format, published, samples, tables
+from discriminator_guidance.report.gather import REFERENCE, ReportData, ReportInputs, gather
 
 DRAWINGS = (
-    process_figure,
-    curves_figure,
-    samples_figure,
-    fid_figure,
-    calibration_figure,
-    guidance_figure,
-    roofline_figure,
+    samples.process_figure,
+    figures.curves_figure,
+    samples.samples_figure,
+    figures.fid_figure,
+    figures.calibration_figure,
+    figures.guidance_figure,
+    figures.roofline_figure,
 )
+TABLES = (tables.sampling_table, tables.discriminator_table, tables.result_table, tables.ensemble_table)
+CLIPPED = "clip_logit"
+FLOAT32_MARGIN = 1e-3  # trajectories hold float32
+TUNED = {"tuned": "discriminator", "tuned_mean": "ensemble"}  # variants and the studies that chose them
 
 
 def build_report(inputs: ReportInputs) -> None:
-    """Write tables, figures, records and index.html; the same inputs give the same bytes.
-
-    Args:
-        inputs: where the other stages' files are, what to show, and where to write.
-
-    Raises:
-        InputError: a file is missing or damaged; nothing has been written then.
-    """
+    """Write tables/, figures/, curves.csv, provenance.json and index.html; the same inputs give the same bytes."""
     data = gather(inputs)
-    tables = [sampling_table(data), discriminator_table(data), result_table(data), ensemble_table(data)]
-    pictures = [picture for picture in (draw(data) for draw in DRAWINGS) if picture is not None]
-    files: dict[str, bytes] = {}
-    for table in tables:
-        files[f"tables/{table.name}.csv"] = table_csv(table).encode()
-        files[f"tables/{table.name}.md"] = table_markdown(table).encode()
-        files[f"tables/{table.name}.tex"] = table_latex(table).encode()
-    files["tables/variants.csv"] = variants_frame(data).to_csv(index=False, lineterminator="\n").encode()
-    files["curves.csv"] = curves_frame(data).to_csv(index=False, lineterminator="\n").encode()
-    files |= {f"figures/{picture.file}": picture.png for picture in pictures}
-    files["provenance.json"] = (json.dumps(inputs.provenance, indent=2, sort_keys=True) + "\n").encode()
-    files["index.html"] = render_page(data, tables, pictures).encode()
+    with matplotlib.rc_context():  # the report's style only, whatever the user's matplotlibrc says
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(figures.STYLE)
+        drawings = {drawing.name: drawing for draw in DRAWINGS if (drawing := draw(data)) is not None}
+    made = {table.name: table for make in TABLES if len((table := make(data)).frame)}
+    environment, context = _environment(data), _context(data) | {"drawings": drawings, "tables": made}
+    notes = _sections(environment.get_template("notes.j2").render(context), data.note)
+    files: dict[str, str | bytes] = {f"figures/{name}.png": drawing.png for name, drawing in drawings.items()}
+    for name, table in made.items():
+        files[f"tables/{name}.csv"] = table.csv(data.note)
+        files[f"tables/{name}.md"] = table.markdown(notes[name])
+        files[f"tables/{name}.tex"] = table.latex(notes[name])
+    for name, frame in (("tables/variants", tables.variants_frame(data)), ("curves", tables.curves_frame(data))):
+        files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n", float_format="%.9g")
+    files["provenance.json"] = json.dumps(inputs.provenance, indent=2, sort_keys=True) + "\n"
+    files["index.html"] = environment.get_template("page.html").render(context, notes=notes)
     for name, content in files.items():
-        write_bytes(inputs.destination / name, content)
+        write_bytes(inputs.report / name, content.encode() if isinstance(content, str) else content)
 
 
-def render_page(data: ReportData, tables: list[Table], pictures: list[Picture]) -> str:
-    """The page as one HTML file that loads nothing.
-
-    Args:
-        data: contents of the other stages' files.
-        tables: the four tables.
-        pictures: the figures.
-
-    Returns:
-        HTML; everything that came from a file is escaped.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+def _environment(data: ReportData) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["typeset"] = typeset
-    studies = study_sections(data)
-    tables = [*tables, *(table for study in studies for table in study.tables)]
-    pictures = [*pictures, *(picture for study in studies for picture in study.pictures)]
-    return environment.get_template("page.html").render(
-        data=data,
-        profile=data.inputs.profile,
-        label=fid_label(data.fid_network),
-        headline=_headline(data),
-        data_note=data_note(data.card),
-        findings=findings(data),
-        studies=studies,
-        caveats=caveats(data),
-        tables={table.name: table for table in tables},
-        pictures={picture.file.removesuffix(".png"): picture for picture in pictures},
-        encode=lambda picture: base64.b64encode(picture.png).decode(),
-        card=list(flatten(data.card)),
-        provenance=list(flatten(data.inputs.provenance)),
-    )
+    environment.filters |= {name: value for name, value in vars(format).items() if callable(value)}
+    environment.filters["difference"] = data.difference
+    environment.filters["png"] = lambda content: f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    environment.filters["html"] = lambda table: Markup(table.html())  # noqa: S704 (pandas escapes every cell)
+    environment.filters["flatten"] = lambda values: pd.json_normalize(dict(values)).astype(object).iloc[0].items()
+    return environment
 
 
-def _headline(data: ReportData) -> str:
-    edm, size = data.reference, data.real.shape[1]
-    return (
-        f"{count(len(data.evaluations))} ways of sampling from one diffusion model of "
-        f"{data.settings['real']['source']} ({size}x{size}), {samples_text(edm)} images each, {edm['steps']} "
-        f"Heun steps, judged against {reference_text(edm)}; {count(len(data.members))} "
-        "discriminators."
-    )
+def _context(data: ReportData) -> dict[str, Any]:
+    """What the templates print; the words are theirs."""
+    return {
+        "data": data,
+        "edm": data.reference,
+        "settings": data.settings,
+        "results": data.evaluations,
+        "label": data.label(),
+        "published": published,
+        "text": tables,
+        "singles": [{"name": name, "difference": data.difference(name)} for name in _singles(data)],
+        "tuned": {name: starts for name in TUNED if (starts := _starts(data, name))},
+        "promoted": {name: data.studies[study].promoted for name, study in TUNED.items()},
+        "clipped": clipped_parts(data),
+        "limit": figures.log_ratio_limit(data),
+    }
 
 
-def typeset(text: str) -> str:
-    """Text as HTML prints it: true minus and multiplication signs, no line break before a per cent sign."""
-    text = re.sub(r"(?<![\w.\-])-(?=\d)", "−", text)
-    return re.sub(r"(?<=\d)x(?=\d)", "×", text).replace("+-", "±").replace(" %", "\u00a0%")
+def _sections(text: str, last: str) -> dict[str, list[str]]:
+    """The lines below each heading "== name", and the last line of all."""
+    parts = [part.splitlines() for part in re.split("^== ", text, flags=re.MULTILINE)[1:]]
+    return {name: [line for line in (*lines, last) if line.strip()] for name, *lines in parts}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings as lines: ("versions.torch", "2.13.0")."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{key}", ", ".join(map(str, value)) or MISSING
-        else:
-            yield f"{prefix}{key}", MISSING if value is None else str(value)
+def _singles(data: ReportData) -> list[str]:
+    """Variants of one member that are sampled as d0 is."""
+    keys, variants = ("rule", "w1", "w2", "boosting", "window", "steps"), data.settings["variants"].items()
+    alone = {name: [row[key] for key in keys] for name, row in variants if len(row["members"]) == 1}
+    return [name for name, settings in alone.items() if settings == alone.get("d0")]
+
+
+def _starts(data: ReportData, name: str) -> list[str]:
+    """What the search of a tuned variant started from: the plain mean, or d0 and the member of the same settings."""
+    baselines = [other for other, found in data.inputs.differences.items() if name in found and other != REFERENCE]
+    several = name in data.evaluations and len(data.variant(name)["members"]) > 1
+    return [other for other in baselines if (other == tables.PLAIN_MEAN) == several]
+
+
+def clipped_parts(data: ReportData) -> dict[str, Any]:
+    """Shares of log ratios pinned at either end; of early and late steps, the free share and medians in it."""
+    if CLIPPED not in data.trajectories:
+        return {}
+    ratio, edge = data.trajectories[CLIPPED]["log_ratio"], figures.log_ratio_limit(data) - FLOAT32_MARGIN
+    guided = ratio[np.isfinite(ratio).all(axis=1)]
+    if len(guided) < 2:
+        return {}
+
+    def part(values: np.ndarray) -> dict[str, float]:
+        free = values[np.abs(values) < edge].astype(np.float64)
+        p = 1 / (1 + np.exp(-free)) if free.size else np.array([0.5])
+        amplification = float(np.median(1 / (p * (1 - p))))
+        return {"free": free.size / values.size, "probability": float(np.median(p)), "amplification": amplification}
+
+    half = math.ceil(len(guided) / 2)
+    pinned = {"low": float(np.mean(guided <= -edge)), "high": float(np.mean(guided >= edge))}
+    return pinned | {"early": part(guided[:half]), "late": part(guided[half:])}

@@ -1,287 +1,284 @@
-"""Tables 2 and 3: the study's discriminators and results, with ours beside them."""
+"""Tables 1 to 4 as text cells, and the CSV, Markdown, LaTeX and HTML that they are written to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from discriminator_guidance.report.findings import seen_by_features
-from discriminator_guidance.report.gather import REFERENCE, Difference, Member, ReportData
-from discriminator_guidance.report.published import (
-    AUTHORS,
-    AUTHORS_ROW,
-    INCEPTION,
-    PUBLISHED_RESULTS,
-    STUDY_DATA,
-    STUDY_IMAGES,
-    STUDY_MEMBERS,
-    PublishedResult,
-)
-from discriminator_guidance.report.table_files import Column, Table
-from discriminator_guidance.report.wording import (
-    MISSING,
-    count,
-    data_note,
-    estimate,
-    fid_label,
-    members_text,
-    network_name,
-    number,
-    reference_text,
-    samples_text,
-    scientific,
-    switch,
-    variant_text,
-)
+import pandas as pd
 
-START_NOTES = {
-    "fresh": "start fresh, each from its own seed",
-    "sequential": "each go on from the last epoch of the one before",
-    "pretrained": "all start from one released discriminator",
-}
+from discriminator_guidance.report import format as fmt
+from discriminator_guidance.report import published
+from discriminator_guidance.report.format import MISSING, number, scientific, switch
+from discriminator_guidance.report.gather import BASELINES, METRICS, REFERENCE, Member, ReportData, Standing, Study
+
+SAMPLING_COLUMNS = (REFERENCE, "d0", "d0_table1")
+PLAIN_MEAN = "mean_prob"
+SHARED = ("start", "seed", "epochs", "learning_rate", "weight_decay", "t_min")  # settings that every member has
+LATEX = str.maketrans(
+    {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+     "|": r"\textbar{}", "[": "{[}", "]": "{]}", "\u00a0": "~", "–": "--", "−": "$-$", "×": r"$\times$",
+     "±": r"$\pm$", "ä": r"\"a", "“": "``", "”": "''"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table of text cells; columns are named "group: heading", or "heading" outside a group."""
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+
+    def csv(self, note: str) -> str:
+        """One header line, then the rows; a last column `note` has that of the real data, if any."""
+        frame = self.frame.assign(note=note) if note else self.frame
+        return frame.to_csv(index=False, lineterminator="\n")
+
+    def markdown(self, notes: Sequence[str]) -> str:
+        """GitHub Markdown with title and notes."""
+        body = self.frame.rename(columns=_markdown).map(_markdown).to_markdown(index=False, disable_numparse=True)
+        return "\n".join([f"**{_markdown(self.title)}**", "", body, "", *(f"- {_markdown(n)}" for n in notes)]) + "\n"
+
+    def latex(self, notes: Sequence[str]) -> str:
+        r"""LaTeX, ASCII only, scaled to the text width; needs \usepackage{booktabs,graphicx}."""
+        frame = _grouped(self.frame.rename(columns=_latex).map(_latex))
+        text: str = frame.to_latex(
+            index=False, escape=False, caption=_latex(self.title), label=f"tab:{self.name}", multicolumn_format="l"
+        )
+        footnotes = "".join(rf"\par\smallskip{{\footnotesize {_latex(note)}}}" + "\n" for note in notes)
+        text = text.replace(r"\begin{tabular}", r"\resizebox{\textwidth}{!}{\begin{tabular}")
+        text = text.replace(r"\end{tabular}", r"\end{tabular}}").replace(r"\end{table}", footnotes + r"\end{table}")
+        return "% needs \\usepackage{booktabs,graphicx}\n" + text
+
+    def html(self) -> str:
+        """An escaped HTML table."""
+        return _grouped(self.frame.map(fmt.typeset)).to_html(index=False, border=0)
+
+
+def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with two header rows, groups above headings."""
+    pairs = [column.rpartition(": ")[::2] for column in frame.columns]
+    return frame.set_axis(pd.MultiIndex.from_tuples(pairs), axis=1) if any(group for group, _ in pairs) else frame
+
+
+def _markdown(text: str) -> str:
+    escaped = re.sub(r"([\\`*|]|(?<=\])\()", r"\\\1", text)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+
+
+def _latex(text: str) -> str:
+    # Anything else outside ASCII would need an engine or packages we cannot count on.
+    return fmt.typeset(text).translate(LATEX).encode("ascii", "replace").decode("ascii").replace("\n", " ")
+
+
+def sampling_table(data: ReportData) -> Table:
+    """Table 1: the reproduction's sampling settings beside ours."""
+    columns = {
+        "reproduction: unguided": published.SAMPLING | dict.fromkeys(published.GUIDANCE, MISSING),
+        "reproduction: guided": published.SAMPLING | published.GUIDANCE,
+        **{f"ours: {name}": _sampling(data, name) for name in SAMPLING_COLUMNS if name in data.evaluations},
+    }
+    frame = pd.DataFrame(columns).rename_axis("setting").reset_index()
+    return Table("table1", "Table 1. Sampling settings", frame)
+
+
+def _sampling(data: ReportData, name: str) -> dict[str, str]:
+    sampler, guided, variant = data.settings["sampler"], data.settings["guided"], data.variant(name)
+    found, size, clip = data.evaluations[name], data.real.shape[1], scientific(data.inputs.probability_clip)
+    trained = data.settings["score"]["source"] == "train"
+    low, high = map(scientific, variant["window"] or (guided["time_min"], guided["time_max"]))
+    texts = {
+        "data": data.settings["real"]["source"],
+        "image size": f"{size}x{size}",
+        "score network": "EDM, trained here" if trained else "EDM, released weights",
+        "feature network": "Inception" if data.label() == "FID" else found["fid_network"],
+        "samples (N)": fmt.count(found["n"]),
+        "batch size": fmt.count(guided["batch_size"]),
+        "steps (NFE)": f"{found['steps']} ({2 * found['steps'] - 1})",  # Heun: two a step, one in the last
+        "sigma": f"{scientific(sampler['sigma_min'])} to {scientific(sampler['sigma_max'])}, rho {sampler['rho']:g}",
+        "churn": scientific(sampler["s_churn"]),
+    }
+    guidance = {
+        "discriminators": fmt.members_text(variant["members"]),
+        "w1": scientific(variant["w1"]),
+        "w2": scientific(variant["w2"]),
+        "total weight, (w1 + w2) / 2": scientific((variant["w1"] + variant["w2"]) / 2),
+        "time window": f"[{low}, {high}]",
+        "boosting": switch(variant["boosting"]),
+        "probability clip": f"[{clip}, 1 - {clip}]",
+    }
+    return texts | (guidance if variant["members"] else dict.fromkeys(guidance, MISSING))
 
 
 def discriminator_table(data: ReportData) -> Table:
-    """Table 2: how the study trained its discriminators, how we trained ours, and what came of it.
+    """Table 2: how the reproduction trained its discriminators, how we trained ours, and the losses of both."""
+    rows = []
+    for member in data.members:
+        theirs = published.MEMBERS.get(member.name, [MISSING] * len(published.MEMBER_COLUMNS))
+        row = {f"reproduction: {key}": text for key, text in zip(published.MEMBER_COLUMNS, theirs, strict=True)}
+        rows.append({"member": member.name.upper()} | row | _member(data, member))
+    return Table("table2", "Table 2. The discriminators", pd.DataFrame(rows).fillna(MISSING))
 
-    Args:
-        data: contents of the other stages' files.
 
-    Returns:
-        One row for each configured member.
-    """
-    settings = data.settings["discriminator"]
-    epochs, rates = settings["epoch_factor"], settings["learning_rate_factor"]
-    headings = {
-        "": ["member"],
-        "study": ["epochs", "learning rate", "weight decay", "t_min", "batch", "train BCE", "validation BCE"],
-        "ours": ["epochs", "learning rate", "weight decay", "t_min", "batch", "iterations", "parameters"],
-        "ours, BCE": ["train, last", "train, best", "validation, last", "validation, best (epoch)", "test"],
-        "ours, accuracy": ["train, last", "train, best", "validation, last", "validation, best"],
+def _member(data: ReportData, member: Member) -> dict[str, str]:
+    metrics, history, settings = member.metrics, member.history, data.settings["members"][member.name]
+    best = f"{number(metrics['best_validation_loss'], 3)} ({fmt.count(metrics['best_epoch'])})"
+    row = {
+        "ours: epochs": fmt.count(metrics["epochs"]),
+        "ours: learning rate": scientific(metrics["learning_rate"]),
+        "ours: weight decay": scientific(metrics["weight_decay"]),
+        "ours: t_min": scientific(metrics["t_min"]),
+        "ours: batch": fmt.count(data.settings["discriminator"]["batch_size"]),
+        "ours: iterations": fmt.count(metrics["iterations"]),
+        "ours: parameters": fmt.count(metrics["parameters"]),
+        "ours, BCE: train, last": number(metrics["train_loss"], 3),
+        "ours, BCE: train, best": number(history["train_loss"].min(), 3),
+        "ours, BCE: validation, last": number(metrics["validation_loss"], 3),
+        "ours, BCE: validation, best (epoch)": best,
+        "ours, BCE: test": number(metrics["test_loss"], 3),
+        "ours, accuracy: train, last": number(metrics["train_accuracy"], 3),
+        "ours, accuracy: train, best": number(history["train_accuracy"].max(), 3),
+        "ours, accuracy: validation, last": number(metrics["validation_accuracy"], 3),
+        "ours, accuracy: validation, best": number(history["validation_accuracy"].max(), 3),
     }
-    columns = tuple(Column(group, heading) for group, names in headings.items() for heading in names)
-    rows = tuple((*_study_member(member.name), *_our_member(member, settings)) for member in data.members)
-    sizes = data.members[0].metrics if data.members else {}
-    notes = (
-        f"Our epochs are the study's × {scientific(epochs)} (rounded, at least 1), our learning rates the "
-        f"study's × {scientific(rates)}; weight decay and t_min are as given.",
-        "BCE is the binary cross-entropy in nats, real = 1, fake = 0; a coin has BCE 0.693 and accuracy "
-        "0.5. Best: the lowest BCE or highest accuracy over the epochs. Test: the weights that were kept; "
-        "their accuracy and AUROC are in Table 3.",
-        f"Ours: {count(sizes.get('n_train'))} training, {count(sizes.get('n_validation'))} validation and "
-        f"{count(sizes.get('n_test'))} test images, real and unguided fakes, one split for all members; "
-        "validation and test on one common grid of noise levels. One training seed for each member.",
-        f"Ours {START_NOTES[settings['init']]}; the study's D1-D5 each continued one network. "
-        f"{_order_note(settings['reshuffle'])} The study guided with the checkpoints of epochs {_guiding_epochs()}, "
-        f"ours with the weights of {_checkpoint_note(settings['checkpoint'])}.{_differences_note(settings)}",
-        "The study's BCE values are those of the last epoch in its logs, where known; its data, network and "
-        "validation differ from ours, so the columns are not comparable.",
-    )
-    return Table("table2", "Table 2. The discriminators", columns, rows, notes, data_note(data.card))
-
-
-def _checkpoint_note(checkpoint: str | int) -> str:
-    named = {"last": "the last epoch", "best": "the epoch of the smallest validation loss"}
-    return named.get(str(checkpoint), f"epoch {checkpoint} of the study's count, scaled")
-
-
-def _differences_note(settings: Mapping[str, Any]) -> str:
-    told: dict[str, list[str]] = {}
-    for name, row in settings["members"].items():
-        own = {key: value for key, value in row.get("differs", {}).items() if value is not None}
-        if network := own.get("network"):
-            own |= {key: value for key, value in network.items() if value != settings["network"][key]}
-            del own["network"]
-        if own:
-            told.setdefault(", ".join(f"{key} {value}" for key, value in own.items()), []).append(name)
-    return f" Members that differ: {'; '.join(f'{members_text(n)}: {t}' for t, n in told.items())}." if told else ""
-
-
-def _guiding_epochs() -> str:
-    return ", ".join(f"{member.guiding_epoch} ({name.upper()})" for name, member in STUDY_MEMBERS.items())
-
-
-def _order_note(reshuffle: bool) -> str:
-    if reshuffle:
-        return "Ours see the images in a new order every epoch; the study never reshuffled."
-    return "Ours see the images in the same order every epoch, as in the study, which never reshuffled."
-
-
-def _study_member(name: str) -> tuple[str, ...]:
-    study = STUDY_MEMBERS.get(name)
-    if study is None:
-        return (name.upper(), *[MISSING] * 7)
-    return (
-        name.upper(),
-        count(study.epochs),
-        scientific(study.learning_rate),
-        scientific(study.weight_decay),
-        scientific(study.t_min),
-        count(study.batch_size),
-        number(study.train_loss, 2),
-        number(study.validation_loss, 2),
-    )
-
-
-def _our_member(member: Member, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    given, metrics, history = settings["members"][member.name], member.metrics, member.history
-    return (
-        count(max(1, round(given["epochs"] * settings["epoch_factor"]))),
-        scientific(given["learning_rate"] * settings["learning_rate_factor"]),
-        scientific(given["weight_decay"]),
-        scientific(given["t_min"]),
-        count(settings["batch_size"]),
-        count(metrics["iterations"]),
-        count(metrics["parameters"]),
-        number(metrics["train_loss"], 3),
-        number(float(history["train_loss"].min()), 3),
-        number(metrics["validation_loss"], 3),
-        f"{number(metrics['best_validation_loss'], 3)} ({count(metrics['best_epoch'])})",
-        number(metrics["test_loss"], 3),
-        number(metrics["train_accuracy"], 3),
-        number(float(history["train_accuracy"].max()), 3),
-        number(metrics["validation_accuracy"], 3),
-        number(float(history["validation_accuracy"].max()), 3),
-    )
+    own = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in SHARED and value is not None)
+    return row | ({"ours: settings of its own": own} if own else {})
 
 
 def result_table(data: ReportData) -> Table:
-    """Table 3: every variant's result, and beside it what the study and the paper published for that setting.
-
-    Args:
-        data: contents of the other stages' files.
-
-    Returns:
-        One row for each configured variant, then those that no study chose yet, then the published rows that none of
-        ours corresponds to.
-    """
-    fid, kid = fid_label(data.fid_network), fid_label(data.fid_network, "KID")
-    published_fid = fid_label(INCEPTION)
-    several = data.reference["ranges"] > 1
-    published = f"published, {STUDY_DATA}, N = {count(STUDY_IMAGES)}"
-    differences = [f"difference from {baseline} [95 %]" for baseline in (REFERENCE, *data.differences)]
-    headings = {
-        "": ["variant", "guided by"],
-        "ours": [
-            "w1 / w2 / boosting",
-            "N",
-            f"{fid} [95 %]",
-            *([f"{fid} of each range"] if several else []),
-            *differences,
-        ],
-        "ours, generative": [kid, f"{kid}, held-out", "k-NN precision", "k-NN recall"],
-        "ours, discriminator as classifier": ["precision", "recall", "accuracy", "AUROC"],
-        published: ["row", f"study: {published_fid}", f"paper: {published_fid}"],
-        "published, discriminator as classifier": ["precision", "recall"],
-    }
-    columns = tuple(Column(group, heading) for group, names in headings.items() for heading in names)
-    counterparts = {result.variant: result for result in PUBLISHED_RESULTS if result.variant}
-    rows = [(*_our_result(data, name), *_published_result(counterparts.get(name))) for name in data.inputs.variants]
-    rows += [_absent_row(data, name) for name in data.absent if name not in data.inputs.variants]
-    rows += [
-        ("not run here", result.label, *[MISSING] * _blanks(data), *_published_result(result))
-        for result in PUBLISHED_RESULTS
-        if result.variant not in data.inputs.variants
-    ]
-    reference = data.reference
-    notes = (
-        _comparability(data),
-        "Interval: point +- 1.96 sd by the influence function over generated samples; differences are "
-        "paired by sample seed, and negative where the row is better than the variant named. It covers sampling "
-        "noise only, with all networks and the reference fixed.",
-        "k-NN precision and recall are the generative ones (Kynkaanniemi et al. 2019). What the study "
-        "calls precision and recall are the discriminator's classification scores at threshold 0.5: a "
-        "different thing, in columns of their own. Ours use the test split of real and unguided fake "
-        "images.",
-        f"KID and k-NN precision and recall: against {count(reference['reference_n'])} real training images; KID, "
-        f"held-out: against {count(reference['holdout_n'])} real images that no network was trained on.",
-        *_ranges_note(data),
-        f"Classification scores: {seen_by_features(data)}",
-    )
-    return Table("table3", "Table 3. Results", columns, tuple(rows), notes, data_note(data.card))
+    """Table 3: every variant's result beside the published one of the same kind, then the other published results."""
+    columns = published.RESULT_COLUMNS
+    theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in published.RESULTS.items()}
+    rows = [_ours(data, name) | theirs.get(name, dict.fromkeys(columns, MISSING)) for name in data.evaluations]
+    for name, cells in theirs.items():
+        if name not in data.evaluations:
+            rows.append({"variant": "not run here", "guided by": cells[columns[0]], **cells})
+    return Table("table3", "Table 3. Results", pd.DataFrame(rows).fillna(MISSING))
 
 
-def _comparability(data: ReportData) -> str:
-    reference, size, source = data.reference, data.real.shape[1], data.settings["real"]["source"]
-    published = f"Published: {STUDY_DATA}, 32x32, {count(STUDY_IMAGES)} samples, Inception features."
-    classes = " with classes" if data.settings["cond"] else ""
-    ours = (
-        f"Ours: {source}{classes}, {size}x{size}, {samples_text(reference)} samples, {reference['steps']} steps, "
-        f"{network_name(data.fid_network)} features, {reference_text(reference)}."
-    )
-    same = (data.fid_network, source, size, reference["n"]) == (INCEPTION, STUDY_DATA, 32, STUDY_IMAGES)
-    if same and not data.settings["cond"]:
-        return f"Published values and ours are of one kind; an interval is known for ours alone. {published} {ours}"
-    return (
-        f"Published values and ours are not comparable numbers. {published} {ours} Compare the direction of effects "
-        "only."
-    )
-
-
-def _ranges_note(data: ReportData) -> tuple[str, ...]:
-    ranges = data.reference["ranges"]
-    if ranges == 1:
-        return ()
-    return (
-        f"{fid_label(data.fid_network)} is the mean over {ranges} ranges of samples, each with its own seeds; no range "
-        "is chosen. Its interval, and those of differences, are by the influence function over the samples of all "
-        "ranges; the interval beside the ranges is Student's over their scatter. KID and k-NN precision and recall are "
-        "those of the first range.",
-    )
-
-
-def _absent_row(data: ReportData, name: str) -> tuple[str, ...]:
-    return (*_our_result(data, name), *_published_result(None))
-
-
-def _our_result(data: ReportData, name: str) -> tuple[str, ...]:
-    shown = AUTHORS_ROW if name == AUTHORS else name
-    if name in data.absent:
-        return (shown, data.absent[name], *[MISSING] * _blanks(data))
-    result, variant = data.evaluations[name], data.variant(name)
-    guided = bool(variant["members"])
+def _ours(data: ReportData, name: str) -> dict[str, str]:
+    found, variant, kid = data.evaluations[name], data.variant(name), data.label("KID")
     weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
-    return (
-        shown,
-        variant_text(variant),
-        weights if guided else MISSING,
-        samples_text(result),
-        estimate(result["fid"], result["fid_ci95"]),
-        *([_ranges(result)] if data.reference["ranges"] > 1 else []),
-        estimate(result["delta_fid_vs_edm"], result["delta_fid_ci95"], sign=True) if guided else MISSING,
-        *(_difference(differences.get(name)) for differences in data.differences.values()),
-        number(result["kid"], 4),
-        number(result["kid_holdout"], 4),
-        number(result["precision"], 3),
-        number(result["recall"], 3),
-        number(result["discriminator_precision"], 3),
-        number(result["discriminator_recall"], 3),
-        number(result["discriminator_accuracy"], 3),
-        number(result["discriminator_auroc"], 3),
-    )
+    row = {
+        "variant": name,
+        "guided by": fmt.variant_text(variant),
+        "ours: w1 / w2 / boosting": weights if variant["members"] else MISSING,
+        "ours: N": fmt.samples_text(found),
+        f"ours: {data.label()} [95 %]": fid_text(found),
+    }
+    if found["ranges"] > 1:
+        each = ", ".join(number(value, 2) for value in found["fid_ranges"])
+        mean = fmt.estimate(found["fid"], found["fid_ranges_ci95"])
+        row[f"ours: {data.label()} of each range"] = f"{each}; mean {mean}"
+    for baseline in BASELINES:
+        if baseline in data.evaluations:
+            row[f"ours: difference from {baseline} [95 %]"] = _difference(data, name, baseline)
+    row |= {
+        f"ours, generative: {kid}": number(found["kid"], 4),
+        f"ours, generative: {kid}, held-out": number(found["kid_holdout"], 4),
+        "ours, generative: k-NN precision": number(found["precision"], 3),
+        "ours, generative: k-NN recall": number(found["recall"], 3),
+    }
+    for score, heading in (("precision",) * 2, ("recall",) * 2, ("accuracy",) * 2, ("auroc", "AUROC")):
+        row[f"ours, discriminator as classifier: {heading}"] = number(found[f"discriminator_{score}"], 3)
+    return row
 
 
-def _blanks(data: ReportData) -> int:
-    """Our columns behind the first two."""
-    return 12 + len(data.differences) + int(data.reference["ranges"] > 1)
+def fid_text(found: Mapping[str, Any]) -> str:
+    """FID with its interval."""
+    return fmt.estimate(found["fid"], (found["fid_low"], found["fid_high"]))
 
 
-def _ranges(result: Mapping[str, Any]) -> str:
-    each = ", ".join(number(value, 2) for value in result["fid_ranges"])
-    return f"{each}; mean {estimate(result['fid_ranges_mean'], result['fid_ranges_ci95'])}"
+def _difference(data: ReportData, name: str, baseline: str) -> str:
+    difference = data.difference(name, baseline)
+    return MISSING if difference is None else difference.text
 
 
-def _difference(difference: Difference | None) -> str:
-    return MISSING if difference is None else estimate(difference.value, difference.bounds, sign=True)
+def ensemble_table(data: ReportData) -> Table:
+    """Table 4: every ensemble whose members were all sampled alone in the same way, beside those members."""
+    rows = [_ensemble(data, name, standing) for name, standing in data.inputs.standings.items()]
+    return Table("table4", "Table 4. Ensembles beside their members", pd.DataFrame(rows))
 
 
-def _published_result(result: PublishedResult | None) -> tuple[str, ...]:
-    if result is None:
-        return (MISSING,) * 5
-    return (
-        result.label,
-        number(result.study_fid, 3),
-        result.paper_fid or MISSING,
-        number(result.study_precision, 3),
-        number(result.study_recall, 3),
-    )
+def _ensemble(data: ReportData, name: str, standing: Standing) -> dict[str, str]:
+    label = f"{data.label()} [95 %]"
+    members = sorted(standing.alone, key=lambda member: data.evaluations[standing.alone[member]]["fid"])
+    best, worst = (f"{m.upper()} {fid_text(data.evaluations[standing.alone[m]])}" for m in (members[0], members[-1]))
+    verdicts = [difference.verdict for difference in standing.from_each.values()]
+    return {
+        "ensemble": name,
+        "of": fmt.variant_text(data.variant(name)),
+        "start of its members": start_text(data, list(standing.alone)),
+        f"{label}: ensemble": fid_text(data.evaluations[name]),
+        f"{label}: mean of its members": number(standing.mean_fid, 2),
+        f"{label}: best member": best,
+        f"{label}: worst member": worst,
+        "ensemble's difference [95 %] from: the mean of its members": standing.from_mean.text,
+        "ensemble's difference [95 %] from: its best member": standing.from_each[members[0]].text,
+        f"ensemble's difference [95 %] from: {REFERENCE}": _difference(data, name, REFERENCE),
+        f"ensemble's difference [95 %] from: {PLAIN_MEAN}": _difference(data, name, PLAIN_MEAN),
+        "members it is: better than": f"{verdicts.count('better')} of {len(verdicts)}",
+        "members it is: worse than": f"{verdicts.count('worse')} of {len(verdicts)}",
+    }
+
+
+def start_text(data: ReportData, members: Sequence[str]) -> str:
+    """The starts of members: "fresh", or for example "1 of 6 fresh, 5 of 6 sequential"."""
+    starts = Counter(_start(data.settings["members"][name]) for name in members)
+    return ", ".join(kind if len(starts) == 1 else f"{n} of {len(members)} {kind}" for kind, n in starts.items())
+
+
+def _start(member: Mapping[str, Any]) -> str:
+    if member["start"].startswith("models/"):
+        return "fresh" if member["start"].endswith("/extractor") else "sequential"
+    return "pretrained" if member["epochs"] else "released"
+
+
+def study_table(study: Study, shown: int = 10) -> Table:
+    """The best complete trials of a search, or all rows of a factorial."""
+    frame = pd.DataFrame() if study.rows is None else study.rows
+    if {"number", "value", "state"} <= set(frame):
+        frame = frame[frame["state"] == "complete"].sort_values(["value", "number"]).head(shown)
+    frame = frame.drop(columns=["state", "seconds", "note"], errors="ignore")
+    frame.columns = [name.removeprefix("params_") for name in map(str, frame)]
+    named = frame.rename(columns={"number": "trial", "grid": "began with"}).map(_cell)
+    return Table(study.name, f"Study {study.name}", named)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value, 0) if value != value else scientific(float(f"{value:.4g}"))
+    return str(value)
+
+
+def variants_frame(data: ReportData) -> pd.DataFrame:
+    """Every number of every evaluation, unrounded; lists are joined by +."""
+    rows = []
+    for name, found in data.evaluations.items():
+        row = {"variant": name} | {key: found[key] for key in METRICS} | dict(found)
+        row = {key: "+".join(map(str, v)) if isinstance(v, list) else v for key, v in row.items() if key != "inputs"}
+        for baseline in BASELINES[1:]:
+            if (difference := data.difference(name, baseline)) is not None:
+                row[f"delta_fid_{baseline}"] = difference.value
+                row[f"delta_low_{baseline}"], row[f"delta_high_{baseline}"] = difference.bounds
+        rows.append(row)
+    return _noted(pd.DataFrame(rows), data)
+
+
+def curves_frame(data: ReportData) -> pd.DataFrame:
+    """Training curves in long form for `dvc plots`: member, split, epoch, loss, accuracy."""
+    columns, parts = ["member", "split", "epoch", "loss", "accuracy"], []
+    for member in data.members:
+        for split in ("train", "validation"):
+            curve = member.history.rename(columns={f"{split}_loss": "loss", f"{split}_accuracy": "accuracy"})
+            parts.append(curve.assign(member=member.name, split=split)[columns])
+    return _noted(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns), data)
+
+
+def _noted(frame: pd.DataFrame, data: ReportData) -> pd.DataFrame:
+    return frame.assign(note=data.note) if data.note else frame

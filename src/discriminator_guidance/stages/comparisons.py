@@ -1,4 +1,4 @@
-"""What the report compares: variants with baselines, and ensembles with their members, paired sample by sample."""
+"""Paired comparisons for the report: variants with baselines, and ensembles with their members."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from discriminator_guidance.artifacts.files import read_npz
+from discriminator_guidance.data.files import read_json, read_npz
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.significance import paired_difference
 from discriminator_guidance.report.gather import BASELINES, Difference, Standing
-from discriminator_guidance.report.readers import read_json
-from discriminator_guidance.stages.layout import Layout
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Variant
+    from discriminator_guidance.stages.layout import Layout
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A variant's distance in each range, and how much each of its samples pulls on it."""
+    """A variant's Frechet distance in each range, and the influence of each of its samples on it."""
 
     distances: list[float]
     influence: np.ndarray  # (n,) or (ranges, n)
@@ -29,34 +28,16 @@ class Evaluated:
 
 
 def read_evaluated(layout: Layout, variant: str) -> Evaluated:
-    """Read what stage `evaluation` left of a variant.
-
-    Args:
-        layout: of the profile.
-        variant: its name.
-
-    Returns:
-        Distances and influence.
-
-    Raises:
-        InputError: a file is missing or damaged.
-    """
-    distances = read_json(layout.evaluation(variant), "evaluation", {"fid_ranges": "numbers"})["fid_ranges"]
+    """Read what stage `evaluation` wrote of a variant."""
+    path = layout.evaluated(variant) / "details.json"
+    distances = read_json(path, "evaluation").get("fid_ranges")
+    if not isinstance(distances, list) or not all(isinstance(value, float | int) for value in distances):
+        raise InputError(f"a list of numbers fid_ranges in {path}", repr(distances), "run stage evaluation again")
     return Evaluated(distances, **read_npz(layout.influence(variant), ["influence", "index"], "evaluation"))
 
 
 def differences(evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, Difference]]:
-    """Every variant against each baseline.
-
-    Args:
-        evaluated: by variant.
-
-    Returns:
-        By baseline, of those that were evaluated, and by variant.
-
-    Raises:
-        InputError: two variants were evaluated on other samples.
-    """
+    """The difference of every variant from each evaluated baseline, by baseline and variant."""
     return {
         baseline: {
             name: _difference(evaluated[name], evaluated[baseline], f"{name} and {baseline}")
@@ -69,18 +50,7 @@ def differences(evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, Diffe
 
 
 def standings(variants: Mapping[str, Variant], evaluated: Mapping[str, Evaluated]) -> dict[str, Standing]:
-    """Every ensemble against its members alone, where each was sampled alone with the same weights.
-
-    Args:
-        variants: the section `guided.variants`.
-        evaluated: those that were evaluated.
-
-    Returns:
-        By ensemble.
-
-    Raises:
-        InputError: an ensemble and a member were evaluated on other samples.
-    """
+    """Every ensemble beside its members, where each of them was sampled alone with the same settings."""
     found = {}
     for name, ensemble in evaluated.items():
         alone = _alone(variants, name, evaluated)
@@ -99,16 +69,16 @@ def standings(variants: Mapping[str, Variant], evaluated: Mapping[str, Evaluated
 
 
 def _alone(variants: Mapping[str, Variant], ensemble: str, evaluated: Mapping[str, Evaluated]) -> dict[str, str]:
-    """Of each member the variant that samples with it alone as the ensemble samples; nothing where one has none."""
+    """By member, the variant that samples with it alone as the ensemble samples; empty where one has none."""
 
-    def manner(name: str) -> tuple[float, float, bool, tuple[float, float] | None]:
+    def settings(name: str) -> tuple[object, ...]:
         variant = variants[name]
-        return variant.w1, variant.w2, variant.boosting, variant.window
+        return variant.w1, variant.w2, variant.boosting, variant.window, variant.steps
 
     alone = {
         variants[name].members[0]: name
         for name in evaluated
-        if len(variants[name].members) == 1 and manner(name) == manner(ensemble)
+        if len(variants[name].members) == 1 and settings(name) == settings(ensemble)
     }
     members = variants[ensemble].members
     return {member: alone[member] for member in members} if set(members) <= set(alone) else {}
@@ -116,9 +86,6 @@ def _alone(variants: Mapping[str, Variant], ensemble: str, evaluated: Mapping[st
 
 def _difference(one: Evaluated, other: Evaluated, names: str) -> Difference:
     if not np.array_equal(one.index, other.index):
-        raise InputError(
-            f"the same sample indices in the influence of {names}",
-            "different ones",
-            "run stage evaluation of both again",
-        )
+        what = f"the same sample indices in the influence of {names}"
+        raise InputError(what, "different ones", "run stage evaluation of both again")
     return Difference(*paired_difference(one.distances, one.influence, other.distances, other.influence))

@@ -1,201 +1,273 @@
-"""Stage `discriminator`: one member's head, its curves, and its logits on the fixed test split."""
+"""Stage `discriminator`: one member's head, its training curve, and its logits on the fixed test split."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance import ranks
-from discriminator_guidance.artifacts.files import read_npz, write_bytes, write_csv, write_json, write_npz
-from discriminator_guidance.artifacts.partial import PartialWork
-from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
+from discriminator_guidance import distributed
+from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_state_dict
+from discriminator_guidance.checkpoints.weights import build_network, fit_network, load_weights, save_weights
+from discriminator_guidance.data.files import read_npz, sha256, write_bytes, write_csv, write_json, write_npz
+from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.evaluation.classification import calibration_bins
-from discriminator_guidance.networks.memory import BatchSize
-from discriminator_guidance.networks.precision import allow_tf32, resolve_compute
-from discriminator_guidance.stages.chain import of_member, predecessor, predecessors_hash
-from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
-from discriminator_guidance.stages.halved import halved_record
-from discriminator_guidance.stages.heads import (
-    Bench,
-    Pairs,
-    grid,
-    made_from,
-    member_settings,
-    read_released_head,
-    train_member,
-    train_rows,
-    waiting,
+from discriminator_guidance.networks.adm import EncoderUNet, build_head
+from discriminator_guidance.networks.precision import Compute, allow_tf32, prepare
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.networks import AS_PUBLISHED, load_extractor, released_file, training_report
+from discriminator_guidance.stages.resume import resumable
+from discriminator_guidance.training.discriminator import (
+    DiscriminatorSettings,
+    State,
+    train_discriminator,
+    used_epoch,
 )
-from discriminator_guidance.stages.networks import load_extractor
-from discriminator_guidance.stages.noted import noted
-from discriminator_guidance.stages.sharing import shares
-from discriminator_guidance.stages.trained import released_file
-from discriminator_guidance.training.grid import FEATURE_BATCH, accuracy, grid_logits
-from discriminator_guidance.training.loop import Row
-from discriminator_guidance.training.pairs import FAKE, REAL, as_tensor, split_pairs
+from discriminator_guidance.training.grid import Features, GridFeatures, grid_features, grid_logits, validate
+from discriminator_guidance.training.loop import Report, Row
+from discriminator_guidance.training.pairs import Pairs, pair_up, split_pairs
 
 if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
+    from discriminator_guidance.config import Config, Member
+    from discriminator_guidance.config.sections import Discriminator
+    from discriminator_guidance.data.resume import Resumable
+    from discriminator_guidance.tracking import Tracker
 
+LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them
 CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
-def run(config: Config, context: Context, member: str) -> StageResult:
-    """Train a member, or take a released one, and write weights, curve, metrics, calibration and test logits.
+@dataclass(frozen=True)
+class DiscriminatorInputs:
+    """What all heads of a profile are trained and tested on."""
 
-    Args:
-        config: reads `runtime`, `cond` and `discriminator` (of the members only this one, those before it if it
-            goes on from them, and with `shared_features` those whose training can use the features of its batches).
-        context: surroundings.
-        member: its name.
+    config: Config
+    layout: Layout
+    files: tuple[Path, ...]
+    features: Features
+    feature_shape: tuple[int, int, int]
+    pairs: Pairs
+    compute: Compute
+    feature_precision: str
 
-    Returns:
-        Losses and accuracies.
+    @cached_property
+    def validation(self) -> GridFeatures:
+        """The validation images on the common grid of VP times."""
+        return self._grid(self.pairs.split.validation)
 
-    Raises:
-        Dismissed: on all ranks but the first.
-    """
-    settings, layout = config.discriminator, context.layout
-    row, key = settings.members[member], f"discriminator.members.{member}.path"
-    if hasattr(row, "path"):
-        released_file(context, row.path, key)  # before the features of thousands of pictures are computed
-    bench = open_bench(config, context)
-    history: list[Row] = []
-    work: PartialWork | None = None
-    if hasattr(row, "path"):
-        head = read_released_head(bench, row.path, key).to(bench.compute.device)
-    else:
-        head, history, work = train_member(bench, member, ranks.told_by_first(waiting(bench, member)))
-    told = _training_metrics(bench, member, history) if history else _released_metrics(bench, head)
-    bench.forget_validation()
-    test = grid(bench.features, bench.pairs, bench.pairs.split.test, settings, bench.grid_at_once)
-    logits = grid_logits(head, test, bench.compute)
-    for at_once in (bench.at_once, bench.grid_at_once):
-        at_once.take_in_others()
-    ranks.go_on_alone()
+    @cached_property
+    def test(self) -> GridFeatures:
+        """The test images on the common grid of VP times."""
+        return self._grid(self.pairs.split.test)
 
-    folder, curves = layout.discriminator(member), layout.discriminator_reports / member
-    note = noted(config)
-    save_weights(folder, head.state_dict(), head.arguments)
-    if history:
-        write_csv(curves / "history.csv", [{**entry, **note} for entry in history])
-    else:
-        write_bytes(curves / "history.csv", f"{','.join(CURVE)}\n".encode())
-    tested = {
-        "logits": logits.cpu().numpy(),
-        "labels": test.labels.cpu().numpy().astype(np.int64),
-        "time": test.time,
-    }
-    write_npz(folder / "test_logits.npz", **tested, image=test.image)
-    bins = calibration_bins(tested["logits"], tested["labels"], tested["time"])
-    write_csv(curves / "calibration.csv", [{**asdict(entry), **note} for entry in bins])
+    def _grid(self, rows: np.ndarray) -> GridFeatures:
+        section = self.config.discriminator
+        times = section.grid_times, section.grid_times_per_image
+        return grid_features(self.features, self.pairs, rows, *times, section.split.seed)
+
+
+def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[str, Any]:
+    """Train a member, or take a released head, and test it."""
+    inputs, row = open_inputs(config, layout), config.member(member)
+    settings = head_settings(config.discriminator, row)
+    effective = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "weight_decay", "t_min")}
+    tracker.params({**effective, "start": row.start})
+    checkpoints = resumable_head(inputs, f"discriminator-{member}", row)
+    with training_report(tracker, f"training {member}", settings.epochs, "epochs") as report:
+        head, kept, history = train_head(inputs, row, checkpoints, report)
+    last = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    head.load_state_dict(kept)
+    training = _training_metrics(inputs, settings, head, history)
+    logits, test = grid_logits(head, inputs.test, inputs.compute), inputs.test
+
+    folder, reports = layout.discriminator(member), layout.discriminator_report(member)
+    tested = {"logits": logits.cpu().numpy(), "labels": test.labels.cpu().numpy().astype(np.int64), "time": test.time}
+    note = {"note": config.real.note} if config.real.note else {}
     metrics = {
         "member": member,
-        **told,
+        **training,
+        "start": row.start,
         "test_loss": binary_cross_entropy(logits, test.labels).item(),
-        "n_train": len(bench.pairs.split.train),
-        "n_validation": len(bench.pairs.split.validation),
-        "n_test": len(bench.pairs.split.test),
-        "parameters": sum(p.numel() for p in head.parameters()),
-        **bench.compute.record(),
-        **bench.at_once.record(),
-        **bench.grid_at_once.record("halved_grid_batches"),
-        **halved_record(layout.fake / "samples.npz", "fake"),
+        **{f"n_{part}": len(getattr(inputs.pairs.split, part)) for part in ("train", "validation", "test")},
+        "parameters": sum(parameter.numel() for parameter in head.parameters()),
+        "precision": inputs.compute.mode,
+        **inputs.compute.record(),
         **note,
     }
-    write_json(curves / "metrics.json", metrics)
-    if work is not None:
-        work.remove()
-    tables = [curves / name for name in ("metrics.json", "calibration.csv")]
-    shown = {key: metrics[key] for key in ("train_loss", "validation_loss", "test_loss", "best_epoch")}
-    return StageResult(
-        summary={**shown, "batch_size": bench.at_once.size, **bench.compute.record()},
-        outputs=[
-            *(folder / name for name in ("model.safetensors", "model.json", "test_logits.npz")),
-            *tables,
-            curves / "history.csv",
-        ],
-        artifacts=[*tables, curves / "history.csv"] if history else tables,
-        weights=folder / "model.safetensors",
-    )
+    if distributed.is_first():
+        save_weights(folder, kept, head.arguments)
+        shutil.rmtree(folder / LAST, ignore_errors=True)
+        if training["used_epoch"] < settings.epochs:
+            save_weights(folder / LAST, last, head.arguments)
+        write_npz(folder / "test_logits.npz", **tested, image=test.image)
+        if history:
+            write_csv(reports / "history.csv", [{**entry, **note} for entry in history])
+        else:
+            write_bytes(reports / "history.csv", f"{','.join(CURVE)}\n".encode())
+        bins = calibration_bins(tested["logits"], tested["labels"], tested["time"])
+        write_csv(reports / "calibration.csv", [{**asdict(entry), **note} for entry in bins])
+        write_json(reports / "metrics.json", metrics)
+        checkpoints.remove()
+        tracker.artifact(reports / "calibration.csv")
+        tracker.artifact(reports / "metrics.json")
+    tracker.model(f"discriminator-{config.profile}-{member}", folder / "model.safetensors")
+    return {key: metrics[key] for key in ("used_epoch", "best_epoch", "best_validation_loss", "test_loss")}
 
 
-def open_bench(config: Config, context: Context) -> Bench:
-    """Read what all members share: the frozen extractor, the pictures, the split, the validation grid.
-
-    Args:
-        config: reads `runtime`, `cond` and `discriminator` without its members.
-        context: surroundings.
-
-    Returns:
-        What a member is trained on.
-    """
-    settings, runtime, layout = config.discriminator, config.runtime, context.layout
-    inputs = [
-        layout.real / "train.npz",
-        layout.fake / "samples.npz",
-        *(layout.model("extractor") / name for name in WEIGHT_FILES),
-    ]
+def open_inputs(config: Config, layout: Layout) -> DiscriminatorInputs:
+    """Read the frozen extractor and the real and fake images; split them."""
+    section, runtime = config.discriminator, config.runtime
+    files = (layout.real / "train.npz", layout.fake / "samples.npz")
     names = ["images", "labels"] if config.cond else ["images"]
-    real, fake = read_npz(inputs[0], names, "real"), read_npz(inputs[1], names, "fake")
-    compute = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
-    frozen_compute = resolve_compute(runtime.device, runtime.sampling_precision)
-    allow_tf32("tf32" in (compute.mode, frozen_compute.mode))  # the other is bfloat16 then, which leaves nothing to it
-    extractor = load_extractor(layout, frozen_compute)
+    real, fake = read_npz(files[0], names, "real"), read_npz(files[1], names, "fake")
+    frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
+    compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
+    allow_tf32("tf32" in (compute.mode, frozen.mode))  # the other is bfloat16 then, to which it means nothing
+    extractor = load_extractor(layout, frozen)
 
     def features(x_vp: Tensor, t: Tensor) -> Tensor:
-        with torch.no_grad(), frozen_compute.autocast():
-            frozen: Tensor = extractor.features(x_vp, t)
-        return frozen if compute.mode == "bfloat16" else frozen.float()
+        with torch.no_grad(), frozen.autocast():
+            found: Tensor = extractor.features(x_vp, t)
+        return found if compute.mode == "bfloat16" else found.float()
 
-    counts = len(real["images"]), len(fake["images"])
-    labels = torch.cat([torch.full((count,), float(kind)) for count, kind in zip(counts, (REAL, FAKE), strict=True)])
-    classes = torch.from_numpy(np.concatenate([real["labels"], fake["labels"]])) if config.cond else None
-    pairs = Pairs(
-        torch.cat([as_tensor(real["images"], compute.device), as_tensor(fake["images"], compute.device)]),
-        labels.to(compute.device),
-        None if classes is None else classes.to(compute.device),
-        split_pairs(*counts, settings.split.train, settings.split.validation, settings.split.seed, settings.images),
+    counts, shares = (len(real["images"]), len(fake["images"])), section.split
+    split = split_pairs(*counts, shares.train, shares.validation, shares.seed, section.images)
+    classes = np.concatenate([real["labels"], fake["labels"]]) if config.cond else None
+    pairs = pair_up(real["images"], fake["images"], classes, split, compute.device)
+    weights = (layout.model("extractor") / name for name in ("model.safetensors", "model.json"))
+    return DiscriminatorInputs(
+        config, layout, (*files, *weights), features, extractor.feature_shape, pairs, compute, frozen.mode
     )
-    shape = extractor.feature_shape
-    at_once = [BatchSize(size, context.notice) for size in (settings.batch_size, FEATURE_BATCH)]
-    return Bench(settings, context, inputs, features, shape, pairs, compute, frozen_compute.mode, *at_once)
 
 
-def _training_metrics(bench: Bench, member: str, history: list[Row]) -> dict[str, Any]:
-    told = member_settings(bench.settings, member)
-    best = min(history, key=lambda row: row["validation_loss"])
-    used = {"last": told.epochs, "best": int(best["epoch"])}.get(str(told.checkpoint), told.checkpoint)
-    row = history[int(used) - 1]
-    return {
-        "epochs": told.epochs,
-        "used_epoch": int(used),
-        "learning_rate": told.learning_rate,
-        "weight_decay": told.weight_decay,
-        "t_min": told.t_min,
-        "iterations": told.epochs * -(-len(train_rows(bench, member)) // told.batch_size),
-        **{key: row[key] for key in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")},
-        "best_validation_loss": best["validation_loss"],
-        "best_epoch": int(best["epoch"]),
-        "init": of_member(bench.settings, member, "init"),
-        "goes_on_from": predecessor(bench.settings, member),
-        "predecessors_hash": predecessors_hash(bench.settings, member),
-        "made_from": made_from(bench, member) if shares(bench.settings, member) else None,
+def head_settings(section: Discriminator, member: Member) -> DiscriminatorSettings:
+    """A complete row of Table 2 after the profile's two factors; at least one epoch, unless the row asks for none."""
+
+    def scaled(epochs: int) -> int:
+        return max(1, round(epochs * section.epoch_factor)) if epochs else 0
+
+    checkpoint = cast("Literal['last', 'best'] | int", member.checkpoint)
+    return DiscriminatorSettings(
+        seed=member.seed,
+        epochs=scaled(member.epochs),
+        learning_rate=member.learning_rate * section.learning_rate_factor,
+        weight_decay=member.weight_decay,
+        t_min=member.t_min,
+        batch_size=section.batch_size,
+        importance_sampling=bool(member.importance_sampling),
+        reshuffle=bool(member.reshuffle),
+        flip=bool(member.flip),
+        label_smoothing=member.label_smoothing or 0.0,
+        bagging=member.bagging,
+        checkpoint=scaled(checkpoint) if isinstance(checkpoint, int) else checkpoint,
+        checkpoint_every=section.checkpoint_every,
+    )
+
+
+def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Resumable:
+    """The checkpoints of a head, under a key of everything that determines it."""
+    config, layout = inputs.config, inputs.layout
+    start = layout.root / member.start
+    started_from = [start] if start.is_file() else sorted(start.rglob("model.safetensors"))
+    key = {
+        "section": config.discriminator.model_dump(),
+        "member": member.model_dump(),
+        "cond": config.cond,
+        "feature_precision": inputs.feature_precision,
+        "start": [sha256(path) for path in started_from],
+        "ranks": distributed.world_size(),
     }
+    return resumable(layout, name, inputs.files, key, inputs.compute)
 
 
-def _released_metrics(bench: Bench, head: Any) -> dict[str, Any]:
-    logits, labels = grid_logits(head, bench.validation, bench.compute), bench.validation.labels
-    settings = ("epochs", "used_epoch", "learning_rate", "weight_decay", "t_min", "iterations")
-    start = ("init", "goes_on_from", "predecessors_hash", "made_from")
-    untrained = ("train_loss", "train_accuracy", "best_validation_loss", "best_epoch")
+def train_head(
+    inputs: DiscriminatorInputs,
+    member: Member,
+    checkpoints: Resumable,
+    report: Report,
+    start: State | None = None,
+    score: Callable[[nn.Module], Row] | None = None,
+) -> tuple[EncoderUNet, State, list[Row]]:
+    """Train a head from `member.start`, or from the weights `start`.
+
+    Returns the head with the weights of its last epoch, the weights to use, and the curve, whose validation columns
+    `score` may replace.
+    """
+    head = start_head(inputs, member)
+    if start is not None:
+        head.load_state_dict(start)
+    settings = head_settings(inputs.config.discriminator, member)
+    score = score or (lambda trained: validate(trained, inputs.validation, inputs.compute))
+    kept, history = train_discriminator(
+        head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report
+    )
+    return head, kept, history
+
+
+def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:
+    """The head that training begins with: a fresh one, another member after its last epoch, or a released one."""
+    layout, device = inputs.layout, inputs.compute.device
+    folder = layout.root / member.start
+    if not member.start.startswith("models/"):
+        return _released_head(inputs, member.start).to(device)
+    if folder != layout.model("extractor"):
+        state, arguments = load_weights(folder / LAST if (folder / LAST).is_dir() else folder, "discriminator")
+        return build_network(EncoderUNet, arguments, state, "discriminator").to(device)
+    torch.manual_seed(member.seed)
+    network = member.network or inputs.config.discriminator.network
+    return build_head(inputs.feature_shape, condition=inputs.config.cond, **network.model_dump()).to(device)
+
+
+def _released_head(inputs: DiscriminatorInputs, path: str) -> EncoderUNet:
+    what = f"a discriminator in {path}"
+    state = read_state_dict(released_file(inputs.layout, path, "the member's start"))
+    arguments = derive_arguments(state, what)
+    size, channels = arguments["image_size"], arguments["in_channels"]
+    shape, outputs = (channels, size, size), arguments["out_channels"]
+    if shape != inputs.feature_shape or outputs != 1:
+        wanted = " x ".join(map(str, inputs.feature_shape))
+        raise ConfigError(
+            f"a discriminator of {wanted} feature maps in {path}",
+            f"a network of {' x '.join(map(str, shape))} inputs and {outputs} outputs",
+            "change the member's start, or extractor.path",
+        )
+    if arguments["condition"] != inputs.config.cond:
+        kinds = {True: "with classes", False: "without classes"}
+        raise ConfigError(
+            f"a discriminator {kinds[inputs.config.cond]} in {path}, as cond says",
+            f"one {kinds[arguments['condition']]}",
+            "change the member's start, or cond",
+        )
+    return fit_network(EncoderUNet, arguments, state, what, AS_PUBLISHED)
+
+
+def _training_metrics(
+    inputs: DiscriminatorInputs, settings: DiscriminatorSettings, head: EncoderUNet, history: list[Row]
+) -> dict[str, Any]:
+    if not history:
+        trained = ("learning_rate", "weight_decay", "t_min", "train_loss", "train_accuracy")
+        best = ("best_validation_loss", "best_epoch")
+        zero = dict.fromkeys(("epochs", "used_epoch", "iterations"), 0)
+        return {**zero, **dict.fromkeys((*trained, *best)), **validate(head, inputs.validation, inputs.compute)}
+    best_row = min(history, key=lambda row: row["validation_loss"])
+    used = used_epoch(history, settings.checkpoint)
+    batches = -(-len(settings.rows(inputs.pairs.split)) // settings.batch_size)
     return {
-        **dict.fromkeys((*settings, *start, *untrained), None),
-        "validation_loss": binary_cross_entropy(logits, labels).item(),
-        "validation_accuracy": accuracy(logits, labels),
+        "epochs": settings.epochs,
+        "used_epoch": used,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "t_min": settings.t_min,
+        "iterations": settings.epochs * batches,
+        **{key: history[used - 1][key] for key in CURVE if key != "epoch"},
+        "best_validation_loss": best_row["validation_loss"],
+        "best_epoch": int(best_row["epoch"]),
     }

@@ -2,226 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from discriminator_guidance.artifacts.files import fingerprint, read_npz, sha256, write_json, write_npz
-from discriminator_guidance.artifacts.reference_statistics import read_statistics
-from discriminator_guidance.artifacts.weights import WEIGHT_FILES
+from discriminator_guidance import distributed, progress
+from discriminator_guidance.checkpoints.reference_statistics import read_statistics
+from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
+from discriminator_guidance.data.files import fingerprint, read_npz, sha256, write_json, write_npz
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
-from discriminator_guidance.evaluation.distances import kid
-from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES
-from discriminator_guidance.evaluation.manifold import BLOCK, precision_recall
-from discriminator_guidance.evaluation.reference import Reference, reference_of_features, reference_of_statistics
-from discriminator_guidance.evaluation.significance import (
-    influence_on,
-    interval,
-    paired_difference,
-    ranges_interval,
-)
+from discriminator_guidance.evaluation.features import extract_features
+from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features, gaussian_of_statistics
+from discriminator_guidance.evaluation.kid import kid
+from discriminator_guidance.evaluation.manifold import precision_recall
+from discriminator_guidance.evaluation.significance import interval, paired_difference, ranges_interval
 from discriminator_guidance.guidance.ensemble import RULES, simplex_weights
-from discriminator_guidance.networks.memory import BatchSize
-from discriminator_guidance.stages.context import Context, StageResult, prepare_compute
-from discriminator_guidance.stages.features import picture_features, real_radii
-from discriminator_guidance.stages.halved import halved_record
-from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.noted import noted
+from discriminator_guidance.networks.precision import allow_tf32, prepare
+from discriminator_guidance.stages.networks import load_fid_network
+from discriminator_guidance.stages.sampling import sampler_settings, window_of
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
+    from discriminator_guidance.stages.layout import Layout
+    from discriminator_guidance.tracking import Tracker
 
 UNGUIDED = "edm"
+METRICS = (
+    "fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision", "recall",
+)  # fmt: skip
+SCORES = ("precision", "recall", "accuracy", "auroc")
 
 
-def run(config: Config, context: Context, variant: str) -> StageResult:
-    """Compare a variant's samples with the real pictures and with the unguided samples.
+def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
+    """Compare a variant's samples with the real images and, index by index, with the unguided samples.
 
-    The Frechet distance is that of each range of samples, and their mean. Kernel distances, precision and recall are
-    those of the first range. Published reference statistics replace the real features in the Frechet distance alone:
-    the others need single features.
-
-    Args:
-        config: reads `runtime`, `evaluation`, `fid_network`, `sampler`, the ranges of `guided` and this variant.
-        context: surroundings.
-        variant: its name.
-
-    Returns:
-        The Frechet distance, its interval, and the paired difference to the unguided samples.
+    The Frechet distance is the mean over ranges of samples; kernel distances, precision and recall are those of the
+    first range. Published statistics replace the real images in the Frechet distance alone: the others need features.
     """
-    settings, runtime, chosen = config.evaluation, config.runtime, config.guided.variants[variant]
-    layout = context.layout
-    paths = {
-        "samples": layout.guided(variant) / "samples.npz",
-        "unguided": layout.guided(UNGUIDED) / "samples.npz",
-        "real": layout.real / "train.npz",
-        "holdout": layout.real / "holdout.npz",
-    }
-    images = {
-        name: read_npz(path, ["images"], "real" if name in ("real", "holdout") else "guided")["images"]
-        for name, path in paths.items()
-    }
-    ranges, index = config.guided.ranges, _paired_index(paths["samples"], paths["unguided"])
-    if not len(images["samples"]) == len(images["unguided"]) == len(index):
-        raise InputError(
-            f"a picture for each of {len(index)} sample indices",
-            f"{len(images['samples'])} of {variant} and {len(images['unguided'])} without guidance",
-            "run stage guided again",
-        )
-    if len(index) != ranges * config.guided.images:
-        raise InputError(
-            f"{ranges} x {config.guided.images} samples in {paths['samples']}",
-            str(len(index)),
-            "run stage guided again",
-        )
-    inputs = [
-        *paths.values(),
-        *(layout.model("fid_network") / name for name in WEIGHT_FILES),
-        *(layout.discriminator(m) / "test_logits.npz" for m in chosen.members),
-    ]
-    published, statistics = None, settings.reference_statistics
-    if statistics is not None:
-        source = layout.root / Path(statistics).expanduser()
-        published = reference_of_statistics(*read_statistics(source), _width(config), statistics)
-        inputs.append(source)
-    classified = _classification(layout, chosen)
-    compute = prepare_compute(runtime.device, runtime.sampling_precision, runtime.threads)
-    at_once = BatchSize(settings.batch_size, context.notice)
-    features = picture_features(context, compute, images, at_once)
-    samples, unguided = (_by_range(features[name], ranges) for name in ("samples", "unguided"))
-    first, real = samples[0], features["real"]
-    blocks = BatchSize(BLOCK, context.notice)
-    radii = real_radii(context, compute, real, settings.neighborhood, blocks)
-    reference = published or reference_of_features(real)
-
-    with context.bar(f"evaluating {variant}", 2 * ranges + 3, "metrics") as advance:
-        distances, influence = _distances(samples, reference, advance)
-        distances_of_unguided, influence_of_unguided = _distances(unguided, reference, advance)
-        delta, delta_bounds = paired_difference(distances, influence, distances_of_unguided, influence_of_unguided)
-        kernel = {}
-        for name, pictures in (("kid", real), ("kid_holdout", features["holdout"])):
-            kernel[name], kernel[f"{name}_std"] = kid(
-                first, pictures, settings.kid_subsets, settings.kid_subset_size, settings.seed
-            )
-            advance(1)
-        precision, recall = blocks.attempt(
-            lambda size: precision_recall(first, real, settings.neighborhood, size, radii, compute.device)
-        )
-        advance(1)
-
-    told = {
-        "evaluation": settings.model_dump(),
-        "variant": chosen.model_dump(),
-        "sampler": config.sampler.model_dump(),
-        "range": [config.guided.images, ranges, config.guided.seed, config.guided.seed_start],
-        "inputs": {_name(path, layout.root): sha256(path) for path in inputs},
-    }
-    fid = float(np.mean(distances))
-    scatter = ranges_interval(distances)
-    result: dict[str, Any] = {
-        "variant": variant,
-        "n": config.guided.images,
-        "ranges": ranges,
-        "fid": fid,
-        "fid_ci95": list(interval(fid, influence)),
-        "fid_ranges": distances,
-        "fid_ranges_mean": fid,
-        "fid_ranges_ci95": None if scatter is None else list(scatter),
-        "delta_fid_vs_edm": delta,
-        "delta_fid_ci95": list(delta_bounds),
-        **kernel,
-        "precision": precision,
-        "recall": recall,
-        **classified,
-        "members": list(chosen.members),
+    settings, guided, runtime, chosen = config.evaluation, config.guided, config.runtime, config.variants[variant]
+    effective = {
+        **chosen.model_dump(mode="json", exclude={"needs"}),
         "rule": chosen.rule if chosen.members else None,
-        "w1": chosen.w1,
-        "w2": chosen.w2,
-        "boosting": chosen.boosting,
-        "steps": config.sampler.steps,
+        "window": list(window_of(config, chosen)) if chosen.members else None,
+        "steps": sampler_settings(config, chosen).steps,
         "fid_network": config.fid_network.name,
+    }
+    tracker.params(effective)
+
+    # Everything is read and checked before anything is computed.
+    real_path, statistics = layout.model("fid_network") / "features.npz", settings.reference_statistics
+    real = read_npz(real_path, ["train", "holdout"], "fid_network")
+    images, index = _samples(config, layout, variant)
+    scores = _classification_scores(layout, chosen)
+    if statistics is None:
+        reference = gaussian_of_features(real["train"])
+    else:
+        width = real["train"].shape[1]
+        reference = gaussian_of_statistics(*read_statistics(layout.root / statistics), width, statistics)
+
+    compute = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
+    allow_tf32(False)  # metrics are compared to many digits
+    network = load_fid_network(layout, compute)
+    own, features = distributed.share(len(index)), {}
+    with progress.bar(f"features of {variant}", len(own) * len(images), "images") as advance:
+        for name, whole in images.items():
+            part = whole[own.start : own.stop]
+            rows = extract_features(network.features, part, settings.batch_size, compute.device, advance)
+            features[name] = distributed.gather_rows(torch.from_numpy(rows), len(index)).numpy()
+    if not distributed.is_first():
+        return {}
+
+    distances, influence = {}, {}
+    for name, rows in features.items():
+        by_range = [frechet_influence(part, reference) for part in np.split(rows, guided.ranges)]
+        distances[name] = [distance for distance, _ in by_range]
+        influence[name] = np.stack([of_samples for _, of_samples in by_range])
+    fid = float(np.mean(distances[variant]))
+    delta, delta_bounds = paired_difference(
+        distances[variant], influence[variant], distances[UNGUIDED], influence[UNGUIDED]
+    )
+    first = features[variant][: guided.images]
+    subsets = (settings.kid_subsets, settings.kid_subset_size, settings.seed)
+    (kid_real, kid_std), (kid_holdout, kid_holdout_std) = (kid(first, real[name], *subsets) for name in real)
+    shares = precision_recall(first, real["train"], settings.neighborhood, device=compute.device)
+    values = (fid, *interval(fid, influence[variant]), delta, *delta_bounds, kid_real, kid_holdout, *shares)
+    metrics = dict(zip(METRICS, values, strict=True))
+
+    inputs = [layout.guided(name) / "samples.npz" for name in images]
+    inputs += [real_path, *(layout.model("fid_network") / name for name in WEIGHT_FILES)]
+    inputs += [layout.discriminator(member) / "test_logits.npz" for member in chosen.members]
+    inputs += [] if statistics is None else [layout.root / statistics]
+    read = config.model_dump(mode="json", include={"guided", "sampler", "fid_network", "evaluation"})
+    details = {
+        "variant": variant,
+        "n": guided.images,
+        **guided.model_dump(include={"ranges", "seed", "seed_start"}),
+        "fid_ranges": distances[variant],
+        "fid_ranges_ci95": ranges_interval(distances[variant]),
+        "kid_std": kid_std,
+        "kid_holdout_std": kid_holdout_std,
+        **{f"discriminator_{name}": scores.get(name) for name in SCORES},
+        **effective,
         "reference_statistics": statistics,
-        "reference_n": len(images["real"]),
-        "holdout_n": len(images["holdout"]),
-        "seed": config.guided.seed,
-        "seed_start": config.guided.seed_start,
+        "reference_n": len(real["train"]),
+        "holdout_n": len(real["holdout"]),
         "precision_mode": compute.mode,
         **compute.record(),
-        **at_once.record(),
-        **blocks.record("halved_blocks"),
-        **halved_record(paths["samples"], "guided"),
-        "params_hash": fingerprint(told),
-        **noted(config),
+        "settings_hash": fingerprint({**read, "variant": chosen.model_dump(mode="json")}),
+        "inputs": {os.path.relpath(path, layout.root): sha256(path) for path in inputs},
+        **({} if config.real.note is None else {"note": config.real.note}),
     }
-    path, pulls = layout.evaluation(variant), layout.influence(variant)
-    shape = (ranges, -1) if ranges > 1 else (-1,)
-    write_npz(pulls, influence=influence.reshape(shape), index=index.reshape(shape))
-    write_json(path, result)
-    shown = ("fid", "fid_ci95", "delta_fid_vs_edm", "delta_fid_ci95", "precision", "recall")
-    numbers = {key: float(value) for key, value in result.items() if type(value) is float}
-    numbers |= {f"{key}_{end}": value for key in ("fid_ci95", "delta_fid_ci95") for end, value in _ends(result[key])}
-    return StageResult(
-        summary={**{key: result[key] for key in shown}, "batch_size": at_once.size, **compute.record()},
-        outputs=[path, pulls],
-        artifacts=[path],
-        metrics=numbers,
-    )
+    shape = (guided.ranges, -1) if guided.ranges > 1 else (-1,)
+    write_npz(layout.influence(variant), influence=influence[variant].reshape(shape), index=index.reshape(shape))
+    write_json(layout.evaluated(variant) / "details.json", details)
+    write_json(layout.evaluation(variant), metrics)
+    tracker.metrics(0, {f"discriminator_{name}": score for name, score in scores.items()})
+    return metrics
 
 
-def _width(config: Config) -> int:
-    return INCEPTION_FEATURES if config.fid_network.source == "inception" else config.fid_network.features
+def _samples(config: Config, layout: Layout, variant: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The images of the variant and of the unguided one, by name, and the sample indices that both must have."""
+    paths = {name: layout.guided(name) / "samples.npz" for name in (variant, UNGUIDED)}
+    read = {name: read_npz(path, ["images", "index"], "guided") for name, path in paths.items()}
+    count, first = config.guided.ranges * config.guided.images, config.guided.seed_start
+    for name, arrays in read.items():
+        index = arrays["index"]
+        if len(arrays["images"]) != count or not np.array_equal(index, first + np.arange(count)):
+            expected = f"the {count} samples {first} .. {first + count - 1} in {paths[name]}"
+            found = f"{len(arrays['images'])} images with indices {index[:1]} .. {index[-1:]}"
+            raise InputError(expected, found, "run stage guided again")
+    return {name: arrays["images"] for name, arrays in read.items()}, read[variant]["index"]
 
 
-def _name(path: Path, root: Path) -> str:
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
-def _paired_index(samples: Path, unguided: Path) -> np.ndarray:
-    first, second = (read_npz(path, ["index"], "guided")["index"] for path in (samples, unguided))
-    if not np.array_equal(first, second):
-        raise InputError(
-            f"the same sample indices in {samples} and {unguided}",
-            f"{first[0]} .. {first[-1]} and {second[0]} .. {second[-1]}",
-            "draw both with the same guided.images and guided.seed_start",
-        )
-    return first
-
-
-def _by_range(features: np.ndarray, ranges: int) -> np.ndarray:
-    return features.reshape(ranges, -1, features.shape[1])
-
-
-def _distances(
-    sets: np.ndarray, reference: Reference, advance: Callable[[int], None]
-) -> tuple[list[float], np.ndarray]:
-    """Of each range: its Frechet distance and, (ranges, n), the influence of its samples."""
-    distances, influence = [], []
-    for features in sets:
-        distances.append(reference.distance(features))
-        influence.append(influence_on(features, reference.mean, reference.root))
-        advance(1)
-    return distances, np.stack(influence)
-
-
-def _ends(bounds: list[float]) -> list[tuple[str, float]]:
-    return [("low", bounds[0]), ("high", bounds[1])]
-
-
-def _classification(layout: Layout, variant: Variant) -> dict[str, float | None]:
-    """Scores of the variant's (combined) discriminator on the fixed test split of real and unguided fakes."""
-    names = ("precision", "recall", "accuracy", "auroc")
+def _classification_scores(layout: Layout, variant: Variant) -> dict[str, float]:
+    """Scores of the combined discriminator on the fixed test split of real and unguided fake images."""
     if not variant.members:
-        return {f"discriminator_{name}": None for name in names}
-    read = [
-        read_npz(layout.discriminator(member) / "test_logits.npz", ["logits", "labels"], "discriminator")
-        for member in variant.members
-    ]
-    logits = torch.from_numpy(np.stack([member["logits"] for member in read])).double()
+        return {}
+    paths = [layout.discriminator(member) / "test_logits.npz" for member in variant.members]
+    read = [read_npz(path, ["logits", "labels"], "discriminator") for path in paths]
+    logits = torch.from_numpy(np.stack([arrays["logits"] for arrays in read])).double()
     weights = logits.new_tensor(simplex_weights(variant.weights, len(variant.members)))
-    log_ratio = RULES[variant.rule](logits, weights).numpy()
-    scores = classification_scores(log_ratio, read[0]["labels"])
-    return {f"discriminator_{name}": getattr(scores, name) for name in names}
+    return classification_scores(RULES[variant.rule](logits, weights).numpy(), read[0]["labels"])

@@ -1,74 +1,83 @@
-"""Stage `fid_network`: the classifier whose features define the Frechet distance of a small study."""
+"""Stage `fid_network`: the network whose features define the Frechet distance, and its features of the real images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from discriminator_guidance.artifacts.files import read_npz
+from discriminator_guidance import distributed, progress
+from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
+from discriminator_guidance.data.files import read_npz, sha256, write_npz
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.inception import InceptionFeatures
 from discriminator_guidance.networks.fid_network import FidNetwork
-from discriminator_guidance.networks.memory import BatchSize
-from discriminator_guidance.stages.context import Context, StageResult, partial_work, prepare_compute
-from discriminator_guidance.stages.convert import read_inception
-from discriminator_guidance.stages.networks import INCEPTION_ARGUMENTS
-from discriminator_guidance.stages.trained import released_file, save_released, save_trained
+from discriminator_guidance.networks.precision import allow_tf32, prepare
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.networks import INCEPTION, released_file, save_network, training_report
+from discriminator_guidance.stages.resume import resumable
 from discriminator_guidance.training.fid_network import train_fid_network
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
-    from discriminator_guidance.config.sections import Runtime, TrainedFidNetwork
+    from discriminator_guidance.tracking import Tracker
 
 
-def run(config: Config, context: Context) -> StageResult:
-    """Train the classifier on clean real pictures, or take Inception's weights, and write weights and curve.
-
-    Args:
-        config: reads `runtime` and `fid_network`.
-        context: surroundings.
-
-    Returns:
-        The last row of the curve or the name of the released file, and the number of parameters.
-    """
-    if config.fid_network.source == "inception":
-        path = released_file(context, config.fid_network.path, "fid_network.path")
-        state = read_inception(path, config.fid_network.sha256)
-        InceptionFeatures(state)  # refuses what is not its weights
-        return save_released(context, "fid_network", state, INCEPTION_ARGUMENTS, path)
-    return _train(config.runtime, config.fid_network, context)
-
-
-def _train(runtime: Runtime, settings: TrainedFidNetwork, context: Context) -> StageResult:
-    source = context.layout.real / "train.npz"
+def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
+    """Train the classifier on clean real images, or take Inception's weights; then extract features once for all."""
+    settings, runtime, source = config.fid_network, config.runtime, layout.real / "train.npz"
+    folder = layout.model("fid_network")
     real = read_npz(source, ["images", "labels"], "real")
-    compute = prepare_compute(runtime.device, runtime.training_precision, runtime.threads)
+    holdout = read_npz(layout.real / "holdout.npz", ["images"], "real")
+    compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
 
-    arguments = {
-        "image_size": real["images"].shape[1],
-        "in_channels": real["images"].shape[3],
-        "channels": settings.channels,
-        "features": settings.features,
-        "classes": int(real["labels"].max()) + 1,
-    }
-    torch.manual_seed(settings.training.seed)
-    network = FidNetwork(**arguments).to(compute.device)
-    schedule = Schedule(**settings.training.model_dump())
-    at_once = BatchSize(schedule.batch_size, context.notice)
-    told = {"network": arguments, "training": settings.training.model_dump()}
-    work = partial_work(context, "fid_network", "", [source], told, compute)
-    with context.bar("training the FID network", schedule.iterations, "iterations") as advance:
-        trained, history = train_fid_network(
-            network,
-            as_tensor(real["images"], compute.device),
-            torch.from_numpy(real["labels"]).to(compute.device),
-            schedule,
-            compute,
-            at_once,
-            work,
-            advance,
-            context.on_metrics,
-        )
-    return save_trained(context, "fid_network", trained, arguments, history, work, compute, at_once)
+    if settings.source == "inception":
+        path = released_file(layout, settings.path, "fid_network.path")
+        if settings.sha256 is not None and (found := sha256(path)) != settings.sha256:
+            remedy = "download the file again, or correct fid_network.sha256"
+            raise InputError(f"sha256 {settings.sha256} of {settings.path}", found, remedy)
+        state = read_state_dict(path)
+        network: FidNetwork | InceptionFeatures = InceptionFeatures(state)  # refuses what is not its weights
+        if distributed.is_first():
+            save_network(folder, state, INCEPTION, [])
+        result: dict[str, Any] = {"source": settings.path}
+    else:
+        _, size, _, channels = real["images"].shape
+        arguments = {"image_size": size, "in_channels": channels, "channels": settings.channels}
+        arguments |= {"features": settings.features, "classes": int(real["labels"].max()) + 1}
+        torch.manual_seed(settings.training.seed)
+        network = FidNetwork(**arguments).to(compute.device)
+        schedule = Schedule(**settings.training.model_dump())
+        key = {**settings.model_dump(exclude={"name"}), "ranks": distributed.world_size()}
+        checkpoints = resumable(layout, "fid_network", [source], key, compute)
+        with training_report(tracker, "training the FID network", schedule.iterations, "iterations") as report:
+            _, history = train_fid_network(
+                network,
+                as_tensor(real["images"], compute.device),
+                torch.from_numpy(real["labels"]).to(compute.device),
+                schedule,
+                compute,
+                checkpoints,
+                report,
+            )
+        if distributed.is_first():
+            save_network(folder, network.state_dict(), arguments, history)
+            checkpoints.remove()
+        result = {f"final_{key}": history[-1][key] for key in ("loss", "accuracy")}
+        result |= {"precision": compute.mode, **compute.record()}
+
+    if distributed.is_first():
+        allow_tf32(False)  # metrics are compared to many digits
+        network.to(compute.device).eval().requires_grad_(False)
+        features = {}
+        for name, images in (("train", real["images"]), ("holdout", holdout["images"])):
+            with progress.bar(f"features of {name} images", len(images), "images") as advance:
+                features[name] = extract_features(
+                    network.features, images, config.evaluation.batch_size, compute.device, advance
+                )
+        write_npz(folder / "features.npz", **features)
+    tracker.model(f"fid_network-{config.profile}", folder / "model.safetensors")
+    return {**result, "parameters": sum(parameter.numel() for parameter in network.parameters())}

@@ -8,112 +8,64 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of one profile.
-
-    Args:
-        root: project folder.
-        profile: profile name.
-    """
+    """The folders of one profile in the project folder `root`."""
 
     root: Path
     profile: str
 
     @property
     def real(self) -> Path:
-        """train.npz, holdout.npz, card.json."""
+        """train.npz, holdout.npz, card.json, grid.png."""
         return self.root / "data" / self.profile / "real"
 
     @property
     def fake(self) -> Path:
-        """samples.npz."""
+        """samples.npz, grid.png."""
         return self.root / "data" / self.profile / "fake"
 
     def guided(self, variant: str) -> Path:
-        """samples.npz and trajectory.npz of a variant.
-
-        Args:
-            variant: its name.
-
-        Returns:
-            The folder.
-        """
+        """samples.npz, trajectory.npz, grid.png of a variant."""
         return self.root / "data" / self.profile / "guided" / variant
 
     def model(self, word: str) -> Path:
-        """Weights of `score`, `extractor` or `fid_network`.
-
-        Args:
-            word: the stage.
-
-        Returns:
-            The folder.
-        """
+        """model.safetensors, model.json, history.csv of `score`, `extractor` or `fid_network`."""
         return self.root / "models" / self.profile / word
 
     def discriminator(self, member: str) -> Path:
-        """Weights and test logits of a member.
-
-        Args:
-            member: its name.
-
-        Returns:
-            The folder.
-        """
+        """Weights and test logits of a member."""
         return self.root / "models" / self.profile / "discriminator" / member
 
     @property
-    def factorial(self) -> Path:
-        """Members and cells of the factorial, each under a name of its own."""
-        return self.root / "models" / self.profile / "factorial"
-
-    @property
-    def discriminator_reports(self) -> Path:
-        """One folder for each member: metrics.json, history.csv, calibration.csv."""
-        return self.report / "discriminator"
-
-    @property
     def report(self) -> Path:
-        """Tables, figures, index.html."""
+        """Tables, figures, index.html, and what other stages report."""
         return self.root / "reports" / self.profile
 
+    def discriminator_report(self, member: str) -> Path:
+        """metrics.json, history.csv, calibration.csv of a member."""
+        return self.report / "discriminator" / member
+
     def evaluation(self, variant: str) -> Path:
-        """The JSON of a variant.
-
-        Args:
-            variant: its name.
-
-        Returns:
-            The file.
-        """
+        """The metrics of a variant that DVC compares."""
         return self.report / "evaluation" / f"{variant}.json"
 
+    def evaluated(self, variant: str) -> Path:
+        """What an evaluation leaves besides its metrics: details.json, and influence.npz for paired differences."""
+        return self.root / "data" / self.profile / "evaluation" / variant
+
+    def details(self, variant: str) -> Path:
+        """The other results of a variant, as stage `report` shows them: scores, settings, seeds, hashes."""
+        return self.report / "details" / f"{variant}.json"
+
     def influence(self, variant: str) -> Path:
-        """How much each picture of a variant pulls on its Frechet distance.
-
-        Args:
-            variant: its name.
-
-        Returns:
-            The file.
-        """
-        return self.root / "data" / self.profile / "evaluation" / variant / "influence.npz"
+        """The influence of each sample of a variant on its Frechet distance."""
+        return self.evaluated(variant) / "influence.npz"
 
     @property
     def study(self) -> Path:
-        """Journals of the studies, and the weights of their trials."""
-        return self.root / "models" / self.profile / "study"
-
-    @property
-    def study_reports(self) -> Path:
-        """Tables and figures of the studies."""
+        """Journals, tables and figures of the studies."""
         return self.report / "study"
 
     @property
     def partial(self) -> Path:
-        """Unfinished work, safe to delete when nothing runs."""
+        """Shards and checkpoints of interrupted stages; safe to delete when nothing runs."""
         return self.root / ".partial" / self.profile
-
-    @property
-    def feature_cache(self) -> Path:
-        """FID features by content, safe to delete."""
-        return self.root / ".cache" / "features"

@@ -2,105 +2,97 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from discriminator_guidance.artifacts.files import fingerprint, read_json, require, sha256
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.guidance.clip import PROBABILITY_CLIP
-from discriminator_guidance.provenance import pipeline, provenance
-from discriminator_guidance.report.absent import absent_rows
-from discriminator_guidance.report.gather import ReportInputs
+from discriminator_guidance import distributed
+from discriminator_guidance.config import Config
+from discriminator_guidance.data.files import fingerprint, read_json, require, sha256, write_bytes
+from discriminator_guidance.evaluation.significance import paired_difference
+from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
+from discriminator_guidance.report.gather import Difference, ReportInputs
 from discriminator_guidance.report.page import build_report
-from discriminator_guidance.stages.chain import predecessor, predecessors_hash
-from discriminator_guidance.stages.comparisons import differences, read_evaluated, standings
-from discriminator_guidance.stages.context import Context, StageResult
+from discriminator_guidance.stages.comparisons import Evaluated, differences, read_evaluated, standings
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.tracking import Tracker
 
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config, Discriminator
+LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
+CODE = ("src", "params.yaml", "dvc.yaml")
+TUNED = "tuned"  # the variant of the member that `dguide study promote discriminator` writes
 
-LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "scikit-learn")
 
-
-def run(config: Config, context: Context) -> StageResult:
-    """Write tables, figures, curves, provenance and `index.html`.
-
-    Args:
-        config: reads everything, since Tables 1 and 2 print it.
-        context: surroundings.
-
-    Returns:
-        Where the page is.
-    """
-    layout = context.layout
-    settings = config.model_dump(mode="json")
-    members = tuple(name for name, row in config.discriminator.members.items() if not hasattr(row, "path"))
-    for member in members:
-        _refuse_outdated_start(config.discriminator, context, member)
-    absent = absent_rows(layout.profile, config.model_dump(), layout.report / "evaluation")
-    evaluated = {name: read_evaluated(layout, name) for name in config.guided.variants if name not in absent}
+def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
+    """Write details, tables, figures, curves.csv, provenance.json and index.html."""
+    if not distributed.is_first():
+        return {}
+    evaluated = {name: read_evaluated(layout, name) for name in config.variants}
+    for name in evaluated:  # from DVC's cache to where git keeps them
+        write_bytes(layout.details(name), (layout.evaluated(name) / "details.json").read_bytes())
     inputs = ReportInputs(
-        profile=layout.profile,
-        settings=config.model_dump(),
-        evaluation=layout.report / "evaluation",
-        studies=layout.study_reports,
-        discriminator=layout.discriminator_reports,
-        guided=layout.guided(""),
-        real_images=layout.real / "train.npz",
-        card=layout.real / "card.json",
-        destination=layout.report,
-        members=members,
-        variants=tuple(config.guided.variants),
-        differences=differences(evaluated),
-        standings=standings(config.guided.variants, evaluated),
+        settings=config.model_dump(mode="json"),
+        data=layout.real.parent,
+        report=layout.report,
+        differences=differences(evaluated) | tuned_differences(config, evaluated),
+        standings=standings(config.variants, evaluated),
         probability_clip=PROBABILITY_CLIP,
-        provenance=_provenance(config, context, fingerprint(settings)),
+        provenance=provenance(config, layout),
     )
-    with context.bar("writing the report", 1, "page") as advance:
-        build_report(inputs)
-        advance(1)
+    build_report(inputs)
     page = layout.report / "index.html"
-    written = [*sorted((layout.report / "tables").iterdir()), *sorted((layout.report / "figures").iterdir())]
-    return StageResult(
-        summary={"page": str(page.relative_to(layout.root)), "files": len(written) + 3},
-        outputs=[*written, layout.report / "curves.csv", layout.report / "provenance.json", page],
-        artifacts=[*written, page],
-    )
+    tracker.artifact(page)
+    return {"page": str(page.relative_to(layout.root)), "variants": len(evaluated), "members": len(config.members)}
 
 
-def _refuse_outdated_start(settings: Discriminator, context: Context, member: str) -> None:
-    path, profile = context.layout.discriminator_reports / member / "metrics.json", context.layout.profile
-    recorded = read_json(path, "discriminator").get("predecessors_hash")
-    if recorded != predecessors_hash(settings, member):
-        file, stage = pipeline(), f"discriminator@{profile}-{member}"
-        address, again = (f"{file}:{stage}", f"dvc repro {file}") if file else (stage, "dvc repro")
-        raise InputError(
-            f"a discriminator {member} that goes on from {predecessor(settings, member) or 'none'} as configured now",
-            "one trained when the members before it had other settings",
-            f"run `dvc repro -f -s {address}`, then `{again}`",
-        )
+def tuned_differences(config: Config, evaluated: dict[str, Evaluated]) -> dict[str, dict[str, Difference]]:
+    """The tuned member's difference from a row of Table 2 with its settings, where the search chose such a row."""
+    found: dict[str, dict[str, Difference]] = {}
+    if TUNED not in config.members or TUNED not in evaluated:
+        return found
+    tuned, one = config.member(TUNED), evaluated[TUNED]
+    for name in config.members:
+        if name in evaluated and name not in ("d0", TUNED):
+            row, other = config.member(name), evaluated[name]
+            if row.model_copy(update={"seed": tuned.seed}) == tuned:
+                pair = paired_difference(one.distances, one.influence, other.distances, other.influence)
+                found[name] = {TUNED: Difference(*pair)}
+    return found
 
 
-def _provenance(config: Config, context: Context, params_hash: str) -> dict[str, Any]:
-    layout = context.layout
+def provenance(config: Config, layout: Layout) -> dict[str, Any]:
+    """The commit of code and settings, data, versions and machine behind the report; no dates."""
     data = {"real": layout.real / "train.npz", "holdout": layout.real / "holdout.npz"}
     for path in data.values():
         require(path, "real")
-    state = provenance(layout.root)
-    unguided = read_json(layout.evaluation("edm"), "evaluation")
+    details = read_json(layout.details("edm"), "evaluation")
+    commit = _git(layout.root, "log", "-1", "--format=%H", "--", *CODE)
     return {
-        "profile": layout.profile,
-        "commit": state.get("git.commit", "not a git checkout"),
-        "uncommitted changes": state.get("git.dirty", "unknown"),
-        "settings sha256": params_hash,
+        "profile": config.profile,
+        "commit": commit or "not a git checkout",
+        "uncommitted changes": bool(_git(layout.root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
+        "settings sha256": fingerprint(config.model_dump(mode="json", exclude={"study", "fetch"})),
         "data sha256": {name: sha256(path) for name, path in data.items()},
-        "precision": {
-            "training": config.runtime.training_precision,
-            "sampling": unguided["precision_mode"],
-        },
+        "precision": {"training": config.runtime.training_precision, "sampling": details["precision_mode"]},
+        "device": details.get("device", config.runtime.device),
         "threads": config.runtime.threads,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """The output of git for the project folder; empty where it is not a checkout of its own."""
+    if not (root / ".git").exists():
+        return ""  # an archive unpacked inside another repository must not claim that repository's commit
+    # Hooks export GIT_DIR and its kin, which would make git answer for another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,1 +1,1 @@
-"""Searches and experiments made of the stages' parts, beside the pipeline."""
+"""Optuna studies beside the pipeline: two searches and a factorial experiment."""

@@ -1,192 +1,195 @@
-"""Study `discriminator`: with which settings one discriminator tells real from fake best, and guides best.
+"""Study `discriminator`: with which settings a discriminator has the best probabilities, and guides best.
 
-All trials are judged by their probabilities on the validation pictures, which is cheap; the best few by the distance of
-the samples that they guide, see `finalists`.
+Trials are searched for by their probabilities on validation images, which are cheap enough to prune by. Each trial that
+ends is then judged by the distance of the samples that it guides; of the best few, the finalists, the smallest wins.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 from optuna.pruners import PercentilePruner
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.artifacts.closure import closure_digest
-from discriminator_guidance.artifacts.files import fingerprint, sha256
-from discriminator_guidance.artifacts.weights import WEIGHT_FILES, save_weights
-from discriminator_guidance.config import TUNED_MEMBER, MemberDifferences
-from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.stages.context import Context
-from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.studies.finalists import OnTrial, finalists_plan, judge
-from discriminator_guidance.studies.storage import StudyPlan
-from discriminator_guidance.studies.trial_heads import (
-    CHOICES,
-    GRID,
-    STUDY,
-    member_of,
-    open_trial_bench,
-    params_of,
-    suggest,
-    train_trial,
-    weights_folder,
+from discriminator_guidance.config import HeadNetwork, Member, Variant
+from discriminator_guidance.errors import ConfigError, DivergenceError
+from discriminator_guidance.evaluation.classification import (
+    calibration_bins,
+    cross_entropy_by_time,
+    expected_calibration_error,
 )
-from discriminator_guidance.studies.workers import Enqueued, Objective, run_study
+from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, train_head
+from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings, plain_mean
+from discriminator_guidance.studies.record import draw_pareto, seconds, write_record
+from discriminator_guidance.studies.storage import StudyPlan
+from discriminator_guidance.studies.trials import GRID, begin, complete, count, run_trials, wanted
+from discriminator_guidance.training.grid import grid_logits
 from discriminator_guidance.training.loop import Row
 
 if TYPE_CHECKING:
-    from discriminator_guidance.config import Config, Discriminator
+    from discriminator_guidance.config import Config
+    from discriminator_guidance.stages.layout import Layout
+    from discriminator_guidance.tracking import Tracker
 
-LEAST_COMPARED = 4  # trials that came as far as a trial before it may be given up there
-
-
-def run(
-    config: Config, context: Context, trials: int, workers: int, on_finished: OnTrial
-) -> tuple[optuna.Study, optuna.Study]:
-    """Search until there are a number of trials, and judge the best of them.
-
-    Args:
-        config: of the profile.
-        context: surroundings.
-        trials: how many there shall be, rows of Table 2 and those of earlier calls included.
-        workers: processes of `study.threads` threads.
-        on_finished: told the study's name and each trial that ends, once.
-
-    Returns:
-        The search, and the study of its finalists.
-
-    Raises:
-        ConfigError: settings have changed since it was begun, `trials` has no room for the rows of Table 2, or one of
-            these lies outside what is searched.
-        InputError: the pipeline has not made what is needed.
-    """
-    starts, plan = starting_points(config), search_plan(config, context.layout)
-    finalists_plan(config, context.layout)  # says now what would be missing at the end
-    if trials < len(starts):
-        raise ConfigError(
-            f"room for the {len(starts)} rows of Table 2 every study begins with",
-            f"--trials {trials}",
-            f"ask for {len(starts)}",
-        )
-    factory = partial(_make_objective, config, context.layout)
-    search = run_study(
-        plan, trials, workers, factory, starts, context.bar, context.notice, partial(on_finished, plan.name)
-    )
-    return search, judge(search, config, context, workers, on_finished)
+WORD, TUNED, START = "discriminator", "tuned", "d0"
+CHOICES = ("importance_sampling", "model_channels", "bagging")  # parameters without an order
+LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned there
 
 
-def search_plan(config: Config, layout: Layout) -> StudyPlan:
-    """What the search is.
+def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
+    """Search until there are so many trials and write the record; returns the winner."""
+    study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
+    if (total := wanted(trials, study, layout)) is None:
+        return {"trials": count(study)}
+    distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout)
+    run_trials(study, partial(_objective, inputs, distances), total, config, config.study.discriminator.model_dump())
+    return write_results(study, config, layout)
 
-    Args:
-        config: of the profile.
-        layout: where files are.
 
-    Returns:
-        The plan.
-
-    Raises:
-        InputError: a file of an earlier stage is missing.
-    """
-    settings, ranges = config.study, config.study.discriminator
-    inputs = [layout.real / "train.npz", layout.fake / "samples.npz"]
-    inputs += [layout.model("extractor") / name for name in WEIGHT_FILES]
-    if missing := [path for path in inputs if not path.is_file()]:
-        raise InputError(f"file {missing[0]}", "no such file", "run `dvc repro` before the study")
-    told = {
-        "search": ranges.model_dump(exclude={"finalists"}),
-        "discriminator": config.discriminator.model_dump(exclude={"members"}),
-        "threads": settings.threads,
-        "runtime": config.runtime.model_dump(exclude={"threads"}),
-        "cond": config.cond,
-    }
-    pruner = ranges.pruner
+def plan(config: Config, layout: Layout) -> StudyPlan:
+    """The search."""
+    search, pruner = config.study.discriminator, config.study.discriminator.pruner
+    if None in search.bagging and config.discriminator.bagging is not None:
+        remedy = "remove null from study.discriminator.bagging: a row of members cannot say it"
+        raise ConfigError("discriminator.bagging: null", str(config.discriminator.bagging), remedy)
     return StudyPlan(
-        name=f"{layout.profile}-{STUDY}",
-        journal=layout.study / f"{STUDY}.log",
-        storage=settings.storage,
-        seed=settings.seed,
-        directions=("minimize",),
-        objective=f"cross entropy + {ranges.calibration_weight:g} x calibration error on the validation pictures, "
-        "averaged over the noise levels",
-        determinants={
-            "settings": fingerprint(told),
-            "inputs": fingerprint({str(path.relative_to(layout.root)): sha256(path) for path in inputs}),
-            "code": closure_digest("studies.trial_heads"),
+        word=WORD,
+        objective=f"validation cross entropy + {search.calibration_weight:g} x calibration error",
+        settings={
+            "search": search.model_dump(exclude={"finalists", "pruner"}),
+            "discriminator": config.discriminator.model_dump(),
+            "variant": _variant(config).model_dump(),
+            **distance_settings(config),
         },
+        inputs=(*distance_inputs(layout), layout.fake / "samples.npz"),
         pruner=PercentilePruner(
-            pruner.percentile,
-            n_startup_trials=pruner.startup_trials,
-            n_warmup_steps=pruner.warmup_epochs,
-            n_min_trials=LEAST_COMPARED,
+            pruner.percentile, pruner.startup_trials, pruner.warmup_epochs, n_min_trials=LEAST_COMPARED
         ),
     )
 
 
-def starting_points(config: Config) -> list[Enqueued]:
-    """The rows of Table 2, which every study tries first.
-
-    Args:
-        config: of the profile; a member that differs from its section, or that somebody else trained, is no such row.
-
-    Returns:
-        Trials tagged D0, D1, ...
-
-    Raises:
-        ConfigError: a row lies outside what is searched.
-    """
-    settings, ranges = config.discriminator, config.study.discriminator
-    found = []
-    for name in _plain_rows(settings):
-        params = params_of(settings, ranges, name)
-        for key, value in params.items():
-            allowed = getattr(ranges, key)
+def starting_points(config: Config) -> dict[str, dict[str, Any]]:
+    """The rows of Table 2, which the search tries first, each trained afresh."""
+    search, points = config.study.discriminator, dict[str, dict[str, Any]]()
+    for name in plain_mean(config).members:
+        row = config.member(name)
+        settings = {**row.model_dump(), **(row.network or config.discriminator.network).model_dump()}
+        settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
+        points[name.upper()] = {key: settings[key] for key in type(search).model_fields if key in settings}
+        for key, value in points[name.upper()].items():
+            allowed = getattr(search, key)
             if not (value in allowed if key in CHOICES else allowed[0] <= value <= allowed[1]):
-                raise ConfigError(
-                    f"study.discriminator.{key} to hold {value} of discriminator member {name}",
-                    str(list(allowed)),
-                    "widen it: every study begins with the rows of Table 2",
-                )
-        found.append(Enqueued(params, {GRID: name.upper()}))
-    return found
+                expected = f"study.discriminator.{key} to hold {value} of member {name}"
+                raise ConfigError(expected, str(list(allowed)), "widen it: the search begins with these members")
+    return points
 
 
-def _plain_rows(settings: Discriminator) -> list[str]:
-    rows = {name: row for name, row in settings.members.items() if name != TUNED_MEMBER and not hasattr(row, "path")}
-    return [name for name, row in rows.items() if getattr(row, "differs", None) == MemberDifferences()]
+def suggest(trial: optuna.Trial, config: Config) -> Member:
+    """Draw a member, with 3 significant digits, so that what is promoted is what was tried."""
+    search, section = config.study.discriminator, config.discriminator
+    decay = _rounded(trial.suggest_float("weight_decay", *search.weight_decay, log=True))
+    network = HeadNetwork(
+        model_channels=trial.suggest_categorical("model_channels", search.model_channels),
+        num_res_blocks=trial.suggest_int("num_res_blocks", *search.num_res_blocks),
+        num_head_channels=section.network.num_head_channels,
+        dropout=round(trial.suggest_float("dropout", *search.dropout), 3),
+    )
+    bagging: Any = trial.suggest_categorical("bagging", search.bagging)
+    return Member(
+        start=f"models/{config.profile}/extractor",
+        seed=config.study.seed,
+        epochs=trial.suggest_int("epochs", *search.epochs, log=True),
+        learning_rate=_rounded(trial.suggest_float("learning_rate", *search.learning_rate, log=True)),
+        weight_decay=0.0 if decay <= search.weight_decay[0] else decay,
+        t_min=_rounded(trial.suggest_float("t_min", *search.t_min, log=True)),
+        importance_sampling=trial.suggest_categorical("importance_sampling", search.importance_sampling),
+        reshuffle=section.reshuffle,
+        flip=section.flip,
+        checkpoint="best" if section.checkpoint == "best" else "last",
+        label_smoothing=round(trial.suggest_float("label_smoothing", *search.label_smoothing), 3),
+        bagging=bagging,
+        network=network,
+    )
 
 
-def _make_objective(config: Config, layout: Layout) -> Objective:
-    ranges, bench = config.study.discriminator, open_trial_bench(config, layout)
+def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: optuna.Trial, tracker: Tracker) -> float:
+    config = inputs.config
+    member = suggest(trial, config)
+    checkpoints = resumable_head(inputs, "study-discriminator", member)
 
-    def objective(trial: optuna.Trial) -> float:
-        row = member_of(suggest(trial, ranges), config.discriminator, ranges, config.study.seed)
-        trial.set_user_attr("member", row.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
-        seen: list[Row] = []
+    def value_of(row: Row) -> float:
+        return row["bce"] + config.study.discriminator.calibration_weight * row["calibration_error"]
 
-        def value_of(scores: Row) -> float:
-            return scores["bce"] + ranges.calibration_weight * scores["calibration_error"]
+    def report(epoch: int, row: Row) -> None:
+        tracker.metrics(epoch, row)
+        trial.report(value_of(row), epoch)
+        if GRID not in trial.user_attrs and trial.should_prune():
+            raise optuna.TrialPruned
 
-        def after_epoch(epoch: int, scores: Row) -> None:
-            seen.append(scores)
-            trial.report(value_of(scores), epoch)
-            # Rows of Table 2 are wanted to the end, to be compared with.
-            if GRID not in trial.user_attrs and trial.should_prune():
-                _tell(trial, scores | {"epochs_trained": epoch})
-                raise optuna.TrialPruned
-
-        trained = train_trial(bench, row, after_epoch)
-        folder = weights_folder(layout, trial.number)
-        save_weights(folder, trained.head.state_dict(), trained.head.arguments)
-        _tell(trial, trained.scores | {"epochs_trained": len(seen), "gflop": trained.gflop})
-        trial.set_user_attr("weights", str((folder / WEIGHT_FILES[0]).relative_to(layout.root)))
-        trial.set_user_attr("weights_sha256", sha256(folder / WEIGHT_FILES[0]))
-        return value_of(trained.scores)
-
-    return objective
-
-
-def _tell(trial: optuna.Trial, told: Row) -> None:
-    for key, value in told.items():
+    try:
+        head, kept, _ = train_head(inputs, member, checkpoints, report, score=partial(scores, inputs))
+    except (optuna.TrialPruned, DivergenceError):
+        checkpoints.remove()
+        raise
+    head.load_state_dict(kept)
+    row = scores(inputs, head)
+    placed = distances.compute.place(head)
+    fid, _ = distances.distance([*distances.batches(_variant(config), [placed], config.study.tuning)])
+    for key, value in {**row, "fid": fid, "member": member.model_dump(mode="json", exclude_none=True)}.items():
         trial.set_user_attr(key, value)
+    tracker.summary({"fid": fid})
+    checkpoints.remove()
+    return value_of(row)
+
+
+def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:
+    """Validation scores of a head; bce and calibration_error are averaged over the noise levels, which count alike."""
+    grid = inputs.validation
+    logits = grid_logits(head, grid, inputs.compute)
+    found, labels = logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64)
+    entropies = cross_entropy_by_time(found, labels, grid.time)
+    errors = expected_calibration_error(calibration_bins(found, labels, grid.time))
+    return {
+        "validation_loss": binary_cross_entropy(logits, grid.labels).item(),
+        "bce": float(np.mean([*entropies.values()])),
+        "calibration_error": float(np.mean([*errors.values()])),
+    }
+
+
+def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
+    """Write the record; returns the winner."""
+    trials = complete(study)
+    finalists = sorted(trials[: config.study.discriminator.finalists], key=lambda trial: trial.user_attrs["fid"])
+    winner, begun = finalists[0], {trial.user_attrs.get(GRID): trial.user_attrs["fid"] for trial in trials}
+    values = {"fid": winner.user_attrs["fid"], "start_fid": begun.get(START.upper()), "objective": winner.value}
+    shared = config.discriminator.model_dump(mode="json")
+    row = {key: value for key, value in winner.user_attrs["member"].items() if value != shared.get(key, ...)}
+    variant = _variant(config).model_dump(mode="json", exclude_none=True)
+    record = {
+        "best": {"trial": trials[0].number, "value": trials[0].value},
+        "finalists": [{"trial": trial.number, "fid": trial.user_attrs["fid"]} for trial in finalists],
+        "winner": {"trial": winner.number, "values": values, "params": winner.params},
+        "rows": {"members": {TUNED: row}, "variants": {TUNED: variant}},
+    }
+
+    write_record(study, config, layout, record)
+    names = ["seconds of the trial", f"FID ({config.fid_network.name})"]
+    pairs = [(seconds(trial) or 0.0, trial.user_attrs["fid"]) for trial in trials]
+    draw_pareto(pairs, names, layout.study / f"{WORD}_pareto.png", config)
+    return {"trials": len(trials), "winner": winner.number, **values}
+
+
+def _variant(config: Config) -> Variant:
+    """How trials guide: as variant d0 does."""
+    if START not in config.variants:
+        raise ConfigError(f"a variant {START}", "none", "add it: the trials guide as it does")
+    fields = {"needs": f"{WORD}/{TUNED}", "members": (TUNED,), "rule": "mean_probability", "weights": "equal"}
+    return config.variants[START].model_copy(update=fields)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,47 +1,44 @@
-"""Command `factorial`: how much each known cause contributes to what the study's ensemble scored.
+"""Study `factorial`: how much each known cause contributes to what the reproduction's ensemble scored.
 
-Seven factors, each at our level or at the study's. A 2^(7-3) fraction of resolution IV, in which our ensemble and the
-study's both occur, gives main effects clear of two-factor interactions; beside it stand the study with one cause
-undone, our ensemble with one cause added, one discriminator alone, and no guidance. Training seeds are blocks.
+Seven factors, each at our level or at the reproduction's. A 2^(7-3) fraction of resolution IV, which holds our ensemble
+and the reproduction's, gives main effects clear of two-factor interactions. Beside it stand the reproduction with one
+cause undone, our ensemble with one cause added, one discriminator alone, and no guidance. Training seeds are blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import optuna
 
-from discriminator_guidance.artifacts.checksums import ENDING, write_checksums
-from discriminator_guidance.artifacts.files import fingerprint, require, sha256, write_bytes, write_csv, write_json
-from discriminator_guidance.artifacts.weights import WEIGHT_FILES
-from discriminator_guidance.evaluation.effects import Fraction, contrast, estimate
-from discriminator_guidance.provenance import provenance
-from discriminator_guidance.report.factorial import factorial_files
-from discriminator_guidance.report.wording import data_note
-from discriminator_guidance.stages.context import Bar, StageResult
-from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.studies.cells import (
-    TRAINING,
-    Cell,
-    Laboratory,
-    draw_cell,
-    read_cell,
-    sampled,
-    train_members,
-    trained,
-)
-from discriminator_guidance.studies.crew import run_tasks
+from discriminator_guidance import progress
+from discriminator_guidance.config import Member, Variant
+from discriminator_guidance.config.sections import SampleRange
+from discriminator_guidance.data.resume import Resumable
+from discriminator_guidance.networks.adm import EncoderUNet
+from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, start_head, train_head
+from discriminator_guidance.stages.resume import resumable
+from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings
+from discriminator_guidance.studies.effects import Fraction
+from discriminator_guidance.studies.storage import StudyPlan
+from discriminator_guidance.studies.trials import begin, complete, run_trials, waiting, wanted
+from discriminator_guidance.training.grid import validate
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
+    from discriminator_guidance.stages.layout import Layout
+    from discriminator_guidance.tracking import Tracker
 
+WORD = "factorial"
 FACTORS = ("rule", "init", "epoch_factor", "reshuffle", "boosting", "steps", "w2")
+TRAINING = {"init", "epoch_factor", "reshuffle"}  # the factors that decide what members become
 # The three factors of training are together in no word: every training set is sampled twice, and every factor of
-# sampling changes within it. The generators have odd length, so that all levels of ours and all of the study's occur.
+# sampling changes within it. The generators have odd length, so that all levels of ours and all of the reproduction's
+# occur.
 DESIGN = Fraction(
     factors=FACTORS,
     base=("init", "epoch_factor", "rule", "reshuffle"),
@@ -51,231 +48,179 @@ DESIGN = Fraction(
         "w2": ("init", "rule", "reshuffle"),
     },
 )
-OURS, STUDY = frozenset[str](), frozenset(FACTORS)
-NEEDS = {"score": WEIGHT_FILES, "extractor": WEIGHT_FILES, "fid_network": WEIGHT_FILES}
+OURS, REPRODUCTION = frozenset[str](), frozenset(FACTORS)
+GROUPS = 300  # neighbouring samples whose mean influence is kept, so that journals stay small
+SEED_STRIDE = 1000  # between the members' seeds of two blocks
 
 
-def run(
-    config: Config,
-    layout: Layout,
-    workers: int,
-    bar: Bar,
-    on_cell: Callable[[Mapping[str, Any]], None],
-) -> StageResult:
-    """Run the cells that are missing and write tables, figure and record.
+@dataclass(frozen=True)
+class Cell:
+    """One trial: a block, a combination of levels, and how many members guide."""
 
-    Args:
-        config: a whole profile.
-        layout: where files are.
-        workers: processes.
-        bar: opens a progress bar.
-        on_cell: told the row of each cell that is computed now.
+    block: int  # index among the training seeds
+    on: frozenset[str]  # the factors at the reproduction's level; the others are at ours
+    members: Literal["all", "first", "none"] = "all"
 
-    Returns:
-        The number of cells and where the results are.
+    def params(self, config: Config) -> dict[str, Any]:
+        """Its parameters for Optuna."""
+        section = config.study.factorial
+        levels = {factor: getattr(section.levels, factor)[factor in self.on] for factor in FACTORS}
+        return {"training_seed": section.training_seeds[self.block], "members": self.members, **levels}
 
-    Raises:
-        InputError: a stage has not run yet, or a worker was killed.
-    """
-    for word, names in NEEDS.items():
-        for name in names:
-            require(layout.model(word) / name, word)
-    require(layout.real / "train.npz", "real")
-    require(layout.fake / "samples.npz", "fake")
-    laboratory = Laboratory(config, layout)
-    cells = list(plan(len(config.factorial.training_seeds)))
+    def label(self) -> str:
+        """Its name without the block."""
+        corners = {0: "ours", len(FACTORS): "reproduction"}
+        on = corners.get(len(self.on)) or " + ".join(factor for factor in FACTORS if factor in self.on)
+        return {"all": on, "first": f"one discriminator, {on}", "none": f"no guidance, {on}"}[self.members]
 
-    sets = {laboratory.heads(cell): cell for cell in cells if cell.members != "none"}
-    waiting = sorted((c for c in sets.values() if not trained(laboratory, c)), key=_training_cost)
-    with bar("training members", len(sets), "sets of members") as advance:
-        advance(len(sets) - len(waiting))
-        for _ in run_tasks(train_members, [(laboratory, cell) for cell in waiting], workers):
-            advance(1)
-    missing = sorted((c for c in cells if not sampled(laboratory, c)), key=lambda c: _sampling_cost(config, c))
-    with bar("drawing cells", len(cells), "cells") as advance:
-        advance(len(cells) - len(missing))
-        for place in run_tasks(draw_cell, [(laboratory, cell) for cell in missing], workers):
-            advance(1)
-            on_cell(_row(laboratory, missing[place]))
 
-    record = analyse(laboratory, cells)
-    folder = layout.report / "factorial"
-    note = data_note({"note": config.real.note})
-    beside = {"note": note} if note else {}
-    write_csv(folder / "cells.csv", [_row(laboratory, cell) | beside for cell in cells])
-    write_csv(folder / "members.csv", [row | beside for row in _losses(laboratory, list(sets.values()))])
-    for name, content in factorial_files(record, config.report.dpi, note).items():
-        write_bytes(folder / name, content)
-    write_json(folder / "factorial.json", record)
-    written = sorted(path for path in folder.iterdir() if path.suffix != ENDING)
-    write_checksums(folder / f"factorial{ENDING}", written)
-    return StageResult(
-        summary={"cells": len(cells), "computed now": len(missing), "results": str(folder.relative_to(layout.root))},
-        outputs=written,
-        artifacts=written,
+def run(config: Config, layout: Layout, recover_all: bool) -> dict[str, Any]:
+    """Run the cells that are missing, each a trial, and write effects, tables and chart when all are complete."""
+    from discriminator_guidance.studies.factorial_record import write_results
+
+    seeds = config.study.factorial.training_seeds
+    cells = planned_cells(len(seeds))
+    starts = {f"{cell.label()}, seed {seeds[cell.block]}": cell.params(config) for cell in cells}
+    study = begin(config, layout, plan(config, layout), starts, recover_all)
+    if wanted(str(len(cells)), study, layout) is None:
+        return {"cells": len(cells)}
+    if waiting(study):
+        distances, inputs = GuidedDistances(config, layout), open_inputs(training_config(config), layout)
+        objective = partial(_objective, inputs, distances)
+        run_trials(study, objective, None, config, config.study.factorial.model_dump())
+    done = {cell_of(trial.params, config): trial for trial in complete(study)}
+    if missing := [cell.label() for cell in cells if cell not in done]:
+        progress.notice(f"{len(missing)} cells are not complete, e.g. {missing[0]}: run the command again")
+        return {"cells": len(done), "missing": len(missing)}
+    write_results(config, layout, {cell: done[cell] for cell in cells})
+    return {"cells": len(cells), "results": f"reports/{layout.profile}/study/{WORD}.csv"}
+
+
+def plan(config: Config, layout: Layout) -> StudyPlan:
+    """The experiment."""
+    section = config.study.factorial
+    return StudyPlan(
+        word=WORD,
+        objective=f"FID ({config.fid_network.name}) of {section.images} samples",
+        settings={
+            "factorial": section.model_dump(exclude={"threads"}),
+            "members": [config.member(name).model_dump() for name in section.members],
+            "discriminator": config.discriminator.model_dump(),
+            "seed": config.guided.seed,
+            **distance_settings(config),
+        },
+        inputs=(*distance_inputs(layout), layout.fake / "samples.npz"),
     )
 
 
 def design_runs() -> list[frozenset[str]]:
-    """The runs of the fraction, each as the factors at the study's level."""
+    """The runs of the fraction, each as the factors at the reproduction's level."""
     return [frozenset(name for name, level in zip(FACTORS, row, strict=True) if level > 0) for row in DESIGN.levels()]
 
 
-def plan(blocks: int) -> Iterator[Cell]:
-    """Every cell once: the fraction, one cause added, one undone, one discriminator, no guidance.
-
-    Args:
-        blocks: number of training seeds.
-
-    Returns:
-        Cells, block by block.
-    """
+def planned_cells(blocks: int) -> list[Cell]:
+    """Every cell once; neighbours have different training sets, so that processes do not train the same one."""
     added = [OURS | {factor} for factor in FACTORS]
-    undone = [STUDY - {factor} for factor in FACTORS]
-    for block in range(blocks):
-        yield from (Cell(block, on) for on in dict.fromkeys([*design_runs(), *added, *undone]))
-        yield from (Cell(block, on, members) for members in ("first", "none") for on in (OURS, STUDY))
+    undone = [REPRODUCTION - {factor} for factor in FACTORS]
+    runs = list(dict.fromkeys([*design_runs(), *added, *undone]))
+    cells = [Cell(block, on) for block in range(blocks) for on in runs]
+    cells += [Cell(b, on, few) for few in ("first", "none") for b in range(blocks) for on in (OURS, REPRODUCTION)]
+    sets = [(cell.block, cell.on & TRAINING) for cell in cells]
+    turn = {cell: sets[:index].count(sets[index]) for index, cell in enumerate(cells)}
+    return sorted(cells, key=lambda cell: turn[cell])
 
 
-def analyse(laboratory: Laboratory, cells: list[Cell]) -> dict[str, Any]:
-    """Effects, interactions and comparisons with their intervals, and everything they came from.
+def cell_of(params: Mapping[str, Any], config: Config) -> Cell:
+    """The cell of a trial's parameters."""
+    section = config.study.factorial
+    on = frozenset(factor for factor in FACTORS if params[factor] == getattr(section.levels, factor)[1])
+    return Cell(section.training_seeds.index(params["training_seed"]), on, params["members"])
 
-    Args:
-        laboratory: where finished cells are.
-        cells: all of them.
 
-    Returns:
-        The record, fit for JSON.
-    """
-    results = {cell: read_cell(laboratory, cell) for cell in cells}
-    config, blocks = laboratory.config, range(len(laboratory.config.factorial.training_seeds))
+def cell_variant(cell: Cell, config: Config) -> Variant:
+    """How a cell is sampled."""
+    section, params = config.study.factorial, cell.params(config)
+    needs = {"all": "discriminator", "first": f"discriminator/{section.members[0]}", "none": "score"}[cell.members]
+    names = {"all": section.members, "first": section.members[:1], "none": ()}[cell.members]
+    shared: dict[str, Any] = {"needs": needs, "members": names, "weights": "equal", "steps": params["steps"]}
+    if not names:
+        return Variant(**shared, rule="mean_probability", w1=0.0, w2=0.0, boosting=False)
+    rule: Any = params["rule"] if len(names) > 1 else "mean_probability"
+    return Variant(**shared, rule=rule, w1=section.w1, w2=params["w2"], boosting=params["boosting"])
 
-    def both(terms: Mapping[Cell, float]) -> dict[str, Any]:
-        """A weighted sum of cells, in each block the same, on the logarithmic and on the plain scale."""
-        chosen = [[results[replace(cell, block=block)] for cell in terms] for block in blocks]
-        fid = np.array([[value for value, _ in row] for row in chosen])
-        influence = np.array([[values for _, values in row] for row in chosen])
-        weights = np.array(list(terms.values()))
-        return {
-            "log": asdict(estimate(np.log(fid), influence / fid[:, :, None], weights)),
-            "plain": asdict(estimate(fid, influence, weights)),
-        }
 
-    levels, runs = DESIGN.levels(), [Cell(0, on) for on in design_runs()]
-    effects = []
-    for group in [*(((factor,),) for factor in FACTORS), *DESIGN.chains()]:
-        weights = contrast(levels, [FACTORS.index(factor) for factor in group[0]])
-        effects.append({"effect": [list(effect) for effect in group], **both(dict(zip(runs, weights, strict=True)))})
-    ours, study = Cell(0, OURS), Cell(0, STUDY)
-    single_ours, single_study = Cell(0, OURS, "first"), Cell(0, STUDY, "first")
-    none_ours, none_study = Cell(0, OURS, "none"), Cell(0, STUDY, "none")
-    anchors = {
-        "no guidance, ours": none_ours,
-        "one discriminator, ours": single_ours,
-        "ours": ours,
-        "no guidance, study": none_study,
-        "one discriminator, study": single_study,
-        "study": study,
+def cell_range(cell: Cell, config: Config) -> SampleRange:
+    """The samples of a cell: those of its block."""
+    section, guided = config.study.factorial, config.guided
+    start = section.seed_start + cell.block * section.images
+    return SampleRange(images=section.images, seed=guided.seed, seed_start=start, batch_size=guided.batch_size)
+
+
+def training_config(config: Config, cell: Cell | None = None) -> Config:
+    """The settings with which the members of all cells, or of one, are trained."""
+    section = config.study.factorial
+    images = section.training_images or config.discriminator.images
+    fields = {"images": images, "learning_rate_factor": section.learning_rate_factor}
+    fields |= {} if cell is None else {"epoch_factor": cell.params(config)["epoch_factor"]}
+    return config.model_copy(update={"discriminator": config.discriminator.model_copy(update=fields)})
+
+
+def training_rows(config: Config, cell: Cell) -> dict[str, Member]:
+    """The members of a cell's training set, which all cells with the same levels of training in a block share."""
+    params, rows = cell.params(config), {}
+    for name in config.study.factorial.members:
+        row = config.member(name)
+        seed = row.seed + SEED_STRIDE * params["training_seed"]
+        fields = {"seed": seed, "reshuffle": params["reshuffle"], "start": f"models/{config.profile}/extractor"}
+        rows[name] = row.model_copy(update=fields)
+    return rows
+
+
+def train_members(inputs: DiscriminatorInputs, cell: Cell) -> tuple[list[EncoderUNet], dict[str, Any]]:
+    """The heads of a cell's training set and their losses; .partial keeps them for the other cells that share it."""
+    rows, init = training_rows(inputs.config, cell), cell.params(inputs.config)["init"]
+    own = replace(inputs, config=training_config(inputs.config, cell))
+    key = {
+        "section": own.config.discriminator.model_dump(),
+        "members": {name: row.model_dump() for name, row in rows.items()},
+        "init": init,
+        "cond": own.config.cond,
+        "feature_precision": inputs.feature_precision,
     }
-    return {
-        "profile": laboratory.layout.profile,
-        "fid_network": config.fid_network.name,
-        "images": config.factorial.images,
-        "training_seeds": list(config.factorial.training_seeds),
-        "members": list(config.factorial.members),
-        "training_images": config.factorial.training_images or config.discriminator.images,
-        "learning_rate_factor": config.factorial.learning_rate_factor,
-        "w1": config.factorial.w1,
-        "levels": {name: list(getattr(config.factorial.levels, name)) for name in FACTORS},
-        "design": {
-            "runs": len(levels),
-            "cells": len(cells),
-            "generators": {name: list(product) for name, product in DESIGN.generators.items()},
-            "defining_relation": [list(word) for word in DESIGN.words()],
-            "resolution": DESIGN.resolution(),
-        },
-        "anchors": {name: both({cell: 1.0}) for name, cell in anchors.items()},
-        "comparisons": {
-            "study / ours": both({study: 1.0, ours: -1.0}),
-            "study / one discriminator, study": both({study: 1.0, single_study: -1.0}),
-            "study / no guidance, study": both({study: 1.0, none_study: -1.0}),
-            "ours / one discriminator, ours": both({ours: 1.0, single_ours: -1.0}),
-            "ours / no guidance, ours": both({ours: 1.0, none_ours: -1.0}),
-        },
-        "effects": effects,
-        "added": {factor: both({Cell(0, OURS | {factor}): 1.0, ours: -1.0}) for factor in FACTORS},
-        "undone": {factor: both({study: 1.0, Cell(0, STUDY - {factor}): -1.0}) for factor in FACTORS},
-        "losses": _loss_summary(laboratory, cells),
-        "provenance": _provenance(laboratory),
-    }
+    finished = resumable(inputs.layout, "study-factorial", inputs.files, key, inputs.compute)
+    state: dict[str, Any] = finished.load() or {}
+    heads, before = list[EncoderUNet](), None
+    score = partial(validate, grid=inputs.validation, compute=inputs.compute)  # the grid is the same for all cells
+    for name, row in rows.items():
+        if name not in state:
+            checkpoints = Resumable(finished.folder, name, {})
+            start = before if init == "sequential" else None
+            head, kept, history = train_head(own, row, checkpoints, lambda *_: None, start, score)
+            best = min(history, key=lambda entry: entry["validation_loss"])
+            losses = {column: history[-1][column] for column in ("epoch", "train_loss", "validation_loss")}
+            losses |= {"best_validation_loss": best["validation_loss"], "best_epoch": best["epoch"]}
+            state[name] = {"kept": kept, "last": head.state_dict(), "losses": losses}
+            finished.save(state)
+            checkpoints.remove()
+        before = state[name]["last"]
+        heads.append(start_head(own, row))
+        heads[-1].load_state_dict(state[name]["kept"])
+    return heads, {name: state[name]["losses"] for name in rows}
 
 
-def _row(laboratory: Laboratory, cell: Cell) -> dict[str, Any]:
-    fid, influence = read_cell(laboratory, cell)
-    config = laboratory.config
-    error = float(np.sqrt(np.sum(influence**2) / (len(influence) * (len(influence) - 1))))
-    return {
-        "training_seed": config.factorial.training_seeds[cell.block],
-        "cell": cell.label(FACTORS),
-        "members": len(laboratory.members(cell)),
-        **{factor: cell.level(config, factor) for factor in FACTORS},
-        "fid": fid,
-        "sampling_error": error,
-        "n": len(influence),
-    }
-
-
-def _losses(laboratory: Laboratory, sets: list[Cell]) -> Iterator[dict[str, Any]]:
-    config = laboratory.config
-    for cell in sets:
-        for member, losses in train_members(laboratory, cell).items():
-            yield {
-                "training_seed": config.factorial.training_seeds[cell.block],
-                **{factor: cell.level(config, factor) for factor in TRAINING},
-                "member": member,
-                **losses,
-            }
-
-
-def _loss_summary(laboratory: Laboratory, cells: list[Cell]) -> list[dict[str, Any]]:
-    """Mean losses of a member at each level of `epoch_factor`: whether the second one does overfit."""
-    sets = {laboratory.heads(cell): cell for cell in cells if cell.members != "none"}
-    rows = list(_losses(laboratory, list(sets.values())))
-    keys = ("train_loss", "validation_loss", "best_validation_loss")
-    return [
-        {
-            "epoch_factor": factor,
-            "member": member,
-            **{key: float(np.mean([row[key] for row in rows if _of(row, factor, member)])) for key in keys},
-        }
-        for factor in laboratory.config.factorial.levels.epoch_factor
-        for member in laboratory.config.factorial.members
-    ]
-
-
-def _of(row: Mapping[str, Any], epoch_factor: float, member: str) -> bool:
-    return (row["epoch_factor"], row["member"]) == (epoch_factor, member)
-
-
-def _training_cost(cell: Cell) -> tuple[bool, int]:
-    """Dearest first, so that no worker is left with a long task at the end."""
-    return "epoch_factor" not in cell.on, cell.block
-
-
-def _sampling_cost(config: Config, cell: Cell) -> float:
-    slopes = {"none": 0.3, "first": 1.0, "all": 3.0}[cell.members] * (1.0 if "w2" in cell.on else 2.0)
-    return -float(cell.level(config, "steps")) * slopes
-
-
-def _provenance(laboratory: Laboratory) -> dict[str, Any]:
-    layout, state = laboratory.layout, provenance(laboratory.layout.root)
-    paths: list[Path] = [layout.real / "train.npz", layout.fake / "samples.npz"]
-    return {
-        "commit": state.get("git.commit", "not a git checkout"),
-        "uncommitted changes": state.get("git.dirty", "unknown"),
-        "settings sha256": fingerprint(
-            {**laboratory.config.model_dump(mode="json"), "factorial": laboratory.config.factorial.model_dump()}
-        ),
-        "data sha256": {path.parent.name: sha256(path) for path in paths},
-        "versions": {name: version(name) for name in ("torch", "numpy", "scipy")},
-    }
+def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: optuna.Trial, tracker: Tracker) -> float:
+    config = distances.config
+    trial.suggest_categorical("training_seed", config.study.factorial.training_seeds)
+    trial.suggest_categorical("members", ("all", "first", "none"))
+    for factor in FACTORS:
+        trial.suggest_categorical(factor, getattr(config.study.factorial.levels, factor))
+    cell = cell_of(trial.params, config)
+    variant, heads = cell_variant(cell, config), []
+    if variant.members:
+        trained, losses = train_members(inputs, cell)
+        heads = [distances.compute.place(head) for head in trained[: len(variant.members)]]
+        trial.set_user_attr("losses", losses)
+    fid, influence = distances.distance([*distances.batches(variant, heads, cell_range(cell, config))])
+    groups = np.array_split(influence, min(len(influence), GROUPS))
+    trial.set_user_attr("influence", [float(f"{group.mean():.9g}") for group in groups])
+    return fid

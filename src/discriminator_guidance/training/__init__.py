@@ -1,1 +1,1 @@
-"""Training loops of the four networks: arrays in, weights and curves out."""
+"""Training of the denoiser, the extractor, the FID network and the discriminators."""

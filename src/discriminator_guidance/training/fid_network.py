@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from discriminator_guidance.diffusion.seeds import generator
-from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training.loop import Batch, Checkpoints, Row, Schedule, train
+from discriminator_guidance.training.extractor import classification_loss
+from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, train
 from discriminator_guidance.training.pairs import scaled
 
 
@@ -21,27 +18,10 @@ def train_fid_network(
     labels: Tensor,
     schedule: Schedule,
     compute: Compute,
-    at_once: BatchSize,
     checkpoints: Checkpoints,
-    on_iterations: Callable[[int], None],
-    on_metrics: Callable[[int, Row], None],
+    report: Report,
 ) -> tuple[nn.Module, list[Row]]:
-    """Train a classifier of clean pictures.
-
-    Args:
-        network: picture -> class logits.
-        images: (N, C, H, W) uint8 on the device.
-        labels: (N,) class indices.
-        schedule: length and speed.
-        compute: device and precision.
-        at_once: pictures in one pass.
-        checkpoints: where resumable states go.
-        on_iterations: progress.
-        on_metrics: training curve.
-
-    Returns:
-        The network and the rows of the training curve.
-    """
+    """Train image -> class logits on clean images (N, C, H, W) uint8."""
 
     def batch_of(iteration: int) -> Batch:
         rng = generator(schedule.seed, "fid_network", iteration, 0)
@@ -49,11 +29,9 @@ def train_fid_network(
         return images[rows], labels[rows]
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
-        pictures, classes = batch
+        chosen, classes = batch
         with compute.autocast():
-            logits = network(scaled(pictures))
-        logits = logits.float()
-        accuracy = (logits.argmax(1) == classes).float().mean().item()
-        return cross_entropy(logits, classes), {"accuracy": accuracy}
+            logits = network(scaled(chosen))
+        return classification_loss(logits.float(), classes)
 
-    return train(network, batch_of, loss_of, schedule, at_once, checkpoints, on_iterations, on_metrics)
+    return train(network, batch_of, loss_of, schedule, checkpoints, report)

@@ -2,143 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance import ranks
+from discriminator_guidance import distributed
 from discriminator_guidance.diffusion.seeds import normal
 from discriminator_guidance.diffusion.vp_time import quantile_grid
-from discriminator_guidance.networks.memory import BatchSize
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training.pairs import GRID_T_MIN, grid_pairs, scaled, vp_noised
+from discriminator_guidance.training.loop import Row
+from discriminator_guidance.training.pairs import Pairs, scaled, vp_noised
 
-Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, t) -> feature map, frozen
-FEATURE_BATCH = 512
+Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, t) -> feature map of the frozen extractor
+
+GRID_T_MIN = 1e-5  # the reproduction validated every member from this VP time on, whatever it was trained with
+BATCH = 512  # pairs of image and time in one pass
 
 
 @dataclass(frozen=True)
 class GridFeatures:
-    """Frozen features of images at times of the common grid, with what identifies each pair."""
+    """Frozen features of P pairs of image and grid time, and what identifies each pair."""
 
-    # (P, C, H, W) in main memory, wherever the rest is: at full size they are gigabytes. Of several ranks each has
-    # those of its own batches, `ranks.own_rows`.
+    # (P, C, H, W) in main memory, because they are gigabytes at full size. Each process has its share of the pairs.
     features: Tensor
     t: Tensor  # (P,) float32
     time: np.ndarray  # (P,) float64
     labels: Tensor  # (P,) float32, 1 real, 0 fake
     classes: Tensor | None  # (P,) int64, for conditional heads
-    image: np.ndarray  # (P,) row in real ++ fake
-    at_once: BatchSize  # pairs in one pass, of a head too
+    image: np.ndarray  # (P,) row of real ++ fake
+
+
+def grid_pairs(rows: np.ndarray, times: int, times_per_image: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image row and index of the grid time of every pair, each image at `times_per_image` times in turn."""
+    image = np.repeat(rows, times_per_image)
+    return image, np.arange(len(image)) % times
 
 
 @torch.no_grad()
 def grid_features(
-    features: Features,
-    images: Tensor,
-    labels: Tensor,
-    classes: Tensor | None,
-    rows: np.ndarray,
-    times: int,
-    times_per_image: int,
-    seed: int,
-    at_once: BatchSize,
+    features: Features, pairs: Pairs, rows: np.ndarray, times: int, times_per_image: int, seed: int
 ) -> GridFeatures:
-    """Features of validation or test images on the common grid of times, with noise fixed for all members.
-
-    Args:
-        features: the frozen extractor.
-        images: (N, C, H, W) uint8, real ++ fake.
-        labels: (N,) float32, 1 real, 0 fake.
-        classes: (N,) int64 for conditional heads.
-        rows: which images.
-        times: number of grid times.
-        times_per_image: how many of them each image sees.
-        seed: of the noise.
-        at_once: pairs in one pass; never more than FEATURE_BATCH, in which ranks share them out.
-
-    Returns:
-        Features for every (image, time) pair.
-    """
+    """Features of validation or test images on the grid, with noise of `seed`: the same pairs for every head."""
     image, index = grid_pairs(rows, times, times_per_image)
     time = quantile_grid(times, GRID_T_MIN).numpy()[index]
-    assert len(image), "no validation or test images"
-    own = ranks.own_rows(len(image), FEATURE_BATCH)
-    own_image, own_index, own_time = image[own], index[own], time[own]
-    kept: Tensor | None = None
-
-    def frozen(part: slice) -> Tensor:
-        chosen = images[torch.from_numpy(own_image[part]).to(images.device)]
-        pairs = zip(own_image[part].tolist(), own_index[part].tolist(), strict=True)
-        noise = torch.stack([normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in pairs]).to(
-            images.device
-        )
-        t = torch.from_numpy(own_time[part]).to(images.device)
-        return features(vp_noised(scaled(chosen), t, noise), t.float())
-
-    for part, found in _passes(len(own_image), at_once, frozen):
-        # Room for all at once: joined afterwards, they would be there twice.
-        kept = torch.empty(len(own_image), *found.shape[1:], dtype=found.dtype) if kept is None else kept
-        kept[part] = found
-    kept = torch.empty(0) if kept is None else kept
-    t32 = torch.from_numpy(time).float().to(images.device)
-    chosen = torch.from_numpy(image).to(labels.device)
-    condition = None if classes is None else classes[chosen]
-    return GridFeatures(kept, t32, time, labels[chosen], condition, image, at_once)
+    device = pairs.images.device
+    own = distributed.share(len(image))
+    kept = torch.empty(0)
+    for start in range(own.start, own.stop, BATCH):
+        part = slice(start, min(start + BATCH, own.stop))
+        chosen = pairs.images[torch.from_numpy(image[part]).to(device)]
+        places = zip(image[part].tolist(), index[part].tolist(), strict=True)
+        noise = [normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in places]
+        t = torch.from_numpy(time[part]).to(device)
+        found = features(vp_noised(scaled(chosen), t, torch.stack(noise).to(device)), t.float())
+        if start == own.start:  # room for all of them: joined afterwards, they would take twice the memory
+            kept = torch.empty(len(own), *found.shape[1:], dtype=found.dtype)
+        kept[part.start - own.start : part.stop - own.start] = found
+    at = torch.from_numpy(image).to(device)
+    classes = None if pairs.classes is None else pairs.classes[at]
+    return GridFeatures(kept, torch.from_numpy(time).float().to(device), time, pairs.labels[at], classes, image)
 
 
 @torch.no_grad()
 def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor:
-    """Logits of a head on the common grid.
-
-    Args:
-        head: discriminator head.
-        grid: from `grid_features`.
-        compute: device and precision.
-
-    Returns:
-        (P,) float32 logits, of several ranks on each.
-    """
+    """The (P,) float32 logits of a head, which is left in evaluation mode."""
     head.eval()
-    own = ranks.own_rows(len(grid.t), FEATURE_BATCH)
-    own_t, own_classes = grid.t[own], None if grid.classes is None else grid.classes[own]
-
-    def judged(part: slice) -> Tensor:
+    own, logits = distributed.share(len(grid.t)), [grid.t.new_empty(0)]
+    for start in range(0, len(own), BATCH):
+        part = slice(own.start + start, min(own.start + start + BATCH, own.stop))
+        condition = () if grid.classes is None else (grid.classes[part],)
         with compute.autocast():
-            condition = () if own_classes is None else (own_classes[part],)
-            features = grid.features[part].to(grid.t.device)
-            logits: Tensor = head(features, own_t[part], *condition)
-        return logits.view(-1).float()
-
-    found = [grid.t.new_empty(0), *(logits for _, logits in _passes(len(own_t), grid.at_once, judged))]
-    return ranks.collected(torch.cat(found), len(grid.t), FEATURE_BATCH).to(grid.t.device)
+            found: Tensor = head(grid.features[start : start + BATCH].to(grid.t.device), grid.t[part], *condition)
+        logits.append(found.view(-1).float())
+    return distributed.gather_rows(torch.cat(logits), len(grid.t)).to(grid.t.device)
 
 
-def _passes(count: int, at_once: BatchSize, run: Callable[[slice], Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Go through rows in parts that fit the device; one that was too much is begun again with fewer."""
-    start = 0
-    while start < count:
-
-        def one(size: int, start: int = start) -> tuple[slice, Tensor]:
-            part = slice(start, min(count, start + min(size, FEATURE_BATCH)))
-            return part, run(part)
-
-        part, found = at_once.attempt(one)
-        yield part, found
-        start = part.stop
+def validate(head: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
+    """Binary cross-entropy in nats and accuracy of a head on the validation grid."""
+    logits = grid_logits(head, grid, compute)
+    return {
+        "validation_loss": binary_cross_entropy(logits, grid.labels).item(),
+        "validation_accuracy": accuracy(logits, grid.labels),
+    }
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The share of pictures on the right side of probability 0.5.
-
-    Args:
-        logits: (N,) raw logits.
-        labels: (N,) 1 real, 0 fake.
-
-    Returns:
-        In [0, 1].
-    """
+    """The share of images on the right side of probability 0.5; a tie counts as real."""
     return ((logits >= 0).float() == labels).float().mean().item()

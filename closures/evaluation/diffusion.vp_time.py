@@ -1,1 +1,0 @@
-../../src/discriminator_guidance/diffusion/vp_time.py

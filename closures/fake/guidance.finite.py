@@ -1,1 +1,0 @@
-../../src/discriminator_guidance/guidance/finite.py

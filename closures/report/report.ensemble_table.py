@@ -1,1 +1,0 @@
-../../src/discriminator_guidance/report/ensemble_table.py

@@ -1,1 +1,0 @@
-../../src/discriminator_guidance/report/tuned_story.py

@@ -1,1 +1,0 @@
-../../src/discriminator_guidance/networks/attention.py

@@ -1,0 +1,50 @@
+"""The baseline: the published way of computing, float32, with this project's networks and sampler.
+
+Parameters ask for gradients, attention is computed from whole matrices of weights and, in the extractor and the heads,
+again in the backward pass (Chen et al. 2016); torch halves and doubles images; glibc hands memory back to the kernel
+after each layer, as it does by default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import sys
+from functools import partial
+from typing import TypeVar
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from discriminator_guidance.networks import cpu
+from discriminator_guidance.networks.adm_blocks import AttentionBlock
+
+Network = TypeVar("Network", bound=nn.Module)
+# Where glibc's own thresholds arrive after the first large block was freed, by the parameters of mallopt(3).
+M_MMAP_THRESHOLD = -3
+RETURNED = {cpu.M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**25, cpu.M_TRIM_THRESHOLD: 2**26, cpu.M_TOP_PAD: 2**17}
+MANY, WIDEST = cpu.MANY, cpu.WIDEST
+
+
+def as_published(network: Network) -> Network:
+    """A copy whose parameters ask for gradients and whose attention is recomputed in the backward pass."""
+    published = copy.deepcopy(network).requires_grad_(True).eval()
+    for module in published.modules():
+        if isinstance(module, AttentionBlock):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+    return published
+
+
+def prepare(name: str) -> None:
+    """Switch what exists only because of CPUs off for a way of the baseline, and on for the others."""
+    published = name.startswith("baseline")
+    cpu.MANY, cpu.WIDEST = (sys.maxsize, 0) if published else (MANY, WIDEST)
+    if not published:
+        cpu.keep_memory()
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for parameter, value in RETURNED.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)

@@ -1,0 +1,100 @@
+"""State dicts of ADM classifiers and DG discriminators (`.pt`), and the network that their shapes describe."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discriminator_guidance.checkpoints.weights import load_torch
+from discriminator_guidance.data.files import reason
+from discriminator_guidance.errors import InputError
+
+# Multipliers of the released networks by image size; they settle what shapes leave open.
+RELEASED_MULT = {64: [1, 2, 3, 4], 32: [1, 2, 4], 16: [1, 2], 8: [1]}
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a plain state dict (zip or legacy format) by their original names, on the CPU."""
+    what = f"a state dict in {path}"
+    try:
+        state = load_torch(path)
+        size = path.stat().st_size
+    except Exception as error:  # PyTorch raises some dozen types on damaged and hostile files
+        raise InputError(what, reason(error), "use the file as its authors published it") from error
+    if not isinstance(state, dict) or not state:
+        raise InputError(what, f"a {type(state).__name__}" if state else "nothing", "save a state dict alone")
+    for name, tensor in state.items():
+        plain = type(tensor) is Tensor and tensor.layout is torch.strided and tensor.device.type == "cpu"
+        if type(name) is not str or not plain:
+            raise InputError(what, f"{type(tensor).__name__} under {name}", "save a state dict of tensors alone")
+    if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in state.values())) > size:
+        raise InputError(what, f"tensors of {claimed:,} bytes in a file of {size:,}", "save a state dict alone")
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def derive_arguments(state: Mapping[str, Tensor], what: str, num_head_channels: int = 64) -> dict[str, Any]:
+    """Arguments of the `networks.adm.EncoderUNet` that a state dict fits; head channels leave no trace in shapes."""
+    try:
+        return _arguments({name: tuple(tensor.shape) for name, tensor in state.items()}, num_head_channels)
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        got = f"no {error.args[0]} in it" if isinstance(error, KeyError) else reason(error)
+        raise InputError(what, got, "use a classifier or discriminator of ADM's layout") from error
+
+
+def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
+    _, model_channels = shapes["time_embed.0.weight"]
+    _, in_channels, *_ = shapes["input_blocks.0.0.weight"]
+    _, positions = shapes["out.2.positional_embedding"]
+    size = math.isqrt(max(positions - 1, 0))
+    if size == 0 or size**2 + 1 != positions:
+        raise ValueError(f"out.2.positional_embedding with {positions} positions, one more than no square")
+    count = 1 + max(int(found[1]) for name in shapes if (found := re.match(r"input_blocks\.(\d{1,3})\.", name)))
+    widths = [tuple(shapes[f"input_blocks.{n}.0.in_layers.2.weight"][:2]) for n in range(1, count)]
+    attends = [f"input_blocks.{n}.1.qkv.weight" in shapes for n in range(1, count)]
+
+    readings = []
+    for depth in range(1, count):
+        levels = _levels(widths, attends, depth, model_channels) if count % (depth + 1) == 0 else None
+        if levels is not None:
+            readings.append((depth, size << (len(levels) - 1), levels))
+    if len(readings) > 1:
+        readings = [r for r in readings if RELEASED_MULT.get(r[1]) == [mult for mult, _ in r[2]]] or readings
+    if len(readings) != 1:
+        raise ValueError(f"{count - 1} input blocks whose shapes fit {len(readings)} networks")
+    depth, image_size, levels = readings[0]
+    return {
+        "image_size": image_size,
+        "in_channels": in_channels,
+        "model_channels": model_channels,
+        "out_channels": shapes["out.2.c_proj.weight"][0],
+        "num_res_blocks": depth,
+        "attention_resolutions": [2**level for level, (_, attended) in enumerate(levels) if attended],
+        "channel_mult": [mult for mult, _ in levels],
+        "num_head_channels": num_head_channels,
+        "condition": "label_emb.weight" in shapes,
+    }
+
+
+def _levels(
+    widths: Sequence[Sequence[int]], attends: Sequence[bool], depth: int, model_channels: int
+) -> list[tuple[int, bool]] | None:
+    """Multiplier and attention of each level, if the blocks can be levels of `depth`, a halving one between them."""
+    levels = []
+    for start in range(0, len(widths), depth + 1):
+        width, attended = widths[start][0], attends[start]
+        inside = range(start + 1, start + depth)
+        if any(widths[n] != (width, width) or attends[n] != attended for n in inside) or width % model_channels:
+            return None
+        halving = start + depth
+        if halving < len(widths) and (widths[halving] != (width, width) or attends[halving]):
+            return None
+        levels.append((width // model_channels, attended))
+    return levels

@@ -1,0 +1,96 @@
+"""Weights as safetensors with the constructor arguments of their network beside them, and networks made of both."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from discriminator_guidance.data.files import read_json, reason, require, write_bytes, write_json
+from discriminator_guidance.errors import InputError, UserError
+
+WEIGHT_FILES = ("model.safetensors", "model.json")
+LARGEST, LONGEST = 2**17, 64  # of every whole number, and of the length of every list, in the arguments of a network
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def save_weights(folder: Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` (tensors by their original names) and `model.json` (constructor arguments)."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_bytes(folder / "model.safetensors", save(tensors))
+    write_json(folder / "model.json", arguments)
+
+
+def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name and constructor arguments, as `save_weights` wrote them."""
+    from safetensors.torch import load_file
+
+    path = folder / "model.safetensors"
+    require(path, stage)
+    arguments = read_json(folder / "model.json", stage)
+    try:
+        return load_file(path), arguments
+    except Exception as error:  # safetensors and torch raise several types on damaged files
+        raise InputError(f"complete weights in {path}", reason(error), f"run stage {stage} again") from error
+
+
+def load_torch(file: Path | BytesIO) -> Any:
+    """What `torch.save` wrote, if it is nothing but tensors and plain containers, on the CPU."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch wraps what it met in advice to load the file all the same.
+        raise ValueError(str(error.__context__ or error).partition(" Please")[0]) from error
+
+
+def build_network(
+    build: Callable[..., Network], arguments: Mapping[str, Any], state: Mapping[str, Tensor], stage: str
+) -> Network:
+    """The network of which a stage wrote the arguments and the weights."""
+    return fit_network(build, arguments, state, "weights that fit their model.json", f"run stage {stage} again")
+
+
+def fit_network(
+    build: Callable[..., Network], arguments: Mapping[str, Any], state: Mapping[str, Tensor], what: str, remedy: str
+) -> Network:
+    """A network with weights that fit it; arguments from a file are followed only as far as its tensors reach."""
+    try:
+        for name, value in arguments.items():
+            values = value if isinstance(value, list) else [value]
+            if len(values) > LONGEST or any(isinstance(each, int) and abs(each) > LARGEST for each in values):
+                raise ValueError(f"{name} beyond that of any network")
+        with _at_most(sum(tensor.numel() for tensor in state.values())):
+            network = build(**arguments)
+        network.load_state_dict(state)
+    except UserError as error:
+        raise InputError(what, f"{error.got}, not {error.expected}", remedy) from error
+    except Exception as error:  # constructors raise anything on arguments that are not their own
+        raise InputError(what, reason(error), remedy) from error
+    return network
+
+
+@contextmanager
+def _at_most(elements: int) -> Iterator[None]:
+    """Stop the construction of a network with more parameters."""
+    left = elements
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal left
+        left -= parameter.numel()
+        if left < 0:
+            raise ValueError(f"a network of more than the {elements:,} numbers in the file")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,83 @@
+"""Writing settings back: a profile put in place, and the row that a study chose."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from discriminator_guidance.config.load import PARAMS, load_config, read_yaml
+from discriminator_guidance.data.files import write_bytes
+from discriminator_guidance.errors import ConfigError
+
+
+def use_profile(root: Path, profile: str, force: bool = False) -> None:
+    """Copy configs/<profile>.yaml to params.yaml, unless that has edits which no profile has."""
+    source, target = root / "configs" / f"{profile}.yaml", root / PARAMS
+    known = sorted(path.stem for path in (root / "configs").glob("*.yaml"))
+    if profile not in known:
+        raise ConfigError("a profile of configs/", repr(profile), f"choose one of: {', '.join(known)}")
+    if load_config(source).profile != profile:
+        raise ConfigError(f"profile: {profile} in configs/{profile}.yaml", "another name", "correct it")
+    current = target.read_bytes() if target.is_file() else b""
+    saved = [(root / "configs" / f"{stem}.yaml").read_bytes() for stem in known]
+    if current and current not in saved and not force:
+        raise ConfigError(
+            "params.yaml as one of configs/", "edits of its own", "save it as configs/<name>.yaml, or add --force"
+        )
+    write_bytes(target, source.read_bytes())
+    # DVC's stage `report` depends on this folder, which studies fill.
+    placeholder = root / "reports" / profile / "study" / ".gitkeep"
+    if not placeholder.parent.is_dir():
+        write_bytes(placeholder, b"")
+
+
+def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:
+    """Write rows, {"members": {name: row}, "variants": {name: row}}, to params.yaml and its profile's file in configs/.
+
+    Comments and other rows stay as they are; nothing is written unless both files are valid with the new rows.
+    """
+    profile = load_config(root / PARAMS).profile
+    texts: dict[Path, bytes] = {}
+    for path in (root / PARAMS, root / "configs" / f"{profile}.yaml"):
+        if path.is_file():
+            texts[path] = _with_rows(path, rows)
+    for path, text in texts.items():
+        trial = path.with_name(f".{path.name}.new")
+        write_bytes(trial, text)
+        try:
+            load_config(trial)
+        finally:
+            trial.unlink()
+    for path, text in texts.items():
+        write_bytes(path, text)
+    return list(texts)
+
+
+def _with_rows(path: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bytes:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    def flow(value: Any) -> Any:
+        held: CommentedMap | CommentedSeq
+        if isinstance(value, Mapping):
+            held = CommentedMap({key: flow(entry) for key, entry in value.items()})
+        elif isinstance(value, list | tuple):
+            held = CommentedSeq(map(flow, value))
+        else:
+            return value
+        held.fa.set_flow_style()
+        return held
+
+    data: Any = read_yaml(path)
+    for table, entries in rows.items():
+        for name, row in entries.items():
+            data[table][name] = flow(row)
+    writer = YAML()
+    writer.width = 4096  # rows stay on their lines
+    null = "tag:yaml.org,2002:null"
+    writer.representer.add_representer(type(None), lambda here, _: here.represent_scalar(null, "null"))
+    stream = io.StringIO()
+    writer.dump(data, stream)
+    return stream.getvalue().encode()

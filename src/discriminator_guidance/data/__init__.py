@@ -1,0 +1,1 @@
+"""Images in and out, complete files, resumable work."""

@@ -1,0 +1,144 @@
+"""Files that are complete or absent: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from discriminator_guidance.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DIGITS = 9  # significant ones of every number in JSON and CSV: the same on every machine, unlike the last ones
+MAX_ARRAY_BYTES = 2**32
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that no reader sees a part of it and a failure leaves the previous one; make its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"to write {path} ({len(content):,} bytes)",
+            str(error.strerror or error),
+            "give it room and permission and run the same command again; what is complete is kept",
+        ) from error
+
+
+def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write JSON, keys in the order given, floats to 9 significant digits; NaN and infinity are a ValueError."""
+    write_bytes(path, (json.dumps(_rounded(data), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _rounded(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _rounded(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_rounded(value) for value in data]
+    return float(f"{data:.{DIGITS}g}") if isinstance(data, float) else data
+
+
+def read_json(path: Path, stage: str) -> dict[str, Any]:
+    """Read the JSON object that a stage wrote."""
+    require(path, stage)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"JSON in {path}", str(error), f"run stage {stage} again") from error
+    if not isinstance(data, dict):
+        raise InputError(f"a JSON object in {path}", type(data).__name__, f"run stage {stage} again")
+    return data
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """Write plain arrays; the same arrays give the same bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: Path, names: Sequence[str], stage: str, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read the arrays `names`, and those of `optional` that are there, of the .npz that a stage wrote."""
+    require(path, stage)
+    return load_arrays(path, names, f"run stage {stage} again", optional)
+
+
+def load_arrays(
+    path: Path, names: Sequence[str] | None, remedy: str, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Read named plain arrays (None: all) of an .npz from anywhere, checksums compared, nothing unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (size := max(entry.file_size for entry in archive.infolist())) > MAX_ARRAY_BYTES:
+                raise ValueError(f"an array of {size:,} bytes")
+            if damaged := archive.testzip():  # numpy reads no further than it needs, and compares nothing then
+                raise ValueError(f"damage in {damaged}")
+            held = [name.removesuffix(".npy") for name in archive.namelist()]
+            missing = [name for name in names or () if name not in held]
+            wanted = held if names is None else [*names, *(name for name in optional if name in held)]
+            if not missing:
+                read = np.lib.format.read_array
+                return {name: read(archive.open(f"{name}.npy"), allow_pickle=False) for name in wanted}
+    except Exception as error:  # zipfile, zlib and numpy raise some dozen types on damaged bytes
+        raise InputError(f"a complete .npz file {path}", reason(error), remedy) from error
+    raise InputError(f"array {missing[0]} in {path}", "no such array", remedy)
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> None:
+    """Write a table with a header (that of the first row), floats to 9 significant digits."""
+    buffer = io.StringIO()
+    if isinstance(rows, Sequence):
+        writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    else:
+        rows.to_csv(buffer, index=False, lineterminator="\n", float_format=f"%.{DIGITS}g")
+    write_bytes(path, buffer.getvalue().encode())
+
+
+def _cell(value: object) -> object:
+    return f"{value:.{DIGITS}g}" if isinstance(value, float | np.floating) else value
+
+
+def require(path: Path, stage: str) -> None:
+    """Refuse to start without a file that a stage makes."""
+    if not path.is_file():
+        raise InputError(f"{path}", "no such file", f"run `dvc repro` (stage {stage} makes it)")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(data: Mapping[str, Any]) -> str:
+    """The SHA-256 of JSON-like settings, whatever the order of their keys; infinity is allowed."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

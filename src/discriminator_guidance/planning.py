@@ -1,0 +1,284 @@
+"""Command `plan`: what each stage of a profile will cost on this machine, and which input files are missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch.nn.functional import one_hot
+
+from discriminator_guidance import progress
+from discriminator_guidance.benchmark.networks import TRAINING_STEPS, Calls, Networks, NoCheckpoints, ignore
+from discriminator_guidance.benchmark.timing import Flops, finished, measured_peaks
+from discriminator_guidance.config.sections import HeadNetwork
+from discriminator_guidance.data.files import read_json
+from discriminator_guidance.diffusion.noise_levels import karras_sigmas
+from discriminator_guidance.diffusion.vp_time import tau_from_sigma
+from discriminator_guidance.networks.precision import prepare
+from discriminator_guidance.stages.discriminator import head_settings
+from discriminator_guidance.stages.sampling import sampler_settings, window_of
+from discriminator_guidance.training.extractor import ExtractorSettings, train_extractor
+from discriminator_guidance.training.fid_network import train_fid_network
+from discriminator_guidance.training.loop import Schedule
+from discriminator_guidance.training.pairs import split_pairs
+from discriminator_guidance.training.score import ScoreSettings, train_score
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config import Config, Variant
+    from discriminator_guidance.stages.layout import Layout
+
+DIGITS, CIFAR10_TRAIN, CIFAR10_TEST, CLASSES = 1797, 50_000, 10_000, 10
+INCEPTION_FLOPS, INCEPTION_FEATURES = 11.4e9, 2048  # of an image, which it enlarges to 299 x 299 pixels
+# What Inception reaches of the rate of one large convolution, and the metrics of that of one large float64 product.
+INCEPTION_SHARE, METRICS_SHARE = 0.45, 0.5
+# Seconds by measurement: DVC's own for a stage, the libraries of an evaluation, the report, an image read from a file.
+DVC_S, METRICS_S, REPORT_S, READ_S = 1.0, 2.0, 4.0, 2e-4
+VALIDATION_SHARE = 0.2  # of a discriminator's training step: no features, no backward pass
+WORTH_TIMING, REPEATS = 2e9, 5  # FLOPs of the smallest call that is timed, and calls of the stage's size at the most
+UNGUIDED = "edm"  # the variant that all others are compared with
+START = "import mlflow, discriminator_guidance.stages.guided"
+
+
+class Kind(NamedTuple):
+    """One kind of call: what is called, and the heads it goes through."""
+
+    name: str
+    heads: tuple[HeadNetwork, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A stage run, named as in MLflow, e.g. `guided/d0`; numbers that do not apply are 0."""
+
+    stage: str
+    images: int = 0
+    nfe: int = 0  # denoiser evaluations of an image
+    iterations: int = 0
+    seconds: float = 0.0  # of `stage_runs` those alone that neither networks nor metrics take
+    flops: float = 0.0  # float64, of the metrics
+    calls: dict[Kind, int] = field(default_factory=dict)  # images sent through each kind of call
+
+
+class RealImages(NamedTuple):
+    """Shape (C, H, W), number of classes, and numbers of training and held-out images."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+    holdout: int
+
+
+def estimate(config: Config, layout: Layout, seconds: float) -> list[Estimate]:
+    """Time each kind of call that the stages of a profile make, for about so many seconds, and multiply."""
+    real = real_images(config, layout)
+    networks = Networks(config, real.shape, real.classes)
+    stages = list(stage_runs(networks, real))
+    device = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads).device
+    kinds = list(dict.fromkeys(kind for stage in stages for kind in stage.calls))
+    peaks = measured_peaks(device)
+    per_image, left = dict[Kind, float](), seconds
+    with progress.bar("timing this machine", len(kinds), "kinds of call") as advance:
+        for number, kind in enumerate(kinds):
+            began = perf_counter()
+            if kind.name == "fid features" and config.fid_network.source == "inception":
+                per_image[kind] = INCEPTION_FLOPS / (INCEPTION_SHARE * peaks["convolution fp32"])
+            else:
+                call, batch, times = call_of(networks, kind)
+                per_image[kind] = seconds_per_image(finished(call, device), batch, left / (len(kinds) - number)) / times
+            left -= perf_counter() - began
+            advance(1)
+    began = perf_counter()
+    subprocess.run([sys.executable, "-c", START], check=True)
+    start_up = DVC_S + perf_counter() - began
+    return with_seconds(stages, per_image, METRICS_SHARE * peaks["gemm fp64"], start_up)
+
+
+def with_seconds(
+    stages: Sequence[Estimate], per_image: Mapping[Kind, float], metric_rate: float, start_up: float
+) -> list[Estimate]:
+    """The stages with their seconds, and a row for the start of their commands."""
+
+    def seconds(stage: Estimate) -> float:
+        called = sum(per_image[kind] * images for kind, images in stage.calls.items())
+        return stage.seconds + stage.flops / metric_rate + called
+
+    rows = [replace(stage, seconds=seconds(stage)) for stage in stages]
+    return [*rows, Estimate(f"start of {len(rows)} commands", seconds=len(rows) * start_up)]
+
+
+def seconds_per_image(
+    call: Callable[[int], object], batch: int, budget: float, clock: Callable[[], float] = perf_counter
+) -> float:
+    """Time a call at the stage's batch size; where the seconds do not allow that, extrapolate from smaller ones."""
+
+    def timed(size: int) -> float:
+        before = clock()
+        call(size)
+        return clock() - before
+
+    with Flops() as counter:
+        call(1)  # prepares libraries and memory
+    began = clock()
+    small = min(batch, max(1, round(WORTH_TIMING / max(1.0, counter.total))))
+    large = min(batch, 4 * small)
+    first, second = timed(small), timed(large)
+    expected = second + max(0.0, second - first) * (batch - large) / max(1, large - small)
+    times = list[float]()
+    while len(times) < REPEATS and clock() - began + expected < budget:
+        times.append(timed(batch))
+    return (median(times) if times else expected) / batch
+
+
+def real_images(config: Config, layout: Layout) -> RealImages:
+    """What the data card says; before stage `real` has run, what its source is known to hold."""
+    real, card = config.real, layout.real / "card.json"
+    size = real.image_size
+    known: dict[str, Any] = read_json(card, "real") if card.is_file() else {}
+    if known.get("source") == real.source and known.get("shape", [0])[0] == size:
+        return RealImages((known["shape"][2], size, size), len(known["classes"]), known["train"], known["holdout"])
+    if real.source == "digits":
+        holdout = round(real.holdout_fraction * DIGITS)
+        return RealImages((1, size, size), CLASSES, DIGITS - holdout, holdout)
+    if real.source == "cifar10":
+        return RealImages((3, size, size), CLASSES, CIFAR10_TRAIN, CIFAR10_TEST)
+    return RealImages((3, size, size), CLASSES, config.fake.images, config.fake.images // 5)  # as many as `fake`
+
+
+def missing_files(config: Config, root: Path) -> list[str]:
+    """The input files of a profile that are not there, a line each with the key that names it and how to get it."""
+    paths: list[tuple[str, str | None]] = [
+        ("real.path", config.real.path),
+        ("real.holdout_path", config.real.holdout_path),
+    ]
+    for name in ("score", "extractor", "fid_network"):
+        section = getattr(config, name)
+        paths.append((f"{name}.path", None if section.source == "train" else section.path))
+    paths.append(("evaluation.reference", config.evaluation.reference_statistics))
+    starts = {name: row.start for name, row in config.members.items() if not row.start.startswith("models/")}
+    paths += [(f"members.{name}.start", start) for name, start in starts.items()]
+    key_of = {path: key for key, path in reversed(paths) if path and not (root / Path(path).expanduser()).exists()}
+    downloads = {file.path: (name, file) for name, file in config.fetch.files.items()}
+    lines = []
+    for path, key in reversed(key_of.items()):
+        name, file = downloads.get(path, ("", None))
+        how = f"by hand from {file.by_hand}" if file else "put it there by hand"
+        lines.append(f"{path} ({key}): " + (f"`dguide fetch {name}`, or {how}" if file and file.url else how))
+    return lines
+
+
+def table(rows: Sequence[Estimate], recorded: Mapping[str, float] | None = None) -> list[dict[str, str]]:
+    """The rows as they are printed, with their total; `recorded` seconds by stage name are compared with."""
+    lines = []
+    for row in (*rows, Estimate("total", seconds=sum(row.seconds for row in rows))):
+        numbers = {"images": row.images, "NFE": row.nfe, "iterations": row.iterations}
+        line = {"stage": row.stage, **{key: f"{value:,}" if value else "" for key, value in numbers.items()}}
+        line["time"] = _duration(row.seconds)
+        if recorded is not None:
+            both = [each for each in rows if each.stage in recorded and row.stage in (each.stage, "total")]
+            took = sum(recorded[each.stage] for each in both)
+            line["recorded"] = _duration(took) if both else ""
+            line["estimate / recorded"] = f"{sum(each.seconds for each in both) / took:.2f}" if took else ""
+        lines.append(line)
+    return lines
+
+
+def stage_runs(networks: Networks, real: RealImages) -> Iterator[Estimate]:
+    """Every stage run of a profile, and how many images it sends through which calls."""
+    config = networks.config
+    guided, evaluation, section = config.guided, config.evaluation, config.discriminator
+    read = 0.0 if config.real.source == "digits" else READ_S * (real.train + real.holdout)
+    yield Estimate("real", real.train + real.holdout, seconds=read)
+    for name in ("score", "extractor", "fid_network"):
+        settings = getattr(config, name)
+        training = settings.training if settings.source == "train" else None
+        calls = {Kind(f"{name} step"): training.iterations * training.batch_size} if training else {}
+        if name == "fid_network":
+            calls[Kind("fid features")] = real.train + real.holdout
+        yield Estimate(name, iterations=training.iterations if training else 0, calls=calls)
+    nfe = 2 * config.sampler.steps - 1
+    yield Estimate("fake", config.fake.images, nfe, calls={Kind("denoiser"): nfe * config.fake.images})
+
+    shares = section.split
+    split = split_pairs(real.train, config.fake.images, shares.train, shares.validation, shares.seed, section.images)
+    validation, test = (section.grid_times_per_image * len(part) for part in (split.validation, split.test))
+    for name in config.members:
+        settings = head_settings(section, config.member(name))
+        images = len(settings.rows(split))
+        seen = settings.epochs * (images + round(VALIDATION_SHARE * validation)) + validation + test
+        iterations = settings.epochs * -(-images // settings.batch_size)
+        calls = {Kind("discriminator step", (networks.head_size(name),)): seen}
+        yield Estimate(f"discriminator/{name}", images, iterations=iterations, calls=calls)
+
+    images = guided.ranges * guided.images
+    for name, variant in config.variants.items():
+        nfe = 2 * sampler_settings(config, variant).steps - 1
+        calls = {Kind("denoiser"): nfe * images}
+        if variant.members:
+            heads = tuple(networks.head_size(member) for member in variant.members)
+            calls[Kind("guidance", heads)] = images * guidance_calls(config, variant)
+        yield Estimate(f"guided/{name}", images, nfe, calls=calls)
+
+    d = INCEPTION_FEATURES if config.fid_network.source == "inception" else config.fid_network.features
+    n, m, subset = guided.images, real.train, evaluation.kid_subset_size
+    # In d features: roots and influence of a set and of the unguided one, subsets of KID, distances of neighbours.
+    flops = 2.0 * guided.ranges * (5 * n * d**2 + 30 * d**3) + 3 * m * d**2
+    flops += 12.0 * evaluation.kid_subsets * subset**2 * d + 2.0 * d * (n**2 + 2 * n * m + m**2)
+    for name in config.variants:
+        calls = {Kind("fid features"): images if name == UNGUIDED else 2 * images}
+        yield Estimate(f"evaluation/{name}", images, seconds=METRICS_S, flops=flops, calls=calls)
+    yield Estimate("report", seconds=REPORT_S)
+
+
+def guidance_calls(config: Config, variant: Variant) -> int:
+    """How often the sampler evaluates the members of a variant: in its Euler steps, and in Heun's corrections."""
+    sampler, (low, high) = sampler_settings(config, variant), window_of(config, variant)
+    tau = tau_from_sigma(karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1])
+    inside = (low <= tau) & (tau <= high)
+    return (int(inside.sum()) if sampler.w1 else 0) + (int(inside[1:].sum()) if sampler.w2 else 0)
+
+
+def call_of(networks: Networks, kind: Kind) -> tuple[Callable[[int], object], int, int]:
+    """What a stage calls with n images, the most images that it gives, and how often the call handles each."""
+    config, runtime = networks.config, networks.config.runtime
+    training = prepare(runtime.device, runtime.training_precision, runtime.threads)
+    frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
+    calls, device, batch = Calls(networks, frozen, training), frozen.device, config.guided.batch_size
+    if kind.name == "denoiser":
+        return calls.denoiser, batch, 1
+    if kind.name == "guidance":
+        return calls.guidance(kind.heads), batch, 1
+    if kind.name == "discriminator step":
+        return calls.training(kind.heads[0]), config.discriminator.batch_size, TRAINING_STEPS
+    if kind.name == "fid features":
+        features = networks.fid_network().to(device).requires_grad_(False).features
+        return lambda n: features(networks.noise(n, device)), config.evaluation.batch_size, 1
+    stage = kind.name.split()[0]
+    settings = getattr(config, stage)
+    network = getattr(networks, stage)().to(device)
+
+    def train(n: int) -> object:
+        own = {"iterations": TRAINING_STEPS, "batch_size": n}
+        schedule = Schedule(**{**settings.training.model_dump(), **own})
+        images, labels = networks.images(n, device), networks.labels(n, device)
+        rest = training, NoCheckpoints(), ignore
+        if stage == "fid_network":
+            return train_fid_network(network, images, labels, schedule, *rest)
+        if stage == "extractor":
+            parts = ExtractorSettings(schedule, settings.t_min, settings.uniform_time_fraction)
+            return train_extractor(network, images, labels, parts, *rest)
+        classes = one_hot(labels, networks.classes) if config.cond else None
+        constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
+        return train_score(network, images, classes, ScoreSettings(schedule, *constants), *rest)
+
+    return train, settings.training.batch_size, TRAINING_STEPS
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))

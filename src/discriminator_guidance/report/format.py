@@ -1,0 +1,116 @@
+"""Numbers, intervals and names as tables, figures and the page print them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+MISSING = "–"
+INCEPTION = "inception"  # the feature network of published FID values, which need no other name
+RULE_NAMES = {
+    "mean_probability": "mean probability",
+    "mean_logit": "mean logit",
+    "clipped_logit_mean": "clipped raw logits (the reproduction's code)",
+}
+Text = TypeVar("Text", bound=str)
+Bounds = Sequence[float | None] | None
+Verdict = Literal["better", "worse", "indistinguishable", "unknown"]
+
+
+def verdict(bounds: Bounds) -> Verdict:
+    """The side of zero on which a 95 % interval of a difference in FID lies; lower FID is better."""
+    low, high = bounds or (None, None)
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return "unknown"
+    if high < 0:
+        return "better"
+    return "worse" if low > 0 else "indistinguishable"
+
+
+def fid_label(network: str, metric: str = "FID") -> str:
+    """FID, or for example "FID (digits network)" of features other than Inception's."""
+    return metric if network == INCEPTION else f"{metric} ({network})"
+
+
+def number(value: float | None, digits: int, sign: bool = False) -> str:
+    """A fixed count of decimals, or a dash for None, NaN and infinity; what rounds to zero has no sign."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        return text.removeprefix("-")
+    return f"+{text}" if sign and value > 0 else text
+
+
+def estimate(value: float | None, bounds: Bounds, digits: int = 2, sign: bool = False) -> str:
+    """A value with its 95 % interval: 4.06 [3.80, 4.32]."""
+    text = number(value, digits, sign)
+    if text == MISSING or verdict(bounds) == "unknown":
+        return text
+    return f"{text} [{', '.join(number(bound, digits, sign) for bound in bounds or ())}]"
+
+
+def scientific(value: float | None) -> str:
+    """A setting as people write it: 3e-4, 0.01, 2, 80."""
+    if value is None:
+        return MISSING
+    if value != 0 and abs(value) < 0.001:
+        mantissa, exponent = f"{value:.6e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:g}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated: 50,000."""
+    return MISSING if value is None else f"{int(value):,}"
+
+
+def switch(value: bool) -> str:
+    """on or off."""
+    return "on" if value else "off"
+
+
+def members_text(members: Sequence[str]) -> str:
+    """D0, or D0-D5 for consecutive numbers of one name."""
+    names = [name.upper() for name in members]
+    stem = names[0].rstrip("0123456789") if names else ""
+    numbers = [name.removeprefix(stem) for name in names]
+    if len(names) > 2 and all(n.isdecimal() for n in numbers):
+        first = int(numbers[0])
+        if [int(n) for n in numbers] == list(range(first, first + len(names))):
+            return f"{names[0]}-{names[-1]}"
+    return ", ".join(names) or MISSING
+
+
+def variant_text(variant: Mapping[str, Any]) -> str:
+    """Members, rule and time window of a variant in a few words: "D0-D5, mean probability"."""
+    members, weights, window = variant["members"], variant["weights"], variant.get("window")
+    when = f", VP time {scientific(window[0])} to {scientific(window[1])}" if window else ""
+    if not members:
+        return "no guidance"
+    if len(members) == 1 and variant["rule"] == "mean_probability":
+        return f"{members_text(members)} alone{when}"
+    rule = RULE_NAMES.get(variant["rule"], variant["rule"])
+    if weights == "equal":
+        return f"{members_text(members)}, {rule}{when}"
+    shares = ", ".join(f"{name.upper()} {weight:.2f}" for name, weight in zip(members, weights, strict=True))
+    return f"{shares}; {rule}{when}"
+
+
+def samples_text(record: Mapping[str, Any]) -> str:
+    """The number of samples of an evaluation: 50,000, or 3 x 50,000 where there are several ranges."""
+    return count(record["n"]) if record["ranges"] == 1 else f"{record['ranges']} x {count(record['n'])}"
+
+
+def reference_text(record: Mapping[str, Any]) -> str:
+    """What the Frechet distances of an evaluation refer to: "1,438 real training images"."""
+    path = record["reference_statistics"]
+    return f"the statistics in {path}" if path else f"{count(record['reference_n'])} real training images"
+
+
+def typeset(text: Text) -> Text:
+    """True minus and multiplication signs, and no line break before a per cent sign; markup stays markup."""
+    written = re.sub(r"(?<![\w.\-])-(?=\d)", "−", text.replace("+-", "±"))
+    return type(text)(re.sub(r"(?<=\d)x(?=\d)", "×", written).replace(" %", "\u00a0%"))

@@ -1,0 +1,90 @@
+"""One stage as a process: settings, inputs, an MLflow run, and the one place where an error becomes one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from discriminator_guidance import distributed, progress
+from discriminator_guidance.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config import Config
+    from discriminator_guidance.stages.layout import Layout
+
+# OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
+SPINCOUNT = "10000"
+
+
+def run_stage(word: str, params: Path, **row: str) -> None:
+    """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows."""
+    from discriminator_guidance import tracking
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.stages.layout import Layout
+
+    config = load_config(params)
+    layout = Layout(Path.cwd(), config.profile)
+    for kind, name in row.items():
+        rows = getattr(config, f"{kind}s")
+        if name not in rows:
+            raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
+    stage: Any = import_module(f"discriminator_guidance.stages.{word}")
+    name = "/".join([word, *row.values()])
+    with tracking.run(
+        config.profile, name, {"stage": word, "profile": config.profile, **row}, _settings(config, word, row)
+    ) as tracker:
+        tracker.inputs(_inputs(layout, word, row))
+        result: dict[str, Any] = stage.run(config, layout, tracker, *row.values())
+        tracker.summary(result)
+    if distributed.is_first():
+        progress.summary(name, [result])
+    distributed.barrier()  # the first rank may still read what the others wrote
+
+
+def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
+    """What MLflow records as parameters: the sections and the row that the stage reads."""
+    words = {"runtime", word, *(("sampler",) if word in ("fake", "guided", "evaluation") else ())}
+    sections = {key: value for key, value in config.model_dump(mode="json").items() if key in words}
+    for kind, name in row.items():
+        of_row = config.member(name) if kind == "member" else config.variants[name]
+        sections |= {kind: {"name": name, **of_row.model_dump(mode="json")}}
+    return sections
+
+
+def _inputs(layout: Layout, word: str, row: dict[str, str]) -> dict[str, Path]:
+    """The image sets that a stage reads."""
+    real, fake = layout.real / "train.npz", layout.fake / "samples.npz"
+    if word == "evaluation":
+        return {"real": real, "samples": layout.guided(row["variant"]) / "samples.npz"}
+    sets = {"score": {"real": real}, "extractor": {"real": real}, "fid_network": {"real": real},
+            "discriminator": {"real": real, "fake": fake}}  # fmt: skip
+    return sets.get(word, {})
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Show what a user can correct as one line, and exit with code 2."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)  # read when torch starts
+    try:
+        yield
+    except UserError as error:
+        _end(str(error))
+    except OSError as error:
+        if error.strerror is None or error.filename is None:
+            raise
+        _end(f"expected to read or write {error.filename}; got {error.strerror}; correct it and run the command again")
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "ALLOC_FAILED" not in str(error):
+            raise
+        _end("expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu")
+
+
+def _end(message: str) -> None:
+    progress.complain(message)
+    sys.exit(2)

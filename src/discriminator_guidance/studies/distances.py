@@ -1,0 +1,87 @@
+"""The Frechet distance of guided samples, which the studies compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
+from discriminator_guidance.data.files import read_npz
+from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.evaluation.features import extract_features
+from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
+from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.precision import allow_tf32, prepare
+from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
+from discriminator_guidance.stages.sampling import draw_batch, member_guidance, sampler_settings, window_of
+
+if TYPE_CHECKING:
+    from discriminator_guidance.config import Config, Variant
+    from discriminator_guidance.config.sections import SampleRange
+    from discriminator_guidance.networks.adm import EncoderUNet
+    from discriminator_guidance.stages.layout import Layout
+
+PLAIN_MEAN = "mean_prob"  # the variant whose members are searched
+
+
+class GuidedDistances:
+    """Distances of many variants: frozen networks and the real images' features are read once."""
+
+    def __init__(self, config: Config, layout: Layout) -> None:
+        self.config = config
+        self.compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
+        self.denoiser = load_denoiser(layout, self.compute)
+        self.extractor = load_extractor(layout, self.compute)
+        self.fid_network = load_fid_network(layout, self.compute)
+        real = read_npz(layout.model("fid_network") / "features.npz", ["train"], "fid_network")["train"]
+        self.reference = gaussian_of_features(real)
+
+    def batches(self, variant: Variant, heads: Sequence[EncoderUNet], span: SampleRange) -> Iterator[np.ndarray]:
+        """Draw the samples of a variant with heads placed by `compute`; yields the (n, d) features of each batch."""
+        guidance = None
+        if heads:
+            members = MemberLogits(self.extractor, heads)
+            guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
+        sampler = sampler_settings(self.config, variant)
+        indices = range(span.seed_start, span.seed_start + span.images)
+        for start in range(0, len(indices), span.batch_size):
+            batch = indices[start : start + span.batch_size]
+            drawn = draw_batch(self.denoiser, guidance, sampler, span.seed, batch, 0, self.compute)
+            yield self._features(drawn["images"])
+
+    def distance(self, batches: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
+        """The distance of samples from the real images, and the influence (N,) of each sample on it."""
+        return frechet_influence(np.concatenate(batches), self.reference)
+
+    def _features(self, images: np.ndarray) -> np.ndarray:
+        rounded = torch.backends.cuda.matmul.allow_tf32
+        allow_tf32(False)  # metrics are compared to many digits
+        size = self.config.evaluation.batch_size
+        features = extract_features(self.fid_network.features, images, size, self.compute.device)
+        allow_tf32(rounded)
+        return features
+
+
+def distance_inputs(layout: Layout) -> tuple[Path, ...]:
+    """The files that every distance depends on."""
+    folders = [layout.model(word) for word in ("score", "extractor", "fid_network")]
+    weights = (folder / name for folder in folders for name in WEIGHT_FILES)
+    return (layout.real / "train.npz", layout.model("fid_network") / "features.npz", *weights)
+
+
+def distance_settings(config: Config) -> dict[str, Any]:
+    """The settings that every distance depends on, beside its variant."""
+    window = [config.guided.time_min, config.guided.time_max]
+    tuning, sampler = config.study.tuning.model_dump(), config.sampler.model_dump()
+    return {"tuning": tuning, "sampler": sampler, "window": window, "cond": config.cond}
+
+
+def plain_mean(config: Config) -> Variant:
+    """The mean of probabilities, whose members are the rows of Table 2."""
+    if PLAIN_MEAN not in config.variants:
+        raise ConfigError(f"a variant {PLAIN_MEAN}", "none", "add it: its members are what studies begin with")
+    return config.variants[PLAIN_MEAN]

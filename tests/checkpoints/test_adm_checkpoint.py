@@ -1,0 +1,188 @@
+"""ADM and DG state dicts: exact in both formats, their network derived from shapes, anything else refused."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_state_dict
+from discriminator_guidance.checkpoints.weights import fit_network
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.networks.adm import EncoderUNet, build_head, create_classifier
+
+from .lookalike import Call, dumps
+
+FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+@pytest.fixture
+def head() -> EncoderUNet:
+    torch.manual_seed(0)
+    return build_head((8, 2, 2), model_channels=8, num_res_blocks=1, num_head_channels=8, condition=True)
+
+
+def saved(value: Any, path: Path, zipped: bool = True) -> Path:
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_state_dict(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+@FORMATS
+def test_both_formats_are_read_exactly(zipped, head, tmp_path):
+    original = OrderedDict(head.state_dict(), half=torch.ones(2, 3).half())
+    state = read_state_dict(saved(original, tmp_path / "d.pt", zipped))
+    assert list(state) == list(original)
+    assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
+    assert state["half"].dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "derived"),
+    [
+        ((32, 3, 1000, 128, 4), {}, ([1, 2, 4], [1, 2, 4])),
+        ((8, 512, 1, 128, 2), {"condition": True}, ([1], [1])),
+        ((64, 3, 10, 64, 1), {"classifier_attention_resolutions": "16"}, ([4], [1, 2, 3, 4])),
+    ],
+    ids=["classifier", "discriminator", "one attention"],
+)
+def test_shapes_describe_the_network(arguments, options, derived):
+    with torch.device("meta"):
+        state = create_classifier(*arguments, **options).state_dict()
+        found = derive_arguments(state, "a file")
+        again = EncoderUNet(**found).state_dict()
+    names = ("image_size", "in_channels", "out_channels", "model_channels", "num_res_blocks")
+    assert tuple(found[name] for name in names) == arguments
+    assert (found["attention_resolutions"], found["channel_mult"]) == derived
+    assert found["condition"] is options.get("condition", False)
+    assert {name: tensor.shape for name, tensor in again.items()} == {name: t.shape for name, t in state.items()}
+
+
+def test_released_multipliers_settle_an_ambiguity():
+    # Without attention, blocks of equal width could be one level of five, two of two or three of one.
+    with torch.device("meta"):
+        network = EncoderUNet(8, 4, 64, 1, num_res_blocks=5, attention_resolutions=[], channel_mult=[1])
+        other = EncoderUNet(16, 4, 64, 1, num_res_blocks=5, attention_resolutions=[], channel_mult=[1])
+    assert derive_arguments(network.state_dict(), "a file")["num_res_blocks"] == 5
+    with pytest.raises(InputError, match="5 input blocks whose shapes fit 3 networks"):
+        derive_arguments(other.state_dict(), "a file")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "got"),
+    [
+        ("time_embed.0.weight", None, r"no time_embed\.0\.weight in it"),
+        ("out.2.positional_embedding", (8, 7), "7 positions"),
+        ("out.2.positional_embedding", (8,), "a file"),
+        ("time_embed.0.weight", (8, 0), "a file"),
+        ("input_blocks.900.0.in_layers.2.weight", (1,), r"no input_blocks\.2"),
+    ],
+)
+def test_another_layout_is_refused(head, name, shape, got):
+    state = {key: tensor for key, tensor in head.state_dict().items() if key != name}
+    state |= {} if shape is None else {name: torch.ones(shape)}
+    with pytest.raises(InputError, match=got):
+        derive_arguments(state, "a file")
+
+
+def test_tensors_that_do_not_fit_are_named(head):
+    state = dict(head.state_dict())
+    arguments = derive_arguments(state, "a file", 8)
+    fit_network(EncoderUNet, arguments, state, "a file", "get it again")
+    state["extra\n\x1b"] = state.pop("middle_block.0.in_layers.0.weight")
+    with pytest.raises(InputError, match=r"middle_block\.0\.in_layers\.0\.weight") as caught:
+        fit_network(EncoderUNet, arguments, state, "a file", "get it again")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["os.system", "builtins.eval", "builtins.getattr", "subprocess.Popen"])
+@FORMATS
+def test_other_globals_are_refused_by_name_and_never_run(name, zipped, tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / "d.pt"
+    poison = dumps(OrderedDict(a=[({"b": Call(name, (f"touch {canary}",))},)]), 2)
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("d/data.pkl", poison)
+            archive.writestr("d/version", "3\n")
+    else:
+        start = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+        path.write_bytes(start + poison + pickle.dumps([], 2))
+    assert name.rpartition(".")[2] in refusal(path)
+    assert not canary.exists()
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        ({}, "nothing"),
+        ([torch.ones(2)], "a list"),
+        ({"state_dict": {"w": torch.ones(2)}}, "dict under state_dict"),
+        ({"w": torch.ones(2), "epoch": 3}, "int under epoch"),
+        ({3: torch.ones(1)}, "Tensor under 3"),
+        ({"w": torch.ones(1).expand(10_000)}, "tensors of 40,000 bytes in a file of"),
+        ({"w": nn.Linear(1, 1)}, "torch.nn.modules.linear.Linear"),
+        ({"w": torch.ones(2).to_sparse()}, "Tensor under w"),
+        ({"w": torch.ones(2, device="meta")}, "Tensor under w"),
+    ],
+)
+def test_other_contents_are_refused_with_what_was_met(value, got, zipped, tmp_path):
+    assert got in refusal(saved(value, tmp_path / "d.pt", zipped))
+
+
+def test_a_zip_that_lies_about_a_storage_is_refused(head, tmp_path):
+    source, path = saved(head.state_dict(), tmp_path / "d.pt"), tmp_path / "short.pt"
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w") as short:
+        for entry in whole.infolist():
+            content = whole.read(entry)
+            short.writestr(entry.filename, content[:-4] if entry.filename.endswith("data/0") else content)
+    assert "1020 bytes" in refusal(path)
+
+
+def content_of(state: dict[str, torch.Tensor], zipped: bool) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream, _use_new_zipfile_serialization=zipped)
+    return stream.getvalue()
+
+
+@FORMATS
+def test_truncated_and_missing_files_are_refused(zipped, head, tmp_path):
+    path, content = tmp_path / "d.pt", content_of(head.state_dict(), zipped)
+    assert "No such file" in refusal(path)
+    for length in [0, 1, 4, 100, len(content) // 2, len(content) - 1]:
+        path.write_bytes(content[:length])
+        refusal(path)
+
+
+VALID = {zipped: content_of({"a": torch.ones(2, 3), "b": torch.arange(4)}, zipped) for zipped in (True, False)}
+CHANGES = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255), st.booleans()), min_size=1, max_size=4)
+
+
+@settings(max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.booleans(), CHANGES)
+def test_mutated_files_are_read_or_refused(tmp_path, zipped, changes):
+    content = bytearray(VALID[zipped])
+    for position, value, replace in changes:
+        at = position % len(content)
+        content[at : at + replace] = bytes([value])
+    (tmp_path / "d.pt").write_bytes(content)
+    with suppress(InputError):
+        assert all(tensor.numel() <= len(content) for tensor in read_state_dict(tmp_path / "d.pt").values())

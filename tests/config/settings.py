@@ -1,0 +1,27 @@
+"""Settings files with a change."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).resolve().parents[2]
+MINI: dict[str, Any] = YAML(typ="safe", pure=True).load((PROJECT / "configs/mini.yaml").read_text())
+
+
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    """The settings of mini with other values for dotted keys; `...` removes a key."""
+    data = copy.deepcopy(MINI)
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = data
+        for section in sections:
+            place = place[section]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    return data

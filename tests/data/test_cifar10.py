@@ -1,0 +1,92 @@
+"""The official CIFAR-10 layout is read exactly; nothing in it is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from discriminator_guidance.data import cifar10
+from discriminator_guidance.data.cifar10 import read_cifar10
+from discriminator_guidance.errors import InputError
+
+from .cifar_lookalike import NAMES, batch, contents, pickled, rows_of, write_archive, write_official
+
+
+def message_of(path: Path) -> str:
+    with pytest.raises(InputError, match="the official CIFAR-10 archive") as caught:
+        read_cifar10(path, 32)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_images_labels_and_names(tmp_path, monkeypatch):
+    path = write_official(tmp_path / "c.tar.gz", monkeypatch)
+    train, test = read_cifar10(path, 32)
+    assert train.images.shape == (60, 32, 32, 3)
+    assert test.images.shape == (12, 32, 32, 3)
+    assert train.classes == test.classes == NAMES
+    for index, part in enumerate(cifar10.TRAIN):
+        rows, labels = rows_of(part)
+        here = slice(12 * index, 12 * index + 12)
+        assert train.labels[here].tolist() == labels
+        assert (train.images[here, 5, 7, 2] == rows[:, 2 * 1024 + 5 * 32 + 7]).all()
+    assert test.labels.tolist() == rows_of(cifar10.TEST)[1]
+    small = read_cifar10(path, 16)[0].images
+    assert np.abs(small - train.images.reshape(60, 16, 2, 16, 2, 3).mean(axis=(2, 4))).max() <= 0.5
+
+
+def test_the_official_checksum_is_required_before_anything_is_unpickled(tmp_path, monkeypatch):
+    path = tmp_path / "c.tar.gz"
+    found = write_archive(path, contents())
+    assert "md5 c58f30108f718f92721af3b95e74349a" in message_of(path)
+    assert f"got md5 {found} of" in message_of(path)
+    assert "No such file" in message_of(tmp_path / "none")
+    for length in (0, 100, path.stat().st_size // 2):
+        path.write_bytes(path.read_bytes()[:length])
+        monkeypatch.setattr(cifar10, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
+        assert "dguide fetch cifar10" in message_of(path)
+
+
+class Evil:
+    """Asks an unpickler for a call."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.function, self.arguments
+
+
+HOSTILE = {
+    "posix.system": lambda mark: Evil(os.system, f"touch {mark}"),
+    "builtins.eval": lambda mark: Evil(eval, f"open({str(mark)!r}, 'w')"),
+    "builtins.getattr": lambda mark: Evil(getattr, np.ndarray, "tofile"),
+    "subprocess.Popen": lambda mark: Evil(subprocess.Popen, ["touch", str(mark)]),
+    "numpy.load": lambda mark: Evil(np.load, str(mark)),
+}
+PARTS = {
+    "alone": pickled,
+    "as data": lambda evil: batch("data_batch_3", data=evil),
+    "under an unknown key": lambda evil: batch("data_batch_3", extra=[[evil]]),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_other_globals_are_refused_by_name_and_never_run(tmp_path, monkeypatch, name, part):
+    mark = tmp_path / "ran"
+    path = write_official(tmp_path / "c.tar.gz", monkeypatch, data_batch_3=PARTS[part](HOSTILE[name](mark)))
+    assert f"got a pickle that names {name}, which is refused" in message_of(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", [batch("data_batch_3")[:-100], pickled([1]), b"", bytes(range(256))], ids=range(4))
+def test_another_layout_is_one_clear_error(tmp_path, monkeypatch, content):
+    message_of(write_official(tmp_path / "c.tar.gz", monkeypatch, data_batch_3=content))

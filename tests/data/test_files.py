@@ -1,0 +1,170 @@
+"""Files are complete or absent, numbers have nine digits, and damage is one line."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from discriminator_guidance.data.files import (
+    fingerprint,
+    load_arrays,
+    read_json,
+    read_npz,
+    sha256,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_npz,
+)
+from discriminator_guidance.errors import InputError, OutputError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_bytes(path, b"old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OutputError, match=r"to write .*a\.json \(3 bytes\); got No space left on device; give it room"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OutputError, match=r"a\.json/b"):
+        write_bytes(path / "b", b"")  # a file where a folder belongs
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from discriminator_guidance.data.files import write_bytes
+for number in range(10**9):
+    write_bytes(Path(sys.argv[1]), bytes([number % 256]) * 4_000_000)
+"""
+
+
+def test_a_kill_amid_writing_leaves_a_complete_file(tmp_path):
+    path = tmp_path / "a.bin"
+    for delay in (0.01, 0.05, 0.11):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) as process:
+            while not path.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        content = path.read_bytes()
+        assert content == content[:1] * 4_000_000
+        path.unlink()
+
+
+def test_json_numbers_have_nine_significant_digits(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 0.1 + 0.2, "deep": [{"y": (1e-20 / 3, 2**60, True)}], "z": np.float64(1 / 3)})
+    assert read_json(tmp_path / "a.json", "s") == {
+        "x": 0.3,
+        "deep": [{"y": [3.33333333e-21, 2**60, True]}],
+        "z": 0.333333333,
+    }
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="JSON"):
+            write_json(tmp_path / "b.json", {"x": [wrong]})
+    assert not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_damaged_json_names_file_and_remedy(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=r"a\.json.*run stage s again"):
+        read_json(tmp_path / "a.json", "s")
+
+
+def test_tables_of_rows_and_of_pandas_are_the_same_file(tmp_path):
+    rows = [{"epoch": 1, "loss": 0.1 + 0.2, "name": "a,b"}, {"epoch": 2, "loss": 1e-9 / 3, "name": "c"}]
+    write_csv(tmp_path / "rows.csv", rows)
+    write_csv(tmp_path / "frame.csv", pd.DataFrame(rows))
+    assert (tmp_path / "rows.csv").read_text() == 'epoch,loss,name\n1,0.3,"a,b"\n2,3.33333333e-10,c\n'
+    assert (tmp_path / "frame.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()
+
+
+def test_fingerprint_ignores_order_and_sees_every_value():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
+    assert fingerprint({"a": float("inf")})
+
+
+def test_arrays_come_back_and_equal_ones_give_equal_bytes(tmp_path):
+    arrays = {"x": np.arange(6).reshape(2, 3).T, "empty": np.zeros((0, 3)), "words": np.array(["a", "bc"])}
+    for name in ("a", "b"):
+        write_npz(tmp_path / f"{name}.npz", **arrays)
+    assert sha256(tmp_path / "a.npz") == sha256(tmp_path / "b.npz")
+    read = read_npz(tmp_path / "a.npz", ["x", "empty"], "s", optional=["words", "other"])
+    assert read.keys() == arrays.keys()
+    assert all(np.array_equal(read[name], array) and read[name].dtype == array.dtype for name, array in arrays.items())
+
+
+def test_missing_incomplete_and_pickled_arrays(tmp_path):
+    path = tmp_path / "a.npz"
+    with pytest.raises(InputError, match="no such file; run `dvc repro` \\(stage fake"):
+        read_npz(path, ["x"], "fake")
+    write_npz(path, x=np.arange(1000))
+    with pytest.raises(InputError, match="array y"):
+        read_npz(path, ["y"], "fake")
+    np.savez(path, x=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(InputError, match="run stage fake again"):
+        read_npz(path, ["x"], "fake")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_no_flipped_bit_of_an_archive_changes_a_number(tmp_path, compressed):
+    path = tmp_path / "a.npz"
+    arrays = {"x": np.arange(3, dtype=np.int16), "images": np.zeros((50, 8, 8, 1), np.uint8)}
+    (np.savez_compressed if compressed else np.savez)(path, **arrays)
+    content = path.read_bytes()
+    refused = 0
+    for bit in map(int, np.random.default_rng(0).choice(8 * len(content), 400, replace=False)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(damaged)
+        try:
+            read = read_npz(path, list(arrays), "s")
+        except InputError:
+            refused += 1
+            continue
+        assert all(np.array_equal(read[name], array) for name, array in arrays.items())
+    assert refused > 200
+    for length in range(0, len(content), 61):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match="run stage s again"):
+            read_npz(path, ["x"], "s")
+
+
+def header_of(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [header_of((2**30,)), header_of((2**40,)), header_of((2**62, 2**62)), b"", b"\x93NUMPY\7"]
+)
+def test_a_header_that_claims_more_than_there_is_costs_no_memory(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", content)
+    with pytest.raises(InputError, match=r"a\.npz") as caught:
+        load_arrays(tmp_path / "a.npz", ["x"], "get it again")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_array_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000))
+    monkeypatch.setattr("discriminator_guidance.data.files.MAX_ARRAY_BYTES", 2**16)
+    with pytest.raises(InputError, match="an array of 800,128 bytes"):
+        load_arrays(tmp_path / "a.npz", ["x"], "get it again")

@@ -1,0 +1,17 @@
+"""Feature sets for tests of metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def correlated(seed: int, count: int, width: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
+    """Skewed, correlated features, a smooth function of per-sample noise."""
+    return of_noise(np.random.default_rng(seed).standard_normal((count, width)), scale, shift)
+
+
+def of_noise(noise: np.ndarray, scale: float, shift: float) -> np.ndarray:
+    """The features of given noise (N, d)."""
+    width = noise.shape[1]
+    mixing = np.random.default_rng(99).standard_normal((width, width)) / np.sqrt(width)
+    return np.logaddexp(0, scale * noise @ mixing + shift)

@@ -1,0 +1,151 @@
+"""The Frechet distance and its influence values against public implementations and derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_fid.fid_score import calculate_frechet_distance
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation.frechet import (
+    frechet_distance,
+    frechet_influence,
+    gaussian_of_features,
+    gaussian_of_statistics,
+    gaussian_statistics,
+)
+from tests.evaluation.sets import correlated
+
+
+def from_statistics(generated: np.ndarray, real: np.ndarray) -> float:
+    return frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real))
+
+
+def from_features(generated: np.ndarray, real: np.ndarray) -> float:
+    return frechet_influence(generated, gaussian_of_features(real))[0]
+
+
+def from_torchmetrics(generated: np.ndarray, real: np.ndarray) -> float:
+    identity = torch.nn.Identity()
+    identity.num_features = generated.shape[1]
+    metric = FrechetInceptionDistance(feature=identity)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(generated), real=False)
+    return float(metric.compute())
+
+
+def rotation(seed: int, width: int) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+
+
+@pytest.mark.parametrize(("width", "count"), [(2, 50), (16, 40), (64, 300), (192, 500)])
+def test_every_public_implementation_gives_the_same_distance(width: int, count: int) -> None:
+    generated, real = correlated(1, count, width, 1.2, 0.1), correlated(2, count + 7, width)
+    statistics = [fid_features_to_statistics(torch.from_numpy(features)) for features in (generated, real)]
+    values = {
+        "torchmetrics": from_torchmetrics(generated, real),
+        "pytorch-fid": calculate_frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real)),
+        "torch-fidelity": fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"],
+        "statistics": from_statistics(generated, real),
+    }
+    assert values == pytest.approx(dict.fromkeys(values, from_features(generated, real)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "other"), [(20, 25), (20, 200), (200, 20), (40, 41), (2, 2)])
+def test_fewer_samples_than_dimensions(count: int, other: int) -> None:
+    generated, real = correlated(1, count, 40, 1.2, 0.3), correlated(2, other, 40)
+    exact = from_features(generated, real)
+    assert from_statistics(generated, real) == pytest.approx(exact, rel=1e-9)
+    # torchmetrics' eigenvalues of a product of singular matrices cost it half of the digits.
+    assert from_torchmetrics(generated, real) == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize(
+    "variances",
+    [np.ones(5), *(np.geomspace(1, smallest, 48) for smallest in (1e-6, 1e-10, 1e-16))]
+    # Here L^T S L has eigenvalues near rest^2, just above or below the rounding of the largest.
+    + [np.array([1.0] + [rest] * 191) for rest in (1e-6, 5e-8, 1e-8, 1e-12)],
+    ids=str,
+)
+def test_tiny_eigenvalues_do_not_spoil_the_trace(variances: np.ndarray, unit: float) -> None:
+    width, scales = len(variances), unit * np.sqrt(variances)
+    sets = [correlated(seed, size * width, width) * scales @ rotation(5, width) for seed, size in ((1, 3), (2, 4))]
+    (_, sigma1), (_, sigma2) = map(gaussian_statistics, sets)
+    roots = [gaussian_of_features(features).root for features in sets]
+    exact = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    distance = frechet_distance(np.zeros(width), sigma1, np.zeros(width), sigma2)
+    assert (np.trace(sigma1) + np.trace(sigma2) - distance) / 2 == pytest.approx(exact, rel=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(2, 40), st.floats(-10, 10), st.floats(0.1, 10))
+@settings(max_examples=40)
+def test_motions_change_nothing_and_units_square(
+    seed: int, width: int, count: int, offset: float, scale: float
+) -> None:
+    generated, real = correlated(seed, count, width, 1.5), correlated(seed + 1, count + 3, width)
+    turn = rotation(seed, width)
+    distance = from_features(generated, real)
+    moved = from_features(generated @ turn + offset, real @ turn + offset)
+    assert moved == pytest.approx(distance, rel=1e-7, abs=1e-9 * (1 + offset**2))
+    assert from_features(real, generated) == pytest.approx(distance, rel=1e-7, abs=1e-9)
+    assert from_features(scale * generated, scale * real) == pytest.approx(scale**2 * distance, rel=1e-7, abs=1e-7)
+
+
+@pytest.mark.parametrize(("count", "reference", "width"), [(60, 80, 6), (15, 60, 20), (60, 15, 20), (12, 15, 20)])
+def test_influence_is_the_derivative_by_the_weight_of_a_sample(count: int, reference: int, width: int) -> None:
+    generated, real = correlated(1, count, width, 1.4, 0.3), correlated(2, reference, width)
+
+    def distance(weights: np.ndarray) -> float:
+        mean = weights @ generated
+        centred = generated - mean
+        covariance = count / (count - 1) * (centred * weights[:, None]).T @ centred
+        return frechet_distance(mean, covariance, *gaussian_statistics(real))
+
+    _, influence = frechet_influence(generated, gaussian_of_features(real))
+    for row in (0, 5, count - 1):
+        direction = 1e-3 / count * (np.eye(count)[row] - 1 / count)
+        slope = (distance(1 / count + direction) - distance(1 / count - direction)) / (2e-3 / count)
+        assert influence[row] == pytest.approx(slope, rel=1e-4, abs=1e-4)
+    assert influence.mean() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [80, 5])  # of five images, eigenvalues are 0
+@pytest.mark.parametrize("rounding", [0, 1e-13])
+def test_published_statistics_are_as_good_as_the_features(count: int, rounding: float) -> None:
+    generated, real = correlated(1, 60, 6), correlated(2, count, 6)
+    mu, sigma = gaussian_statistics(real)
+    noise = rounding * np.random.default_rng(0).standard_normal(sigma.shape)
+    found = frechet_influence(generated, gaussian_of_statistics(mu, sigma + noise, 6, "real.npz"))
+    for value, expected in zip(found, frechet_influence(generated, gaussian_of_features(real)), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda mu, sigma: (mu[:5], sigma[:5, :5]), r"got shapes \(5,\) and \(5, 5\)"),
+        (lambda mu, sigma: (mu, sigma[:5]), r"shapes \(6,\) and \(5, 6\)"),
+        (lambda mu, sigma: (mu * np.nan, sigma), "not a finite number"),
+        (lambda mu, sigma: (mu, sigma * np.inf), "not a finite number"),
+        (lambda mu, sigma: (mu, 1e6 * (sigma + 1e-6 * np.triu(sigma))), "not symmetric"),
+        (lambda mu, sigma: (mu, 1e-6 * (sigma - 1.1 * np.linalg.eigvalsh(sigma)[0] * np.eye(6))), "eigenvalue -"),
+    ],
+)
+def test_what_is_no_gaussian_of_these_features_is_refused(
+    change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]], message: str
+) -> None:
+    with pytest.raises(InputError, match=rf"sigma of shape \(6, 6\) in statistics\.npz; .*{message}"):
+        gaussian_of_statistics(*change(*gaussian_statistics(correlated(2, 80, 6))), 6, "statistics.npz")
+
+
+def test_features_of_another_network_are_refused() -> None:
+    with pytest.raises(InputError, match="of one network; got 3 and 4 features"):
+        frechet_influence(correlated(1, 10, 3), gaussian_of_features(correlated(2, 20, 4)))

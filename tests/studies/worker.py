@@ -1,0 +1,57 @@
+"""One process's part in a study of (x - 2)^2 + y^2, as a module and as a command: FOLDER TOTAL PAUSE_S VICTIM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import optuna
+
+from discriminator_guidance.config import load_config
+from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.studies import storage
+from discriminator_guidance.studies.storage import StudyPlan
+from discriminator_guidance.studies.trials import begin, run_trials
+
+CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}
+PLAN = StudyPlan("ensemble", "a quadratic", {"space": 5}, ())
+
+
+def take_part(
+    root: Path,
+    total: int | None,
+    pause_s: float = 0.0,
+    victim: int | None = None,
+    plan: StudyPlan = PLAN,
+    recover_all: bool = False,
+) -> optuna.Study:
+    """Run trials until there are so many; the first process that comes to trial `victim` is killed in it."""
+    config = load_config(root / "params.yaml")
+
+    def objective(trial: optuna.Trial, tracker: object) -> float:
+        x, y = trial.suggest_float("x", -5, 5), trial.suggest_float("y", -5, 5)
+        with (root / "calls.txt").open("a") as calls:
+            calls.write(f"{trial.number} {os.getpid()}\n")
+        time.sleep(pause_s)
+        if trial.number == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if x > 4.5:
+            raise DivergenceError("a finite loss", "nan", "lower x")
+        trial.report(x, 1)
+        if y > 4.5:
+            raise optuna.TrialPruned
+        return (x - 2) ** 2 + y**2
+
+    study = begin(config, Layout(root, config.profile), plan, CORNERS, recover_all)
+    run_trials(study, objective, total, config, {})
+    return study
+
+
+if __name__ == "__main__":
+    storage.HEARTBEAT_S, storage.GRACE_S = 1, 2
+    folder, number, pause, killed = sys.argv[1:]
+    take_part(Path(folder), int(number), float(pause), int(killed) if killed else None)

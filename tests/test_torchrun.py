@@ -1,0 +1,80 @@
+"""Two processes under torchrun make of a stage what one process makes of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from discriminator_guidance import distributed
+from discriminator_guidance.config import load_config
+from discriminator_guidance.stages.layout import Layout
+
+from .commands import succeed
+from .stages.conftest import Tiny, prepare_study, run_stage, tiny_settings
+
+TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "dguide")
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Layout]:
+    """A study made by one process, and the same by two; samples, metrics and a head."""
+    root = tmp_path_factory.mktemp("torchrun")
+    alone = prepare_study(root / "alone", tiny_settings())
+    shared = Path(shutil.copytree(root / "alone", root / "shared"))
+    one: Tiny = (alone[0], alone[1])
+    run_stage("guided", one, "edm")
+    shutil.copytree(alone[1].guided("edm"), Layout(shared, "mini").guided("edm"))
+    for stage, name in (("guided", "mean_prob"), ("evaluation", "mean_prob"), ("discriminator", "d1")):
+        run_stage(stage, one, name)
+        shown = succeed(shared, *TORCHRUN, stage, name)
+        assert shown.count(f"{stage}/{name}") == 1, "the first process alone reports"
+    assert load_config(shared / "params.yaml") == alone[0]
+    return alone[1], Layout(shared, "mini")
+
+
+def test_the_same_samples(studies: tuple[Layout, Layout]) -> None:
+    for name in ("samples.npz", "trajectory.npz"):
+        one, two = (layout.guided("mean_prob") / name for layout in studies)
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_same_metrics(studies: tuple[Layout, Layout]) -> None:
+    one, two = (json.loads(layout.evaluation("mean_prob").read_text()) for layout in studies)
+    assert one == pytest.approx(two, rel=1e-6, abs=1e-8)
+
+
+def test_a_head_equal_up_to_rounding(studies: tuple[Layout, Layout]) -> None:
+    one, two = (np.load(layout.discriminator("d1") / "test_logits.npz")["logits"] for layout in studies)
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+    assert one.std() > 1e-4
+    curves = [list(csv.DictReader((layout.discriminator_report("d1") / "history.csv").open())) for layout in studies]
+    for row, other in zip(*curves, strict=True):
+        assert {key: float(value) for key, value in row.items()} == pytest.approx(
+            {key: float(value) for key, value in other.items()}, rel=1e-3
+        )
+    assert not list(studies[1].partial.glob("*"))
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (3, 3), (2, 3), (7, 1), (1, 4)])
+def test_shares_cover_all_rows_once_and_are_even(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(size))
+    shares = []
+    for rank in range(size):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(distributed.share(count))
+    assert [row for share in shares for row in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_one_process_needs_no_group() -> None:
+    rows = torch.arange(6).view(3, 2)
+    assert distributed.broadcast({"a": 1}) == {"a": 1}
+    assert distributed.add_up_numbers({"loss": 0.5}) == {"loss": 0.5}
+    assert np.array_equal(distributed.gather_rows(rows, 3), rows)
+    assert not torch.distributed.is_initialized()
