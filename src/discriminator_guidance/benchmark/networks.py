@@ -14,7 +14,6 @@ from torch.nn.functional import one_hot
 
 from discriminator_guidance.benchmark.baseline import as_published
 from discriminator_guidance.config.sections import HeadNetwork, Variant
-from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head, create_classifier
 from discriminator_guidance.networks.discriminator import MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -120,11 +119,6 @@ class Calls:
         with torch.no_grad(), self.frozen.autocast():
             found: Tensor = self.score(self.networks.noise(n, self.device), self._sigma(n).float(), labels)
         return found
-
-    def features(self, n: int) -> Tensor:
-        """The frozen features."""
-        with torch.no_grad(), self.frozen.autocast():
-            return self.extractor.features(self.networks.noise(n, self.device), tau_from_sigma(self._sigma(n)).float())
 
     def guidance(self, heads: Sequence[HeadNetwork]) -> Callable[[int], Tensor]:
         """One evaluation of the guidance by heads of these sizes."""

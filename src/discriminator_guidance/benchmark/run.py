@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -76,37 +75,31 @@ def benchmark(config: Config, seconds: float, file: Path | None) -> tuple[list[d
 def groups(networks: Networks, compute: Compute) -> Iterator[Group]:
     """What is timed together, the most telling rows first; float32 and, where the device has it, bfloat16."""
     config, device = networks.config, compute.device
-    float32 = Compute(device, "float32")
-    computes = {"fp32": float32} | ({"bf16": compute} if compute.mode == "bfloat16" else {})
-    ways = {"baseline": Calls(networks, float32, float32, published=True)}
-    ways |= {name: Calls(networks, each, each) for name, each in computes.items()}
+    float32, fast = Compute(device, "float32"), compute.mode == "bfloat16"
+    published = Calls(networks, float32, float32, published=True)
     one, six = ([networks.head_size(next(iter(config.members)))] * count for count in (1, MEMBERS))
-    fast, batch = list(computes)[-1], config.guided.batch_size
 
-    def group(name: str, share: float, call: Callable[[Calls], Call], warm: bool = False) -> Group:
-        rows = {f"{name}_{way}": ("baseline", way, f"convolution {way}") for way in computes}
-        return Group({way: finished(call(each), device) for way, each in ways.items()}, rows, share, batch, warm)
+    def pair(name: str, share: float, call: Callable[[Calls], Call], bf16: bool = fast, warm: bool = False) -> Group:
+        ours = Calls(networks, *([compute if bf16 else float32] * 2))
+        called = {"baseline": finished(call(published), device), "ours": finished(call(ours), device)}
+        batch = config.discriminator.batch_size if name == "discriminator_training" else config.guided.batch_size
+        return Group(
+            called, {name: ("baseline", "ours", f"convolution {'bf16' if bf16 else 'fp32'}")}, share, batch, warm
+        )
 
-    def pair(name: str, share: float, call: Callable[[Calls], Call], batch: int) -> Group:
-        called = {f"baseline {name}": call(ways["baseline"]), name: call(ways[fast])}
-        row = (f"baseline {name}", name, f"convolution {fast}")
-        return Group({way: finished(each, device) for way, each in called.items()}, {name: row}, share, batch)
-
-    guided = group("guided", 0.28, lambda calls: calls.sampler(one))
-    more = pair("guided_six_members", 0.0, lambda calls: calls.sampler(six), batch)
-    yield replace(guided, ways={**more.ways, **guided.ways}, rows={**guided.rows, **more.rows})
-    yield pair("discriminator_training", 0.17, lambda calls: calls.training(one[0]), config.discriminator.batch_size)
+    if fast:
+        yield pair("guided_bf16", 0.25, lambda calls: calls.sampler(one))
+    yield pair("discriminator_training", 0.15, lambda calls: calls.training(one[0]))
     yield frechet_group()
-    yield group("guidance_call", 0.11, lambda calls: calls.guidance(one), warm=True)
-    yield group("unguided", 0.11, lambda calls: calls.sampler([]))
-    yield group("edm_forward", 0.06, lambda calls: calls.denoiser, warm=True)
-    yield group("frozen_features", 0.05, lambda calls: calls.features, warm=True)
+    yield pair("guided_fp32", 0.25, lambda calls: calls.sampler(one), bf16=False, warm=True)
+    yield pair("unguided", 0.08, lambda calls: calls.sampler([]))
+    yield pair("guidance_call", 0.08, lambda calls: calls.guidance(one), warm=True)
+    yield pair("guided_six_members", 0.09, lambda calls: calls.sampler(six))
 
 
 def frechet_group(width: int = FEATURES) -> Group:
-    """The distance of two Gaussians: ours, by scipy's root of the product, by torch-fidelity's eigenvalues of it."""
+    """The distance of two Gaussians: ours, and by scipy's root of the product of the covariances."""
     from scipy.linalg import sqrtm
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     rng = np.random.default_rng(0)
     mu1, mu2 = rng.standard_normal((2, width))
@@ -118,18 +111,12 @@ def frechet_group(width: int = FEATURES) -> Group:
         root = np.trace(sqrtm(sigma1 @ sigma2).real)
         return torch.tensor(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
 
-    def by_torch_fidelity(_: int) -> Tensor:
-        statistics = [{"mu": mu1, "sigma": sigma1}, {"mu": mu2, "sigma": sigma2}]
-        return torch.tensor(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
-
     def ours(_: int) -> Tensor:
         return torch.tensor(frechet_distance(mu1, sigma1, mu2, sigma2))
 
-    name = f"frechet_{width}"
-    ways = {"baseline": baseline_distance, "baseline torch-fidelity": by_torch_fidelity, "ours": ours}
-    rows = {name: ("baseline", "ours", "gemm fp64")}
-    rows[f"{name}_torch_fidelity"] = ("baseline torch-fidelity", "ours", "gemm fp64")
-    return Group(ways, rows, 0.22, flops=FRECHET_FLOPS * width**3)
+    ways = {"baseline": baseline_distance, "ours": ours}
+    rows = {f"frechet_{width}": ("baseline", "ours", "gemm fp64")}
+    return Group(ways, rows, 0.1, flops=FRECHET_FLOPS * width**3)
 
 
 def _processor() -> str:
