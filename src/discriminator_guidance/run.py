@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
 SPINCOUNT = "10000"
+REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
 
 
 def run_stage(word: str, params: Path, **row: str) -> None:
@@ -34,15 +35,17 @@ def run_stage(word: str, params: Path, **row: str) -> None:
         if name not in rows:
             raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
     stage: Any = import_module(f"discriminator_guidance.stages.{word}")
-    name = "/".join([word, *row.values()])
-    with tracking.run(
-        config.profile, name, {"stage": word, "profile": config.profile, **row}, _settings(config, word, row)
-    ) as tracker:
-        tracker.inputs(_inputs(layout, word, row))
-        result: dict[str, Any] = stage.run(config, layout, tracker, *row.values())
-        tracker.summary(result)
+    results = []
+    for number, place in enumerate(layout.replicates(config.replicates if word in REPLICATED else 1)):
+        own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), place.replicate]))
+        tags = {"stage": word, "profile": config.profile, **row}
+        with tracking.run(config.profile, name, tags, _settings(own, word, row)) as tracker:
+            tracker.inputs(_inputs(place, word, row))
+            result: dict[str, Any] = stage.run(own, place, tracker, *row.values())
+            tracker.summary(result)
+        results.append({"replicate": number, **result} if place.replicate else result)
     if distributed.is_first():
-        progress.summary(name, [result])
+        progress.summary("/".join([word, *row.values()]), results)
     distributed.barrier()  # the first rank may still read what the others wrote
 
 

@@ -67,6 +67,8 @@ def _sample_ranges(config: Config) -> Iterator[str]:
         "study.tuning": (tuning.seed, tuning.seed_start, tuning.images),
         "study.factorial": (guided.seed, factorial.seed_start, len(factorial.training_seeds) * factorial.images),
     }
+    if config.replicates > 1 and guided.ranges > 1:
+        yield "guided.ranges and replicates are both above 1; replicates share one range of samples: set ranges to 1"
     names = list(ranges)
     for place, second in enumerate(names):
         for first in names[:place]:

@@ -508,10 +508,14 @@ class Fetch(Section):
     files: dict[str, Download]
 
 
+SEED_STRIDE = 1000  # between the seeds of two replicates
+
+
 class Config(Section):
     """All settings of one profile."""
 
     profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]  # becomes a folder
+    replicates: Annotated[int, Field(ge=1, le=100)]
     runtime: Runtime
     cond: bool
     real: Real
@@ -536,6 +540,21 @@ class Config(Section):
         for problem in problems(self):
             raise ValueError(problem)
         return self
+
+    def replicate(self, number: int) -> Config:
+        """The settings of one training replicate: new seeds for score network, extractor, fakes and members."""
+        shift = number * SEED_STRIDE
+
+        def moved(section: Any, **own: Any) -> Any:
+            return section.model_copy(update={"seed": section.seed + shift, **own})
+
+        networks = {
+            word: section.model_copy(update={"training": moved(section.training)})
+            for word in ("score", "extractor")
+            if (section := getattr(self, word)).source == "train"
+        }
+        members = {name: moved(row) for name, row in self.members.items()}
+        return self.model_copy(update={**networks, "fake": moved(self.fake), "members": members})
 
     def member(self, name: str) -> Member:
         """A member with every setting of its own, the section's where its row has none; factors are not applied."""

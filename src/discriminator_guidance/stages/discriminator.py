@@ -175,7 +175,7 @@ def head_settings(section: Discriminator, member: Member) -> DiscriminatorSettin
 def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Resumable:
     """The checkpoints of a head, under a key of everything that determines it."""
     config, layout = inputs.config, inputs.layout
-    start = layout.root / member.start
+    start = layout.start(member.start)
     started_from = [start] if start.is_file() else sorted(start.rglob("model.safetensors"))
     key = {
         "section": config.discriminator.model_dump(),
@@ -215,7 +215,7 @@ def train_head(
 def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:
     """The head that training begins with: a fresh one, another member after its last epoch, or a released one."""
     layout, device = inputs.layout, inputs.compute.device
-    folder = layout.root / member.start
+    folder = layout.start(member.start)
     if not member.start.startswith("models/"):
         return _released_head(inputs, member.start).to(device)
     if folder != layout.model("extractor"):

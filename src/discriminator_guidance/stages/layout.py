@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of one profile in the project folder `root`."""
+    """The folders of one profile in the project folder `root`, or of one of its training replicates."""
 
     root: Path
     profile: str
+    replicate: str = ""  # "r0": what has training seeds of its own lies in a folder of this name; "" with one replicate
+
+    def replicates(self, count: int) -> list[Layout]:
+        """The folders of each replicate."""
+        return [replace(self, replicate=f"r{number}" if count > 1 else "") for number in range(count)]
 
     @property
     def real(self) -> Path:
@@ -21,19 +26,23 @@ class Layout:
     @property
     def fake(self) -> Path:
         """samples.npz, grid.png."""
-        return self.root / "data" / self.profile / "fake"
+        return self.root / "data" / self.profile / "fake" / self.replicate
 
     def guided(self, variant: str) -> Path:
         """samples.npz, trajectory.npz, grid.png of a variant."""
-        return self.root / "data" / self.profile / "guided" / variant
+        return self.root / "data" / self.profile / "guided" / variant / self.replicate
 
     def model(self, word: str) -> Path:
         """model.safetensors, model.json, history.csv of `score`, `extractor` or `fid_network`."""
-        return self.root / "models" / self.profile / word
+        return self.root / "models" / self.profile / word / ("" if word == "fid_network" else self.replicate)
 
     def discriminator(self, member: str) -> Path:
         """Weights and test logits of a member."""
-        return self.root / "models" / self.profile / "discriminator" / member
+        return self.root / "models" / self.profile / "discriminator" / member / self.replicate
+
+    def start(self, path: str) -> Path:
+        """What a member starts from: a network of this replicate, or a released file."""
+        return self.root / path / (self.replicate if path.startswith("models/") else "")
 
     @property
     def report(self) -> Path:
@@ -42,7 +51,7 @@ class Layout:
 
     def discriminator_report(self, member: str) -> Path:
         """metrics.json, history.csv, calibration.csv of a member."""
-        return self.report / "discriminator" / member
+        return self.report / "discriminator" / member / self.replicate
 
     def evaluation(self, variant: str) -> Path:
         """The metrics of a variant that DVC compares."""
@@ -68,4 +77,4 @@ class Layout:
     @property
     def partial(self) -> Path:
         """Shards and checkpoints of interrupted stages; safe to delete when nothing runs."""
-        return self.root / ".partial" / self.profile
+        return self.root / ".partial" / self.profile / self.replicate
