@@ -80,7 +80,8 @@ def groups(networks: Networks, compute: Compute) -> Iterator[Group]:
     one, six = ([networks.head_size(next(iter(config.members)))] * count for count in (1, MEMBERS))
 
     def pair(name: str, share: float, call: Callable[[Calls], Call], bf16: bool = fast, warm: bool = False) -> Group:
-        ours = Calls(networks, *([compute if bf16 else float32] * 2))
+        own = compute if bf16 else float32
+        ours = Calls(networks, own, own)
         called = {"baseline": finished(call(published), device), "ours": finished(call(ours), device)}
         batch = config.discriminator.batch_size if name == "discriminator_training" else config.guided.batch_size
         return Group(
