@@ -117,16 +117,24 @@ def config(params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=TOOLS)
-def summary(params: Params = PARAMS) -> None:
+def summary(
+    file: Annotated[Path | None, typer.Option("--json", help="Where to write the results.")] = None,
+    params: Params = PARAMS,
+) -> None:
     """Print the results of the profile."""
     from discriminator_guidance import progress
     from discriminator_guidance.config import load_config
-    from discriminator_guidance.report.gather import summary_rows
+    from discriminator_guidance.data.files import write_json
+    from discriminator_guidance.report.gather import summary_record, summary_rows
     from discriminator_guidance.stages.layout import Layout
+    from discriminator_guidance.tracking import recorded_seconds
 
     settings = load_config(params)
     folder = Layout(Path.cwd(), settings.profile).report
-    title = f"profile {settings.profile}: 95 % intervals cover sampling noise; networks and reference are fixed"
+    if file is not None:
+        write_json(file, summary_record(folder, list(settings.variants), recorded_seconds(settings.profile)))
+    cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
+    title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     progress.summary(title, summary_rows(folder, list(settings.variants)))
     typer.echo(f"tables, figures and the page: {folder.relative_to(Path.cwd())}/index.html")
 

@@ -23,7 +23,8 @@ from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import head_settings
-from discriminator_guidance.stages.sampling import sampler_settings, window_of
+from discriminator_guidance.run import REPLICATED
+from discriminator_guidance.stages.sampling import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.training.extractor import ExtractorSettings, train_extractor
 from discriminator_guidance.training.fid_network import train_fid_network
 from discriminator_guidance.training.loop import Schedule
@@ -40,6 +41,7 @@ INCEPTION_FLOPS, INCEPTION_FEATURES = 11.4e9, 2048  # of an image, which it enla
 INCEPTION_SHARE, METRICS_SHARE = 0.45, 0.5
 # Seconds by measurement: DVC's own for a stage, the libraries of an evaluation, the report, an image read from a file.
 DVC_S, METRICS_S, REPORT_S, READ_S = 1.0, 2.0, 4.0, 2e-4
+MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy
 VALIDATION_SHARE = 0.2  # of a discriminator's training step: no features, no backward pass
 WORTH_TIMING, REPEATS = 2e9, 5  # FLOPs of the smallest call that is timed, and calls of the stage's size at the most
 UNGUIDED = "edm"  # the variant that all others are compared with
@@ -79,7 +81,7 @@ def estimate(config: Config, layout: Layout, seconds: float) -> list[Estimate]:
     """Time each kind of call that the stages of a profile make, for about so many seconds, and multiply."""
     real = real_images(config, layout)
     networks = Networks(config, real.shape, real.classes)
-    stages = list(stage_runs(networks, real))
+    stages = [repeated(stage, config.replicates) for stage in stage_runs(networks, real)]
     device = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads).device
     kinds = list(dict.fromkeys(kind for stage in stages for kind in stage.calls))
     peaks = measured_peaks(device)
@@ -98,6 +100,14 @@ def estimate(config: Config, layout: Layout, seconds: float) -> list[Estimate]:
     subprocess.run([sys.executable, "-c", START], check=True)
     start_up = DVC_S + perf_counter() - began
     return with_seconds(stages, per_image, METRICS_SHARE * peaks["gemm fp64"], start_up)
+
+
+def repeated(stage: Estimate, replicates: int) -> Estimate:
+    """A stage run with all its replicates."""
+    if stage.stage.partition("/")[0] not in (*REPLICATED, "evaluation"):
+        return stage
+    numbers = {key: replicates * getattr(stage, key) for key in ("images", "iterations", "seconds", "flops")}
+    return replace(stage, **numbers, calls={kind: replicates * count for kind, count in stage.calls.items()})
 
 
 def with_seconds(
@@ -198,10 +208,11 @@ def stage_runs(networks: Networks, real: RealImages) -> Iterator[Estimate]:
     for name in ("score", "extractor", "fid_network"):
         settings = getattr(config, name)
         training = settings.training if settings.source == "train" else None
-        calls = {Kind(f"{name} step"): training.iterations * training.batch_size} if training else {}
+        iterations = max([training.iterations, *getattr(settings, "snapshots", {}).values()]) if training else 0
+        calls = {Kind(f"{name} step"): iterations * training.batch_size} if training else {}
         if name == "fid_network":
             calls[Kind("fid features")] = real.train + real.holdout
-        yield Estimate(name, iterations=training.iterations if training else 0, calls=calls)
+        yield Estimate(name, iterations=iterations, calls=calls)
     nfe = 2 * config.sampler.steps - 1
     yield Estimate("fake", config.fake.images, nfe, calls={Kind("denoiser"): nfe * config.fake.images})
 
@@ -210,25 +221,27 @@ def stage_runs(networks: Networks, real: RealImages) -> Iterator[Estimate]:
     validation, test = (section.grid_times_per_image * len(part) for part in (split.validation, split.test))
     for name in config.members:
         settings = head_settings(section, config.member(name))
+        cost = 1 if settings.objective == "cross_entropy" else MATCHING_COST
         images = len(settings.rows(split))
-        seen = settings.epochs * (images + round(VALIDATION_SHARE * validation)) + validation + test
+        seen = settings.epochs * (cost * images + round(VALIDATION_SHARE * validation)) + validation + test
         iterations = settings.epochs * -(-images // settings.batch_size)
         calls = {Kind("discriminator step", (networks.head_size(name),)): seen}
         yield Estimate(f"discriminator/{name}", images, iterations=iterations, calls=calls)
 
-    images = guided.ranges * guided.images
+    images = guided.images
     for name, variant in config.variants.items():
-        nfe = 2 * sampler_settings(config, variant).steps - 1
+        nfe = (2 * sampler_settings(config, variant).steps - 1) * (1 if variant.autoguidance is None else 2)
         calls = {Kind("denoiser"): nfe * images}
         if variant.members:
             heads = tuple(networks.head_size(member) for member in variant.members)
-            calls[Kind("guidance", heads)] = images * guidance_calls(config, variant)
+            fit = FIT_DRAWS * (1 - shares.train) * real.train * len(heads) if variant.weights == "fitted" else 0
+            calls[Kind("guidance", heads)] = (images + round(fit)) * guidance_calls(config, variant)
         yield Estimate(f"guided/{name}", images, nfe, calls=calls)
 
     d = INCEPTION_FEATURES if config.fid_network.source == "inception" else config.fid_network.features
     n, m, subset = guided.images, real.train, evaluation.kid_subset_size
     # In d features: roots and influence of a set and of the unguided one, subsets of KID, distances of neighbours.
-    flops = 2.0 * guided.ranges * (5 * n * d**2 + 30 * d**3) + 3 * m * d**2
+    flops = 2.0 * (5 * n * d**2 + 30 * d**3) + 3 * m * d**2
     flops += 12.0 * evaluation.kid_subsets * subset**2 * d + 2.0 * d * (n**2 + 2 * n * m + m**2)
     for name in config.variants:
         calls = {Kind("fid features"): images if name == UNGUIDED else 2 * images}

@@ -51,9 +51,20 @@ def _members(config: Config) -> Iterator[str]:
 
 
 def _variants(config: Config) -> Iterator[str]:
+    for name in config.report.primary:
+        if name not in config.variants:
+            yield f"report.primary names {name!r}; choose among {', '.join(config.variants)}"
+    snapshots = config.score.snapshots if config.score.source == "train" else {}
+    for name, variant in config.variants.items():
+        wanted = (variant.network, variant.autoguidance and variant.autoguidance.network)
+        for snapshot in filter(None, wanted):
+            if snapshot not in snapshots:
+                yield f"variants.{name} names snapshot {snapshot!r} of score; choose among {', '.join(snapshots) or 'none'}"
     if "edm" not in config.variants or config.variants["edm"].members:
         yield "variants must hold edm without members: every difference refers to it; add it"
     for name, variant in config.variants.items():
+        if variant.weights == "fitted" and config.cond:
+            yield f"variants.{name}.weights: fitted are not for a class-conditional profile; write equal"
         for member in variant.members:
             if member not in config.members:
                 yield f"variants.{name}.members names {member!r}; choose among {', '.join(config.members)}"
@@ -63,12 +74,10 @@ def _sample_ranges(config: Config) -> Iterator[str]:
     fake, guided, tuning, factorial = config.fake, config.guided, config.study.tuning, config.study.factorial
     ranges = {
         "fake": (fake.seed, fake.seed_start, fake.images),
-        "guided": (guided.seed, guided.seed_start, guided.ranges * guided.images),
+        "guided": (guided.seed, guided.seed_start, guided.images),
         "study.tuning": (tuning.seed, tuning.seed_start, tuning.images),
         "study.factorial": (guided.seed, factorial.seed_start, len(factorial.training_seeds) * factorial.images),
     }
-    if config.replicates > 1 and guided.ranges > 1:
-        yield "guided.ranges and replicates are both above 1; replicates share one range of samples: set ranges to 1"
     names = list(ranges)
     for place, second in enumerate(names):
         for first in names[:place]:

@@ -25,7 +25,8 @@ Checkpoint = Literal["last", "best"] | Count
 Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["float32", "tf32", "bfloat16", "auto"]
-Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean"]
+Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean", "shrunk_mean_logit"]
+Objective = Literal["cross_entropy", "score_matching", "both"]
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -153,6 +154,15 @@ class TrainedScore(Section):
     p_mean: Finite
     p_std: Positive
     ema_decay: Fraction
+    snapshots: dict[Name, Count]
+
+    @model_validator(mode="after")
+    def _reached(self) -> Self:
+        if self.training.decay_fraction and max(self.snapshots.values(), default=0) > self.training.iterations:
+            raise ValueError(
+                "snapshots after the last iteration need a learning rate: set training.decay_fraction to 0"
+            )
+        return self
 
 
 class EdmScore(Section):
@@ -258,7 +268,6 @@ class Guided(SampleRange):
     """Stage `guided`, what all variants share."""
 
     shard_size: Count
-    ranges: Annotated[int, Field(ge=1, le=100)]
     time_min: VpTime
     time_max: VpTime
     trajectory_images: Count
@@ -315,6 +324,10 @@ class Discriminator(Section):
     checkpoint: Checkpoint
     label_smoothing: Smoothing
     bagging: Share | None
+    ema_decay: Fraction | None
+    decay_fraction: Annotated[float, Field(ge=0, le=1)]
+    shift: Annotated[int, Field(ge=0, le=8)]
+    objective: Objective
     checkpoint_every: Count
     grid_times: Count
     grid_times_per_image: Count
@@ -342,7 +355,21 @@ class Member(Section):
     checkpoint: Checkpoint | None = None
     label_smoothing: Smoothing | None = None
     bagging: Share | None = None
+    ema_decay: Fraction | None = None
+    decay_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    shift: Annotated[int, Field(ge=0, le=8)] | None = None
+    objective: Objective | None = None
+    images: Annotated[int, Field(ge=10)] | None = None  # of each kind; None: as section `discriminator` says
+    permute_labels: bool | None = None  # a discriminator that can learn nothing
+    precision: Precision | None = None  # None: runtime.training_precision
     network: HeadNetwork | None = None
+
+
+class Autoguidance(Section):
+    """Guidance by a worse version of the score network itself: D + (weight - 1) (D - D_worse)."""
+
+    network: Name
+    weight: Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
 
 class Variant(Section):
@@ -351,19 +378,24 @@ class Variant(Section):
     needs: Annotated[str, Field(pattern=r"^(score|discriminator(/[a-z][a-z0-9_]*)?)$")]
     members: tuple[Name, ...]
     rule: Rule
-    weights: Literal["equal"] | tuple[NonNegative, ...]
+    weights: Literal["equal", "fitted"] | tuple[NonNegative, ...]
     w1: Finite
     w2: Finite
     boosting: bool
     window: TimeRange | None = None  # None: as section `guided` says
     steps: Steps | None = None  # None: as section `sampler` says
+    s_churn: NonNegative | None = None
+    network: Name | None = None  # a snapshot of the score network; None: the score network itself
+    autoguidance: Autoguidance | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         members = self.members
         if len(set(members)) != len(members):
             raise ValueError("members must not repeat")
-        if self.weights != "equal":
+        if self.weights == "fitted" and (not members or self.rule != "mean_logit"):
+            raise ValueError("weights: fitted are of logits; name members, and write rule: mean_logit")
+        if isinstance(self.weights, tuple):
             if len(self.weights) != len(members):
                 raise ValueError(f"weights has {len(self.weights)} entries for {len(members)} members")
             if not math.isclose(sum(self.weights), 1.0, abs_tol=1e-6):
@@ -401,6 +433,7 @@ class Report(Section):
 
     images: Annotated[int, Field(ge=1, le=64)]
     dpi: Annotated[int, Field(ge=50, le=600)]
+    primary: tuple[Name, Name]  # a variant and the one it is compared with, chosen before the results were seen
 
 
 class Pruner(Section):

@@ -13,6 +13,7 @@ RULE_NAMES = {
     "mean_probability": "mean probability",
     "mean_logit": "mean logit",
     "clipped_logit_mean": "clipped raw logits (the reproduction's code)",
+    "shrunk_mean_logit": "mean logit, shrunk where members disagree",
 }
 Text = TypeVar("Text", bound=str)
 Bounds = Sequence[float | None] | None
@@ -89,7 +90,13 @@ def variant_text(variant: Mapping[str, Any]) -> str:
     members, weights, window = variant["members"], variant["weights"], variant.get("window")
     when = f", VP time {scientific(window[0])} to {scientific(window[1])}" if window else ""
     if not members:
-        return "no guidance"
+        auto, noise = variant.get("autoguidance"), variant.get("s_churn")
+        more = [f"snapshot {variant['network']}"] if variant.get("network") else []
+        more += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
+        more += [f"churn {noise:g}"] if noise else []
+        return ", ".join(["no guidance", *more])
+    if weights == "fitted":
+        return f"{members_text(members)}, weights fitted by noise level{when}"
     if len(members) == 1 and variant["rule"] == "mean_probability":
         return f"{members_text(members)} alone{when}"
     rule = RULE_NAMES.get(variant["rule"], variant["rule"])
@@ -100,8 +107,8 @@ def variant_text(variant: Mapping[str, Any]) -> str:
 
 
 def samples_text(record: Mapping[str, Any]) -> str:
-    """The number of samples of an evaluation: 50,000, or 3 x 50,000 where there are several ranges."""
-    return count(record["n"]) if record["ranges"] == 1 else f"{record['ranges']} x {count(record['n'])}"
+    """The number of samples of an evaluation: 50,000, or 5 x 2,000 of as many training replicates."""
+    return count(record["n"]) if record["replicates"] == 1 else f"{record['replicates']} x {count(record['n'])}"
 
 
 def reference_text(record: Mapping[str, Any]) -> str:

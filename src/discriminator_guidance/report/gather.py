@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,19 @@ import pandas as pd
 
 from discriminator_guidance.data.files import read_json, read_npz, reason, require
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.report.format import Verdict, count, estimate, fid_label, number, verdict
+from discriminator_guidance.report.format import Verdict, estimate, fid_label, number, samples_text, verdict
 
 REFERENCE = "edm"  # the unguided variant
 BASELINES = (REFERENCE, "d0", "mean_prob")  # variants that every other one is compared with
-SAMPLE_ROWS = ("edm", "d0", "mean_prob", "clip_logit")  # variants of Fig. 3
+SAMPLE_ROWS = ("edm", "d0", "mean_prob", "e_fit", "clip_logit")  # variants of Fig. 3
 RATIO_PANELS = ("d0", "mean_prob", "mean_logit", "clip_logit")  # variants whose log ratios are drawn
 STUDIES = ("discriminator", "ensemble", "factorial")
 
 METRICS = ("fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision",
            "recall")  # fmt: skip
 SCORES = ("discriminator_precision", "discriminator_recall", "discriminator_accuracy", "discriminator_auroc")
-DETAILS = ("n", "ranges", "steps", "reference_n", "holdout_n", "seed", "seed_start")
+DETAILS = ("n", "replicates", "steps", "nfe", "reference_n", "holdout_n", "seed", "seed_start", "fid_debiased", "kid_all",
+           "delta_kid")  # fmt: skip
 MEMBER_NUMBERS = ("epochs", "iterations", "parameters", "validation_loss", "validation_accuracy", "test_loss",
                   "n_train", "n_validation", "n_test")  # fmt: skip
 MEMBER_TRAINED = ("learning_rate", "weight_decay", "t_min", "train_loss", "train_accuracy", "best_validation_loss",
@@ -42,6 +43,11 @@ class Difference:
 
     value: float
     bounds: tuple[float, float]
+
+    @classmethod
+    def of(cls, measured: Any) -> Difference:
+        """From an `evaluation.significance.Measured` difference."""
+        return cls(measured.mean, measured.interval())
 
     @property
     def text(self) -> str:
@@ -75,6 +81,8 @@ class ReportInputs:
     standings: Mapping[str, Standing]  # by ensemble
     probability_clip: float
     provenance: Mapping[str, Any]
+    replicate: str = ""  # the folder of the training replicate whose images and curves are shown
+    adjusted_p: Mapping[str, float] = field(default_factory=dict)  # by variant, of its difference from edm (Holm 1979)
 
 
 @dataclass(frozen=True)
@@ -154,14 +162,15 @@ def gather(inputs: ReportInputs) -> ReportData:
     evaluations = {name: read_evaluation(report, name) for name in settings["variants"]}
     guided, images = inputs.data / "guided", settings["report"]["images"]
     shown = [name for name in dict.fromkeys(SAMPLE_ROWS + RATIO_PANELS) if name in evaluations]
+    folders = {name: guided / name / inputs.replicate for name in shown}
     return ReportData(
         inputs=inputs,
         card=read_json(inputs.data / "real" / "card.json", "real"),
-        members=tuple(_member(report / "discriminator" / name) for name in settings["members"]),
+        members=tuple(_member(report / "discriminator" / name, inputs.replicate) for name in settings["members"]),
         evaluations=evaluations,
         real=read_npz(inputs.data / "real" / "train.npz", ["images"], "real")["images"][:1].copy(),
-        samples={name: _first_samples(guided / name, images) for name in shown if name in SAMPLE_ROWS},
-        trajectories={name: read_npz(guided / name / "trajectory.npz", TRAJECTORY, "guided") for name in shown},
+        samples={name: _first_samples(folders[name], images) for name in shown if name in SAMPLE_ROWS},
+        trajectories={name: read_npz(folders[name] / "trajectory.npz", TRAJECTORY, "guided") for name in shown},
         studies={name: _study(report / "study", name) for name in STUDIES},
         benchmark=_benchmark(report / "benchmark.json"),
     )
@@ -184,13 +193,41 @@ def summary_rows(report: Path, variants: Sequence[str]) -> list[dict[str, str]]:
             "variant": name,
             fid_label(one["fid_network"]): estimate(one["fid"], (one["fid_low"], one["fid_high"])),
             "difference to edm": estimate(one["delta_fid"], (one["delta_low"], one["delta_high"]), sign=True),
-            fid_label(one["fid_network"], "KID"): number(one["kid"], 4),
+            fid_label(one["fid_network"], "KID"): estimate(one["kid_all"], one["kid_ci95"], 4),
             "precision": number(one["precision"], 2),
             "recall": number(one["recall"], 2),
-            "N": count(one["n"]),
+            "N": samples_text(one),
         }
         for name, one in found.items()
     ]
+
+
+def summary_record(report: Path, variants: Sequence[str], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One object for each variant: distances with intervals, cost, and the recorded seconds of training behind it."""
+    rows = []
+    for name in variants:
+        one = read_evaluation(report, name)
+        trained = ["score", *(["extractor"] if one["members"] else []), *(f"discriminator/{m}" for m in one["members"])]
+        took = [sum(taken for run, taken in seconds.items() if f"{run}/".startswith(f"{word}/")) for word in trained]
+        rows.append({
+            "variant": name,
+            "replicates": one["replicates"],
+            "n": one["n"],
+            "fid": one["fid"],
+            "fid_ci95": [one["fid_low"], one["fid_high"]],
+            "fid_ci95_sampling": one["fid_ci95_sampling"],
+            "fid_debiased": one["fid_debiased"],
+            "delta_fid_vs_edm": one["delta_fid"],
+            "delta_fid_ci95": [one["delta_low"], one["delta_high"]],
+            "delta_fid_ci95_sampling": one["delta_ci95_sampling"],
+            "kid": one["kid_all"],
+            "kid_ci95": one["kid_ci95"],
+            "delta_kid_vs_edm": one["delta_kid"],
+            "delta_kid_ci95": one["delta_kid_ci95"],
+            "nfe": one["nfe"],
+            "training_seconds": sum(took) / one["replicates"] if all(took) else None,
+        })  # fmt: skip
+    return rows
 
 
 def _record(path: Path, stage: str, numbers: Sequence[str], nullable: Sequence[str] = ()) -> dict[str, Any]:
@@ -215,9 +252,10 @@ def _table(path: Path, stage: str, columns: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def _member(folder: Path) -> Member:
+def _member(place: Path, replicate: str) -> Member:
+    folder = place / replicate
     return Member(
-        folder.name,
+        place.name,
         _record(folder / "metrics.json", "discriminator", MEMBER_NUMBERS, MEMBER_TRAINED),
         _table(folder / "history.csv", "discriminator", CURVES),
         _table(folder / "calibration.csv", "discriminator", CALIBRATION),

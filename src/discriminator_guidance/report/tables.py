@@ -155,6 +155,11 @@ def result_table(data: ReportData) -> Table:
     columns = published.RESULT_COLUMNS
     theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in published.RESULTS.items()}
     rows = [_ours(data, name) | theirs.get(name, dict.fromkeys(columns, MISSING)) for name in data.evaluations]
+    floor, holdout = ({f"ours: {data.label()} [95 %]": number(data.reference[key], 2)} for key in ("floor", "holdout_fid"))
+    debiased = {f"ours: {data.label()}, de-biased": number(data.reference["holdout_fid_debiased"], 2)}
+    rows.append({"variant": "a perfect generator", "guided by": "training images, drawn again", **floor})
+    n = fmt.count(data.reference["holdout_n"])
+    rows.append({"variant": "held-out images", "guided by": MISSING, "ours: N": n, **holdout, **debiased})
     for name, cells in theirs.items():
         if name not in data.evaluations:
             rows.append({"variant": "not run here", "guided by": cells[columns[0]], **cells})
@@ -170,16 +175,20 @@ def _ours(data: ReportData, name: str) -> dict[str, str]:
         "ours: w1 / w2 / boosting": weights if variant["members"] else MISSING,
         "ours: N": fmt.samples_text(found),
         f"ours: {data.label()} [95 %]": fid_text(found),
+        f"ours: {data.label()}, de-biased": number(found["fid_debiased"], 2),
     }
-    if found["ranges"] > 1:
-        each = ", ".join(number(value, 2) for value in found["fid_ranges"])
-        mean = fmt.estimate(found["fid"], found["fid_ranges_ci95"])
-        row[f"ours: {data.label()} of each range"] = f"{each}; mean {mean}"
+    if found["replicates"] > 1:
+        row[f"ours: {data.label()} [95 %, sampling only]"] = fmt.estimate(found["fid"], found["fid_ci95_sampling"])
     for baseline in BASELINES:
         if baseline in data.evaluations:
             row[f"ours: difference from {baseline} [95 %]"] = _difference(data, name, baseline)
+        if baseline == REFERENCE:
+            row["ours: adjusted p"] = number(data.inputs.adjusted_p.get(name), 3)
     row |= {
-        f"ours, generative: {kid}": number(found["kid"], 4),
+        f"ours, generative: {kid} [95 %]": fmt.estimate(found["kid_all"], found["kid_ci95"], 4),
+        f"ours, generative: {kid}, difference from {REFERENCE} [95 %]": fmt.estimate(
+            None if name == REFERENCE else found["delta_kid"], found["delta_kid_ci95"], 4, sign=True
+        ),
         f"ours, generative: {kid}, held-out": number(found["kid_holdout"], 4),
         "ours, generative: k-NN precision": number(found["precision"], 3),
         "ours, generative: k-NN recall": number(found["recall"], 3),

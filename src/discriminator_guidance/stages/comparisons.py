@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from discriminator_guidance.data.files import read_json, read_npz
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.significance import paired_difference
+from discriminator_guidance.evaluation.significance import Measured
 from discriminator_guidance.report.gather import BASELINES, Difference, Standing
 
 if TYPE_CHECKING:
@@ -18,38 +17,28 @@ if TYPE_CHECKING:
     from discriminator_guidance.stages.layout import Layout
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """A variant's Frechet distance in each range, and the influence of each of its samples on it."""
-
-    distances: list[float]
-    influence: np.ndarray  # (n,) or (ranges, n)
-    index: np.ndarray  # of the samples, in the same shape
-
-
-def read_evaluated(layout: Layout, variant: str) -> Evaluated:
-    """Read what stage `evaluation` wrote of a variant."""
+def read_evaluated(layout: Layout, variant: str) -> Measured:
+    """The Frechet distances of a variant's replicates, and the influence of each sample on them."""
     path = layout.evaluated(variant) / "details.json"
-    distances = read_json(path, "evaluation").get("fid_ranges")
+    distances = read_json(path, "evaluation").get("fid_values")
     if not isinstance(distances, list) or not all(isinstance(value, float | int) for value in distances):
-        raise InputError(f"a list of numbers fid_ranges in {path}", repr(distances), "run stage evaluation again")
-    return Evaluated(distances, **read_npz(layout.influence(variant), ["influence", "index"], "evaluation"))
+        raise InputError(f"a list of numbers fid_values in {path}", repr(distances), "run stage evaluation again")
+    arrays = read_npz(layout.influence(variant), ["influence", "index"], "evaluation")
+    return Measured(tuple(distances), arrays["influence"], tuple(arrays["index"].tolist()))
 
 
-def differences(evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, Difference]]:
+def differences(evaluated: Mapping[str, Measured]) -> dict[str, dict[str, Difference]]:
     """The difference of every variant from each evaluated baseline, by baseline and variant."""
     return {
         baseline: {
-            name: _difference(evaluated[name], evaluated[baseline], f"{name} and {baseline}")
-            for name in evaluated
-            if name != baseline
+            name: Difference.of(evaluated[name].minus(evaluated[baseline])) for name in evaluated if name != baseline
         }
         for baseline in BASELINES
         if baseline in evaluated
     }
 
 
-def standings(variants: Mapping[str, Variant], evaluated: Mapping[str, Evaluated]) -> dict[str, Standing]:
+def standings(variants: Mapping[str, Variant], evaluated: Mapping[str, Measured]) -> dict[str, Standing]:
     """Every ensemble beside its members, where each of them was sampled alone with the same settings."""
     found = {}
     for name, ensemble in evaluated.items():
@@ -57,18 +46,16 @@ def standings(variants: Mapping[str, Variant], evaluated: Mapping[str, Evaluated
         if len(alone) < 2:
             continue
         singles = {member: evaluated[variant] for member, variant in alone.items()}
-        from_each = {
-            member: _difference(ensemble, single, f"{name} and {alone[member]}") for member, single in singles.items()
-        }
+        from_each = {member: Difference.of(ensemble.minus(single)) for member, single in singles.items()}
         # The mean of distances has the mean of their influences, because all share their noise index by index.
-        distances = np.mean([single.distances for single in singles.values()], axis=0)
+        values = np.mean([single.values for single in singles.values()], axis=0)
         influence = np.mean([single.influence for single in singles.values()], axis=0)
-        from_mean = paired_difference(ensemble.distances, ensemble.influence, distances.tolist(), influence)
-        found[name] = Standing(alone, float(distances.mean()), Difference(*from_mean), from_each)
+        mean = Measured(tuple(values.tolist()), influence, ensemble.index)
+        found[name] = Standing(alone, mean.mean, Difference.of(ensemble.minus(mean)), from_each)
     return found
 
 
-def _alone(variants: Mapping[str, Variant], ensemble: str, evaluated: Mapping[str, Evaluated]) -> dict[str, str]:
+def _alone(variants: Mapping[str, Variant], ensemble: str, evaluated: Mapping[str, Measured]) -> dict[str, str]:
     """By member, the variant that samples with it alone as the ensemble samples; empty where one has none."""
 
     def settings(name: str) -> tuple[object, ...]:
@@ -82,10 +69,3 @@ def _alone(variants: Mapping[str, Variant], ensemble: str, evaluated: Mapping[st
     }
     members = variants[ensemble].members
     return {member: alone[member] for member in members} if set(members) <= set(alone) else {}
-
-
-def _difference(one: Evaluated, other: Evaluated, names: str) -> Difference:
-    if not np.array_equal(one.index, other.index):
-        what = f"the same sample indices in the influence of {names}"
-        raise InputError(what, "different ones", "run stage evaluation of both again")
-    return Difference(*paired_difference(one.distances, one.influence, other.distances, other.influence))

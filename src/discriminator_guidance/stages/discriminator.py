@@ -76,7 +76,8 @@ class DiscriminatorInputs:
 
 def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[str, Any]:
     """Train a member, or take a released head, and test it."""
-    inputs, row = open_inputs(config, layout), config.member(member)
+    row = config.member(member)
+    inputs = open_inputs(config, layout, row)
     settings = head_settings(config.discriminator, row)
     effective = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "weight_decay", "t_min")}
     tracker.params({**effective, "start": row.start})
@@ -122,14 +123,15 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     return {key: metrics[key] for key in ("used_epoch", "best_epoch", "best_validation_loss", "test_loss")}
 
 
-def open_inputs(config: Config, layout: Layout) -> DiscriminatorInputs:
-    """Read the frozen extractor and the real and fake images; split them."""
+def open_inputs(config: Config, layout: Layout, member: Member | None = None) -> DiscriminatorInputs:
+    """Read the frozen extractor and the real and fake images; split them. A member may have its own precision."""
     section, runtime = config.discriminator, config.runtime
     files = (layout.real / "train.npz", layout.fake / "samples.npz")
     names = ["images", "labels"] if config.cond else ["images"]
     real, fake = read_npz(files[0], names, "real"), read_npz(files[1], names, "fake")
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
-    compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
+    precision = (member and member.precision) or runtime.training_precision
+    compute = prepare(runtime.device, precision, runtime.threads)
     allow_tf32("tf32" in (compute.mode, frozen.mode))  # the other is bfloat16 then, to which it means nothing
     extractor = load_extractor(layout, frozen)
 
@@ -139,7 +141,8 @@ def open_inputs(config: Config, layout: Layout) -> DiscriminatorInputs:
         return found if compute.mode == "bfloat16" else found.float()
 
     counts, shares = (len(real["images"]), len(fake["images"])), section.split
-    split = split_pairs(*counts, shares.train, shares.validation, shares.seed, section.images)
+    most = member.images if member else section.images
+    split = split_pairs(*counts, shares.train, shares.validation, shares.seed, most)
     classes = np.concatenate([real["labels"], fake["labels"]]) if config.cond else None
     pairs = pair_up(real["images"], fake["images"], classes, split, compute.device)
     weights = (layout.model("extractor") / name for name in ("model.safetensors", "model.json"))
@@ -167,6 +170,11 @@ def head_settings(section: Discriminator, member: Member) -> DiscriminatorSettin
         flip=bool(member.flip),
         label_smoothing=member.label_smoothing or 0.0,
         bagging=member.bagging,
+        ema_decay=member.ema_decay,
+        decay_fraction=member.decay_fraction or 0.0,
+        shift=member.shift or 0,
+        permute_labels=bool(member.permute_labels),
+        objective=member.objective or "cross_entropy",
         checkpoint=scaled(checkpoint) if isinstance(checkpoint, int) else checkpoint,
         checkpoint_every=section.checkpoint_every,
     )

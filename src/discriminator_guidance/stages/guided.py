@@ -12,12 +12,14 @@ from discriminator_guidance.data.files import write_npz
 from discriminator_guidance.data.images import write_grid
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND
+from discriminator_guidance.guidance.fitted_weights import interpolated
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.networks import load_denoiser
 from discriminator_guidance.stages.resume import resumable
 from discriminator_guidance.stages.sampling import (
     Arrays,
     draw_batch,
+    fit_variant,
     load_members,
     member_guidance,
     require_kind,
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from discriminator_guidance.tracking import Tracker
 
 
+PATH = ("sigma", "states", "denoised", "log_ratio", "fit_sigma", "fit_weights")  # what trajectory.npz holds
+
+
 def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
     """Write samples.npz, trajectory.npz (the first samples at every noise level) and grid.png of a variant."""
     keep, row = config.guided.trajectory_images, config.variants[variant]
@@ -40,7 +45,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     if not distributed.is_first():
         return {}
     folder = layout.guided(variant)
-    trajectory = {name: drawn.pop(name) for name in ("sigma", "states", "denoised", "log_ratio")}
+    trajectory = {name: drawn.pop(name) for name in PATH if name in drawn}
     write_npz(folder / "samples.npz", **drawn)
     write_npz(folder / "trajectory.npz", **trajectory)
     write_grid(folder / "grid.png", drawn["images"])
@@ -53,21 +58,32 @@ def draw_samples(
     config: Config, layout: Layout, variant: Variant, span: Fake | Guided, name: str, keep: int = 0
 ) -> Arrays:
     """The samples of a range: images (N, H, W, C) uint8, index (N,), labels (N,) of a conditional profile, log_ratio
-    (steps, N), and of the first `keep` samples states (steps + 1, keep, H, W, C) and denoised, at noise levels sigma.
+    (steps, N), and of the first `keep` samples states (steps + 1, keep, H, W, C) and denoised, at noise levels sigma;
+    fitted weights fit_weights (T, M) of noise levels fit_sigma.
 
     Finished shards of an interrupted run are read, missing ones drawn; under torchrun the processes divide them.
     """
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
-    network = load_denoiser(layout, compute)
+    network = load_denoiser(layout, compute, variant.network)
     require_kind("score network", network.label_dim > 0, config.cond, "score")
-    guidance, folders = None, [layout.model("score")]
+    score, sampler = layout.model("score"), sampler_settings(config, variant)
+    guidance, fitted, worse, folders = None, {}, None, [score / (variant.network or "")]
     if variant.members:
         members = load_members(layout, variant.members, config.cond, compute)
-        guidance = member_guidance(members, variant, window_of(config, variant), compute)
+        weights = None
+        if variant.weights == "fitted":
+            levels, by_level = fit_variant(config, layout, network, members, variant, compute)
+            weights, fitted = (
+                interpolated(levels, by_level),
+                {"fit_sigma": levels.numpy(), "fit_weights": by_level.numpy()},
+            )
+        guidance = member_guidance(members, variant, window_of(config, variant), compute, weights)
         folders += [layout.model("extractor"), *map(layout.discriminator, variant.members)]
-    sampler = sampler_settings(config, variant)
+    if variant.autoguidance is not None:
+        worse = load_denoiser(layout, compute, variant.autoguidance.network), variant.autoguidance.weight
+        folders.append(score / variant.autoguidance.network)
 
-    count = span.images * getattr(span, "ranges", 1)
+    count = span.images
     indices = range(span.seed_start, span.seed_start + count)
     shards = [indices[start : start + span.shard_size] for start in range(0, count, span.shard_size)]
     settings = {
@@ -76,6 +92,7 @@ def draw_samples(
         "window": window_of(config, variant),
         "span": span.model_dump(),
         "keep": keep,
+        "fitted": {name: array.tolist() for name, array in fitted.items()},
     }
     weights = [folder / file for folder in folders for file in WEIGHT_FILES]
     work = resumable(layout, name, weights, settings, compute)
@@ -87,7 +104,7 @@ def draw_samples(
             for start in range(0, len(shards[number]), span.batch_size):
                 batch = shards[number][start : start + span.batch_size]
                 kept = len(range(batch.start, min(batch.stop, indices.start + keep)))
-                batches.append(draw_batch(network, guidance, sampler, span.seed, batch, kept, compute))
+                batches.append(draw_batch(network, guidance, sampler, span.seed, batch, kept, compute, worse))
                 advance(len(batch))
             work.save_shard(number, **_merged(batches))
     distributed.barrier()
@@ -96,7 +113,7 @@ def draw_samples(
     drawn = _merged([shard for number in range(len(shards)) if (shard := work.load_shard(number)) is not None])
     work.remove()
     sigmas = karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
-    return {**drawn, "index": np.asarray(indices, dtype=np.int64), "sigma": sigmas.numpy()}
+    return {**drawn, **fitted, "index": np.asarray(indices, dtype=np.int64), "sigma": sigmas.numpy()}
 
 
 def _merged(parts: list[Arrays]) -> Arrays:

@@ -28,9 +28,9 @@ AS_PUBLISHED = "use the file as its authors published it"
 INCEPTION = {"source": "inception"}  # in model.json, in place of constructor arguments: Inception has none
 
 
-def load_denoiser(layout: Layout, compute: Compute) -> EDMPrecond:
-    """The score network, frozen, to be called under `compute.autocast()`."""
-    state, arguments = load_weights(layout.model("score"), "score")
+def load_denoiser(layout: Layout, compute: Compute, snapshot: str | None = None) -> EDMPrecond:
+    """The score network or a snapshot of it, frozen, to be called under `compute.autocast()`."""
+    state, arguments = load_weights(layout.model("score") / (snapshot or ""), "score")
     return compute.place(build_network(EDMPrecond, arguments, state, "score"))
 
 

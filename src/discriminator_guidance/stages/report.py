@@ -12,11 +12,11 @@ from typing import Any
 from discriminator_guidance import distributed
 from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import fingerprint, read_json, require, sha256, write_bytes
-from discriminator_guidance.evaluation.significance import paired_difference
+from discriminator_guidance.evaluation.significance import Measured, holm
 from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
 from discriminator_guidance.report.gather import Difference, ReportInputs
 from discriminator_guidance.report.page import build_report
-from discriminator_guidance.stages.comparisons import Evaluated, differences, read_evaluated, standings
+from discriminator_guidance.stages.comparisons import differences, read_evaluated, standings
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.tracking import Tracker
 
@@ -32,6 +32,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     evaluated = {name: read_evaluated(layout, name) for name in config.variants}
     for name in evaluated:  # from DVC's cache to where git keeps them
         write_bytes(layout.details(name), (layout.evaluated(name) / "details.json").read_bytes())
+    guided = [name for name in evaluated if name != "edm"]
     inputs = ReportInputs(
         settings=config.model_dump(mode="json"),
         data=layout.real.parent,
@@ -40,6 +41,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         standings=standings(config.variants, evaluated),
         probability_clip=PROBABILITY_CLIP,
         provenance=provenance(config, layout),
+        replicate=layout.replicates(config.replicates)[0].replicate,
+        adjusted_p=dict(zip(guided, holm([evaluated[name].minus(evaluated["edm"]).p_value() for name in guided]), strict=True)),
     )
     build_report(inputs)
     page = layout.report / "index.html"
@@ -47,7 +50,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     return {"page": str(page.relative_to(layout.root)), "variants": len(evaluated), "members": len(config.members)}
 
 
-def tuned_differences(config: Config, evaluated: dict[str, Evaluated]) -> dict[str, dict[str, Difference]]:
+def tuned_differences(config: Config, evaluated: dict[str, Measured]) -> dict[str, dict[str, Difference]]:
     """The tuned member's difference from a row of Table 2 with its settings, where the search chose such a row."""
     found: dict[str, dict[str, Difference]] = {}
     if TUNED not in config.members or TUNED not in evaluated:
@@ -57,8 +60,7 @@ def tuned_differences(config: Config, evaluated: dict[str, Evaluated]) -> dict[s
         if name in evaluated and name not in ("d0", TUNED):
             row, other = config.member(name), evaluated[name]
             if row.model_copy(update={"seed": tuned.seed}) == tuned:
-                pair = paired_difference(one.distances, one.influence, other.distances, other.influence)
-                found[name] = {TUNED: Difference(*pair)}
+                found[name] = {TUNED: Difference.of(one.minus(other))}
     return found
 
 

@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.data.images import to_uint8
+from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch
+from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.guidance.density_ratio import Guidance, guidance_score
-from discriminator_guidance.guidance.ensemble import combine, simplex_weights
+from discriminator_guidance.guidance.ensemble import WeightsOfTime, combine, shrunk_mean_logit, simplex_weights
+from discriminator_guidance.guidance.fitted_weights import fit_weights
 from discriminator_guidance.guidance.sampler import SamplerSettings, sample
 from discriminator_guidance.networks.discriminator import MemberLogits
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.networks import load_extractor, load_head
+from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from discriminator_guidance.stages.layout import Layout
 
 Arrays = dict[str, np.ndarray]
+FIT_DRAWS = 4  # of noise for each image that weights are fitted on
 GuidanceOf = Callable[[Tensor | None], Guidance]  # of the classes of a batch, None in an unconditional profile
 
 
@@ -37,8 +43,12 @@ def draw_batch(
     indices: range,
     keep: int,
     compute: Compute,
+    worse: tuple[EDMPrecond, float] | None = None,
 ) -> Arrays:
-    """Draw the samples of some indices; sample i depends on the seed and i alone, up to rounding in convolutions."""
+    """Draw the samples of some indices; sample i depends on the seed and i alone, up to rounding in convolutions.
+
+    worse: a worse denoiser and the weight w of autoguidance, D + (w - 1) (D - D_worse) (Karras et al. 2024, Eq. 3).
+    """
     shape = (network.img_channels, network.img_resolution, network.img_resolution)
     drawn_classes = _draw_classes(seed, indices, network.label_dim)
     classes = None if drawn_classes is None else torch.from_numpy(drawn_classes).to(compute.device)
@@ -50,6 +60,8 @@ def draw_batch(
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         with torch.no_grad(), compute.autocast():
             denoised: Tensor = network(x.float(), sigma.float(), labels)
+            if worse is not None:
+                denoised = torch.lerp(worse[0](x.float(), sigma.float(), labels), denoised, worse[1])
         return denoised
 
     def noise(step: int, raised: Tensor) -> Tensor:
@@ -92,10 +104,14 @@ def require_kind(what: str, conditional: bool, cond: bool, stage: str) -> None:
 
 
 def member_guidance(
-    members: MemberLogits, variant: Variant, window: tuple[float, float], compute: Compute
+    members: MemberLogits,
+    variant: Variant,
+    window: tuple[float, float],
+    compute: Compute,
+    fitted: WeightsOfTime | None = None,
 ) -> GuidanceOf:
-    """The guidance of a variant, as a function of the classes of a batch."""
-    weights = simplex_weights(variant.weights, len(variant.members))
+    """The guidance of a variant, with weights fitted by noise level if given, as a function of a batch's classes."""
+    weights = fitted or simplex_weights(variant.weights, len(variant.members))
 
     def of_classes(classes: Tensor | None) -> Guidance:
         def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
@@ -103,17 +119,51 @@ def member_guidance(
                 member_logits: Tensor = members(x_vp, tau, classes)
             return member_logits
 
-        log_ratio = combine(logits, variant.rule, weights)
+        shrunk = variant.rule == "shrunk_mean_logit"
+        log_ratio = shrunk_mean_logit(logits) if shrunk else combine(logits, variant.rule, weights)
         return lambda x, sigma: guidance_score(log_ratio, x, sigma, *window)
 
     return of_classes
 
 
+def fit_variant(
+    config: Config, layout: Layout, network: EDMPrecond, members: MemberLogits, variant: Variant, compute: Compute
+) -> tuple[Tensor, Tensor]:
+    """Noise levels (T,) of a variant in its window, and the members' weights (T, M) fitted there.
+
+    On the real images of the validation and test splits, on which no discriminator was trained.
+    """
+    real, shares = read_npz(layout.real / "train.npz", ["images"], "real")["images"], config.discriminator.split
+    split = split_pairs(len(real), config.fake.images, shares.train, shares.validation, shares.seed)
+    rows = np.concatenate([split.validation, split.test])
+    images = scaled(as_tensor(real[rows[rows < len(real)]], compute.device))
+    sampler, (low, high) = sampler_settings(config, variant), window_of(config, variant)
+    sigmas = karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1]
+    tau = tau_from_sigma(sigmas)
+    sigmas = sigmas[(low <= tau) & (tau <= high)]
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        with torch.no_grad(), compute.autocast():
+            denoised: Tensor = network(x.float(), sigma.float())
+        return denoised
+
+    def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
+        with compute.autocast():
+            member_logits: Tensor = members(x_vp, tau)
+        return member_logits
+
+    def noise(step: int) -> Tensor:
+        draws = generator(config.guided.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))
+        return torch.from_numpy(draws.astype(np.float32)).to(compute.device)
+
+    return sigmas, fit_weights(denoiser, logits, images, sigmas, noise)
+
+
 def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:
     """The sampler of a variant: what all share, its weights, and its own number of steps if it has one."""
     shared = config.sampler.model_dump()
-    own = {"steps": variant.steps or shared["steps"], "w1": variant.w1, "w2": variant.w2, "boosting": variant.boosting}
-    return SamplerSettings(**{**shared, **own})
+    own = {key: value for key in ("steps", "s_churn") if (value := getattr(variant, key)) is not None}
+    return SamplerSettings(**{**shared, **own, "w1": variant.w1, "w2": variant.w2, "boosting": variant.boosting})
 
 
 def window_of(config: Config, variant: Variant) -> tuple[float, float]:

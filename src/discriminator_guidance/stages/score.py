@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from discriminator_guidance import distributed
 from discriminator_guidance.checkpoints.edm_pickle import read_edm_pickle
-from discriminator_guidance.checkpoints.weights import fit_network
+from discriminator_guidance.checkpoints.weights import fit_network, save_weights
 from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -17,7 +17,7 @@ from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import AS_PUBLISHED, released_file, save_network, training_report
 from discriminator_guidance.stages.resume import resumable
-from discriminator_guidance.training.loop import Schedule
+from discriminator_guidance.training.loop import Schedule, Snapshots
 from discriminator_guidance.training.pairs import as_tensor
 from discriminator_guidance.training.score import ScoreSettings, train_score
 
@@ -56,9 +56,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         )
         key = {**settings.model_dump(), "cond": config.cond, "ranks": distributed.world_size()}
         checkpoints = resumable(layout, "score", [source], key, compute)
-        with training_report(
-            tracker, "training the score network", settings.training.iterations, "iterations"
-        ) as report:
+        snapshots: Snapshots = {iterations: {} for iterations in settings.snapshots.values()}
+        iterations = max([settings.training.iterations, *snapshots])
+        with training_report(tracker, "training the score network", iterations, "iterations") as report:
             averaged, history = train_score(
                 network,
                 as_tensor(real["images"], compute.device),
@@ -67,9 +67,12 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
                 compute,
                 checkpoints,
                 report,
+                snapshots,
             )
         if distributed.is_first():
             save_network(layout.model("score"), averaged.state_dict(), arguments, history)
+            for name, iterations in settings.snapshots.items():
+                save_weights(layout.model("score") / name, snapshots[iterations], arguments)
             checkpoints.remove()
         result = {"final_loss": history[-1]["loss"], "precision": compute.mode, **compute.record()}
     tracker.model(f"score-{config.profile}", layout.model("score") / "model.safetensors")

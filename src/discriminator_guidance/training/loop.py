@@ -18,6 +18,7 @@ from discriminator_guidance.errors import DivergenceError
 Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image
 Loss = Callable[[Batch], tuple[Tensor, Row]]  # batch -> mean loss, further means to log
+Snapshots = dict[int, dict[str, Tensor]]
 Report = Callable[[int, Row], None]  # iterations or epochs done so far, their row of the curve
 
 LOG_EVERY = 20  # iterations in a row of the curve
@@ -59,11 +60,14 @@ def train(
     checkpoints: Checkpoints,
     report: Report,
     ema_decay: float | None = None,
+    snapshots: Snapshots | None = None,
 ) -> tuple[nn.Module, list[Row]]:
     """Minimize a loss whose batch depends on the iteration alone, so that a resumed run ends in the same bytes.
 
     Returns the network to use, which is the exponential moving average (EMA) where `ema_decay` asks for one, in
-    evaluation mode, and the training curve. A resumed run reports the rows of its checkpoint again.
+    evaluation mode, and the training curve. A resumed run reports the rows of its checkpoint again. `snapshots` are
+    filled: its keys are numbers of iterations, until the largest of which training goes on, its values become the
+    weights to use after them.
 
     *Deviation:* several processes divide each batch; sums are rounded in another order, and dropout masks differ.
     """
@@ -72,19 +76,20 @@ def train(
     )
     average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
     history: list[Row] = []
-    first = 0
+    first, kept = 0, {schedule.iterations: {}} | (snapshots or {})
     if (state := distributed.broadcast(checkpoints.load())) is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.load_state_dict(state["average"])
-        history, first = state["history"], state["iteration"]
+        history, first, kept = state["history"], state["iteration"], {**kept, **state["kept"]}
     for row in history:
         report(int(row["iteration"]), without(row, "iteration"))
 
     network.train()
     window: list[Row] = []
-    for iteration in range(first, schedule.iterations):
+    used, last = network if average is None else average, max(kept)
+    for iteration in range(first, last):
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * schedule.rate(iteration)
         batch = batch_of(iteration)
@@ -99,7 +104,9 @@ def train(
 
         window.append(row)
         done = iteration + 1
-        if done % LOG_EVERY == 0 or done == schedule.iterations:
+        if done in kept:
+            kept[done] = {name: tensor.detach().clone() for name, tensor in used.state_dict().items()}
+        if done % LOG_EVERY == 0 or done == last:
             mean = {key: sum(entry[key] for entry in window) / len(window) for key in window[0]}
             history.append({"iteration": done, **mean})
             report(done, mean)
@@ -108,8 +115,11 @@ def train(
         if distributed.is_first() and done % LOG_EVERY == 0 and done % schedule.checkpoint_every < LOG_EVERY:
             averaged = None if average is None else average.state_dict()
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": averaged}
-            checkpoints.save({**state, "history": history, "iteration": done})
-    return (network if average is None else average).eval(), history
+            checkpoints.save({**state, "history": history, "iteration": done, "kept": kept})
+    used.load_state_dict(kept[schedule.iterations])
+    if snapshots is not None:
+        snapshots.update({iterations: kept[iterations] for iterations in snapshots})
+    return used.eval(), history
 
 
 def own_part(count: int) -> tuple[slice, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from discriminator_guidance.diffusion.noise_levels import lognormal_sigmas, loss_weight
 from discriminator_guidance.diffusion.seeds import generator
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, train
+from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, Snapshots, train
 from discriminator_guidance.training.pairs import scaled
 
 
@@ -40,10 +40,12 @@ def train_score(
     compute: Compute,
     checkpoints: Checkpoints,
     report: Report,
+    snapshots: Snapshots | None = None,
 ) -> tuple[nn.Module, list[Row]]:
     """Train D(x, sigma[, classes]) on images (N, C, H, W) uint8, with one-hot classes if it is conditional.
 
-    Returns the averaged network and the training curve (Karras et al. 2022, Section 5).
+    Returns the averaged network and the training curve, and fills snapshots, see `loop.train` (Karras et al. 2022,
+    Section 5).
     """
 
     def batch_of(iteration: int) -> Batch:
@@ -62,4 +64,4 @@ def train_score(
             denoised = network(noisy, sigma, *condition)
         return edm_loss(denoised.float(), clean, sigma, settings.sigma_data), {}
 
-    return train(network, batch_of, loss_of, settings.schedule, checkpoints, report, settings.ema_decay)
+    return train(network, batch_of, loss_of, settings.schedule, checkpoints, report, settings.ema_decay, snapshots)
