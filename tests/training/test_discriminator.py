@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import chain
 
@@ -135,7 +136,7 @@ SHRINKING = None
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy"])
-@pytest.mark.parametrize("option", [{"ema_decay": 0.9, "decay_fraction": 0.5}])
+@pytest.mark.parametrize("option", [{"ema_decay": 0.9, "decay_fraction": 0.5}, {"shift": 1, "permute_labels": True}])
 def test_a_killed_run_resumes_to_the_same_bytes_with_each_option(objective, option):
     changes = {"matching": None, **option}
     head, kept, history = run(head=Head(0.2), checkpoint="best", **changes)
@@ -182,6 +183,12 @@ def test_the_learning_rate_falls_to_zero_over_the_last_share_of_all_steps():
 
     run(Watched(), decay_fraction=0.5, checkpoint_every=1)  # 42 steps, 7 in an epoch, of which the last is seen
     assert rates == pytest.approx([0.05 * min(1, left / 21) for left in (36, 29, 22, 15, 8, 1)])
+
+
+def test_a_null_discriminator_learns_nothing():
+    _, _, history = run(permute_labels=True, learning_rate=0.01)
+    assert history[-1]["validation_loss"] == pytest.approx(math.log(2), abs=0.02)
+    assert run(learning_rate=0.01)[2][-1]["validation_loss"] < 0.67
 
 
 @pytest.mark.parametrize(("factor", "what"), [(float("nan"), "training loss"), (1e30, "(training loss|gradient norm)")])

@@ -18,7 +18,7 @@ from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training import loop
 from discriminator_guidance.training.grid import Features, accuracy
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row
-from discriminator_guidance.training.pairs import Pairs, Split, bootstrap_rows, draw_noised
+from discriminator_guidance.training.pairs import Pairs, Split, bootstrap_rows, draw_noised, permuted_labels
 
 State = dict[str, Tensor]
 RATE = "the member's learning_rate or learning_rate_factor"
@@ -43,6 +43,8 @@ class DiscriminatorSettings:
     checkpoint_every: int  # epochs
     ema_decay: float | None = None  # of the average that is validated and used; None: the head itself
     decay_fraction: float = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
+    shift: int = 0  # pixels
+    permute_labels: bool = False  # a null discriminator
 
     def rows(self, split: Split) -> np.ndarray:
         """The training images of an epoch, as rows of real ++ fake."""
@@ -74,6 +76,7 @@ def train_discriminator(
     used = head if average is None else average
     history: list[Row] = []
     kept = _copy(head)
+    pairs = permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
     batches = -(-len(settings.rows(pairs.split)) // settings.batch_size)
     if (state := distributed.broadcast(checkpoints.load())) is not None:
         head.load_state_dict(state["head"])
@@ -138,7 +141,7 @@ def _batches(
         rows = torch.from_numpy(order[start : start + settings.batch_size]).to(device)
         rng = generator(settings.seed, "batch", epoch, number)
         uniform = 0.0 if settings.importance_sampling else 1.0
-        x_vp, t = draw_noised(pairs.images[rows], rng, settings.t_min, uniform, settings.flip)
+        x_vp, t = draw_noised(pairs.images[rows], rng, settings.t_min, uniform, settings.flip, settings.shift)
         own, weight = loop.own_part(len(rows))
         with torch.no_grad():
             frozen = features(x_vp[own], t[own])
