@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import chain
 
@@ -48,7 +49,7 @@ def make_pairs(real: int = 160, fake: int = 90) -> Pairs:
     return Pairs(images, torch.cat([torch.ones(200), torch.zeros(200)]), None, Split(rows, rows, rows))
 
 
-def run(memory=None, pairs=None, report=ignore, head=None, features=brightness, **changes):
+def run(memory=None, pairs=None, report=ignore, head=None, features=brightness, matching=None, **changes):
     pairs, head = pairs or make_pairs(), head or Head()
     grid = grid_features(brightness, pairs, pairs.split.validation, 4, 2, 0)
     kept, history = train_discriminator(
@@ -129,6 +130,65 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_curve(checkpoint):
     assert resumed_history == history == reported
     assert torch.equal(head.linear.weight, resumed.linear.weight)
     assert torch.equal(kept["linear.weight"], resumed_kept["linear.weight"])
+
+
+SHRINKING = None
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy"])
+@pytest.mark.parametrize("option", [{"ema_decay": 0.9, "decay_fraction": 0.5}, {"shift": 1, "permute_labels": True}])
+def test_a_killed_run_resumes_to_the_same_bytes_with_each_option(objective, option):
+    changes = {"matching": None, **option}
+    head, kept, history = run(head=Head(0.2), checkpoint="best", **changes)
+    memory = Memory(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(memory, head=Head(0.2), checkpoint="best", **changes)
+    memory.stop_after = None
+    torch.manual_seed(12345)
+    resumed, resumed_kept, resumed_history = run(memory, head=Head(0.2), checkpoint="best", **changes)
+    assert resumed_history == history
+    assert torch.equal(head.linear.weight, resumed.linear.weight)
+    assert torch.equal(kept["linear.weight"], resumed_kept["linear.weight"])
+    assert history != run(head=Head(0.2), checkpoint="best")[2]
+
+
+def test_the_average_is_validated_and_kept_and_the_head_goes_on_by_itself():
+    """Oracle: average_i = d average + (1 - d) weights_i with d = min(decay, (1 + i) / (10 + i)); a step an epoch."""
+    head, seen, validated, expected = Head(), [], [], Head().linear.weight.detach()
+
+    def score(trained):
+        seen.append(head.linear.weight.detach().clone())
+        validated.append(trained.linear.weight.detach().clone())
+        return {"validation_loss": 1.0}
+
+    settings = replace(SETTINGS, batch_size=400, ema_decay=0.3)
+    kept, _ = train_discriminator(head, brightness, make_pairs(), score, settings, CPU, Memory(), ignore)
+    for step, (weights, average) in enumerate(zip(seen, validated, strict=True)):
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weights
+        assert torch.allclose(average, expected, atol=1e-6)
+    assert torch.equal(kept["linear.weight"], average)
+    raw = run(batch_size=400)[0]
+    assert torch.equal(head.linear.weight, raw.linear.weight)
+    assert not torch.allclose(raw.linear.weight, average, atol=1e-3)
+
+
+def test_the_learning_rate_falls_to_zero_over_the_last_share_of_all_steps():
+    rates = []
+
+    class Watched(Memory):
+        def save(self, state):
+            rates.append(state["optimizer"]["param_groups"][0]["lr"])
+            super().save(state)
+
+    run(Watched(), decay_fraction=0.5, checkpoint_every=1)  # 42 steps, 7 in an epoch, of which the last is seen
+    assert rates == pytest.approx([0.05 * min(1, left / 21) for left in (36, 29, 22, 15, 8, 1)])
+
+
+def test_a_null_discriminator_learns_nothing():
+    _, _, history = run(permute_labels=True, learning_rate=0.01)
+    assert history[-1]["validation_loss"] == pytest.approx(math.log(2), abs=0.02)
+    assert run(learning_rate=0.01)[2][-1]["validation_loss"] < 0.67
 
 
 @pytest.mark.parametrize(("factor", "what"), [(float("nan"), "training loss"), (1e30, "(training loss|gradient norm)")])

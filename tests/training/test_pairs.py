@@ -10,7 +10,14 @@ from scipy import stats
 
 from discriminator_guidance.diffusion.seeds import generator
 from discriminator_guidance.diffusion.vp_time import importance_times, marginal_mean, marginal_std
-from discriminator_guidance.training.pairs import bootstrap_rows, draw_noised, pair_up, scaled, split_pairs
+from discriminator_guidance.training.pairs import (
+    bootstrap_rows,
+    draw_noised,
+    pair_up,
+    permuted_labels,
+    scaled,
+    split_pairs,
+)
 
 
 @given(real=st.integers(10, 200), fake=st.integers(10, 200), most=st.none() | st.integers(10, 300))
@@ -73,3 +80,29 @@ def test_flip_mirrors_half_of_the_images():
     plain, _ = draw_noised(images, generator(0, "x", 0, 0), 1e-9, 1.0, flip=False)
     mirrored = ((flipped - plain).abs().flatten(1).sum(1) > 1e-6).float().mean().item()
     assert 0.45 < mirrored < 0.55
+
+
+def test_shift_moves_images_by_at_most_so_many_pixels_and_repeats_their_edges():
+    images = np.random.default_rng(0).integers(256, size=(500, 2, 4, 5), dtype=np.uint8)
+    given = torch.from_numpy(images)
+    plain, t = draw_noised(given, generator(0, "x", 0, 0), 1e-9, 1.0)
+    moved, same = draw_noised(given, generator(0, "x", 0, 0), 1e-9, 1.0, False, 2)
+    assert torch.equal(t, same)
+    clean = scaled(given) + (moved - plain) / marginal_mean(t).view(-1, 1, 1, 1)  # the noise is the same
+    padded = scaled(torch.from_numpy(np.pad(images, [(0, 0), (0, 0), (2, 2), (2, 2)], mode="edge")))
+    places = [(down, right) for down in range(5) for right in range(5)]
+    windows = torch.stack([padded[:, :, down : down + 4, right : right + 5] for down, right in places])
+    near = ((windows - clean).abs().flatten(2).amax(2) < 0.02).double()  # (25, 500)
+    assert near.sum(0).tolist() == [1.0] * 500
+    assert stats.chisquare(near.sum(1)).pvalue > 0.01
+
+
+def test_only_the_labels_of_training_are_permuted():
+    split = split_pairs(60, 40, 0.8, 0.1, 0)
+    pairs = pair_up(*(np.zeros((n, 1, 1, 1), np.uint8) for n in (60, 40)), None, split, torch.device("cpu"))
+    null, other = permuted_labels(pairs, 0).labels, permuted_labels(pairs, 1).labels
+    rows = np.concatenate([split.validation, split.test])
+    assert torch.equal(null[rows], pairs.labels[rows])
+    assert null.sum() == pairs.labels.sum() == 60
+    assert 0.2 < (null != pairs.labels)[split.train].float().mean() < 0.7
+    assert not torch.equal(null, other)

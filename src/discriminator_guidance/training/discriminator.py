@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,7 @@ from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training import loop
 from discriminator_guidance.training.grid import Features, accuracy
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row
-from discriminator_guidance.training.pairs import Pairs, Split, bootstrap_rows, draw_noised
+from discriminator_guidance.training.pairs import Pairs, Split, bootstrap_rows, draw_noised, permuted_labels
 
 State = dict[str, Tensor]
 RATE = "the member's learning_rate or learning_rate_factor"
@@ -40,6 +41,10 @@ class DiscriminatorSettings:
     bagging: float | None  # images drawn with replacement, relative to their number; None: each image once
     checkpoint: Literal["last", "best"] | int  # the epoch whose weights are used; best: smallest validation loss
     checkpoint_every: int  # epochs
+    ema_decay: float | None = None  # of the average that is validated and used; None: the head itself
+    decay_fraction: float = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
+    shift: int = 0  # pixels
+    permute_labels: bool = False  # a null discriminator
 
     def rows(self, split: Split) -> np.ndarray:
         """The training images of an epoch, as rows of real ++ fake."""
@@ -59,18 +64,25 @@ def train_discriminator(
     """Minimize the binary cross-entropy of d(x_vp, t) over importance-sampled VP times (Kim et al. 2023, Eq. 4).
 
     `validate` gives the columns of the curve that describe a head after an epoch, `validation_loss` among them, e.g.
-    `grid.validate`. Returns the weights to use, as `settings.checkpoint` chooses them, and the training curve; the
-    head itself ends with the weights of the last epoch. A resumed run reports the rows of its checkpoint again.
+    `grid.validate`. Returns the weights to use, as `settings.checkpoint` chooses them, and the training curve. With
+    `settings.ema_decay` both are those of the average; the head itself always ends with its own weights of the last
+    epoch. A resumed run reports the rows of its checkpoint again.
 
     *Deviation:* several processes, see `loop.train`.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
     optimizer = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=decay, fused=True)
+    average = None if settings.ema_decay is None else copy.deepcopy(head).requires_grad_(False)
+    used = head if average is None else average
     history: list[Row] = []
     kept = _copy(head)
+    pairs = permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
+    batches = -(-len(settings.rows(pairs.split)) // settings.batch_size)
     if (state := distributed.broadcast(checkpoints.load())) is not None:
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
         history, kept = state["history"], state["kept"]
     for row in history:
         report(int(row["epoch"]), loop.without(row, "epoch"))
@@ -86,22 +98,28 @@ def train_discriminator(
         head.train()
         train_loss = train_accuracy = 0.0
         for number, (batch, weight, share) in enumerate(_batches(features, pairs, settings, epoch - 1)):
+            step = (epoch - 1) * batches + number
+            for group in optimizer.param_groups:
+                group["lr"] = rate * loop.decayed(step, settings.epochs * batches, settings.decay_fraction)
             loop.seed_dropout(settings.seed, f"dropout {epoch - 1}", number)
             row = loop.backward(head, loss_of, batch, weight)
             norm = float(nn.utils.get_total_norm(loop.gradients(head)))
             where = f"in epoch {epoch}, batch {number + 1}"
             loop.require_finite(where, RATE, training_loss=row["loss"], gradient_norm=norm)
             optimizer.step()
+            if average is not None and settings.ema_decay is not None:
+                loop.update_average(average, head, settings.ema_decay, step)
             train_loss += row["loss"] * share
             train_accuracy += row["accuracy"] * share
-        means = {"train_loss": train_loss, "train_accuracy": train_accuracy, **validate(head)}
+        means = {"train_loss": train_loss, "train_accuracy": train_accuracy, **validate(used)}
         loop.require_finite(f"in epoch {epoch}", RATE, validation_loss=means["validation_loss"])
         history.append({"epoch": epoch, **means})
         if used_epoch(history, settings.checkpoint) == epoch:
-            kept = _copy(head)
+            kept = _copy(used)
         if epoch % settings.checkpoint_every == 0 and distributed.is_first():
-            state = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "history": history, "kept": kept}
-            checkpoints.save(state)
+            averaged = None if average is None else average.state_dict()
+            state = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "average": averaged}
+            checkpoints.save({**state, "history": history, "kept": kept})
         report(epoch, means)
     return kept, history
 
@@ -123,7 +141,7 @@ def _batches(
         rows = torch.from_numpy(order[start : start + settings.batch_size]).to(device)
         rng = generator(settings.seed, "batch", epoch, number)
         uniform = 0.0 if settings.importance_sampling else 1.0
-        x_vp, t = draw_noised(pairs.images[rows], rng, settings.t_min, uniform, settings.flip)
+        x_vp, t = draw_noised(pairs.images[rows], rng, settings.t_min, uniform, settings.flip, settings.shift)
         own, weight = loop.own_part(len(rows))
         with torch.no_grad():
             frozen = features(x_vp[own], t[own])

@@ -49,7 +49,7 @@ class Schedule:
 
     def rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 0, relative to that of the first: in (0, 1]."""
-        return min(1.0, (self.iterations - iteration) / max(1.0, self.decay_fraction * self.iterations))
+        return decayed(iteration, self.iterations, self.decay_fraction)
 
 
 def train(
@@ -100,7 +100,7 @@ def train(
         require_finite(f"at iteration {iteration}", "training.learning_rate", training_loss=loss, gradient_norm=norm)
         optimizer.step()
         if average is not None and ema_decay is not None:
-            _update_average(average, network, ema_decay, iteration)
+            update_average(average, network, ema_decay, iteration)
 
         window.append(row)
         done = iteration + 1
@@ -164,10 +164,16 @@ def without(row: Row, clock: str) -> Row:
     return {key: value for key, value in row.items() if key != clock}
 
 
+def decayed(step: int, steps: int, fraction: float) -> float:
+    """The learning rate of a step, relative to that of the first: it falls linearly to 0 over the last `fraction`."""
+    return min(1.0, (steps - step) / max(1.0, fraction * steps))
+
+
 @torch.no_grad()
-def _update_average(average: nn.Module, network: nn.Module, decay: float, iteration: int) -> None:
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move an exponential moving average (EMA) of parameters towards those after a step, counted from 0."""
     # Ramp-up: at first the average follows closely, or it would remember the random initialisation.
-    decay = min(decay, (1 + iteration) / (10 + iteration))
+    decay = min(decay, (1 + step) / (10 + step))
     for kept, new in zip(average.parameters(), network.parameters(), strict=True):
         kept.lerp_(new, 1 - decay)
     for buffer, new_buffer in zip(average.buffers(), network.buffers(), strict=True):

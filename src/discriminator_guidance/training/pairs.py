@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -61,6 +61,14 @@ def bootstrap_rows(rows: np.ndarray, share: float, seed: int) -> np.ndarray:
     return np.sort(generator(seed, "bagging", 0, 0).choice(rows, count, replace=True))
 
 
+def permuted_labels(pairs: Pairs, seed: int) -> Pairs:
+    """The pairs with the labels of the training images permuted: nothing can be learned from them."""
+    rows, labels = torch.from_numpy(pairs.split.train).to(pairs.labels.device), pairs.labels.clone()
+    order = generator(seed, "labels", 0, 0).permutation(len(rows))
+    labels[rows] = labels[rows[torch.from_numpy(order).to(rows.device)]]
+    return replace(pairs, labels=labels)
+
+
 def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     """Images (N, H, W, C) uint8 as (N, C, H, W) on a device."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
@@ -78,13 +86,22 @@ def vp_noised(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return mean * images + std * noise
 
 
+def shifted(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Move each image (N, C, H, W) by so many pixels (N,); its edge repeats where nothing else is known."""
+    n, c, y, x = (torch.arange(size, device=images.device) for size in images.shape)
+    rows, columns = (y - down.view(-1, 1)).clamp(0, len(y) - 1), (x - right.view(-1, 1)).clamp(0, len(x) - 1)
+    return images[n.view(-1, 1, 1, 1), c.view(-1, 1, 1), rows[:, None, :, None], columns[:, None, None, :]]
+
+
 def draw_noised(
-    images: Tensor, rng: np.random.Generator, t_min: float, uniform_fraction: float, flip: bool = False
+    images: Tensor, rng: np.random.Generator, t_min: float, uniform_fraction: float, flip: bool = False, shift: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Noise images (N, C, H, W) uint8 at random VP times in [t_min, 1], x_vp and t (N,) float32.
 
     The first `uniform_fraction` of the times are uniform, the others drawn with the density of Kim et al. 2023,
-    proportional to beta / (1 - exp(-integral of beta)). With `flip`, half of the images are mirrored.
+    proportional to beta / (1 - exp(-integral of beta)). With `flip`, half of the images are mirrored. Each is moved by
+    up to `shift` pixels in both directions (Zhao et al. 2020, DiffAugment).
+    *Deviation:* edges repeat, because the background of an image need not be 0.
     """
     count, device = len(images), images.device
     u = torch.from_numpy(rng.random(count))
@@ -95,4 +112,7 @@ def draw_noised(
     if flip:
         mirrored = torch.from_numpy(rng.random(count) < 0.5).to(device).view(-1, 1, 1, 1)
         clean = torch.where(mirrored, clean.flip(3), clean)
+    if shift:
+        offsets = torch.from_numpy(rng.integers(-shift, shift, (2, count), endpoint=True)).to(device)
+        clean = shifted(clean, *offsets)
     return vp_noised(clean, t, noise), t.float()
