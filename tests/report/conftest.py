@@ -35,7 +35,7 @@ def maker_in(folder: Path) -> Maker:
         note: str | None = None,
     ) -> ReportInputs:
         settings = copy.deepcopy(settings)
-        settings["report"] = {"images": 4, "dpi": 60}
+        settings["report"] = {"images": 4, "dpi": 60, "primary": ["d0", "edm"]}
         settings["members"] = {name: settings["members"][name] for name in members}
         alone = settings["variants"]["d0"]
         settings["variants"] = {name: settings["variants"].get(name, alone) for name in variants}
@@ -100,9 +100,18 @@ def evaluation(row: int, section: dict[str, Any]) -> tuple[dict[str, Any], dict[
     metrics |= {"kid": 0.0123 - 0.001 * row, "kid_holdout": 0.0145 - 0.001 * row, "precision": 0.311, "recall": 0.922}
     details = {
         "n": IMAGES,
-        "ranges": 1,
-        "fid_ranges": [fid],
-        "fid_ranges_ci95": None,
+        "replicates": 1,
+        "nfe": 2 * LEVELS - 3,
+        "fid_debiased": fid - 0.1,
+        "fid_ci95_sampling": [fid - 0.2, fid + 0.2],
+        "kid_all": metrics["kid"],
+        "kid_ci95": [metrics["kid"] - 0.001, metrics["kid"] + 0.001],
+        "delta_kid": -0.001 * row,
+        "delta_kid_ci95": [-0.001 * row - 0.0005, -0.001 * row + 0.0005],
+        "delta_ci95_sampling": [delta - width, delta + width],
+        "floor": 0.19,
+        "holdout_fid": 0.67,
+        "holdout_fid_debiased": 0.13,
         **{f"discriminator_{key}": value if guided else None for key, value in scores.items()},
         **{key: section[key] for key in ("members", "rule", "weights", "w1", "w2", "boosting", "window")},
         "steps": LEVELS - 1,

@@ -59,7 +59,8 @@ def _variants(config: Config) -> Iterator[str]:
         wanted = (variant.network, variant.autoguidance and variant.autoguidance.network)
         for snapshot in filter(None, wanted):
             if snapshot not in snapshots:
-                yield f"variants.{name} names snapshot {snapshot!r} of score; choose among {', '.join(snapshots) or 'none'}"
+                choice = ", ".join(snapshots) or "none"
+                yield f"variants.{name} names {snapshot!r}, no snapshot of score; choose among {choice}"
     if "edm" not in config.variants or config.variants["edm"].members:
         yield "variants must hold edm without members: every difference refers to it; add it"
     for name, variant in config.variants.items():

@@ -25,8 +25,10 @@ STUDIES = ("discriminator", "ensemble", "factorial")
 METRICS = ("fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision",
            "recall")  # fmt: skip
 SCORES = ("discriminator_precision", "discriminator_recall", "discriminator_accuracy", "discriminator_auroc")
-DETAILS = ("n", "replicates", "steps", "nfe", "reference_n", "holdout_n", "seed", "seed_start", "fid_debiased", "kid_all",
-           "delta_kid")  # fmt: skip
+DETAILS = (
+    "n", "replicates", "steps", "nfe", "reference_n", "holdout_n", "seed", "seed_start", "fid_debiased", "kid_all",
+    "delta_kid",
+)  # fmt: skip
 MEMBER_NUMBERS = ("epochs", "iterations", "parameters", "validation_loss", "validation_accuracy", "test_loss",
                   "n_train", "n_validation", "n_test")  # fmt: skip
 MEMBER_TRAINED = ("learning_rate", "weight_decay", "t_min", "train_loss", "train_accuracy", "best_validation_loss",

@@ -155,11 +155,12 @@ def result_table(data: ReportData) -> Table:
     columns = published.RESULT_COLUMNS
     theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in published.RESULTS.items()}
     rows = [_ours(data, name) | theirs.get(name, dict.fromkeys(columns, MISSING)) for name in data.evaluations]
-    floor, holdout = ({f"ours: {data.label()} [95 %]": number(data.reference[key], 2)} for key in ("floor", "holdout_fid"))
-    debiased = {f"ours: {data.label()}, de-biased": number(data.reference["holdout_fid_debiased"], 2)}
+    fid, edm = f"ours: {data.label()} [95 %]", data.reference
+    floor, holdout = ({fid: number(edm[key], 2)} for key in ("floor", "holdout_fid"))
+    debiased = {f"ours: {data.label()}, de-biased": number(edm["holdout_fid_debiased"], 2)}
     rows.append({"variant": "a perfect generator", "guided by": "training images, drawn again", **floor})
-    n = fmt.count(data.reference["holdout_n"])
-    rows.append({"variant": "held-out images", "guided by": MISSING, "ours: N": n, **holdout, **debiased})
+    n = {"ours: N": fmt.count(edm["holdout_n"])}
+    rows.append({"variant": "held-out images", "guided by": MISSING, **n, **holdout, **debiased})
     for name, cells in theirs.items():
         if name not in data.evaluations:
             rows.append({"variant": "not run here", "guided by": cells[columns[0]], **cells})

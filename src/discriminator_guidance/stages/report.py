@@ -32,7 +32,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     evaluated = {name: read_evaluated(layout, name) for name in config.variants}
     for name in evaluated:  # from DVC's cache to where git keeps them
         write_bytes(layout.details(name), (layout.evaluated(name) / "details.json").read_bytes())
-    guided = [name for name in evaluated if name != "edm"]
+    others = [name for name in evaluated if name != "edm"]
+    p_values = [evaluated[name].minus(evaluated["edm"]).p_value() for name in others]
     inputs = ReportInputs(
         settings=config.model_dump(mode="json"),
         data=layout.real.parent,
@@ -42,7 +43,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         probability_clip=PROBABILITY_CLIP,
         provenance=provenance(config, layout),
         replicate=layout.replicates(config.replicates)[0].replicate,
-        adjusted_p=dict(zip(guided, holm([evaluated[name].minus(evaluated["edm"]).p_value() for name in guided]), strict=True)),
+        adjusted_p=dict(zip(others, holm(p_values), strict=True)),
     )
     build_report(inputs)
     page = layout.report / "index.html"
