@@ -17,6 +17,7 @@ from discriminator_guidance.training import discriminator
 from discriminator_guidance.training.discriminator import DiscriminatorSettings, train_discriminator, used_epoch
 from discriminator_guidance.training.grid import grid_features, validate
 from discriminator_guidance.training.pairs import Pairs, Split
+from discriminator_guidance.training.score_matching import ScoreMatching
 
 from .memory import Memory, ignore
 
@@ -54,7 +55,7 @@ def run(memory=None, pairs=None, report=ignore, head=None, features=brightness, 
     grid = grid_features(brightness, pairs, pairs.split.validation, 4, 2, 0)
     kept, history = train_discriminator(
         head, features, pairs, lambda trained: validate(trained, grid, CPU), replace(SETTINGS, **changes), CPU,
-        memory or Memory(), report,
+        memory or Memory(), report, matching,
     )  # fmt: skip
     return head, kept, history
 
@@ -132,13 +133,13 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_curve(checkpoint):
     assert torch.equal(kept["linear.weight"], resumed_kept["linear.weight"])
 
 
-SHRINKING = None
+SHRINKING = ScoreMatching(lambda x, sigma: x / (1 + sigma.view(-1, 1, 1, 1) ** 2), brightness, 0.5, -1.2, 1.2)
 
 
-@pytest.mark.parametrize("objective", ["cross_entropy"])
+@pytest.mark.parametrize("objective", ["cross_entropy", "score_matching", "both"])
 @pytest.mark.parametrize("option", [{"ema_decay": 0.9, "decay_fraction": 0.5}, {"shift": 1, "permute_labels": True}])
 def test_a_killed_run_resumes_to_the_same_bytes_with_each_option(objective, option):
-    changes = {"matching": None, **option}
+    changes = {"matching": None if objective == "cross_entropy" else SHRINKING, "objective": objective, **option}
     head, kept, history = run(head=Head(0.2), checkpoint="best", **changes)
     memory = Memory(stop_after=1)
     with pytest.raises(KeyboardInterrupt):

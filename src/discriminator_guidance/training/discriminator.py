@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from discriminator_guidance.training import loop
 from discriminator_guidance.training.grid import Features, accuracy
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row
 from discriminator_guidance.training.pairs import Pairs, Split, bootstrap_rows, draw_noised, permuted_labels
+from discriminator_guidance.training.score_matching import ScoreMatching
 
 State = dict[str, Tensor]
 RATE = "the member's learning_rate or learning_rate_factor"
@@ -45,6 +47,8 @@ class DiscriminatorSettings:
     decay_fraction: float = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
     shift: int = 0  # pixels
     permute_labels: bool = False  # a null discriminator
+    objective: Literal["cross_entropy", "score_matching", "both"] = "cross_entropy"
+    matching_weight: float = 1.0  # of score matching in the objective "both"
 
     def rows(self, split: Split) -> np.ndarray:
         """The training images of an epoch, as rows of real ++ fake."""
@@ -60,9 +64,11 @@ def train_discriminator(
     compute: Compute,
     checkpoints: Checkpoints,
     report: Report,
+    matching: ScoreMatching | None = None,
 ) -> tuple[State, list[Row]]:
     """Minimize the binary cross-entropy of d(x_vp, t) over importance-sampled VP times (Kim et al. 2023, Eq. 4).
 
+    The other two objectives need `matching`, see `ScoreMatching`; the accuracy of the curve is that of labels always.
     `validate` gives the columns of the curve that describe a head after an epoch, `validation_loss` among them, e.g.
     `grid.validate`. Returns the weights to use, as `settings.checkpoint` chooses them, and the training curve. With
     `settings.ema_decay` both are those of the average; the head itself always ends with its own weights of the last
@@ -70,6 +76,7 @@ def train_discriminator(
 
     *Deviation:* several processes, see `loop.train`.
     """
+    assert (matching is None) == (settings.objective == "cross_entropy"), "matching is for the other objectives"
     rate, decay = settings.learning_rate, settings.weight_decay
     optimizer = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=decay, fused=True)
     average = None if settings.ema_decay is None else copy.deepcopy(head).requires_grad_(False)
@@ -87,22 +94,32 @@ def train_discriminator(
     for row in history:
         report(int(row["epoch"]), loop.without(row, "epoch"))
 
-    def loss_of(batch: Batch) -> tuple[Tensor, Row]:
-        frozen, t, target, *condition = batch
+    def logit(frozen: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         with compute.autocast():
-            logits = head(frozen, t, *condition).view(-1)
+            found: Tensor = head(frozen, t, *condition)
+        return found.view(-1).float()
+
+    def loss_of(batch: Batch, matched: Batch) -> tuple[Tensor, Row]:
+        frozen, t, target, *condition = batch
+        logits = logit(frozen, t, *condition)
         smoothed = target + settings.label_smoothing * (1 - 2 * target)
-        return binary_cross_entropy(logits.float(), smoothed), {"accuracy": accuracy(logits.detach(), target)}
+        loss = binary_cross_entropy(logits, smoothed)
+        if matching is not None:
+            matching_loss = matching.loss(logit, *matched)
+            added = settings.objective == "both"
+            loss = loss + settings.matching_weight * matching_loss if added else matching_loss
+        return loss, {"accuracy": accuracy(logits.detach(), target)}
 
     for epoch in range(len(history) + 1, settings.epochs + 1):
         head.train()
         train_loss = train_accuracy = 0.0
-        for number, (batch, weight, share) in enumerate(_batches(features, pairs, settings, epoch - 1)):
+        drawn = _batches(features, pairs, settings, matching, epoch - 1)
+        for number, (batch, matched, weight, share) in enumerate(drawn):
             step = (epoch - 1) * batches + number
             for group in optimizer.param_groups:
                 group["lr"] = rate * loop.decayed(step, settings.epochs * batches, settings.decay_fraction)
             loop.seed_dropout(settings.seed, f"dropout {epoch - 1}", number)
-            row = loop.backward(head, loss_of, batch, weight)
+            row = loop.backward(head, partial(loss_of, matched=matched), batch, weight)
             norm = float(nn.utils.get_total_norm(loop.gradients(head)))
             where = f"in epoch {epoch}, batch {number + 1}"
             loop.require_finite(where, RATE, training_loss=row["loss"], gradient_norm=norm)
@@ -131,12 +148,17 @@ def used_epoch(history: list[Row], checkpoint: Literal["last", "best"] | int) ->
 
 
 def _batches(
-    features: Features, pairs: Pairs, settings: DiscriminatorSettings, epoch: int
-) -> Iterator[tuple[Batch, float, float]]:
-    """This process's part of each batch of an epoch, its weight in the batch, and the batch's share of the epoch."""
+    features: Features, pairs: Pairs, settings: DiscriminatorSettings, matching: ScoreMatching | None, epoch: int
+) -> Iterator[tuple[Batch, Batch, float, float]]:
+    """This process's part of each batch of an epoch, its weight in the batch, and the batch's share of the epoch.
+
+    The part has two halves: images to classify, and as many real ones to match scores on, where there is `matching`.
+    """
     device = pairs.images.device
     shuffle = generator(settings.seed, "order", epoch if settings.reshuffle else 0, 0)
-    order = shuffle.permutation(settings.rows(pairs.split))
+    chosen = settings.rows(pairs.split)
+    real = chosen[pairs.labels.cpu().numpy()[chosen] == 1]
+    order = shuffle.permutation(chosen)
     for number, start in enumerate(range(0, len(order), settings.batch_size)):
         rows = torch.from_numpy(order[start : start + settings.batch_size]).to(device)
         rng = generator(settings.seed, "batch", epoch, number)
@@ -146,7 +168,12 @@ def _batches(
         with torch.no_grad():
             frozen = features(x_vp[own], t[own])
         classes = () if pairs.classes is None else (pairs.classes[rows[own]],)
-        yield (frozen, t[own], pairs.labels[rows[own]], *classes), weight, len(rows) / len(order)
+        matched: Batch = ()
+        if matching is not None:
+            rng = generator(settings.seed, "matching", epoch, number)
+            every = matching.draw(pairs, rng.choice(real, len(rows)), rng, settings.t_min)
+            matched = tuple(part[own] for part in every)
+        yield (frozen, t[own], pairs.labels[rows[own]], *classes), matched, weight, len(rows) / len(order)
 
 
 def _copy(head: nn.Module) -> State:
