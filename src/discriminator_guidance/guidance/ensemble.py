@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP, clip_log_ratio
+from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP, LogRatio, clip_log_ratio
 
-EnsembleRule = Callable[[Tensor, Tensor], Tensor]
+EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
+RawLogits = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (M, N) raw logits, differentiable in x_vp
+WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 
 
 def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
@@ -19,7 +21,7 @@ def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
 
     The reproduction's Eq. 3 with equal weights. One member alone gives its own clipped log ratio.
     """
-    log_weights = weights.log().unsqueeze(1)  # a weight of 0 becomes -inf and drops out of the sum
+    log_weights = weights.log().view(len(logits), -1)  # a weight of 0 becomes -inf and drops out of the sum
     real = torch.logsumexp(log_weights + logsigmoid(logits), dim=0)
     fake = torch.logsumexp(log_weights + logsigmoid(-logits), dim=0)
     return clip_log_ratio(real - fake)
@@ -30,7 +32,7 @@ def mean_logit(logits: Tensor, weights: Tensor) -> Tensor:
 
     *Deviation:* not clipped, unlike the log ratio of one discriminator, since no mean of probabilities is taken.
     """
-    return (weights.unsqueeze(1) * logits).sum(dim=0)
+    return (weights.view(len(logits), -1) * logits).sum(dim=0)
 
 
 def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
@@ -58,12 +60,11 @@ def simplex_weights(weights: Literal["equal"] | Sequence[float], members: int) -
     return tuple(float(weight) for weight in weights)
 
 
-def combine(
-    member_logits: Callable[[Tensor, Tensor], Tensor], rule: str, weights: Sequence[float]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The ensemble's log ratio, (x_vp, tau) -> (N,), from (x_vp, tau) -> (M, N) raw logits by a rule of `RULES`.
+def combine(member_logits: RawLogits, rule: str, weights: Sequence[float] | WeightsOfTime) -> LogRatio:
+    """The ensemble's log ratio, (x_vp, tau) -> (N,), from raw logits by a rule of `RULES`.
 
-    It is NaN where a member's logit is not finite, which a rule's clip would hide.
+    weights: one for each member, or a function of VP time (`fitted_weights.interpolated`, for mean_logit). The log
+    ratio is NaN where a member's logit is not finite, which a rule's clip would hide.
     """
     fuse = RULES[rule]
 
@@ -71,7 +72,12 @@ def combine(
         logits = member_logits(x_vp, tau)
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        ratio = fuse(logits, logits.new_tensor(weights))
+        ratio = fuse(logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
     return log_ratio
+
+
+def member_gradients(logits: Tensor, x_vp: Tensor) -> Tensor:
+    """The gradient of each member's logit (M, N) in the images x_vp (N, C, H, W): (M, N, C, H, W)."""
+    return torch.stack([torch.autograd.grad(row.sum(), x_vp, retain_graph=True)[0] for row in logits])
