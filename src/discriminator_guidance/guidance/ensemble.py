@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP, clip_log_ratio
+from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP, LogRatio, clip_log_ratio
 
-EnsembleRule = Callable[[Tensor, Tensor], Tensor]
+EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
+RawLogits = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (M, N) raw logits, differentiable in x_vp
+WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 
 
 def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
@@ -19,7 +21,7 @@ def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
 
     The reproduction's Eq. 3 with equal weights. One member alone gives its own clipped log ratio.
     """
-    log_weights = weights.log().unsqueeze(1)  # a weight of 0 becomes -inf and drops out of the sum
+    log_weights = weights.log().view(len(logits), -1)  # a weight of 0 becomes -inf and drops out of the sum
     real = torch.logsumexp(log_weights + logsigmoid(logits), dim=0)
     fake = torch.logsumexp(log_weights + logsigmoid(-logits), dim=0)
     return clip_log_ratio(real - fake)
@@ -30,7 +32,7 @@ def mean_logit(logits: Tensor, weights: Tensor) -> Tensor:
 
     *Deviation:* not clipped, unlike the log ratio of one discriminator, since no mean of probabilities is taken.
     """
-    return (weights.unsqueeze(1) * logits).sum(dim=0)
+    return (weights.view(len(logits), -1) * logits).sum(dim=0)
 
 
 def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
@@ -58,12 +60,11 @@ def simplex_weights(weights: Literal["equal"] | Sequence[float], members: int) -
     return tuple(float(weight) for weight in weights)
 
 
-def combine(
-    member_logits: Callable[[Tensor, Tensor], Tensor], rule: str, weights: Sequence[float]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The ensemble's log ratio, (x_vp, tau) -> (N,), from (x_vp, tau) -> (M, N) raw logits by a rule of `RULES`.
+def combine(member_logits: RawLogits, rule: str, weights: Sequence[float] | WeightsOfTime) -> LogRatio:
+    """The ensemble's log ratio, (x_vp, tau) -> (N,), from raw logits by a rule of `RULES`.
 
-    It is NaN where a member's logit is not finite, which a rule's clip would hide.
+    weights: one for each member, or a function of VP time (`fitted_weights.interpolated`, for mean_logit). The log
+    ratio is NaN where a member's logit is not finite, which a rule's clip would hide.
     """
     fuse = RULES[rule]
 
@@ -71,7 +72,34 @@ def combine(
         logits = member_logits(x_vp, tau)
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        ratio = fuse(logits, logits.new_tensor(weights))
+        ratio = fuse(logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
+
+    return log_ratio
+
+
+def member_gradients(logits: Tensor, x_vp: Tensor) -> Tensor:
+    """The gradient of each member's logit (M, N) in the images x_vp (N, C, H, W): (M, N, C, H, W)."""
+    return torch.stack([torch.autograd.grad(row.sum(), x_vp, retain_graph=True)[0] for row in logits])
+
+
+def shrunk_mean_logit(member_logits: RawLogits) -> LogRatio:
+    """The mean logit of two or more members, with its gradient g shrunk to 0 where their gradients g_m disagree.
+
+    The gradient of a sample is s g with s = max(0, 1 - sum_m |g_m - g|^2 / (M (M - 1) |g|^2)). The fraction is the
+    share of |g|^2 that the scatter of the members explains. To be differentiated once, by `guidance_score`.
+
+    James & Stein 1961, with the positive part of Baranchik 1964.
+    """
+
+    def log_ratio(x_vp: Tensor, tau: Tensor) -> Tensor:
+        logits = member_logits(x_vp, tau)
+        gradients = member_gradients(logits, x_vp)
+        gradient, members = gradients.mean(dim=0), len(gradients)
+        scatter = (gradients - gradient).square().flatten(2).sum(dim=(0, 2)) / (members * (members - 1))
+        power = gradient.square().flatten(1).sum(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+        shrunk = (1 - scatter / power).clamp(min=0).view(-1, 1, 1, 1) * gradient
+        # The tangent at x_vp: the mean logit there, with the shrunk gradient.
+        return logits.detach().mean(dim=0, dtype=x_vp.dtype) + (shrunk * (x_vp - x_vp.detach())).flatten(1).sum(dim=1)
 
     return log_ratio

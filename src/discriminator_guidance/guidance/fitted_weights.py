@@ -1,0 +1,80 @@
+"""Guidance weights by noise level, fitted in closed form on images that no discriminator was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from discriminator_guidance.diffusion.vp_time import marginal_mean, sigma_from_tau, tau_from_sigma
+from discriminator_guidance.guidance.ensemble import RawLogits, WeightsOfTime, member_gradients
+from discriminator_guidance.guidance.sampler import Denoiser
+
+
+def fit_weights(
+    denoiser: Denoiser,
+    member_logits: RawLogits,
+    images: Tensor,
+    sigmas: Tensor,
+    noise: Callable[[int], Tensor],
+    ridge: float = 1e-3,
+    batch_size: int = 256,
+) -> Tensor:
+    """The (T, M) float64 weights, at least 0, with which the members' corrections bring D nearest to the real images.
+
+    At each sigma they minimise E |x0 - D(x) - sum_m w_m s_m|^2 with x = x0 + sigma n and the correction s_m = sigma^2
+    grad_x L_m of member m, L_m its raw logit, plus ridge times w_m^2 E |s_m|^2. With exact members the sum of the
+    weights is 1, for D + s is then E[x0 | x]. Negative weights are ruled out: they would push towards the fakes.
+
+    images: (N, C, H, W) x0 in [-1, 1]. sigmas: (T,) noise levels above 0. noise: index of a noise level -> unit-normal
+    draws, shaped like images or (draws, N, C, H, W).
+
+    Stacked generalisation (Wolpert 1992; non-negative: Breiman 1996) of denoising score matching (Vincent 2011).
+    """
+    weights = []
+    for index, sigma in enumerate(sigmas.tolist()):
+        drawn = noise(index).to(images.device)
+        clean = images.expand_as(drawn).double()
+        batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in (clean, drawn)), strict=True)
+        parts = [_normal_equations(denoiser, member_logits, x0, n, sigma) for x0, n in batches]
+        gram, moment = (torch.stack(sums).sum(dim=0).cpu().numpy() for sums in zip(*parts, strict=True))
+        weights.append(_non_negative_ridge(gram, moment, ridge))
+    return torch.from_numpy(np.stack(weights))
+
+
+def interpolated(sigmas: Tensor, weights: Tensor) -> WeightsOfTime:
+    """Weights (T, M) at the noise levels sigmas (T,) as a function of VP time: linear in ln sigma, constant outside."""
+    order = sigmas.argsort()
+    knots, values = sigmas[order].double().log(), weights[order].double()
+
+    def weights_of(tau: Tensor) -> Tensor:
+        at = sigma_from_tau(tau.double()).log().cpu().reshape(-1)
+        right = torch.searchsorted(knots, at).clamp(1, len(knots) - 1)
+        share = ((at - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1).unsqueeze(1)
+        return torch.lerp(values[right - 1], values[right], share).T
+
+    return weights_of
+
+
+def _normal_equations(
+    denoiser: Denoiser, member_logits: RawLogits, x0: Tensor, n: Tensor, sigma: float
+) -> tuple[Tensor, Tensor]:
+    x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
+    residual = x0 - denoiser(x, level).double()
+    tau = tau_from_sigma(level)
+    mean = marginal_mean(tau).view(-1, 1, 1, 1)
+    x_vp = (mean * x).float().requires_grad_(True)
+    gradients = member_gradients(member_logits(x_vp, tau.float()), x_vp).double()
+    corrections = (sigma**2 * mean * gradients).flatten(1)
+    return corrections @ corrections.T, corrections @ residual.flatten()
+
+
+def _non_negative_ridge(gram: np.ndarray, moment: np.ndarray, ridge: float) -> np.ndarray:
+    scale = np.sqrt(gram.diagonal())
+    scale = np.where(scale > 0, scale, 1.0)  # a member without a gradient gets weight 0
+    factor = np.linalg.cholesky(gram / np.outer(scale, scale) + ridge * np.eye(len(gram)))
+    weights: np.ndarray = nnls(factor.T, np.linalg.solve(factor, moment / scale))[0] / scale
+    return weights
