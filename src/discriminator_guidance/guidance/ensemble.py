@@ -53,9 +53,9 @@ RULES: dict[str, EnsembleRule] = {
 }
 
 
-def simplex_weights(weights: Literal["equal"] | Sequence[float], members: int) -> tuple[float, ...]:
-    """One weight for each member: the given ones, or equal ones."""
-    if weights == "equal":
+def simplex_weights(weights: Literal["equal", "fitted"] | Sequence[float], members: int) -> tuple[float, ...]:
+    """One weight for each member: the given ones, or equal ones, also in place of those fitted by noise level."""
+    if isinstance(weights, str):
         return (1.0 / members,) * members
     return tuple(float(weight) for weight in weights)
 

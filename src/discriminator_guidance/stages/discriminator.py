@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
+from torch.nn.functional import one_hot
 
 from discriminator_guidance import distributed
 from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_state_dict
@@ -23,7 +24,13 @@ from discriminator_guidance.evaluation.classification import calibration_bins
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.precision import Compute, allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.networks import AS_PUBLISHED, load_extractor, released_file, training_report
+from discriminator_guidance.stages.networks import (
+    AS_PUBLISHED,
+    load_denoiser,
+    load_extractor,
+    released_file,
+    training_report,
+)
 from discriminator_guidance.stages.resume import resumable
 from discriminator_guidance.training.discriminator import (
     DiscriminatorSettings,
@@ -34,6 +41,7 @@ from discriminator_guidance.training.discriminator import (
 from discriminator_guidance.training.grid import Features, GridFeatures, grid_features, grid_logits, validate
 from discriminator_guidance.training.loop import Report, Row
 from discriminator_guidance.training.pairs import Pairs, pair_up, split_pairs
+from discriminator_guidance.training.score_matching import ScoreMatching
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Member
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
     from discriminator_guidance.data.resume import Resumable
     from discriminator_guidance.tracking import Tracker
 
+SIGMA_DATA, P_MEAN, P_STD = 0.5, -1.2, 1.2  # of the released EDM networks (Karras et al. 2022, Table 1)
 LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them
 CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -214,10 +223,31 @@ def train_head(
         head.load_state_dict(start)
     settings = head_settings(inputs.config.discriminator, member)
     score = score or (lambda trained: validate(trained, inputs.validation, inputs.compute))
+    matching = None if settings.objective == "cross_entropy" else score_matching(inputs)
     kept, history = train_discriminator(
-        head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report
+        head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report, matching
     )
     return head, kept, history
+
+
+def score_matching(inputs: DiscriminatorInputs) -> ScoreMatching:
+    """The frozen denoiser and extractor as the score-matching objective calls them."""
+    config, compute = inputs.config, inputs.compute
+    network, extractor = load_denoiser(inputs.layout, compute), load_extractor(inputs.layout, compute)
+    trained, of_edm = config.score.source == "train", (SIGMA_DATA, P_MEAN, P_STD)
+    constants = (config.score.sigma_data, config.score.p_mean, config.score.p_std) if trained else of_edm
+
+    def denoiser(x: Tensor, sigma: Tensor, *classes: Tensor) -> Tensor:
+        with compute.autocast():
+            denoised: Tensor = network(x, sigma, *(one_hot(each, network.label_dim) for each in classes))
+        return denoised
+
+    def features(x_vp: Tensor, t: Tensor) -> Tensor:
+        with compute.autocast():
+            found: Tensor = extractor.features(x_vp, t)
+        return found
+
+    return ScoreMatching(denoiser, features, *constants)
 
 
 def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
@@ -67,17 +68,13 @@ def draw_samples(
     network = load_denoiser(layout, compute, variant.network)
     require_kind("score network", network.label_dim > 0, config.cond, "score")
     score, sampler = layout.model("score"), sampler_settings(config, variant)
-    guidance, fitted, worse, folders = None, {}, None, [score / (variant.network or "")]
+    guidance, fit, worse, folders = None, dict[str, Tensor](), None, [score / (variant.network or "")]
     if variant.members:
         members = load_members(layout, variant.members, config.cond, compute)
-        weights = None
         if variant.weights == "fitted":
-            levels, by_level = fit_variant(config, layout, network, members, variant, compute)
-            weights, fitted = (
-                interpolated(levels, by_level),
-                {"fit_sigma": levels.numpy(), "fit_weights": by_level.numpy()},
-            )
-        guidance = member_guidance(members, variant, window_of(config, variant), compute, weights)
+            fit = fit_variant(config, layout, network, members, variant, compute)
+        by_time = interpolated(fit["fit_sigma"], fit["fit_weights"]) if fit else None
+        guidance = member_guidance(members, variant, window_of(config, variant), compute, by_time)
         folders += [layout.model("extractor"), *map(layout.discriminator, variant.members)]
     if variant.autoguidance is not None:
         worse = load_denoiser(layout, compute, variant.autoguidance.network), variant.autoguidance.weight
@@ -92,7 +89,7 @@ def draw_samples(
         "window": window_of(config, variant),
         "span": span.model_dump(),
         "keep": keep,
-        "fitted": {name: array.tolist() for name, array in fitted.items()},
+        "fitted": {name: values.tolist() for name, values in fit.items()},
     }
     weights = [folder / file for folder in folders for file in WEIGHT_FILES]
     work = resumable(layout, name, weights, settings, compute)
@@ -113,6 +110,7 @@ def draw_samples(
     drawn = _merged([shard for number in range(len(shards)) if (shard := work.load_shard(number)) is not None])
     work.remove()
     sigmas = karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
+    fitted = {name: values.numpy() for name, values in fit.items()}
     return {**drawn, **fitted, "index": np.asarray(indices, dtype=np.int64), "sigma": sigmas.numpy()}
 
 

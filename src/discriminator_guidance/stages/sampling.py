@@ -128,8 +128,8 @@ def member_guidance(
 
 def fit_variant(
     config: Config, layout: Layout, network: EDMPrecond, members: MemberLogits, variant: Variant, compute: Compute
-) -> tuple[Tensor, Tensor]:
-    """Noise levels (T,) of a variant in its window, and the members' weights (T, M) fitted there.
+) -> dict[str, Tensor]:
+    """fit_sigma (T,), the noise levels of a variant in its window, and fit_weights (T, M) of its members there.
 
     On the real images of the validation and test splits, on which no discriminator was trained.
     """
@@ -156,7 +156,7 @@ def fit_variant(
         draws = generator(config.guided.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))
         return torch.from_numpy(draws.astype(np.float32)).to(compute.device)
 
-    return sigmas, fit_weights(denoiser, logits, images, sigmas, noise)
+    return {"fit_sigma": sigmas, "fit_weights": fit_weights(denoiser, logits, images, sigmas, noise)}
 
 
 def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:
