@@ -20,6 +20,9 @@ convert = typer.Typer(help="Convert a released checkpoint to safetensors; nothin
 app.add_typer(convert, name="convert", rich_help_panel=TOOLS, no_args_is_help=True)
 
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
+Replicate = Annotated[
+    int | None, typer.Option("--replicate", min=0, help="Run this training replicate alone, e.g. as one job of many.")
+]
 PARAMS = Path("params.yaml")
 
 
@@ -47,15 +50,15 @@ def real(params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def score(params: Params = PARAMS) -> None:
+def score(replicate: Replicate = None, params: Params = PARAMS) -> None:
     """Train or convert the score network, the EDM denoiser."""
-    run_stage("score", params)
+    run_stage("score", params, replicate)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def extractor(params: Params = PARAMS) -> None:
+def extractor(replicate: Replicate = None, params: Params = PARAMS) -> None:
     """Train or convert the time-conditional classifier whose features feed the discriminators."""
-    run_stage("extractor", params)
+    run_stage("extractor", params, replicate)
 
 
 @app.command("fid_network", rich_help_panel=PIPELINE)
@@ -65,21 +68,29 @@ def fid_network(params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def fake(params: Params = PARAMS) -> None:
+def fake(replicate: Replicate = None, params: Params = PARAMS) -> None:
     """Draw the unguided samples that discriminators learn from."""
-    run_stage("fake", params)
+    run_stage("fake", params, replicate)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def discriminator(member: Annotated[str, typer.Argument(help="A row of `members`.")], params: Params = PARAMS) -> None:
+def discriminator(
+    member: Annotated[str, typer.Argument(help="A row of `members`.")],
+    replicate: Replicate = None,
+    params: Params = PARAMS,
+) -> None:
     """Train one discriminator."""
-    run_stage("discriminator", params, member=member)
+    run_stage("discriminator", params, replicate, member=member)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def guided(variant: Annotated[str, typer.Argument(help="A row of `variants`.")], params: Params = PARAMS) -> None:
+def guided(
+    variant: Annotated[str, typer.Argument(help="A row of `variants`.")],
+    replicate: Replicate = None,
+    params: Params = PARAMS,
+) -> None:
     """Draw the evaluation samples of one variant."""
-    run_stage("guided", params, variant=variant)
+    run_stage("guided", params, replicate, variant=variant)
 
 
 @app.command(rich_help_panel=PIPELINE)

@@ -22,8 +22,11 @@ SPINCOUNT = "10000"
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
 
 
-def run_stage(word: str, params: Path, **row: str) -> None:
-    """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows."""
+def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
+    """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
+
+    A stage that trains or samples runs once for each training replicate, or for one of them.
+    """
     from discriminator_guidance import tracking
     from discriminator_guidance.config import load_config
     from discriminator_guidance.stages.layout import Layout
@@ -36,7 +39,12 @@ def run_stage(word: str, params: Path, **row: str) -> None:
             raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
     stage: Any = import_module(f"discriminator_guidance.stages.{word}")
     results = []
-    for number, place in enumerate(layout.replicates(config.replicates if word in REPLICATED else 1)):
+    places = layout.replicates(config.replicates if word in REPLICATED else 1)
+    if replicate is not None and replicate >= len(places):
+        raise ConfigError(f"--replicate from 0 to {len(places) - 1}", str(replicate), "see replicates in the settings")
+    for number, place in enumerate(places):
+        if replicate not in (None, number):
+            continue
         own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), place.replicate]))
         tags = {"stage": word, "profile": config.profile, **row}
         with tracking.run(config.profile, name, tags, _settings(own, word, row)) as tracker:

@@ -234,8 +234,9 @@ def score_matching(inputs: DiscriminatorInputs) -> ScoreMatching:
     """The frozen denoiser and extractor as the score-matching objective calls them."""
     config, compute = inputs.config, inputs.compute
     network, extractor = load_denoiser(inputs.layout, compute), load_extractor(inputs.layout, compute)
-    trained, of_edm = config.score.source == "train", (SIGMA_DATA, P_MEAN, P_STD)
-    constants = (config.score.sigma_data, config.score.p_mean, config.score.p_std) if trained else of_edm
+    score, constants = config.score, (SIGMA_DATA, P_MEAN, P_STD)
+    if score.source == "train":
+        constants = score.sigma_data, score.p_mean, score.p_std
 
     def denoiser(x: Tensor, sigma: Tensor, *classes: Tensor) -> Tensor:
         with compute.autocast():

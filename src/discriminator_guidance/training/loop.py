@@ -76,7 +76,8 @@ def train(
     )
     average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
     history: list[Row] = []
-    first, kept = 0, {schedule.iterations: {}} | (snapshots or {})
+    first = 0
+    kept: Snapshots = {schedule.iterations: {}, **(snapshots or {})}
     if (state := distributed.broadcast(checkpoints.load())) is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
