@@ -68,7 +68,7 @@ def train_discriminator(
 ) -> tuple[State, list[Row]]:
     """Minimize the binary cross-entropy of d(x_vp, t) over importance-sampled VP times (Kim et al. 2023, Eq. 4).
 
-    The other two objectives need `matching`, see `ScoreMatching`; the accuracy of the curve is that of labels always.
+    Score matching replaces the cross-entropy, or is added to it, where `settings.objective` asks for it.
     `validate` gives the columns of the curve that describe a head after an epoch, `validation_loss` among them, e.g.
     `grid.validate`. Returns the weights to use, as `settings.checkpoint` chooses them, and the training curve. With
     `settings.ema_decay` both are those of the average; the head itself always ends with its own weights of the last

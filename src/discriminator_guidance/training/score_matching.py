@@ -20,9 +20,9 @@ from discriminator_guidance.training.score import edm_loss
 
 @dataclass(frozen=True)
 class ScoreMatching:
-    """What a logit T(x_vp, tau) is to correct, D + sigma^2 grad_x T, at ln sigma ~ N(p_mean, p_std^2).
+    """A denoiser that a logit T learns to correct, D + sigma^2 grad_x T, on noise of ln sigma ~ N(p_mean, p_std^2).
 
-    It sees real images alone, and fixes T up to a function of sigma: the sign of T and the probability mean little.
+    Only real images are used. T is found up to a function of sigma, so its sign says nothing about real and fake.
     Verine et al. 2025 (arXiv 2503.16117).
     """
 
