@@ -15,6 +15,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.frechet import (
+    Gaussian,
+    debiased_distance,
+    floor_distance,
     frechet_distance,
     frechet_influence,
     gaussian_of_features,
@@ -149,3 +152,24 @@ def test_what_is_no_gaussian_of_these_features_is_refused(
 def test_features_of_another_network_are_refused() -> None:
     with pytest.raises(InputError, match="of one network; got 3 and 4 features"):
         frechet_influence(correlated(1, 10, 3), gaussian_of_features(correlated(2, 20, 4)))
+
+
+def gaussian_set(seed: int, count: int, scale: float = 1.0) -> np.ndarray:
+    return scale * np.random.default_rng(seed).standard_normal((count, 8))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_the_jackknife_takes_out_the_bias_of_few_images(scale: float) -> None:
+    exact, reference = 8 * (scale - 1) ** 2, Gaussian(np.zeros(8), np.eye(8))
+    sets = [gaussian_set(seed, 200, scale) for seed in range(100)]
+    plain = np.mean([frechet_influence(features, reference)[0] for features in sets])
+    assert abs(np.mean([debiased_distance(features, reference) for features in sets]) - exact) < 0.2 * (plain - exact)
+
+
+def test_the_floor_is_the_distance_of_new_real_images() -> None:
+    real = gaussian_set(0, 4000)
+    new = [frechet_influence(gaussian_set(seed, 200), gaussian_of_features(real))[0] for seed in range(1, 41)]
+    floor = floor_distance(real, 200, draws=40, seed=0)
+    assert floor == pytest.approx(np.mean(new), rel=0.15)
+    assert floor == floor_distance(real, 200, draws=40, seed=0) != floor_distance(real, 200, draws=40, seed=1)
+    assert floor_distance(real, 800, draws=40, seed=0) == pytest.approx(floor / 4, rel=0.15)
