@@ -50,12 +50,12 @@ def make_pairs(real: int = 160, fake: int = 90) -> Pairs:
     return Pairs(images, torch.cat([torch.ones(200), torch.zeros(200)]), None, Split(rows, rows, rows))
 
 
-def run(memory=None, pairs=None, report=ignore, head=None, features=brightness, matching=None, **changes):
+def run(memory=None, pairs=None, report=ignore, head=None, features=brightness, **changes):
     pairs, head = pairs or make_pairs(), head or Head()
     grid = grid_features(brightness, pairs, pairs.split.validation, 4, 2, 0)
     kept, history = train_discriminator(
         head, features, pairs, lambda trained: validate(trained, grid, CPU), replace(SETTINGS, **changes), CPU,
-        memory or Memory(), report, matching,
+        memory or Memory(), report,
     )  # fmt: skip
     return head, kept, history
 

@@ -8,7 +8,8 @@ Gaussians agree, the distance has no first-order term, and the interval is too n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,31 +34,6 @@ def interval(point: float, influence: Doubles) -> tuple[float, float]:
     """The 95 % interval, point -+ 1.96 standard errors; the lower end of a distance is not cut at 0."""
     half_width = NORMAL_95 * standard_error(influence)
     return point - half_width, point + half_width
-
-
-def paired_difference(
-    distances_a: Sequence[float], influence_a: Doubles, distances_b: Sequence[float], influence_b: Doubles
-) -> tuple[float, tuple[float, float]]:
-    """Mean distance of a minus that of b over (ranges,), and its 95 % interval, paired by sample index.
-
-    The influence values are (n,) or (ranges, n). What shared noise does to both sets cancels in
-    psi_a[i] - psi_b[i], which makes the interval narrow.
-    """
-    if influence_a.shape != influence_b.shape:
-        found, remedy = f"shapes {influence_a.shape} and {influence_b.shape}", "sample both variants again"
-        raise InputError("influence values of as many images of both variants", found, remedy)
-    delta = float(np.mean(distances_a) - np.mean(distances_b))
-    return delta, interval(delta, influence_a - influence_b)
-
-
-def ranges_interval(distances: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of a mean over independent ranges from their scatter (Student 1908); None for one range."""
-    if len(distances) < 2:
-        return None
-    from scipy import stats
-
-    low, high = stats.t.interval(0.95, len(distances) - 1, np.mean(distances), stats.sem(distances))
-    return float(low), float(high)
 
 
 def sampling_interval(values: Sequence[float], influence: Doubles) -> tuple[float, float]:
@@ -118,3 +94,45 @@ def _replicate_error(values: Sequence[float], influence: Doubles) -> float:
     unshared = np.mean([standard_error(psi - shared) ** 2 for psi in influence])
     training = max(0.0, float(np.var(values, ddof=1) - unshared)) / len(values)
     return float(np.sqrt(sampling + training))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A distance, or a difference of two, in each of K training replicates, and the influence of every image on it."""
+
+    values: tuple[float, ...]  # (K,)
+    influence: Doubles  # (K, n)
+    index: tuple[int, ...] = ()  # (n,) of the images, where they must agree
+
+    @classmethod
+    def of(cls, replicates: Iterable[tuple[float, Doubles]]) -> Measured:
+        """From the value and the influence of each replicate."""
+        values, influence = zip(*replicates, strict=True)
+        return cls(values, np.stack(influence))
+
+    @property
+    def mean(self) -> float:
+        """Over the replicates."""
+        return float(np.mean(self.values))
+
+    def minus(self, other: Measured) -> Measured:
+        """The difference, paired by replicate and image: what shared noise does to both cancels."""
+        if self.influence.shape != other.influence.shape or self.index != other.index:
+            found = f"shapes {self.influence.shape} and {other.influence.shape}, or other indices"
+            raise InputError(
+                "the same images of both variants", found, "run stages guided and evaluation of both again"
+            )
+        values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
+        return Measured(values, self.influence - other.influence, self.index)
+
+    def interval(self) -> tuple[float, float]:
+        """Over training seeds and sampling noise, see `replicate_interval`."""
+        return replicate_interval(self.values, self.influence)
+
+    def sampling_interval(self) -> tuple[float, float]:
+        """Over sampling noise alone."""
+        return sampling_interval(self.values, self.influence)
+
+    def p_value(self) -> float:
+        """Of a difference being 0."""
+        return p_value(self.values, self.influence)

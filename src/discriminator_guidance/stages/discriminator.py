@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -223,9 +223,10 @@ def train_head(
         head.load_state_dict(start)
     settings = head_settings(inputs.config.discriminator, member)
     score = score or (lambda trained: validate(trained, inputs.validation, inputs.compute))
-    matching = None if settings.objective == "cross_entropy" else score_matching(inputs)
+    if settings.objective != "cross_entropy":
+        settings = replace(settings, matching=score_matching(inputs))
     kept, history = train_discriminator(
-        head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report, matching
+        head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report
     )
     return head, kept, history
 

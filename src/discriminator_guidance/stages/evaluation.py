@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from discriminator_guidance.tracking import Tracker
 
 UNGUIDED = "edm"
-FLOOR_DRAWS = 20  # bootstrap samples of the real images
+FLOOR_DRAWS = 10  # bootstrap samples of the real images
 METRICS = (
     "fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision", "recall",
 )  # fmt: skip

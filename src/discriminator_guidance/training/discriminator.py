@@ -48,7 +48,7 @@ class DiscriminatorSettings:
     shift: int = 0  # pixels
     permute_labels: bool = False  # a null discriminator
     objective: Literal["cross_entropy", "score_matching", "both"] = "cross_entropy"
-    matching_weight: float = 1.0  # of score matching in the objective "both"
+    matching: ScoreMatching | None = None  # what the other objectives than cross_entropy need
 
     def rows(self, split: Split) -> np.ndarray:
         """The training images of an epoch, as rows of real ++ fake."""
@@ -64,7 +64,6 @@ def train_discriminator(
     compute: Compute,
     checkpoints: Checkpoints,
     report: Report,
-    matching: ScoreMatching | None = None,
 ) -> tuple[State, list[Row]]:
     """Minimize the binary cross-entropy of d(x_vp, t) over importance-sampled VP times (Kim et al. 2023, Eq. 4).
 
@@ -76,6 +75,7 @@ def train_discriminator(
 
     *Deviation:* several processes, see `loop.train`.
     """
+    matching = settings.matching
     assert (matching is None) == (settings.objective == "cross_entropy"), "matching is for the other objectives"
     rate, decay = settings.learning_rate, settings.weight_decay
     optimizer = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=decay, fused=True)
@@ -107,13 +107,13 @@ def train_discriminator(
         if matching is not None:
             matching_loss = matching.loss(logit, *matched)
             added = settings.objective == "both"
-            loss = loss + settings.matching_weight * matching_loss if added else matching_loss
+            loss = loss + matching_loss if added else matching_loss
         return loss, {"accuracy": accuracy(logits.detach(), target)}
 
     for epoch in range(len(history) + 1, settings.epochs + 1):
         head.train()
         train_loss = train_accuracy = 0.0
-        drawn = _batches(features, pairs, settings, matching, epoch - 1)
+        drawn = _batches(features, pairs, settings, epoch - 1)
         for number, (batch, matched, weight, share) in enumerate(drawn):
             step = (epoch - 1) * batches + number
             for group in optimizer.param_groups:
@@ -148,11 +148,11 @@ def used_epoch(history: list[Row], checkpoint: Literal["last", "best"] | int) ->
 
 
 def _batches(
-    features: Features, pairs: Pairs, settings: DiscriminatorSettings, matching: ScoreMatching | None, epoch: int
+    features: Features, pairs: Pairs, settings: DiscriminatorSettings, epoch: int
 ) -> Iterator[tuple[Batch, Batch, float, float]]:
     """This process's part of each batch of an epoch, its weight in the batch, and the batch's share of the epoch.
 
-    The part has two halves: images to classify, and as many real ones to match scores on, where there is `matching`.
+    The part has two halves: images to classify, and as many real ones to match scores on, if `settings` ask for it.
     """
     device = pairs.images.device
     shuffle = generator(settings.seed, "order", epoch if settings.reshuffle else 0, 0)
@@ -169,9 +169,9 @@ def _batches(
             frozen = features(x_vp[own], t[own])
         classes = () if pairs.classes is None else (pairs.classes[rows[own]],)
         matched: Batch = ()
-        if matching is not None:
+        if settings.matching is not None:
             rng = generator(settings.seed, "matching", epoch, number)
-            every = matching.draw(pairs, rng.choice(real, len(rows)), rng, settings.t_min)
+            every = settings.matching.draw(pairs, rng.choice(real, len(rows)), rng, settings.t_min)
             matched = tuple(part[own] for part in every)
         yield (frozen, t[own], pairs.labels[rows[own]], *classes), matched, weight, len(rows) / len(order)
 
