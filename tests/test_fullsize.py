@@ -45,7 +45,6 @@ def few(settings: dict[str, Any]) -> dict[str, Any]:
     settings["variants"] = {name: settings["variants"][name] for name in VARIANTS}
     settings["evaluation"] |= {"kid_subsets": 2, "kid_subset_size": 8}
     settings["report"]["images"] = 8
-    settings["study"]["factorial"]["training_images"] = IMAGES
     return settings
 
 

@@ -127,8 +127,8 @@ def test_studies_that_were_run_are_shown(make_inputs: Maker, built: ReportInputs
     inputs, chart = make_inputs(), (built.report / "figures" / "fid.png").read_bytes()
     folder = inputs.report / "study"
     write_json(folder / "factorial.json", {})
-    (folder / "factorial.csv").write_text("kind,what,factor,low,high\non average,clipped logits,2.97,1.44,6.15\n")
-    (folder / "factorial_effects.png").write_bytes(chart)
+    (folder / "factorial.csv").write_text("members,effect,factor,low,high\n6,clipped logits,2.97,2.5,3.53\n")
+    (folder / "factorial_steps.png").write_bytes(chart)
     build_report(inputs)
     assert "dguide study factorial" not in page_of(inputs)
     assert "clipped logits" in page_of(inputs)

@@ -53,7 +53,7 @@ SMALL = {
     "report": {"images": 4, "dpi": 60, "primary": ["d0", "edm"]},
     "study.tuning": MINI["study"]["tuning"] | {"images": 16, "batch_size": 8},
     "study.discriminator": MINI["study"]["discriminator"] | {"model_channels": [8, 16], "epochs": [1, 3]},
-    "study.factorial": MINI["study"]["factorial"] | {"members": ["d0", "d1"], "training_images": 20, "images": 16},
+    "study.factorial": MINI["study"]["factorial"] | {"sets": {"fresh": ["d0", "d1"]}, "images": 16},
 }
 
 

@@ -23,7 +23,6 @@ from .released import head_file
 
 HEAD = "data/raw/head.pt"
 FEATURES = (8, 4, 4)  # of the tiny extractor
-SPARE = {"study.factorial.members": ["d1", "d2"], "members.d2": tiny_settings()["members"]["d1"]}  # of d0
 D0 = "models/mini/discriminator/d0"
 
 
@@ -152,7 +151,7 @@ def test_a_sequential_member_continues_the_last_epoch_and_not_the_used_one(tiny:
 def test_a_released_head_is_taken_as_it_is_or_trained_further(tmp_path: Path, starts: list, cond: bool):
     tiny = prepare_study(tmp_path, tiny_settings({"cond": cond}))
     released = head_file(tmp_path / HEAD, FEATURES, cond)
-    tiny = changed(tiny, {**SPARE, "members.d0.start": HEAD, "members.d0.epochs": 0})
+    tiny = changed(tiny, {"members.d0.start": HEAD, "members.d0.epochs": 0})
     run_stage("discriminator", tiny, "d0")
     assert equal(weights(tiny, "d0"), released.state_dict())
     test = open_inputs(*tiny).test
@@ -201,7 +200,7 @@ OWN = {"importance_sampling": False, "reshuffle": False, "flip": True, "label_sm
 def test_a_setting_of_a_row_changes_its_member_as_the_section_would(tiny: Tiny, key: str, value: Any):
     found = []
     for changes in ({}, {f"members.d0.{key}": value}, {f"discriminator.{key}": value}):
-        run_stage("discriminator", changed(tiny, SPARE | changes), "d0")
+        run_stage("discriminator", changed(tiny, changes), "d0")
         found.append(weights(tiny, "d0"))
     assert equal(found[1], found[2])
     assert not equal(found[0], found[1])

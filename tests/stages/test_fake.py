@@ -27,7 +27,7 @@ def test_samples_of_the_declared_indices(tiny: Tiny) -> None:
 def test_a_sample_is_its_index_whatever_the_batch_and_shard(tiny: Tiny) -> None:
     whole = fakes(tiny)["images"]
     other = {"images": 11, "seed": 10, "seed_start": 20, "batch_size": 5, "shard_size": 7}
-    tiny = write_params(tiny[1].root, tiny_settings({"fake": other, "study.factorial.training_images": 11}))
+    tiny = write_params(tiny[1].root, tiny_settings({"fake": other}))
     part = fakes(tiny)["images"]
     # Convolutions round differently in other batches: one grey level at most.
     assert np.abs(part.astype(int) - whole[20:31].astype(int)).max() <= 1

@@ -1,4 +1,4 @@
-"""Study `factorial`: its design, what its cells are, its effects against known ones, and its resumption."""
+"""Study `factorial`: which cells it samples and how, known effects, and its resumption."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections import Counter
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -14,125 +15,137 @@ import pytest
 from scipy import stats
 
 from discriminator_guidance.config import Config
-from discriminator_guidance.stages.discriminator import open_inputs
+from discriminator_guidance.config.sections import SampleRange
+from discriminator_guidance.evaluation.frechet import debiased_distance
+from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND
+from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.studies import factorial, trials
-from discriminator_guidance.studies.factorial import Cell
-from discriminator_guidance.studies.factorial_record import write_results
-from tests.stages.conftest import Tiny, tiny_settings, write_params
+from discriminator_guidance.studies.distances import GuidedDistances
+from discriminator_guidance.studies.factorial import RULES, Cell, cell_variant, planned_cells
+from discriminator_guidance.studies.factorial_record import cell_frame, effect_rows, factors, pooled_effects
+from tests.stages.conftest import Tiny, save_untrained, tiny_settings, write_params
 
-SMALL = {
-    "study.factorial.images": 4,
-    "study.factorial.training_images": 12,
-    "study.factorial.levels.steps": [2, 3],
-    "study.factorial.levels.epoch_factor": [0.4, 0.7],
-}
-
-
-def two_seeds(config: Config) -> Config:
-    """Fewer blocks than a user may ask for."""
-    section = config.study.factorial.model_copy(update={"training_seeds": (1, 2)})
-    return config.model_copy(update={"study": config.study.model_copy(update={"factorial": section})})
+SETS = {"fresh": ["d0", "d1"], "other": ["d1", "d0"]}
+SMALL = {"replicates": 2, "study.factorial.sets": SETS, "study.factorial.images": 12,
+         "study.factorial.steps": [2, 3], "study.factorial.more_steps": [4]}  # fmt: skip
 
 
 @pytest.fixture
 def small(tiny: Tiny) -> Tiny:
+    """A tiny study of two replicates with heads of their own."""
     config, layout = write_params(tiny[1].root, tiny_settings(SMALL))
-    return two_seeds(config), layout
+    kept = [layout.model("score"), layout.model("extractor"), *map(layout.discriminator, config.members)]
+    for folder, replicate in product(kept, ("r0", "r1")):
+        shutil.copytree(folder, folder / replicate, ignore=shutil.ignore_patterns("r0", "r1"))
+    compute = GuidedDistances(config, layout).compute
+    for number, name in enumerate(config.members):
+        head = load_head(layout, name, compute)
+        save_untrained(layout.discriminator(name) / "r1", head, head.arguments, seed=number + 1)
+    return config, layout
 
 
 def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open()))
 
 
-def test_ours_and_the_reproductions_occur_and_every_training_set_is_sampled_twice():
-    runs = factorial.design_runs()
-    assert {factorial.OURS, factorial.REPRODUCTION} < set(runs)
-    assert len(set(runs)) == 16
-    assert factorial.DESIGN.resolution() == 4
-    for word in factorial.DESIGN.words():
-        assert not set(word) >= factorial.TRAINING  # else a factor of sampling would change between sets only
-    sets = Counter(run & factorial.TRAINING for run in runs)
-    assert len(sets) == 8
-    assert set(sets.values()) == {2}
-
-
-def test_every_cell_is_planned_once_and_neighbours_have_different_members():
-    cells = factorial.planned_cells(3)
-    assert len(cells) == len(set(cells)) == 3 * (16 + 14 + 4)
-    sets = [(cell.block, cell.on & factorial.TRAINING) for cell in cells[:24]]
-    assert len(set(sets)) == 24
-
-
-def test_levels_reach_training_and_sampling(small: Tiny):
+def test_every_cell_is_planned_once_and_the_reproductions_corner_first(small: Tiny):
     config, _ = small
-    theirs, ours = Cell(1, factorial.REPRODUCTION), Cell(1, factorial.OURS)
-    for cell in (theirs, ours, Cell(0, frozenset({"rule", "w2"}), "first")):
-        assert factorial.cell_of(cell.params(config), config) == cell
-    sections = [factorial.training_config(config, cell).discriminator for cell in (ours, theirs)]
-    assert [section.epoch_factor for section in sections] == [0.4, 0.7]
-    rows = [factorial.training_rows(config, cell)["d1"] for cell in (ours, theirs)]
-    assert [row.reshuffle for row in rows] == [True, False]
-    assert {row.seed for row in rows} == {config.members["d1"].seed + 2000}
-    first, second = (factorial.cell_variant(cell, config) for cell in (ours, theirs))
-    assert (first.rule, first.w2, first.boosting, first.steps) == ("mean_probability", 2.0, False, 2)
-    assert (second.rule, second.w2, second.boosting, second.steps) == ("clipped_logit_mean", 0.0, True, 3)
-    single = factorial.cell_variant(Cell(1, factorial.REPRODUCTION, "first"), config)
-    assert (single.members, single.rule, single.boosting) == (("d0",), "mean_probability", True)
-    assert factorial.cell_range(ours, config).seed_start == config.study.factorial.seed_start + 4
-
-
-def test_sequential_members_continue_each_other(small: Tiny):
-    config, layout = small
-    inputs = open_inputs(factorial.training_config(config), layout)
-    fresh, _ = factorial.train_members(inputs, Cell(0, frozenset()))
-    chained, losses = factorial.train_members(inputs, Cell(0, frozenset({"init"})))
-    parameters = [[p.detach().numpy() for p in head.parameters()] for head in (*fresh, *chained)]
-    assert all(np.array_equal(a, b) for a, b in zip(parameters[0], parameters[2], strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(parameters[1], parameters[3], strict=True))
-    again, known = factorial.train_members(inputs, Cell(0, frozenset({"init", "w2"})))
-    assert known == losses, "another cell of the same training set"
-    assert all(np.array_equal(a, b.detach().numpy()) for a, b in zip(parameters[3], again[1].parameters(), strict=True))
-
-
-def test_known_effects_are_found(tmp_path: Path):
-    config, layout = write_params(tmp_path, tiny_settings())
-    rng, effects = (
-        np.random.default_rng(0),
-        dict(zip(factorial.FACTORS, (2.0, 1.1, 0.8, 1.0, 1.3, 1.5, 0.6), strict=True)),
+    cells = planned_cells(config)
+    assert len(set(cells)) == len(cells) == 2 * (32 + 4 + 1)
+    corner, added = cells[:24], cells[24:26]
+    assert {(cell.w2, cell.boosting, cell.set) for cell in corner} == {(0.0, True, "fresh")}
+    assert Counter((cell.steps, cell.rule, cell.members, cell.seed) for cell in corner) == dict.fromkeys(
+        product((2, 3, 4), RULES, (1, 2), (0, 1)), 1
     )
-    blocks, pair = (0.9, 1.0, 1.2), {"rule", "steps"}
+    assert added == [Cell("other", "clipped_logit_mean", 2, 3, 0.0, True, seed) for seed in (0, 1)]
+    cube = [cell for cell in cells if cell.steps != 4 and cell.set == "fresh"]
+    assert {(c.rule, c.members, c.steps, c.w2, c.boosting, c.seed) for c in cube} == {
+        *product(RULES, (1, 2), (2, 3), (0.0, 2.0), (False, True), (0, 1))
+    }
+
+
+def test_levels_reach_the_sampler(small: Tiny):
+    single = cell_variant(Cell("other", "clipped_logit_mean", 1, 3, 0.0, True, 1), small[0])
+    assert (single.members, single.rule, single.steps) == (("d1",), "clipped_logit_mean", 3)
+    assert (single.w1, single.w2, single.boosting) == (2.0, 0.0, True)
+    assert cell_variant(Cell("fresh", "mean_probability", 2, 2, 2.0, False, 0), small[0]).members == ("d0", "d1")
+
+
+def test_pooled_effects_are_those_of_a_regression_with_blocks():
+    rng, names = np.random.default_rng(0), ["a", "b", "c"]
+    runs = np.array([*product((-1, 1), repeat=3)])
+    response = rng.normal(size=(4, 8)) + rng.normal(size=(4, 1))
+    terms = [(0,), (1,), (2,), *combinations(range(3), 2)]
+    columns = np.tile(np.stack([runs[:, term].prod(axis=1) for term in terms], axis=1), (4, 1))
+    design = np.hstack([columns, np.kron(np.eye(4), np.ones((8, 1)))])
+    fitted, (left,), *_ = np.linalg.lstsq(design, response.ravel())
+    freedom = 32 - 10
+    error = np.sqrt(left / freedom * np.diag(np.linalg.inv(design.T @ design)))[:6]
+    low, high = stats.t.interval(0.95, freedom, fitted[:6], error)
+    found = pooled_effects(names, runs, response)
+    assert [row["effect"] for row in found] == ["a", "b", "c", "a x b", "a x c", "b x c"]
+    for key, expected in (("factor", fitted[:6]), ("low", low), ("high", high)):
+        # In a fit of -1 and +1 a coefficient is half of the difference between the levels.
+        np.testing.assert_allclose([row[key] for row in found], np.exp(2 * expected))
+
+
+def known(config: Config) -> dict[Cell, optuna.trial.FrozenTrial]:
+    """Cells whose distance multiplies by 5 for the rule at 3 steps, by 1.5 for boosting, and by the replicate."""
     done = {}
-    for cell in factorial.planned_cells(3):
-        fid = 3.0 * blocks[cell.block] * np.prod([effects[name] for name in cell.on])
-        fid *= 1.4 if pair <= cell.on else 1.0
-        facts = {"influence": rng.normal(size=16).tolist(), "losses": {"d0": {"epoch": 1, "train_loss": 0.5}}}
-        done[cell] = optuna.trial.create_trial(value=float(fid), user_attrs=facts)
-    write_results(config, layout, done)
-    found = {(row["asked"], row["what"]): row for row in table(layout.study / "factorial.csv")}
-    for name, cause in (("init", "sequential members"), ("w2", "w2"), ("boosting", "boosting")):
-        for asked in ("on average", "added to ours", "in the reproduction"):
-            row = found[asked, cause]
-            assert float(row["factor"]) == pytest.approx(effects[name], rel=1e-6), (asked, cause)
-            assert float(row["low"]) == pytest.approx(float(row["high"])), "blocks agree"
-    assert float(found["on average", "clipped logits"]["factor"]) == pytest.approx(2 * 1.4**0.5)
-    assert float(found["in the reproduction", "clipped logits"]["factor"]) == pytest.approx(2 * 1.4)
-    both = "clipped logits x number of steps"
-    (interaction,) = [row for (asked, what), row in found.items() if asked == "interaction" and both in what]
-    assert float(interaction["factor"]) == pytest.approx(1.4**0.5)
-    whole = float(np.prod([*effects.values()]) * 1.4)
-    assert float(found["compared", "reproduction / ours"]["factor"]) == pytest.approx(whole)
-    ours = found["distance", "ours"]
-    assert [float(ours[f"seed {seed}"]) for seed in (1, 2, 3)] == pytest.approx([3 * block for block in blocks])
-    logs = np.log([3 * block for block in blocks])
-    low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
-    assert [float(ours["low"]), float(ours["high"])] == pytest.approx([np.exp(low), np.exp(high)], rel=1e-6)
-    assert len(table(layout.study / "factorial_cells.csv")) == 102
-    assert len(table(layout.study / "factorial_members.csv")) == 24
-    assert json.loads((layout.study / "factorial.json").read_text())["design"]["resolution"] == 4
-    assert (layout.study / "factorial_effects.png").read_bytes().startswith(b"\x89PNG")
+    for cell in planned_cells(config):
+        clipped = cell.rule == RULES[1]
+        fid = (1.0, 2.0)[cell.seed] * 1.5**cell.boosting
+        fid *= ((5.0, 8.0) if cell.steps == 3 else (0.8, 1.25))[cell.seed] if clipped else 1.0
+        facts = {"influence": [0.1, -0.1], "fid_debiased": fid}
+        facts |= {"share_in_unit": 0.5, "amplification": (20.0, 60.0)[cell.seed]} if clipped else {}
+        done[cell] = optuna.trial.create_trial(value=fid + 0.2, user_attrs=facts)
+    return done
 
 
-def test_an_interrupted_experiment_goes_on_and_ends_as_an_uninterrupted_one(small: Tiny, monkeypatch):
+def test_known_effects_and_factors_are_found(small: Tiny):
+    config, section = small[0], small[0].study.factorial
+    done = known(config)
+    rows = cell_frame(done, section)
+    effects = {(row["members"], row["effect"]): row for row in effect_rows(rows, section)}
+    assert len(effects) == 2 * 10
+    mean = np.sqrt(5 * 8)
+    for members in (1, 2):
+        assert effects[members, "boosting"]["factor"] == pytest.approx(1.5)
+        assert effects[members, "w2 = 0"]["factor"] == pytest.approx(1)
+        for name in ("clipped logits", "3 steps", "clipped logits x 3 steps"):
+            assert effects[members, name]["factor"] == pytest.approx(np.sqrt(mean))
+            assert 1 < effects[members, name]["low"] < effects[members, name]["high"]
+    ratios = {(row["set"], row["members"], row["steps"]): row for row in factors(rows, section)}
+    assert len(ratios) == 7
+    assert ratios["other", 2, 3]["factor"] == pytest.approx(mean)
+    assert ratios["fresh", 1, 2]["factor"] == pytest.approx(1)
+    low, high = stats.t.interval(0.95, 1, np.log(mean), stats.sem(np.log([5, 8])))
+    assert [ratios["fresh", 2, 3][key] for key in ("low", "high", "n")] == pytest.approx([np.exp(low), np.exp(high), 2])
+    # Without one cell its replicate has no effects, and what is divided by it no ratio.
+    lacking = Cell("fresh", RULES[0], 1, 3, 0.0, True, 0)
+    rows = cell_frame({cell: trial for cell, trial in done.items() if cell != lacking}, section)
+    assert {(row["members"], row["replicates"]) for row in effect_rows(rows, section)} == {(1, 1), (2, 2)}
+    without = rows[rows["ratio_to_d0"].isna()]
+    assert {*zip(*(without[key] for key in ("seed", "steps", "w2", "boosting")), strict=True)} == {(0, 3, 0.0, True)}
+    assert {row["n"] for row in factors(rows, section) if row["steps"] == 3} == {1}
+
+
+def test_the_factor_is_compared_with_what_should_predict_it(small: Tiny):
+    config = small[0].model_copy(update={"replicates": 5})
+    section, done = config.study.factorial, {}
+    replicates = [(2, 0.1, 90), (3, 0.8, 20), (8, 0.9, 50), (1.5, 0, None), (5, 0.3, 60)]
+    for cell in planned_cells(config):
+        factor, share, amplification = replicates[cell.seed]
+        clipped = cell.rule == RULES[1]
+        facts = {"influence": [0.1, -0.1], "fid_debiased": float(factor) if clipped else 1.0}
+        facts |= {"share_in_unit": share, "amplification": amplification} if clipped else {}
+        done[cell] = optuna.trial.create_trial(value=1.0, user_attrs=facts)
+    found = factors(cell_frame(done, section), section)
+    # Ranks of the factors 2 3 5 1 4 (1 is the smallest), of share x amplification 9 16 45 0 18 the same.
+    assert [row["spearman"] for row in found] == pytest.approx([1.0] * 7)
+
+
+def test_an_interrupted_study_writes_what_it_has_goes_on_and_ends_as_an_uninterrupted_one(small: Tiny, monkeypatch):
     config, layout = small
     original, seen = trials.count, []
 
@@ -146,20 +159,26 @@ def test_an_interrupted_experiment_goes_on_and_ends_as_an_uninterrupted_one(smal
         patch.setattr(trials, "count", interrupted)
         with pytest.raises(KeyboardInterrupt):
             factorial.run(config, layout, False)
-    assert list(layout.partial.glob("study-factorial*")), "members are kept"
-    result = factorial.run(config, layout, False)
-    assert result["cells"] == 68
-    rows = table(layout.study / "factorial_cells.csv")
-    assert len(rows) == 68
-    assert {row["members"] for row in rows} == {"all", "first", "none"}
+    record = layout.study / "factorial.json"
+    begun = json.loads(record.read_text())
+    assert 0 < begun["cells"] == 74 - begun["missing"] < 20
+    assert factorial.run(config, layout, False) == {"cells": 74, "missing": 0, "replicates": 2}
+    rows = json.loads((layout.report / "reproduction.json").read_text())
+    assert len(rows) == 74
+    assert len(table(layout.study / "factorial_mechanism.csv")) == 2 * 2 * 2 * 4
+    assert len(table(layout.study / "factorial.csv")) == 20
+    assert (layout.study / "factorial_steps.png").read_bytes().startswith(b"\x89PNG")
     before = {path.name: path.read_bytes() for path in layout.study.iterdir()}
-    assert factorial.run(config, layout, False) == {"cells": 68}
+    assert factorial.run(config, layout, False) == {"cells": 74}
     assert {path.name: path.read_bytes() for path in layout.study.iterdir()} == before
-    # A cell does not depend on what was run before it, nor on members that .partial had.
-    shutil.rmtree(layout.partial)
-    inputs, cell = open_inputs(factorial.training_config(config), layout), Cell(0, frozenset({"rule"}))
-    heads, _ = factorial.train_members(inputs, cell)
-    distances, variant = factorial.GuidedDistances(config, layout), factorial.cell_variant(cell, config)
-    fid, _ = distances.distance([*distances.batches(variant, heads, factorial.cell_range(cell, config))])
-    (row,) = [row for row in rows if row["cell"] == "rule" and row["training_seed"] == "1"]
-    assert fid == pytest.approx(float(row["fid"]), rel=1e-6)
+    # A cell does not depend on what was run before it; its replicate's networks sample it.
+    cell, replicate = Cell("fresh", "clipped_logit_mean", 2, 3, 2.0, False, 1), layout.replicates(2)[1]
+    distances = GuidedDistances(config, replicate)
+    heads = [load_head(replicate, name, distances.compute) for name in ("d0", "d1")]
+    span = SampleRange(images=12, seed=config.guided.seed, seed_start=3_000_000, batch_size=12)
+    ((features, log_ratio),) = distances.draws(cell_variant(cell, config), heads, span)
+    (row,) = [row for row in rows if all(row[key] == value for key, value in vars(cell).items())]
+    assert distances.distance([features])[0] == pytest.approx(row["fid"], rel=1e-6)
+    assert debiased_distance(features, distances.reference) == pytest.approx(row["fid_debiased"], rel=1e-4)
+    free = np.abs(log_ratio[0]) < LOG_RATIO_BOUND - 1e-3  # at sigma = 80; the next, 2.5, is below VP time 0.5
+    assert row["share_in_unit"] == pytest.approx(free.mean(), abs=1e-6)

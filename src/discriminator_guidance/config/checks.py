@@ -77,7 +77,7 @@ def _sample_ranges(config: Config) -> Iterator[str]:
         "fake": (fake.seed, fake.seed_start, fake.images),
         "guided": (guided.seed, guided.seed_start, guided.images),
         "study.tuning": (tuning.seed, tuning.seed_start, tuning.images),
-        "study.factorial": (guided.seed, factorial.seed_start, len(factorial.training_seeds) * factorial.images),
+        "study.factorial": (guided.seed, factorial.seed_start, factorial.images),
     }
     names = list(ranges)
     for place, second in enumerate(names):
@@ -87,7 +87,6 @@ def _sample_ranges(config: Config) -> Iterator[str]:
                 yield f"{first} and {second} draw the same sample indices; move {second}.seed_start"
     limits = {
         "discriminator.images": (config.discriminator.images or 0, "fake.images", fake.images),
-        "study.factorial.training_images": (factorial.training_images or 0, "fake.images", fake.images),
         "guided.trajectory_images": (guided.trajectory_images, "guided.images", guided.images),
         "report.images": (config.report.images, "guided.images", guided.images),
         "evaluation.kid_subset_size": (config.evaluation.kid_subset_size, "guided.images", guided.images),
@@ -126,10 +125,10 @@ def _studies(config: Config) -> Iterator[str]:
     for width in config.study.discriminator.model_channels:
         if width % channels:
             yield f"study.discriminator.model_channels names {width}; use multiples of {channels}, num_head_channels"
-    for name in config.study.factorial.members:
-        row = config.members.get(name)
-        if row is None or not row.epochs or row.reshuffle is not None:
-            yield f"study.factorial.members names {name!r}; choose rows of members without a reshuffle of their own"
+    for key, names in config.study.factorial.sets.items():
+        for name in names:
+            if name not in config.members:
+                yield f"study.factorial.sets.{key} names {name!r}; choose among {', '.join(config.members)}"
     plain, search = config.variants.get("mean_prob"), config.study.ensemble
     if plain is None:
         return

@@ -480,38 +480,20 @@ class EnsembleStudy(Section):
         return self
 
 
-class Levels(Section):
-    """The two levels of each factor: of our ensemble, and of what the reproduction ran."""
-
-    rule: tuple[Rule, Rule]
-    init: tuple[Literal["fresh", "sequential"], Literal["fresh", "sequential"]]
-    epoch_factor: tuple[Positive, Positive]
-    reshuffle: tuple[bool, bool]
-    boosting: tuple[bool, bool]
-    steps: tuple[Steps, Steps]
-    w2: tuple[Finite, Finite]
-
-    @model_validator(mode="after")
-    def _differ(self) -> Self:
-        for name in type(self).model_fields:
-            ours, theirs = getattr(self, name)
-            if ours == theirs:
-                raise ValueError(f"{name} has the level {ours} twice; give it two")
-        return self
-
-
 class FactorialStudy(Section):
-    """Command `study factorial`: a designed experiment on the causes of the reproduction's result."""
+    """Command `study factorial`: the causes of the reproduction's result, each at [our level, the reproduction's]."""
 
-    members: Annotated[tuple[Name, ...], Field(min_length=2), Choices]
-    training_seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=3), Choices]
-    training_images: Annotated[int, Field(ge=10)] | None
-    learning_rate_factor: Positive
-    images: Annotated[int, Field(ge=2)]
+    sets: Annotated[
+        dict[Name, Annotated[tuple[Name, ...], Field(min_length=2), Choices]], Field(min_length=1)
+    ]  # of members; the first has the whole cube
+    images: Annotated[int, Field(ge=10)]
     seed_start: Seed
+    steps: Annotated[tuple[Steps, Steps], Choices]
+    more_steps: tuple[Steps, ...]
     w1: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    w2: Annotated[tuple[Finite, Finite], Choices]
+    boosting: Annotated[tuple[bool, bool], Choices]
     threads: Count
-    levels: Levels
 
 
 class Study(Section):

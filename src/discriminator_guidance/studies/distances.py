@@ -32,7 +32,7 @@ class GuidedDistances:
     """Distances of many variants: frozen networks and the real images' features are read once."""
 
     def __init__(self, config: Config, layout: Layout) -> None:
-        self.config = config
+        self.config, self.layout = config, layout
         self.compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
         self.denoiser = load_denoiser(layout, self.compute)
         self.extractor = load_extractor(layout, self.compute)
@@ -42,6 +42,12 @@ class GuidedDistances:
 
     def batches(self, variant: Variant, heads: Sequence[EncoderUNet], span: SampleRange) -> Iterator[np.ndarray]:
         """Draw the samples of a variant with heads placed by `compute`; yields the (n, d) features of each batch."""
+        return (features for features, _ in self.draws(variant, heads, span))
+
+    def draws(
+        self, variant: Variant, heads: Sequence[EncoderUNet], span: SampleRange
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same with the log ratios (steps, n) that guided the samples, +inf outside the window."""
         guidance = None
         if heads:
             members = MemberLogits(self.extractor, heads)
@@ -51,7 +57,7 @@ class GuidedDistances:
         for start in range(0, len(indices), span.batch_size):
             batch = indices[start : start + span.batch_size]
             drawn = draw_batch(self.denoiser, guidance, sampler, span.seed, batch, 0, self.compute)
-            yield self._features(drawn["images"])
+            yield self._features(drawn["images"]), drawn["log_ratio"]
 
     def distance(self, batches: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
         """The distance of samples from the real images, and the influence (N,) of each sample on it."""

@@ -1,120 +1,143 @@
-"""What study `factorial` leaves in reports/<profile>/study: effects, cells, losses, and a chart of the causes."""
+"""What study `factorial` leaves: the cells, pooled effects, factors with what predicts them, the mechanism, a chart."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+from scipy import stats
 
+from discriminator_guidance import progress
+from discriminator_guidance.config import Config
+from discriminator_guidance.config.sections import FactorialStudy
 from discriminator_guidance.data.files import write_csv, write_json
-from discriminator_guidance.evaluation.significance import standard_error
-from discriminator_guidance.studies.effects import estimate
-from discriminator_guidance.studies.factorial import DESIGN, FACTORS, OURS, REPRODUCTION, TRAINING, Cell, design_runs
+from discriminator_guidance.evaluation.significance import ranges_interval, standard_error
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.studies.factorial import RULES, WORD, Cell
+from discriminator_guidance.studies.mechanism import mechanism_rows
 from discriminator_guidance.studies.record import draw
+from discriminator_guidance.studies.trials import ended
 
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.layout import Layout
-
-Done = Mapping[Cell, FrozenTrial]
-Terms = Mapping[Cell, float]  # cells of the first block and their weights in a sum
-
-CAUSES = {
-    "rule": "clipped logits",
-    "init": "sequential members",
-    "epoch_factor": "overfitted members",
-    "reshuffle": "no reshuffling",
-    "boosting": "boosting",
-    "steps": "number of steps",
-    "w2": "w2",
-}
-ASKED = ("on average", "added to ours", "in the reproduction")  # three ways to ask what a cause does
+Row = dict[str, Any]
+PUBLISHED = {"its report": 14.348 / 2.084, "its repository": 17.930 / 2.084}  # the reproduction's ensemble over its D0
 
 
-def write_results(config: Config, layout: Layout, done: Done) -> None:
-    """Write factorial.csv (effects), factorial.json, and factorial_{cells.csv, members.csv, effects.png}."""
+def write_results(study: optuna.Study, cells: Sequence[Cell], config: Config, layout: Layout) -> Row:
+    """Write reproduction.json and study/factorial* from the cells that are complete; returns how many those are."""
     section, note = config.study.factorial, {"note": config.real.note} if config.real.note else {}
-    rows = [effect_row(config, done, *effect) for effect in effects()]
-    design = {"resolution": DESIGN.resolution(), "defining_relation": DESIGN.words()}
-    facts = {"study": "factorial", "n_trials": len(done), "fid_network": config.fid_network.name, "design": design}
-    write_json(layout.study / "factorial.json", facts | section.model_dump(mode="json") | note)
-    write_csv(layout.study / "factorial.csv", [row | note for row in rows])
-    write_csv(layout.study / "factorial_cells.csv", [_cell_row(config, *item) | note for item in done.items()])
-    write_csv(layout.study / "factorial_members.csv", [row | note for row in _loss_rows(config, done)])
-    draw(lambda: _draw_causes(rows, config), layout.study / "factorial_effects.png", config)
+    trials = {Cell(**t.params): t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+    done = {cell: trials[cell] for cell in cells if cell in trials}
+    counts = {"cells": len(done), "missing": len(cells) - len(done), "replicates": config.replicates}
+    if counts["missing"]:
+        first = next(cell for cell in cells if cell not in done)
+        progress.notice(f"{counts['missing']} cells are not complete, the first is {first}: run the command again")
+    if not done:
+        return counts
+    frame = cell_frame(done, section)
+    facts = {"study": WORD, "n_trials": len(ended(study)), **counts, "fid_network": config.fid_network.name, **note}
+    settings = section.model_dump(mode="json", exclude={"threads"})
+    write_json(layout.report / "reproduction.json", frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    write_json(layout.study / f"{WORD}.json", {**facts, **settings, "factors": factors(frame, section)})
+    write_csv(layout.study / f"{WORD}_mechanism.csv", [*mechanism_rows(config, layout.replicates(config.replicates))])
+    if effects := effect_rows(frame, section):
+        write_csv(layout.study / f"{WORD}.csv", [row | note for row in effects])
+    draw(lambda: _draw_steps(frame, config), layout.study / f"{WORD}_steps.png", config)
+    return counts
 
 
-def effects() -> Iterator[tuple[str, str, Terms]]:
-    """Everything that is estimated: how it is asked, what it is, and the sum of cells that gives it."""
-    runs, ours, theirs = [Cell(0, on) for on in design_runs()], Cell(0, OURS), Cell(0, REPRODUCTION)
-    for factor in FACTORS:
-        yield ASKED[0], CAUSES[factor], dict(zip(runs, DESIGN.contrast((factor,)).tolist(), strict=True))
-    for factor in FACTORS:
-        yield ASKED[1], CAUSES[factor], {Cell(0, OURS | {factor}): 1.0, ours: -1.0}
-    for factor in FACTORS:
-        yield ASKED[2], CAUSES[factor], {theirs: 1.0, Cell(0, REPRODUCTION - {factor}): -1.0}
-    one, other = (replace(cell, members="first") for cell in (ours, theirs))
-    unguided, theirs_unguided = (replace(cell, members="none") for cell in (ours, theirs))
-    for first, second in ((theirs, ours), (theirs, other), (theirs, theirs_unguided), (ours, one), (ours, unguided)):
-        yield "compared", f"{first.label()} / {second.label()}", {first: 1.0, second: -1.0}
-    for group in DESIGN.interactions():
-        what = " = ".join(" x ".join(CAUSES[name] for name in effect) for effect in group)
-        yield "interaction", what, dict(zip(runs, DESIGN.contrast(group[0]).tolist(), strict=True))
-    for cell in (unguided, one, ours, theirs_unguided, other, theirs):
-        yield "distance", cell.label(), {cell: 1.0}
+def cell_frame(done: Mapping[Cell, FrozenTrial], section: FactorialStudy) -> pd.DataFrame:
+    """A row for each cell; its ratio is to one discriminator by probability, NaN where a distance is not above 0."""
+    measured = ("fid_debiased", "share_in_unit", "amplification")
+    rows = []
+    for cell, trial in done.items():
+        found = {key: trial.user_attrs.get(key) for key in measured}
+        error = standard_error(np.array(trial.user_attrs["influence"]))
+        rows.append({**asdict(cell), "n": section.images, "fid": trial.value, "standard_error": error, **found})
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(measured, float))
+    positive = frame.assign(one=frame["fid_debiased"].where(frame["fid_debiased"] > 0))
+    single = (frame["set"] == next(iter(section.sets))) & (frame["rule"] == RULES[0]) & (frame["members"] == 1)
+    at = ["seed", "steps", "w2", "boosting"]
+    one = frame[at].join(positive[single].set_index(at)["one"], on=at)["one"]
+    return frame.assign(ratio_to_d0=positive["one"] / one)
 
 
-def effect_row(config: Config, done: Done, asked: str, what: str, terms: Terms) -> dict[str, Any]:
-    """An effect as the factor by which it multiplies the distance."""
-    seeds = config.study.factorial.training_seeds
-    trials = [[done[replace(cell, block=block)] for cell in terms] for block in range(len(seeds))]
-    fid = np.array([[trial.value for trial in row] for row in trials])
-    influence = np.array([[trial.user_attrs["influence"] for trial in row] for row in trials])
-    found = estimate(np.log(fid), influence / fid[:, :, None], np.array(list(terms.values())))
-    logs = {"factor": found.value, "low": found.low, "high": found.high}
-    logs |= {f"seed {seed}": block for seed, block in zip(seeds, found.blocks, strict=True)}
-    logs["sampling"] = 1.96 * found.sampling_error  # the factor by which other samples move it
-    return {"asked": asked, "what": what, **{name: float(np.exp(value)) for name, value in logs.items()}}
+def factors(frame: pd.DataFrame, section: FactorialStudy) -> list[Row]:
+    """The factor of the clipped rule at the reproduction's w2 and boosting, a geometric mean over replicates.
+
+    `spearman` is the rank correlation over replicates of the factor with share_in_unit x amplification, the mean
+    amplification of all samples.
+    """
+    found, keys = list[Any](), ["set", "members", "steps"]
+    for _, part in _clipped(frame, section).groupby(keys):
+        logs = np.log(part["ratio_to_d0"])
+        low, high = map(math.exp, bounds) if (bounds := ranges_interval(logs.tolist())) else (None, None)
+        factor = {"factor": math.exp(logs.mean()), "low": low, "high": high, "n": len(part)}
+        rank = (part["share_in_unit"] * part["amplification"].fillna(0)).corr(logs, method="spearman")
+        predicted = None if math.isnan(rank) else float(rank)
+        found.append(part[keys].to_dict("records")[0] | factor | {"spearman": predicted})
+    return found
 
 
-def _draw_causes(rows: list[dict[str, Any]], config: Config) -> Any:
+def effect_rows(frame: pd.DataFrame, section: FactorialStudy) -> list[Row]:
+    """The pooled effects for one discriminator and for all, over the replicates in which no corner is missing."""
+    crossed, levels = ["rule", "steps", "w2", "boosting"], (RULES, section.steps, section.w2, section.boosting)
+    names = ["clipped logits", f"{section.steps[1]} steps", f"w2 = {section.w2[1]:g}", "boosting"]
+    cube = frame[(frame["set"] == next(iter(section.sets))) & (frame["fid_debiased"] > 0)]
+    signs, found = np.array([*product((-1, 1), repeat=len(levels))]), []
+    for members, part in cube.groupby("members"):
+        wide = part.pivot(index="seed", columns=crossed, values="fid_debiased")
+        whole = wide.reindex(columns=pd.MultiIndex.from_product(levels)).dropna()
+        if len(whole):
+            effects = pooled_effects(names, signs, np.log(whole.to_numpy()))
+            found += [{"members": members, **row, "replicates": len(whole)} for row in effects]
+    return found
+
+
+def pooled_effects(names: Sequence[str], levels: np.ndarray, response: np.ndarray) -> list[Row]:
+    """Main effects and two-factor interactions of a cube, as factors exp(effect) with 95 % intervals.
+
+    levels: (R, F) of -1 and +1; response: (B, R), logarithms, a row for each block. Least squares with the blocks'
+    means; the error is pooled over all that is left. An effect is the mean at +1 minus that at -1, an interaction
+    the same of the product of the levels (Box, Hunter & Hunter 2005, Chapter 5).
+    """
+    terms = [*combinations(range(len(names)), 1), *combinations(range(len(names)), 2)]
+    columns = np.stack([levels[:, term].prod(axis=1) for term in terms], axis=1)
+    effects = 2 * (response @ columns).mean(axis=0) / len(levels)  # the columns of a cube are orthogonal
+    left = response - response.mean(axis=1, keepdims=True) - columns @ effects / 2
+    freedom = response.size - len(response) - len(terms)
+    half = stats.t.ppf(0.975, freedom) * 2 * math.sqrt(np.sum(left**2) / freedom / response.size)
+    found = zip(terms, np.exp(effects), np.exp(effects - half), np.exp(effects + half), strict=True)
+    return [{"effect": " x ".join(names[i] for i in t), "factor": f, "low": low, "high": up} for t, f, low, up in found]
+
+
+def _clipped(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFrame:
+    theirs = (frame["w2"] == section.w2[1]) & (frame["boosting"] == section.boosting[1])
+    return frame[theirs & (frame["rule"] == RULES[1])].dropna(subset="ratio_to_d0").sort_values("steps")
+
+
+def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter
 
-    _, axes = plt.subplots(figsize=(9.0, 5.4))
-    axes.axvline(1, color="grey", linewidth=1, linestyle="--", zorder=0)
-    for shift, asked in enumerate(ASKED):
-        shown = [row for row in rows if row["asked"] == asked]
-        low, factor, high = (np.array([row[key] for row in shown]) for key in ("low", "factor", "high"))
-        y = np.arange(len(factor)) + 0.24 * (shift - 1)
-        axes.errorbar(factor, y, xerr=[factor - low, high - factor], fmt="o", markersize=5, label=asked)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_yticks(range(len(CAUSES)), labels=list(CAUSES.values()))
-    axes.invert_yaxis()
-    section = config.study.factorial
-    facts = f"N = {section.images} a cell; bars: 95 % over {len(section.training_seeds)} training seeds"
-    axes.set_xlabel(f"factor on FID ({config.fid_network.name}); below 1 helps, above harms; {facts}")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    section, (_, axes) = config.study.factorial, plt.subplots(figsize=(7.0, 4.6))
+    shown = _clipped(frame, section)
+    shown = shown[shown["set"] == next(iter(section.sets))]
+    for seed, members in product(range(config.replicates), sorted(set(shown["members"]))):
+        line = shown[(shown["seed"] == seed) & (shown["members"] == members)]
+        style: Row = {"linestyle": "--"} if members == 1 else {"label": f"training seed {seed}"}
+        axes.plot(line["steps"], line["ratio_to_d0"], marker="o", color=f"C{seed % 10}", **style)
+    for source, ratio in PUBLISHED.items():
+        axes.axhline(ratio, color="grey", linewidth=1, linestyle=":")
+        axes.annotate(f"{ratio:.1f}: the reproduction, {source}", (0.01, ratio), xycoords=("axes fraction", "data"))
+    distance = f"FID ({config.fid_network.name}), de-biased, over that of\none discriminator by its probability"
+    title = f"Clipped raw logits: all members solid, one dashed; N = {section.images}"
+    axes.set(yscale="log", xlabel="sampling steps", ylabel=distance, title=title)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(frameon=False)
     return axes
-
-
-def _cell_row(config: Config, cell: Cell, trial: FrozenTrial) -> dict[str, Any]:
-    influence = np.array(trial.user_attrs["influence"])
-    facts = {"fid": trial.value, "sampling_error": standard_error(influence), "n": config.study.factorial.images}
-    return {"cell": cell.label(), **cell.params(config), **facts}
-
-
-def _loss_rows(config: Config, done: Done) -> Iterator[dict[str, Any]]:
-    """The losses of each member of each training set, once."""
-    trained = [(cell, trial) for cell, trial in done.items() if cell.members != "none"]
-    sets = {(cell.block, cell.on & TRAINING): (cell, trial) for cell, trial in reversed(trained)}
-    for cell, trial in reversed(sets.values()):
-        levels = {key: value for key, value in cell.params(config).items() if key in {"training_seed", *TRAINING}}
-        for member, losses in trial.user_attrs["losses"].items():
-            yield {**levels, "member": member, **losses}
