@@ -85,20 +85,6 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     return _distance(own, reference, singular_values), influence
 
 
-def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) -> float:
-    """The distance of (n, d) features without its bias of order 1/n: g F - (g - 1) mean_j F_(-j), which may be below 0.
-
-    F_(-j) leaves out the rows j::g (grouped jackknife; Efron 1982, Chapter 2).
-    """
-
-    def distance(features: Floats) -> float:
-        own = gaussian_of_features(features)
-        return _distance(own, reference, np.linalg.svd(own.root @ reference.root.T, compute_uv=False))
-
-    left_out = [distance(np.delete(generated, slice(j, None, groups), axis=0)) for j in range(groups)]
-    return groups * distance(generated) - (groups - 1) * float(np.mean(left_out))
-
-
 def gaussian_statistics(features: Floats) -> tuple[Doubles, Doubles]:
     """Mean (d,) and unbiased covariance (d, d) of (N, d) features, in double precision."""
     (features,) = comparable(features)

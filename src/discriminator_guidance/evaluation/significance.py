@@ -36,6 +36,16 @@ def interval(point: float, influence: Doubles) -> tuple[float, float]:
     return point - half_width, point + half_width
 
 
+def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean of independent values from their scatter (Student 1908); None for one value."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    return float(low), float(high)
+
+
 def sampling_interval(values: Sequence[float], influence: Doubles) -> tuple[float, float]:
     """The 95 % interval of the mean distance (K,) of K given networks that share their noise; influence (K, n)."""
     return interval(float(np.mean(values)), influence.mean(axis=0))

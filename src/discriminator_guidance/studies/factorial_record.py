@@ -18,7 +18,7 @@ from discriminator_guidance import progress
 from discriminator_guidance.config import Config
 from discriminator_guidance.config.sections import FactorialStudy
 from discriminator_guidance.data.files import write_csv, write_json
-from discriminator_guidance.evaluation.significance import ranges_interval, standard_error
+from discriminator_guidance.evaluation.significance import student_interval, standard_error
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.factorial import RULES, WORD, Cell
 from discriminator_guidance.studies.mechanism import mechanism_rows
@@ -77,7 +77,7 @@ def factors(frame: pd.DataFrame, section: FactorialStudy) -> list[Row]:
     found, keys = list[Any](), ["set", "members", "steps"]
     for _, part in _clipped(frame, section).groupby(keys):
         logs = np.log(part["ratio_to_d0"])
-        low, high = map(math.exp, bounds) if (bounds := ranges_interval(logs.tolist())) else (None, None)
+        low, high = map(math.exp, bounds) if (bounds := student_interval(logs.tolist())) else (None, None)
         factor = {"factor": math.exp(logs.mean()), "low": low, "high": high, "n": len(part)}
         rank = (part["share_in_unit"] * part["amplification"].fillna(0)).corr(logs, method="spearman")
         predicted = None if math.isnan(rank) else float(rank)
