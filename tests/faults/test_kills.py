@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import pytest
 
 from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.stages.layout import Layout
-from tests.commands import environment
 from tests.stages.conftest import prepare_study, run_stage, tiny_settings
 
+FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself
+FORKS.set_forkserver_preload(["tests.stages.conftest"])
 MANY = {  # pieces, so that a random moment falls between two
     "score.training.iterations": 80,
     "guided.images": 48,
@@ -49,12 +50,14 @@ def test_killed_at_a_random_moment_and_run_again(tmp_path: Path, saves: list[str
     killed = Layout(Path(shutil.copytree(whole.root, tmp_path / "killed")), "mini")
     run_stage(stage, (config, whole), *name)
     pieces = len(saves)
-    with subprocess.Popen(["dguide", stage, *name], cwd=killed.root, env=environment()) as process:
-        while not [*killed.partial.glob("*/checkpoint.pt"), *killed.partial.glob("*/shard-*.npz")]:
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(random.Random(stage).uniform(0, 0.1))
-        process.kill()
+    process = FORKS.Process(target=run_stage, args=(stage, (config, killed), *name))
+    process.start()
+    while not [*killed.partial.glob("*/checkpoint.pt"), *killed.partial.glob("*/shard-*.npz")]:
+        assert process.exitcode is None
+        time.sleep(0.01)
+    time.sleep(random.Random(stage).uniform(0, 0.05))
+    process.kill()
+    process.join()
     assert list(killed.partial.iterdir())
     run_stage(stage, (config, killed), *name)
     assert outputs(killed) == outputs(whole)
