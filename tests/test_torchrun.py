@@ -17,7 +17,14 @@ from discriminator_guidance.stages.layout import Layout
 from .commands import succeed
 from .stages.conftest import Tiny, prepare_study, run_stage, tiny_settings
 
-TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "dguide")
+TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "python", "-c")
+STAGES = {"guided": {"variant": "mean_prob"}, "evaluation": {"variant": "mean_prob"}, "discriminator": {"member": "d1"}}
+PROGRAM = f"""
+from pathlib import Path
+from discriminator_guidance.run import run_stage
+for stage, row in {STAGES}.items():
+    run_stage(stage, Path("params.yaml"), **row)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +36,10 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Layout]:
     one: Tiny = (alone[0], alone[1])
     run_stage("guided", one, "edm")
     shutil.copytree(alone[1].guided("edm"), Layout(shared, "mini").guided("edm"))
-    for stage, name in (("guided", "mean_prob"), ("evaluation", "mean_prob"), ("discriminator", "d1")):
-        run_stage(stage, one, name)
-        shown = succeed(shared, *TORCHRUN, stage, name)
-        assert shown.count(f"{stage}/{name}") == 1, "the first process alone reports"
+    shown = succeed(shared, *TORCHRUN, PROGRAM)
+    for stage, row in STAGES.items():
+        run_stage(stage, one, *row.values())
+        assert shown.count("/".join([stage, *row.values()])) == 1, "the first process alone reports"
     assert load_config(shared / "params.yaml") == alone[0]
     return alone[1], Layout(shared, "mini")
 

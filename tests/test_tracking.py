@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from discriminator_guidance import tracking
 from discriminator_guidance.data.files import sha256
@@ -21,6 +22,8 @@ from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.run import run_stage
 
 from .commands import PROJECT, run
+from .stages.conftest import prepare_study, tiny_settings, write_params
+from .studies import worker
 
 ON = {"DGUIDE_TRACKING": "on"}
 
@@ -94,8 +97,6 @@ def test_a_failure_passes_through_and_is_recorded(store: Any, error: BaseExcepti
 def test_an_evaluation_can_be_compared_in_the_runs_table(
     project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from .stages.conftest import prepare_study, tiny_settings
-
     prepare_study(project / "study", tiny_settings())
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.chdir(project / "study")
@@ -109,6 +110,26 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
     results = json.loads((project / "study/reports/mini/evaluation/mean_prob.json").read_text())
     for key, value in results.items():
         assert found.data.metrics[key] == pytest.approx(value, rel=1e-8), key
+
+
+def test_trials_are_nested_runs_with_their_end_in_their_status(
+    project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {**worker.CORNERS, "diverges": {"x": 4.9, "y": 0.0}, "pruned": {"x": 0.0, "y": 4.9}}
+    monkeypatch.setattr(worker, "CORNERS", points)
+    write_params(project, tiny_settings())
+    study = worker.take_part(project, 5)
+    found = runs(store, "mini")
+    parent = found["study mini-ensemble"].info.run_id
+    ends = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED", TrialState.PRUNED: "KILLED"}
+    for trial in study.trials:
+        own = found[f"mini-ensemble {trial.number}"]
+        assert own.data.tags["mlflow.parentRunId"] == parent
+        assert own.info.status == ends[trial.state]
+        assert own.data.params == {key: str(value) for key, value in trial.params.items()}
+        assert own.info.end_time >= own.info.start_time
+        if trial.state == TrialState.COMPLETE:
+            assert own.data.metrics["objective"] == pytest.approx(trial.value)
 
 
 class Faulty(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""`dguide study`: promotion of a winner, refusals in one line, and what MLflow is told."""
+"""`dguide study`: promotion of a winner, and refusals."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
 
 from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.studies.record import promote_winner
 from tests.commands import PROJECT
-from tests.studies.worker import CORNERS, take_part
 
 ROW = {"needs": "discriminator", "members": ["d0", "d1"], "rule": "mean_logit", "weights": [0.25, 0.75], "w1": 1.5,
        "w2": 0.5, "boosting": True, "window": [0.02, 0.9]}  # fmt: skip
@@ -69,28 +67,3 @@ def test_nothing_to_promote_is_refused(project: Path):
     (project / "reports/mini/study/discriminator.json").write_text("{}")
     with pytest.raises(InputError, match="a winner in"):
         promote_winner(project, "discriminator")
-
-
-def test_trials_are_nested_runs_with_their_end_in_their_status(root: Path, monkeypatch: pytest.MonkeyPatch):
-    import mlflow
-
-    monkeypatch.delenv("DGUIDE_TRACKING")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
-    monkeypatch.chdir(root)
-    points = {**CORNERS, "diverges": {"x": 4.9, "y": 0.0}, "pruned": {"x": 0.0, "y": 4.9}}
-    monkeypatch.setattr("tests.studies.worker.CORNERS", points)
-    study = take_part(root, 5)
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("mini")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    parent = runs.pop("study mini-ensemble")
-    assert len(runs) == 5
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
-    ends = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED", TrialState.PRUNED: "KILLED"}
-    for trial in study.trials:
-        own = runs[f"mini-ensemble {trial.number}"]
-        assert own.info.status == ends[trial.state]
-        assert own.data.params == {key: str(value) for key, value in trial.params.items()}
-        assert own.info.end_time >= own.info.start_time
-        if trial.state == TrialState.COMPLETE:
-            assert own.data.metrics["objective"] == pytest.approx(trial.value)

@@ -132,7 +132,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny: Tiny):
     worker.kill()
     worker.wait()
     assert checkpoints[0].is_file()
-    subprocess.run([*command, "--recover"], cwd=layout.root, env=environment(), check=True)
+    run(config, layout, "2", True)
     assert [row["grid"] for row in rows(layout)] == ["D1", "D0"], "what was lost comes last"
     inputs = open_inputs(config, layout)
     member = suggest(optuna.trial.FixedTrial(starting_points(config)["D0"]), config)
