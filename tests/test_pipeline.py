@@ -20,7 +20,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from discriminator_guidance.config import load_config
-from discriminator_guidance.data.files import write_json
 from discriminator_guidance.stages.layout import Layout
 
 from .commands import PROJECT, environment, run, succeed, unshared
@@ -176,20 +175,6 @@ def test_a_changed_input_file_reruns_what_depends_on_it(root: Path, first_run: l
     assert repro(root, "real") == ["real"]
     outdated = json.loads(succeed(root, "dvc", "status", "--json"))
     assert {"score", "extractor", "fid_network", "discriminator@d0", "report"} <= set(outdated)
-
-
-def test_metrics_of_a_profile_fit_a_terminal(tmp_path: Path) -> None:
-    for file in ("dvc.yaml", "params.yaml", ".dvc/config"):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        shutil.copy(PROJECT / file, tmp_path / file)
-    (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-    names = load_config(tmp_path / "params.yaml").variants
-    widest = [12.3456789] * 3 + [-12.3456789] * 3 + [0.123456789] * 4
-    for name in names:
-        write_json(Layout(tmp_path, "mini").evaluation(name), dict(zip(METRICS, widest, strict=True)))
-    shown = succeed(tmp_path, "dvc", "metrics", "show").splitlines()
-    assert sum("reports/mini/evaluation" in line for line in shown) == len(names)
-    assert max(map(len, shown)) <= 160
 
 
 def test_the_network_was_cut_off() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from discriminator_guidance import planning
-from discriminator_guidance.benchmark.networks import RELEASED_HEAD, Networks
+from discriminator_guidance.benchmark.networks import Networks
 from discriminator_guidance.config import Config, load_config
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.sampler import sample
@@ -51,30 +51,8 @@ def test_counts_of_mini_by_hand():
     assert stages["evaluation/d0"].calls == {Kind("fid features"): 2000}
 
 
-def test_bagging_ranges_steps_and_released_networks_change_what_is_done():
-    row = changed({})["variants"]["d0"]
-    config = settings(
-        changed(
-            {"members.d0.bagging": 0.5, "guided.ranges": 3, "variants.d0": {**row, "steps": 5, "window": [0.2, 0.6]}}
-        )
-    )
-    stages, head = runs(config), config.discriminator.network
-    assert stages["discriminator/d0"].iterations == 12 * 9
-    assert stages["guided/d0"].images == 3000
-    assert stages["guided/d0"].nfe == 9
-    assert (
-        0 < stages["guided/d0"].calls[Kind("guidance", (head,))] < stages["guided/d1"].calls[Kind("guidance", (head,))]
-    )
-    released = load_config(PROJECT / "configs/cifar10.yaml")
-    stages = runs(released, RealImages((3, 32, 32), 10, 50_000, 10_000))
-    assert not stages["score"].calls
-    (taken,) = stages["discriminator/authors"].calls
-    assert taken.heads == (RELEASED_HEAD,)
-    assert stages["discriminator/authors"].iterations == 0
-
-
-@pytest.mark.parametrize("window", [(0.01, 1.0), (1e-5, 1.0), (0.2, 0.6), (0.9995, 1.0)])
-@pytest.mark.parametrize(("w1", "w2"), [(2.0, 2.0), (2.0, 0.0), (0.0, 2.0)])
+@pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])
+@pytest.mark.parametrize(("w1", "w2"), [(2.0, 2.0), (2.0, 0.0)])
 def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
     row = changed({})["variants"]["d0"] | {"w1": w1, "w2": w2, "window": list(window)}
     config = settings(changed({"variants.d0": row}))
@@ -125,12 +103,6 @@ def test_a_call_is_timed_or_extrapolated_at_the_batch_size_of_the_stage(budget, 
     assert budget == 0.0 or machine.now <= budget + 2.001
 
 
-def test_small_batches_are_timed_as_they_are():
-    machine = Machine(0.0, 0.5)
-    assert planning.seconds_per_image(machine.call, 1, 3.0, machine.clock) == pytest.approx(0.5)
-    assert set(machine.sizes) == {1}
-
-
 def test_seconds_are_calls_times_their_rates():
     one, two = Kind("denoiser"), Kind("fid features")
     stages = [Estimate("fake", calls={one: 100}), Estimate("evaluation/edm", seconds=1.0, flops=6e9, calls={two: 10})]
@@ -140,22 +112,7 @@ def test_seconds_are_calls_times_their_rates():
     }  # fmt: skip
     shown = {line["stage"]: line for line in planning.table(rows, {"fake": 10.0})}
     assert shown["fake"]["estimate / recorded"] == shown["total"]["estimate / recorded"] == "2.00"
-    assert shown["evaluation/edm"]["recorded"] == ""
     assert shown["total"]["time"] == "35.0 s"
-    assert "recorded" not in planning.table(rows)[0]
-
-
-def test_what_is_known_of_the_real_images(tmp_path):
-    layout = Layout(tmp_path, "mini")
-    mini, cifar10 = settings(changed({})), load_config(PROJECT / "configs/cifar10.yaml")
-    assert planning.real_images(mini, layout) == DIGITS
-    assert planning.real_images(cifar10, layout) == RealImages((3, 32, 32), 10, 50_000, 10_000)
-    layout.real.mkdir(parents=True)
-    card = {"source": "digits", "shape": [16, 16, 1], "classes": {"0": 5, "1": 6}, "train": 7, "holdout": 4}
-    (layout.real / "card.json").write_text(json.dumps(card))
-    assert planning.real_images(mini, layout) == RealImages((1, 16, 16), 2, 7, 4)
-    (layout.real / "card.json").write_text(json.dumps(card | {"shape": [8, 8, 1]}))  # of other settings
-    assert planning.real_images(mini, layout) == DIGITS
 
 
 def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path):
@@ -163,13 +120,8 @@ def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path
     lines = {line.split(" (")[0]: line for line in planning.missing_files(config, tmp_path)}
     assert "(real.path): `dguide fetch cifar10`" in lines["data/raw/cifar-10-python.tar.gz"]
     assert "(members.authors.start): by hand from Google Drive" in lines["data/raw/discriminator_60.pt"]
-    assert "(extractor.path): by hand" in lines[config.extractor.path]
     assert "(fid_network.path): `dguide fetch inception`" in lines[config.fid_network.path]
     assert "edm-fid" not in "".join(lines)  # no setting names it
-    file = tmp_path / "data/raw/discriminator_60.pt"
-    file.parent.mkdir(parents=True)
-    file.touch()
-    assert str(file.relative_to(tmp_path)) not in "".join(planning.missing_files(config, tmp_path))
     own = settings(changed({"evaluation.reference": "data/raw/elsewhere.npz"}))
     assert "data/raw/elsewhere.npz (evaluation.reference): put it there by hand" in planning.missing_files(
         own, tmp_path
@@ -177,11 +129,10 @@ def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path
     assert planning.missing_files(settings(changed({})), PROJECT) == []
 
 
-@pytest.mark.parametrize("cond", [False, True])
-def test_every_kind_of_call_of_a_tiny_profile_runs(cond, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_kind_of_call_of_a_tiny_profile_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: None)
     monkeypatch.setattr(planning, "measured_peaks", lambda device: {"gemm fp64": 1e9})
-    config = settings(tiny_settings({"cond": cond}))
+    config = settings(tiny_settings({"cond": True}))
     rows = planning.estimate(config, Layout(tmp_path, "mini"), 0.0)
     members, variants = len(config.members), len(config.variants)
     assert len(rows) == 5 + members + 2 * variants + 2  # and the report, and the start of the commands

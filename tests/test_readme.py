@@ -32,7 +32,3 @@ def test_results_are_those_of_the_committed_run(variant: str) -> None:
     for key, text in zip(keys, shown, strict=True):
         digits = len(text.partition(".")[2])
         assert float(text.replace("−", "-")) == round(found[key], digits), key
-
-
-def test_the_main_rows_are_shown() -> None:
-    assert {"edm", "d0", "mean_prob", "clip_logit"} <= set(rows())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,24 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from discriminator_guidance import tracking
 from discriminator_guidance.data.files import sha256
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.run import run_stage
 
-from .commands import PROJECT, environment, run
+from .commands import PROJECT, run
+from .stages.conftest import prepare_study, tiny_settings, write_params
+from .studies import worker
 
 ON = {"DGUIDE_TRACKING": "on"}
-PROGRAM = """
-import sys
-from discriminator_guidance import tracking
-with tracking.run("together", sys.argv[1], {"stage": "score"}, {"steps": 3}) as tracker:
-    for step in range(3):
-        tracker.metrics(step, {"loss": 1.0 / (step + 1)})
-    tracker.summary({"loss": 9.0, "images": 7})
-print("done")
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -91,22 +83,6 @@ def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: An
     assert version.tags["weights.sha256"] == sha256(project / "model.safetensors")
 
 
-def test_trials_are_nested_and_have_a_status_of_their_own(store: Any) -> None:
-    with tracking.run("studies", "study ensemble", {}, {}) as study:
-        with tracking.run("studies", "trial 0", {}, {"w1": 1.0}, parent=study.run_id) as trial:
-            trial.metrics(0, {"value": 3.0})
-        with tracking.run("studies", "trial 1", {}, {"w1": 2.0}, parent=study.run_id) as trial:
-            trial.status = "KILLED"  # as a pruned one
-    found = runs(store, "studies")
-    assert {name: run.info.status for name, run in found.items()} == {
-        "study ensemble": "FINISHED", "trial 0": "FINISHED", "trial 1": "KILLED"
-    }  # fmt: skip
-    for name in ("trial 0", "trial 1"):
-        assert found[name].data.tags["mlflow.parentRunId"] == study.run_id
-        assert found[name].info.end_time >= found[name].info.start_time
-    assert found["trial 0"].data.metrics["value"] == 3.0
-
-
 @pytest.mark.parametrize(("error", "status"), [(ConfigError("a", "b", "c"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_a_failure_passes_through_and_is_recorded(store: Any, error: BaseException, status: str) -> None:
     def fail() -> None:
@@ -121,8 +97,6 @@ def test_a_failure_passes_through_and_is_recorded(store: Any, error: BaseExcepti
 def test_an_evaluation_can_be_compared_in_the_runs_table(
     project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from .stages.conftest import prepare_study, tiny_settings
-
     prepare_study(project / "study", tiny_settings())
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.chdir(project / "study")
@@ -138,18 +112,24 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
         assert found.data.metrics[key] == pytest.approx(value, rel=1e-8), key
 
 
-def test_two_processes_at_once(project: Path, store: Any) -> None:
-    store.create_experiment("together", (project / "mlartifacts").as_uri())
-    commands = [[sys.executable, "-c", PROGRAM, f"run {number}"] for number in range(2)]
-    both = [
-        subprocess.Popen(command, cwd=project, env=environment(**ON), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for command in commands
-    ]
-    for process in both:
-        assert process.communicate(timeout=120) == (b"done\n", b"")
-    found = runs(store, "together")
-    assert {name: run.info.status for name, run in found.items()} == {"run 0": "FINISHED", "run 1": "FINISHED"}
-    assert {run.data.metrics["loss"] for run in found.values()} == {1 / 3}
+def test_trials_are_nested_runs_with_their_end_in_their_status(
+    project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {**worker.CORNERS, "diverges": {"x": 4.9, "y": 0.0}, "pruned": {"x": 0.0, "y": 4.9}}
+    monkeypatch.setattr(worker, "CORNERS", points)
+    write_params(project, tiny_settings())
+    study = worker.take_part(project, 5)
+    found = runs(store, "mini")
+    parent = found["study mini-ensemble"].info.run_id
+    ends = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED", TrialState.PRUNED: "KILLED"}
+    for trial in study.trials:
+        own = found[f"mini-ensemble {trial.number}"]
+        assert own.data.tags["mlflow.parentRunId"] == parent
+        assert own.info.status == ends[trial.state]
+        assert own.data.params == {key: str(value) for key, value in trial.params.items()}
+        assert own.info.end_time >= own.info.start_time
+        if trial.state == TrialState.COMPLETE:
+            assert own.data.metrics["objective"] == pytest.approx(trial.value)
 
 
 class Faulty(BaseHTTPRequestHandler):
@@ -216,8 +196,3 @@ def test_a_faulty_server_costs_one_warning_and_seconds(tmp_path: Path, fault: st
     assert {path.name for path in (tmp_path / "data/mini/real").iterdir()} == {
         "train.npz", "holdout.npz", "card.json", "grid.png"
     }  # fmt: skip
-
-
-def test_tracking_can_be_switched_off(tmp_path: Path) -> None:
-    assert run(tmp_path, sys.executable, "-c", PROGRAM, "run").stdout == "done\n"
-    assert list(tmp_path.iterdir()) == []

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import copyreg
 import json
-import math
-import os
 import pickle
 import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -38,8 +34,7 @@ from .lookalike import (
     storage_bytes,
 )
 
-REFUSED = ["os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "builtins.getattr"]
-PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+REFUSED = ["os.system", "builtins.getattr"]
 STORAGE = storage_bytes(torch.arange(64.0))
 
 
@@ -95,8 +90,9 @@ def arguments_of(data: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-@pytest.mark.parametrize("arguments", [DDPMPP, NCSNPP], ids=["ddpmpp", "ncsnpp"])
-@pytest.mark.parametrize("scalar", [SCALAR_NEW, SCALAR_OLD], ids=["numpy2", "numpy1"])
+@pytest.mark.parametrize(
+    ("arguments", "scalar"), [(DDPMPP, SCALAR_OLD), (NCSNPP, SCALAR_NEW)], ids=["ddpmpp", "ncsnpp"]
+)
 def test_round_trip_is_exact(arguments, scalar, canary):
     made = network(arguments)
     state, found = read(dumps(checkpoint(made, arguments, canary, scalar)), canary)
@@ -112,30 +108,8 @@ def test_round_trip_is_exact(arguments, scalar, canary):
     assert torch.equal(again(x, sigma, labels), made(x, sigma, labels))
 
 
-def test_views_of_one_storage_are_kept_apart(tiny, canary):
-    storage = Call("torch.storage._load_from_bytes", (STORAGE,))
-    layer_of(tiny)["_parameters"] = {
-        "a": parameter(storage, 0, (4, 2), (1, 4)),
-        "b": parameter(storage, 16, (3,), (2,)),
-    }
-    state, _ = read(dumps(tiny, 5), canary)
-    assert state["model.map_layer0.a"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
-    assert state["model.map_layer0.b"].tolist() == [16, 18, 20]
-
-
-def test_constructor_arguments_by_position_numpy_numbers_and_noise_limits(tiny, canary):
-    made_of(tiny)["state"]["_init_args"] = (2, 1, 0, True, np.float64(0.002), math.inf, np.float64(0.25), "SongUNet")
-    for name in ("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_data", "model_type"):
-        del arguments_of(tiny)[name]
-    found = read(dumps(tiny), canary)[1]
-    assert (found["img_resolution"], found["sigma_min"], found["sigma_data"]) == (2, 0.002, 0.25)
-    assert not {"sigma_max", "use_fp16", "model_type"} & set(found)
-
-
 HIDDEN = {
     "as an entry": lambda data, poison: data.update(extra=[({"deep": [poison]},)]),
-    "as module_src": lambda data, poison: made_of(data).update(module_src=poison),
-    "as a tensor": lambda data, poison: layer_of(data)["_parameters"].update(weight=poison),
     "as storage bytes": lambda data, poison: layer_of(data)["_parameters"].update(w=parameter(poison, 0, (1,), (1,))),
     "as a constructor argument": lambda data, poison: arguments_of(data).update(dropout=poison),
 }
@@ -148,40 +122,18 @@ def test_other_globals_are_refused_by_name(name, hidden, tiny, canary):
     assert f"a pickle that names {name}, which is refused" in refusal(dumps(tiny), canary)
 
 
-@pytest.mark.parametrize("protocol", [1, 2, 4])
-def test_reduce_method_is_refused(protocol, canary):
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.system, (f"touch {canary}",)
-
-    assert "posix.system" in refusal(pickle.dumps({"ema": Evil()}, protocol), canary)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_other_globals_in_a_storage_are_refused(name, tiny, canary):
+def test_other_globals_in_a_storage_are_refused(tiny, canary):
     start = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
-    stream = b"".join(start) + dumps(Call(name, (f"touch {canary}",)), 2) + pickle.dumps([], 2)
+    stream = b"".join(start) + dumps(Call("os.system", (f"touch {canary}",)), 2) + pickle.dumps([], 2)
     HIDDEN["as storage bytes"](tiny, stream)
-    assert name.rpartition(".")[2] in refusal(dumps(tiny), canary)
+    assert "system" in refusal(dumps(tiny), canary)
 
 
-NAMED = b"ctorch.storage\n_load_from_bytes\n"  # an allowed name
 INSTRUCTIONS = [
-    b"Pstorage\n",
-    pickle.NONE + pickle.BINPERSID,
     b"(ios\nsystem\n",
-    b"(cos\nsystem\no",
-    b"cos\nsys\x1b[31m\x07\n",
-    b"\x8a\xff",
-    b"X\xff\xff\xff\x7f",
+    pickle.EXT1 + b"\xf0",
     pickle.BINBYTES8 + struct.pack("<Q", 2**50),
-    pickle.BYTEARRAY8 + struct.pack("<Q", 2**64 - 1),
     pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff",
-    pickle.NONE + b"p4294967295\n",
-    pickle.NONE + pickle.BUILD,
-    NAMED + pickle.EMPTY_DICT + pickle.BUILD,  # attributes of what stands for a name
-    NAMED + pickle.EMPTY_TUPLE + pickle.NONE + pickle.NEWOBJ_EX,
-    pickle.NEXT_BUFFER,
     pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + pickle.TUPLE1 * 200_000 + b"Ns",  # deep, as a key
 ]
 
@@ -190,29 +142,6 @@ INSTRUCTIONS = [
 def test_other_instructions_and_impossible_sizes_are_refused(instructions, tiny, canary):
     tiny["extra"] = Raw(instructions)
     refusal(dumps(tiny), canary)
-
-
-@pytest.mark.parametrize("code", [pickle.EXT1 + b"\xf0", pickle.EXT2 + b"\xf0\0", pickle.EXT4 + b"\xf0\0\0\0"])
-def test_extension_codes_are_refused(code, tiny, canary):
-    copyreg.add_extension("os", "system", 240)
-    try:
-        pickle.loads(pickle.PROTO + b"\x02" + code + b".")  # now Python knows it without asking for the name
-        tiny["extra"] = Raw(code + pickle.NONE + pickle.TUPLE1 + pickle.REDUCE)
-        assert "the instruction EXT" in refusal(dumps(tiny), canary)
-    finally:
-        copyreg.remove_extension("os", "system", 240)
-
-
-def test_modules_that_repeat_or_multiply_are_refused(tiny, canary):
-    layer = layer_of(tiny)
-    layer["_modules"] = {"again": Call(PERSISTENT, ({**made_of(tiny, "model", "map_layer0"), "state": layer},))}
-    refusal(dumps(tiny), canary)
-    leaf: dict[str, Any] = {"_parameters": {}, "_buffers": {}, "_modules": {}}
-    for _ in range(12):
-        child = Call(PERSISTENT, ({"type": "class", "version": 6, "class_name": "M", "state": leaf},))
-        leaf = {"_parameters": {}, "_buffers": {}, "_modules": {str(n): child for n in range(8)}}
-    layer["_modules"] = leaf["_modules"]
-    assert "more than the file can hold" in refusal(dumps(tiny), canary)
 
 
 LYING = storage_bytes(torch.ones(3))
@@ -224,22 +153,13 @@ assert LYING.count(b"K\x03") == 1
     [
         (STORAGE, 0, (1 << 40,), (1,)),
         (STORAGE, 1, (16, 4), (4, 1)),
-        (STORAGE, 0, (16, 4), (1 << 40, 1)),
-        (STORAGE, 0, (1 << 20, 1 << 20), (0, 0)),
         (STORAGE, -1, (16, 4), (4, 1)),
         (STORAGE, 0, (16, 4), (-4, 1)),
-        (STORAGE, 0, (-16, -4), (4, 1)),
-        (STORAGE, 0, (16, 4), (4,)),
-        (STORAGE, 0, (16, 4), (1 << 80, 1)),
-        (STORAGE, 0, 64, 1),
         (LYING.replace(b"K\x03", b"\x8a\x07" + (1 << 45).to_bytes(7, "little")), 0, (3,), (1,)),
         (LYING.replace(b"K\x03", b"K\x04"), 0, (4,), (1,)),
-        (LYING[:-4], 0, (3,), (1,)),
-        (b"", 0, (3,), (1,)),
         (b"noise", 0, (3,), (1,)),
-        ("text", 0, (3,), (1,)),
     ],
-    ids=range(16),
+    ids=range(7),
 )
 def test_tensors_and_storages_that_lie_are_refused(arguments, tiny, canary):
     layer_of(tiny)["_parameters"]["weight"] = parameter(*arguments)
@@ -251,37 +171,22 @@ def test_tensors_and_storages_that_lie_are_refused(arguments, tiny, canary):
     [
         (lambda data: data.pop("ema"), "ema"),
         (lambda data: made_of(data).update(version=7), "version 7"),
-        (lambda data: made_of(data).update(type="function"), "type function"),
         (lambda data: made_of(data).update(class_name="VPPrecond"), "VPPrecond"),
         (lambda data: arguments_of(data).update(model_type="DhariwalUNet"), "SongUNet"),
-        (lambda data: layer_of(data).pop("_parameters"), "_parameters"),
-        (lambda data: layer_of(data)["_parameters"].update(w=[1.0]), "list where"),
-        (lambda data: arguments_of(data).update(sigma_data=Call("numpy.dtype", ("f8",))), "numpy.dtype"),
-        (lambda data: arguments_of(data).update(sigma_data=scalar_call(math.nan)), "argument nan"),
         (lambda data: arguments_of(data).update(sigma_data=scalar_call(1.0, code="O8")), "numpy scalar of type object"),
-        (lambda data: arguments_of(data).update(dropout=math.inf), "argument inf"),
     ],
-    ids=range(11),
+    ids=range(5),
 )
 def test_other_layouts_are_refused_with_what_was_met(change, got, tiny, canary):
     change(tiny)
     assert got in refusal(dumps(tiny), canary)
 
 
-def test_truncated_and_missing_files_are_refused(tiny, canary):
-    content = dumps(tiny)
-    for length in [0, 1, 2, 100, len(content) // 2, len(content) - 1]:
-        refusal(content[:length], canary)
-    for path in (canary.parent / "none.pkl", canary.parent):
-        with pytest.raises(InputError, match=r"No such file|Is a directory"):
-            read_edm_pickle(path)
-
-
 VALID = dumps(checkpoint(network(TINY), TINY, Path("canary")))
 CHANGES = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255), st.integers(0, 2)), min_size=1, max_size=4)
 
 
-@settings(max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CHANGES)
 def test_mutated_files_are_read_or_refused(canary, changes):
     content = bytearray(VALID)

@@ -28,75 +28,37 @@ def read(changes: dict[str, Any]) -> Config:
     ("changes", "complaint"),
     [
         ({"runtime.training_precision": "tf32", "runtime.sampling_precision": "float32"}, "cannot be float32 and tf32"),
-        # real images
         ({"real.holdout_fraction": 0}, "holdout_fraction must be 0 where .* else above 0"),
-        ({"real.holdout_path": "data/raw/test.zip"}, "holdout_path must be path with source digits"),
         ({"real.source": "cifar10", "real.holdout_fraction": 0, "real.image_size": 64}, "exceed the 32 pixels"),
-        ({"real.source": "images", "real.holdout_path": "x.zip"}, "holdout_fraction must be 0"),
-        ({"real.note": "two\nlines"}, "pattern"),
-        # sources and what they are made from
-        ({"score.path": "data/raw/x.pkl"}, "does not fit source train; write data/mini/real"),
         ({"score": {"source": "edm", "path": "data/mini/real"}}, "write a file under data/raw"),
-        ({"evaluation.reference": "models/mini/score"}, "is no reference; write models/mini/fid_network"),
         ({"fid_network.name": "like Inception"}, "must not say Inception"),
-        # members
         ({"members.d0.start": D1}, r"members.d0.start: .* choose among models/mini/extractor"),
-        ({"members.d1.start": "models/mini/score"}, f"members.d1.start.* choose among models/mini/extractor, {D0}, a"),
         ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 continues d0 and needs its network"),
-        ({"members.d1.epochs": 0}, "members.d1.epochs is 0, which is for a released head"),
         ({"discriminator.checkpoint": 55}, "members.d1 uses checkpoint 55 of 40 epochs; lower it"),
-        ({"members.d2": FRESH | {"checkpoint": 61}}, "members.d2 uses checkpoint 61 of 60 epochs"),
         ({"discriminator.split.test": 0.2}, "must be 1, they are 1.1"),
-        ({"discriminator.grid_times_per_image": 9}, "must not exceed grid_times 8"),
-        # variants
         ({"variants.edm": ...}, "variants must hold edm without members"),
-        ({"variants.edm": SAMPLED}, "variants must hold edm without members"),
         ({"variants.d0": SAMPLED | {"needs": "discriminator"}}, "write needs: discriminator/d0"),
-        ({"variants.mean_prob.needs": "score"}, "write needs: discriminator"),
         ({"variants.d0": SAMPLED | {"needs": "discriminator/d9", "members": ["d9"]}}, "names 'd9'; choose among d0"),
-        ({"variants.d0": SAMPLED | {"needs": "discriminator", "members": ["d0", "d0"]}}, "members must not repeat"),
-        ({"variants.d0.weights": [0.5]}, "weights must sum to 1"),
         ({"variants.d0.weights": [0.5, 0.5]}, "weights has 2 entries for 1 members"),
         ({"variants.d0.w1": 0.0, "variants.d0.w2": 0.0}, "without effect"),
         ({"variants.d0_table1.w1": 0.0, "variants.d0_table1.w2": 1.0}, "boosting acts on the Euler step"),
-        ({"variants.edm.w1": 1.0}, "need at least one member"),
-        ({"variants.d0": SAMPLED | {"window": [0.5, 0.5]}}, "low end"),
-        ({"variants.X/y": SAMPLED}, "pattern"),
-        # sampler and sample ranges
         ({"sampler.sigma_min": 100.0}, "must be below sigma_max"),
-        ({"guided.time_min": 1.0}, "must be below time_max"),
         ({"guided.seed_start": 1000}, "fake and guided draw the same sample indices; move guided.seed_start"),
-        ({"guided.ranges": 3, "study.tuning.seed_start": 1_002_999}, "guided and study.tuning draw the same"),
-        ({"study.tuning.seed_start": 1437}, "fake and study.tuning draw the same .* move study.tuning.seed_start"),
-        ({"study.factorial.seed_start": 999_200}, "guided and study.factorial draw the same"),
+        ({"study.tuning.seed_start": 1_000_999}, "guided and study.tuning draw the same"),
         ({"discriminator.images": 1439}, "discriminator.images needs 1439 images, fake.images is 1438"),
-        ({"guided.trajectory_images": 1001}, "guided.trajectory_images needs 1001 images, guided.images is 1000"),
-        ({"evaluation.kid_subset_size": 5000}, "evaluation.kid_subset_size needs 5000"),
         ({"evaluation.neighborhood": 1000}, "evaluation.neighborhood needs 1001"),
-        ({"report.images": 11, "guided.images": 10, "evaluation.kid_subset_size": 5}, "report.images needs 11"),
-        # networks
         ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times; shorten"),
-        ({"score.network.attn_resolutions": [5]}, "score.network attends at 5 pixels; choose among 16, 8, 4"),
         ({"extractor.network.num_head_channels": 7}, "extractor.network.num_head_channels = 7; use a divisor of 24"),
-        ({"discriminator.network.num_head_channels": 7}, "num_head_channels = 7; use a divisor of 48"),
-        # studies
         ({"study.discriminator.model_channels": [48, 50]}, "names 50; use multiples of 24"),
-        ({"study.discriminator.epochs": [20, 20]}, "the low end 20 must be below the high end 20"),
-        ({"study.discriminator.bagging": [0.5, 0.5]}, "must not repeat"),
         ({"study.ensemble.w1": [0.0, 1.0]}, "study.ensemble.w1 leaves out 2 of variants.mean_prob"),
-        ({"study.ensemble.rules": ["mean_logit"]}, "study.ensemble.rules leaves out mean_probability"),
-        ({"study.ensemble.time_min": [0.1, 0.6]}, "must stay below time_max"),
         ({"study.factorial.sets": {"fresh": ["d0", "d9"]}}, "study.factorial.sets.fresh names 'd9'; choose among d0"),
-        ({"study.factorial.sets": {}}, "at least 1"),
-        ({"study.factorial.boosting": [True, True]}, "must not repeat"),
+        ({"report.primary": ["d9", "edm"]}, "report.primary names 'd9'; choose among edm"),
+        ({"variants.edm.network": "late"}, "'late', no snapshot of score; choose among none"),
+        ({"score.snapshots": {"late": 400}}, "snapshots after the last iteration"),
+        ({"variants.d0.weights": "fitted"}, "write rule: mean_logit"),
         ({"study.storage": "postgresql://me:secret@host/db"}, "an address with a password; leave it out"),
-        ({"study.storage": "postgres"}, "pattern"),
-        # downloads
         ({"fetch.files": {"a": FILE | {"url": "http://example.org/a"}}}, "pattern"),
-        ({"fetch.files": {"a": FILE | {"url": "https://me:secret@example.org/a"}}}, "pattern"),
         ({"fetch.files": {"a": FILE | {"path": "data/raw/../../a"}}}, "must lead to a file under data/raw"),
-        ({"fetch.files": {"a": FILE | {"path": "/etc/a"}}}, "must lead to a file under data/raw"),
-        ({"fetch.files": {"a": FILE | {"hash": "sha256:C58F"}}}, "pattern"),
     ],
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
@@ -111,20 +73,10 @@ def test_a_contradiction_is_refused(changes: dict[str, Any], complaint: str) -> 
         {"real.source": "images", "real.path": "a.zip", "real.holdout_path": "b.zip", "real.holdout_fraction": 0},
         {"real.source": "cifar10", "real.holdout_fraction": 0, "real.image_size": 32,
          "score.network.attn_resolutions": [8], "extractor.network.attention_resolutions": [8]},
-        {"members.d1.start": D0, "members.d2.start": D1},
         {"members.d0.start": "data/raw/head.pt", "members.d0.epochs": 0},
-        {"discriminator.checkpoint": 35, "members.d5.checkpoint": "best"},
-        {"guided.ranges": 3, "study.tuning.seed_start": 1_003_000},
         {"guided.seed_start": 1000, "guided.seed": 11, "variants.d0.window": [0.1, 0.5], "variants.d0.steps": 35},
-        {"study.storage": "postgresql+psycopg://me@host/db"},
         {"fetch.files": {"a": FILE}, "evaluation.reference": "data/raw/reference.npz"},
     ],
 )  # fmt: skip
 def test_a_possible_combination_is_accepted(changes: dict[str, Any]) -> None:
     assert read(changes)
-
-
-def test_settings_are_frozen() -> None:
-    config = read({})
-    with pytest.raises(ValidationError, match="frozen"):
-        config.sampler.steps = 3  # type: ignore[misc]

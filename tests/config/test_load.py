@@ -30,23 +30,15 @@ def load(folder: Path, old: str, new: str) -> tuple[str, int]:
     ("old", "new", "words"),
     [
         ("  steps: 12", "  stepz: 12", ["sampler.stepz = 12", "did you mean steps?"]),
-        ("guided:", "guide:", ["guide = ", "did you mean guided?"]),
         ("  d1: {start", "  d1: {start: models/mini/extractor, seed: 1, epoch: 40, learning_rate: 1e-3, "
          "weight_decay: 0.0, t_min: 0.1}", ["members.d1.epoch = 40", "did you mean epochs?"]),
-        ("  p_mean", "  pmean: -1.2", ["score.pmean = -1.2", "did you mean p_mean?"]),
         ("  threads: 2", "  threads: '2'", ["runtime.threads", "got '2'", "integer"]),
-        ("  threads: 2", "  threads: true", ["runtime.threads", "got True", "integer"]),
         ("  steps: 12", "  steps: 1", ["sampler.steps", "got 1", "greater than or equal to 2"]),
-        ("  steps: 12", "  steps: 12.5", ["sampler.steps", "got 12.5", "integer"]),
         ("  p_mean", "  p_mean: .nan", ["score.p_mean", "got nan", "finite"]),
-        ("  ema_decay", "  ema_decay: 1.0", ["score.ema_decay", "got 1.0", "less than 1"]),
-        ("  source: digits", "  source: imagenet", ["real.source", "got 'imagenet'", "digits"]),
         ("  source: train               # train (from scratch on `real`)", "  source: trained",
          ["score.source among train, edm", "got 'trained'"]),
         ("  d0: {needs", "  d0: {needs: discriminator/d0, members: [d0], rule: median, weights: equal, w1: 2.0, "
          "w2: 2.0, boosting: false}", ["variants.d0.rule", "got 'median'", "mean_probability"]),
-        ("  d0: {needs", "  d0: {needs: discriminator/d0, members: [d0], rule: mean_logit, weights: [-1.0], w1: 2.0, "
-         "w2: 2.0, boosting: false}", ["variants.d0.weights", "got -1.0", "greater than or equal to 0"]),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named_with_its_line(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
@@ -69,9 +61,7 @@ ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.mark.parametrize(
     "text",
-    ["a: [1,", "- 1\n- 2", "", "\x00", "a: 1\na: 2", "a: " + "[" * 500, "a: 2001-99-99", "a: " + "9" * 5000,
-     "a: !!int abc", "a: !!binary ''", "a: !!python/name:os.system x", "a: &a [*a]", ALIASES, 'a: "\\ud800"',
-     "a: {[b]: c}", "2001-01-01: a"],
+    ["a: [1,", "", "a: 1\na: 2", "a: !!python/name:os.system x", ALIASES, 'a: "\\ud800"'],
     ids=lambda text: repr(text[:20]),
 )  # fmt: skip
 def test_what_is_no_settings_file_is_one_line(tmp_path: Path, text: str) -> None:
@@ -89,12 +79,6 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         load_config(tmp_path / "absent.yaml")
     with pytest.raises(ConfigError, match="Is a directory"):
         load_config(tmp_path)
-
-
-def test_numbers_and_infinity_are_read_as_dvc_reads_them() -> None:
-    config = load_config(PROJECT / "configs/mini.yaml")
-    assert config.members["d0"].learning_rate == 3e-4
-    assert config.sampler.s_max == float("inf")
 
 
 def test_a_member_takes_what_its_row_leaves_out_from_the_section(tmp_path: Path) -> None:

@@ -67,25 +67,6 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_profile_is_put_in_place_and_back(project: Path) -> None:
-    for name in ("mini", "cifar10-cond", "mini"):
-        use_profile(project, name)
-        assert (project / "params.yaml").read_bytes() == (project / f"configs/{name}.yaml").read_bytes()
-        assert (project / "reports" / name / "study").is_dir()  # a dependency of stage report
-
-
-def test_edits_of_params_are_not_lost(project: Path) -> None:
-    use_profile(project, "mini")
-    params = project / "params.yaml"
-    edited = params.read_bytes().replace(b"steps: 12", b"steps: 18")
-    params.write_bytes(edited)
-    with pytest.raises(ConfigError, match=r"edits of its own; save it as .*, or add --force"):
-        use_profile(project, "cifar10")
-    assert params.read_bytes() == edited
-    use_profile(project, "cifar10", force=True)
-    assert load_config(params).profile == "cifar10"
-
-
 def test_an_unknown_or_broken_profile_changes_nothing(project: Path) -> None:
     use_profile(project, "mini")
     before = (project / "params.yaml").read_bytes()

@@ -15,7 +15,6 @@ from PIL import Image
 
 from discriminator_guidance.data import image_files
 from discriminator_guidance.data.image_files import read_images
-from discriminator_guidance.data.images import shrink
 from discriminator_guidance.errors import InputError
 
 CLASSES = ("bird", "cat", "deer")
@@ -89,17 +88,12 @@ def test_edm_zip_takes_classes_from_its_list(tmp_path):
 def test_edm_list_that_does_not_fit(tmp_path):
     names = [f"00000/img{index:08d}.png" for index in range(9)]
     for labels, complaint in [
-        (None, "NoneType"),
-        ([[names[0], 0]], "differ in 00000/img00000001.png"),
         ([[name, 0] for name in [*names, "other.png"]], "other.png"),
         ([[name, 0.5] for name in names], "float64 instead of 0, 1, 2"),
-        ([[name, True] for name in names], "bool instead of 0, 1, 2"),
-        ([[name, -1] for name in names], "[-1] int64 instead of 0, 1, 2"),
         ([[name, index % 2 * 2] for index, name in enumerate(names)], "[0, 2] int64 instead"),
-        ([3], "labelled images"),
     ]:
         assert complaint in message_of(edm_zip(tmp_path / "edm.zip", labels))
-    for text in (b"{", b"[" * 100_000, b"\xff", b"[]"):
+    for text in (b"{", b"[" * 100_000):
         message_of(write_zip(tmp_path / "edm.zip", FILES | {"dataset.json": text}))
 
 
@@ -119,14 +113,9 @@ def test_arrays_of_the_wrong_kind(tmp_path):
     labels = np.arange(9) % 3
     wrong = [
         ({"images": IMAGES.astype(np.float32), "labels": labels}, "float32"),
-        ({"images": IMAGES[..., 0], "labels": labels}, "(9, 8, 8) uint8"),
-        ({"images": IMAGES[:, :, :, :2], "labels": labels}, "(9, 8, 8, 2)"),
         ({"images": IMAGES[:0], "labels": labels[:0]}, "(0, 8, 8, 3)"),
         ({"images": IMAGES, "labels": labels[:8]}, "labels (8,) of 9"),
-        ({"images": IMAGES, "labels": labels + 0.5}, "float64 instead"),
-        ({"images": IMAGES, "labels": labels - 1}, "instead of 0, 1, 2"),
         ({"images": IMAGES, "labels": labels * 2}, "[0, 2, 4]"),
-        ({"images": IMAGES}, "array labels"),
         ({"images": IMAGES, "labels": np.array(["cat"] * 9, dtype=object)}, "allow_pickle"),
         ({"images": IMAGES[:, :, :6], "labels": labels}, "6x8"),
     ]
@@ -137,23 +126,16 @@ def test_arrays_of_the_wrong_kind(tmp_path):
 
 def test_truncated_and_damaged_archives(tmp_path):
     content = write_zip(tmp_path / "set.zip", FILES).read_bytes()
-    for length in (0, 100, len(content) // 2, len(content) - 10):
+    for length in (0, len(content) // 2):
         (tmp_path / "cut.zip").write_bytes(content[:length])
         assert "zip file" in message_of(tmp_path / "cut.zip")
-    with zipfile.ZipFile(tmp_path / "stored.zip", "w") as archive:  # stored, so that the image's bytes can be found
-        for name, pixels in FILES.items():
-            archive.writestr(name, pixels)
-    damaged = (tmp_path / "stored.zip").read_bytes().replace(FILES["cat/10.png"][-20:], b"\0" * 20)
-    (tmp_path / "stored.zip").write_bytes(damaged)
-    assert "Bad CRC-32" in message_of(tmp_path / "stored.zip")
 
 
 def test_corrupt_and_mixed_images_are_named(tmp_path):
-    for damage in (b"", b"no image", FILES["cat/10.png"][:-30], encoded(pixels_of("x"), "GIF")):
+    for damage in (b"no image", FILES["cat/10.png"][:-30]):
         assert "got cat/10.png: " in message_of(write_zip(tmp_path / "set.zip", FILES | {"cat/10.png": damage}))
     for odd, complaint in [
         (pixels_of("x", 9), "bird/0001.png (8, 8, 3), cat/10.png (9, 9, 3)"),
-        (pixels_of("x")[..., 0], "bird/0001.png (8, 8, 3), cat/10.png (8, 8, 1)"),
         (np.dstack([pixels_of("x"), pixels_of("y")[..., :1]]), "cat/10.png: RGBA 8x8"),
     ]:
         assert complaint in message_of(write_zip(tmp_path / "set.zip", FILES | {"cat/10.png": encoded(odd)}))
@@ -163,13 +145,12 @@ def test_corrupt_and_mixed_images_are_named(tmp_path):
 
 def test_no_images_no_file_and_no_class_folders(tmp_path):
     assert "no file that ends in .png" in message_of(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}))
-    for name in ("no", "no.zip", "no.npz"):
-        assert "No such file" in message_of(tmp_path / name)
-    for odd in ("loose.png", "deer/fawn/1.png"):
-        assert "side by side" in message_of(write_zip(tmp_path / "set.zip", FILES | {odd: FILES[NAMES[0]]}))
+    assert "No such file" in message_of(tmp_path / "no.zip")
+    assert "at least 16x16" in message_of(write_zip(tmp_path / "small.zip", FILES), 16)
+    assert "side by side" in message_of(write_zip(tmp_path / "set.zip", FILES | {"loose.png": FILES[NAMES[0]]}))
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "cat/../../evil.png", "/etc/evil.png"])
+@pytest.mark.parametrize("name", ["cat/../../evil.png", "/etc/evil.png"])
 def test_names_that_point_elsewhere_are_refused(tmp_path, name):
     path = write_zip(tmp_path / "set.zip", FILES | {name: FILES[NAMES[0]]})
     assert f"{name}, a name that points elsewhere" in message_of(path)
@@ -183,25 +164,14 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [3000, 12_000, 2**31 - 1])
+@pytest.mark.parametrize("side", [3000, 2**31 - 1])
 def test_absurd_sizes_are_refused_before_they_are_given_memory(tmp_path, side):
     assert NAMES[4] in message_of(write_zip(tmp_path / "set.zip", FILES | {NAMES[4]: png_header(side, side)}))
 
 
 def test_files_that_unpack_to_too_much(tmp_path, monkeypatch):
-    path = write_zip(tmp_path / "set.zip", FILES | {"cat/bomb.png": bytes(2**20)})
-    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 2**20), struct.pack("<I", 500)))
-    assert "cat/bomb.png: " in message_of(path)  # it says that it is small
     monkeypatch.setattr(image_files, "MAX_FILE_BYTES", 2**16)
     path = write_zip(tmp_path / "set.zip", FILES | {"cat/bomb.png": bytes(2**16 + 1)})
     assert "cat/bomb.png of 65,537 bytes" in message_of(path)
     monkeypatch.setattr(image_files, "MAX_TOTAL_BYTES", 9 * 8 * 8 * 3 - 1)
     assert "9 images of 8x8" in message_of(write_zip(tmp_path / "set.zip", FILES))
-
-
-def test_images_are_reduced_on_reading_but_never_enlarged(tmp_path):
-    path = write_zip(tmp_path / "set.zip", FILES)
-    assert (read_images(path, 4).images == shrink(IMAGES, 4)).all()
-    assert "at least 16x16" in message_of(path, 16)
-    tall = {name: encoded(pixels_of(name)[:, :6]) for name in NAMES}
-    assert "6x8" in message_of(write_zip(tmp_path / "tall.zip", tall), 6)

@@ -34,19 +34,6 @@ def test_shards_are_found_by_a_later_process_with_the_same_name_and_key(work, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_state_survives_on_the_cpu(work, monkeypatch):
-    score = work("score")
-    assert score.load() is None
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(2))])
-    with monkeypatch.context() as gpu:
-        gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
-        score.save({"optimizer": optimizer.state_dict(), "weight": torch.ones(2), "history": [{"loss": 0.1}]})
-    state = work("score").load()
-    assert state["history"] == [{"loss": 0.1}]
-    assert state["weight"].device == torch.device("cpu")
-    assert state["weight"].tolist() == [1.0, 1.0]
-
-
 def test_damage_is_missing_and_never_changes_what_is_resumed(work):
     score = work("score")
     score.save({"weights": torch.ones(300)})

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import torch
 
-from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch, torch_seed
+from discriminator_guidance.diffusion.seeds import normal, normal_batch, torch_seed
 
 
 def test_a_stream_depends_on_nothing_else():
@@ -34,28 +31,10 @@ def test_every_part_of_the_name_matters():
             assert abs(np.corrcoef(first, second)[0, 1]) < 0.5
 
 
-def test_no_collisions_where_a_32_bit_seed_would_have_them():
-    count = 100_000  # hashed into 32 bits, one pair would be expected to coincide
-    firsts = {int(generator(0, "churn", i % 50_000, i // 50_000).integers(2**63)) for i in range(count)}
-    assert len(firsts) == count
-
-
 def test_a_batch_is_its_samples():
     batch = normal_batch(1, "latent", [9, 4], 2, (2, 2))
     assert torch.equal(batch[0], normal(1, "latent", 9, 2, (2, 2)))
     assert torch.equal(batch[1], normal(1, "latent", 4, 2, (2, 2)))
-
-
-def test_a_fresh_process_draws_the_same():
-    code = "from discriminator_guidance.diffusion.seeds import normal; print(normal(1,'latent',5,3,(4,)).tolist())"
-    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert fresh == str(normal(1, "latent", 5, 3, (4,)).tolist())
-
-
-def test_streams_are_standard_normal():
-    draws = torch.cat([normal(0, "latent", i, 0, (1000,)) for i in range(100)])
-    assert abs(draws.mean().item()) < 0.01
-    assert abs(draws.std().item() - 1) < 0.01
 
 
 def test_known_values():

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +9,6 @@ from hypothesis import strategies as st
 
 from discriminator_guidance.diffusion.vp_time import (
     beta_integral,
-    cosine_time,
     importance_constant,
     importance_times,
     marginal_mean,
@@ -20,7 +16,6 @@ from discriminator_guidance.diffusion.vp_time import (
     quantile_grid,
     sigma_from_tau,
     tau_from_sigma,
-    uniform_times,
 )
 
 
@@ -49,17 +44,6 @@ def test_importance_times_follow_beta_over_one_minus_exp(t_min):
     assert torch.allclose(slope, density[1:-1], rtol=2e-2)
 
 
-def test_normalising_constant_by_quadrature():
-    t = np.geomspace(1e-3, 1, 200_001)
-    integral = 0.1 * t + 9.95 * t**2
-    weight = (0.1 + 19.9 * t) / -np.expm1(-integral)
-    assert importance_constant(1e-3) == pytest.approx(np.trapezoid(weight, t), rel=1e-6)
-
-
-def test_uniform_times_span_the_interval():
-    assert uniform_times(torch.tensor([0.0, 1.0]), 0.01).tolist() == pytest.approx([0.01, 1.0])
-
-
 def test_grid_times_are_quantiles():
     grid = quantile_grid(8, 1e-5)
     assert (grid.diff() > 0).all()
@@ -67,10 +51,3 @@ def test_grid_times_are_quantiles():
     assert grid[-1] < 1
     thirds = importance_times(torch.tensor([1 / 6, 1 / 2, 5 / 6], dtype=torch.float64), 1e-5)
     assert torch.allclose(quantile_grid(3, 1e-5), thirds, rtol=1e-13)
-
-
-def test_cosine_time_has_the_same_signal_scale():
-    t = torch.linspace(0.01, 0.99, 20, dtype=torch.float64)
-    s = 0.008
-    angle = (cosine_time(t) + s) / (1 + s) * math.pi / 2
-    assert torch.allclose(angle.cos() / math.cos(s / (1 + s) * math.pi / 2), marginal_mean(t), rtol=1e-12)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.features import comparable, extract_features
+from discriminator_guidance.evaluation.features import extract_features
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 4, 5, 3), dtype=np.uint8)
 
@@ -16,7 +16,7 @@ def flat(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 50])
+@pytest.mark.parametrize("batch_size", [3, 50])
 def test_pixels_are_scaled_to_plus_minus_one_channels_first_in_batches(batch_size: int) -> None:
     counts: list[int] = []
     features = extract_features(flat, IMAGES, batch_size, "cpu", counts.append)
@@ -26,27 +26,7 @@ def test_pixels_are_scaled_to_plus_minus_one_channels_first_in_batches(batch_siz
     assert (sum(counts), len(counts)) == (7, -(-7 // batch_size))
 
 
-@pytest.mark.parametrize("wrong", [IMAGES.astype(np.float32), IMAGES[0], IMAGES[:0]])
-def test_wrong_images_are_refused(wrong: np.ndarray) -> None:
-    with pytest.raises(InputError, match=r"uint8, N at least 1; got .* of shape"):
-        extract_features(flat, wrong, 2, "cpu")
-
-
 def test_a_feature_that_is_not_finite_names_its_image() -> None:
     images = np.where(np.arange(7)[:, None, None, None] == 5, np.uint8(255), IMAGES)
     with pytest.raises(InputError, match="finite features; got NaN or infinity in 1 of 7 rows, first in row 5"):
         extract_features(lambda x: flat(x) / (1 - flat(x).mean(dim=1, keepdim=True)), images, 2, "cpu")
-
-
-@pytest.mark.parametrize(
-    ("generated", "real", "message"),
-    [
-        (np.ones((1, 3)), np.ones((4, 3)), r"N at least 2; got shapes \(1, 3\) and \(4, 3\)"),
-        (np.ones((4, 3)), np.ones(4), r"got shapes \(4, 3\) and \(4,\)"),
-        (np.ones((4, 3)), np.ones((4, 2)), r"features \(N, d\) of one network, .* and \(4, 2\)"),
-        (np.ones((4, 3)), np.array([[1.0, 2.0, 3.0], [1.0, np.inf, np.nan]]), "1 of 2 rows, first in row 1"),
-    ],
-)
-def test_sets_that_cannot_be_compared_are_refused(generated: np.ndarray, real: np.ndarray, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        comparable(generated, real)

@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import multiprocessing
+import random
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.commands import PROJECT, succeed
+from discriminator_guidance.data.resume import Resumable
+from discriminator_guidance.stages.layout import Layout
+from tests.stages.conftest import prepare_study, run_stage, tiny_settings
+
+FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself
+FORKS.set_forkserver_preload(["tests.stages.conftest"])
+MANY = {  # pieces, so that a random moment falls between two
+    "score.training.iterations": 80,
+    "guided.images": 48,
+    "guided.shard_size": 8,
+    "members.d0.epochs": 8,
+}
+
+
+def outputs(layout: Layout) -> dict[str, bytes]:
+    files = [path for top in ("data", "models", "reports") for path in (layout.root / top).rglob("*") if path.is_file()]
+    return {str(path.relative_to(layout.root)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The shards and checkpoints that this process saves."""
+    found: list[str] = []
+    for name in ("save", "save_shard"):
+        original = getattr(Resumable, name)
+
+        def noted(self, *given, original=original, name=name, **arrays) -> None:
+            original(self, *given, **arrays)
+            found.append(name)
+
+        monkeypatch.setattr(Resumable, name, noted)
+    return found
 
 
 @pytest.mark.parametrize(("stage", "name"), [("score", []), ("discriminator", ["d0"]), ("guided", ["d0_table1"])])
-def test_killed_at_random_moments_and_run_again(tmp_path: Path, stage: str, name: list[str]) -> None:
-    shown = succeed(PROJECT, sys.executable, "-m", "tests.faults.killing", str(tmp_path), stage, *name)
-    found = json.loads(next(line for line in shown.splitlines() if line.startswith("{")))
-    assert found["different"] == []
-    assert found["left"] == []
-    # What was saved is not computed again, but for the piece that a kill came upon before it was noted.
-    repeated = len(found["killed"]) - len(set(found["killed"]))
-    assert repeated <= 2
-    assert set(found["killed"]) <= set(found["whole"])
+def test_killed_at_a_random_moment_and_run_again(tmp_path: Path, saves: list[str], stage: str, name: list[str]) -> None:
+    config, whole = prepare_study(tmp_path / "whole", tiny_settings(MANY))
+    killed = Layout(Path(shutil.copytree(whole.root, tmp_path / "killed")), "mini")
+    run_stage(stage, (config, whole), *name)
+    pieces = len(saves)
+    process = FORKS.Process(target=run_stage, args=(stage, (config, killed), *name))
+    process.start()
+    while not [*killed.partial.glob("*/checkpoint.pt"), *killed.partial.glob("*/shard-*.npz")]:
+        assert process.exitcode is None
+        time.sleep(0.01)
+    time.sleep(random.Random(stage).uniform(0, 0.05))
+    process.kill()
+    process.join()
+    assert list(killed.partial.iterdir())
+    run_stage(stage, (config, killed), *name)
+    assert outputs(killed) == outputs(whole)
+    assert not list(killed.partial.glob("*"))
+    assert len(saves) - pieces < pieces, "what was saved is not computed again"

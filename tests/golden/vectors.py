@@ -19,11 +19,7 @@ FLOAT64_RELATIVE = 1e-9  # of the root mean square of the reference
 
 
 class Vectors:
-    """One golden file, which keeps count of the reference arrays that were checked.
-
-    Args:
-        path: an `.npz` with arrays `in/..`, `param/..`, `out/..`, `out64/..` and a JSON text `meta`.
-    """
+    """An `.npz` of arrays `in/..`, `param/..`, `out/..`, `out64/..` and a JSON `meta`; counts what was checked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,15 +50,7 @@ class Vectors:
         return {name.removeprefix(prefix): self[name] for name in self.names(prefix)}
 
     def network(self, name: str = "", kind: str = "") -> EDMPrecond | EncoderUNet:
-        """A network of the file: built from `meta`, loaded, in evaluation mode.
-
-        Args:
-            name: of the network; "" where the file holds a single, unnamed one.
-            kind: key of its constructor arguments, if not `name` (members of an ensemble share theirs).
-
-        Returns:
-            The network in float32.
-        """
+        """A network in evaluation mode, built from `meta`; members of an ensemble share those of their `kind`."""
         arguments = self.meta["ctor_kwargs"]
         network = build_network(arguments[kind or name] if name else arguments, self.meta)
         network.load_state_dict(self.params(name))
@@ -75,13 +63,7 @@ class Vectors:
         return float(self.meta["agreement"][name]["recommended_atol"])
 
     def check(self, name: str, computed: Tensor, atol: float | None = None) -> None:
-        """Compare with a reference array and remember that it was.
-
-        Args:
-            name: of the reference array, `out/..` or `out64/..`.
-            computed: what this project computes, of `out/..` in float32, of `out64/..` in float64.
-            atol: another absolute tolerance, for arrays whose `meta` states none.
-        """
+        """Compare with a reference array, `out/..` in float32 or `out64/..` in float64, and remember that it was."""
         reference = self[name].double()
         atol = self.tolerance(name) if atol is None else atol
         assert computed.shape == reference.shape, f"{self.path.name} {name}: shape {tuple(computed.shape)}"
@@ -96,15 +78,7 @@ class Vectors:
 
 
 def build_network(arguments: dict[str, Any], meta: dict[str, Any]) -> EDMPrecond | EncoderUNet:
-    """A network from the constructor arguments of its original, whose names tell which kind it is.
-
-    Args:
-        arguments: of EDMPrecond, create_classifier or EncoderUNetModel.
-        meta: of the file; holds the sigma settings of EDMPrecond where they are not defaults.
-
-    Returns:
-        The network, at its random start.
-    """
+    """A network from the constructor arguments of its original, whose names tell which kind it is."""
     given = {name: value for name, value in arguments.items() if not name.endswith("use_fp16")}
     if "img_resolution" in given:
         assert given.pop("model_type", "SongUNet") == "SongUNet"
@@ -119,14 +93,6 @@ def golden_folder() -> Path:
     return Path(os.environ.get("DG_GOLDEN_DIR") or Path(__file__).parent / "data")
 
 
-def find(wanted: Callable[[Vectors], bool], folder: Path | None = None) -> list[Path]:
-    """The golden files of a kind, whatever they are called.
-
-    Args:
-        wanted: tells the kind from what a file holds.
-        folder: where to look; the golden folder by default.
-
-    Returns:
-        Their paths, sorted.
-    """
-    return [path for path in sorted((folder or golden_folder()).glob("*.npz")) if wanted(Vectors(path))]
+def find(wanted: Callable[[Vectors], bool]) -> list[Path]:
+    """The golden files of a kind, told by what they hold, whatever they are called."""
+    return [path for path in sorted(golden_folder().glob("*.npz")) if wanted(Vectors(path))]

@@ -44,15 +44,14 @@ def shuffled(network: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def denoiser() -> EDMPrecond:
-    network = EDMPrecond(
-        SIZE,
-        CHANNELS,
-        model_channels=16,
-        channel_mult=[1, 2, 2],
-        num_blocks=1,
-        attn_resolutions=[4],
-        dropout=0.0,
-    )
+    options = {
+        "model_channels": 16,
+        "channel_mult": [1, 2, 2],
+        "num_blocks": 1,
+        "attn_resolutions": [4],
+        "dropout": 0.0,
+    }
+    network = EDMPrecond(SIZE, CHANNELS, **options)
     return shuffled(network).eval()
 
 

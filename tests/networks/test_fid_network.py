@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from discriminator_guidance.networks.fid_network import FidNetwork
-
-
-@pytest.mark.parametrize(("image_size", "in_channels"), [(8, 1), (16, 1), (18, 1), (32, 3)])
-def test_shapes(image_size: int, in_channels: int) -> None:
-    network = FidNetwork(image_size, in_channels, [8, 8, 12, 12], features=20, classes=7)
-    x = torch.randn(5, in_channels, image_size, image_size)
-    assert network.features(x).shape == (5, 20)
-    assert network(x).shape == (5, 7)
-
-
-def test_features_of_a_image_do_not_depend_on_its_batch_or_on_the_mode() -> None:
-    network = FidNetwork(16, 1, [8, 8, 12, 12], features=20, classes=7).train()
-    x = torch.randn(5, 1, 16, 16)
-    together = network.features(x)
-    torch.testing.assert_close(together[2:3], network.features(x[2:3]))
-    torch.testing.assert_close(together, network.eval().features(x))
 
 
 def test_learns_to_tell_patterns_with_bounded_features_none_constant() -> None:

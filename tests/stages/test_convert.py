@@ -1,16 +1,14 @@
-"""`dguide convert`: released formats become weights that load back; a refusal is one line and leaves nothing."""
+"""`dguide convert`: released formats become weights that load back."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from discriminator_guidance.checkpoints.weights import build_network, load_weights
-from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.stages.convert import read_adm, read_edm, write
-from tests.checkpoints.lookalike import NCSNPP, TINY, checkpoint, dumps, network
+from tests.checkpoints.lookalike import NCSNPP, checkpoint, dumps, network
 
 
 def test_edm_becomes_weights_that_load_back(tmp_path):
@@ -26,31 +24,15 @@ def test_edm_becomes_weights_that_load_back(tmp_path):
     assert torch.equal(again(x, sigma, labels), made(x, sigma, labels))
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_adm_becomes_weights_that_load_back(zipped, tmp_path):
+def test_adm_becomes_weights_that_load_back(tmp_path):
     made = build_head((8, 4, 4), 16, 2, 8, condition=True).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(0.1 * torch.randn_like(parameter))  # layers that start at 0 would hide what is before them
-    torch.save(made.state_dict(), tmp_path / "d.pt", _use_new_zipfile_serialization=zipped)
+    torch.save(made.state_dict(), tmp_path / "d.pt")
     write(read_adm(tmp_path / "d.pt", 8), tmp_path / "head")
 
     state, arguments = load_weights(tmp_path / "head", "discriminator")
     again = build_network(EncoderUNet, arguments, state, "discriminator").eval()
     x, t, labels = torch.randn(2, 8, 4, 4), torch.tensor([0.1, 0.7]), torch.tensor([0, 3])
     assert torch.equal(again(x, t, labels), made(x, t, labels))
-
-
-def test_tensors_that_do_not_fit_the_arguments_are_named(tmp_path):
-    path = tmp_path / "edm.pkl"
-    path.write_bytes(dumps(checkpoint(network(TINY), {**TINY, "augment_dim": 0}, tmp_path / "canary")))
-    with pytest.raises(InputError, match=r"edm\.pkl; got .*model\.map_augment\.weight"):
-        read_edm(path)
-
-    state = build_head((8, 4, 4), 8, 2, 8).state_dict()
-    state["middle_block.0.skip_connection.weight"] = torch.ones(1)
-    torch.save(state, tmp_path / "d.pt")
-    with pytest.raises(InputError, match=r"middle_block\.0\.skip_connection\.weight"):
-        read_adm(tmp_path / "d.pt", head_channels=8)
-    with pytest.raises(InputError, match="num_head_channels"):
-        read_adm(tmp_path / "d.pt", head_channels=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
 from discriminator_guidance.evaluation.frechet import gaussian_statistics
 from discriminator_guidance.evaluation.significance import interval
-from discriminator_guidance.networks.precision import Compute
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params
 
@@ -101,18 +99,6 @@ def test_an_ensemble_is_scored_by_its_own_rule(sampled: Tiny) -> None:
     assert evaluated(sampled, "clip_logit")["discriminator_recall"] == pytest.approx(expected)
 
 
-def test_the_hash_of_the_settings_follows_them_and_a_gpu_and_a_note_are_recorded(
-    sampled: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = evaluated(sampled, "d0")
-    monkeypatch.setattr(Compute, "record", lambda compute: {"device": "a model"})
-    after = evaluated(sampled, "d0", evaluation__seed=6, real__note="not digits")
-    assert before["settings_hash"] != after["settings_hash"] != evaluated(sampled, "d0_table1")["settings_hash"]
-    assert (after["device"], after["note"]) == ("a model", "not digits")
-    assert not {"device", "note"} & set(before)
-    assert evaluated(sampled, "d0")["settings_hash"] == before["settings_hash"]
-
-
 def test_published_statistics_replace_the_real_images_in_the_distance_alone(sampled: Tiny) -> None:
     _, layout = sampled
     before, path = evaluated(sampled, "d0"), layout.root / "data/raw/statistics.npz"
@@ -139,14 +125,9 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny)
             evaluated(sampled, "d0", **changes)
 
     refused("the 36 samples 1000000 .. 1000035", guided__images=12, guided__ranges=3)
-    refused(r"statistics\.npz.*(n|N)o such file", evaluation__reference=statistics)
     write_npz(layout.root / statistics, mu=np.zeros(2048), sigma=np.eye(2048))
     refused(r"mu of shape \(6,\)", evaluation__reference=statistics)
     arrays = dict(np.load(samples))
     write_npz(samples, images=arrays["images"], index=arrays["index"] + 1)
     refused(r"the 24 samples .* got 24 images with indices \[1000001\]")
-    Path(samples).write_bytes(samples.read_bytes()[:500])
-    refused("a complete .npz file")
-    (layout.model("fid_network") / "features.npz").unlink()
-    refused("stage fid_network makes it")
     assert not layout.evaluation("d0").exists()

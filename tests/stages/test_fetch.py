@@ -14,7 +14,7 @@ import pytest
 
 from discriminator_guidance.config import Config, load_config
 from discriminator_guidance.config.sections import Download, Fetch
-from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages import fetch
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -93,14 +93,6 @@ def test_files_are_listed_downloaded_checked_and_kept(server, tmp_path):
     assert fetch.listing(config, tmp_path) == rows
 
 
-def test_only_the_named_files(server, tmp_path):
-    config = config_with(server, a=SHA256, b=SHA256)
-    assert states(fetch.run(config, tmp_path, ["b"])) == {"b": "checked"}
-    assert files_in(tmp_path) == ["data/raw/b"]
-    with pytest.raises(ConfigError, match=r"'c'.*choose from: a, b"):
-        fetch.run(config, tmp_path, ["c"])
-
-
 def test_a_busy_server_is_asked_again_and_one_failure_does_not_stop_the_others(server, tmp_path):
     config = config_with(server, absent=SHA256, busy=SHA256)
     with pytest.raises(InputError, match=r"absent from .*404.*put the file at data/raw/absent by hand") as caught:
@@ -129,16 +121,3 @@ def test_a_wrong_file_is_neither_used_nor_overwritten(server, tmp_path):
             fetch.run(config, tmp_path, [name])
         assert path.read_bytes() == b"mine"
     assert server.asked == []
-
-
-def test_a_file_without_an_address_is_an_error_only_if_named(server, tmp_path):
-    config = config_with(server, private=None)
-    assert states(fetch.run(config, tmp_path)) == {"private": "missing"}
-    with pytest.raises(InputError, match="put the file at data/raw/private by hand"):
-        fetch.run(config, tmp_path, ["private"])
-
-
-def test_profiles_name_the_official_archive(tmp_path):
-    config = load_config(PROJECT / "configs" / "cifar10.yaml")
-    assert config.fetch.files["cifar10"].hash == "md5:c58f30108f718f92721af3b95e74349a"
-    assert len(fetch.listing(config, tmp_path)) == len(config.fetch.files)

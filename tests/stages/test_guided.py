@@ -78,12 +78,6 @@ def test_guidance_acts_in_its_window_alone(study: Layout, tiny: Tiny) -> None:
     assert len(set(guided)) == 2
 
 
-def test_evaluation_samples_are_no_fakes(study: Layout, tiny: Tiny) -> None:
-    run_stage("fake", tiny)
-    with np.load(tiny[1].fake / "samples.npz") as fakes:
-        assert not {row.tobytes() for row in fakes["images"]} & {row.tobytes() for row in load(study, "edm")["images"]}
-
-
 def test_ranges_follow_each_other_and_each_is_what_it_is_alone(tiny: Tiny) -> None:
     changes = {"guided.images": 8, "guided.ranges": 3, "evaluation.kid_subset_size": 8}
     write = lambda more: write_params(tiny[1].root, tiny_settings({**changes, **more}))  # noqa: E731
@@ -94,15 +88,6 @@ def test_ranges_follow_each_other_and_each_is_what_it_is_alone(tiny: Tiny) -> No
     assert second["index"].tolist() == whole["index"][8:16].tolist()
     # Convolutions round differently in other batches: one grey level at most.
     assert np.abs(second["images"].astype(int) - whole["images"][8:16].astype(int)).max() <= 1
-
-
-def test_clipped_log_ratios_are_counted(study: Layout, tiny: Tiny) -> None:
-    add_to_logit(tiny[1].discriminator("d1"), -9.0)
-    summary, _ = run_stage("guided", tiny, "clip_logit")
-    ratio = load(study, "clip_logit", "trajectory")["log_ratio"]
-    clipped = np.abs(np.abs(ratio) - np.log((1 - 1e-5) / 1e-5)) < 1e-3
-    assert summary == {"images": 24, "clipped": clipped.sum()}
-    assert 0 < summary["clipped"] <= np.isfinite(ratio).sum()
 
 
 def test_a_missing_member_is_named_before_anything_is_drawn(tiny: Tiny) -> None:
@@ -129,10 +114,7 @@ def test_a_conditional_study_records_the_classes_that_it_draws(tmp_path: Path) -
     assert not np.array_equal(edm["images"], d0["images"])
 
 
-@pytest.mark.parametrize("cond", [True, False])
-def test_networks_of_the_other_kind_are_refused(tmp_path: Path, cond: bool) -> None:
-    tiny = prepare_study(tmp_path, tiny_settings({"cond": not cond}))
-    tiny = write_params(tmp_path, tiny_settings({"cond": cond}))
-    kinds = ["with classes", "without classes"]
-    with pytest.raises(InputError, match=f"{kinds[not cond]}, as cond says; got one {kinds[cond]}; run stage score"):
+def test_networks_of_the_other_kind_are_refused(tiny: Tiny) -> None:
+    tiny = write_params(tiny[1].root, tiny_settings({"cond": True}))
+    with pytest.raises(InputError, match="with classes, as cond says; got one without classes; run stage score"):
         run_stage("guided", tiny, "edm")

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 
 from discriminator_guidance.checkpoints.weights import save_weights
-from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network, load_head
@@ -54,32 +53,3 @@ def test_a_training_stage_writes_weights_and_curve_and_tracks_them(tiny: Tiny, w
     network = LOADERS[word](layout, CPU)
     assert summary["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert not any(layout.partial.glob("*"))
-
-
-@pytest.mark.parametrize("word", TRAINED)
-def test_a_killed_stage_resumes_to_the_same_bytes(tiny: Tiny, word: str, monkeypatch: pytest.MonkeyPatch):
-    _, layout = tiny
-    paths = [layout.model(word) / name for name in ("model.safetensors", "history.csv")]
-    _, whole = run_stage(word, tiny)
-    expected = [path.read_bytes() for path in paths]
-    save = Resumable.save
-
-    def killed(self, state):
-        save(self, state)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Resumable, "save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run_stage(word, tiny)
-    _, resumed = run_stage(word, tiny)
-    assert [path.read_bytes() for path in paths] == expected
-    assert resumed.curve == whole.curve  # what was tracked before the kill is in another run
-
-
-@pytest.mark.parametrize("word", TRAINED)
-def test_without_real_images_it_names_the_stage_to_run(tiny: Tiny, word: str):
-    _, layout = tiny
-    (layout.real / "train.npz").unlink()
-    with pytest.raises(InputError, match=r"train\.npz.*stage real"):
-        run_stage(word, tiny)

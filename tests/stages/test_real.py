@@ -40,10 +40,7 @@ def make(root: Path, **settings: Any) -> dict[str, dict[str, np.ndarray]]:
     parts = {name: dict(np.load(layout.real / f"{name}.npz")) for name in ("train", "holdout")}
     card = json.loads((layout.real / "card.json").read_text())
     assert summary == {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
-    assert {name: len(part["images"]) for name, part in parts.items()} == {
-        "train": card["train"],
-        "holdout": card["holdout"],
-    }
+    assert all(len(part["images"]) == card[name] for name, part in parts.items())
     return {**parts, "card": card}
 
 
@@ -51,13 +48,13 @@ def results(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (root / "data" / "tiny" / "real").iterdir()}
 
 
-def write_set(path: Path, count: int, seed: int, classes: tuple[str, ...] = CLASSES, mode: str = "RGB") -> np.ndarray:
+def write_set(path: Path, count: int, seed: int, classes: tuple[str, ...] = CLASSES) -> np.ndarray:
     """A zip of class folders of 16 x 16 pixels; its images in the order of their names."""
     images = np.random.default_rng(seed).integers(0, 256, (len(classes) * count, 16, 16, 3), dtype=np.uint8)
     with zipfile.ZipFile(path, "w") as archive:
         for index, image in enumerate(images):
             buffer = io.BytesIO()
-            Image.fromarray(image).convert(mode).save(buffer, format="PNG")
+            Image.fromarray(image).save(buffer, format="PNG")
             archive.writestr(f"set/{classes[index // count]}/{index:04d}.png", buffer.getvalue())
     return images
 
@@ -104,20 +101,6 @@ def test_a_share_of_the_images_of_a_folder_held_out(tmp_path):
     shutil.unpack_archive(tmp_path / "train.zip", tmp_path / "folder")
     made = make(tmp_path, source="images", path=tmp_path / "folder", image_size=8)
     assert [len(made[name]["images"]) for name in ("train", "holdout")] == [24, 6]
-    source = made["card"]["source_files"]
-    (tmp_path / "folder/set/cat/0000.png").rename(tmp_path / "folder/set/cat/0001b.png")
-    assert make(tmp_path, source="images", path=tmp_path / "folder", image_size=8)["card"]["source_files"] != source
-
-
-def test_grid_shows_every_class_of_a_sorted_set(tmp_path):
-    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
-        for index in range(300):
-            buffer = io.BytesIO()
-            Image.new("L", (8, 8), color=index // 100).save(buffer, format="PNG")
-            archive.writestr(f"{index // 100}/{index}.png", buffer.getvalue())
-    make(tmp_path, source="images", path="train.zip", image_size=8)
-    grid = np.asarray(Image.open(tmp_path / "data/tiny/real/grid.png"))
-    assert {0, 1, 2} <= set(np.unique(grid).tolist())
 
 
 def test_official_cifar10(tmp_path, monkeypatch):
@@ -127,22 +110,14 @@ def test_official_cifar10(tmp_path, monkeypatch):
     assert made["train"]["images"].shape == (60, 32, 32, 3)
     assert made["holdout"]["labels"].tolist() == cifar_lookalike.rows_of("test_batch")[1]
     assert tuple(made["card"]["classes"]) == cifar_lookalike.NAMES
-    before = results(tmp_path)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="md5"):
-        make(tmp_path, **settings)
-    assert results(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
         (lambda path: path.unlink(), "No such file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:900]), "not a zip file"),
-        (lambda path: write_set(path, 2, 1, ("cat", "cow", "owl")), "a difference: cow"),
         (lambda path: write_set(path, 2, 1, ("cat", "dog")), "a difference: owl"),
         (lambda path: write_set(path, 5, 0), "the training images"),
-        (lambda path: write_set(path, 2, 1, mode="L"), r"\(16, 16, 3\).*got \(16, 16, 1\)"),
     ],
 )
 def test_a_bad_source_leaves_earlier_results_alone(
@@ -158,10 +133,3 @@ def test_a_bad_source_leaves_earlier_results_alone(
         make(tmp_path, **settings)
     assert "\n" not in str(caught.value)
     assert results(tmp_path) == before
-
-
-def test_too_few_images_to_hold_any_out(tmp_path):
-    write_set(tmp_path / "train.zip", 1, 0)
-    with pytest.raises(InputError, match="0 of 3 held out"):
-        make(tmp_path, source="images", path="train.zip", holdout_fraction=0.1)
-    assert not (tmp_path / "data").exists()

@@ -1,52 +1,17 @@
-"""Stage `report`, on the results of the other stages."""
+"""What stage `report` adds to its inputs: comparisons of tuned rows, and where the numbers come from."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import pytest
 
-from discriminator_guidance.config import load_config
-from discriminator_guidance.data.files import sha256
-from discriminator_guidance.evaluation.significance import paired_difference
+from discriminator_guidance.data.files import sha256, write_json
 from discriminator_guidance.stages.comparisons import Evaluated
-from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.report import provenance, tuned_differences
 
-from .conftest import VARIANTS, Tiny, run_stage, tiny_settings, write_params
-
-
-@pytest.fixture(scope="module")
-def reported(made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A tiny study after every stage."""
-    root = made(tmp_path_factory.mktemp("report") / "study")
-    config, layout = tiny = load_config(root / "params.yaml"), Layout(root, "mini")
-    for member in config.members:
-        run_stage("discriminator", tiny, member)
-    for stage in ("guided", "evaluation"):
-        for variant in config.variants:
-            run_stage(stage, tiny, variant)
-    summary, _ = run_stage("report", tiny)
-    assert (layout.root / summary["page"]).is_file()
-    return tiny
-
-
-def test_variants_are_compared_by_the_influence_of_each_sample(reported: Tiny) -> None:
-    layout = reported[1]
-    rows = pd.read_csv(layout.report / "tables" / "variants.csv").set_index("variant")
-    assert list(rows.index) == list(VARIANTS)
-    fids = [json.loads(layout.details(name).read_text())["fid_ranges"] for name in ("mean_prob", "d0")]
-    influence = [np.load(layout.influence(name))["influence"] for name in ("mean_prob", "d0")]
-    value, (low, high) = paired_difference(fids[0], influence[0], fids[1], influence[1])
-    found = rows.loc["mean_prob", ["delta_fid_d0", "delta_low_d0", "delta_high_d0"]]
-    assert found.tolist() == pytest.approx([value, low, high])
-    assert np.isnan(rows.loc["d0", "delta_fid_d0"])
+from .conftest import Tiny, tiny_settings, write_params
 
 
 def test_a_tuned_member_is_compared_with_the_row_that_has_its_settings(tmp_path: Path) -> None:
@@ -62,8 +27,9 @@ def test_a_tuned_member_is_compared_with_the_row_that_has_its_settings(tmp_path:
     assert tuned_differences(write_params(tmp_path, settings)[0], evaluated) == {}
 
 
-def test_provenance_names_the_last_commit_of_code_and_settings(reported: Tiny, tmp_path: Path) -> None:
-    config, layout = reported[0], Layout(Path(shutil.copytree(reported[1].root, tmp_path / "study")), "mini")
+def test_provenance_names_the_last_commit_of_code_and_settings(tiny: Tiny) -> None:
+    config, layout = tiny
+    write_json(layout.details("edm"), {"precision_mode": "float32"})
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(layout.root), "-c", "user.name=a", "-c", "user.email=b", *arguments]
@@ -71,7 +37,7 @@ def test_provenance_names_the_last_commit_of_code_and_settings(reported: Tiny, t
 
     assert provenance(config, layout)["commit"] == "not a git checkout"
     git("init", "-q")
-    for path in ("params.yaml", "reports"):
+    for path in ("params.yaml", "data"):
         git("add", path)
         git("commit", "-qm", path)
     state = provenance(config, layout)

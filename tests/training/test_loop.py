@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance import distributed
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.training.loop import Schedule, backward, own_part, train
+from discriminator_guidance.training.loop import Schedule, train
 
 from .memory import Memory, ignore
 
@@ -82,17 +81,6 @@ def test_the_average_follows_the_weights_with_its_ramp():
     assert not averaged.training
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_iteration_and_keeps_the_checkpoint():
-    network, memory = nn.Linear(1, 1), Memory()
-
-    def batch_of(iteration):
-        return (torch.full((1, 1), float("nan") if iteration == 41 else 1.0),)
-
-    with pytest.raises(DivergenceError, match=r"a finite training loss; got nan at iteration 41.*learning_rate"):
-        train(network, batch_of, lambda batch: (network(batch[0]).sum(), {}), SCHEDULE, memory, ignore)
-    assert memory.saved == [40]
-
-
 def test_a_gradient_that_is_not_finite_is_never_stepped_along():
     network, memory = nn.Linear(1, 1), Memory()
 
@@ -106,29 +94,3 @@ def test_a_gradient_that_is_not_finite_is_never_stepped_along():
         train(network, lambda i: (torch.full((1, 1), float(i)),), loss_of, SCHEDULE, memory, ignore)
     assert memory.saved == [40]
     assert network.weight.isfinite().all()
-
-
-@pytest.mark.parametrize("size", [2, 3, 9])  # nine processes for seven rows: some have none
-def test_parts_of_processes_add_up_to_the_gradients_of_the_batch(size, monkeypatch):
-    network = nn.Linear(3, 1)
-    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
-
-    def loss_of(batch):
-        return (network(batch[0]) ** 2).mean(), {"mean": batch[0].mean().item()}
-
-    assert own_part(7) == (slice(0, 7), 1.0)
-    whole = backward(network, loss_of, (x,), 1.0)
-    expected = network.weight.grad.clone()
-    total, summed = dict.fromkeys(whole, 0.0), torch.zeros_like(expected)
-    for rank in range(size):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(distributed, "world_size", lambda: size)
-        monkeypatch.setattr(distributed, "add_up", lambda tensors: None)
-        monkeypatch.setattr(distributed, "add_up_numbers", lambda row: row)
-        part, weight = own_part(7)
-        row = backward(network, loss_of, (x[part],), weight)
-        assert network.weight.grad is not None, "a process without rows has no gradient to add"
-        summed += network.weight.grad
-        total = {key: value + row[key] for key, value in total.items()}
-    assert torch.allclose(summed, expected, rtol=1e-5)
-    assert total == pytest.approx(whole, rel=1e-5)
