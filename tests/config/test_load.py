@@ -85,7 +85,7 @@ def test_a_member_takes_what_its_row_leaves_out_from_the_section(tmp_path: Path)
     row = "{start: models/mini/extractor, seed: 1, epochs: 4, learning_rate: 1e-3, weight_decay: 0.0, t_min: 0.1, "
     path = tmp_path / "x.yaml"
     text = (PROJECT / "configs/mini.yaml").read_text()
-    path.write_text(text.replace("  tuned: {start", f"  own: {row}flip: true, checkpoint: 2}}\n  tuned: {{start"))
+    path.write_text(text.replace("  s0: {start", f"  own: {row}flip: true, checkpoint: 2}}\n  s0: {{start"))
     member = load_config(path).member("own")
     assert (member.flip, member.checkpoint, member.reshuffle, member.label_smoothing) == (True, 2, True, 0.0)
     assert member.network is not None

@@ -26,22 +26,30 @@ CHOSEN = settings(steps=STEPS)
 def streams(rows: slice):
     """The random draws of some samples, each a row of a large table."""
 
-    def noise(step: int, mask: Tensor, attempt: int) -> Tensor:
-        return normal(attempt, "retry", 0, step, (600, *SHAPE))[rows]
+    def noise(draw: int, mask: Tensor) -> Tensor:
+        return normal(0, "noise", 0, draw, (600, *SHAPE))[rows]
 
-    def uniform(step: int, attempt: int) -> Tensor:
-        return torch.from_numpy(generator(attempt, "accept", 0, step).random(600))[rows]
+    def uniform(draw: int) -> Tensor:
+        return torch.from_numpy(generator(0, "uniform", 0, draw).random(600))[rows]
 
     return noise, uniform
+
+
+def levels(values: dict[int, float]) -> Tensor:
+    """The thresholds of some levels; all others accept everything."""
+    return torch.tensor([values.get(level, -math.inf) for level in range(STEPS)], dtype=torch.float64)
+
+
+NEVER = levels({})
 
 
 def constant(x_vp: Tensor, tau: Tensor) -> Tensor:
     return torch.zeros(len(x_vp))
 
 
-def rejected(log_ratio, latents: Tensor, thresholds: list[float], **changes) -> tuple[Tensor, Tensor]:
+def rejected(log_ratio, latents: Tensor, thresholds: Tensor, rounds: int = 500) -> tuple[Tensor, Tensor]:
     noise, uniform = streams(slice(len(latents)))
-    return sample_with_rejection(WRONG.denoise, log_ratio, latents, noise, uniform, CHOSEN, thresholds, **changes)
+    return sample_with_rejection(WRONG.denoise, log_ratio, latents, noise, uniform, CHOSEN, thresholds, rounds)
 
 
 def test_the_exact_log_ratio_moves_samples_towards_the_true_gaussian():
@@ -70,39 +78,43 @@ def test_without_information_nothing_is_rejected():
 
 
 def test_a_threshold_c_accepts_a_share_of_exp_minus_c():
-    thresholds = [math.log(4)] * (STEPS - 1) + [-math.inf]
-    _, nfe = rejected(constant, seeded_latents(400), thresholds, repeats=50)
+    stepped = levels({level: math.log(4) for level in range(1, STEPS)})
+    _, nfe = rejected(constant, seeded_latents(400), torch.stack([stepped, NEVER]))
     assert nfe.double().mean().item() == pytest.approx(4 * 2 * (STEPS - 1) + 1, rel=0.05)
+    # Taken back from level 2 to level 1, half of the samples go back to level 0 and take one step more.
+    _, nfe = rejected(constant, seeded_latents(400), torch.stack([levels({2: math.log(4)}), levels({1: math.log(2)})]))
+    assert nfe.double().mean().item() == pytest.approx(PLAIN_NFE + 2 * 3 * 1.5, rel=0.05)
 
 
-def test_the_last_repeat_is_accepted():
-    drawn, nfe = rejected(constant, seeded_latents(5), [math.inf] * 2 + [-math.inf] * (STEPS - 2), repeats=3)
-    assert torch.isfinite(drawn).all()
-    assert nfe.tolist() == [PLAIN_NFE + 2 * 2 * 3] * 5
+def test_after_the_last_round_all_is_accepted():
+    _, nfe = rejected(constant, seeded_latents(5), torch.stack([levels({1: math.inf}), NEVER]), rounds=3)
+    assert nfe.tolist() == [PLAIN_NFE + 2 * 3] * 5
 
 
-def test_rejected_samples_are_noised_back_to_the_level_they_came_from():
-    # A denoiser that removes nothing: only the noise of the repeats moves a sample.
+@pytest.mark.parametrize(("own", "level"), [({}, 2), ({2: math.inf}, 1), ({1: math.inf, 2: math.inf}, 0)])
+def test_rejected_samples_are_noised_back_to_the_level_where_they_are_accepted(own, level):
+    # A denoiser that removes nothing: only the noise moves a sample. The third round rejects once, at level 3.
     noise, uniform = streams(slice(400))
-    thresholds = [math.inf] + [-math.inf] * (STEPS - 1)
-    latents = torch.zeros((400, *SHAPE))
-    drawn, _ = sample_with_rejection(lambda x, s: x, constant, latents, noise, uniform, CHOSEN, thresholds, repeats=2)
+    thresholds = torch.stack([levels({3: math.inf}), levels(own)])
+    drawn, nfe = sample_with_rejection(
+        lambda x, s: x, constant, torch.zeros((400, *SHAPE)), noise, uniform, CHOSEN, thresholds, rounds=3
+    )
     sigmas = karras_sigmas(STEPS, 0.002, 80.0, 7.0)
-    assert drawn.var().item() == pytest.approx(2 * (sigmas[0] ** 2 - sigmas[1] ** 2).item(), rel=0.05)
+    assert drawn.var().item() == pytest.approx((sigmas[level] ** 2 - sigmas[3] ** 2).item(), rel=0.05)
+    assert nfe.tolist() == [PLAIN_NFE + 2 * (3 - level)] * 400
 
 
 def test_thresholds_are_quantiles_inside_the_window_and_at_least_zero():
-    tau, seen = tau_from_sigma(karras_sigmas(STEPS, 0.002, 80.0, 7.0)), []
+    tau = tau_from_sigma(karras_sigmas(STEPS, 0.002, 80.0, 7.0))
 
     def log_ratio(x_vp: Tensor, time: Tensor) -> Tensor:
-        seen.extend(time.tolist())
-        # Sample i falls by i from the first level of the window to the middle, and rises by 2 i from there.
+        # Sample i has 0 up to level 4, -i at level 5 and i from level 6 on.
         return torch.arange(5) * torch.where(time > tau[4] - 1e-5, 0, torch.where(time > tau[5] - 1e-5, -1, 1))
 
-    window = (tau[6].item(), tau[2].item())
-    thresholds = rejection_thresholds(WRONG.denoise, log_ratio, seeded_latents(5), CHOSEN, *window, quantile=0.75)
-    assert thresholds == [-math.inf] * 2 + [0.0, 0.0, 0.0, 6.0] + [-math.inf] * 6
-    assert (min(seen), max(seen)) == (pytest.approx(window[0]), pytest.approx(window[1]))
+    window = (tau[7].item(), tau[2].item())
+    c, b = rejection_thresholds(WRONG.denoise, log_ratio, seeded_latents(5), CHOSEN, *window, quantile=0.75)
+    assert torch.equal(c, levels({3: 0.0, 4: 0.0, 5: 0.0, 6: 6.0, 7: 0.0}))
+    assert torch.equal(b, levels({3: 0.0, 4: 0.0, 5: 0.0, 6: 3.0, 7: 3.0}))
 
 
 def test_samples_do_not_depend_on_their_batch():
@@ -112,7 +124,9 @@ def test_samples_do_not_depend_on_their_batch():
     assert nfe.max() > PLAIN_NFE
     for i in range(8):
         noise, uniform = streams(slice(i, i + 1))
-        alone = sample_with_rejection(WRONG.denoise, log_ratio, latents[i : i + 1], noise, uniform, CHOSEN, thresholds)
+        alone = sample_with_rejection(
+            WRONG.denoise, log_ratio, latents[i : i + 1], noise, uniform, CHOSEN, thresholds, 500
+        )
         assert torch.equal(alone[0][0], drawn[i])
         assert alone[1].item() == nfe[i]
 
@@ -125,4 +139,4 @@ def test_a_log_ratio_that_is_not_finite_stops_both(wrong):
     with pytest.raises(DivergenceError, match="row 1"):
         rejection_thresholds(WRONG.denoise, log_ratio, seeded_latents(2), CHOSEN, 0.0, 1.0)
     with pytest.raises(DivergenceError, match="row 1"):
-        rejected(log_ratio, seeded_latents(2), [0.0] * STEPS)
+        rejected(log_ratio, seeded_latents(2), torch.zeros(2, STEPS))

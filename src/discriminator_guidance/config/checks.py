@@ -51,9 +51,6 @@ def _members(config: Config) -> Iterator[str]:
 
 
 def _variants(config: Config) -> Iterator[str]:
-    for name in config.report.primary:
-        if name not in config.variants:
-            yield f"report.primary names {name!r}; choose among {', '.join(config.variants)}"
     snapshots = config.score.snapshots if config.score.source == "train" else {}
     for name, variant in config.variants.items():
         wanted = (variant.network, variant.autoguidance and variant.autoguidance.network)
@@ -69,6 +66,9 @@ def _variants(config: Config) -> Iterator[str]:
         for member in variant.members:
             if member not in config.members:
                 yield f"variants.{name}.members names {member!r}; choose among {', '.join(config.members)}"
+    for name in config.report.primary:
+        if name not in config.variants:
+            yield f"report.primary names {name!r}; choose among {', '.join(config.variants)}"
 
 
 def _sample_ranges(config: Config) -> Iterator[str]:

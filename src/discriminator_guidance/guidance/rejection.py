@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -10,10 +11,7 @@ from torch import Tensor
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.vp_time import marginal_mean, tau_from_sigma
 from discriminator_guidance.guidance.density_ratio import LogRatio
-from discriminator_guidance.guidance.sampler import Denoiser, SamplerSettings, heun_step, require_finite
-
-RetryNoise = Callable[[int, Tensor, int], Tensor]  # (step, mask (N,), attempt) -> unit-normal draws like the latents
-RetryUniform = Callable[[int, int], Tensor]  # (step, attempt) -> (N,) uniform draws
+from discriminator_guidance.guidance.sampler import Denoiser, Noise, SamplerSettings, heun_step, require_finite
 
 
 def rejection_thresholds(
@@ -24,25 +22,27 @@ def rejection_thresholds(
     time_min: float,
     time_max: float,
     quantile: float = 0.75,
-) -> list[float]:
-    """The threshold c of each step: the quantile of the rise of the log ratio in a warm-up batch, and at least 0.
+) -> Tensor:
+    """The thresholds (2, steps) of the noise levels above 0, from a warm-up batch of latents.
 
-    -inf, which accepts everything, marks the steps that begin or end outside the window of VP times. exp(c) estimates
-    the constant M of rejection sampling, the largest density ratio of the transitions, which is 1 or more.
+    Row 0 holds c_i, the quantile of L_i(x_i) - L_{i-1}(x_{i-1}), and row 1 b_i, that of L_i(x_i); both are at least 0,
+    for they stand for the log of the largest density ratio. Where level i or i - 1 is outside the window of VP times
+    they are -inf, which accepts everything.
 
     Na et al. 2024 (arXiv 2405.17880); quantile 0.75 as in their code for CIFAR-10.
     """
-    sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
+    sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho).to(latents.device)
     inside = [time_min <= tau <= time_max for tau in tau_from_sigma(sigmas).tolist()]
-    x = latents.double() * sigmas[0].item()
-    thresholds = []
-    for step in range(settings.steps):
-        start = x
-        x = _step(denoiser, start, sigmas, step, settings)
-        if inside[step] and inside[step + 1]:
-            thresholds.append(max(0.0, _rise(log_ratio, start, x, sigmas, step).quantile(quantile).item()))
-        else:
-            thresholds.append(-torch.inf)
+    thresholds = torch.full((2, settings.steps), -torch.inf, dtype=torch.float64, device=latents.device)
+    x = latents.double() * sigmas[0]
+    before = _log_ratio(log_ratio, x, sigmas[0].expand(len(x)), 0)
+    for level in range(1, settings.steps):
+        x = _step(denoiser, x, sigmas[level - 1].expand(len(x)), sigmas[level].expand(len(x)), settings)
+        if inside[level]:
+            value = _log_ratio(log_ratio, x, sigmas[level].expand(len(x)), level)
+            if inside[level - 1]:
+                thresholds[:, level] = torch.stack([value - before, value]).quantile(quantile, dim=1).clamp(min=0)
+            before = value
     return thresholds
 
 
@@ -50,56 +50,69 @@ def sample_with_rejection(
     denoiser: Denoiser,
     log_ratio: LogRatio,
     latents: Tensor,
-    noise: RetryNoise,
-    uniform: RetryUniform,
+    noise: Noise,
+    uniform: Callable[[int], Tensor],
     settings: SamplerSettings,
-    thresholds: list[float],
-    repeats: int = 20,
+    thresholds: Tensor,
+    rounds: int,
 ) -> tuple[Tensor, Tensor]:
     """Draw (N, C, H, W) float64 samples and count the NFE (N,) of each.
 
-    A step from x_{i-1} to x_i is accepted if log u < L_i(x_i) - L_{i-1}(x_{i-1}) - c_i, with c_i its threshold. Else
-    noise of variance sigma_{i-1}^2 - sigma_i^2 takes x_i back to level i - 1, and the step is repeated; the last of the
-    repeats is accepted. Steps are Heun's, without churn or guidance. denoiser and log_ratio are called with the rows
-    that are not accepted yet, so they must be unconditional.
+    Each round takes a sample one step, from x_{i-1} to x_i, and accepts that if log u < L_i(x_i) - L_{i-1}(x_{i-1}) -
+    c_i. Else noise of variance sigma_{i-1}^2 - sigma_i^2 takes x_i back to level i - 1, where it is accepted if log u <
+    L_{i-1} - b_{i-1}, else taken back further. After `rounds` rounds all is accepted. Steps are Heun's, without churn
+    or guidance. c, b: `rejection_thresholds`.
+
+    noise, uniform: draw number -> unit-normal and uniform draws; sample i depends on its own draws alone. denoiser and
+    log_ratio are called with the samples that are under way, so they must be unconditional.
 
     Na et al. 2024 (arXiv 2405.17880).
-    *Deviation:* the latents are not tested, and a state that was taken back is not tested at its own level; the
-    official code may take it back further, and restarts samples that exceed an NFE limit.
+    *Deviation:* latents are not tested; the official code tests down to noise level 0, in any window, and restarts
+    samples that exceed a number of NFE.
     """
-    sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
-    x = latents.double() * sigmas[0].item()
-    nfe = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    for step, threshold in enumerate(thresholds):
-        sigma, sigma_next = sigmas[step].item(), sigmas[step + 1].item()
-        start, open_rows = x.clone(), torch.ones(len(x), dtype=torch.bool, device=x.device)
-        for attempt in range(repeats + 1):
-            x[open_rows] = _step(denoiser, start[open_rows], sigmas, step, settings)
-            nfe[open_rows] += 2 if sigma_next > 0 else 1
-            if threshold == -torch.inf or attempt == repeats:
+    sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho).to(latents.device)
+    last = max((level for level, c in enumerate(thresholds[0].tolist()) if c >= 0), default=0)
+    x = latents.double() * sigmas[0]
+    level = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    nfe = torch.zeros_like(level)
+    accepted_ratio = _log_ratio(log_ratio, x, sigmas[level], 0)
+    for number in count():
+        tested = level < last
+        if not bool(tested.any()):
+            break
+        start = level[tested]
+        x[tested] = _step(denoiser, x[tested], sigmas[start], sigmas[start + 1], settings)
+        level[tested] += 1
+        nfe[tested] += 2
+        if number >= rounds:
+            continue
+        bound = accepted_ratio + thresholds[0, level]
+        for draw in count(number * settings.steps):  # level 0, at the latest, accepts
+            value = accepted_ratio.clone()
+            value[tested] = _log_ratio(log_ratio, x[tested], sigmas[level[tested]], number)
+            accepted = tested & (uniform(draw).to(x).log() < value - bound)
+            accepted_ratio = torch.where(accepted, value, accepted_ratio)
+            tested = tested & ~accepted
+            if not bool(tested.any()):
                 break
-            rise = _rise(log_ratio, start[open_rows], x[open_rows], sigmas, step)
-            draws = uniform(step, attempt).to(x)[open_rows]
-            open_rows[open_rows.clone()] = draws.log() >= rise - threshold
-            if not bool(open_rows.any()):
-                break
-            drawn = noise(step, open_rows, attempt).to(x)
-            start[open_rows] = x[open_rows] + (sigma**2 - sigma_next**2) ** 0.5 * drawn[open_rows]
-        require_finite(x, step, sigma)
+            level[tested] -= 1
+            spread = (sigmas[level] ** 2 - sigmas[level + 1] ** 2).sqrt().view(-1, 1, 1, 1)
+            x = torch.where(tested.view(-1, 1, 1, 1), x + spread * noise(draw, tested).to(x), x)
+            bound = thresholds[1, level]
+    for step in range(last, settings.steps):
+        x = _step(denoiser, x, sigmas[step].expand(len(x)), sigmas[step + 1].expand(len(x)), settings)
+        nfe += 2 if step < settings.steps - 1 else 1
+        require_finite(x, step, sigmas[step].item())
     return x, nfe
 
 
-def _step(denoiser: Denoiser, x: Tensor, sigmas: Tensor, step: int, settings: SamplerSettings) -> Tensor:
-    sigma = torch.full((len(x),), sigmas[step].item(), dtype=torch.float64, device=x.device)
-    return heun_step(denoiser, None, x, sigma, sigmas[step + 1].item(), False, settings)[0]
+def _step(denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor, settings: SamplerSettings) -> Tensor:
+    return heun_step(denoiser, None, x, sigma, sigma_next, False, settings)[0]
 
 
-def _rise(log_ratio: LogRatio, start: Tensor, end: Tensor, sigmas: Tensor, step: int) -> Tensor:
-    ratios = []
-    for x, sigma in zip((start, end), sigmas[step : step + 2].tolist(), strict=True):
-        tau = tau_from_sigma(torch.full((len(x),), sigma, dtype=torch.float64, device=x.device))
-        with torch.no_grad():
-            ratios.append(log_ratio((marginal_mean(tau).view(-1, 1, 1, 1) * x).float(), tau.float()).double())
-    rise = ratios[1] - ratios[0]
-    require_finite(rise.unsqueeze(1), step, sigmas[step].item())
-    return rise
+def _log_ratio(log_ratio: LogRatio, x: Tensor, sigma: Tensor, step: int) -> Tensor:
+    tau = tau_from_sigma(sigma)
+    with torch.no_grad():
+        value = log_ratio((marginal_mean(tau).view(-1, 1, 1, 1) * x).float(), tau.float()).double()
+    require_finite(value.unsqueeze(1), step, sigma.max().item())
+    return value

@@ -73,7 +73,8 @@ def sample(
         x_hat, sigma_hat = _raise_noise(x_cur, sigma_cur, log_ratio, step, noise, settings)
 
         boosted = settings.boosting and step % BOOST_PERIOD_WEIGHT == 0
-        x_next, denoised, log_ratio = heun_step(denoiser, guidance, x_hat, sigma_hat, sigma_next, boosted, settings)
+        sigma_all = torch.full_like(sigma_hat, sigma_next)
+        x_next, denoised, log_ratio = heun_step(denoiser, guidance, x_hat, sigma_hat, sigma_all, boosted, settings)
         if observe is not None:
             observe(step, x_cur, denoised, log_ratio)
         require_finite(x_next, step, sigma_cur)
@@ -85,11 +86,11 @@ def heun_step(
     guidance: Guidance | None,
     x: Tensor,
     sigma: Tensor,
-    sigma_next: float,
+    sigma_next: Tensor,
     boosted: bool,
     settings: SamplerSettings,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step from the noise levels sigma (N,) to one for all: the new state, the denoised image, the log ratio."""
+    """One step from noise levels sigma (N,) to sigma_next (N,), 0 for none or for all: state, denoised, log ratio."""
     # Euler step.
     denoised = denoiser(x, sigma).double()
     log_ratio = torch.full_like(sigma, torch.inf)
@@ -99,16 +100,15 @@ def heun_step(
         if boosted:
             score = torch.where(_column(log_ratio) < 0, BOOST_FACTOR * score, score)
         slope = slope + settings.w1 * score / _column(sigma)
-    x_next = x + (sigma_next - _column(sigma)) * slope
+    x_next = x + _column(sigma_next - sigma) * slope
 
     # Heun's correction, except in the last step.
-    if sigma_next > 0:
-        sigma_all = torch.full_like(sigma, sigma_next)
-        slope_next = (x_next - denoiser(x_next, sigma_all).double()) / sigma_next / settings.eps_scale
+    if bool(sigma_next.any()):
+        slope_next = (x_next - denoiser(x_next, sigma_next).double()) / _column(sigma_next) / settings.eps_scale
         if guidance is not None and settings.w2 != 0:
-            score, _ = guidance(x_next, sigma_all)
-            slope_next = slope_next + settings.w2 * score / sigma_next
-        x_next = x + (sigma_next - _column(sigma)) * (slope + slope_next) / 2
+            score, _ = guidance(x_next, sigma_next)
+            slope_next = slope_next + settings.w2 * score / _column(sigma_next)
+        x_next = x + _column(sigma_next - sigma) * (slope + slope_next) / 2
     return x_next, denoised, log_ratio
 
 
