@@ -18,7 +18,7 @@ from discriminator_guidance import progress
 from discriminator_guidance.config import Config
 from discriminator_guidance.config.sections import FactorialStudy
 from discriminator_guidance.data.files import write_csv, write_json
-from discriminator_guidance.evaluation.significance import student_interval, standard_error
+from discriminator_guidance.evaluation.significance import standard_error, student_interval
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.factorial import RULES, WORD, Cell
 from discriminator_guidance.studies.mechanism import mechanism_rows
