@@ -34,10 +34,9 @@ def write_results(study: optuna.Study, cells: Sequence[Cell], config: Config, la
     section, note = config.study.factorial, {"note": config.real.note} if config.real.note else {}
     trials = {Cell(**t.params): t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
     done = {cell: trials[cell] for cell in cells if cell in trials}
-    counts = {"cells": len(done), "missing": len(cells) - len(done), "replicates": config.replicates}
-    if counts["missing"]:
-        first = next(cell for cell in cells if cell not in done)
-        progress.notice(f"{counts['missing']} cells are not complete, the first is {first}: run the command again")
+    if missing := [cell for cell in cells if cell not in done]:
+        progress.notice(f"{len(missing)} cells are not complete, the first is {missing[0]}: run the command again")
+    counts = {"cells": len(done), "missing": len(missing), "replicates": config.replicates}
     if not done:
         return counts
     frame = cell_frame(done, section)
@@ -132,12 +131,12 @@ def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
         line = shown[(shown["seed"] == seed) & (shown["members"] == members)]
         style: Row = {"linestyle": "--"} if members == 1 else {"label": f"training seed {seed}"}
         axes.plot(line["steps"], line["ratio_to_d0"], marker="o", color=f"C{seed % 10}", **style)
-    for source, ratio in PUBLISHED.items():
-        axes.axhline(ratio, color="grey", linewidth=1, linestyle=":")
-        axes.annotate(f"{ratio:.1f}: the reproduction, {source}", (0.01, ratio), xycoords=("axes fraction", "data"))
+    for (source, ratio), dots in zip(PUBLISHED.items(), (":", "-."), strict=True):
+        axes.axhline(ratio, color="grey", linewidth=1, linestyle=dots, label=f"{ratio:.1f}: the reproduction, {source}")
     distance = f"FID ({config.fid_network.name}), de-biased, over that of\none discriminator by its probability"
     title = f"Clipped raw logits: all members solid, one dashed; N = {section.images}"
     axes.set(yscale="log", xlabel="sampling steps", ylabel=distance, title=title)
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend(frameon=False)
     return axes
