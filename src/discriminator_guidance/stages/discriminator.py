@@ -115,7 +115,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     if distributed.is_first():
         save_weights(folder, kept, head.arguments)
         shutil.rmtree(folder / LAST, ignore_errors=True)
-        if training["used_epoch"] < settings.epochs:
+        if training["used_epoch"] < settings.epochs or settings.ema_decay is not None:
             save_weights(folder / LAST, last, head.arguments)
         write_npz(folder / "test_logits.npz", **tested, image=test.image)
         if history:
