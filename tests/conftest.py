@@ -10,9 +10,11 @@ from xdist.scheduler import LoadFileScheduling
 
 LONGEST = (  # so that both workers end together
     "tests/test_pipeline.py",
-    "tests/faults/test_kills.py",
-    "tests/test_torchrun.py",
+    "tests/studies/test_discriminator.py",
+    "tests/golden/test_sampler.py",
     "tests/test_tracking.py",
+    "tests/test_torchrun.py",
+    "tests/faults/test_kills.py",
 )
 # On a busy machine a case may take longer than hypothesis allows by default.
 hypothesis.settings.register_profile("patient", deadline=None)

@@ -125,7 +125,7 @@ def test_a_second_repro_runs_nothing_whatever_the_launcher(root: Path, first_run
 
 
 def test_the_same_settings_computed_again_leave_tracked_files_as_they_were(root: Path, first_run: list[str]) -> None:
-    again = ["discriminator@d1", "evaluation@d1", "report"]
+    again = ["evaluation@d1", "report"]
     assert repro(root, "--force", "--single-item", *again) == again
     assert changes(root) == ""
 
