@@ -20,9 +20,12 @@ from .commands import PROJECT, refused, run, succeed
 
 METRICS = {"fid": 4.06, "fid_low": 3.86, "fid_high": 4.26, "delta_fid": -0.5, "delta_low": -0.7, "delta_high": -0.3,
            "kid": 0.01, "kid_holdout": 0.02, "precision": 0.7, "recall": 0.6}  # fmt: skip
-DETAILS = {"fid_network": "digits network", "n": 1000, "ranges": 1, "steps": 12, "reference_n": 1438, "holdout_n": 359,
-           "seed": 10, "seed_start": 1_000_000, "discriminator_precision": None, "discriminator_recall": None,
-           "discriminator_accuracy": None, "discriminator_auroc": None}  # fmt: skip
+DETAILS = {
+    "fid_network": "digits network", "n": 1000, "replicates": 1, "steps": 12, "nfe": 23, "reference_n": 1438,
+    "holdout_n": 359, "seed": 10, "seed_start": 1_000_000, "fid_debiased": 3.4, "kid_all": 0.08, "delta_kid": 0.01,
+    "kid_ci95": [0.07, 0.09], "discriminator_precision": None, "discriminator_recall": None,
+    "discriminator_accuracy": None, "discriminator_auroc": None,
+}  # fmt: skip  # fmt: skip
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def test_out_of_memory_names_the_batch_size(project: Path, monkeypatch: pytest.M
 
 
 def test_config_and_profile(project: Path) -> None:
-    assert "7 members, 16 variants" in dguide(project, "config").stdout
+    assert "12 members, 15 variants" in dguide(project, "config").stdout
     assert "profile cifar10" in dguide(project, "profile", "cifar10").stdout
     assert "profile cifar10" in dguide(project, "config").stdout
     params = project / "params.yaml"

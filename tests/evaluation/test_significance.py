@@ -8,14 +8,14 @@ import pytest
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
 from discriminator_guidance.evaluation.significance import (
+    Measured,
     holm,
     interval,
     p_value,
-    paired_difference,
-    ranges_interval,
     replicate_interval,
     sampling_interval,
     standard_error,
+    student_interval,
 )
 from tests.evaluation.sets import of_noise
 
@@ -52,26 +52,24 @@ def test_the_interval_is_196_standard_errors_of_a_mean_to_both_sides() -> None:
     assert standard_error(influence.reshape(4, 100)) == pytest.approx(standard_error(influence), rel=0.01)
 
 
-def test_difference_of_ranges_is_that_of_their_means() -> None:
-    first, second = noise(1, 90).reshape(3, 30), noise(2, 90).reshape(3, 30)
-    delta, bounds = paired_difference([1.0, 2.0, 6.0], first, [0.5, 1.0, 1.5], second)
-    assert delta == pytest.approx(2.0)
-    assert bounds == interval(delta, first - second)
-    reverse, other = paired_difference([0.5, 1.0, 1.5], second, [1.0, 2.0, 6.0], first)
-    assert (reverse, other) == (-delta, pytest.approx((-bounds[1], -bounds[0])))
-    assert paired_difference([2.5], first, [2.5], first.copy()) == (0.0, (0.0, 0.0))
+def test_a_difference_is_paired_by_replicate_and_image() -> None:
+    first, second = Measured((1.0, 2.0, 6.0), noise(1, 30, 3).T), Measured((0.5, 1.0, 1.5), noise(2, 30, 3).T)
+    delta, reverse = first.minus(second), second.minus(first)
+    assert delta.mean == pytest.approx(2.0)
+    assert delta.interval() == replicate_interval([0.5, 1.0, 4.5], first.influence - second.influence)
+    assert reverse.interval() == pytest.approx(tuple(-bound for bound in reversed(delta.interval())))
+    assert first.minus(first).interval() == (0.0, 0.0)
 
 
-def test_interval_of_ranges_follows_student() -> None:
-    # t with two degrees of freedom: 4.303; mean 2, deviation 1. With one degree: 12.706; mean 3, deviation 8^(1/2).
-    assert ranges_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
-    assert ranges_interval([1.0, 5.0]) == pytest.approx((3 - 12.7062 * 2, 3 + 12.7062 * 2), abs=1e-3)
-    assert ranges_interval([1.0]) is None
+def test_interval_of_independent_values_follows_student() -> None:
+    # t with two degrees of freedom: 4.303; mean 2, deviation 1.
+    assert student_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    assert student_interval([1.0]) is None
 
 
 def test_unusable_influence_is_refused() -> None:
-    with pytest.raises(InputError, match=r"shapes \(2, 10\) and \(20,\)"):
-        paired_difference([0.0], np.zeros((2, 10)), [0.0], np.zeros(20))
+    with pytest.raises(InputError, match=r"shapes \(2, 10\) and \(1, 20\)"):
+        Measured((0.0, 0.0), np.zeros((2, 10))).minus(Measured((0.0,), np.zeros((1, 20))))
     with pytest.raises(InputError, match="at least 2 influence values; got 1"):
         interval(0.0, np.zeros(1))
 

@@ -7,8 +7,8 @@ import pytest
 
 from discriminator_guidance.config import Variant
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.significance import paired_difference
-from discriminator_guidance.stages.comparisons import Evaluated, differences, standings
+from discriminator_guidance.evaluation.significance import Measured
+from discriminator_guidance.stages.comparisons import differences, standings
 
 from .conftest import Tiny
 
@@ -21,12 +21,10 @@ def variants(tiny: Tiny) -> dict[str, Variant]:
     return {**config.variants, "d1": config.variants["d0"].model_copy(update={"members": ("d1",)})}
 
 
-def evaluated(*names: str, ranges: int = 1) -> dict[str, Evaluated]:
-    random = np.random.default_rng(0)
-    shape = (8,) if ranges == 1 else (ranges, 8)
-    index = np.arange(8 * ranges).reshape(shape)
+def evaluated(*names: str, replicates: int = 1) -> dict[str, Measured]:
+    random, shares = np.random.default_rng(0), range(replicates)
     return {
-        name: Evaluated([4.0 - number + 0.1 * r for r in range(ranges)], random.normal(size=shape), index)
+        name: Measured(tuple(4.0 - number + 0.1 * r for r in shares), random.normal(size=(replicates, 8)), (*range(8),))
         for number, name in enumerate(names)
     }
 
@@ -38,27 +36,24 @@ def test_every_variant_is_compared_with_every_baseline_that_was_evaluated() -> N
         baseline: set(NAMES) - {baseline} for baseline in ("edm", "d0", "mean_prob")
     }
     d1, d0 = given["d1"], given["d0"]
-    expected = paired_difference(d1.distances, d1.influence, d0.distances, d0.influence)
-    assert (found["d0"]["d1"].value, found["d0"]["d1"].bounds) == expected
+    assert (found["d0"]["d1"].value, found["d0"]["d1"].bounds) == (d1.minus(d0).mean, d1.minus(d0).interval())
     assert set(differences(evaluated("edm", "d1"))) == {"edm"}
 
 
-@pytest.mark.parametrize("ranges", [1, 3])
+@pytest.mark.parametrize("replicates", [1, 3])
 def test_an_ensemble_is_compared_with_the_mean_of_its_members_and_with_each(
-    variants: dict[str, Variant], ranges: int
+    variants: dict[str, Variant], replicates: int
 ) -> None:
-    given = evaluated(*NAMES, ranges=ranges)
+    given = evaluated(*NAMES, replicates=replicates)
     (found,) = standings(variants, given).values()
     assert found.alone == {"d0": "d0", "d1": "d1"}
     ensemble, d0, d1 = (given[name] for name in ("mean_prob", "d0", "d1"))
-    assert found.mean_fid == pytest.approx(np.mean(d0.distances + d1.distances))
-    per_range = [np.mean(pair) for pair in zip(d0.distances, d1.distances, strict=True)]
-    mean = Evaluated(per_range, (d0.influence + d1.influence) / 2, d0.index)
-    pairs = ((found.from_mean, mean), (found.from_each["d0"], d0), (found.from_each["d1"], d1))
-    for difference, single in pairs:
-        value, bounds = paired_difference(ensemble.distances, ensemble.influence, single.distances, single.influence)
-        assert difference.value == pytest.approx(value)
-        assert difference.bounds == pytest.approx(bounds)
+    assert found.mean_fid == pytest.approx(np.mean(d0.values + d1.values))
+    values = tuple((a + b) / 2 for a, b in zip(d0.values, d1.values, strict=True))
+    mean = Measured(values, (d0.influence + d1.influence) / 2, d0.index)
+    for difference, single in ((found.from_mean, mean), (found.from_each["d0"], d0), (found.from_each["d1"], d1)):
+        assert difference.value == pytest.approx(ensemble.minus(single).mean)
+        assert difference.bounds == pytest.approx(ensemble.minus(single).interval())
 
 
 @pytest.mark.parametrize("change", [{"w1": 3.0}, {"window": (0.1, 1.0)}])
@@ -73,6 +68,6 @@ def test_members_that_were_sampled_otherwise_or_not_at_all_are_no_comparison(
 def test_other_samples_are_refused(variants: dict[str, Variant]) -> None:
     given = evaluated(*NAMES)
     d1 = given["d1"]
-    given["d1"] = Evaluated(d1.distances, d1.influence, d1.index + 1)
-    with pytest.raises(InputError, match="the same sample indices in the influence of mean_prob and d1"):
+    given["d1"] = Measured(d1.values, d1.influence, (*range(1, 9),))
+    with pytest.raises(InputError, match="the same images of both variants"):
         standings(variants, given)

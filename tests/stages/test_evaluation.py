@@ -12,7 +12,7 @@ from discriminator_guidance.data.files import sha256, write_npz
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
 from discriminator_guidance.evaluation.frechet import gaussian_statistics
-from discriminator_guidance.evaluation.significance import interval
+from discriminator_guidance.evaluation.significance import interval, replicate_interval, sampling_interval
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params
 
@@ -46,11 +46,20 @@ def test_metrics_and_details_hold_what_dvc_and_the_report_expect(sampled: Tiny) 
     d0 = evaluated(sampled, "d0")
     _, layout = sampled
     assert set(json.loads(layout.evaluation("d0").read_text())) == METRICS
-    expected = {"variant": "d0", "n": 24, "ranges": 1, "members": ["d0"], "rule": "mean_probability", "steps": 4}
+    expected = {
+        "variant": "d0",
+        "n": 24,
+        "replicates": 1,
+        "nfe": 7,
+        "members": ["d0"],
+        "rule": "mean_probability",
+        "steps": 4,
+    }
     expected |= {"weights": "equal", "w1": 2.0, "w2": 2.0, "boosting": False, "window": [0.01, 1.0], "seed": 10}
     expected |= {"fid_network": "digits network", "reference_statistics": None, "reference_n": 40, "holdout_n": 20}
     assert {key: d0[key] for key in expected} == expected
-    assert (d0["fid_ranges"], d0["fid_ranges_ci95"]) == ([d0["fid"]], None)
+    assert d0["fid_values"] == [d0["fid"]]
+    assert {"floor", "holdout_fid"} < set(evaluated(sampled, "edm"))
     weights = layout.model("fid_network") / "model.safetensors"
     assert d0["inputs"]["models/mini/fid_network/model.safetensors"] == sha256(weights)
     assert {"data/mini/guided/edm/samples.npz", "models/mini/discriminator/d0/test_logits.npz"} < set(d0["inputs"])
@@ -59,35 +68,35 @@ def test_metrics_and_details_hold_what_dvc_and_the_report_expect(sampled: Tiny) 
 def test_influence_by_sample_gives_the_intervals_and_edm_differs_from_itself_by_nothing(sampled: Tiny) -> None:
     d0, edm = evaluated(sampled, "d0"), evaluated(sampled, "edm")
     np.testing.assert_array_equal(d0["index"], 1_000_000 + np.arange(24))
-    assert interval(d0["fid"], d0["influence"]) == pytest.approx((d0["fid_low"], d0["fid_high"]), rel=1e-7)
-    paired = interval(d0["fid"] - edm["fid"], d0["influence"] - edm["influence"])
+    assert interval(d0["fid"], d0["influence"][0]) == pytest.approx((d0["fid_low"], d0["fid_high"]), rel=1e-7)
+    paired = interval(d0["fid"] - edm["fid"], (d0["influence"] - edm["influence"])[0])
     assert paired == pytest.approx((d0["delta_low"], d0["delta_high"]), abs=1e-6)
     assert (edm["delta_fid"], edm["delta_low"], edm["delta_high"]) == (0, 0, 0)
     assert [edm[key] for key in ("discriminator_auroc", "rule", "window", "members")] == [None, None, None, []]
 
 
-def test_ranges_are_evaluated_one_by_one_and_averaged(sampled: Tiny) -> None:
-    halves: dict[str, Any] = {"guided__images": 12, "evaluation__kid_subset_size": 8}
-    both, parts = evaluated(sampled, "d0", guided__ranges=2, **halves), []
+def test_replicates_are_evaluated_one_by_one_and_averaged(sampled: Tiny) -> None:
     _, layout = sampled
-    arrays = {variant: dict(np.load(layout.guided(variant) / "samples.npz")) for variant in ("edm", "d0")}
-    for part in (slice(0, 12), slice(12, 24)):
-        for variant, whole in arrays.items():
-            write_npz(layout.guided(variant) / "samples.npz", **{name: rows[part] for name, rows in whole.items()})
-        parts.append(evaluated(sampled, "d0", guided__seed_start=1_000_000 + part.start, **halves))
-    first, second = parts
-    # Features of batches of 24 and of 12 images may differ in their last place.
-    assert both["fid_ranges"] == pytest.approx([first["fid"], second["fid"]], rel=1e-6)
-    for key in ("fid", "delta_fid"):
-        assert both[key] == pytest.approx((first[key] + second[key]) / 2, rel=1e-6)
-    # Student's quantile at one degree of freedom times half the difference of two values.
-    half_width = 12.706 * abs(first["fid"] - second["fid"]) / 2
-    assert both["fid_ranges_ci95"] == pytest.approx([both["fid"] - half_width, both["fid"] + half_width], rel=1e-3)
-    errors = [part["fid_high"] - part["fid"] for part in parts]
-    assert both["fid_high"] - both["fid"] == pytest.approx(np.hypot(*errors) / 2, rel=1e-5)
-    for key in ("kid", "kid_holdout", "precision", "recall"):
-        assert both[key] == pytest.approx(first[key], rel=1e-5), f"{key} is that of the first range"
-    assert both["influence"].shape == both["index"].shape == (2, 12)
+    parts = [evaluated(sampled, "d0"), evaluated(sampled, "d0_table1")]
+    shared = evaluated(sampled, "edm")
+    for number, variant in enumerate(("d0", "d0_table1")):  # as two replicates of d0
+        place = layout.replicates(2)[number]
+        for name, source in (("d0", variant), ("edm", "edm")):
+            write_npz(place.guided(name) / "samples.npz", **dict(np.load(layout.guided(source) / "samples.npz")))
+        write_npz(
+            place.discriminator("d0") / "test_logits.npz",
+            **dict(np.load(layout.discriminator("d0") / "test_logits.npz")),
+        )
+    both = evaluated(sampled, "d0", replicates=2)
+    assert both["fid_values"] == pytest.approx([part["fid"] for part in parts], rel=1e-6)
+    for key in ("fid", "delta_fid", "kid", "kid_holdout", "precision", "recall", "kid_all", "fid_debiased"):
+        assert both[key] == pytest.approx((parts[0][key] + parts[1][key]) / 2, rel=1e-5), key
+    psi = np.concatenate([part["influence"] for part in parts])
+    assert replicate_interval(both["fid_values"], psi) == pytest.approx((both["fid_low"], both["fid_high"]), rel=1e-6)
+    deltas = [value - shared["fid"] for value in both["fid_values"]]
+    expected = replicate_interval(deltas, psi - shared["influence"])
+    assert expected == pytest.approx((both["delta_low"], both["delta_high"]), rel=1e-5)
+    assert both["fid_ci95_sampling"] == pytest.approx(sampling_interval(both["fid_values"], psi), rel=1e-6)
 
 
 def test_an_ensemble_is_scored_by_its_own_rule(sampled: Tiny) -> None:
@@ -124,7 +133,7 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny)
         with pytest.raises(InputError, match=message):
             evaluated(sampled, "d0", **changes)
 
-    refused("the 36 samples 1000000 .. 1000035", guided__images=12, guided__ranges=3)
+    refused("the 36 samples 1000000 .. 1000035", guided__images=36)
     write_npz(layout.root / statistics, mu=np.zeros(2048), sigma=np.eye(2048))
     refused(r"mu of shape \(6,\)", evaluation__reference=statistics)
     arrays = dict(np.load(samples))

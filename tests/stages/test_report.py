@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from discriminator_guidance.data.files import sha256, write_json
-from discriminator_guidance.stages.comparisons import Evaluated
+from discriminator_guidance.evaluation.significance import Measured
 from discriminator_guidance.stages.report import provenance, tuned_differences
 
 from .conftest import Tiny, tiny_settings, write_params
@@ -19,7 +19,7 @@ def test_a_tuned_member_is_compared_with_the_row_that_has_its_settings(tmp_path:
     settings["members"]["tuned"] = settings["members"]["d1"] | {"seed": 7}
     config, _ = write_params(tmp_path, settings)
     names, random = ("d0", "d1", "tuned"), np.random.default_rng(0)
-    evaluated = {name: Evaluated([float(n)], random.normal(size=9), np.arange(9)) for n, name in enumerate(names)}
+    evaluated = {name: Measured((float(n),), random.normal(size=(1, 9))) for n, name in enumerate(names)}
     found = tuned_differences(config, evaluated)
     assert list(found) == ["d1"]
     assert found["d1"]["tuned"].value == 1.0

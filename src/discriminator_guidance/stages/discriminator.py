@@ -210,17 +210,14 @@ def train_head(
     member: Member,
     checkpoints: Resumable,
     report: Report,
-    start: State | None = None,
     score: Callable[[nn.Module], Row] | None = None,
 ) -> tuple[EncoderUNet, State, list[Row]]:
-    """Train a head from `member.start`, or from the weights `start`.
+    """Train a head from `member.start`.
 
     Returns the head with the weights of its last epoch, the weights to use, and the curve, whose validation columns
     `score` may replace.
     """
     head = start_head(inputs, member)
-    if start is not None:
-        head.load_state_dict(start)
     settings = head_settings(inputs.config.discriminator, member)
     score = score or (lambda trained: validate(trained, inputs.validation, inputs.compute))
     if settings.objective != "cross_entropy":
