@@ -40,6 +40,7 @@ OF_D1 = {"discriminator@d1", "guided@d1", "evaluation@d1", "guided@mean_prob", "
 def settings() -> dict[str, Any]:
     data = tiny_settings()
     data["members"]["d1"]["start"] = SEQUENTIAL
+    data["report"]["primary"] = ["d1", "edm"]
     data["variants"] = {name: data["variants"].get(name, data["variants"]["d0"]) for name in VARIANTS}
     data["variants"]["d1"] = data["variants"]["d1"] | {"needs": "discriminator/d1", "members": ["d1"]}
     return data
