@@ -43,7 +43,8 @@ def test_curves_and_calibration_have_a_panel_for_each_member(make_inputs: Maker,
     figures.calibration_figure(data)
     assert titles(drawn[0]) == ["D0", "D1", "", ""], "a released head has no curves"
     assert titles(drawn[1]) == ["D0", "D1", "D2"]
-    _, train, *_ = drawn[0].axes[1].get_lines()
+    _, train, theirs, *_ = drawn[0].axes[1].get_lines()
+    assert theirs.get_ydata()[-1] == pytest.approx(0.41, abs=0.01)  # of the reproduction's D1
     assert train.get_ydata().tolist() == data.members[1].history["train_loss"].tolist()
 
 

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image
 
+from discriminator_guidance.report import published
 from discriminator_guidance.report.format import estimate, scientific
 from discriminator_guidance.report.gather import RATIO_PANELS, REFERENCE, ReportData
 
@@ -169,6 +170,11 @@ def curves_figure(data: ReportData) -> Drawing | None:
             for split, color, dash in (("train", BLUE, "-"), ("validation", RED, (0, (4, 1.5)))):
                 values = member.history[f"{split}_{quantity}"]
                 axes.plot(member.history["epoch"], values, color=color, linestyle=dash, marker=marker, label=split)
+                theirs = published.CURVES.get(member.name.replace("s", "d"), {}).get(
+                    quantity + "_val" * (split != "train"), []
+                )
+                place = np.linspace(1 / max(1, len(theirs)), 1, len(theirs)) * len(member.history)
+                axes.plot(place, theirs, color=color, linestyle=dash, linewidth=0.8, alpha=0.45, zorder=1)
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
         best = (member.metrics["best_epoch"], member.metrics["best_validation_loss"])
         loss.plot(*best, "o", ms=6, mfc="white", mec=RED, mew=1.5, ls="none", label="lowest validation loss")

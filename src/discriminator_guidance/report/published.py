@@ -1,5 +1,8 @@
 """Published numbers beside ours: the reproduction's and the paper's (CIFAR-10, 50,000 samples, Inception features)."""
 
+import json
+from pathlib import Path
+
 from discriminator_guidance.report.format import MISSING
 
 DATA, IMAGES = "cifar10", 50_000
@@ -36,6 +39,9 @@ MEMBERS = {
     "d4": ("40", "5e-5", "1e-9", "0.001", "64", "0.47", "1.31"),
     "d5": ("200", "1e-5", "1e-11", "1e-5", "64", "0.34", "2.13"),
 }
+
+# The reproduction's logs: by member, loss and accuracy of training and validation (_val), a value for each epoch.
+CURVES = json.loads((Path(__file__).parent / "templates" / "reproduction_curves.json").read_text(encoding="utf-8"))
 
 # By our variant of the same kind; precision and recall are the discriminator's classification scores.
 RESULT_COLUMNS = (
