@@ -64,6 +64,7 @@ def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
         (["discriminator", "d9"], ["a member of params.yaml", "'d9'", "d0, d1"]),
         (["guided", "best"], ["a variant of params.yaml", "'best'", "mean_logit"]),
         (["score"], ["data/mini/real/train.npz", "stage real"]),
+        (["guided", "edm", "--replicate", "1"], ["--replicate from 0 to 0"]),
         (["profile", "nano"], ["'nano'", "cifar10"]),
         (["summary"], ["reports/mini/", "stage evaluation"]),
         (["evaluation", "d0"], ["no such file", "dvc repro"]),

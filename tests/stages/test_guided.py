@@ -106,3 +106,42 @@ def test_networks_of_the_other_kind_are_refused(tiny: Tiny) -> None:
     tiny = write_params(tiny[1].root, tiny_settings({"cond": True}))
     with pytest.raises(InputError, match="with classes, as cond says; got one without classes; run stage score"):
         run_stage("guided", tiny, "edm")
+
+
+def drawn_by(tiny: Tiny, **changes: object) -> Layout:
+    """Draws a variant of d0 with other settings."""
+    row = tiny_settings()["variants"]["d0"] | changes
+    settings = {"variants.own": row, "score.snapshots": {"early": 20, "same": 40}}
+    run_stage("guided", write_params(tiny[1].root, tiny_settings(settings)), "own")
+    return tiny[1]
+
+
+def test_fitted_weights_are_kept_and_guide(tiny: Tiny) -> None:
+    """Weights that are 0 at every noise level guide nowhere."""
+    layout = drawn_by(tiny, rule="mean_logit", weights="fitted")
+    way, images = load(layout, "own", "trajectory"), load(layout, "own")["images"]
+    assert way["fit_weights"].shape == (len(way["fit_sigma"]), 1)
+    assert (way["fit_weights"] >= 0).all()
+    unguided = load(drawn_by(tiny, needs="score", members=[], w1=0.0, w2=0.0), "own")["images"]
+    assert np.array_equal(images, unguided) == (not way["fit_weights"].any())
+
+
+def test_snapshots_and_autoguidance_replace_the_denoiser(tiny: Tiny) -> None:
+    score, plain = tiny[1].model("score"), {"needs": "score", "members": [], "w1": 0.0, "w2": 0.0}
+    state, arguments = load_weights(score, "score")
+    save_weights(score / "same", state, arguments)
+    save_weights(score / "early", {name: 0.9 * values for name, values in state.items()}, arguments)
+    images = {}
+    for name, own in {
+        "edm": {},
+        "same": {"network": "same"},
+        "early": {"network": "early"},
+        "by_itself": {"autoguidance": {"network": "same", "weight": 2.0}},
+        "by_worse": {"autoguidance": {"network": "early", "weight": 2.0}},
+        "noisy": {"s_churn": 4.0},
+    }.items():
+        images[name] = load(drawn_by(tiny, **plain, **own), "own")["images"].astype(int)
+    for name in ("same", "by_itself"):  # D + (w - 1) (D - D) is D, up to rounding
+        assert np.abs(images[name] - images["edm"]).max() <= 1
+    for name in ("early", "by_worse", "noisy"):
+        assert np.abs(images[name] - images["edm"]).max() > 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -45,6 +47,14 @@ def test_loss_falls_and_the_curve_covers_every_iteration():
 
 def test_rate_is_flat_then_falls_linearly():
     assert [SCHEDULE.rate(i) for i in (0, 49, 50, 75, 99)] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])
+
+
+def test_snapshots_are_the_weights_of_other_iterations_and_change_nothing():
+    flat, kept = replace(SCHEDULE, decay_fraction=0.0, iterations=60), {20: {}, 100: {}}
+    network, _ = train(*problem(), flat, Memory(), ignore, 0.9, kept)
+    for iterations, weights in {60: network.state_dict(), **kept}.items():
+        alone, _ = train(*problem(), replace(flat, iterations=iterations), Memory(), ignore, 0.9)
+        assert torch.equal(alone.state_dict()["0.weight"], weights["0.weight"])
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])

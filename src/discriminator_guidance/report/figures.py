@@ -170,9 +170,8 @@ def curves_figure(data: ReportData) -> Drawing | None:
             for split, color, dash in (("train", BLUE, "-"), ("validation", RED, (0, (4, 1.5)))):
                 values = member.history[f"{split}_{quantity}"]
                 axes.plot(member.history["epoch"], values, color=color, linestyle=dash, marker=marker, label=split)
-                theirs = published.CURVES.get(member.name.replace("s", "d"), {}).get(
-                    quantity + "_val" * (split != "train"), []
-                )
+                key = quantity if split == "train" else f"{quantity}_val"
+                theirs = published.CURVES.get(member.name.replace("s", "d"), {}).get(key, [])
                 place = np.linspace(1 / max(1, len(theirs)), 1, len(theirs)) * len(member.history)
                 axes.plot(place, theirs, color=color, linestyle=dash, linewidth=0.8, alpha=0.45, zorder=1)
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)

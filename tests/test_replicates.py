@@ -1,0 +1,56 @@
+"""Training replicates: the same stages, with other seeds and folders of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from discriminator_guidance.data.files import sha256
+from discriminator_guidance.run import run_stage
+
+from .stages.conftest import prepare_study, tiny_settings, write_params
+
+STAGES = (
+    ("score", {}), ("extractor", {}), ("fake", {}), ("discriminator", {"member": "d0"}),
+    ("discriminator", {"member": "d1"}), ("guided", {"variant": "edm"}), ("guided", {"variant": "mean_prob"}),
+)  # fmt: skip
+
+
+def test_the_first_replicate_is_the_study_itself_and_the_second_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sequential = {"members.d1.start": "models/mini/discriminator/d0"}
+    _, layout = prepare_study(tmp_path, tiny_settings(sequential))
+    one, two = layout.replicates(2)
+
+    def hashes(folder: str, place: str) -> dict[str, str]:
+        found = sorted((tmp_path / folder / place).glob("*.safetensors")) + sorted(
+            (tmp_path / folder / place).glob("s*.npz")
+        )
+        return {path.name: sha256(path) for path in found}
+
+    folders = ["models/mini/score", "models/mini/extractor", "models/mini/discriminator/d1", "data/mini/fake",
+               "data/mini/guided/edm", "data/mini/guided/mean_prob"]  # fmt: skip
+    params = tmp_path / "params.yaml"
+    for word, row in STAGES:
+        run_stage(word, params, **row)
+    alone = {folder: hashes(folder, "") for folder in folders}
+    write_params(tmp_path, tiny_settings({**sequential, "replicates": 2}))
+    for word, row in STAGES:
+        run_stage(word, params, 1, **row)
+    assert not one.fake.exists(), "--replicate runs one of them alone"
+    for word, row in STAGES:
+        run_stage(word, params, 0, **row)
+    for folder in folders:
+        assert hashes(folder, "r0") == alone[folder], folder
+        assert all(hashes(folder, "r1")[name] != value for name, value in alone[folder].items()), folder
+    indices = [np.load(place.guided("edm") / "samples.npz")["index"] for place in (one, two)]
+    assert np.array_equal(*indices), "replicates share the noise of evaluation samples"
+    for variant in ("edm", "mean_prob"):
+        run_stage("evaluation", params, variant=variant)
+    details = json.loads((layout.evaluated("mean_prob") / "details.json").read_text())
+    assert (details["replicates"], len(details["fid_values"])) == (2, 2)
