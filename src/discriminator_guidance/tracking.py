@@ -140,12 +140,19 @@ def run(
 
 def recorded_seconds(experiment: str) -> dict[str, float]:
     """The duration of the last finished run of each name; empty where nothing was tracked."""
-    if not _wanted() or not (mlflow := _connected()).get_experiment_by_name(experiment):
+    if not _wanted():
         return {}
-    runs = mlflow.search_runs(
-        experiment_names=[experiment], filter_string="attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time ASC"], output_format="list",
-    )  # fmt: skip
+    try:
+        mlflow = _connected()
+        if not mlflow.get_experiment_by_name(experiment):
+            return {}
+        runs = mlflow.search_runs(
+            experiment_names=[experiment], filter_string="attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time ASC"], output_format="list",
+        )  # fmt: skip
+    except Exception as error:
+        _warn(error)
+        return {}
     return {run.info.run_name: (run.info.end_time - run.info.start_time) / 1000 for run in runs}
 
 

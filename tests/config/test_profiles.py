@@ -26,7 +26,15 @@ TABLE_2 = {  # epochs, learning rate, weight decay, t_min
 
 def test_params_is_mini_and_the_profiles_are_there() -> None:
     assert (PROJECT / "params.yaml").read_bytes() == (PROJECT / "configs/mini.yaml").read_bytes()
-    assert set(PROFILES) == {"mini", "digits", "mini-families", "cifar10-small", "cifar10", "cifar10-cond", "cifar10-reproduction"}
+    assert set(PROFILES) == {
+        "mini",
+        "digits",
+        "mini-families",
+        "cifar10-small",
+        "cifar10",
+        "cifar10-cond",
+        "cifar10-reproduction",
+    }
     for name, config in PROFILES.items():
         assert config.profile == name
 

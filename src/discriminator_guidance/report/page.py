@@ -99,8 +99,8 @@ def _sections(text: str, last: str) -> dict[str, list[str]]:
 
 def _singles(data: ReportData) -> list[str]:
     """Variants of one member that are sampled as d0 is."""
-    keys, variants = ("rule", "w1", "w2", "boosting", "window", "steps"), data.settings["variants"].items()
-    alone = {name: [row[key] for key in keys] for name, row in variants if len(row["members"]) == 1}
+    variants = {name: row for name, row in data.settings["variants"].items() if len(row["members"]) == 1}
+    alone = {name: {**row, "members": (), "needs": ""} for name, row in variants.items()}
     return [name for name, settings in alone.items() if settings == alone.get("d0")]
 
 

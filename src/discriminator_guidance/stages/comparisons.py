@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from discriminator_guidance.stages.layout import Layout
 
 
+SAMPLED = ("w1", "w2", "boosting", "window", "steps", "s_churn", "network", "autoguidance")  # settings of a variant
+
+
 def read_evaluated(layout: Layout, variant: str) -> Measured:
     """The Frechet distances of a variant's replicates, and the influence of each sample on them."""
     path = layout.evaluated(variant) / "details.json"
@@ -27,13 +30,13 @@ def read_evaluated(layout: Layout, variant: str) -> Measured:
     return Measured(tuple(distances), arrays["influence"], tuple(arrays["index"].tolist()))
 
 
-def differences(evaluated: Mapping[str, Measured]) -> dict[str, dict[str, Difference]]:
-    """The difference of every variant from each evaluated baseline, by baseline and variant."""
+def differences(evaluated: Mapping[str, Measured], other: str = "edm") -> dict[str, dict[str, Difference]]:
+    """The difference of every variant from each evaluated baseline and one other variant, by these and variant."""
     return {
         baseline: {
             name: Difference.of(evaluated[name].minus(evaluated[baseline])) for name in evaluated if name != baseline
         }
-        for baseline in BASELINES
+        for baseline in dict.fromkeys((*BASELINES, other))
         if baseline in evaluated
     }
 
@@ -60,7 +63,8 @@ def _alone(variants: Mapping[str, Variant], ensemble: str, evaluated: Mapping[st
 
     def settings(name: str) -> tuple[object, ...]:
         variant = variants[name]
-        return variant.w1, variant.w2, variant.boosting, variant.window, variant.steps
+        how = variant.rule == "clipped_logit_mean", variant.weights == "fitted"
+        return how, *(getattr(variant, key) for key in SAMPLED)
 
     alone = {
         variants[name].members[0]: name

@@ -38,7 +38,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         settings=config.model_dump(mode="json"),
         data=layout.real.parent,
         report=layout.report,
-        differences=differences(evaluated) | tuned_differences(config, evaluated),
+        differences=differences(evaluated, config.report.primary[1]) | tuned_differences(config, evaluated),
         standings=standings(config.variants, evaluated),
         probability_clip=PROBABILITY_CLIP,
         provenance=provenance(config, layout),
