@@ -153,7 +153,7 @@ def fit_variant(
         return member_logits
 
     def noise(step: int) -> Tensor:
-        draws = generator(config.guided.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))
+        draws = generator(config.fake.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))
         return torch.from_numpy(draws.astype(np.float32)).to(compute.device)
 
     return {"fit_sigma": sigmas, "fit_weights": fit_weights(denoiser, logits, images, sigmas, noise)}

@@ -167,7 +167,7 @@ def without(row: Row, clock: str) -> Row:
 
 def decayed(step: int, steps: int, fraction: float) -> float:
     """The learning rate of a step, relative to that of the first: it falls linearly to 0 over the last `fraction`."""
-    return min(1.0, (steps - step) / max(1.0, fraction * steps))
+    return min(1.0, (steps - step) / max(1.0, fraction * steps)) if fraction else 1.0
 
 
 @torch.no_grad()
