@@ -44,7 +44,7 @@ def read(changes: dict[str, Any]) -> Config:
         ({"variants.d0_table1.w1": 0.0, "variants.d0_table1.w2": 1.0}, "boosting acts on the Euler step"),
         ({"sampler.sigma_min": 100.0}, "must be below sigma_max"),
         ({"guided.seed_start": 1000}, "fake and guided draw the same sample indices; move guided.seed_start"),
-        ({"study.tuning.seed_start": 1_000_999}, "guided and study.tuning draw the same"),
+        ({"study.tuning.seed_start": 1_000_499}, "guided and study.tuning draw the same"),
         ({"discriminator.images": 1439}, "discriminator.images needs 1439 images, fake.images is 1438"),
         ({"evaluation.neighborhood": 1000}, "evaluation.neighborhood needs 1001"),
         ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times; shorten"),

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from discriminator_guidance.data.files import write_bytes
 from discriminator_guidance.report import figures, format, published, samples, tables
-from discriminator_guidance.report.gather import REFERENCE, ReportData, ReportInputs, gather
+from discriminator_guidance.report.gather import BASELINES, REFERENCE, ReportData, ReportInputs, gather
 
 DRAWINGS = (
     samples.process_figure,
@@ -100,13 +100,16 @@ def _sections(text: str, last: str) -> dict[str, list[str]]:
 def _singles(data: ReportData) -> list[str]:
     """Variants of one member that are sampled as d0 is."""
     variants = {name: row for name, row in data.settings["variants"].items() if len(row["members"]) == 1}
+    null = {name for name, member in data.settings["members"].items() if member["permute_labels"]}
+    variants = {name: row for name, row in variants.items() if not null & set(row["members"])}
     alone = {name: {**row, "members": (), "needs": ""} for name, row in variants.items()}
     return [name for name, settings in alone.items() if settings == alone.get("d0")]
 
 
 def _starts(data: ReportData, name: str) -> list[str]:
     """What the search of a tuned variant started from: the plain mean, or d0 and the member of the same settings."""
-    baselines = [other for other, found in data.inputs.differences.items() if name in found and other != REFERENCE]
+    known = {*BASELINES, *data.settings["members"]} - {REFERENCE}
+    baselines = [other for other, found in data.inputs.differences.items() if name in found and other in known]
     several = name in data.evaluations and len(data.variant(name)["members"]) > 1
     return [other for other in baselines if (other == tables.PLAIN_MEAN) == several]
 

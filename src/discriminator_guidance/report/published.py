@@ -43,7 +43,7 @@ MEMBERS = {
 # The reproduction's logs: by member, loss and accuracy of training and validation (_val), a value for each epoch.
 CURVES = json.loads((Path(__file__).parent / "templates" / "reproduction_curves.json").read_text(encoding="utf-8"))
 
-# By our variant of the same kind; precision and recall are the discriminator's classification scores.
+# By our variant of the same kind, without classes; precision and recall are the discriminator's classification scores.
 RESULT_COLUMNS = (
     "published, cifar10, N = 50,000: row",
     "published, cifar10, N = 50,000: FID (reproduction)",
@@ -52,10 +52,18 @@ RESULT_COLUMNS = (
     "published, discriminator as classifier: recall",
 )
 RESULTS = {
-    "edm": ("EDM", "2.094", "2.03 (best seed 1.97)", MISSING, MISSING),
-    "authors": ("EDM-G++, the paper authors' discriminator", "1.880", "1.77", "0.500", "0.761"),
+    "edm": ("EDM, 35 steps", "2.094", MISSING, MISSING, MISSING),
+    "edm_paper": ("EDM, 18 steps", MISSING, "2.03 (best seed 1.97)", MISSING, MISSING),
+    "authors": (
+        "EDM-G++, the paper authors' discriminator, as the reproduction sampled",
+        "1.880",
+        MISSING,
+        "0.500",
+        "0.761",
+    ),
+    "authors_paper": ("EDM-G++, the authors' discriminator", MISSING, "1.77", MISSING, MISSING),
     "d0_table1": ("EDM-G++, the reproduction's D0", "2.084", MISSING, "0.525", "0.733"),
-    "clip_table1": (
+    "s_clip": (
         "ensemble D0-D5, as the reproduction's code computed it",
         "14.348 (17.930 in its repository)",
         MISSING,
@@ -63,3 +71,4 @@ RESULTS = {
         "0.680 (0.615 in its repository)",
     ),
 }
+OWN_HEADS = {"r0_prob": "d0_table1", "r_clip": "s_clip"}  # rows of the reproduction's own heads

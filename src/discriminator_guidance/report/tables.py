@@ -152,9 +152,11 @@ def _member(data: ReportData, member: Member) -> dict[str, str]:
 
 def result_table(data: ReportData) -> Table:
     """Table 3: every variant's result beside the published one of the same kind, then the other published results."""
-    columns = published.RESULT_COLUMNS
-    theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in published.RESULTS.items()}
-    rows = [_ours(data, name) | theirs.get(name, dict.fromkeys(columns, MISSING)) for name in data.evaluations]
+    columns, ours = published.RESULT_COLUMNS, {name: published.OWN_HEADS.get(name, name) for name in data.evaluations}
+    kind = {} if data.settings["cond"] else published.RESULTS
+    theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in kind.items()}
+    none = dict.fromkeys(columns, MISSING)
+    rows = [_ours(data, name) | theirs.get(published_name, none) for name, published_name in ours.items()]
     fid, edm = f"ours: {data.label()} [95 %]", data.reference
     floor, holdout = ({fid: number(edm[key], 2)} for key in ("floor", "holdout_fid"))
     debiased = {f"ours: {data.label()}, de-biased": number(edm["holdout_fid_debiased"], 2)}
@@ -162,7 +164,7 @@ def result_table(data: ReportData) -> Table:
     n = {"ours: N": fmt.count(edm["holdout_n"])}
     rows.append({"variant": "held-out images", "guided by": MISSING, **n, **holdout, **debiased})
     for name, cells in theirs.items():
-        if name not in data.evaluations:
+        if name not in ours.values():
             rows.append({"variant": "not run here", "guided by": cells[columns[0]], **cells})
     return Table("table3", "Table 3. Results", pd.DataFrame(rows).fillna(MISSING))
 
@@ -174,6 +176,7 @@ def _ours(data: ReportData, name: str) -> dict[str, str]:
         "variant": name,
         "guided by": fmt.variant_text(variant),
         "ours: w1 / w2 / boosting": weights if variant["members"] else MISSING,
+        "ours: steps (NFE)": f"{found['steps']} ({found['nfe']})",
         "ours: N": fmt.samples_text(found),
         f"ours: {data.label()} [95 %]": fid_text(found),
         f"ours: {data.label()}, de-biased": number(found["fid_debiased"], 2),

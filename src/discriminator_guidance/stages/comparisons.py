@@ -36,7 +36,7 @@ def differences(evaluated: Mapping[str, Measured], other: str = "edm") -> dict[s
         baseline: {
             name: Difference.of(evaluated[name].minus(evaluated[baseline])) for name in evaluated if name != baseline
         }
-        for baseline in dict.fromkeys((*BASELINES, other))
+        for baseline in dict.fromkeys((*BASELINES, "d0_table1", other))
         if baseline in evaluated
     }
 
