@@ -1,34 +1,44 @@
-"""The numbers in README.md are those of the committed run."""
+"""The numbers in README.md and docs are those of the committed runs."""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from .commands import PROJECT
 
-EVALUATIONS = PROJECT / "reports/mini/evaluation"
 NUMBER = r"[+−-]?\d+\.\d+"
+TABLES = [("README.md", "mini"), ("README.md", "digits"), ("docs/ensemble.md", "mini"), ("docs/results.md", "digits")]
 
 
-def rows() -> dict[str, list[str]]:
-    """The cells of the results table by variant."""
-    text = (PROJECT / "README.md").read_text()
-    block = text.split("<!-- results")[1].split("<!-- end of results")[0]
+def rows(page: str, marker: str) -> dict[str, list[str]]:
+    """The cells of the table between two markers, by variant."""
+    text = (PROJECT / page).read_text()
+    block = text.split(f"<!-- {marker}:")[1].split(f"<!-- end of {marker}")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line[:1] == "|"]
     return {cells[0].strip("`"): cells[1:] for cells in lines if cells[0].startswith("`")}
 
 
-@pytest.mark.parametrize("variant", rows())
-def test_results_are_those_of_the_committed_run(variant: str) -> None:
-    found = json.loads((EVALUATIONS / f"{variant}.json").read_text())
-    keys = ["fid", "fid_low", "fid_high"]
-    keys += [] if variant == "edm" else ["delta_fid", "delta_low", "delta_high"]
-    keys += ["kid", "precision", "recall"]
-    shown = re.findall(NUMBER, " ".join(rows()[variant][-4:]))
-    assert len(shown) == len(keys)
-    for key, text in zip(keys, shown, strict=True):
-        digits = len(text.partition(".")[2])
-        assert float(text.replace("−", "-")) == round(found[key], digits), key
+def evaluated(profile: str, variant: str) -> dict[str, Any]:
+    report = PROJECT / "reports" / profile
+    files = [report / folder / f"{variant}.json" for folder in ("evaluation", "details")]
+    found: dict[str, Any] = {key: value for path in files for key, value in json.loads(Path(path).read_text()).items()}
+    return found
+
+
+@pytest.mark.parametrize(("page", "profile", "variant"), [(*table, row) for table in TABLES for row in rows(*table)])
+def test_results_are_those_of_the_committed_run(page: str, profile: str, variant: str) -> None:
+    found, cells = evaluated(profile, variant), rows(page, profile)[variant]
+    values = [found["fid"], found["fid_low"], found["fid_high"]]
+    delta = [] if variant == "edm" else [found["delta_fid"], found["delta_low"], found["delta_high"]]
+    values += [*delta, found["kid_all"], *found["kid_ci95"]]
+    if delta and len(cells) > 4:
+        values += [found["delta_kid"], *found["delta_kid_ci95"]]
+    shown = re.findall(NUMBER, " ".join(cells[1:]))
+    assert len(shown) == len(values)
+    for value, text in zip(values, shown, strict=True):
+        assert float(text.replace("−", "-")) == round(value, len(text.partition(".")[2])), text
