@@ -95,9 +95,9 @@ class Tracker:
         self._mlflow.log_artifact(str(path), run_id=self.run_id)
 
     @_best_effort
-    def model(self, name: str, weights: Path, tags: Mapping[str, str] | None = None) -> None:
+    def model(self, name: str, weights: Path) -> None:
         """Register weights, which stay where DVC keeps them, as a new version of a model."""
-        tags = {**(tags or {}), "weights": str(weights), "weights.sha256": sha256(weights)}
+        tags = {"weights": str(weights), "weights.sha256": sha256(weights)}
         client = self._mlflow.MlflowClient()
         logged = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags)
         if not client.search_registered_models(f"name = '{name}'"):
@@ -158,8 +158,22 @@ def recorded_seconds(experiment: str) -> dict[str, float]:
 
 def git_state(root: Path) -> dict[str, str]:
     """Commit and uncommitted changes of a checkout; empty without git."""
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
-    return {} if commit is None else {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+    commit, changes = git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain")
+    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()} if commit else {}
+
+
+def git(root: Path, *arguments: str) -> str:
+    """The output of git for a project folder; empty where it is not a checkout of its own."""
+    if not (root / ".git").exists():
+        return ""  # an archive unpacked inside another repository must not claim that repository's commit
+    # Hooks export GIT_DIR and its kin, which would make git answer for another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def _started(experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> Tracker:
@@ -216,11 +230,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
     return flat
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        found = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -79,15 +79,13 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read_npz(path: Path, names: Sequence[str], stage: str, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Read the arrays `names`, and those of `optional` that are there, of the .npz that a stage wrote."""
+def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarray]:
+    """Read the arrays `names` of the .npz that a stage wrote."""
     require(path, stage)
-    return load_arrays(path, names, f"run stage {stage} again", optional)
+    return load_arrays(path, names, f"run stage {stage} again")
 
 
-def load_arrays(
-    path: Path, names: Sequence[str] | None, remedy: str, optional: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
+def load_arrays(path: Path, names: Sequence[str] | None, remedy: str) -> dict[str, np.ndarray]:
     """Read named plain arrays (None: all) of an .npz from anywhere, checksums compared, nothing unpickled."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -97,7 +95,7 @@ def load_arrays(
                 raise ValueError(f"damage in {damaged}")
             held = [name.removesuffix(".npy") for name in archive.namelist()]
             missing = [name for name in names or () if name not in held]
-            wanted = held if names is None else [*names, *(name for name in optional if name in held)]
+            wanted = held if names is None else names
             if not missing:
                 read = np.lib.format.read_array
                 return {name: read(archive.open(f"{name}.npy"), allow_pickle=False) for name in wanted}

@@ -21,10 +21,6 @@ class Resumable:
     def __init__(self, root: Path, name: str, key: Mapping[str, Any]) -> None:
         self.folder = root / f"{name}-{fingerprint(key)[:20]}"
 
-    def has_shard(self, number: int) -> bool:
-        """Whether a shard is there and undamaged; reads it."""
-        return self.load_shard(number) is not None
-
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
         """The arrays of a shard by name."""
         try:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from discriminator_guidance import distributed
@@ -18,7 +15,7 @@ from discriminator_guidance.report.gather import Difference, ReportInputs
 from discriminator_guidance.report.page import build_report
 from discriminator_guidance.stages.comparisons import differences, read_evaluated, standings
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.tracking import Tracker
+from discriminator_guidance.tracking import Tracker, git
 
 LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
 CODE = ("src", "params.yaml", "dvc.yaml")
@@ -71,11 +68,11 @@ def provenance(config: Config, layout: Layout) -> dict[str, Any]:
     for path in data.values():
         require(path, "real")
     details = read_json(layout.details("edm"), "evaluation")
-    commit = _git(layout.root, "log", "-1", "--format=%H", "--", *CODE)
+    commit = git(layout.root, "log", "-1", "--format=%H", "--", *CODE)
     return {
         "profile": config.profile,
         "commit": commit or "not a git checkout",
-        "uncommitted changes": bool(_git(layout.root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
+        "uncommitted changes": bool(git(layout.root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
         "settings sha256": fingerprint(config.model_dump(mode="json", exclude={"study", "fetch"})),
         "data sha256": {name: sha256(path) for name, path in data.items()},
         "precision": {"training": config.runtime.training_precision, "sampling": details["precision_mode"]},
@@ -85,17 +82,3 @@ def provenance(config: Config, layout: Layout) -> dict[str, Any]:
         "machine": platform.machine(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """The output of git for the project folder; empty where it is not a checkout of its own."""
-    if not (root / ".git").exists():
-        return ""  # an archive unpacked inside another repository must not claim that repository's commit
-    # Hooks export GIT_DIR and its kin, which would make git answer for another repository.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
