@@ -45,10 +45,10 @@ def test_counts_of_mini_by_hand():
     assert stages["discriminator/d0"].calls == {
         Kind("discriminator step", (head,)): 12 * (2300 + round(0.2 * 1152)) + 2 * 1152
     }
-    assert stages["guided/edm"].calls == {Kind("denoiser"): 1000 * 23}
+    assert stages["guided/edm"].calls == {Kind("denoiser"): 500 * 23}
     assert list(stages["guided/mean_prob"].calls) == [Kind("denoiser"), Kind("guidance", (head,) * 6)]
-    assert stages["evaluation/edm"].calls == {Kind("fid features"): 1000}
-    assert stages["evaluation/d0"].calls == {Kind("fid features"): 2000}
+    assert stages["evaluation/edm"].calls == {Kind("fid features"): 500}
+    assert stages["evaluation/d0"].calls == {Kind("fid features"): 1000}
 
 
 @pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])
@@ -73,7 +73,7 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
     sample(denoiser, guidance, torch.ones(2, 1, 4, 4), lambda step, raised: None, sampler_settings(config, variant))
     counted = runs(config)["guided/d0"]
     assert counted.nfe == asked["denoiser"]
-    assert counted.calls[Kind("denoiser")] == 1000 * asked["denoiser"]
+    assert counted.calls[Kind("denoiser")] == 500 * asked["denoiser"]
     assert planning.guidance_calls(config, variant) == asked["guidance"]
 
 

@@ -64,7 +64,7 @@ def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: An
             tracker.metrics(epoch, {"loss": 1 / epoch, "broken": float("nan")})
         tracker.params({"epochs": 12})
         tracker.artifact(project / "real.npz")
-        tracker.model("discriminator-d0", project / "model.safetensors", {"member": "d0"})
+        tracker.model("discriminator-d0", project / "model.safetensors")
         tracker.summary({"loss": 9.0, "auroc": 0.7, "checkpoint": "last"})
     (found,) = runs(store, "members").values()
     assert (found.info.run_name, found.info.status, found.data.tags["member"]) == ("discriminator/d0", "FINISHED", "d0")

@@ -43,7 +43,7 @@ def test_promotion_changes_one_row_in_both_files_and_keeps_comments(project: Pat
         after = (project / path).read_text().splitlines()
         differing = [line for line in after if line not in before]
         assert [line.split(":")[0].strip() for line in differing] == ["tuned_mean"]
-        assert len(after) == len(before)
+        assert len(after) == len(before) + 1
         variant = load_config(project / path).variants["tuned_mean"]
         assert variant.model_dump(mode="json", exclude_none=True) == ROW
     told = json.loads((project / "reports/mini/study/promoted.json").read_text())

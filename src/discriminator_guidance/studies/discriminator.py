@@ -98,22 +98,21 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
         num_head_channels=section.network.num_head_channels,
         dropout=round(trial.suggest_float("dropout", *search.dropout), 3),
     )
-    bagging: Any = trial.suggest_categorical("bagging", search.bagging)
-    return Member(
-        start=f"models/{config.profile}/extractor",
-        seed=config.study.seed,
-        epochs=trial.suggest_int("epochs", *search.epochs, log=True),
-        learning_rate=_rounded(trial.suggest_float("learning_rate", *search.learning_rate, log=True)),
-        weight_decay=0.0 if decay <= search.weight_decay[0] else decay,
-        t_min=_rounded(trial.suggest_float("t_min", *search.t_min, log=True)),
-        importance_sampling=trial.suggest_categorical("importance_sampling", search.importance_sampling),
-        reshuffle=section.reshuffle,
-        flip=section.flip,
-        checkpoint="best" if section.checkpoint == "best" else "last",
-        label_smoothing=round(trial.suggest_float("label_smoothing", *search.label_smoothing), 3),
-        bagging=bagging,
-        network=network,
-    )
+    drawn: dict[str, Any] = {
+        "start": f"models/{config.profile}/extractor",
+        "seed": config.study.seed,
+        "epochs": trial.suggest_int("epochs", *search.epochs, log=True),
+        "learning_rate": _rounded(trial.suggest_float("learning_rate", *search.learning_rate, log=True)),
+        "weight_decay": 0.0 if decay <= search.weight_decay[0] else decay,
+        "t_min": _rounded(trial.suggest_float("t_min", *search.t_min, log=True)),
+        "importance_sampling": trial.suggest_categorical("importance_sampling", search.importance_sampling),
+        "checkpoint": "best" if section.checkpoint == "best" else "last",
+        "label_smoothing": round(trial.suggest_float("label_smoothing", *search.label_smoothing), 3),
+        "bagging": trial.suggest_categorical("bagging", search.bagging),
+        "network": network,
+    }
+    shared = {key: value for key, value in section.model_dump().items() if key in Member.model_fields}
+    return Member(**{**shared, **drawn})
 
 
 def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: optuna.Trial, tracker: Tracker) -> float:
