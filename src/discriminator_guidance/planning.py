@@ -22,8 +22,8 @@ from discriminator_guidance.data.files import read_json
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.networks.precision import prepare
-from discriminator_guidance.run import REPLICATED
 from discriminator_guidance.stages.discriminator import head_settings
+from discriminator_guidance.stages.layout import REPLICATED
 from discriminator_guidance.stages.sampling import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.training.extractor import ExtractorSettings, train_extractor
 from discriminator_guidance.training.fid_network import train_fid_network

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
+
 
 @dataclass(frozen=True)
 class Layout:
