@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.features import Doubles, Floats, comparable
 
-ROWS = 256  # of the kernel matrix at once: 100 MB for 50,000 columns
+ROWS = 256  # of the kernel matrix in a block: 100 MB for 50,000 columns
 
 
 def kid(generated: Floats, real: Floats, subsets: int, subset_size: int, seed: int) -> tuple[float, float]:
