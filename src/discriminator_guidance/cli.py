@@ -143,7 +143,7 @@ def summary(
     settings = load_config(params)
     folder = Layout(Path.cwd(), settings.profile).report
     if file is not None:
-        write_json(file, summary_record(folder, list(settings.variants), recorded_seconds(settings.profile)))
+        write_json(file, summary_record(folder, settings.model_dump(), recorded_seconds(settings.profile)))
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     progress.summary(title, summary_rows(folder, list(settings.variants)))

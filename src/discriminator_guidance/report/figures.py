@@ -98,6 +98,9 @@ def fid_figure(data: ReportData) -> Drawing:
     for row, name in enumerate(names):
         found, color = data.evaluations[name], variant_color(data, name)
         face = "white" if data.variant(name)["boosting"] else color
+        if data.reference["replicates"] > 1:
+            for axes, bounds in ((left, found["fid_ci95_sampling"]), (right, found["delta_ci95_sampling"])):
+                axes.plot(bounds, [row, row], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
         _interval(left, row, found["fid"], (found["fid_low"], found["fid_high"]), color, face)
         if (difference := data.difference(name)) is not None:
             _interval(right, row, difference.value, difference.bounds, color, face, sign=True)
@@ -115,7 +118,9 @@ def fid_figure(data: ReportData) -> Drawing:
     _plain_ticks(left, [part * 10.0**decade for decade in range(-9, 9) for part in (1, 2, 5)])
     kinds = ((INK, "no guidance"), (BLUE, "one discriminator"), (GREEN, "ensemble"), (RED, "clipped raw logits"))
     handles = [_dot(color, color, label) for color, label in kinds] + [_dot(GREY, "white", "hollow: with boosting")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    if data.reference["replicates"] > 1:
+        handles.append(Line2D([], [], color=GREY, linewidth=5, alpha=0.3, label="noise of sampling alone"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6)
     return finish(figure, data, "fid", linear=scientific(linear))
 
 
