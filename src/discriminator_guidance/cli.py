@@ -136,7 +136,7 @@ def summary(
     from discriminator_guidance import progress
     from discriminator_guidance.config import load_config
     from discriminator_guidance.data.files import write_json
-    from discriminator_guidance.report.gather import summary_record, summary_rows
+    from discriminator_guidance.report.gather import read_evaluation, summary_record, summary_rows
     from discriminator_guidance.stages.layout import Layout
     from discriminator_guidance.tracking import recorded_seconds
 
@@ -146,7 +146,7 @@ def summary(
         write_json(file, summary_record(folder, settings.model_dump(), recorded_seconds(settings.profile)))
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
-    progress.summary(title, summary_rows(folder, list(settings.variants)))
+    progress.summary(title, summary_rows({name: read_evaluation(folder, name) for name in settings.variants}))
     typer.echo(f"tables, figures and the page: {folder.relative_to(Path.cwd())}/index.html")
 
 

@@ -13,8 +13,8 @@ import pytest
 from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.report import page
-from discriminator_guidance.report.gather import ReportInputs, Standing, gather
-from discriminator_guidance.report.page import build_report, clipped_parts
+from discriminator_guidance.report.gather import ReportInputs, Standing
+from discriminator_guidance.report.page import build_report
 
 from .conftest import MINI, PROJECT, VARIANTS, Maker, difference, maker_in, write_json
 
@@ -115,17 +115,6 @@ def test_tuned_variants_are_compared_with_their_start_on_the_samples_of_this_run
     assert "better than d0 (−2.00 [−2.10, −1.90])" in tuned
     assert "better than mean_prob (−1.50 [−1.60, −1.40])" in weights
     assert re.search(r"trial 17 .* 9\.876", tuned)
-
-
-def test_share_and_amplification_of_log_ratios_that_the_clip_leaves(make_inputs: Maker) -> None:
-    data = gather(make_inputs())
-    ratio = data.trajectories["clip_logit"]["log_ratio"]
-    assert clipped_parts(data)["early"]["free"] == 0
-    ratio[:3] = 0.0  # p = 1/2 at three of the first four guided steps
-    ratio[3] = -11.512915
-    parts = clipped_parts(data)
-    assert list(parts["early"].values()) == [0.75, 0.5, 4.0]
-    assert parts["late"]["free"] == 0.0
 
 
 @pytest.mark.usefixtures("words_only")

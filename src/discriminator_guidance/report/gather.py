@@ -18,7 +18,7 @@ from discriminator_guidance.report.format import Verdict, estimate, fid_label, n
 
 REFERENCE = "edm"  # the unguided variant
 BASELINES = (REFERENCE, "d0", "mean_prob")  # variants that every other one is compared with
-SAMPLE_ROWS = ("edm", "d0", "mean_prob", "e_fit", "clip_logit")  # variants of Fig. 3
+SAMPLE_ROWS = ("edm", "d0", "mean_prob", "e_fit", "clip_logit", "clip_table1")  # variants of Fig. 3
 RATIO_PANELS = ("d0", "mean_prob", "mean_logit", "clip_logit")  # variants whose log ratios are drawn
 STUDIES = ("discriminator", "ensemble", "factorial")
 
@@ -187,20 +187,20 @@ def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     return details | _record(report / "evaluation" / f"{variant}.json", "evaluation", METRICS)
 
 
-def summary_rows(report: Path, variants: Sequence[str]) -> list[dict[str, str]]:
-    """One row of text for each variant of `dguide summary`."""
-    found = {name: read_evaluation(report, name) for name in variants}
+def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row of text for each variant: what `dguide summary` prints, and the page's first table."""
     return [
         {
             "variant": name,
             fid_label(one["fid_network"]): estimate(one["fid"], (one["fid_low"], one["fid_high"])),
             "difference to edm": estimate(one["delta_fid"], (one["delta_low"], one["delta_high"]), sign=True),
             fid_label(one["fid_network"], "KID"): estimate(one["kid_all"], one["kid_ci95"], 4),
+            "KID, difference to edm": estimate(one["delta_kid"], one["delta_kid_ci95"], 4, sign=True),
             "precision": number(one["precision"], 2),
             "recall": number(one["recall"], 2),
             "N": samples_text(one),
         }
-        for name, one in found.items()
+        for name, one in evaluations.items()
     ]
 
 

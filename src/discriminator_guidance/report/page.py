@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from discriminator_guidance.data.files import write_bytes
 from discriminator_guidance.report import figures, format, published, samples, tables
-from discriminator_guidance.report.gather import BASELINES, REFERENCE, ReportData, ReportInputs, gather
+from discriminator_guidance.report.gather import BASELINES, REFERENCE, ReportData, ReportInputs, gather, summary_rows
 
 DRAWINGS = (
     samples.process_figure,
@@ -29,8 +27,6 @@ DRAWINGS = (
     figures.roofline_figure,
 )
 TABLES = (tables.sampling_table, tables.discriminator_table, tables.result_table, tables.ensemble_table)
-CLIPPED = "clip_logit"
-FLOAT32_MARGIN = 1e-3  # trajectories hold float32
 TUNED = {"tuned": "discriminator", "tuned_mean": "ensemble"}  # variants and the studies that chose them
 
 
@@ -86,7 +82,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "singles": [{"name": name, "difference": data.difference(name)} for name in _singles(data)],
         "tuned": {name: starts for name in TUNED if (starts := _starts(data, name))},
         "promoted": {name: data.studies[study].promoted for name, study in TUNED.items()},
-        "clipped": clipped_parts(data),
+        "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations))),
         "limit": figures.log_ratio_limit(data),
     }
 
@@ -112,23 +108,3 @@ def _starts(data: ReportData, name: str) -> list[str]:
     baselines = [other for other, found in data.inputs.differences.items() if name in found and other in known]
     several = name in data.evaluations and len(data.variant(name)["members"]) > 1
     return [other for other in baselines if (other == tables.PLAIN_MEAN) == several]
-
-
-def clipped_parts(data: ReportData) -> dict[str, Any]:
-    """Shares of log ratios pinned at either end; of early and late steps, the free share and medians in it."""
-    if CLIPPED not in data.trajectories:
-        return {}
-    ratio, edge = data.trajectories[CLIPPED]["log_ratio"], figures.log_ratio_limit(data) - FLOAT32_MARGIN
-    guided = ratio[np.isfinite(ratio).all(axis=1)]
-    if len(guided) < 2:
-        return {}
-
-    def part(values: np.ndarray) -> dict[str, float]:
-        free = values[np.abs(values) < edge].astype(np.float64)
-        p = 1 / (1 + np.exp(-free)) if free.size else np.array([0.5])
-        amplification = float(np.median(1 / (p * (1 - p))))
-        return {"free": free.size / values.size, "probability": float(np.median(p)), "amplification": amplification}
-
-    half = math.ceil(len(guided) / 2)
-    pinned = {"low": float(np.mean(guided <= -edge)), "high": float(np.mean(guided >= edge))}
-    return pinned | {"early": part(guided[:half]), "late": part(guided[half:])}

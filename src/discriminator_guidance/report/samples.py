@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from discriminator_guidance.report.figures import BLUE, GREY, INK, Drawing, finish, new_figure
+from discriminator_guidance.report.figures import BLUE, GREY, INK, Drawing, finish, new_figure, variant_color
+from discriminator_guidance.report.format import variant_text
 from discriminator_guidance.report.gather import REFERENCE, SAMPLE_ROWS, ReportData
 
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
@@ -117,7 +119,8 @@ def samples_figure(data: ReportData) -> Drawing:
     figure = new_figure(0.82 * len(index) + 2.2, 0.86 * len(names) + 0.4, **spacing)
     panels = figure.subplots(len(names), len(index), squeeze=False)
     for row, name in zip(panels, names, strict=True):
-        _row_title(row[0], name, GREY if name == REFERENCE else BLUE)
+        what = textwrap.fill(variant_text(data.variant(name)), 26)
+        _row_title(row[0], f"{name}\n{what}", variant_color(data, name))
         for axes, image in zip(row, data.samples[name]["images"], strict=True):
             show(axes, image)
     for axes, sample in zip(panels[0], index, strict=True):
