@@ -33,10 +33,10 @@ EDM_SAMPLER = SamplerSettings(
 class DiscriminatorGuidance:
     """Guidance by the log density ratio of one or several discriminators (Kim et al. 2023, Eq. 6-8).
 
-    discriminators: a callable (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that returns the
-    (M, N) logits of M members. It is given noisy images x_vp = x / (1 + sigma^2)^(1/2), (N, C, H, W) float32, and their
-    VP times tau (N,); its logits must be differentiable in x_vp. Classes and other conditions come by closure.
-    weight: of both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,). rule: how
+    discriminators: a callable (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that
+    returns the (M, N) logits of M members. It is given noisy images x_vp = x / (1 + sigma^2)^(1/2), (N, C, H, W)
+    float32, and their VP times tau (N,); its logits must be differentiable in x_vp. Classes come by closure. weight: of
+    both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,) -> (N,). rule: how the
     logits of several are combined, a key of `ensemble.RULES`. window: the VP times with guidance. member_weights: one
     for each member, or a function of VP time; equal if not given.
 
