@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,7 +97,7 @@ def euler_loop(denoiser, scheduler, x_vp: Tensor, steps: int) -> tuple[Tensor, l
     sigmas = [*((1 - kept) / kept).sqrt().tolist(), 0.0]
     x, predicted = x_vp.double() * (1 + sigmas[0] ** 2) ** 0.5, []
     with torch.no_grad():
-        for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
+        for sigma, sigma_next in pairwise(sigmas):
             predicted.append(denoiser(x, torch.full((len(x),), sigma, dtype=torch.float64)))
             x = x + (sigma_next - sigma) * (x - predicted[-1]) / sigma
     return x, predicted

@@ -33,10 +33,9 @@ def blocked() -> list[str]:
     """The modules of the extras, as they are imported."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert {name.split(">")[0] for name in project["dependencies"]} == BASE
-    extras = [
-        name for key in ("pipeline", "study", "eval", "diffusers") for name in project["optional-dependencies"][key]
-    ]
-    names = [name.split(">")[0].split("[")[0].split(".clib")[0] for name in extras]
+    extras = [project["optional-dependencies"][key] for key in ("pipeline", "study", "eval", "diffusers")]
+    names = [name.split(">")[0].split("[")[0] for extra in extras for name in extra]
+    # torch itself brings jinja2.
     return [{"pillow": "PIL", "torch-fidelity": "torch_fidelity"}.get(name, name) for name in names if name != "jinja2"]
 
 
