@@ -1,7 +1,5 @@
 """Discriminator Guidance (Kim et al., ICML 2023): guide a diffusion model, and a reproducible study of the method."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +10,14 @@ if TYPE_CHECKING:
     from discriminator_guidance.api.sampling import DiscriminatorGuidance, sample, to_uint8
 
 __version__ = "0.1.0"
-__all__ = [
-    "DiscriminatorGuidance",
-    "frechet_distance",
-    "from_diffusers",
-    "from_pretrained",
-    "guided_unet",
-    "load_discriminator",
-    "load_edm",
-    "sample",
-    "to_uint8",
-]
 _MODULES = {
-    "adapters": ("from_diffusers", "guided_unet"),
-    "distance": ("frechet_distance",),
-    "pretrained": ("from_pretrained", "load_discriminator", "load_edm"),
-    "sampling": ("DiscriminatorGuidance", "sample", "to_uint8"),
+    "adapters": ["from_diffusers", "guided_unet"],
+    "distance": ["frechet_distance"],
+    "pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
+    "sampling": ["DiscriminatorGuidance", "sample", "to_uint8"],
 }
+__all__ = ["DiscriminatorGuidance", "frechet_distance", "from_diffusers", "from_pretrained", "guided_unet"]
+__all__ += ["load_discriminator", "load_edm", "sample", "to_uint8"]
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: commands that compute nothing start without torch

@@ -1,6 +1,4 @@
-"""The command `dguide`, where the packages that it needs may be missing."""
-
-from __future__ import annotations
+"""The command `dguide`, where packages that it needs may be missing."""
 
 import sys
 
@@ -12,10 +10,9 @@ def main() -> None:
 
         command()
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("discriminator_guidance"):
+        if (name := error.name) is None or name.startswith("discriminator_guidance"):
             raise
-        extras = "pip install '.[pipeline,study,eval]' in the project folder"
-        print(f"error: expected the package {error.name}; got none; {extras}", file=sys.stderr)
+        print(f"error: expected the package {name}; got none; pip install '.[pipeline,study,eval]'", file=sys.stderr)
         sys.exit(2)
 
 

@@ -58,7 +58,7 @@ def test_levels_outside_the_schedule_are_finite_without_signal_at_its_end() -> N
     denoised = from_diffusers(ExactModel("v_prediction"), scheduler_of("v_prediction", kept))
     assert denoised(torch.ones(2, *SHAPE).double(), torch.tensor([1e-4, 1e4]).double()).isfinite().all()
     with pytest.raises(ConfigError, match="prediction_type"):
-        from_diffusers(ExactModel("epsilon"), scheduler_of("flow"))
+        from_diffusers(ExactModel("epsilon"), scheduler_of("flow"))(torch.ones(1, *SHAPE), torch.ones(1))
 
 
 @pytest.fixture(scope="module")

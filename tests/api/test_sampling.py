@@ -63,7 +63,7 @@ def test_several_discriminators_one_by_one_or_stacked(rule: str) -> None:
 def test_what_cannot_be_is_one_line() -> None:
     with pytest.raises(ConfigError, match="mean_probability"):
         DiscriminatorGuidance(mean_logit, rule="mean")
-    with pytest.raises(ConfigError, match="one logit for each image"):
+    with pytest.raises(ConfigError, match="one for each image"):
         sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(lambda x_vp, tau: torch.ones(6, 2)))
     with pytest.raises(ConfigError, match="at least 2 steps"):
         sample(WRONG.denoise, FEW, steps=1)
@@ -82,19 +82,18 @@ def test_a_release_draws_what_the_pipeline_draws(tmp_path) -> None:
     rows = release.run(config, layout, tmp_path / "dist")
     assert [row["folder"].name for row in rows] == ["score", "extractor", "fid_network", "d0", "d1"]
     assert all((row["folder"] / "README.md").read_text().startswith("---\n") for row in rows)
-    models = from_pretrained(tmp_path / "dist")
     prepare("cpu", "float32", 1)
     for variant in ("edm", "mean_prob"):
         row = config.variants[variant]
-        expected = guided.draw_samples(config, layout, row, config.guided, variant)["images"]
-        options = {"weight": (row.w1, row.w2), "rule": row.rule} if row.members else {}
-        guidance = models.guidance(*row.members, **options) if row.members else None
+        models = from_pretrained(tmp_path / "dist", *row.members)
+        guidance = DiscriminatorGuidance(models.discriminator, (row.w1, row.w2), row.rule) if row.members else None
         span, settings = config.guided, config.sampler.model_dump() | {"boosting": row.boosting}
         settings |= {"seed": span.seed, "first": span.seed_start, "steps": row.steps or config.sampler.steps}
+        expected = guided.draw_samples(config, layout, row, span, variant)["images"]
         images = to_uint8(sample(models.denoiser, (len(expected), *models.shape), guidance=guidance, **settings))
         assert np.abs(images.astype(int) - expected).max() <= 1, variant
-    with pytest.raises(ConfigError, match="choose from: d0, d1"):
-        models.guidance("d7")
+    with pytest.raises(InputError, match="d7"):
+        from_pretrained(tmp_path / "dist", "d7")
     (tmp_path / "dist/score/model.safetensors").write_bytes(b"damaged")
     with pytest.raises(InputError, match="make release"):
         from_pretrained(tmp_path / "dist")

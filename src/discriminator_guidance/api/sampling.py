@@ -33,16 +33,13 @@ EDM_SAMPLER = SamplerSettings(
 class DiscriminatorGuidance:
     """Guidance by the log density ratio of one or several discriminators (Kim et al. 2023, Eq. 6-8).
 
-    discriminators: a callable (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that
-    returns the (M, N) logits of M members. It is given noisy images x_vp = x / (1 + sigma^2)^(1/2), (N, C, H, W)
-    float32, and their VP times tau (N,); its logits must be differentiable in x_vp. Classes come by closure. weight: of
-    both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,) -> (N,). rule: how the
-    logits of several are combined, a key of `ensemble.RULES`. window: the VP times with guidance. member_weights: one
-    for each member, or a function of VP time; equal if not given.
+    discriminators: (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that returns the
+    (M, N) logits of M members. x_vp = x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W) float32, in which logits
+    must be differentiable; tau (N,) their VP times. Classes come by closure. weight: of both orders; (w1, w2) of the
+    Euler step and of Heun's correction; or a function of sigma (N,). rule: a key of `ensemble.RULES`. window: the VP
+    times with guidance. member_weights: one for each member, or a function of VP time; equal if not given.
 
-    >>> def discriminator(x_vp, tau):
-    ...     return x_vp.mean(dim=(1, 2, 3))
-    >>> guidance = DiscriminatorGuidance(discriminator, weight=lambda sigma: (sigma < 1).double())
+    >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)), weight=lambda sigma: sigma < 1)
     >>> score, log_ratio = guidance(torch.ones(2, 1, 4, 4).double(), torch.tensor([0.5, 2.0]).double())
     >>> score.flatten(1).any(dim=1).tolist()
     [True, False]
@@ -73,12 +70,7 @@ class DiscriminatorGuidance:
         return score, log_ratio
 
     def denoise(self, denoiser: Denoiser) -> Denoiser:
-        """The guided denoiser D + w sigma^2 grad_x L, for samplers of other libraries; (w1, w2) have their mean as w.
-
-        >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)))
-        >>> guidance.denoise(lambda x, sigma: 0 * x)(torch.zeros(2, 1, 1, 1), torch.ones(2)).flatten()
-        tensor([0.7071, 0.7071])
-        """
+        """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2."""
 
         def guided(x: Tensor, sigma: Tensor) -> Tensor:
             score, _ = self(x.double(), sigma.double())
@@ -88,19 +80,13 @@ class DiscriminatorGuidance:
 
     def _log_ratio(self, x_vp: Tensor, tau: Tensor) -> Tensor:
         members = [self.discriminators] if callable(self.discriminators) else self.discriminators
-        logits = torch.cat([_rows(member(x_vp, tau), len(tau)) for member in members])
+        found, count = [member(x_vp, tau) for member in members], len(tau)
+        if wrong := [logits.shape for logits in found if count not in (logits.shape[-1], logits.numel())]:
+            expected = f"logits of shape ({count},) or (M, {count})"
+            raise ConfigError(expected, str(tuple(wrong[0])), "give one for each image")
+        logits = torch.cat([logits.reshape(-1, count) for logits in found])
         weights = simplex_weights("equal", len(logits)) if self.member_weights is None else self.member_weights
         return combine(lambda *_: logits, self.rule, weights)(x_vp, tau)
-
-
-def _rows(logits: Tensor, count: int) -> Tensor:
-    """Logits (N,), (N, 1) or (M, N) as (M, N)."""
-    if logits.shape in ((count,), (count, 1)):
-        return logits.view(1, count)
-    if logits.dim() != 2 or logits.shape[1] != count:
-        expected = f"logits of shape ({count},) or (members, {count}) from a discriminator"
-        raise ConfigError(expected, str(tuple(logits.shape)), "let it return one logit for each image")
-    return logits
 
 
 def sample(
@@ -117,17 +103,16 @@ def sample(
 ) -> Tensor:
     """Draw float32 samples (N, C, H, W), about [-1, 1] and not clipped, with EDM's Heun sampler.
 
-    denoiser: D(x; sigma), the expected images x0 of x = x0 + sigma n, from float32 x (N, C, H, W) and sigma (N,); it is
-    called without gradients. Classes come by closure: `lambda x, sigma: network(x, sigma, class_labels)`. shape:
-    (N, C, H, W). Image i of a seed depends on the seed and i alone, up to rounding; `first` is the i of the first row.
-    observe: called in each step with the step, x, D and the log ratio, all float64: the trajectory. settings: other
-    values for fields of `SamplerSettings`, such as sigma_max.
+    denoiser: D(x; sigma), the expected x0 of x = x0 + sigma n, from float32 x (N, C, H, W) and sigma (N,), called
+    without gradients. Classes come by closure: `lambda x, sigma: network(x, sigma, labels)`. Image i of a seed depends
+    on the seed and i alone, up to rounding; `first` is the i of the first row. observe: called in each step with the
+    step, x, D and the log ratio, all float64. settings: other values for fields of `SamplerSettings`, as sigma_max.
 
     >>> def denoiser(x, sigma):  # of normal data with standard deviation 0.5
     ...     return x * 0.25 / (0.25 + sigma.view(-1, 1, 1, 1) ** 2)
-    >>> states = []
-    >>> samples = sample(denoiser, (64, 1, 8, 8), observe=lambda step, x, denoised, log_ratio: states.append(x))
-    >>> samples.shape, len(states), round(samples.std().item(), 1)
+    >>> trajectory = []
+    >>> samples = sample(denoiser, (64, 1, 8, 8), observe=lambda step, x, denoised, log_ratio: trajectory.append(x))
+    >>> samples.shape, len(trajectory), round(samples.std().item(), 1)
     (torch.Size([64, 1, 8, 8]), 18, 0.5)
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from discriminator_guidance.checkpoints.released import Weights
+from torch import nn
+
 from discriminator_guidance.checkpoints.weights import save_weights
 
 
-def write(result: Weights, folder: Path) -> dict[str, object]:
+def write(result: tuple[nn.Module, dict[str, Any]], folder: Path) -> dict[str, object]:
     """Write model.safetensors and model.json into a folder, and say how much they hold."""
-    state, arguments = result
+    network, arguments = result
+    state = network.state_dict()
     save_weights(folder, state, arguments)
     elements = sum(tensor.numel() for tensor in state.values())
     return {"tensors": len(state), "elements": elements, "folder": folder}
