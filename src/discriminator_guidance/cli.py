@@ -190,7 +190,7 @@ def convert_edm(
 ) -> None:
     """Convert an EDM score network."""
     from discriminator_guidance import progress
-    from discriminator_guidance.checkpoints.released import read_edm
+    from discriminator_guidance.checkpoints.edm_pickle import read_edm
     from discriminator_guidance.stages.convert import write
 
     progress.summary(f"converted {file.name}", [write(read_edm(file), folder)])
@@ -204,7 +204,7 @@ def convert_adm(
 ) -> None:
     """Convert an ADM classifier or a DG discriminator."""
     from discriminator_guidance import progress
-    from discriminator_guidance.checkpoints.released import read_adm
+    from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
     from discriminator_guidance.stages.convert import write
 
     progress.summary(f"converted {file.name}", [write(read_adm(file, head_channels), folder)])

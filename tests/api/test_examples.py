@@ -15,6 +15,8 @@ from tests.commands import PROJECT
 from tests.stages import released
 from tests.stages.conftest import prepare_study, tiny_settings
 
+SMALL = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+SMALL |= {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
 NAMES = discriminator_guidance.__all__
 
 
@@ -51,7 +53,7 @@ def test_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     torch.manual_seed(0)
-    diffusers.UNet2DModel(8, block_out_channels=(32,) * 4).save_pretrained("my_model")
+    diffusers.UNet2DModel(**SMALL).save_pretrained("my_model")
     diffusers.DDPMScheduler().save_pretrained("my_model")
     (tmp_path / "my_project.py").write_text("def discriminator(x_vp, tau):\n    return x_vp.mean(dim=(1, 2, 3))\n")
     names: dict[str, object] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from discriminator_guidance.checkpoints.released import read_adm, read_edm
+from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.checkpoints.weights import build_network, load_weights
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.edm import EDMPrecond

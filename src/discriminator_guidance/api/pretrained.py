@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from discriminator_guidance.checkpoints.released import read_adm, read_edm
+from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.checkpoints.weights import fit_network
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
