@@ -133,5 +133,5 @@ def test_the_sampler_agrees_with_many_steps_of_ddim(unet) -> None:
         observe=lambda step, x, denoised, log_ratio: latents.append(x),
     )  # fmt: skip
     start = (latents[0] / (1 + LEVELS[-1] ** 2).sqrt()).float()
-    own, _ = ddim_loop(unet, scheduler, start, 1000, labels)
-    assert torch.allclose(ours, own, atol=0.02)
+    own, _ = ddim_loop(unet, scheduler, start, 250, labels)
+    assert torch.allclose(ours, own, atol=0.04)  # 0.027; 0.011 with 1,000 steps: DDIM is of first order
