@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test fullsize lint mlflow dag clean always
+.PHONY: help setup repro test fullsize lint mlflow release dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -39,6 +39,9 @@ mlflow: setup ## open the MLflow UI on http://127.0.0.1:5000 (PORT=5000) until C
 	@echo "http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C stops it)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
 		--backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
+
+release: setup ## pack the networks of the profile in params.yaml into dist/, for from_pretrained
+	@dguide release
 
 # As text, DVC's drawing is hundreds of columns wide.
 dag: setup ## print the pipeline as a Mermaid graph

@@ -167,6 +167,22 @@ def fetch(
     progress.summary(f"profile {settings.profile}: third-party files", rows)
 
 
+@app.command(rich_help_panel=TOOLS)
+def release(
+    folder: Annotated[Path, typer.Argument(help="A folder of the profile's name is written there.")] = Path("dist"),
+    params: Params = PARAMS,
+) -> None:
+    """Pack the networks of the profile for others, who load them with `from_pretrained`."""
+    from discriminator_guidance import progress
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.stages import release as stage
+    from discriminator_guidance.stages.layout import Layout
+
+    settings = load_config(params)
+    rows = stage.run(settings, Layout(Path.cwd(), settings.profile), folder / settings.profile)
+    progress.summary(f"profile {settings.profile}: released networks", rows)
+
+
 @convert.command("edm")
 def convert_edm(
     file: Annotated[Path, typer.Argument(help="An EDM .pkl.")],
@@ -174,7 +190,8 @@ def convert_edm(
 ) -> None:
     """Convert an EDM score network."""
     from discriminator_guidance import progress
-    from discriminator_guidance.stages.convert import read_edm, write
+    from discriminator_guidance.checkpoints.edm_pickle import read_edm
+    from discriminator_guidance.stages.convert import write
 
     progress.summary(f"converted {file.name}", [write(read_edm(file), folder)])
 
@@ -187,7 +204,8 @@ def convert_adm(
 ) -> None:
     """Convert an ADM classifier or a DG discriminator."""
     from discriminator_guidance import progress
-    from discriminator_guidance.stages.convert import read_adm, write
+    from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+    from discriminator_guidance.stages.convert import write
 
     progress.summary(f"converted {file.name}", [write(read_adm(file, head_channels), folder)])
 
