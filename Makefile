@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test fullsize lint mlflow release dag clean always
+.PHONY: help setup repro test fullsize lint docs mlflow release dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -34,6 +34,9 @@ lint: setup ## check style, types and the layers
 	@ruff format --check .
 	@mypy
 	@lint-imports --no-logo
+
+docs: setup ## build the documentation as a site in site/ and check its links
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 mlflow: setup ## open the MLflow UI on http://127.0.0.1:5000 (PORT=5000) until Ctrl-C
 	@echo "http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C stops it)"
