@@ -1,4 +1,4 @@
-"""Labelled images from files: class folders, a zip of them, EDM's zip with `dataset.json`, or an .npz file."""
+"""Images from files: folders, a zip of them, EDM's zip with `dataset.json`, or an .npz file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 
@@ -20,9 +22,85 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 CHANNELS = {"L": 1, "RGB": 3}
 LABELS = "dataset.json"
+ARRAYS = ("images", "arr_0")  # names of the images in an .npz file, the preferred one first
 MAX_PIXELS, MAX_FILE_BYTES, MAX_TOTAL_BYTES = 2**22, 2**26, 2**32
 
 Read = Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one shape (H, W, C) that are read batch by batch."""
+
+    path: Path
+    names: tuple[str, ...]  # of the files; of an .npz its `index`, or 0, 1, ...
+    shape: tuple[int, ...]
+
+    @property
+    def stems(self) -> list[str]:
+        """The names without their endings: sets that have them in common are paired."""
+        return [str(PurePosixPath(name).with_suffix("")) for name in self.names]
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """The images in order, (N, H, W, C) uint8 of at most `size`."""
+        starts = range(0, len(self.names), size)
+        with _one_error(self.path, "images", "correct the files"):
+            if self.path.suffix.lower() == ".npz":
+                with zipfile.ZipFile(self.path) as archive, _array(archive) as (_, stream):
+                    for start in starts:
+                        shape = (min(size, len(self.names) - start), *self.shape)
+                        yield np.frombuffer(stream.read(int(np.prod(shape))), np.uint8).reshape(shape).copy()
+                    stream.read(1)  # past the end: only then are checksums compared
+                return
+            with _files(self.path) as (_, read):
+                for start in starts:
+                    yield np.stack([self._decoded(name, read) for name in self.names[start : start + size]])
+
+    def _decoded(self, name: str, read: Read) -> np.ndarray:
+        image = _decode(name, read)
+        if image.shape != self.shape:
+            raise ValueError(f"different shapes (H, W, C): {self.names[0]} {self.shape}, {name} {image.shape}")
+        return image
+
+
+def open_images(path: Path) -> ImageSet:
+    """The images of a folder or a zip in the order of folder and name, or of an .npz; only the first is read."""
+    with _one_error(path, "images", "give a folder, a zip or an .npz file of images"):
+        if path.suffix.lower() != ".npz":
+            with _files(path) as (files, read):
+                names = _image_names(files)
+                return ImageSet(path, tuple(names), _decode(names[0], read).shape)
+        with zipfile.ZipFile(path) as archive, _array(archive) as ((count, *shape), _):
+            index = np.arange(count)
+            if "index.npy" in archive.namelist():
+                index = np.lib.format.read_array(archive.open("index.npy"), allow_pickle=False)
+            if index.shape != (count,):
+                raise ValueError(f"index {index.shape} of {count} images")
+            return ImageSet(path, tuple(f"{number:06d}" for number in index.tolist()), tuple(shape))
+
+
+@contextmanager
+def _array(archive: zipfile.ZipFile) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
+    """The shape of the images in an .npz file, and the stream of their bytes."""
+    names = [name for name in ARRAYS if f"{name}.npy" in archive.namelist()]
+    if not names:
+        raise ValueError(f"no array {' or '.join(ARRAYS)}")
+    with archive.open(f"{names[0]}.npy") as stream:
+        np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
+        if dtype != np.uint8 or fortran or len(shape) != 4 or shape[3] not in (1, 3) or not np.prod(shape):
+            raise ValueError(f"{names[0]} {shape} {dtype} instead of (N, H, W, 1 or 3) uint8")
+        yield shape, stream
+
+
+@contextmanager
+def _one_error(path: Path, what: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, json and image decoders raise some dozen types on damaged files
+        raise InputError(f"{what} in {path}", reason(error), remedy) from error
 
 
 def read_images(path: Path, image_size: int) -> Images:
@@ -32,17 +110,13 @@ def read_images(path: Path, image_size: int) -> Images:
     are the labels 0, 1, ... themselves.
     """
     remedy = "correct real.path (real.holdout_path) or the files"
-    try:
+    with _one_error(path, "labelled images", remedy):
         if path.suffix.lower() == ".npz":
             arrays = load_arrays(path, ("images", "labels"), remedy)
             return _from_arrays(arrays["images"], arrays["labels"], image_size)
         with _files(path) as (files, read):
             names, labels, classes = _labelled(files, read)
             return Images(_decoded(path, names, read, image_size), labels, classes)
-    except UserError:
-        raise
-    except Exception as error:  # zipfile, json and image decoders raise some dozen types on damaged files
-        raise InputError(f"labelled images in {path}", reason(error), remedy) from error
 
 
 def _from_arrays(images: np.ndarray, labels: np.ndarray, image_size: int) -> Images:
@@ -69,11 +143,16 @@ def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
         yield archive.namelist(), archive.read
 
 
-def _labelled(files: list[str], read: Read) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+def _image_names(files: list[str]) -> list[str]:
     names = [name for name in files if name.lower().endswith(SUFFIXES) and not _hidden(name)]
     names.sort(key=lambda name: name.rpartition("/")[::2])
     if not names:
         raise ValueError(f"no file that ends in {', '.join(SUFFIXES)}")
+    return names
+
+
+def _labelled(files: list[str], read: Read) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    names = _image_names(files)
     if LABELS in files:
         label_of = dict(json.loads(read(LABELS))["labels"])
         if odd := sorted(label_of.keys() ^ set(names)):

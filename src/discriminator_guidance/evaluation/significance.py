@@ -135,6 +135,14 @@ class Measured:
         values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
         return Measured(values, self.influence - other.influence, self.index)
 
+    def minus_independent(self, other: Measured) -> Measured:
+        """The difference from images that share no noise: the influence of all, so that squared errors add up."""
+        counts = [each.influence.shape[1] for each in (self, other)]
+        total = sum(counts) * (sum(counts) - 1)
+        scales = [np.sqrt(total / (count * (count - 1))) for count in counts]
+        values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
+        return Measured(values, np.hstack([scales[0] * self.influence, -scales[1] * other.influence]))
+
     def interval(self) -> tuple[float, float]:
         """Over training seeds and sampling noise, see `replicate_interval`."""
         return replicate_interval(self.values, self.influence)
