@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from discriminator_guidance.run import one_line_errors, run_stage
+from discriminator_guidance.run import one_line_errors, require_rows, run_stage
 
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
 
@@ -148,6 +148,46 @@ def summary(
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     progress.summary(title, summary_rows(folder, list(settings.variants)))
     typer.echo(f"tables, figures and the page: {folder.relative_to(Path.cwd())}/index.html")
+
+
+@app.command(rich_help_panel=TOOLS)
+def sample(
+    variant: Annotated[str, typer.Option(help="A row of `variants`.")],
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Sample seeds, e.g. 0-63 or 3,5-7.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder of <seed>.png, or a .png for a grid.")],
+    params: Params = PARAMS,
+) -> None:
+    """Draw single samples of a variant by their seeds, as PNG files."""
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.stages import sample as command
+    from discriminator_guidance.stages.layout import Layout
+
+    settings, numbers = load_config(params), command.parse_seeds(seeds)
+    require_rows(settings, params, {"variant": variant})
+    layout = Layout(Path.cwd(), settings.profile).replicates(settings.replicates)[0]
+    command.run(settings, layout, variant, numbers, out)
+    typer.echo(f"{len(numbers)} samples of {variant}: {out}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def fid(
+    images: Annotated[Path, typer.Option(metavar="PATH", help="Generated images: a folder, a zip or an .npz.")],
+    reference: Annotated[Path, typer.Option(metavar="PATH", help="Real images, likewise.")],
+    against: Annotated[Path | None, typer.Option(metavar="PATH", help="Other generated images to compare.")] = None,
+    network: Annotated[
+        str, typer.Option(help="`inception`, a .pth of it, or the folder of a profile's fid_network.")
+    ] = "inception",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one feature pass.")] = 64,
+) -> None:
+    """Measure images from anywhere: FID, KID, precision, recall with intervals; compare two sets of them."""
+    from discriminator_guidance import progress
+    from discriminator_guidance.stages import fid as command
+
+    found = command.run(images, against, reference, network, batch_size)
+    counts = ", ".join(f"{len(each.names):,} {name} ({each.path})" for name, each in found.sets.items())
+    progress.summary(f"{counts}: 95 % intervals cover sampling noise; network and reference are fixed", found.rows())
+    if against is not None:
+        typer.echo(found.sentence())
 
 
 @app.command(rich_help_panel=TOOLS)

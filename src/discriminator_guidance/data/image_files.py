@@ -86,8 +86,8 @@ def _array(archive: zipfile.ZipFile) -> Iterator[tuple[tuple[int, ...], IO[bytes
     if not names:
         raise ValueError(f"no array {' or '.join(ARRAYS)}")
     with archive.open(f"{names[0]}.npy") as stream:
-        np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
+        np.lib.format.read_magic(stream)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
         if dtype != np.uint8 or fortran or len(shape) != 4 or shape[3] not in (1, 3) or not np.prod(shape):
             raise ValueError(f"{names[0]} {shape} {dtype} instead of (N, H, W, 1 or 3) uint8")
         yield shape, stream

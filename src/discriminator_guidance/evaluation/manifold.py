@@ -36,24 +36,27 @@ def precision_recall_influence(
 
     Precision is a mean over generated images. Recall's influence is the jackknife's, psi_i = (n - 1) (mean_j R_(-j) -
     R_(-i)), where R_(-i) leaves image i out: real images in no other ball are lost, and balls that have i among their k
-    nearest neighbours grow to the next one. Its variance is at least the true one on average (Efron & Stein 1981).
+    nearest neighbours grow to the next one. Its variance is at least the true one on average (Efron & Stein 1981):
+    recall's intervals came out twice as wide as they need be on Gaussian features.
     """
     x, y = _checked(generated, real, neighborhood, 2, device)
     n, k = len(x), neighborhood
     inside, nearest = _nearest(y, k + 1, block)[0][:, k], _nearest(x, k + 2, block)
-    precise = torch.cat([(torch.cdist(rows, y) <= inside).any(dim=1) for rows in x.split(block)]).double()
+    precise = torch.cat([(torch.cdist(rows, y) <= inside).any(dim=1) for rows in torch.split(x, block)]).double()
 
     radius, wider_radius = nearest[0][:, k], nearest[0][:, k + 1]
     ball, neighbour = torch.arange(n, device=x.device).repeat_interleave(k + 1), nearest[1][:, : k + 1].flatten()
     places = torch.stack([neighbour, ball])[:, neighbour != ball]
     neighbours = torch.sparse_coo_tensor(places, x.new_ones(places.shape[1]), (n, n), check_invariants=True)
     recalled, gained = 0, x.new_zeros(n)  # real images in a ball; how many more are when an image is left out
-    for rows in y.split(block):
+    for rows in torch.split(y, block):
         distance = torch.cdist(rows, x)
         covered = distance <= radius
         balls = covered.sum(dim=1)
         recalled += int((balls > 0).sum())
-        replaced = (neighbours @ (distance <= wider_radius).to(x).T).T > 0  # (rows, n): without image i, in a wider ball
+        replaced = (
+            neighbours @ (distance <= wider_radius).to(x).T
+        ).T > 0  # (rows, n): in a wider ball, without image i
         gained += replaced[balls == 0].sum(dim=0) - (covered & ~replaced)[balls == 1].sum(dim=0)
     recall = (n - 1) / len(y) * (gained.mean() - gained)
     values = (float(precise.mean()), precise - precise.mean()), (recalled / len(y), recall)
@@ -62,13 +65,11 @@ def precision_recall_influence(
 
 def _nearest(points: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:
     """Distances and rows (n, count) of the points nearest to each of (n, d), itself included."""
-    found = [torch.cdist(rows, points).topk(count, largest=False) for rows in points.split(block)]
+    found = [torch.cdist(rows, points).topk(count, largest=False) for rows in torch.split(points, block)]
     return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
 
-def _checked(
-    generated: Floats, real: Floats, neighborhood: int, more: int, device: torch.device | str
-) -> list[Tensor]:
+def _checked(generated: Floats, real: Floats, neighborhood: int, more: int, device: torch.device | str) -> list[Tensor]:
     sets = comparable(generated, real)
     most = min(map(len, sets)) - more
     if not 1 <= neighborhood <= most:

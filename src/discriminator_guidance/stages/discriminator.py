@@ -222,9 +222,7 @@ def train_head(
     score = score or (lambda trained: validate(trained, inputs.validation, inputs.compute))
     if settings.objective != "cross_entropy":
         settings = replace(settings, matching=score_matching(inputs))
-    kept, history = fit_head(
-        head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report
-    )
+    kept, history = fit_head(head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report)
     return head, kept, history
 
 

@@ -48,7 +48,12 @@ def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
 
 def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | InceptionFeatures:
     """The network whose `features` of images in [-1, 1] define the Frechet distance, frozen, in full float32."""
-    state, arguments = load_weights(layout.model("fid_network"), "fid_network")
+    return read_fid_network(layout.model("fid_network"), compute)
+
+
+def read_fid_network(folder: Path, compute: Compute) -> FidNetwork | InceptionFeatures:
+    """The same from any folder of model.safetensors and model.json."""
+    state, arguments = load_weights(folder, "fid_network")
     network = (
         InceptionFeatures(state)
         if arguments == INCEPTION
