@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from discriminator_guidance.evaluation.manifold import precision_recall
+from discriminator_guidance.evaluation.manifold import precision_recall, precision_recall_influence
 
 
 def normal(seed: int, count: int, scale: float = 1.0) -> np.ndarray:
@@ -29,3 +29,14 @@ def test_a_collapsed_generator_is_precise_and_forgets() -> None:
     # Copies of the middle of the data: this is also what fixes the order of the arguments.
     precision, recall = precision_recall(normal(1, 200, scale=0.05), normal(2, 200), 3)
     assert recall < 0.1 < 0.9 < precision
+
+
+@pytest.mark.parametrize(("generated", "real", "neighborhood"), [(60, 50, 3), (40, 80, 1)])
+def test_influence_is_what_leaving_an_image_out_takes_away(generated: int, real: int, neighborhood: int) -> None:
+    x, y = normal(1, generated, scale=1.3), normal(2, real)
+    found = precision_recall_influence(x, y, neighborhood, block=17)
+    assert tuple(value for value, _ in found) == precision_recall(x, y, neighborhood)
+    without = np.array([precision_recall(np.delete(x, row, axis=0), y, neighborhood) for row in range(generated)])
+    expected = (generated - 1) * (without.mean(axis=0) - without)
+    assert np.ptp(expected, axis=0).min() > 0
+    np.testing.assert_allclose(np.stack([influence for _, influence in found], axis=1), expected, atol=1e-10)

@@ -1,0 +1,167 @@
+"""Command `fid`: the numbers of stage `evaluation` and of public implementations, from files of every kind."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_fid import inception as pytorch_inception
+from pytorch_fid.fid_score import calculate_frechet_distance
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from discriminator_guidance.data.files import read_json, write_npz
+from discriminator_guidance.data.image_files import open_images
+from discriminator_guidance.data.images import write_png
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation.inception import InceptionFeatures
+from discriminator_guidance.stages import fid
+
+from .conftest import Tiny, run_stage
+
+
+def write_folder(folder: Path, images: np.ndarray, first: int = 0) -> Path:
+    for number, image in enumerate(images, first):
+        write_png(folder / f"{number:06d}.png", image)
+    return folder
+
+
+def zipped(folder: Path) -> Path:
+    with zipfile.ZipFile(path := folder.with_suffix(".zip"), "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"inside/{file.name}")
+    return path
+
+
+@pytest.fixture
+def drawn(tiny: Tiny) -> Tiny:
+    """A study with a trained FID network and the samples of two variants."""
+    for word, *name in (["fid_network"], ["guided", "edm"], ["guided", "d0"]):
+        run_stage(word, tiny, *name)
+    return tiny
+
+
+def test_the_samples_of_a_variant_have_the_numbers_of_its_evaluation(drawn: Tiny) -> None:
+    layout = drawn[1]
+    run_stage("evaluation", drawn, "d0")
+    metrics = read_json(layout.evaluation("d0"), "evaluation")
+    details = read_json(layout.evaluated("d0") / "details.json", "evaluation")
+    samples, real = [layout.guided(name) / "samples.npz" for name in ("d0", "edm")], layout.real / "train.npz"
+    found = fid.run(*samples, real, str(layout.model("fid_network")), 7)
+    assert found.paired
+    own, difference = found.columns["images"], found.columns["difference"]
+    pairs = [(own["FID"], metrics["fid"], (metrics["fid_low"], metrics["fid_high"])),
+             (difference["FID"], metrics["delta_fid"], (metrics["delta_low"], metrics["delta_high"])),
+             (own["KID"], details["kid_all"], details["kid_ci95"]),
+             (difference["KID"], details["delta_kid"], details["delta_kid_ci95"])]  # fmt: skip
+    for measured, value, interval in pairs:
+        assert measured.mean == pytest.approx(value, rel=1e-4)
+        assert measured.interval() == pytest.approx(interval, rel=1e-4, abs=1e-4)
+    for share in ("precision", "recall"):
+        assert own[share].mean == pytest.approx(metrics[share])
+    assert found.rows()[0]["metric"] == f"FID ({layout.model('fid_network')})"
+    significant = not metrics["delta_low"] < 0 < metrics["delta_high"]
+    assert ("significantly" in found.sentence(), "indistinguishable" in found.sentence()) == (
+        significant,
+        not significant,
+    )
+
+
+def test_folders_zips_and_arrays_are_alike_and_other_names_are_unpaired(drawn: Tiny, tmp_path: Path) -> None:
+    layout = drawn[1]
+    samples = [np.load(layout.guided(name) / "samples.npz")["images"] for name in ("d0", "edm")]
+    one, other = (write_folder(tmp_path / name, each) for name, each in zip(("a", "b"), samples, strict=True))
+    write_npz(tmp_path / "b.npz", arr_0=samples[1])
+    moved, real = write_folder(tmp_path / "c", samples[1], 500), layout.real / "train.npz"
+    network = str(layout.model("fid_network") / "model.safetensors")
+    paired, arrays, unpaired = (
+        fid.run(one, against, real, network, 64) for against in (other, tmp_path / "b.npz", moved)
+    )
+    assert (paired.paired, arrays.paired, unpaired.paired) == (True, True, False)
+    for metric, measured in paired.columns["difference"].items():
+        loose, array = (each.columns["difference"][metric] for each in (unpaired, arrays))
+        assert measured.mean == pytest.approx(loose.mean)
+        assert measured.interval() == pytest.approx(array.interval())
+        errors = [np.ptp(paired.columns[name][metric].interval()) for name in ("images", "against")]
+        assert np.ptp(loose.interval()) == pytest.approx(np.hypot(*errors))
+    assert list(open_images(zipped(one)).batches(7))[-1].tobytes() == samples[0][21:].tobytes()
+    assert open_images(zipped(one)).stems[0] == "inside/000000"
+
+
+def test_inception_distances_are_those_of_torch_fidelity_and_pytorch_fid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    state = InceptionFeatures(None).network.state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    rng = np.random.default_rng(0)  # 299 pixels: pytorch-fid resizes other images in another way
+    sets = [rng.integers(0, high, (6, 299, 299, 3), dtype=np.uint8) for high in (256, 130)]
+    paths = [write_folder(tmp_path / name, images) for name, images in zip(("one", "two"), sets, strict=True)]
+    found = fid.run(paths[0], None, paths[1], str(tmp_path / "weights.pth"), 4)
+    assert found.rows()[0]["metric"] == "FID"
+
+    fidelity = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(tmp_path / "weights.pth"))
+    monkeypatch.setattr(pytorch_inception, "load_state_dict_from_url", lambda *_, **__: state)
+    pytorch = pytorch_inception.InceptionV3().eval()
+    with torch.no_grad():
+        pixels = [torch.from_numpy(images).permute(0, 3, 1, 2) for images in sets]
+        theirs = [fidelity(x)[0] for x in pixels], [pytorch((x - 128.0) / 256 + 0.5)[0].flatten(1) for x in pixels]
+    # pytorch-fid's own pixels are x / 255. In the few directions that features span the formulas take no minutes.
+    for (one, two), distance in zip(theirs, (of_torch_fidelity, of_pytorch_fid), strict=True):
+        basis = torch.linalg.qr(torch.cat([one, two]).T.double()).Q
+        expected = distance(one.double() @ basis, two.double() @ basis)
+        assert found.columns["images"]["FID"].mean == pytest.approx(expected, rel=1e-4)
+
+
+def of_torch_fidelity(one: torch.Tensor, two: torch.Tensor) -> float:
+    statistics = [fid_features_to_statistics(each) for each in (one, two)]
+    return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+
+
+def of_pytorch_fid(one: torch.Tensor, two: torch.Tensor) -> float:
+    return calculate_frechet_distance(
+        one.mean(0).numpy(), one.T.cov().numpy(), two.mean(0).numpy(), two.T.cov().numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "network", "words"),
+    [
+        ("few.npz", "network", "at least 5 images in .*few.npz; got 4"),
+        ("wide.npz", "network", r"images \(H, W, C\) \(8, 8, 1\), as in .*, in --images; got \(8, 9, 1\)"),
+        ("float.npz", "network", r"images in .*float.npz; got images .* float64 instead of .* uint8"),
+        ("other.npz", "network", "no array images or arr_0"),
+        ("absent", "network", r"images in .*absent; got .*No such file.*; give a folder, a zip or an .npz"),
+        ("good.npz", "absent.pth", "torch-fidelity's Inception weights .*; got no such file; run `dguide fetch"),
+        ("good.npz", "nowhere", r"nowhere/model\.json; got no such file"),
+        ("rgb.npz", "network", r"\(8, 8, 1\), of which .* has features; got \(8, 8, 3\); choose another --network"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_computed(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, network: str, words: str
+) -> None:
+    monkeypatch.setattr(fid, "extract_features", lambda *_: pytest.fail("features were computed"))
+    shapes = {"few": (4, 8, 8, 1), "wide": (6, 8, 9, 1), "good": (6, 8, 8, 1), "rgb": (6, 8, 8, 3)}
+    for name, shape in shapes.items():
+        write_npz(tmp_path / f"{name}.npz", images=np.zeros(shape, np.uint8))
+    write_npz(tmp_path / "float.npz", images=np.zeros((6, 8, 8, 1)))
+    write_npz(tmp_path / "other.npz", samples=np.zeros((6, 8, 8, 1), np.uint8))
+    reference = tmp_path / ("rgb.npz" if images == "rgb.npz" else "good.npz")
+    choice = str(tiny[1].model("fid_network") if network == "network" else tmp_path / network)
+    with pytest.raises(InputError, match=words) as caught:
+        fid.run(tmp_path / images, None, reference, choice, 64)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_is_named_while_it_is_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
+    folder = write_folder(tmp_path / "images", images)
+    (folder / "000003.png").write_bytes(b"no image")
+    write_npz(path := tmp_path / "images.npz", images=images)
+    path.write_bytes(path.read_bytes().replace(images.tobytes()[-40:], bytes(40)))
+    for source, word in ((folder, "000003.png"), (path, "images.npy")):
+        with pytest.raises(InputError, match=word):
+            list(open_images(source).batches(4))
