@@ -47,7 +47,7 @@ def precision_recall_influence(
     radius, wider_radius = nearest[0][:, k], nearest[0][:, k + 1]
     ball, neighbour = torch.arange(n, device=x.device).repeat_interleave(k + 1), nearest[1][:, : k + 1].flatten()
     places = torch.stack([neighbour, ball])[:, neighbour != ball]
-    neighbours = torch.sparse_coo_tensor(places, x.new_ones(places.shape[1]), (n, n), check_invariants=True)
+    neighbours = torch.sparse_coo_tensor(places, torch.ones_like(places[0]).float(), (n, n), check_invariants=True)
     recalled, gained = 0, x.new_zeros(n)  # real images in a ball; how many more are when an image is left out
     for rows in torch.split(y, block):
         distance = torch.cdist(rows, x)
@@ -55,7 +55,7 @@ def precision_recall_influence(
         balls = covered.sum(dim=1)
         recalled += int((balls > 0).sum())
         replaced = (
-            neighbours @ (distance <= wider_radius).to(x).T
+            neighbours @ (distance <= wider_radius).float().T
         ).T > 0  # (rows, n): in a wider ball, without image i
         gained += replaced[balls == 0].sum(dim=0) - (covered & ~replaced)[balls == 1].sum(dim=0)
     recall = (n - 1) / len(y) * (gained.mean() - gained)

@@ -27,7 +27,7 @@ from discriminator_guidance.stages.networks import INCEPTION, read_fid_network
 
 RELEASED = Path("data/raw/weights-inception-2015-12-05-6726825d.pth")
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
-DIGITS = {"FID": 2, "KID": 5, "precision": 3, "recall": 3}
+DIGITS = {"FID": 3, "KID": 5, "precision": 3, "recall": 3}
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,31 @@ class Distances:
     def rows(self) -> list[dict[str, str]]:
         """Values with 95 % intervals, a row for each metric."""
         labels = {"FID": fid_label(self.network), "KID": fid_label(self.network, "KID")}
-        found = []
-        for metric, digits in DIGITS.items():
-            each = {name: column[metric] for name, column in self.columns.items()}
-            texts = {n: estimate(m.mean, m.interval(), digits, n == "difference") for n, m in each.items()}
-            found.append({"metric": labels.get(metric, metric), **texts})
-        return found
+        return [
+            {"metric": labels.get(metric, metric)} | {name: self.text(name, metric) for name in self.columns}
+            for metric in DIGITS
+        ]
+
+    def text(self, column: str, metric: str) -> str:
+        """A value with its interval, that of a share cut at 0 and 1."""
+        measured, signed = self.columns[column][metric], column == "difference"
+        bounds = measured.interval()
+        if metric in ("precision", "recall") and not signed:
+            bounds = (max(bounds[0], 0.0), min(bounds[1], 1.0))
+        return estimate(measured.mean, bounds, DIGITS[metric], signed)
 
     def sentence(self) -> str:
         """Whether the two sets differ in FID, and whether KID agrees."""
         fid, kid = (self.columns["difference"][metric] for metric in ("FID", "KID"))
-        label, how = fid_label(self.network), "paired by name" if self.paired else "unpaired"
         one, other = (self.sets[name].path for name in ("images", "against"))
-        words = {"better": "significantly below", "worse": "significantly above"}
-        if (word := words.get(verdict(fid.interval()))) is None:
-            text = f"{label}: {one} and {other} are indistinguishable"
-        else:
-            text = f"{label}: {one} is {word} {other}"
-        shown = f"difference {estimate(fid.mean, fid.interval(), 2, True)}, p = {number(fid.p_value(), 3)}, {how}"
+        found = {
+            "better": f"{one} is significantly below {other}",
+            "worse": f"{one} is significantly above {other}",
+        }.get(verdict(fid.interval()), f"{one} and {other} are indistinguishable")
+        how = "paired by name" if self.paired else "unpaired"
+        numbers = f"difference {self.text('difference', 'FID')}, p = {number(fid.p_value(), 3)}, {how}"
         odd = "; KID disagrees in sign" if fid.mean * kid.mean < 0 else ""
-        return f"{text} ({shown}){odd}"
+        return f"{fid_label(self.network)}: {found} ({numbers}){odd}"
 
 
 def run(images: Path, against: Path | None, reference: Path, network: str, batch_size: int) -> Distances:
