@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +32,10 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
 
     config = load_config(params)
     layout = Layout(Path.cwd(), config.profile)
-    require_rows(config, params, row)
+    for kind, name in row.items():
+        rows = getattr(config, f"{kind}s")
+        if name not in rows:
+            raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
     stage: Any = import_module(f"discriminator_guidance.stages.{word}")
     results = []
     places = layout.replicates(config.replicates if word in REPLICATED else 1)
@@ -51,14 +54,6 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     if distributed.is_first():
         progress.summary("/".join([word, *row.values()]), results)
     distributed.barrier()  # the first rank may still read what the others wrote
-
-
-def require_rows(config: Config, params: Path, row: Mapping[str, str]) -> None:
-    """Refuse a `member` or a `variant` that the settings do not have."""
-    for kind, name in row.items():
-        rows = getattr(config, f"{kind}s")
-        if name not in rows:
-            raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
 
 
 def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:

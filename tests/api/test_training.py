@@ -17,9 +17,10 @@ from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.diffusion.vp_time import marginal_mean, marginal_std
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.adm import EncoderUNet
+from discriminator_guidance.networks.discriminator import MemberLogits
 
 STD, GAP = 0.25, 0.1  # of each pixel, and between the means of real and fake
-QUICK = {"epochs": 6, "learning_rate": 1e-3, "device": "cpu", "progress": False}
+QUICK = {"epochs": 6, "learning_rate": 1e-3, "device": "cpu"}
 
 
 def gaussians(count: int, mean: float, seed: int) -> Tensor:
@@ -63,20 +64,20 @@ def test_a_pretrained_extractor_stays_as_it_is_and_serves_a_head() -> None:
     extractor = encoder()
     before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}
     trained = train(REAL[:20], FAKE[:20], extractor=extractor, epochs=2)
-    assert trained.discriminator.head.arguments["in_channels"] == 32
     assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in trained.discriminator.parameters())
-    x_vp = torch.zeros(2, 1, 8, 8, requires_grad=True)
-    logits = trained.discriminator(x_vp, torch.tensor([0.1, 0.5]))
-    assert torch.autograd.grad(logits.sum(), x_vp)[0].isfinite().all()
-    assert logits.shape == (2,)
+    x_vp, tau = torch.ones(2, 1, 8, 8, requires_grad=True), torch.tensor([0.1, 0.5])
+    logits = trained.discriminator(x_vp, tau)
+    assert torch.equal(logits, MemberLogits(extractor, [trained.head])(x_vp, tau)[0])
+    logits.sum().backward()
+    assert [parameter.grad for parameter in (*extractor.parameters(), *trained.head.parameters())].count(None) > 50
+    assert x_vp.grad.isfinite().all()
 
 
 def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"epochs": 4, "checkpoint": tmp_path / "kept", "extractor": encoder()}
-    state = torch.random.get_rng_state()
-    whole = train(REAL[:40], FAKE[:40], **{**options, "checkpoint": None})
+    options, state = {"epochs": 4, "extractor": encoder()}, torch.random.get_rng_state()
+    whole = train(REAL[:40], FAKE[:40], **options)
     assert torch.equal(torch.random.get_rng_state(), state), "the user's random numbers go on as they would have"
+    options["checkpoint"] = tmp_path / "kept"
     saved, save = [], Resumable.save
 
     def killed(self: Resumable, state: dict) -> None:
@@ -88,14 +89,14 @@ def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypat
     monkeypatch.setattr(Resumable, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         train(REAL[:40], FAKE[:40], **options)
-    resumed = train(REAL[:40], FAKE[:40], **options)
-    assert saved == [1, 2, 3, 4]
-    other = train(REAL[:40], -FAKE[:40], **options)
-    assert saved[4:] == [1, 2, 3, 4], "other images are another training"
-    states = [each.discriminator.state_dict() for each in (whole, resumed, other)]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+    epochs = []
+    resumed = train(REAL[:40], FAKE[:40], **options, progress=lambda epoch, row: epochs.append(epoch))
+    assert (saved, epochs) == ([1, 2, 3, 4], [1, 2, 3, 4])
     assert resumed.history == whole.history
+    weights = resumed.head.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.head.state_dict().items())
+    train(REAL[:40], -FAKE[:40], **options)
+    assert saved[4:] == [1, 2, 3, 4], "other images are another training"
 
 
 def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
@@ -111,22 +112,18 @@ def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("real", "words"),
     [
-        (
-            ((REAL + 1) / 2).clamp(0, 1),
-            "real images: .* tensor .* in \\[-1, 1\\], some of it below 0; got values from 0",
-        ),
+        (((REAL + 1) / 2).clamp(0, 1), r"real images: .* in \[-1, 1\], some of it below 0; got values from 0 to"),
         (4 * REAL, "got values from -4"),
         (torch.full_like(REAL, torch.nan), "got values from nan"),
         (REAL.numpy(), "of uint8, .*got float32"),
-        (REAL[:9], "at least 10 square images of each kind"),
-        (REAL.repeat(1, 3, 1, 1), "all of one shape"),
-        (REAL[..., :4], "square"),
+        (REAL[:9], "10 or more real and fake images"),
+        (REAL.repeat(1, 3, 1, 1), "of one shape; got .*8, 3.*8, 1"),
+        (REAL[..., :4], r"\(N, H, H, C\)"),
     ],
 )
-def test_what_is_no_image_set_is_refused_in_one_line(real: object, words: str) -> None:
-    with pytest.raises(InputError, match=words) as caught:
+def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
         train(real)
-    assert "\n" not in str(caught.value)
 
 
 def test_it_needs_torch_numpy_and_safetensors_alone() -> None:

@@ -137,11 +137,9 @@ class Measured:
 
     def minus_independent(self, other: Measured) -> Measured:
         """The difference from images that share no noise: the influence of all, so that squared errors add up."""
-        counts = [each.influence.shape[1] for each in (self, other)]
-        total = sum(counts) * (sum(counts) - 1)
-        scales = [np.sqrt(total / (count * (count - 1))) for count in counts]
-        values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
-        return Measured(values, np.hstack([scales[0] * self.influence, -scales[1] * other.influence]))
+        (n, m), values = (self.influence.shape[1], other.influence.shape[1]), np.subtract(self.values, other.values)
+        one, two = (np.sqrt((n + m) * (n + m - 1) / (count * (count - 1))) for count in (n, m))
+        return Measured(tuple(values.tolist()), np.hstack([one * self.influence, -two * other.influence]))
 
     def interval(self) -> tuple[float, float]:
         """Over training seeds and sampling noise, see `replicate_interval`."""

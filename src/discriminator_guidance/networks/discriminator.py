@@ -1,8 +1,8 @@
-"""Discriminators: heads on the frozen features of a classifier of noisy images, or on the images themselves."""
+"""Discriminators: heads on the frozen features of a classifier of noisy images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,27 +34,3 @@ class MemberLogits(nn.Module):
         """
         features = self.extractor.features(x_vp, tau)
         return torch.stack([head(features, tau, labels).squeeze(1) for head in self.heads])
-
-
-class Discriminator(nn.Module):
-    """One network d(x_vp, tau) from images to logits: a head on the features of an extractor, if there is one.
-
-    extractor: an `EncoderUNet`, or (x_vp, tau) -> feature map (N, C, H, H). It is frozen.
-    """
-
-    def __init__(self, head: nn.Module, extractor: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
-        super().__init__()
-        self.head, self.extractor = head, extractor
-        if isinstance(extractor, nn.Module):
-            extractor.requires_grad_(False).eval()
-
-    def features(self, x_vp: Tensor, tau: Tensor) -> Tensor:
-        """What the head is given."""
-        if isinstance(self.extractor, EncoderUNet):
-            return self.extractor.features(x_vp, tau)
-        return x_vp if self.extractor is None else self.extractor(x_vp, tau)
-
-    def forward(self, x_vp: Tensor, tau: Tensor) -> Tensor:
-        """The logits (N,), differentiable in x_vp (N, C, H, W); tau: 0-dim or (N,) VP times."""
-        logits: Tensor = self.head(self.features(x_vp, tau), tau)
-        return logits.squeeze(1)

@@ -1,7 +1,9 @@
-"""Stage `guided`: evaluation samples of one variant, the unguided `edm` included."""
+"""Stage `guided`: evaluation samples of one variant, the unguided `edm` included; command `sample`: any of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +11,9 @@ import numpy as np
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
 from discriminator_guidance.data.files import write_npz
-from discriminator_guidance.data.images import write_grid
+from discriminator_guidance.data.images import GRID_COLUMNS, GRID_ROWS, write_grid, write_png
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
+from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND
 from discriminator_guidance.stages.resume import resumable
 from discriminator_guidance.stages.sampling import Arrays, open_variant, sampler_settings, window_of
@@ -40,6 +43,26 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     tracker.artifact(folder / "grid.png")
     clipped = np.isclose(np.abs(trajectory["log_ratio"]), LOG_RATIO_BOUND, rtol=0, atol=1e-3)
     return {"images": len(drawn["images"]), "clipped": int(clipped.sum())}
+
+
+def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
+    """Write sample i of every seed i as `<i>.png` in the folder `out`, or as one grid where `out` ends in .png."""
+    grid, most, drawn = out.suffix.lower() == ".png", GRID_COLUMNS * GRID_ROWS, []
+    if variant not in config.variants:
+        raise ConfigError("a variant of the settings", repr(variant), f"choose one of: {', '.join(config.variants)}")
+    if (grid and len(seeds) > most) or (out.exists() and out.is_dir() == grid):
+        expected, found = f"--out: a folder, or a .png of at most {most} seeds", f"{out} and {len(seeds)} seeds"
+        raise ConfigError(expected, found, "choose another --out")
+    opened, size = open_variant(config, layout, config.variants[variant]), config.guided.batch_size
+    with progress.bar(f"samples of {variant}", len(seeds), "images") as advance:
+        for batch in (seeds[start : start + size] for start in range(0, len(seeds), size)):
+            drawn.append(opened.draw(config.guided.seed, batch)["images"])
+            if not grid:
+                for seed, image in zip(batch, drawn.pop(), strict=True):
+                    write_png(out / f"{seed:06d}.png", image)
+            advance(len(batch))
+    if grid:
+        write_grid(out, np.concatenate(drawn))
 
 
 def draw_samples(

@@ -46,13 +46,8 @@ def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
     return compute.place(build_network(EncoderUNet, arguments, state, "discriminator"))
 
 
-def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | InceptionFeatures:
+def load_fid_network(folder: Path, compute: Compute) -> FidNetwork | InceptionFeatures:
     """The network whose `features` of images in [-1, 1] define the Frechet distance, frozen, in full float32."""
-    return read_fid_network(layout.model("fid_network"), compute)
-
-
-def read_fid_network(folder: Path, compute: Compute) -> FidNetwork | InceptionFeatures:
-    """The same from any folder of model.safetensors and model.json."""
     state, arguments = load_weights(folder, "fid_network")
     network = (
         InceptionFeatures(state)
