@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from discriminator_guidance.api.distance import frechet_distance
     from discriminator_guidance.api.pretrained import from_pretrained, load_discriminator, load_edm
     from discriminator_guidance.api.sampling import DiscriminatorGuidance, sample, to_uint8
+    from discriminator_guidance.api.training import train_discriminator
 
 __version__ = "0.1.0"
 _MODULES = {
@@ -15,9 +16,10 @@ _MODULES = {
     "distance": ["frechet_distance"],
     "pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
     "sampling": ["DiscriminatorGuidance", "sample", "to_uint8"],
+    "training": ["train_discriminator"],
 }
 __all__ = ["DiscriminatorGuidance", "frechet_distance", "from_diffusers", "from_pretrained", "guided_unet"]
-__all__ += ["load_discriminator", "load_edm", "sample", "to_uint8"]
+__all__ += ["load_discriminator", "load_edm", "sample", "to_uint8", "train_discriminator"]
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: commands that compute nothing start without torch
