@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ from discriminator_guidance.training.pairs import pair_up, scaled, split_pairs
 
 Images = NDArray[np.uint8] | Tensor | str | Path
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a value for each image
+D0 = DiscriminatorSettings(  # of Table 2, with the epoch that validation chooses
+    seed=0, epochs=40, learning_rate=3e-4, weight_decay=1e-7, t_min=1e-5, batch_size=64, importance_sampling=True,
+    reshuffle=True, flip=False, label_smoothing=0.0, bagging=None, checkpoint="best", checkpoint_every=1,
+)  # fmt: skip
 FEWEST = 10  # images of each kind
 TIMES, PAIRS = 8, 8192  # grid of VP times, and about how many pairs of image and time it is seen on
 WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the image size at which it stops halving
@@ -46,12 +51,11 @@ def train_discriminator(
     extractor: Extractor | None = None,
     *,
     epochs: int = 40,
-    learning_rate: float = 3e-4,
-    batch_size: int = 64,
     seed: int = 0,
     device: torch.device | str | None = None,
     checkpoint: str | Path | None = None,
     progress: Report = lambda epoch, row: None,
+    **settings: Any,
 ) -> TrainedDiscriminator:
     """Train a discriminator of real (1) and generated (0) images at all noise levels, as the pipeline does.
 
@@ -59,8 +63,9 @@ def train_discriminator(
     or an .npz file of images. extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S),
     on whose frozen features a head is trained; None trains a small encoder of the images from scratch. device: CUDA
     where there is one, by default. checkpoint: a folder; the same call resumes there after a kill, with the same bytes.
-    progress: called with each epoch and its losses, such as `print`. Of the images 80 % train, 10 % choose the epoch
-    with the smallest validation loss, 10 % calibrate. Kim et al. 2023, Eq. 4.
+    progress: called with each epoch and its losses, such as `print`. settings: other values for fields of
+    `DiscriminatorSettings`, such as learning_rate or batch_size. Of the images 80 % train, 10 % choose the epoch with
+    the smallest validation loss, 10 % calibrate. Kim et al. 2023, Eq. 4.
 
     >>> rng = np.random.default_rng(0)
     >>> real, fake = (rng.integers(low, low + 100, (20, 8, 8, 1), dtype=np.uint8) for low in (150, 0))
@@ -75,19 +80,16 @@ def train_discriminator(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     compute, split = Compute(place, "float32"), split_pairs(len(one), len(other), 0.8, 0.1, seed)
     pairs = pair_up(one, other, None, split, place)
-    settings = DiscriminatorSettings(
-        seed, epochs, learning_rate, weight_decay=1e-7, t_min=1e-5, batch_size=batch_size, importance_sampling=True,
-        reshuffle=True, flip=False, label_smoothing=0.0, bagging=None, checkpoint="best", checkpoint_every=1,
-    )  # fmt: skip
+    chosen = replace(D0, seed=seed, epochs=epochs, **settings)
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
         features, head, probe = _untrained(extractor, scaled(pairs.images[:2]))
         grid = TIMES, max(1, min(TIMES, PAIRS // len(split.test))), seed
         validation = grid_features(features, pairs, split.validation, *grid)
         digests = [content_digest(array) for array in (one, other, probe.cpu().numpy())]
-        key = {**asdict(settings), "arrays": digests, "versions": [torch.__version__, np.__version__, place.type]}
+        key = {**asdict(chosen), "arrays": digests, "versions": [torch.__version__, np.__version__, place.type]}
         checkpoints = NoCheckpoints() if checkpoint is None else Resumable(Path(checkpoint), "discriminator", key)
-        rest = settings, compute, checkpoints, progress
+        rest = chosen, compute, checkpoints, progress
         kept, history = fit_head(head, features, pairs, lambda it: validate(it, validation, compute), *rest)
     head.requires_grad_(False).load_state_dict(kept)
 
