@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
@@ -55,16 +56,15 @@ def runs(client: Any, experiment: str) -> dict[str, Any]:
 
 
 def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: Any) -> None:
-    (project / "real.npz").write_bytes(b"real")
-    (project / "model.safetensors").write_bytes(b"weights")
+    np.savez(project / "real.npz", images=np.zeros((5, 8, 8, 3), np.uint8))
+    (project / "grid.png").write_bytes(b"grid")
     settings = {"network": {"channels": [1, 2]}, "w1": 2.0, "note": "x" * 7000}
     with tracking.run("members", "discriminator/d0", {"member": "d0"}, settings) as tracker:
         tracker.inputs({"real": project / "real.npz", "fake": project / "absent.npz"})
         for epoch in (1, 2, 3):
             tracker.metrics(epoch, {"loss": 1 / epoch, "broken": float("nan")})
         tracker.params({"epochs": 12})
-        tracker.artifact(project / "real.npz")
-        tracker.model("discriminator-d0", project / "model.safetensors")
+        tracker.artifact(project / "grid.png")
         tracker.summary({"loss": 9.0, "auroc": 0.7, "checkpoint": "last"})
     (found,) = runs(store, "members").values()
     assert (found.info.run_name, found.info.status, found.data.tags["member"]) == ("discriminator/d0", "FINISHED", "d0")
@@ -77,10 +77,21 @@ def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: An
     )  # fmt: skip
     (given,) = found.inputs.dataset_inputs
     assert {tag.key: tag.value for tag in given.tags}["sha256"] == sha256(project / "real.npz")
-    assert Path(store.download_artifacts(found.info.run_id, "real.npz")).read_bytes() == b"real"
-    (version,) = store.search_model_versions("name = 'discriminator-d0'")
-    assert version.run_id == found.info.run_id
-    assert version.tags["weights.sha256"] == sha256(project / "model.safetensors")
+    assert (given.dataset.name, json.loads(given.dataset.source)["uri"]) == ("real", str(project / "real.npz"))
+    assert '"shape": [-1, 8, 8, 3]' in json.loads(given.dataset.schema)["mlflow_tensorspec"]["features"]
+    assert Path(store.download_artifacts(found.info.run_id, "grid.png")).read_bytes() == b"grid"
+
+
+def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project: Path, store: Any) -> None:
+    for path, loss in (("d0", 0.5), ("d1", 0.6), ("d0", 0.7)):  # d0 is trained again, and becomes worse
+        (project / path).write_text(str(loss))
+        with tracking.run("models", path, {}, {}) as tracker:
+            tracker.model("discriminators", project / path, loss)
+            tracker.model("score", project / path)
+    best = store.get_model_version_by_alias("discriminators", "best")
+    assert best.run_id == runs(store, "models")["d1"].info.run_id
+    assert best.tags["weights.sha256"] == sha256(project / "d1")
+    assert not store.get_registered_model("score").aliases
 
 
 @pytest.mark.parametrize(("error", "status"), [(ConfigError("a", "b", "c"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
@@ -120,10 +131,10 @@ def test_trials_are_nested_runs_with_their_end_in_their_status(
     write_params(project, tiny_settings())
     study = worker.take_part(project, 5)
     found = runs(store, "mini")
-    parent = found["study mini-ensemble"].info.run_id
+    parent = found["study/mini-ensemble"].info.run_id
     ends = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED", TrialState.PRUNED: "KILLED"}
     for trial in study.trials:
-        own = found[f"mini-ensemble {trial.number}"]
+        own = found[f"study/mini-ensemble/{trial.number}"]
         assert own.data.tags["mlflow.parentRunId"] == parent
         assert own.info.status == ends[trial.state]
         assert own.data.params == {key: str(value) for key, value in trial.params.items()}

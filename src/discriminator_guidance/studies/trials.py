@@ -70,12 +70,12 @@ def run_trials(study: optuna.Study, objective: Objective, total: int | None, con
     """
     tags = {"stage": "study", "study": study.study_name}
     with (
-        tracking.run(config.profile, f"study {study.study_name}", tags, settings) as parent,
+        tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
         progress.bar(study.study_name, total or count(study) + waiting(study), "trials") as advance,
     ):
 
         def tracked(trial: optuna.Trial) -> float:
-            name, own = f"{study.study_name} {trial.number}", {**tags, "trial": str(trial.number)}
+            name, own = f"study/{study.study_name}/{trial.number}", {**tags, "trial": str(trial.number)}
             # Without a parent MLflow is off or was not reached: no use in trying for every trial.
             run = tracking.run(config.profile, name, own, {}, parent.run_id) if parent.run_id else nullcontext(parent)
             with run as tracker:
