@@ -73,7 +73,7 @@ def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: An
     assert {key for key in found.data.metrics if not key.startswith("system/")} == {"loss", "auroc"}
     params = found.data.params
     assert (params["network.channels"], params["w1"], params["epochs"], len(params["note"])) == (
-        "[1, 2]", "2.0", "12", 6000
+        "1, 2", "2.0", "12", 6000
     )  # fmt: skip
     (given,) = found.inputs.dataset_inputs
     assert {tag.key: tag.value for tag in given.tags}["sha256"] == sha256(project / "real.npz")
@@ -115,7 +115,7 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
         run_stage("guided", Path("params.yaml"), variant=variant)
     run_stage("evaluation", Path("params.yaml"), variant="mean_prob")
     found = runs(store, "mini")["evaluation/mean_prob"]
-    expected = {"rule": "mean_probability", "members": "['d0', 'd1']", "weights": "equal", "w1": "2.0"}
+    expected = {"rule": "mean_probability", "members": "d0, d1", "weights": "equal", "w1": "2.0"}
     assert expected.items() <= found.data.params.items()
     assert not expected.keys() & found.data.metrics.keys()
     results = json.loads((project / "study/reports/mini/evaluation/mean_prob.json").read_text())

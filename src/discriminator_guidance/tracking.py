@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-MODEL = "The weights are in DVC, at the path in tag `weights`. Alias `best`: the path with the smallest validation loss."
+MODEL = "The weights are in DVC, at the path in tag `weights`. Alias `best` has the smallest validation loss."
 
 
 def _best_effort(method: Callable[..., None]) -> Callable[..., None]:
@@ -64,12 +64,10 @@ class Tracker:
     @_best_effort
     def start(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> None:
         """Open the run, in an experiment that is created if need be."""
-        if (found := self._mlflow.get_experiment_by_name(experiment)) is not None:
-            identifier = found.experiment_id
-        else:
-            folder = (_project() / "mlartifacts").as_uri()
-            local = self._mlflow.get_tracking_uri().startswith("sqlite:")
-            identifier = self._mlflow.create_experiment(experiment, folder if local else None)
+        local = self._mlflow.get_tracking_uri().startswith("sqlite:")
+        folder = (_project() / "mlartifacts").as_uri() if local else None
+        found = self._mlflow.get_experiment_by_name(experiment)
+        identifier = found.experiment_id if found else self._mlflow.create_experiment(experiment, folder)
         active = self._mlflow.start_run(
             experiment_id=identifier, run_name=name, tags={**_surroundings(), **tags}, parent_run_id=parent,
             nested=self._mlflow.active_run() is not None, log_system_metrics=parent is None,
@@ -127,10 +125,7 @@ class Tracker:
     @_best_effort
     def end(self) -> None:
         """Deliver what is queued and close the run."""
-        if (active := self._mlflow.active_run()) and active.info.run_id == self.run_id:
-            self._mlflow.end_run(self.status)
-        else:
-            self._mlflow.MlflowClient().set_terminated(self.run_id, self.status)
+        self._mlflow.end_run(self.status)
 
 
 @contextmanager
@@ -207,5 +202,6 @@ def _finite(values: Mapping[str, Any]) -> dict[str, float]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": shown}
     return flat

@@ -68,7 +68,7 @@ def run_trials(study: optuna.Study, objective: Objective, total: int | None, con
 
     `objective` raises `optuna.TrialPruned` to give a trial up; a trial that diverges fails for good.
     """
-    tags = {"stage": "study", "study": study.study_name}
+    tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
         tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
         progress.bar(study.study_name, total or count(study) + waiting(study), "trials") as advance,
