@@ -165,7 +165,10 @@ def test_revisions_can_be_compared_on_a_clone(root: Path, first_run: list[str]) 
     assert "reports/mini/evaluation/d1.json" in succeed(clone, "dvc", "metrics", "diff", "HEAD~1")
     assert "members.d1.learning_rate" in succeed(clone, "dvc", "params", "diff", "HEAD~1")
     assert "index.html" in succeed(clone, "dvc", "plots", "diff", "HEAD~1")
-    columns = ["members.d1.learning_rate", *(f"reports/mini/evaluation/{name}.json:fid" for name in ("d1", "mean_prob"))]
+    columns = [
+        "members.d1.learning_rate",
+        *(f"reports/mini/evaluation/{name}.json:fid" for name in ("d1", "mean_prob")),
+    ]
     kept = "Experiment|.*/(d1|mean_prob).json:fid$|members.d1.learning_rate"  # docs/scaling.md
     table = succeed(clone, "dvc", "exp", "show", "--drop", ".*", "--keep", kept, "--num", "2").splitlines()
     assert max(map(len, table)) <= 200

@@ -109,13 +109,13 @@ class Tracker:
     @_best_effort
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
         """Register weights, which stay where DVC keeps them, as a new version; with a loss, find the `best` path."""
-        tags = {"weights": str(weights), "weights.sha256": sha256(weights), "validation_loss": str(loss)}
-        client = self._mlflow.MlflowClient()
-        logged = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags)
+        path, client = os.path.relpath(weights), self._mlflow.MlflowClient()
+        tags = {"weights": path, "weights.sha256": sha256(weights), "validation_loss": str(loss)}
+        model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=MODEL)
-        source = f"models:/{logged.model_id}"
-        client.create_model_version(name, source, run_id=self.run_id, tags=tags, model_id=logged.model_id)
+        own: dict[str, Any] = {"run_id": self.run_id, "tags": tags, "description": path, "model_id": model}
+        client.create_model_version(name, f"models:/{model}", **own)
         if loss is not None:
             versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
             newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
