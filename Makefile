@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test fullsize lint mlflow dag clean always
+.PHONY: help setup repro test fullsize lint docs mlflow release dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -35,11 +35,17 @@ lint: setup ## check style, types and the layers
 	@mypy
 	@lint-imports --no-logo
 
+docs: setup ## build the documentation as a site in site/ and check its links
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
 mlflow: setup ## print links to the runs and curves, and serve the MLflow UI on port PORT=5000 until Ctrl-C
 	@MLFLOW_TRACKING_URI=sqlite:///mlflow.db python scripts/mlflow_views.py http://127.0.0.1:$(PORT)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore \
 		mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts "--log-level warning" \
 		--backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
+
+release: setup ## pack the networks of the profile in params.yaml into dist/, for from_pretrained
+	@dguide release
 
 # As text, DVC's drawing is hundreds of columns wide.
 dag: setup ## print the pipeline as a Mermaid graph

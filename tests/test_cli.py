@@ -69,6 +69,13 @@ def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
         (["summary"], ["reports/mini/", "stage evaluation"]),
         (["evaluation", "d0"], ["no such file", "dvc repro"]),
         (["fetch", "nothing"], ["'nothing'"]),
+        (["sample", "--variant", "best", "--seeds", "0-3", "--out", "x"], ["a variant of the settings", "'best'"]),
+        *(
+            (["sample", "--variant", "edm", "--seeds", seeds, "--out", "x"], [repr(seeds), "correct --seeds"])
+            for seeds in ("3-1", "", "a", "1-", "0-99999999", "1" * 30)
+        ),
+        (["sample", "--variant", "edm", "--seeds", "0-3", "--out", "x"], ["models/mini/score", "dvc repro"]),
+        (["fid", "--images", "absent", "--reference", "data/raw"], ["images in absent", "give a folder"]),
         (["convert", "edm", "absent.pkl", "out"], ["absent.pkl"]),
         (["study", "promote", "nonsense"], ["'nonsense'", "choose"]),
     ],

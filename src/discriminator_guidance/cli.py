@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.run import one_line_errors, run_stage
 
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
+MOST_SEEDS = 10**6
 
 app = typer.Typer(
     help="A reproducible study of Discriminator Guidance for diffusion models. Settings come from params.yaml.",
@@ -151,6 +155,51 @@ def summary(
 
 
 @app.command(rich_help_panel=TOOLS)
+def sample(
+    variant: Annotated[str, typer.Option(help="A row of `variants`.")],
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Sample seeds, e.g. 0-63 or 3,5-7.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder of <seed>.png, or a .png for a grid.")],
+    params: Params = PARAMS,
+) -> None:
+    """Draw single samples of a variant by their seeds, as PNG files."""
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.stages.guided import write_images
+    from discriminator_guidance.stages.layout import Layout
+
+    settings, numbers = load_config(params), _seeds(seeds)
+    layout = Layout(Path.cwd(), settings.profile).replicates(settings.replicates)[0]
+    write_images(settings, layout, variant, numbers, out)
+    typer.echo(f"{len(numbers)} samples of {variant}: {out}")
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip()) for part in text.split(",")]
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    if None in parts or not 1 <= sum(map(len, ranges)) <= MOST_SEEDS:
+        raise ConfigError(f"1 to {MOST_SEEDS:,} seeds such as 0-63 or 3,5-7", repr(text), "correct --seeds")
+    return list(dict.fromkeys(chain(*ranges)))
+
+
+@app.command(rich_help_panel=TOOLS)
+def fid(
+    images: Annotated[Path, typer.Option(help="Generated images: a folder, a zip or an .npz.")],
+    reference: Annotated[Path, typer.Option(help="Real images, likewise.")],
+    against: Annotated[Path | None, typer.Option(help="Other generated images to compare.")] = None,
+    network: Annotated[str, typer.Option(help="`inception`, or the folder of a profile's fid_network.")] = "inception",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one feature pass.")] = 64,
+) -> None:
+    """Measure any images: FID, KID, precision, recall with intervals; say whether two sets differ."""
+    from discriminator_guidance import progress
+    from discriminator_guidance.stages import fid as command
+
+    found = command.run(images, against, reference, network, batch_size)
+    counts = ", ".join(f"{len(each.names):,} {name} ({each.path})" for name, each in found.sets.items())
+    progress.summary(f"{counts}: 95 % intervals cover sampling noise; network and reference are fixed", found.rows())
+    if against is not None:
+        typer.echo(found.sentence())
+
+
+@app.command(rich_help_panel=TOOLS)
 def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="Files of `fetch.files` (default: all).")] = None,
     only_list: Annotated[bool, typer.Option("--list", help="Show which files are present and which missing.")] = False,
@@ -167,6 +216,22 @@ def fetch(
     progress.summary(f"profile {settings.profile}: third-party files", rows)
 
 
+@app.command(rich_help_panel=TOOLS)
+def release(
+    folder: Annotated[Path, typer.Argument(help="A folder of the profile's name is written there.")] = Path("dist"),
+    params: Params = PARAMS,
+) -> None:
+    """Pack the networks of the profile for others, who load them with `from_pretrained`."""
+    from discriminator_guidance import progress
+    from discriminator_guidance.config import load_config
+    from discriminator_guidance.stages import release as stage
+    from discriminator_guidance.stages.layout import Layout
+
+    settings = load_config(params)
+    rows = stage.run(settings, Layout(Path.cwd(), settings.profile), folder / settings.profile)
+    progress.summary(f"profile {settings.profile}: released networks", rows)
+
+
 @convert.command("edm")
 def convert_edm(
     file: Annotated[Path, typer.Argument(help="An EDM .pkl.")],
@@ -174,7 +239,8 @@ def convert_edm(
 ) -> None:
     """Convert an EDM score network."""
     from discriminator_guidance import progress
-    from discriminator_guidance.stages.convert import read_edm, write
+    from discriminator_guidance.checkpoints.edm_pickle import read_edm
+    from discriminator_guidance.stages.convert import write
 
     progress.summary(f"converted {file.name}", [write(read_edm(file), folder)])
 
@@ -187,7 +253,8 @@ def convert_adm(
 ) -> None:
     """Convert an ADM classifier or a DG discriminator."""
     from discriminator_guidance import progress
-    from discriminator_guidance.stages.convert import read_adm, write
+    from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+    from discriminator_guidance.stages.convert import write
 
     progress.summary(f"converted {file.name}", [write(read_adm(file, head_channels), folder)])
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch.nn.functional import one_hot
 
 from discriminator_guidance import progress
-from discriminator_guidance.benchmark.networks import TRAINING_STEPS, Calls, Networks, NoCheckpoints, ignore
+from discriminator_guidance.benchmark.networks import TRAINING_STEPS, Calls, Networks, ignore
 from discriminator_guidance.benchmark.timing import Flops, finished, measured_peaks
 from discriminator_guidance.config.sections import HeadNetwork
 from discriminator_guidance.data.files import read_json
@@ -27,7 +27,7 @@ from discriminator_guidance.stages.layout import REPLICATED
 from discriminator_guidance.stages.sampling import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.training.extractor import ExtractorSettings, train_extractor
 from discriminator_guidance.training.fid_network import train_fid_network
-from discriminator_guidance.training.loop import Schedule
+from discriminator_guidance.training.loop import NoCheckpoints, Schedule
 from discriminator_guidance.training.pairs import split_pairs
 from discriminator_guidance.training.score import ScoreSettings, train_score
 

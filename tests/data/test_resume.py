@@ -1,4 +1,4 @@
-"""Unfinished work is found again only under the key that determines it, and only undamaged."""
+"""Shards and checkpoints are found again only under the key that determines it, and only undamaged."""
 
 from __future__ import annotations
 

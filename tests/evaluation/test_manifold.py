@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from discriminator_guidance.evaluation.manifold import precision_recall
 
@@ -18,14 +20,34 @@ def share_on_manifold(points: np.ndarray, manifold: np.ndarray, neighborhood: in
     return float((np.linalg.norm(points[:, None] - manifold, axis=2) <= radius).any(axis=1).mean())
 
 
+def of_torch_fidelity(generated: np.ndarray, real: np.ndarray, neighborhood: int) -> tuple[float, float]:
+    sets = [torch.from_numpy(features).double() for features in (generated, real)]
+    options = {"prc_neighborhood": neighborhood, "prc_batch_size": 1000, "save_cpu_ram": False, "verbose": False}
+    found = prc_features_to_metric(*sets, **options)
+    # It divides in float32; what it counted is exact.
+    return round(found["precision"] * len(generated)) / len(generated), round(found["recall"] * len(real)) / len(real)
+
+
 @pytest.mark.parametrize(("neighborhood", "precision", "block"), [(1, np.float64, 17), (3, np.float32, 1000)])
 def test_definition_whatever_the_block(neighborhood: int, precision: type, block: int) -> None:
     generated, real = normal(1, 90, scale=0.9).astype(precision), normal(2, 70).astype(precision)
     expected = share_on_manifold(generated, real, neighborhood), share_on_manifold(real, generated, neighborhood)
-    assert precision_recall(generated, real, neighborhood, block) == expected
+    found = precision_recall(generated, real, neighborhood, block)
+    assert tuple(value for value, _ in found) == expected == of_torch_fidelity(generated, real, neighborhood)
 
 
 def test_a_collapsed_generator_is_precise_and_forgets() -> None:
     # Copies of the middle of the data: this is also what fixes the order of the arguments.
-    precision, recall = precision_recall(normal(1, 200, scale=0.05), normal(2, 200), 3)
+    (precision, _), (recall, _) = precision_recall(normal(1, 200, scale=0.05), normal(2, 200), 3)
     assert recall < 0.1 < 0.9 < precision
+
+
+@pytest.mark.parametrize(("generated", "real", "neighborhood"), [(60, 50, 3), (40, 80, 1)])
+def test_influence_is_what_leaving_an_image_out_takes_away(generated: int, real: int, neighborhood: int) -> None:
+    x, y = normal(1, generated, scale=1.3), normal(2, real)
+    rows = range(generated)
+    without = np.array([of_torch_fidelity(np.delete(x, row, axis=0), y, neighborhood) for row in rows])
+    expected = (generated - 1) * (without.mean(axis=0) - without)
+    assert np.ptp(expected, axis=0).min() > 0
+    found = precision_recall(x, y, neighborhood, block=17)
+    np.testing.assert_allclose(np.stack([influence for _, influence in found], axis=1), expected, atol=1e-10)

@@ -120,7 +120,7 @@ def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
         reference = gaussian_of_features(generated if quantity == "fid_pytorch_fid_self" else real)
         return [frechet_distance(mu_1, sigma_1, *other), frechet_influence(generated, reference)[0]]
     if match := re.fullmatch(r"(?:prdc_)?(precision|recall)_k(\d+)", quantity):
-        return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"]]
+        return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"][0]]
     if quantity in ("kid_mean", "kid_mean_f32", "kid_std"):
         return [kid_of_subsets(case, *case.kid_indices)[quantity == "kid_std"]]
     if quantity == "kid_subset_mmd2":

@@ -94,5 +94,5 @@ def golden_folder() -> Path:
 
 
 def find(wanted: Callable[[Vectors], bool]) -> list[Path]:
-    """The golden files of a kind, told by what they hold, whatever they are called."""
+    """The golden files of a kind, known by what they hold, whatever they are called."""
     return [path for path in sorted(golden_folder().glob("*.npz")) if wanted(Vectors(path))]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.checkpoints.weights import build_network, load_weights
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.stages.convert import read_adm, read_edm, write
+from discriminator_guidance.stages.convert import write
 from tests.checkpoints.lookalike import NCSNPP, checkpoint, dumps, network
 
 

@@ -48,13 +48,13 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """The weights that every training begins with."""
-    found, original = [], discriminator.train_discriminator
+    found, original = [], discriminator.fit_head
 
     def spy(head, *rest):
         found.append({name: tensor.clone() for name, tensor in head.state_dict().items()})
         return original(head, *rest)
 
-    monkeypatch.setattr(discriminator, "train_discriminator", spy)
+    monkeypatch.setattr(discriminator, "fit_head", spy)
     return found
 
 

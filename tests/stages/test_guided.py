@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from discriminator_guidance.checkpoints.weights import load_weights, save_weights
 from discriminator_guidance.data.images import to_uint8
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
-from discriminator_guidance.errors import DivergenceError, InputError
+from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
+from discriminator_guidance.stages import guided
 from discriminator_guidance.stages.layout import Layout
 
 from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
@@ -145,3 +147,34 @@ def test_snapshots_and_autoguidance_replace_the_denoiser(tiny: Tiny) -> None:
         assert np.abs(images[name] - images["edm"]).max() <= 1
     for name in ("early", "by_worse", "noisy"):
         assert np.abs(images[name] - images["edm"]).max() > 5
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_a_seed_gives_the_image_of_that_index_in_any_company(study: Layout, tiny: Tiny, tmp_path: Path) -> None:
+    drawn, config = load(study, "mean_prob"), tiny[0]
+    image, index = drawn["images"][9].squeeze(-1).astype(int), drawn["index"].tolist()
+    for out, seeds in ((tmp_path / "one", [index[9]]), (tmp_path / "many", [*index[:20], 3])):
+        guided.write_images(config, study, "mean_prob", seeds, out)
+        assert sorted(int(path.stem) for path in out.iterdir()) == sorted(seeds)
+        assert np.abs(pixels(out / f"{index[9]}.png") - image).max() <= 1  # rounding in convolutions
+    assert np.abs(pixels(tmp_path / "many/000003.png") - image).max() > 20
+    guided.write_images(config, study, "mean_prob", index[:20], tmp_path / "grid.png")
+    grid = pixels(tmp_path / "grid.png")
+    assert grid.shape == (2 * 50, 12 * 50)
+    assert np.array_equal(grid[:48:6, :48:6], pixels(tmp_path / f"many/{index[0]}.png"))
+
+
+def test_images_that_cannot_be_written_are_refused_before_sampling(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guided, "open_variant", lambda *_: pytest.fail("networks were loaded"))
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    for name, seeds in (("folder.png", [0]), ("file", [0]), ("grid.png", range(73))):
+        with pytest.raises(
+            ConfigError, match=rf"a folder, or a .png of at most 72 seeds; got .*{name} and {len(seeds)}"
+        ):
+            guided.write_images(*tiny, "edm", seeds, tmp_path / name)

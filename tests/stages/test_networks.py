@@ -19,7 +19,7 @@ CPU = Compute(torch.device("cpu"), "float32")
 LOADERS = {
     "score": load_denoiser,
     "extractor": load_extractor,
-    "fid_network": load_fid_network,
+    "fid_network": lambda layout, compute: load_fid_network(layout.model("fid_network"), compute),
     "discriminator/d0": lambda layout, compute: load_head(layout, "d0", compute),
 }
 TRAINED = ("score", "extractor", "fid_network")

@@ -46,9 +46,9 @@ def test_promotion_changes_one_row_in_both_files_and_keeps_comments(project: Pat
         assert len(after) == len(before) + 1
         variant = load_config(project / path).variants["tuned_mean"]
         assert variant.model_dump(mode="json", exclude_none=True) == ROW
-    told = json.loads((project / "reports/mini/study/promoted.json").read_text())
-    assert told["discriminator"] == {"trial": 3}, "the other study's winner stays"
-    assert told["ensemble"]["values"] == {"fid": 0.8, "start_fid": 1.7}
+    promoted = json.loads((project / "reports/mini/study/promoted.json").read_text())
+    assert promoted["discriminator"] == {"trial": 3}, "the other study's winner stays"
+    assert promoted["ensemble"]["values"] == {"fid": 0.8, "start_fid": 1.7}
 
 
 def test_a_winner_that_does_not_fit_changes_nothing(project: Path):

@@ -98,7 +98,7 @@ def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
     assert float(row["bce"]) == pytest.approx(float(row["validation_loss"]), rel=1e-6), "times count alike"
     assert float(row["value"]) == pytest.approx(float(row["bce"]) + float(row["calibration_error"]), rel=1e-6)
     images = np.load(layout.guided("tuned") / "samples.npz")["images"]
-    network = load_fid_network(layout, prepare("cpu", "float32", 1))
+    network = load_fid_network(layout.model("fid_network"), prepare("cpu", "float32", 1))
     drawn = gaussian_statistics(extract_features(network.features, images, 8, "cpu"))
     real = gaussian_statistics(np.load(layout.model("fid_network") / "features.npz")["train"])
     assert float(row["fid"]) == pytest.approx(frechet_distance(*drawn, *real), rel=1e-4)

@@ -14,7 +14,7 @@ from torch import nn
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training import discriminator
-from discriminator_guidance.training.discriminator import DiscriminatorSettings, train_discriminator, used_epoch
+from discriminator_guidance.training.discriminator import DiscriminatorSettings, fit_head, used_epoch
 from discriminator_guidance.training.grid import grid_features, validate
 from discriminator_guidance.training.pairs import Pairs, Split
 from discriminator_guidance.training.score_matching import ScoreMatching
@@ -53,7 +53,7 @@ def make_pairs(real: int = 160, fake: int = 90) -> Pairs:
 def run(memory=None, pairs=None, report=ignore, head=None, features=brightness, **changes):
     pairs, head = pairs or make_pairs(), head or Head()
     grid = grid_features(brightness, pairs, pairs.split.validation, 4, 2, 0)
-    kept, history = train_discriminator(
+    kept, history = fit_head(
         head, features, pairs, lambda trained: validate(trained, grid, CPU), replace(SETTINGS, **changes), CPU,
         memory or Memory(), report,
     )  # fmt: skip
@@ -163,7 +163,7 @@ def test_the_average_is_validated_and_kept_and_the_head_goes_on_by_itself():
         return {"validation_loss": 1.0}
 
     settings = replace(SETTINGS, batch_size=400, ema_decay=0.3)
-    kept, _ = train_discriminator(head, brightness, make_pairs(), score, settings, CPU, Memory(), ignore)
+    kept, _ = fit_head(head, brightness, make_pairs(), score, settings, CPU, Memory(), ignore)
     for step, (weights, average) in enumerate(zip(seen, validated, strict=True)):
         decay = min(0.3, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weights
@@ -208,7 +208,7 @@ def test_divergence_names_epoch_and_batch_and_keeps_weights_and_checkpoint(facto
 
 def test_a_validation_loss_that_is_not_finite_stops_with_the_epoch():
     with pytest.raises(DivergenceError, match="a finite validation loss; got nan in epoch 1;"):
-        train_discriminator(
+        fit_head(
             Head(), brightness, make_pairs(), lambda head: {"validation_loss": np.nan}, SETTINGS, CPU, Memory(), ignore
         )
 

@@ -21,8 +21,8 @@ from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.discriminator import head_settings
 from discriminator_guidance.stages.sampling import GuidanceOf, draw_batch, member_guidance, sampler_settings
-from discriminator_guidance.training.discriminator import train_discriminator
-from discriminator_guidance.training.loop import gradients
+from discriminator_guidance.training.discriminator import fit_head
+from discriminator_guidance.training.loop import NoCheckpoints, gradients
 from discriminator_guidance.training.pairs import Pairs, Split
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Calls:
             images, labels = self.networks.images(count, self.device), torch.arange(count, device=self.device) % 2
             pairs = Pairs(images, labels.float(), self._classes(count), Split(*rows))
             unseen = {"validation_loss": 0.0}
-            train_discriminator(head, features, pairs, lambda _: unseen, settings, compute, NoCheckpoints(), ignore)
+            fit_head(head, features, pairs, lambda _: unseen, settings, compute, NoCheckpoints(), ignore)
             return torch.cat([gradient.flatten() for gradient in gradients(head)])
 
         return train
@@ -178,16 +178,6 @@ class Calls:
 
     def _sigma(self, n: int) -> Tensor:
         return torch.full((n,), SIGMA, dtype=torch.float64, device=self.device)
-
-
-class NoCheckpoints:
-    """Keeps no state of a training run."""
-
-    def load(self) -> None:
-        """Nothing."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Forget the state."""
 
 
 def ignore(*_: object) -> None:

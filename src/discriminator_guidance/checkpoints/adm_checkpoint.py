@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discriminator_guidance.checkpoints.weights import load_torch
+from discriminator_guidance.checkpoints.weights import fit_network, load_torch
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.networks.adm import EncoderUNet
 
 # Multipliers of the released networks by image size; they settle what shapes leave open.
 RELEASED_MULT = {64: [1, 2, 3, 4], 32: [1, 2, 4], 16: [1, 2], 8: [1]}
@@ -47,6 +48,13 @@ def derive_arguments(state: Mapping[str, Tensor], what: str, num_head_channels: 
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         got = f"no {error.args[0]} in it" if isinstance(error, KeyError) else reason(error)
         raise InputError(what, got, "use a classifier or discriminator of ADM's layout") from error
+
+
+def read_adm(path: Path, num_head_channels: int = 64) -> tuple[EncoderUNet, dict[str, Any]]:
+    """A classifier or discriminator, and the arguments that its state dict fits."""
+    what, state = f"a state dict in {path}", read_state_dict(path)
+    arguments = derive_arguments(state, what, num_head_channels)
+    return fit_network(EncoderUNet, arguments, state, what, "use the file as its authors published it"), arguments
 
 
 def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.checkpoints.weights import load_torch
+from discriminator_guidance.checkpoints.weights import fit_network, load_torch
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.networks.edm import EDMPrecond
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 PARAMETER = "torch._utils._rebuild_parameter"
@@ -48,6 +49,13 @@ def read_edm_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:  # damaged and hostile pickles raise some dozen types
         remedy = "use the file as its authors published it"
         raise InputError(f"an EDM checkpoint in {path}", reason(error), remedy) from error
+
+
+def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
+    """The averaged network of an EDM checkpoint, and its arguments."""
+    state, arguments = read_edm_pickle(path)
+    what, remedy = f"an EDM checkpoint in {path}", "use the file as its authors published it"
+    return fit_network(EDMPrecond, arguments, state, what, remedy), arguments
 
 
 class Call:

@@ -485,7 +485,7 @@ class FactorialStudy(Section):
 
     sets: Annotated[
         dict[Name, Annotated[tuple[Name, ...], Field(min_length=2), Choices]], Field(min_length=1)
-    ]  # of members; the first has the whole cube
+    ]  # of members; the first has the full cube
     images: Annotated[int, Field(ge=10)]
     seed_start: Seed
     steps: Annotated[tuple[Steps, Steps], Choices]

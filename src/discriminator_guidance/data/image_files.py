@@ -1,4 +1,4 @@
-"""Labelled images from files: class folders, a zip of them, EDM's zip with `dataset.json`, or an .npz file."""
+"""Images from files: folders, a zip of them, EDM's zip with `dataset.json`, or an .npz file, read batch by batch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from discriminator_guidance import progress
 from discriminator_guidance.data.files import load_arrays, reason
 from discriminator_guidance.data.images import Images, shrink
 from discriminator_guidance.errors import InputError, UserError
@@ -20,37 +20,90 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 CHANNELS = {"L": 1, "RGB": 3}
 LABELS = "dataset.json"
+ARRAYS = ("images.npy", "arr_0.npy")  # of the images in an .npz file, the preferred one first
 MAX_PIXELS, MAX_FILE_BYTES, MAX_TOTAL_BYTES = 2**22, 2**26, 2**32
+BATCH = 16  # images of which all are read
 
 Read = Callable[[str], bytes]
 
 
-def read_images(path: Path, image_size: int) -> Images:
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one shape (H, W, C), in the order of folder and name, or of an .npz file."""
+
+    path: Path
+    names: tuple[str, ...]  # of files; of an .npz numbers from 0
+    shape: tuple[int, ...]
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Arrays (N, H, W, C) uint8 of at most `size` images."""
+        with _one_error(self.path, "images", "correct the files"), _opened(self.path) as (_, image_of):
+            for start in range(0, len(self.names), size):
+                images = {name: image_of(name) for name in self.names[start : start + size]}
+                if odd := [f"{name} {image.shape}" for name, image in images.items() if image.shape != self.shape]:
+                    raise ValueError(f"different shapes (H, W, C): {self.names[0]} {self.shape}, {odd[0]}")
+                yield np.stack(list(images.values()))
+
+
+def open_images(path: Path) -> ImageSet:
+    """List the images and read the first."""
+    remedy = "give a folder, a zip or an .npz file of images"
+    with _one_error(path, "images", remedy), _opened(path) as (names, image_of):
+        return ImageSet(path, tuple(names), image_of(names[0]).shape)
+
+
+def read_images(path: Path, image_size: int, advance: Callable[[int], None] = lambda count: None) -> Images:
     """All images in the order of class and name (of an .npz: its own), larger ones averaged over area to `image_size`.
 
     Classes are the folders that hold the images, in alphabetical order; with `dataset.json` and in an .npz file they
     are the labels 0, 1, ... themselves.
     """
-    remedy = "correct real.path (real.holdout_path) or the files"
+    found, remedy = open_images(path), "correct real.path (real.holdout_path) or the files"
+    count, done = len(found.names), 0
+    with _one_error(path, "labelled images", remedy):
+        labels, classes = _labelled(found, remedy)
+        if count * image_size**2 * found.shape[2] > MAX_TOTAL_BYTES:
+            raise ValueError(f"{count:,} images of {image_size}x{image_size}, more than {MAX_TOTAL_BYTES:,} bytes")
+        images = np.empty((count, image_size, image_size, found.shape[2]), dtype=np.uint8)
+        for batch in found.batches(BATCH):
+            images[done : done + len(batch)] = shrink(batch, image_size)
+            done += len(batch)
+            advance(len(batch))
+        return Images(images, labels, classes)
+
+
+@contextmanager
+def _one_error(path: Path, what: str, remedy: str) -> Iterator[None]:
     try:
-        if path.suffix.lower() == ".npz":
-            arrays = load_arrays(path, ("images", "labels"), remedy)
-            return _from_arrays(arrays["images"], arrays["labels"], image_size)
-        with _files(path) as (files, read):
-            names, labels, classes = _labelled(files, read)
-            return Images(_decoded(path, names, read, image_size), labels, classes)
+        yield
     except UserError:
         raise
     except Exception as error:  # zipfile, json and image decoders raise some dozen types on damaged files
-        raise InputError(f"labelled images in {path}", reason(error), remedy) from error
+        raise InputError(f"{what} in {path}", reason(error), remedy) from error
 
 
-def _from_arrays(images: np.ndarray, labels: np.ndarray, image_size: int) -> Images:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
-        raise ValueError(f"images {images.shape} {images.dtype} instead of (N, H, W, 1 or 3) uint8")
-    if labels.shape != (len(images),):
-        raise ValueError(f"labels {labels.shape} of {len(images)} images")
-    return Images(shrink(images, image_size), labels.astype(np.int64), _numbered(labels))
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], np.ndarray]]]:
+    """The names, and what gives an image; those of an .npz are to be asked for in order."""
+    if path.suffix.lower() != ".npz":
+        with _files(path) as (files, read):
+            names = [name for name in files if name.lower().endswith(SUFFIXES) and not _hidden(name)]
+            if not names:
+                raise ValueError(f"no file that ends in {', '.join(SUFFIXES)}")
+            yield sorted(names, key=lambda name: name.rpartition("/")[::2]), lambda name: _decode(name, read)
+        return
+    with zipfile.ZipFile(path) as archive:
+        held = [name for name in ARRAYS if name in archive.namelist()]
+        if not held:
+            raise ValueError(f"no array {' or '.join(ARRAYS)}")
+        with archive.open(held[0]) as stream:
+            np.lib.format.read_magic(stream)
+            (count, *shape), fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            size = int(np.prod(shape))
+            if dtype != np.uint8 or fortran or len(shape) != 3 or shape[2] not in (1, 3) or not count * size:
+                raise ValueError(f"{held[0]} {(count, *shape)} {dtype} instead of (N, H, W, 1 or 3) uint8")
+            yield list(map(str, range(count))), lambda _: np.frombuffer(stream.read(size), np.uint8).reshape(shape)
+            stream.read(1)  # past the end: only then are checksums compared
 
 
 @contextmanager
@@ -69,23 +122,26 @@ def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
         yield archive.namelist(), archive.read
 
 
-def _labelled(files: list[str], read: Read) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    names = [name for name in files if name.lower().endswith(SUFFIXES) and not _hidden(name)]
-    names.sort(key=lambda name: name.rpartition("/")[::2])
-    if not names:
-        raise ValueError(f"no file that ends in {', '.join(SUFFIXES)}")
-    if LABELS in files:
-        label_of = dict(json.loads(read(LABELS))["labels"])
-        if odd := sorted(label_of.keys() ^ set(names)):
-            raise ValueError(f"{LABELS} and images that differ in {odd[0]}")
-        labels = np.array([label_of[name] for name in names])
-        return names, labels.astype(np.int64), _numbered(labels)
+def _labelled(found: ImageSet, remedy: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = found.names
+    if found.path.suffix.lower() == ".npz":
+        labels = load_arrays(found.path, ("labels",), remedy)["labels"]
+        if labels.shape != (len(names),):
+            raise ValueError(f"labels {labels.shape} of {len(names)} images")
+        return labels.astype(np.int64), _numbered(labels)
+    with _files(found.path) as (files, read):
+        if LABELS in files:
+            label_of = dict(json.loads(read(LABELS))["labels"])
+            if odd := sorted(label_of.keys() ^ set(names)):
+                raise ValueError(f"{LABELS} and images that differ in {odd[0]}")
+            labels = np.array([label_of[name] for name in names])
+            return labels.astype(np.int64), _numbered(labels)
     folders = [name.rpartition("/")[0] for name in names]
     classes = sorted(set(folders))
     if "" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1:
         raise ValueError(f"folders that are not side by side, one for each class: {', '.join(classes[:3])}")
     labels = np.array([classes.index(folder) for folder in folders], dtype=np.int64)
-    return names, labels, tuple(folder.rpartition("/")[2] for folder in classes)
+    return labels, tuple(folder.rpartition("/")[2] for folder in classes)
 
 
 def _hidden(name: str) -> bool:
@@ -97,21 +153,6 @@ def _numbered(labels: np.ndarray) -> tuple[str, ...]:
     if labels.dtype.kind not in "iu" or present.tolist() != list(range(len(present))):
         raise ValueError(f"labels {present[:5].tolist()} {labels.dtype} instead of 0, 1, 2, ..., each of them used")
     return tuple(map(str, present))
-
-
-def _decoded(path: Path, names: list[str], read: Read, image_size: int) -> np.ndarray:
-    shape = _decode(names[0], read).shape
-    if len(names) * image_size**2 * shape[2] > MAX_TOTAL_BYTES:
-        raise ValueError(f"{len(names):,} images of {image_size}x{image_size}, more than {MAX_TOTAL_BYTES:,} bytes")
-    images = np.empty((len(names), image_size, image_size, shape[2]), dtype=np.uint8)
-    with progress.bar(f"real {path.name}", len(names), "images") as advance:
-        for index, name in enumerate(names):
-            image = _decode(name, read)
-            if image.shape != shape:
-                raise ValueError(f"different shapes (H, W, C): {names[0]} {shape}, {name} {image.shape}")
-            images[index] = shrink(image[None], image_size)[0]
-            advance(1)
-    return images
 
 
 def _decode(name: str, read: Read) -> np.ndarray:

@@ -58,8 +58,6 @@ def content_digest(images: np.ndarray) -> str:
 
 def write_grid(path: Path, images: np.ndarray) -> None:
     """Write the first 72 images (N, H, W, C) uint8 as one PNG, enlarged without smoothing."""
-    from PIL import Image
-
     shown = images[: GRID_COLUMNS * GRID_ROWS]
     factor = max(1, GRID_PIXELS // shown.shape[1])
     large = shown.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -68,6 +66,13 @@ def write_grid(path: Path, images: np.ndarray) -> None:
     framed = np.pad(framed, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)
     rows = framed.reshape(-1, GRID_COLUMNS, *framed.shape[1:])
     grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    write_png(path, grid)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write an image (H, W, 1 or 3) uint8."""
+    from PIL import Image
+
     buffer = io.BytesIO()
-    Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid).save(buffer, format="PNG")
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, format="PNG")
     write_bytes(path, buffer.getvalue())

@@ -135,6 +135,12 @@ class Measured:
         values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
         return Measured(values, self.influence - other.influence, self.index)
 
+    def minus_independent(self, other: Measured) -> Measured:
+        """The difference from images that share no noise: the influence of all, so that squared errors add up."""
+        (n, m), values = (self.influence.shape[1], other.influence.shape[1]), np.subtract(self.values, other.values)
+        one, two = (np.sqrt((n + m) * (n + m - 1) / (count * (count - 1))) for count in (n, m))
+        return Measured(tuple(values.tolist()), np.hstack([one * self.influence, -two * other.influence]))
+
     def interval(self) -> tuple[float, float]:
         """Over training seeds and sampling noise, see `replicate_interval`."""
         return replicate_interval(self.values, self.influence)

@@ -1,4 +1,4 @@
-"""The whole report: tables, figures, records, and one page that loads nothing."""
+"""The report: tables, figures, records, and one page that loads nothing."""
 
 from __future__ import annotations
 

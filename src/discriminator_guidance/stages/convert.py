@@ -5,37 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
-from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_state_dict
-from discriminator_guidance.checkpoints.edm_pickle import read_edm_pickle
-from discriminator_guidance.checkpoints.weights import fit_network, save_weights
-from discriminator_guidance.networks.adm import EncoderUNet
-from discriminator_guidance.networks.edm import EDMPrecond
-
-Weights = tuple[dict[str, Tensor], dict[str, Any]]
-REMEDY = "use the file as its authors published it"
+from discriminator_guidance.checkpoints.weights import save_weights
 
 
-def read_edm(path: Path) -> Weights:
-    """The tensors of an EDM checkpoint (.pkl), and the EDMPrecond arguments that they fit."""
-    state, arguments = read_edm_pickle(path)
-    fit_network(EDMPrecond, arguments, state, f"an EDM checkpoint in {path}", REMEDY)
-    return state, arguments
-
-
-def read_adm(path: Path, head_channels: int = 64) -> Weights:
-    """The tensors of a classifier or discriminator (.pt), and the EncoderUNet arguments that they fit."""
-    what = f"a state dict in {path}"
-    state = read_state_dict(path)
-    arguments = derive_arguments(state, what, head_channels)
-    fit_network(EncoderUNet, arguments, state, what, REMEDY)
-    return state, arguments
-
-
-def write(result: Weights, folder: Path) -> dict[str, object]:
+def write(result: tuple[nn.Module, dict[str, Any]], folder: Path) -> dict[str, object]:
     """Write model.safetensors and model.json into a folder, and say how much they hold."""
-    state, arguments = result
+    network, arguments = result
+    state = network.state_dict()
     save_weights(folder, state, arguments)
     elements = sum(tensor.numel() for tensor in state.values())
     return {"tensors": len(state), "elements": elements, "folder": folder}

@@ -35,7 +35,7 @@ from discriminator_guidance.stages.resume import resumable
 from discriminator_guidance.training.discriminator import (
     DiscriminatorSettings,
     State,
-    train_discriminator,
+    fit_head,
     used_epoch,
 )
 from discriminator_guidance.training.grid import Features, GridFeatures, grid_features, grid_logits, validate
@@ -222,9 +222,7 @@ def train_head(
     score = score or (lambda trained: validate(trained, inputs.validation, inputs.compute))
     if settings.objective != "cross_entropy":
         settings = replace(settings, matching=score_matching(inputs))
-    kept, history = train_discriminator(
-        head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report
-    )
+    kept, history = fit_head(head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report)
     return head, kept, history
 
 

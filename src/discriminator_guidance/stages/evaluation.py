@@ -79,7 +79,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
 
     compute = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
-    network = load_fid_network(layout, compute)
+    network = load_fid_network(layout.model("fid_network"), compute)
     own, features = distributed.share(len(index)), list[dict[str, np.ndarray]]()
     with progress.bar(
         f"features of {variant}", sum(len(own) * len(images) for images, _ in drawn), "images"
@@ -102,8 +102,9 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     subsets = (settings.kid_subsets, settings.kid_subset_size, settings.seed)
     kids = {name: [kid(rows, of_real, *subsets) for rows in sets[variant]] for name, of_real in real.items()}
     shares = [precision_recall(r, real["train"], settings.neighborhood, device=compute.device) for r in sets[variant]]
+    share_means = np.mean([[value for value, _ in each] for each in shares], axis=0)
     kid_means = [float(np.mean([value for value, _ in kids[name]])) for name in real]
-    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), *kid_means, *np.mean(shares, axis=0).tolist())
+    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), *kid_means, *share_means.tolist())
     metrics = dict(zip(METRICS, values, strict=True))
 
     inputs = [place.guided(name) / "samples.npz" for place in places for name in drawn[0][0]]

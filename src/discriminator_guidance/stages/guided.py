@@ -1,32 +1,22 @@
-"""Stage `guided`: evaluation samples of one variant, the unguided `edm` included."""
+"""Stage `guided`: evaluation samples of one variant, the unguided `edm` included; command `sample`: any of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
 from discriminator_guidance.data.files import write_npz
-from discriminator_guidance.data.images import write_grid
+from discriminator_guidance.data.images import GRID_COLUMNS, GRID_ROWS, write_grid, write_png
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
+from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND
-from discriminator_guidance.guidance.fitted_weights import interpolated
-from discriminator_guidance.networks.precision import prepare
-from discriminator_guidance.stages.networks import load_denoiser
 from discriminator_guidance.stages.resume import resumable
-from discriminator_guidance.stages.sampling import (
-    Arrays,
-    draw_batch,
-    fit_variant,
-    load_members,
-    member_guidance,
-    require_kind,
-    sampler_settings,
-    window_of,
-)
+from discriminator_guidance.stages.sampling import Arrays, open_variant, sampler_settings, window_of
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
@@ -55,6 +45,26 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     return {"images": len(drawn["images"]), "clipped": int(clipped.sum())}
 
 
+def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
+    """Write sample i of every seed i as `<i>.png` in the folder `out`, or as one grid where `out` ends in .png."""
+    grid, most, drawn = out.suffix.lower() == ".png", GRID_COLUMNS * GRID_ROWS, []
+    if variant not in config.variants:
+        raise ConfigError("a variant of the settings", repr(variant), f"choose one of: {', '.join(config.variants)}")
+    if (grid and len(seeds) > most) or (out.exists() and out.is_dir() == grid):
+        expected, found = f"--out: a folder, or a .png of at most {most} seeds", f"{out} and {len(seeds)} seeds"
+        raise ConfigError(expected, found, "choose another --out")
+    opened, size = open_variant(config, layout, config.variants[variant]), config.guided.batch_size
+    with progress.bar(f"samples of {variant}", len(seeds), "images") as advance:
+        for batch in (seeds[start : start + size] for start in range(0, len(seeds), size)):
+            drawn.append(opened.draw(config.guided.seed, batch)["images"])
+            if not grid:
+                for seed, image in zip(batch, drawn.pop(), strict=True):
+                    write_png(out / f"{seed:06d}.png", image)
+            advance(len(batch))
+    if grid:
+        write_grid(out, np.concatenate(drawn))
+
+
 def draw_samples(
     config: Config, layout: Layout, variant: Variant, span: Fake | Guided, name: str, keep: int = 0
 ) -> Arrays:
@@ -64,22 +74,8 @@ def draw_samples(
 
     Finished shards of an interrupted run are read, missing ones drawn; under torchrun the processes divide them.
     """
-    compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
-    network = load_denoiser(layout, compute, variant.network)
-    require_kind("score network", network.label_dim > 0, config.cond, "score")
-    score, sampler = layout.model("score"), sampler_settings(config, variant)
-    guidance, fit, worse, folders = None, dict[str, Tensor](), None, [score / (variant.network or "")]
-    if variant.members:
-        members = load_members(layout, variant.members, config.cond, compute)
-        if variant.weights == "fitted":
-            fit = fit_variant(config, layout, network, members, variant, compute)
-        by_time = interpolated(fit["fit_sigma"], fit["fit_weights"]) if fit else None
-        guidance = member_guidance(members, variant, window_of(config, variant), compute, by_time)
-        folders += [layout.model("extractor"), *map(layout.discriminator, variant.members)]
-    if variant.autoguidance is not None:
-        worse = load_denoiser(layout, compute, variant.autoguidance.network), variant.autoguidance.weight
-        folders.append(score / variant.autoguidance.network)
-
+    opened = open_variant(config, layout, variant)
+    sampler, fit = opened.sampler, opened.fit
     count = span.images
     indices = range(span.seed_start, span.seed_start + count)
     shards = [indices[start : start + span.shard_size] for start in range(0, count, span.shard_size)]
@@ -91,8 +87,8 @@ def draw_samples(
         "keep": keep,
         "fitted": {name: values.tolist() for name, values in fit.items()},
     }
-    weights = [folder / file for folder in folders for file in WEIGHT_FILES]
-    work = resumable(layout, name, weights, settings, compute)
+    weights = [folder / file for folder in opened.folders for file in WEIGHT_FILES]
+    work = resumable(layout, name, weights, settings, opened.compute)
     missing = distributed.broadcast([number for number in range(len(shards)) if work.load_shard(number) is None])
     with progress.bar(name, count, "images") as advance:
         advance(count - sum(len(shards[number]) for number in missing))
@@ -101,7 +97,7 @@ def draw_samples(
             for start in range(0, len(shards[number]), span.batch_size):
                 batch = shards[number][start : start + span.batch_size]
                 kept = len(range(batch.start, min(batch.stop, indices.start + keep)))
-                batches.append(draw_batch(network, guidance, sampler, span.seed, batch, kept, compute, worse))
+                batches.append(opened.draw(span.seed, batch, kept))
                 advance(len(batch))
             work.save_shard(number, **_merged(batches))
     distributed.barrier()

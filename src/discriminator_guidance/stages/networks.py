@@ -46,9 +46,9 @@ def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
     return compute.place(build_network(EncoderUNet, arguments, state, "discriminator"))
 
 
-def load_fid_network(layout: Layout, compute: Compute) -> FidNetwork | InceptionFeatures:
+def load_fid_network(folder: Path, compute: Compute) -> FidNetwork | InceptionFeatures:
     """The network whose `features` of images in [-1, 1] define the Frechet distance, frozen, in full float32."""
-    state, arguments = load_weights(layout.model("fid_network"), "fid_network")
+    state, arguments = load_weights(folder, "fid_network")
     network = (
         InceptionFeatures(state)
         if arguments == INCEPTION

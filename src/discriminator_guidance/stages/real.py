@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from discriminator_guidance import progress
 from discriminator_guidance.data.cifar10 import read_cifar10
 from discriminator_guidance.data.digits import read_digits
 from discriminator_guidance.data.files import fingerprint, sha256, write_json, write_npz
-from discriminator_guidance.data.image_files import read_images
+from discriminator_guidance.data.image_files import open_images, read_images
 from discriminator_guidance.data.images import GRID_COLUMNS, GRID_ROWS, Images, content_digest, write_grid
 from discriminator_guidance.diffusion.seeds import generator
 from discriminator_guidance.errors import InputError
@@ -31,10 +32,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     elif settings.source == "digits":
         images, parts = _split(read_digits(path, settings.image_size), settings.seed, settings.holdout_fraction)
     elif settings.separate_holdout is None:
-        images, parts = _split(read_images(path, settings.image_size), settings.seed, settings.holdout_fraction)
+        images, parts = _split(_read(path, settings.image_size), settings.seed, settings.holdout_fraction)
     else:
         sources["holdout"] = layout.root / settings.separate_holdout
-        train, holdout = (read_images(source, settings.image_size) for source in sources.values())
+        train, holdout = (_read(source, settings.image_size) for source in sources.values())
         _check_alike(train, holdout, sources["holdout"])
         images, parts = _joined(train, holdout)
     # Before anything is written: a source that changes meanwhile would have the wrong hash.
@@ -54,6 +55,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     tracker.artifact(layout.real / "card.json")
     tracker.artifact(layout.real / "grid.png")
     return {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
+
+
+def _read(path: Path, image_size: int) -> Images:
+    with progress.bar(f"real {path.name}", len(open_images(path).names), "images") as advance:
+        return read_images(path, image_size, advance)
 
 
 def _split(images: Images, seed: int, holdout_fraction: float) -> tuple[Images, dict[str, np.ndarray]]:

@@ -1,8 +1,10 @@
-"""One batch of guided samples, and what it is drawn with."""
+"""A variant ready to be sampled, and one batch of its samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,11 +20,11 @@ from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.guidance.density_ratio import Guidance, guidance_score
 from discriminator_guidance.guidance.ensemble import WeightsOfTime, combine, shrunk_mean_logit, simplex_weights
-from discriminator_guidance.guidance.fitted_weights import fit_weights
+from discriminator_guidance.guidance.fitted_weights import fit_weights, interpolated
 from discriminator_guidance.guidance.sampler import SamplerSettings, sample
 from discriminator_guidance.networks.discriminator import MemberLogits
-from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.stages.networks import load_extractor, load_head
+from discriminator_guidance.networks.precision import Compute, prepare
+from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head
 from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
 
 if TYPE_CHECKING:
@@ -35,12 +37,49 @@ FIT_DRAWS = 4  # of noise for each image that weights are fitted on
 GuidanceOf = Callable[[Tensor | None], Guidance]  # of the classes of a batch, None in an unconditional profile
 
 
+@dataclass(frozen=True)
+class OpenVariant:
+    """A variant with its networks in memory."""
+
+    network: EDMPrecond
+    guidance: GuidanceOf | None
+    sampler: SamplerSettings
+    compute: Compute
+    worse: tuple[EDMPrecond, float] | None  # of autoguidance
+    fit: dict[str, Tensor]  # fit_sigma and fit_weights, where weights are fitted
+    folders: tuple[Path, ...]  # of the weights
+
+    def draw(self, seed: int, indices: Sequence[int], keep: int = 0) -> Arrays:
+        """The samples of some indices, see `draw_batch`."""
+        return draw_batch(self.network, self.guidance, self.sampler, seed, indices, keep, self.compute, self.worse)
+
+
+def open_variant(config: Config, layout: Layout, variant: Variant) -> OpenVariant:
+    """Read what a variant is sampled with."""
+    compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
+    network = load_denoiser(layout, compute, variant.network)
+    require_kind("score network", network.label_dim > 0, config.cond, "score")
+    score = layout.model("score")
+    guidance, fit, worse, folders = None, dict[str, Tensor](), None, [score / (variant.network or "")]
+    if variant.members:
+        members = load_members(layout, variant.members, config.cond, compute)
+        if variant.weights == "fitted":
+            fit = fit_variant(config, layout, network, members, variant, compute)
+        by_time = interpolated(fit["fit_sigma"], fit["fit_weights"]) if fit else None
+        guidance = member_guidance(members, variant, window_of(config, variant), compute, by_time)
+        folders += [layout.model("extractor"), *map(layout.discriminator, variant.members)]
+    if variant.autoguidance is not None:
+        worse = load_denoiser(layout, compute, variant.autoguidance.network), variant.autoguidance.weight
+        folders.append(score / variant.autoguidance.network)
+    return OpenVariant(network, guidance, sampler_settings(config, variant), compute, worse, fit, tuple(folders))
+
+
 def draw_batch(
     network: EDMPrecond,
     guidance: GuidanceOf | None,
     sampler: SamplerSettings,
     seed: int,
-    indices: range,
+    indices: Sequence[int],
     keep: int,
     compute: Compute,
     worse: tuple[EDMPrecond, float] | None = None,
@@ -171,7 +210,7 @@ def window_of(config: Config, variant: Variant) -> tuple[float, float]:
     return variant.window or (config.guided.time_min, config.guided.time_max)
 
 
-def _draw_classes(seed: int, indices: range, classes: int) -> np.ndarray | None:
+def _draw_classes(seed: int, indices: Sequence[int], classes: int) -> np.ndarray | None:
     if not classes:
         return None
     return np.array([generator(seed, "class", index, 0).integers(classes) for index in indices], dtype=np.int64)

@@ -36,7 +36,7 @@ class GuidedDistances:
         self.compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
         self.denoiser = load_denoiser(layout, self.compute)
         self.extractor = load_extractor(layout, self.compute)
-        self.fid_network = load_fid_network(layout, self.compute)
+        self.fid_network = load_fid_network(layout.model("fid_network"), self.compute)
         real = read_npz(layout.model("fid_network") / "features.npz", ["train"], "fid_network")["train"]
         self.reference = gaussian_of_features(real)
 

@@ -1,6 +1,6 @@
 """Study `factorial`: why the reproduction's ensemble scored FID 14.35, by sampling alone.
 
-The whole cube of rule, steps, w2 and boosting, for one discriminator and for all, in every training replicate; more
+The full cube of rule, steps, w2 and boosting, for one discriminator and for all, in every training replicate; more
 numbers of steps, and other sets of members, at the reproduction's w2 and boosting. All cells share their noise.
 """
 

@@ -55,7 +55,7 @@ class DiscriminatorSettings:
         return split.train if self.bagging is None else bootstrap_rows(split.train, self.bagging, self.seed)
 
 
-def train_discriminator(
+def fit_head(
     head: nn.Module,
     features: Features,
     pairs: Pairs,

@@ -34,6 +34,16 @@ class Checkpoints(Protocol):
         """Replace the state: tensors and plain values, nested in dictionaries and lists."""
 
 
+class NoCheckpoints:
+    """Keeps no state of a training run."""
+
+    def load(self) -> None:
+        """Nothing."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Forget the state."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast a network is trained."""

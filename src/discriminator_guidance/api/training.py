@@ -1,0 +1,136 @@
+"""A discriminator for your own diffusion model, trained in one call from real and generated images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from discriminator_guidance.data.image_files import open_images
+from discriminator_guidance.data.images import content_digest, to_uint8
+from discriminator_guidance.data.resume import Resumable
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation.classification import CalibrationBin, calibration_bins
+from discriminator_guidance.networks.adm import EncoderUNet, build_head
+from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.training.discriminator import DiscriminatorSettings, fit_head
+from discriminator_guidance.training.grid import grid_features, grid_logits, validate
+from discriminator_guidance.training.loop import NoCheckpoints, Report, Row
+from discriminator_guidance.training.pairs import pair_up, scaled, split_pairs
+
+Images = NDArray[np.uint8] | Tensor | str | Path
+Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a value for each image
+FEWEST = 10  # images of each kind
+TIMES, PAIRS = 8, 8192  # grid of VP times, and about how many pairs of image and time it is seen on
+WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the image size at which it stops halving
+
+
+@dataclass(frozen=True)
+class TrainedDiscriminator:
+    """What guidance calls, (x_vp, tau) -> logits (N,), and the network in it that was trained."""
+
+    discriminator: Extractor
+    head: EncoderUNet  # of the extractor's features, or of x_vp
+    calibration: list[CalibrationBin]  # by VP time, on held-out images
+    history: list[Row]
+
+
+def train_discriminator(
+    real: Images,
+    fake: Images,
+    extractor: Extractor | None = None,
+    *,
+    epochs: int = 40,
+    learning_rate: float = 3e-4,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    checkpoint: str | Path | None = None,
+    progress: Report = lambda epoch, row: None,
+) -> TrainedDiscriminator:
+    """Train a discriminator of real (1) and generated (0) images at all noise levels, as the pipeline does.
+
+    real, fake: (N, H, H, C) uint8, or (N, C, H, H) tensors in [-1, 1], which are rounded to 8 bits; or a folder, a zip
+    or an .npz file of images. extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S),
+    on whose frozen features a head is trained; None trains a small encoder of the images from scratch. device: CUDA
+    where there is one, by default. checkpoint: a folder; the same call resumes there after a kill, with the same bytes.
+    progress: called with each epoch and its losses, such as `print`. Of the images 80 % train, 10 % choose the epoch
+    with the smallest validation loss, 10 % calibrate. Kim et al. 2023, Eq. 4.
+
+    >>> rng = np.random.default_rng(0)
+    >>> real, fake = (rng.integers(low, low + 100, (20, 8, 8, 1), dtype=np.uint8) for low in (150, 0))
+    >>> trained = train_discriminator(real, fake, epochs=1, device="cpu")
+    >>> trained.discriminator(torch.zeros(4, 1, 8, 8), torch.tensor(0.1)).shape
+    torch.Size([4])
+    """
+    one, other = _as_uint8(real, "real"), _as_uint8(fake, "fake")
+    if one.shape[1:] != other.shape[1:] or min(len(one), len(other)) < FEWEST:
+        expected, found = f"{FEWEST} or more real and fake images of one shape", f"{one.shape} and {other.shape}"
+        raise InputError(expected, found, "give more images, or bring them to one shape")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    compute, split = Compute(place, "float32"), split_pairs(len(one), len(other), 0.8, 0.1, seed)
+    pairs = pair_up(one, other, None, split, place)
+    settings = DiscriminatorSettings(
+        seed, epochs, learning_rate, weight_decay=1e-7, t_min=1e-5, batch_size=batch_size, importance_sampling=True,
+        reshuffle=True, flip=False, label_smoothing=0.0, bagging=None, checkpoint="best", checkpoint_every=1,
+    )  # fmt: skip
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+        torch.manual_seed(seed)
+        features, head, probe = _untrained(extractor, scaled(pairs.images[:2]))
+        grid = TIMES, max(1, min(TIMES, PAIRS // len(split.test))), seed
+        validation = grid_features(features, pairs, split.validation, *grid)
+        digests = [content_digest(array) for array in (one, other, probe.cpu().numpy())]
+        key = {**asdict(settings), "arrays": digests, "versions": [torch.__version__, np.__version__, place.type]}
+        checkpoints = NoCheckpoints() if checkpoint is None else Resumable(Path(checkpoint), "discriminator", key)
+        rest = settings, compute, checkpoints, progress
+        kept, history = fit_head(head, features, pairs, lambda it: validate(it, validation, compute), *rest)
+    head.requires_grad_(False).load_state_dict(kept)
+
+    def discriminator(x_vp: Tensor, tau: Tensor) -> Tensor:
+        logits: Tensor = head(features(x_vp, tau), tau)
+        return logits.squeeze(1)
+
+    test = grid_features(features, pairs, split.test, *grid)
+    logits, labels = grid_logits(head, test, compute).cpu().numpy(), test.labels.cpu().numpy().astype(np.int64)
+    return TrainedDiscriminator(discriminator, head, calibration_bins(logits, labels, test.time), history)
+
+
+def _untrained(extractor: Extractor | None, images: Tensor) -> tuple[Extractor, EncoderUNet, Tensor]:
+    """What makes features of images, an untrained head for them, and those of some images."""
+    _, channels, size, _ = images.shape
+    if extractor is None:
+        levels = 1
+        while size >> (levels - 1) > SMALLEST and size % 2**levels == 0:
+            levels += 1
+        mult = [min(2**level, 4) for level in range(levels)]
+        head = EncoderUNet(size, channels, WIDTH, 1, 1, [2 ** (levels - 1)], mult, num_head_channels=WIDTH)
+        return lambda x_vp, tau: x_vp, head.to(images.device), images
+    if isinstance(extractor, nn.Module):
+        extractor.to(images.device).requires_grad_(False).eval()
+    features = extractor.features if isinstance(extractor, EncoderUNet) else extractor
+    with torch.no_grad():
+        probe = features(images, images.new_tensor(0.5))
+    width = WIDTH * max(1, min(4, probe.shape[1] // 128))  # 128, the paper's, on its 512 features
+    head = build_head(probe.shape[1:], width, num_res_blocks=2, num_head_channels=WIDTH)
+    return features, head.to(images.device), probe
+
+
+def _as_uint8(images: Images, what: str) -> NDArray[np.uint8]:
+    """Square images (N, H, H, C) from what a user has."""
+    if isinstance(images, str | Path):
+        images = np.concatenate(list(open_images(Path(images)).batches(1000)))
+    found = f"{images.dtype} {tuple(images.shape)}"
+    if isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4 and len(images):
+        low, high = images.min().item(), images.max().item()  # NaN, if there is one
+        found = f"values from {low:.3g} to {high:.3g}"
+        if -2 <= low < 0 and high <= 2:  # samples may leave [-1, 1] a little; [0, 1] is a mistake
+            images = to_uint8(images.detach().float().cpu().numpy())
+    if isinstance(images, Tensor) or images.dtype != np.uint8 or images.ndim != 4 or len({*images.shape[1:3]}) > 1:
+        expected = f"{what} images: (N, H, H, C) of uint8, or a tensor (N, C, H, H) in [-1, 1], some of it below 0"
+        raise InputError(expected, found, "convert them")
+    return images

@@ -1,0 +1,135 @@
+"""Training in one call: Gaussian images, whose log density ratio is known at every noise level."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from discriminator_guidance.api.training import TrainedDiscriminator, train_discriminator
+from discriminator_guidance.data.images import to_uint8, write_png
+from discriminator_guidance.data.resume import Resumable
+from discriminator_guidance.diffusion.vp_time import marginal_mean, marginal_std
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.networks.adm import EncoderUNet
+from discriminator_guidance.networks.discriminator import MemberLogits
+
+STD, GAP = 0.25, 0.1  # of each pixel, and between the means of real and fake
+QUICK = {"epochs": 6, "learning_rate": 1e-3, "device": "cpu"}
+
+
+def gaussians(count: int, mean: float, seed: int) -> Tensor:
+    return mean + STD * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+REAL, FAKE = gaussians(400, GAP / 2, 0), gaussians(400, -GAP / 2, 1)
+
+
+def encoder() -> EncoderUNet:
+    torch.manual_seed(3)
+    return EncoderUNet(8, 1, 32, 10, 1, [1], [1], num_head_channels=32).train()
+
+
+def train(real: object = REAL, fake: object = FAKE, **options: object) -> TrainedDiscriminator:
+    return train_discriminator(real, fake, **{**QUICK, **options})
+
+
+@pytest.mark.parametrize("extractor", [None, lambda x_vp, tau: x_vp])
+def test_logits_follow_the_known_log_ratio_and_their_gradient_points_to_the_real_images(extractor) -> None:
+    trained = train(extractor=extractor)
+    for tau in (0.05, 0.2):
+        t = torch.tensor(tau, dtype=torch.float64)
+        mean, std = float(marginal_mean(t)), float(marginal_std(t))
+        clean = torch.cat([gaussians(150, GAP / 2, 2), gaussians(150, -GAP / 2, 3)])
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(4))
+        x_vp = (mean * clean + std * noise).requires_grad_()
+        # Its gradient is the same in every pixel: mean GAP / (mean^2 STD^2 + std^2).
+        expected = mean * GAP / ((mean * STD) ** 2 + std**2) * x_vp.detach().sum(dim=(1, 2, 3))
+        logits = trained.discriminator(x_vp, torch.tensor(tau))
+        assert torch.corrcoef(torch.stack([logits.detach(), expected]))[0, 1] > 0.5
+        (gradient,) = torch.autograd.grad(logits.sum(), x_vp)
+        assert torch.cosine_similarity(gradient.mean(0).flatten(), torch.ones(64), dim=0) > 0.7
+    at = {each.time for each in trained.calibration}
+    assert (len(at), sum(each.count for each in trained.calibration)) == (8, 80 * 8)
+    early = [each for each in trained.calibration if each.time == min(at)]
+    assert np.corrcoef([e.mean_probability for e in early], [e.fraction_real for e in early])[0, 1] > 0.5
+
+
+def test_a_pretrained_extractor_stays_as_it_is_and_serves_a_head() -> None:
+    extractor = encoder()
+    before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}
+    trained = train(REAL[:20], FAKE[:20], extractor=extractor, epochs=2)
+    assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
+    x_vp, tau = torch.ones(2, 1, 8, 8, requires_grad=True), torch.tensor([0.1, 0.5])
+    logits = trained.discriminator(x_vp, tau)
+    assert torch.equal(logits, MemberLogits(extractor, [trained.head])(x_vp, tau)[0])
+    logits.sum().backward()
+    assert [parameter.grad for parameter in (*extractor.parameters(), *trained.head.parameters())].count(None) > 50
+    assert x_vp.grad.isfinite().all()
+
+
+def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, state = {"epochs": 4, "extractor": encoder()}, torch.random.get_rng_state()
+    whole = train(REAL[:40], FAKE[:40], **options)
+    assert torch.equal(torch.random.get_rng_state(), state), "the user's random numbers go on as they would have"
+    options["checkpoint"] = tmp_path / "kept"
+    saved, save = [], Resumable.save
+
+    def killed(self: Resumable, state: dict) -> None:
+        save(self, state)
+        saved.append(len(state["history"]))
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Resumable, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(REAL[:40], FAKE[:40], **options)
+    epochs = []
+    resumed = train(REAL[:40], FAKE[:40], **options, progress=lambda epoch, row: epochs.append(epoch))
+    assert (saved, epochs) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    assert resumed.history == whole.history
+    weights = resumed.head.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.head.state_dict().items())
+    train(REAL[:40], -FAKE[:40], **options)
+    assert saved[4:] == [1, 2, 3, 4], "other images are another training"
+
+
+def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
+    arrays = [to_uint8(images[:20].numpy()) for images in (REAL, FAKE)]
+    for folder, images in zip(("real", "fake"), arrays, strict=True):
+        for number, image in enumerate(images):
+            write_png(tmp_path / folder / f"{number:02d}.png", image)
+    sources = [(REAL[:20], FAKE[:20]), arrays, (tmp_path / "real", str(tmp_path / "fake"))]
+    histories = [train(*source, epochs=1).history for source in sources]
+    assert histories[0] == histories[1] == histories[2]
+
+
+@pytest.mark.parametrize(
+    ("real", "words"),
+    [
+        (((REAL + 1) / 2).clamp(0, 1), r"real images: .* in \[-1, 1\], some of it below 0; got values from 0 to"),
+        (4 * REAL, "got values from -4"),
+        (torch.full_like(REAL, torch.nan), "got values from nan"),
+        (REAL.numpy(), "of uint8, .*got float32"),
+        (REAL[:9], "10 or more real and fake images"),
+        (REAL.repeat(1, 3, 1, 1), "of one shape; got .*8, 3.*8, 1"),
+        (REAL[..., :4], r"\(N, H, H, C\)"),
+    ],
+)
+def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        train(real)
+
+
+def test_it_needs_torch_numpy_and_safetensors_alone() -> None:
+    absent = ["rich", "pydantic", "pandas", "scipy", "mlflow", "PIL", "typer", "torchmetrics", "torch_fidelity", "yaml"]
+    call = "train_discriminator(*np.zeros((2, 10, 8, 8, 1), np.uint8), epochs=1, device='cpu')"
+    script = f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\nimport numpy as np\n"
+    script += f"from discriminator_guidance.api.training import train_discriminator\n{call}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

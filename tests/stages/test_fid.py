@@ -1,0 +1,155 @@
+"""Command `fid`: the numbers of stage `evaluation` and of public implementations, from files of every kind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_fid import inception as pytorch_inception
+from pytorch_fid.fid_score import calculate_frechet_distance
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from discriminator_guidance.data.files import read_json, write_npz
+from discriminator_guidance.data.image_files import open_images
+from discriminator_guidance.data.images import write_png
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.evaluation.inception import InceptionFeatures
+from discriminator_guidance.stages import fid
+
+from .conftest import Tiny, run_stage
+
+
+def write_folder(folder: Path, images: np.ndarray, first: int = 0) -> Path:
+    for number, image in enumerate(images, first):
+        write_png(folder / f"{number:06d}.png", image)
+    return folder
+
+
+@pytest.fixture
+def drawn(tiny: Tiny) -> Tiny:
+    """A study with a trained FID network and the samples of two variants."""
+    for word, *name in (["fid_network"], ["guided", "edm"], ["guided", "d0"]):
+        run_stage(word, tiny, *name)
+    return tiny
+
+
+def test_the_samples_of_a_variant_have_the_numbers_of_its_evaluation(drawn: Tiny) -> None:
+    layout = drawn[1]
+    run_stage("evaluation", drawn, "d0")
+    metrics = read_json(layout.evaluation("d0"), "evaluation")
+    details = read_json(layout.evaluated("d0") / "details.json", "evaluation")
+    samples, real = [layout.guided(name) / "samples.npz" for name in ("d0", "edm")], layout.real / "train.npz"
+    found = fid.run(*samples, real, str(layout.model("fid_network")), 7)
+    assert found.paired
+    own, difference, name = found.columns["images"], found.columns["difference"], f"FID ({layout.model('fid_network')})"
+    kid = name.replace("FID", "KID")
+    pairs = [(own[name], metrics["fid"], (metrics["fid_low"], metrics["fid_high"])),
+             (difference[name], metrics["delta_fid"], (metrics["delta_low"], metrics["delta_high"])),
+             (own[kid], details["kid_all"], details["kid_ci95"]),
+             (difference[kid], details["delta_kid"], details["delta_kid_ci95"])]  # fmt: skip
+    for measured, value, interval in pairs:
+        assert measured.mean == pytest.approx(value, rel=1e-4)
+        assert measured.interval() == pytest.approx(interval, rel=1e-4, abs=1e-4)
+    for share in ("precision", "recall"):
+        assert own[share].mean == pytest.approx(metrics[share])
+    assert found.rows()[0]["metric"] == name
+    significant = not metrics["delta_low"] < 0 < metrics["delta_high"]
+    assert ("significantly" if significant else "indistinguishable") in found.sentence()
+
+
+def test_folders_zips_and_arrays_are_alike_and_other_names_are_unpaired(drawn: Tiny, tmp_path: Path) -> None:
+    layout = drawn[1]
+    samples = [np.load(layout.guided(name) / "samples.npz")["images"] for name in ("d0", "edm")]
+    one, other, moved = (write_folder(tmp_path / name, samples[name != "a"], 5 * (name == "c")) for name in "abc")
+    shutil.make_archive(str(one), "zip", one)
+    write_npz(tmp_path / "real.npz", arr_0=np.load(layout.real / "train.npz")["images"])
+    rest = tmp_path / "real.npz", str(layout.model("fid_network") / "model.safetensors"), 7
+    pairs = (one, other), (tmp_path / "a.zip", other), (one, moved)
+    paired, zipped, unpaired = (fid.run(*sets, *rest) for sets in pairs)
+    assert (paired.paired, zipped.paired, unpaired.paired) == (True, True, False)
+    for metric, measured in paired.columns["difference"].items():
+        loose = unpaired.columns["difference"][metric]
+        assert measured.mean == pytest.approx(loose.mean)
+        assert measured.interval() == pytest.approx(zipped.columns["difference"][metric].interval())
+        errors = [np.ptp(paired.columns[name][metric].interval()) for name in ("images", "against")]
+        assert np.ptp(loose.interval()) == pytest.approx(np.hypot(*errors))
+
+
+def test_inception_distances_are_those_of_torch_fidelity_and_pytorch_fid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    state = InceptionFeatures(None).network.state_dict()
+    (tmp_path / fid.INCEPTION_WEIGHTS).parent.mkdir(parents=True)
+    torch.save(state, tmp_path / fid.INCEPTION_WEIGHTS)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)  # 299 pixels: pytorch-fid resizes other images in another way
+    sets = [rng.integers(0, high, (6, 299, 299, 3), dtype=np.uint8) for high in (256, 130)]
+    paths = [write_folder(tmp_path / name, images) for name, images in zip(("one", "two"), sets, strict=True)]
+    found = fid.run(paths[0], None, paths[1], "inception", 4)
+
+    fidelity = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], fid.INCEPTION_WEIGHTS)
+    monkeypatch.setattr(pytorch_inception, "load_state_dict_from_url", lambda *_, **__: state)
+    pytorch = pytorch_inception.InceptionV3().eval()
+    with torch.no_grad():
+        pixels = [torch.from_numpy(images).permute(0, 3, 1, 2) for images in sets]
+        theirs = [fidelity(x)[0] for x in pixels], [pytorch((x - 128.0) / 256 + 0.5)[0].flatten(1) for x in pixels]
+    # pytorch-fid's own pixels are x / 255. In the few directions that features span the formulas take no minutes.
+    for (one, two), distance in zip(theirs, (of_torch_fidelity, of_pytorch_fid), strict=True):
+        basis = torch.linalg.qr(torch.cat([one, two]).T.double()).Q
+        expected = distance(one.double() @ basis, two.double() @ basis)
+        assert found.columns["images"]["FID"].mean == pytest.approx(expected, rel=1e-4)
+
+
+def of_torch_fidelity(one: torch.Tensor, two: torch.Tensor) -> float:
+    statistics = [fid_features_to_statistics(each) for each in (one, two)]
+    return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+
+
+def of_pytorch_fid(one: torch.Tensor, two: torch.Tensor) -> float:
+    return calculate_frechet_distance(
+        one.mean(0).numpy(), one.T.cov().numpy(), two.mean(0).numpy(), two.T.cov().numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "network", "words"),
+    [
+        ("few.npz", "models", r"5 or more images \(H, W, C\) \(8, 8, 1\), as in .*, in --images; got 4 .*few.npz"),
+        ("wide.npz", "models", r"got 6 \(8, 9, 1\) in .*bring all to one size"),
+        ("float.npz", "models", r"images in .*float.npz; got images.npy .* float64 instead of .* uint8"),
+        ("other.npz", "models", "no array images.npy or arr_0.npy"),
+        ("absent", "models", r"images in .*absent; got .*No such file.*; give a folder, a zip or an .npz"),
+        ("good.npz", "inception", "dguide fetch inception --params .* at data/raw/.*; got no such file"),
+        ("good.npz", "nowhere", r"nowhere/model\.json; got no such file"),
+        ("rgb.npz", "models", r"\(8, 8, 1\), of which .* has features; got \(8, 8, 3\); choose another --network"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_computed(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, network: str, words: str
+) -> None:
+    monkeypatch.setattr(fid, "extract_features", lambda *_: pytest.fail("features were computed"))
+    monkeypatch.chdir(tmp_path)
+    sets = {"few": (4, 8, 8, 1), "wide": (6, 8, 9, 1), "good": (6, 8, 8, 1), "rgb": (6, 8, 8, 3)}
+    for name, shape in sets.items():
+        write_npz(Path(f"{name}.npz"), images=np.zeros(shape, np.uint8))
+    write_npz(Path("float.npz"), images=np.zeros((6, 8, 8, 1)))
+    write_npz(Path("other.npz"), samples=np.zeros((6, 8, 8, 1), np.uint8))
+    choice = str(tiny[1].model("fid_network")) if network == "models" else network
+    with pytest.raises(InputError, match=words):
+        fid.run(Path(images), None, Path("rgb.npz" if images == "rgb.npz" else "good.npz"), choice, 64)
+
+
+def test_a_damaged_file_is_named_while_it_is_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
+    folder = write_folder(tmp_path / "images", images)
+    (folder / "000003.png").write_bytes(b"no image")
+    write_npz(path := tmp_path / "images.npz", images=images)
+    path.write_bytes(path.read_bytes().replace(images.tobytes()[-40:], bytes(40)))
+    for source, word in ((folder, "000003.png"), (path, "images.npy")):
+        with pytest.raises(InputError, match=word):
+            list(open_images(source).batches(4))
