@@ -6,7 +6,7 @@ import sys
 import mlflow
 
 COLUMNS = [("metric", key) for key in ("fid", "fid_low", "fid_high", "kid")]
-COLUMNS += [("param", key) for key in ("rule", "members", "weights", "w1", "w2")]
+COLUMNS += [("param", key) for key in ("rule", "members", "weights", "w1", "w2")] + [("tag", "dvc.experiment")]
 # MLflow's page of runs reads its state from a tag of the experiment, where its own Share button writes it.
 VIEWS = {
     "fid": {
