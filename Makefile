@@ -38,9 +38,10 @@ lint: setup ## check style, types and the layers
 docs: setup ## build the documentation as a site in site/ and check its links
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
-mlflow: setup ## open the MLflow UI on http://127.0.0.1:5000 (PORT=5000) until Ctrl-C
-	@echo "http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning (Ctrl-C stops it)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+mlflow: setup ## print links to the runs and curves, and serve the MLflow UI on port PORT=5000 until Ctrl-C
+	@MLFLOW_TRACKING_URI=sqlite:///mlflow.db python scripts/mlflow_views.py http://127.0.0.1:$(PORT)
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore \
+		mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts "--log-level warning" \
 		--backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
 
 release: setup ## pack the networks of the profile in params.yaml into dist/, for from_pretrained

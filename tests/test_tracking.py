@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
@@ -21,7 +26,7 @@ from discriminator_guidance.data.files import sha256
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.run import run_stage
 
-from .commands import PROJECT, run
+from .commands import PROJECT, environment, run, succeed
 from .stages.conftest import prepare_study, tiny_settings, write_params
 from .studies import worker
 
@@ -55,16 +60,15 @@ def runs(client: Any, experiment: str) -> dict[str, Any]:
 
 
 def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: Any) -> None:
-    (project / "real.npz").write_bytes(b"real")
-    (project / "model.safetensors").write_bytes(b"weights")
+    np.savez(project / "real.npz", images=np.zeros((5, 8, 8, 3), np.uint8))
+    (project / "grid.png").write_bytes(b"grid")
     settings = {"network": {"channels": [1, 2]}, "w1": 2.0, "note": "x" * 7000}
     with tracking.run("members", "discriminator/d0", {"member": "d0"}, settings) as tracker:
         tracker.inputs({"real": project / "real.npz", "fake": project / "absent.npz"})
         for epoch in (1, 2, 3):
             tracker.metrics(epoch, {"loss": 1 / epoch, "broken": float("nan")})
         tracker.params({"epochs": 12})
-        tracker.artifact(project / "real.npz")
-        tracker.model("discriminator-d0", project / "model.safetensors")
+        tracker.artifact(project / "grid.png")
         tracker.summary({"loss": 9.0, "auroc": 0.7, "checkpoint": "last"})
     (found,) = runs(store, "members").values()
     assert (found.info.run_name, found.info.status, found.data.tags["member"]) == ("discriminator/d0", "FINISHED", "d0")
@@ -73,14 +77,25 @@ def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: An
     assert {key for key in found.data.metrics if not key.startswith("system/")} == {"loss", "auroc"}
     params = found.data.params
     assert (params["network.channels"], params["w1"], params["epochs"], len(params["note"])) == (
-        "[1, 2]", "2.0", "12", 6000
+        "1, 2", "2.0", "12", 6000
     )  # fmt: skip
     (given,) = found.inputs.dataset_inputs
     assert {tag.key: tag.value for tag in given.tags}["sha256"] == sha256(project / "real.npz")
-    assert Path(store.download_artifacts(found.info.run_id, "real.npz")).read_bytes() == b"real"
-    (version,) = store.search_model_versions("name = 'discriminator-d0'")
-    assert version.run_id == found.info.run_id
-    assert version.tags["weights.sha256"] == sha256(project / "model.safetensors")
+    assert (given.dataset.name, json.loads(given.dataset.source)["uri"]) == ("real", str(project / "real.npz"))
+    assert '"shape": [-1, 8, 8, 3]' in json.loads(given.dataset.schema)["mlflow_tensorspec"]["features"]
+    assert Path(store.download_artifacts(found.info.run_id, "grid.png")).read_bytes() == b"grid"
+
+
+def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project: Path, store: Any) -> None:
+    for path, loss in (("d0", 0.5), ("d1", 0.6), ("d0", 0.7)):  # d0 is trained again, and becomes worse
+        (project / path).write_text(str(loss))
+        with tracking.run("models", path, {}, {}) as tracker:
+            tracker.model("discriminators", project / path, loss)
+            tracker.model("score", project / path)
+    best = store.get_model_version_by_alias("discriminators", "best")
+    assert best.run_id == runs(store, "models")["d1"].info.run_id
+    assert best.tags["weights.sha256"] == sha256(project / "d1")
+    assert not store.get_registered_model("score").aliases
 
 
 @pytest.mark.parametrize(("error", "status"), [(ConfigError("a", "b", "c"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
@@ -104,7 +119,7 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
         run_stage("guided", Path("params.yaml"), variant=variant)
     run_stage("evaluation", Path("params.yaml"), variant="mean_prob")
     found = runs(store, "mini")["evaluation/mean_prob"]
-    expected = {"rule": "mean_probability", "members": "['d0', 'd1']", "weights": "equal", "w1": "2.0"}
+    expected = {"rule": "mean_probability", "members": "d0, d1", "weights": "equal", "w1": "2.0"}
     assert expected.items() <= found.data.params.items()
     assert not expected.keys() & found.data.metrics.keys()
     results = json.loads((project / "study/reports/mini/evaluation/mean_prob.json").read_text())
@@ -120,16 +135,49 @@ def test_trials_are_nested_runs_with_their_end_in_their_status(
     write_params(project, tiny_settings())
     study = worker.take_part(project, 5)
     found = runs(store, "mini")
-    parent = found["study mini-ensemble"].info.run_id
+    parent = found["study/mini-ensemble"].info.run_id
     ends = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED", TrialState.PRUNED: "KILLED"}
     for trial in study.trials:
-        own = found[f"mini-ensemble {trial.number}"]
+        own = found[f"study/mini-ensemble/{trial.number}"]
         assert own.data.tags["mlflow.parentRunId"] == parent
         assert own.info.status == ends[trial.state]
         assert own.data.params == {key: str(value) for key, value in trial.params.items()}
         assert own.info.end_time >= own.info.start_time
         if trial.state == TrialState.COMPLETE:
             assert own.data.metrics["objective"] == pytest.approx(trial.value)
+
+
+@pytest.mark.integration
+def test_the_links_of_make_mlflow_show_runs_with_their_fid_and_curves(project: Path, store: Any) -> None:
+    if (browser := shutil.which("chromium")) is None:
+        pytest.skip("needs chromium")
+    for stage, name in (("evaluation", "edm"), ("discriminator", "d0")):
+        with tracking.run("links", f"{stage}/{name}", {"stage": stage}, {"rule": "mean_logit"}) as tracker:
+            tracker.metrics(1, {"validation_loss": 0.6})
+            tracker.summary({"fid": 2.125})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    views = [sys.executable, str(PROJECT / "scripts/mlflow_views.py"), address]
+    links = succeed(project, *views, MLFLOW_TRACKING_URI="sqlite:///mlflow.db")
+    shown = re.findall(r"links, .*(http\S+)", links)
+    command = ["mlflow", "server", "--port", address.rpartition(":")[2], "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "mlartifacts"]
+    quiet = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
+    server = subprocess.Popen(command, cwd=project, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (server.poll() is not None or run(project, "curl", "--silent", address).stdout):
+            time.sleep(0.5)
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1900,900", "--dump-dom"]
+        options += [f"--user-data-dir={project / 'browser'}", "--virtual-time-budget=30000"]
+        table, curves = (succeed(project, browser, *options, link) for link in shown)
+    finally:
+        server.terminate()
+        server.wait()
+    assert all(text in table for text in ("evaluation/edm", "2.125", "mean_logit"))
+    assert "discriminator/d0" not in table
+    assert all(text in curves for text in ("discriminator/d0", "validation_loss"))
+    assert "evaluation/edm" not in curves
 
 
 class Faulty(BaseHTTPRequestHandler):

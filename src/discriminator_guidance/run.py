@@ -45,7 +45,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
         if replicate not in (None, number):
             continue
         own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), place.replicate]))
-        tags = {"stage": word, "profile": config.profile, **row}
+        tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
         with tracking.run(config.profile, name, tags, _settings(own, word, row)) as tracker:
             tracker.inputs(_inputs(place, word, row))
             result: dict[str, Any] = stage.run(own, place, tracker, *row.values())

@@ -5,19 +5,21 @@ Environment: MLFLOW_TRACKING_URI (default: mlflow.db in the project folder), DGU
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from discriminator_guidance import distributed, progress
-from discriminator_guidance.data.files import sha256
+from discriminator_guidance.data.files import reason, sha256
+from discriminator_guidance.git import git_state
 
 # Set unless the user did. MLflow's own defaults wait four minutes for a dead server.
 ENVIRONMENT = {
@@ -30,20 +32,20 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+MODEL = "The weights are in DVC, at the path in tag `weights`. Alias `best` has the smallest validation loss."
 
 
 def _best_effort(method: Callable[..., None]) -> Callable[..., None]:
     """Do nothing without MLflow; after the first failure warn and do without it."""
 
     @wraps(method)
-    def guarded(self: Tracker, *args: Any, **kwargs: Any) -> None:
-        if self._mlflow is None:
-            return
-        try:
-            method(self, *args, **kwargs)
-        except Exception as error:
-            self._mlflow = None
-            _warn(error)
+    def guarded(self: Tracker, *args: Any) -> None:
+        if self._on:
+            try:
+                method(self, *args)
+            except Exception as error:
+                self._on = False
+                _warn(error)
 
     return guarded
 
@@ -51,9 +53,26 @@ def _best_effort(method: Callable[..., None]) -> Callable[..., None]:
 class Tracker:
     """One run in MLflow, or nothing."""
 
-    def __init__(self, mlflow: Any = None, run_id: str = "") -> None:
-        self.run_id, self.status = run_id, "FINISHED"
-        self._mlflow, self._curves = mlflow, set[str]()
+    def __init__(self, on: bool = False) -> None:
+        self.run_id, self.status = "", "FINISHED"
+        self._on, self._curves = on, set[str]()
+
+    @cached_property
+    def _mlflow(self) -> Any:
+        return _connected()
+
+    @_best_effort
+    def start(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> None:
+        """Open the run, in an experiment that is created if need be."""
+        local = self._mlflow.get_tracking_uri().startswith("sqlite:")
+        folder = (_project() / "mlartifacts").as_uri() if local else None
+        found = self._mlflow.get_experiment_by_name(experiment)
+        identifier = found.experiment_id if found else self._mlflow.create_experiment(experiment, folder)
+        active = self._mlflow.start_run(
+            experiment_id=identifier, run_name=name, tags={**_surroundings(), **tags}, parent_run_id=parent,
+            nested=self._mlflow.active_run() is not None, log_system_metrics=parent is None,
+        )  # fmt: skip
+        self.run_id = active.info.run_id
 
     @_best_effort
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -64,30 +83,23 @@ class Tracker:
     @_best_effort
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers, but for those that end a curve."""
-        self._mlflow.log_metrics(
-            _finite({k: v for k, v in values.items() if k not in self._curves}), run_id=self.run_id
-        )
+        final = {key: value for key, value in values.items() if key not in self._curves}
+        self._mlflow.log_metrics(_finite(final), run_id=self.run_id)
 
     @_best_effort
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; nested mappings get dotted names."""
-        entries = [self._mlflow.entities.Param(key, value[:6000]) for key, value in _flat(values).items()]
-        for start in range(0, len(entries), 100):  # MLflow's limit for one request
-            self._mlflow.MlflowClient().log_batch(self.run_id, params=entries[start : start + 100])
+        self._mlflow.log_params(_flat(values), run_id=self.run_id)
 
     @_best_effort
     def inputs(self, files: Mapping[str, Path]) -> None:
-        """Log the data sets that the run reads, by name, with their SHA-256."""
-        entities = self._mlflow.entities
-        found = {name: (path, sha256(path)) for name, path in files.items() if path.is_file()}
-        sets = [
-            entities.DatasetInput(
-                entities.Dataset(name, digest[:36], "local", json.dumps({"uri": str(path)})),
-                [entities.InputTag("sha256", digest)],
-            )
-            for name, (path, digest) in found.items()
-        ]
-        self._mlflow.MlflowClient().log_inputs(self.run_id, sets)
+        """Log the image sets that the run reads, by name: path, shape, SHA-256."""
+        for name, path in files.items():
+            if path.is_file():
+                digest, images = sha256(path), np.load(path)["images"]
+                with warnings.catch_warnings(action="ignore"):  # MLflow knows a local path by two names
+                    data = self._mlflow.data.from_numpy(images, source=str(path), name=name, digest=digest[:36])
+                self._mlflow.log_input(data, tags={"sha256": digest})
 
     @_best_effort
     def artifact(self, path: Path) -> None:
@@ -95,23 +107,25 @@ class Tracker:
         self._mlflow.log_artifact(str(path), run_id=self.run_id)
 
     @_best_effort
-    def model(self, name: str, weights: Path) -> None:
-        """Register weights, which stay where DVC keeps them, as a new version of a model."""
-        tags = {"weights": str(weights), "weights.sha256": sha256(weights)}
-        client = self._mlflow.MlflowClient()
-        logged = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags)
+    def model(self, name: str, weights: Path, loss: float | None = None) -> None:
+        """Register weights, which stay where DVC keeps them, as a new version; with a loss, find the `best` path."""
+        path, client = os.path.relpath(weights), self._mlflow.MlflowClient()
+        tags = {"weights": path, "weights.sha256": sha256(weights), "validation_loss": str(loss)}
+        model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
-        source = f"models:/{logged.model_id}"
-        client.create_model_version(name, source, run_id=self.run_id, tags=tags, model_id=logged.model_id)
+            client.create_registered_model(name, description=MODEL)
+        own: dict[str, Any] = {"run_id": self.run_id, "tags": tags, "description": path, "model_id": model}
+        client.create_model_version(name, f"models:/{model}", **own)
+        if loss is not None:
+            versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
+            newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
+            best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
+            client.set_registered_model_alias(name, "best", best.version)
 
     @_best_effort
     def end(self) -> None:
         """Deliver what is queued and close the run."""
-        if (active := self._mlflow.active_run()) and active.info.run_id == self.run_id:
-            self._mlflow.end_run(self.status)
-        else:
-            self._mlflow.MlflowClient().set_terminated(self.run_id, self.status)
+        self._mlflow.end_run(self.status)
 
 
 @contextmanager
@@ -122,12 +136,8 @@ def run(
 
     Its status is FINISHED, or what the work sets; FAILED after an exception, KILLED after an interruption.
     """
-    tracker = Tracker()
-    if _wanted():
-        try:
-            tracker = _started(experiment, name, tags, parent)
-        except Exception as error:
-            _warn(error)
+    tracker = Tracker(_wanted())
+    tracker.start(experiment, name, tags, parent)
     tracker.params(params)
     try:
         yield tracker
@@ -140,60 +150,25 @@ def run(
 
 def recorded_seconds(experiment: str) -> dict[str, float]:
     """The duration of the last finished run of each name; empty where nothing was tracked."""
-    if not _wanted():
-        return {}
+    runs: list[Any] = []
     try:
-        mlflow = _connected()
-        if not mlflow.get_experiment_by_name(experiment):
-            return {}
-        runs = mlflow.search_runs(
-            experiment_names=[experiment], filter_string="attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time ASC"], output_format="list",
-        )  # fmt: skip
+        if _wanted():
+            runs = _connected().search_runs(
+                experiment_names=[experiment], filter_string="attributes.status = 'FINISHED'",
+                order_by=["attributes.start_time ASC"], output_format="list",
+            )  # fmt: skip
     except Exception as error:
         _warn(error)
-        return {}
     return {run.info.run_name: (run.info.end_time - run.info.start_time) / 1000 for run in runs}
 
 
-def git_state(root: Path) -> dict[str, str]:
-    """Commit and uncommitted changes of a checkout; empty without git."""
-    commit, changes = git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain")
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()} if commit else {}
-
-
-def git(root: Path, *arguments: str) -> str:
-    """The output of git for a project folder; empty where it is not a checkout of its own."""
-    if not (root / ".git").exists():
-        return ""  # an archive unpacked inside another repository must not claim that repository's commit
-    # Hooks export GIT_DIR and its kin, which would make git answer for another repository.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
-
-
-def _started(experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> Tracker:
-    mlflow = _connected()
-    if (found := mlflow.get_experiment_by_name(experiment)) is not None:
-        identifier = found.experiment_id
-    else:
-        folder = _project() / "mlartifacts"
-        local = mlflow.get_tracking_uri().startswith("sqlite:")
-        identifier = mlflow.create_experiment(experiment, folder.as_uri() if local else None)
-    state = git_state(_project())
-    dvc = {"dvc.stage": os.environ["DVC_STAGE"]} if "DVC_STAGE" in os.environ else {}
-    if (lock := _project() / "dvc.lock").is_file():
-        dvc["dvc.lock.sha256"] = sha256(lock)
-    commit = {"mlflow.source.git.commit": state["git.commit"]} if state else {}
-    active = mlflow.start_run(
-        experiment_id=identifier, run_name=name, tags={**state, **commit, **dvc, **tags}, parent_run_id=parent,
-        nested=mlflow.active_run() is not None, log_system_metrics=parent is None,
-    )  # fmt: skip
-    return Tracker(mlflow, active.info.run_id)
+def _surroundings() -> dict[str, str]:
+    """Tags that say which code, DVC stage and DVC experiment a run belongs to."""
+    state, lock = git_state(_project()), _project() / "dvc.lock"
+    tags = state | ({"mlflow.source.git.commit": state["git.commit"]} if state else {})
+    tags |= {"dvc.lock.sha256": sha256(lock)} if lock.is_file() else {}
+    names = {"dvc.stage": "DVC_STAGE", "dvc.experiment": "DVC_EXP_NAME"}
+    return tags | {tag: os.environ[name] for tag, name in names.items() if name in os.environ}
 
 
 def _connected() -> Any:
@@ -217,8 +192,7 @@ def _wanted() -> bool:
 
 
 def _warn(error: Exception) -> None:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    progress.notice(f"not tracked in MLflow ({reason}); files are complete, nothing else depends on it")
+    progress.notice(f"not tracked in MLflow ({reason(error)}); files are complete, nothing else depends on it")
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
@@ -228,5 +202,6 @@ def _finite(values: Mapping[str, Any]) -> dict[str, float]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": shown}
     return flat

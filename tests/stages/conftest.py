@@ -124,7 +124,7 @@ class Recorder:
     def artifact(self, path: Path) -> None:
         assert path.is_file()
 
-    def model(self, name: str, weights: Path, tags: Mapping[str, str] | None = None) -> None:
+    def model(self, name: str, weights: Path, loss: float | None = None) -> None:
         self.models[name] = weights
 
 

@@ -128,7 +128,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         checkpoints.remove()
         tracker.artifact(reports / "calibration.csv")
         tracker.artifact(reports / "metrics.json")
-    tracker.model(f"discriminator-{config.profile}-{member}", folder / "model.safetensors")
+    tracker.model(f"discriminator-{config.profile}", folder / "model.safetensors", metrics["validation_loss"])
     return {key: metrics[key] for key in ("used_epoch", "best_epoch", "best_validation_loss", "test_loss")}
 
 

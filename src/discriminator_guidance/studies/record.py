@@ -17,9 +17,9 @@ from discriminator_guidance.config import load_config, promote
 from discriminator_guidance.config.load import PARAMS
 from discriminator_guidance.data.files import read_json, write_bytes, write_csv, write_json
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.git import git_state
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.trials import GRID, complete, ended
-from discriminator_guidance.tracking import git_state
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config

@@ -32,8 +32,8 @@ REASON = "reason"  # user attribute of a trial that failed by itself, not with i
 STALE_S = 24 * 3600  # a trial in a journal that has run longer is taken for lost
 HEARTBEAT_S, GRACE_S = 30, 60  # in a database: seconds between signs of life, and without one before a trial is lost
 
-with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-    retry = RetryHeartbeatStaleTrialCallback(max_retry=3)
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and names of objectives, to Optuna
+retry = RetryHeartbeatStaleTrialCallback(max_retry=3)
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
     if begun["inputs"] != digests["inputs"]:
         progress.notice(f"study {study.study_name} was begun with other networks or images: values compare roughly")
     if "settings" not in study.user_attrs:
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            study.set_metric_names([plan.objective])
+        study.set_metric_names([plan.objective])
         for key, digest in digests.items():
             study.set_user_attr(key, digest)
     return study
@@ -99,8 +98,7 @@ def recover(study: optuna.Study, journal: bool, stale_s: float) -> None:
     A database knows killed ones by their heartbeat; in a journal they stay RUNNING until they are `stale_s` old.
     """
     if not journal:
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            fail_stale_trials(study)
+        fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if journal else ():
         if trial.datetime_start and (datetime.now() - trial.datetime_start).total_seconds() >= stale_s:
             study.tell(trial.number, state=TrialState.FAIL)
@@ -139,14 +137,13 @@ def _journal(path: Path) -> JournalStorage:
 
 def _database(url: str) -> RDBStorage:
     try:
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            return RDBStorage(
-                url,
-                engine_kwargs={"pool_pre_ping": True},
-                heartbeat_interval=HEARTBEAT_S,
-                grace_period=GRACE_S,
-                heartbeat_stale_trial_callback=retry,
-            )
+        return RDBStorage(
+            url,
+            engine_kwargs={"pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=retry,
+        )
     except ImportError as error:
         remedy = "install it, e.g. psycopg for postgresql+psycopg://"
         raise ConfigError("an installed driver for study.storage", str(error)[:200], remedy) from error

@@ -68,14 +68,14 @@ def run_trials(study: optuna.Study, objective: Objective, total: int | None, con
 
     `objective` raises `optuna.TrialPruned` to give a trial up; a trial that diverges fails for good.
     """
-    tags = {"stage": "study", "study": study.study_name}
+    tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
-        tracking.run(config.profile, f"study {study.study_name}", tags, settings) as parent,
+        tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
         progress.bar(study.study_name, total or count(study) + waiting(study), "trials") as advance,
     ):
 
         def tracked(trial: optuna.Trial) -> float:
-            name, own = f"{study.study_name} {trial.number}", {**tags, "trial": str(trial.number)}
+            name, own = f"study/{study.study_name}/{trial.number}", {**tags, "trial": str(trial.number)}
             # Without a parent MLflow is off or was not reached: no use in trying for every trial.
             run = tracking.run(config.profile, name, own, {}, parent.run_id) if parent.run_id else nullcontext(parent)
             with run as tracker:

@@ -1,0 +1,31 @@
+"""Save two views of each experiment in MLflow, and print the addresses where `make mlflow` shows them."""
+
+import json
+import sys
+
+import mlflow
+
+COLUMNS = [("metric", key) for key in ("fid", "fid_low", "fid_high", "kid")]
+COLUMNS += [("param", key) for key in ("rule", "members", "weights", "w1", "w2")] + [("tag", "dvc.experiment")]
+# MLflow's page of runs reads its state from a tag of the experiment, where its own Share button writes it.
+VIEWS = {
+    "fid": {
+        "searchFilter": "tags.stage = 'evaluation'",
+        "orderByKey": "metrics.`fid`",
+        "orderByAsc": True,
+        "selectedColumns": [f"{kind}s.`{key}`" for kind, key in COLUMNS],
+    },
+    "curves": {
+        "searchFilter": "attributes.run_name LIKE 'discriminator/d%'",
+        "chartsSearchFilter": "^(train|validation)_",
+    },
+}
+
+address, client = sys.argv[1], mlflow.MlflowClient()
+for experiment in client.search_experiments():
+    if client.search_runs([experiment.experiment_id], max_results=1):
+        for name, view in VIEWS.items():
+            client.set_experiment_tag(experiment.experiment_id, f"mlflow.sharedViewState.{name}", json.dumps(view))
+        page = f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+        print(f"{experiment.name}, FID of each variant: {page}&viewStateShareKey=fid")
+        print(f"{experiment.name}, curves of D0-D5:     {page}&viewStateShareKey=curves&compareRunsMode=CHART")
