@@ -28,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     released.edm_file(folder / "edm-cifar10-32x32-uncond-vp.pkl")
     released.classifier_file(folder / "32x32_classifier.pt")
-    released.head_file(folder / "discriminator_60_uncond.pt")
+    released.head_file(folder / "discriminator_60.pt")
     release.run(*prepare_study(folder / "study", tiny_settings()), folder / "dist" / "mini")
     return folder
 

@@ -79,7 +79,7 @@ def load_discriminator(
 
     head_channels: channels of an attention head, which leave no trace in the files.
 
-    >>> discriminator = load_discriminator("32x32_classifier.pt", "discriminator_60_uncond.pt")
+    >>> discriminator = load_discriminator("32x32_classifier.pt", "discriminator_60.pt")
     >>> discriminator(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.5])).shape
     torch.Size([1, 2])
     """
