@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from discriminator_guidance.networks.adm import EncoderUNet
-from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 
 
 def test_member_gradients_reach_the_image_alone(

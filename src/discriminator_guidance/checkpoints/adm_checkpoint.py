@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discriminator_guidance.checkpoints.weights import fit_network, load_torch
+from discriminator_guidance.checkpoints.weights import AS_PUBLISHED, fit_network, load_torch
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.adm import EncoderUNet
@@ -29,7 +29,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         state = load_torch(path)
         size = path.stat().st_size
     except Exception as error:  # PyTorch raises some dozen types on damaged and hostile files
-        raise InputError(what, reason(error), "use the file as its authors published it") from error
+        raise InputError(what, reason(error), AS_PUBLISHED) from error
     if not isinstance(state, dict) or not state:
         raise InputError(what, f"a {type(state).__name__}" if state else "nothing", "save a state dict alone")
     for name, tensor in state.items():
@@ -54,7 +54,7 @@ def read_adm(path: Path, num_head_channels: int = 64) -> tuple[EncoderUNet, dict
     """A classifier or discriminator, and the arguments that its state dict fits."""
     what, state = f"a state dict in {path}", read_state_dict(path)
     arguments = derive_arguments(state, what, num_head_channels)
-    return fit_network(EncoderUNet, arguments, state, what, "use the file as its authors published it"), arguments
+    return fit_network(EncoderUNet, arguments, state, what, AS_PUBLISHED), arguments
 
 
 def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
