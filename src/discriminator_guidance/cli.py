@@ -34,6 +34,8 @@ Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another 
 Replicate = Annotated[
     int | None, typer.Option("--replicate", min=0, help="Run this training replicate alone, e.g. as one job of many.")
 ]
+Member = Annotated[str, typer.Argument(help="A row of `members`.")]
+Variant = Annotated[str, typer.Argument(help="A row of `variants`.")]
 PARAMS = Path("params.yaml")
 
 
@@ -93,27 +95,19 @@ def fake(replicate: Replicate = None, params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def discriminator(
-    member: Annotated[str, typer.Argument(help="A row of `members`.")],
-    replicate: Replicate = None,
-    params: Params = PARAMS,
-) -> None:
+def discriminator(member: Member, replicate: Replicate = None, params: Params = PARAMS) -> None:
     """Train one discriminator."""
     run_stage("discriminator", params, replicate, member=member)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def guided(
-    variant: Annotated[str, typer.Argument(help="A row of `variants`.")],
-    replicate: Replicate = None,
-    params: Params = PARAMS,
-) -> None:
+def guided(variant: Variant, replicate: Replicate = None, params: Params = PARAMS) -> None:
     """Draw the evaluation samples of one variant."""
     run_stage("guided", params, replicate, variant=variant)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def evaluation(variant: Annotated[str, typer.Argument(help="A row of `variants`.")], params: Params = PARAMS) -> None:
+def evaluation(variant: Variant, params: Params = PARAMS) -> None:
     """Evaluate the samples of one variant: FID, KID, precision, recall, intervals."""
     run_stage("evaluation", params, variant=variant)
 

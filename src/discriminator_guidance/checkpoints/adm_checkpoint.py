@@ -14,10 +14,7 @@ from torch import Tensor
 from discriminator_guidance.checkpoints.weights import AS_PUBLISHED, fit_network, load_torch
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.networks.adm import EncoderUNet
-
-# Multipliers of the released networks by image size; they settle what shapes leave open.
-RELEASED_MULT = {64: [1, 2, 3, 4], 32: [1, 2, 4], 16: [1, 2], 8: [1]}
+from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -74,7 +71,8 @@ def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
         if levels is not None:
             readings.append((depth, size << (len(levels) - 1), levels))
     if len(readings) > 1:
-        readings = [r for r in readings if RELEASED_MULT.get(r[1]) == [mult for mult, _ in r[2]]] or readings
+        # Multipliers of the released networks settle what shapes leave open.
+        readings = [r for r in readings if CHANNEL_MULT.get(r[1]) == tuple(mult for mult, _ in r[2])] or readings
     if len(readings) != 1:
         raise ValueError(f"{count - 1} input blocks whose shapes fit {len(readings)} networks")
     depth, image_size, levels = readings[0]

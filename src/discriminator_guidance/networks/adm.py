@@ -15,7 +15,7 @@ from discriminator_guidance.networks.cpu import halve
 
 TIME_SCALE = 999.0  # VP times in [0, 1] become the step numbers the embedding was made for
 LABEL_ROWS = 1000  # rows of the label embedding, whatever the number of classes
-CHANNEL_MULT = {64: (1, 2, 3, 4), 32: (1, 2, 4), 16: (1, 2), 8: (1,)}
+CHANNEL_MULT: dict[int, tuple[int, ...]] = {64: (1, 2, 3, 4), 32: (1, 2, 4), 16: (1, 2), 8: (1,)}
 
 
 def normalization(channels: int) -> nn.GroupNorm:

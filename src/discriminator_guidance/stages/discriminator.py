@@ -18,7 +18,7 @@ from torch.nn.functional import one_hot
 from discriminator_guidance import distributed
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.weights import load_network, save_weights
-from discriminator_guidance.data.files import read_npz, sha256, write_bytes, write_csv, write_json, write_npz
+from discriminator_guidance.data.files import read_npz, sha256, write_csv, write_json, write_npz
 from discriminator_guidance.evaluation.classification import calibration_bins
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.precision import Compute, allow_tf32, prepare
@@ -119,10 +119,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         if training["used_epoch"] < settings.epochs or settings.ema_decay is not None:
             save_weights(folder / LAST, last, head.arguments)
         write_npz(folder / "test_logits.npz", **tested, image=test.image)
-        if history:
-            write_csv(reports / "history.csv", [{**entry, **note} for entry in history])
-        else:
-            write_bytes(reports / "history.csv", f"{','.join(CURVE)}\n".encode())
+        write_csv(reports / "history.csv", [{**entry, **note} for entry in history], CURVE)
         bins = calibration_bins(tested["logits"], tested["labels"], tested["time"])
         write_csv(reports / "calibration.csv", [{**asdict(entry), **note} for entry in bins])
         write_json(reports / "metrics.json", metrics)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.checkpoints.weights import load_network, load_weights, save_weights
-from discriminator_guidance.data.files import sha256, write_bytes, write_csv
+from discriminator_guidance.data.files import sha256, write_csv
 from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.inception import InceptionFeatures
@@ -85,10 +85,7 @@ def save_network(
     if not distributed.is_first():
         return
     save_weights(folder, network_state, arguments)
-    if history:
-        write_csv(folder / "history.csv", history)
-    else:
-        write_bytes(folder / "history.csv", b"iteration,loss\n")
+    write_csv(folder / "history.csv", history, ("iteration", "loss"))
 
 
 def resumable(
