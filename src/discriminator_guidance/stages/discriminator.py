@@ -166,10 +166,9 @@ def head_settings(section: Discriminator, member: Member) -> DiscriminatorSettin
         return max(1, round(epochs * section.epoch_factor)) if epochs else 0
 
     own = {key: value for key in HEAD_SETTINGS if (value := getattr(member, key, None)) is not None}
-    checkpoint = member.checkpoint
     own |= {"epochs": scaled(member.epochs), "learning_rate": member.learning_rate * section.learning_rate_factor}
-    own |= {"checkpoint": scaled(checkpoint) if isinstance(checkpoint, int) else checkpoint}
-    shared = {"batch_size": section.batch_size, "checkpoint_every": section.checkpoint_every}
+    own |= {"checkpoint": scaled(member.checkpoint) if isinstance(member.checkpoint, int) else member.checkpoint}
+    shared: dict[str, Any] = {"batch_size": section.batch_size, "checkpoint_every": section.checkpoint_every}
     return DiscriminatorSettings(**shared, **{"bagging": None, **own})
 
 

@@ -33,14 +33,13 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     real = read_npz(layout.real / "train.npz", ["images", "labels"], "real")
     holdout = read_npz(layout.real / "holdout.npz", ["images"], "real")
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
-    network: nn.Module
     if settings.source == "inception":
         path = released_file(layout, settings.path, "fid_network.path")
         if settings.sha256 is not None and (found := sha256(path)) != settings.sha256:
             remedy = "download the file again, or correct fid_network.sha256"
             raise InputError(f"sha256 {settings.sha256} of {settings.path}", found, remedy)
         state = read_state_dict(path)
-        network = InceptionFeatures(state)  # refuses what is not its weights
+        network: FidNetwork | InceptionFeatures = InceptionFeatures(state)  # refuses what is not its weights
         save_network(folder, state, INCEPTION)
         result: dict[str, Any] = {"source": settings.path}
     else:
@@ -48,23 +47,23 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         arguments = {"image_size": size, "in_channels": channels, "channels": settings.channels}
         arguments |= {"features": settings.features, "classes": int(real["labels"].max()) + 1}
         torch.manual_seed(settings.training.seed)
-        made = FidNetwork(**arguments).to(compute.device)
+        network = made = FidNetwork(**arguments).to(compute.device)
         images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"])
         schedule = Schedule(**settings.training.model_dump())
 
         def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
             return train_fid_network(made, images, labels.to(compute.device), schedule, compute, checkpoints, report)
 
-        network, result = train_network(config, layout, tracker, "fid_network", compute, arguments, train)
+        _, result = train_network(config, layout, tracker, "fid_network", compute, arguments, train)
 
     if distributed.is_first():
         allow_tf32(False)  # metrics are compared to many digits
         network.to(compute.device).eval().requires_grad_(False)
         features = {}
-        for name, images in (("train", real["images"]), ("holdout", holdout["images"])):
-            with progress.bar(f"features of {name} images", len(images), "images") as advance:
+        for name, shown in (("train", real["images"]), ("holdout", holdout["images"])):
+            with progress.bar(f"features of {name} images", len(shown), "images") as advance:
                 features[name] = extract_features(
-                    network.features, images, config.evaluation.batch_size, compute.device, advance
+                    network.features, shown, config.evaluation.batch_size, compute.device, advance
                 )
         write_npz(folder / "features.npz", **features)
     tracker.model(f"fid_network-{config.profile}", folder / "model.safetensors")
