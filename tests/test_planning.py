@@ -77,32 +77,6 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
     assert planning.guidance_calls(config, variant) == asked["guidance"]
 
 
-class Machine:
-    """Needs `start` seconds for a call and `each` for an image."""
-
-    def __init__(self, start: float, each: float) -> None:
-        self.start, self.each, self.now, self.sizes = start, each, 0.0, []
-
-    def call(self, n: int) -> torch.Tensor:
-        self.sizes.append(n)
-        self.now += self.start + self.each * n
-        return torch.ones(n, 100) @ torch.ones(100, 50)  # 1e4 FLOPs an image
-
-    def clock(self) -> float:
-        return self.now
-
-
-@pytest.mark.parametrize("budget", [0.0, 60.0, 1e6])
-def test_a_call_is_timed_or_extrapolated_at_the_batch_size_of_the_stage(budget, monkeypatch):
-    monkeypatch.setattr(planning, "WORTH_TIMING", 2e7)
-    machine = Machine(2.0, 0.001)
-    found = planning.seconds_per_image(machine.call, 20_000, budget, machine.clock)
-    assert found == pytest.approx((2.0 + 20.0) / 20_000)
-    assert machine.sizes[:3] == [1, 2000, 8000]
-    assert machine.sizes[3:] == [20_000] * {0.0: 0, 60.0: 2, 1e6: 5}[budget]
-    assert budget == 0.0 or machine.now <= budget + 2.001
-
-
 def test_seconds_are_calls_times_their_rates():
     one, two = Kind("denoiser"), Kind("fid features")
     stages = [Estimate("fake", calls={one: 100}), Estimate("evaluation/edm", seconds=1.0, flops=6e9, calls={two: 10})]
@@ -110,9 +84,7 @@ def test_seconds_are_calls_times_their_rates():
     assert {row.stage: row.seconds for row in rows} == {
         "fake": 20.0, "evaluation/edm": 9.0, "start of 2 commands": 6.0
     }  # fmt: skip
-    shown = {line["stage"]: line for line in planning.table(rows, {"fake": 10.0})}
-    assert shown["fake"]["estimate / recorded"] == shown["total"]["estimate / recorded"] == "2.00"
-    assert shown["total"]["time"] == "35.0 s"
+    assert planning.table(rows)[-1] == {"stage": "total", "images": "", "NFE": "", "iterations": "", "time": "35.0 s"}
 
 
 def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from discriminator_guidance import progress
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.run import one_line_errors, run_stage
+from discriminator_guidance.stages.layout import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from discriminator_guidance.config import Config
 
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
 MOST_SEEDS = 10**6
@@ -27,7 +34,17 @@ Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another 
 Replicate = Annotated[
     int | None, typer.Option("--replicate", min=0, help="Run this training replicate alone, e.g. as one job of many.")
 ]
+Member = Annotated[str, typer.Argument(help="A row of `members`.")]
+Variant = Annotated[str, typer.Argument(help="A row of `variants`.")]
 PARAMS = Path("params.yaml")
+
+
+def _opened(params: Path) -> tuple[Config, Layout]:
+    """The settings, whose types take a while to import, and the folders of their profile."""
+    from discriminator_guidance.config import load_config
+
+    settings = load_config(params)
+    return settings, Layout(Path.cwd(), settings.profile)
 
 
 def _version(wanted: bool) -> None:
@@ -78,27 +95,19 @@ def fake(replicate: Replicate = None, params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def discriminator(
-    member: Annotated[str, typer.Argument(help="A row of `members`.")],
-    replicate: Replicate = None,
-    params: Params = PARAMS,
-) -> None:
+def discriminator(member: Member, replicate: Replicate = None, params: Params = PARAMS) -> None:
     """Train one discriminator."""
     run_stage("discriminator", params, replicate, member=member)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def guided(
-    variant: Annotated[str, typer.Argument(help="A row of `variants`.")],
-    replicate: Replicate = None,
-    params: Params = PARAMS,
-) -> None:
+def guided(variant: Variant, replicate: Replicate = None, params: Params = PARAMS) -> None:
     """Draw the evaluation samples of one variant."""
     run_stage("guided", params, replicate, variant=variant)
 
 
 @app.command(rich_help_panel=PIPELINE)
-def evaluation(variant: Annotated[str, typer.Argument(help="A row of `variants`.")], params: Params = PARAMS) -> None:
+def evaluation(variant: Variant, params: Params = PARAMS) -> None:
     """Evaluate the samples of one variant: FID, KID, precision, recall, intervals."""
     run_stage("evaluation", params, variant=variant)
 
@@ -124,9 +133,7 @@ def profile(
 @app.command(rich_help_panel=TOOLS)
 def config(params: Params = PARAMS) -> None:
     """Check the settings without running anything."""
-    from discriminator_guidance.config import load_config
-
-    settings = load_config(params)
+    settings, _ = _opened(params)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
 
@@ -137,15 +144,12 @@ def summary(
     params: Params = PARAMS,
 ) -> None:
     """Print the results of the profile."""
-    from discriminator_guidance import progress
-    from discriminator_guidance.config import load_config
     from discriminator_guidance.data.files import write_json
     from discriminator_guidance.report.gather import read_evaluation, summary_record, summary_rows
-    from discriminator_guidance.stages.layout import Layout
     from discriminator_guidance.tracking import recorded_seconds
 
-    settings = load_config(params)
-    folder = Layout(Path.cwd(), settings.profile).report
+    settings, layout = _opened(params)
+    folder = layout.report
     if file is not None:
         write_json(file, summary_record(folder, settings.model_dump(), recorded_seconds(settings.profile)))
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
@@ -162,13 +166,10 @@ def sample(
     params: Params = PARAMS,
 ) -> None:
     """Draw single samples of a variant by their seeds, as PNG files."""
-    from discriminator_guidance.config import load_config
     from discriminator_guidance.stages.guided import write_images
-    from discriminator_guidance.stages.layout import Layout
 
-    settings, numbers = load_config(params), _seeds(seeds)
-    layout = Layout(Path.cwd(), settings.profile).replicates(settings.replicates)[0]
-    write_images(settings, layout, variant, numbers, out)
+    (settings, layout), numbers = _opened(params), _seeds(seeds)
+    write_images(settings, layout.replicates(settings.replicates)[0], variant, numbers, out)
     typer.echo(f"{len(numbers)} samples of {variant}: {out}")
 
 
@@ -189,7 +190,6 @@ def fid(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one feature pass.")] = 64,
 ) -> None:
     """Measure any images: FID, KID, precision, recall with intervals; say whether two sets differ."""
-    from discriminator_guidance import progress
     from discriminator_guidance.stages import fid as command
 
     found = command.run(images, against, reference, network, batch_size)
@@ -206,13 +206,11 @@ def fetch(
     params: Params = PARAMS,
 ) -> None:
     """Download the third-party files that a profile needs, and check their hashes."""
-    from discriminator_guidance import progress
-    from discriminator_guidance.config import load_config
     from discriminator_guidance.stages import fetch as stage
 
-    settings = load_config(params)
+    settings, layout = _opened(params)
     action = stage.listing if only_list else stage.run
-    rows = action(settings, Path.cwd(), names or [])
+    rows = action(settings, layout.root, names or [])
     progress.summary(f"profile {settings.profile}: third-party files", rows)
 
 
@@ -222,13 +220,10 @@ def release(
     params: Params = PARAMS,
 ) -> None:
     """Pack the networks of the profile for others, who load them with `from_pretrained`."""
-    from discriminator_guidance import progress
-    from discriminator_guidance.config import load_config
     from discriminator_guidance.stages import release as stage
-    from discriminator_guidance.stages.layout import Layout
 
-    settings = load_config(params)
-    rows = stage.run(settings, Layout(Path.cwd(), settings.profile), folder / settings.profile)
+    settings, layout = _opened(params)
+    rows = stage.run(settings, layout, folder / settings.profile)
     progress.summary(f"profile {settings.profile}: released networks", rows)
 
 
@@ -238,11 +233,9 @@ def convert_edm(
     folder: Annotated[Path, typer.Argument(help="Where model.safetensors and model.json go.")],
 ) -> None:
     """Convert an EDM score network."""
-    from discriminator_guidance import progress
     from discriminator_guidance.checkpoints.edm_pickle import read_edm
-    from discriminator_guidance.stages.convert import write
 
-    progress.summary(f"converted {file.name}", [write(read_edm(file), folder)])
+    _converted(file, *read_edm(file), folder)
 
 
 @convert.command("adm")
@@ -252,30 +245,32 @@ def convert_adm(
     head_channels: Annotated[int, typer.Option(min=1, help="Channels of an attention head.")] = 64,
 ) -> None:
     """Convert an ADM classifier or a DG discriminator."""
-    from discriminator_guidance import progress
     from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
-    from discriminator_guidance.stages.convert import write
 
-    progress.summary(f"converted {file.name}", [write(read_adm(file, head_channels), folder)])
+    _converted(file, *read_adm(file, head_channels), folder)
+
+
+def _converted(file: Path, network: nn.Module, arguments: dict[str, Any], folder: Path) -> None:
+    from discriminator_guidance.checkpoints.weights import save_weights
+
+    state = network.state_dict()
+    save_weights(folder, state, arguments)
+    held = {"tensors": len(state), "elements": sum(tensor.numel() for tensor in state.values())}
+    progress.summary(f"converted {file.name}", [{**held, "folder": folder}])
 
 
 @app.command(rich_help_panel=TOOLS)
 def plan(
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long this machine is timed.")] = 10.0,
-    compare: Annotated[bool, typer.Option("--compare", help="Beside the seconds of finished runs in MLflow.")] = False,
     params: Params = PARAMS,
 ) -> None:
     """Estimate what a profile costs on this machine, and name missing files; runs no stage."""
-    from discriminator_guidance import planning, progress
-    from discriminator_guidance.config import load_config
-    from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.tracking import recorded_seconds
+    from discriminator_guidance import planning
 
-    settings = load_config(params)
-    estimates = planning.estimate(settings, Layout(Path.cwd(), settings.profile), seconds)
-    recorded = recorded_seconds(settings.profile) if compare else None
-    progress.summary(f"profile {settings.profile}: estimates", planning.table(estimates, recorded))
-    for line in planning.missing_files(settings, Path.cwd()):
+    settings, layout = _opened(params)
+    rows = planning.table(planning.estimate(settings, layout, seconds))
+    progress.summary(f"profile {settings.profile}: estimates", rows)
+    for line in planning.missing_files(settings, layout.root):
         typer.echo(f"missing: {line}")
 
 
@@ -286,11 +281,9 @@ def benchmark(
     params: Params = Path("configs/cifar10.yaml"),
 ) -> None:
     """Time this project against the baseline, and both against the machine's peak."""
-    from discriminator_guidance import progress
     from discriminator_guidance.benchmark import run
-    from discriminator_guidance.config import load_config
 
-    settings = load_config(params)
+    settings, _ = _opened(params)
     rows, peaks = run.benchmark(settings, seconds, file)
     progress.summary(f"profile {settings.profile}: seconds of a call, medians", rows)
     progress.summary("peaks, GFLOP/s", [peaks])

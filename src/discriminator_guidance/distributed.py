@@ -64,7 +64,8 @@ def add_up_numbers(row: dict[str, float]) -> dict[str, float]:
         return row
     import torch
 
-    sums = torch.tensor(list(row.values()), dtype=torch.float64, device=_device())
+    device = f"cuda:{local_rank()}" if _group().get_backend() == "nccl" else "cpu"
+    sums = torch.tensor(list(row.values()), dtype=torch.float64, device=device)
     _group().all_reduce(sums)
     return dict(zip(row, sums.tolist(), strict=True))
 
@@ -85,10 +86,6 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
     rows = torch.cat([part for part in parts if len(part)])
     assert len(rows) == count, "every process takes its share of the rows"
     return rows
-
-
-def _device() -> str:
-    return f"cuda:{local_rank()}" if _group().get_backend() == "nccl" else "cpu"
 
 
 def _group() -> Any:

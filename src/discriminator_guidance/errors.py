@@ -2,13 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user asked for cannot be done as asked.
-
-    Args:
-        expected: what would have been right.
-        got: what was met instead.
-        remedy: what to do about it.
-    """
+    """Something cannot be done as asked: what would have been right, what was met instead, what to do about it."""
 
     def __init__(self, expected: str, got: str, remedy: str) -> None:
         self.expected, self.got, self.remedy = map(_one_line, (expected, got, remedy))

@@ -183,19 +183,14 @@ def missing_files(config: Config, root: Path) -> list[str]:
     return lines
 
 
-def table(rows: Sequence[Estimate], recorded: Mapping[str, float] | None = None) -> list[dict[str, str]]:
-    """The rows as they are printed, with their total; `recorded` seconds by stage name are compared with."""
+def table(rows: Sequence[Estimate]) -> list[dict[str, str]]:
+    """The rows as they are printed, with their total."""
     lines = []
     for row in (*rows, Estimate("total", seconds=sum(row.seconds for row in rows))):
         numbers = {"images": row.images, "NFE": row.nfe, "iterations": row.iterations}
-        line = {"stage": row.stage, **{key: f"{value:,}" if value else "" for key, value in numbers.items()}}
-        line["time"] = _duration(row.seconds)
-        if recorded is not None:
-            both = [each for each in rows if each.stage in recorded and row.stage in (each.stage, "total")]
-            took = sum(recorded[each.stage] for each in both)
-            line["recorded"] = _duration(took) if both else ""
-            line["estimate / recorded"] = f"{sum(each.seconds for each in both) / took:.2f}" if took else ""
-        lines.append(line)
+        shown = {key: f"{value:,}" if value else "" for key, value in numbers.items()}
+        took = f"{row.seconds:.1f} s" if row.seconds < 100 else str(timedelta(seconds=round(row.seconds)))
+        lines.append({"stage": row.stage, **shown, "time": took})
     return lines
 
 
@@ -291,7 +286,3 @@ def call_of(networks: Networks, kind: Kind) -> tuple[Callable[[int], object], in
         return train_score(network, images, classes, ScoreSettings(schedule, *constants), *rest)
 
     return train, settings.training.batch_size, TRAINING_STEPS
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))

@@ -96,7 +96,7 @@ class Tracker:
         """Log the image sets that the run reads, by name: path, shape, SHA-256."""
         for name, path in files.items():
             if path.is_file():
-                digest, images = sha256(path), np.load(path)["images"]
+                digest, images = sha256(path), np.load(path, allow_pickle=False)["images"]
                 with warnings.catch_warnings(action="ignore"):  # MLflow knows a local path by two names
                     data = self._mlflow.data.from_numpy(images, source=str(path), name=name, digest=digest[:36])
                 self._mlflow.log_input(data, tags={"sha256": digest})

@@ -16,8 +16,7 @@ from discriminator_guidance.data.images import to_uint8, write_png
 from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.diffusion.vp_time import marginal_mean, marginal_std
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.networks.adm import EncoderUNet
-from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 
 STD, GAP = 0.25, 0.1  # of each pixel, and between the means of real and fake
 QUICK = {"epochs": 6, "learning_rate": 1e-3, "device": "cpu"}

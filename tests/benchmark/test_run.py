@@ -11,9 +11,9 @@ from torch import nn
 
 from discriminator_guidance.benchmark import baseline, run
 from discriminator_guidance.benchmark.networks import Networks
-from discriminator_guidance.benchmark.timing import timed_rows
+from discriminator_guidance.benchmark.timing import timed
 from discriminator_guidance.config import Config
-from discriminator_guidance.networks.adm_blocks import AttentionBlock
+from discriminator_guidance.networks.adm import AttentionBlock
 from discriminator_guidance.networks.precision import Compute
 from tests.stages.conftest import tiny_settings
 
@@ -33,17 +33,14 @@ def tiny(cond: bool = False) -> Config:
 
 def rows_of(mode: str, cond: bool = False):
     networks = Networks(tiny(cond), (1, 8, 8), 10)
-    return {
-        row["name"]: row
-        for group in run.groups(networks, Compute(CPU, mode))
-        for row in timed_rows(group, 0.0, PEAKS, baseline.prepare)
-    }
+    rows = run.rows_of(networks, Compute(CPU, mode))
+    return {row.name: timed(row, 0.0, PEAKS, baseline.prepare) for row in rows}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.frechet_group, "__defaults__", (24,))
+        patch.setattr(run.frechet_row, "__defaults__", (24,))
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from discriminator_guidance.benchmark.timing import Flops, Group, timed_rows
+from discriminator_guidance.benchmark.timing import Flops, Row, timed
 
 PEAKS = {"gemm fp64": 1e9}
 
@@ -27,16 +27,14 @@ class Clock:
 
         return run
 
-    def rows(self, budget: float, batch: int = 1, **ways):
-        rows = {"row": ("baseline", "ours", "gemm fp64")}
-        group = Group(ways, rows, 1.0, batch, False, flops=5e8)
-        (row,) = timed_rows(group, budget, PEAKS, lambda name: None, self)
-        return row
+    def timed(self, budget: float, seconds: float, ours: float):
+        ways = self.way("baseline", seconds), self.way("ours", ours)
+        return timed(Row("row", *ways, "gemm fp64", 1.0, 64, flops=5e8), budget, PEAKS, lambda name: None, self)
 
 
 def test_in_turn_with_images_for_two_rounds():
     clock = Clock()
-    row = clock.rows(100.0, 64, baseline=clock.way("baseline", 2.0), ours=clock.way("ours", 1.0))
+    row = clock.timed(100.0, 2.0, 1.0)
     assert clock.log == [("baseline", 1), ("ours", 1), *[("baseline", 16), ("ours", 16)] * 2]
     assert clock.now <= 100.0
     assert (row["reference_s"], row["ours_s"], row["ratio"], row["images"], row["rounds"]) == (32.0, 16.0, 2.0, 16, 2)
@@ -47,8 +45,7 @@ def test_in_turn_with_images_for_two_rounds():
 
 @pytest.mark.parametrize("seconds", [30.0, 70.0, 1000.0])
 def test_a_machine_that_is_too_slow_gets_two_rounds_of_one_image_or_one(seconds):
-    clock = Clock()
-    row = clock.rows(50.0, 64, baseline=clock.way("baseline", seconds), ours=clock.way("ours", seconds))
+    row = Clock().timed(50.0, seconds, seconds)
     assert row["rounds"] == (2 if 2 * seconds < 100.0 else 1)
     assert row["images"] == 1
 

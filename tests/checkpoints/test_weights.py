@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from discriminator_guidance.checkpoints.weights import build_network, load_weights, save_weights
+from discriminator_guidance.checkpoints.weights import load_network, load_weights, save_weights
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.edm import EDMPrecond
 
@@ -45,7 +46,8 @@ def test_truncated_and_missing_weights_are_refused(tmp_path):
     ],
     ids=str,
 )
-def test_arguments_that_do_not_fit_the_tensors_are_refused_at_once(changes: dict[str, Any]) -> None:
+def test_arguments_that_do_not_fit_the_tensors_are_refused_at_once(changes: dict[str, Any], tmp_path: Path) -> None:
+    save_weights(tmp_path, network(TINY).state_dict(), TINY | changes)
     with pytest.raises(InputError, match=r"weights that fit their model\.json.*run stage score again") as caught:
-        build_network(EDMPrecond, TINY | changes, network(TINY).state_dict(), "score")
+        load_network(EDMPrecond, tmp_path, "score")
     assert "\n" not in str(caught.value)

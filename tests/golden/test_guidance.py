@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from discriminator_guidance.diffusion.vp_time import cosine_time, marginal_mean, tau_from_sigma
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.ensemble import combine
-from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.adm import MemberLogits
 from tests.golden.vectors import Vectors, find
 
 OUTSIDE = 1e7  # the public code's mark for "outside the time window", +infinity here

@@ -12,7 +12,7 @@ from torch import Tensor
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.ensemble import combine
 from discriminator_guidance.guidance.sampler import SamplerSettings, sample
-from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.adm import MemberLogits
 from tests.golden.test_guidance import PRECISIONS, marked
 from tests.golden.vectors import Vectors, find
 

@@ -1,4 +1,4 @@
-"""ADM encoder: size of the released networks, labels, batch independence."""
+"""ADM encoder: size of the released networks, labels, what gradients of members reach."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from discriminator_guidance.networks.adm import EncoderUNet, build_head, create_classifier
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_head, create_classifier
 from tests.networks.conftest import shuffled
 
 
@@ -25,12 +25,6 @@ def test_parameters_of_the_released_networks(
     assert network.feature_shape == feature_shape
 
 
-@pytest.mark.parametrize("feature_shape", [(96, 4, 4), (48, 2, 2), (64, 8, 8)])
-def test_heads_fit_any_feature_map(feature_shape: tuple[int, int, int], tau: Tensor) -> None:
-    head = build_head(feature_shape, model_channels=48, num_res_blocks=2, num_head_channels=24)
-    assert head(torch.randn(6, *feature_shape), tau).shape == (6, 1)
-
-
 def test_every_parameter_takes_part(extractor: EncoderUNet, x: Tensor, tau: Tensor) -> None:
     extractor(x, tau).square().sum().backward()
     assert [n for n, p in extractor.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
@@ -46,3 +40,15 @@ def test_labels_one_hot_or_integer(extractor: EncoderUNet, tau: Tensor) -> None:
         head(features, tau)
     with pytest.raises(ValueError, match="labels"):
         extractor(torch.randn(6, 1, 16, 16), tau, labels)
+
+
+def test_member_gradients_reach_the_image_alone(
+    extractor: EncoderUNet, heads: list[EncoderUNet], x: Tensor, tau: Tensor
+) -> None:
+    members = MemberLogits(extractor, heads)
+    x.requires_grad_()
+    members(x, tau).sum().backward()
+    assert x.grad is not None
+    assert (x.grad.flatten(1).abs().amax(dim=1) > 0).all()
+    assert all(parameter.grad is None for parameter in members.parameters())
+    assert not any(module.training for module in members.modules())

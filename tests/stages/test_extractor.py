@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.networks import load_extractor
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params
@@ -37,12 +37,12 @@ def test_a_released_classifier_gives_the_features_of_the_original(adm: Tiny):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_size": 16}, r"8 pixels and 1 channels in .*; got 16 pixels and 1 channels.*real\.image_size"),
-        ({"condition": True}, r"a classifier in .*; got one that is given classes; change extractor\.path"),
+        ({"image_size": 16}, r"8 pixels and 1 channels; got one for images of 16 pixels.*real\.image_size"),
+        ({"condition": True}, r"a classifier in .* given no classes; got one given classes; change extractor\.path"),
     ],
 )
 def test_a_classifier_of_another_kind_is_refused(adm: Tiny, changes: dict, words: str):
     classifier_file(adm[1].root / PATH, **changes)
-    with pytest.raises(ConfigError, match=words) as caught:
+    with pytest.raises(InputError, match=words) as caught:
         run_stage("extractor", adm)
     assert "\n" not in str(caught.value)

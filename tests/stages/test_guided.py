@@ -1,4 +1,4 @@
-"""Stage `guided`: the samples of a variant, and their way through the noise levels."""
+"""Stages `guided` and `fake`: the samples of a variant, and their way through the noise levels."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_conditional_study_records_the_classes_that_it_draws(tmp_path: Path) -
 
 def test_networks_of_the_other_kind_are_refused(tiny: Tiny) -> None:
     tiny = write_params(tiny[1].root, tiny_settings({"cond": True}))
-    with pytest.raises(InputError, match="with classes, as cond says; got one without classes; run stage score"):
+    with pytest.raises(InputError, match="given classes; got one given no classes; run stage score"):
         run_stage("guided", tiny, "edm")
 
 
@@ -178,3 +178,15 @@ def test_images_that_cannot_be_written_are_refused_before_sampling(
             ConfigError, match=rf"a folder, or a .png of at most 72 seeds; got .*{name} and {len(seeds)}"
         ):
             guided.write_images(*tiny, "edm", seeds, tmp_path / name)
+
+
+def test_fakes_have_the_declared_indices(tiny: Tiny) -> None:
+    run_stage("fake", tiny)
+    drawn = np.load(tiny[1].fake / "samples.npz")
+    assert set(drawn) == {"images", "index"}
+    assert drawn["index"].tolist() == list(range(40))
+    assert drawn["images"].shape == (40, 8, 8, 1)
+    assert drawn["images"].dtype == np.uint8
+    assert drawn["images"].std() > 5
+    assert (tiny[1].fake / "grid.png").is_file()
+    assert not list(tiny[1].partial.iterdir())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from discriminator_guidance.errors import ConfigError, InputError, UserError
+from discriminator_guidance.errors import InputError, UserError
 from discriminator_guidance.stages.networks import load_denoiser
 from tests.checkpoints import lookalike
 
@@ -59,14 +59,18 @@ def test_a_released_network_is_taken_as_it_is(tmp_path: Path, classes: int):
 @pytest.mark.parametrize(
     ("cond", "changes", "words"),
     [
-        (True, {"label_dim": 0}, r"a score network with 10 classes in data/raw/edm\.pkl.*got one without classes"),
-        (False, {"img_resolution": 16}, r"8 pixels and 1 channels in .*; got 16 pixels.*real\.image_size"),
+        (
+            True,
+            {"label_dim": 0},
+            r"in data/raw/edm\.pkl given 10 classes; got one given no classes; change score\.path or cond",
+        ),
+        (False, {"img_resolution": 16}, r"8 pixels and 1 channels; got one for images of 16 pixels.*real\.image_size"),
     ],
 )
 def test_a_network_of_another_kind_is_refused(tmp_path: Path, cond: bool, changes: dict, words: str):
     tiny, _ = released(tmp_path, cond, **changes)
     before = (tiny[1].model("score") / "model.safetensors").read_bytes()
-    with pytest.raises(ConfigError, match=words) as caught:
+    with pytest.raises(InputError, match=words) as caught:
         run_stage("score", tiny)
     assert "\n" not in str(caught.value)
     assert (tiny[1].model("score") / "model.safetensors").read_bytes() == before

@@ -15,8 +15,7 @@ from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.checkpoints.weights import fit_network
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.networks.adm import EncoderUNet
-from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from discriminator_guidance.networks import cpu
-from discriminator_guidance.networks.adm_blocks import AttentionBlock
+from discriminator_guidance.networks.adm import AttentionBlock
 
 Network = TypeVar("Network", bound=nn.Module)
 # Where glibc's own thresholds arrive after the first large block was freed, by the parameters of mallopt(3).

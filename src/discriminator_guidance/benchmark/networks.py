@@ -14,12 +14,17 @@ from torch.nn.functional import one_hot
 
 from discriminator_guidance.benchmark.baseline import as_published
 from discriminator_guidance.config.sections import HeadNetwork, Variant
-from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head, create_classifier
-from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.adm import (
+    EncoderUNet,
+    MemberLogits,
+    build_extractor,
+    build_head,
+    create_classifier,
+)
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.stages.discriminator import head_settings
+from discriminator_guidance.stages.discriminator import frozen_features, head_settings
 from discriminator_guidance.stages.sampling import GuidanceOf, draw_batch, member_guidance, sampler_settings
 from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.loop import NoCheckpoints, gradients
@@ -116,9 +121,8 @@ class Calls:
         """One evaluation of the denoiser."""
         classes = self._classes(n)
         labels = None if classes is None else one_hot(classes, self.networks.classes)
-        with torch.no_grad(), self.frozen.autocast():
-            found: Tensor = self.score(self.networks.noise(n, self.device), self._sigma(n).float(), labels)
-        return found
+        denoised = torch.no_grad()(self.frozen.called(self.score))
+        return denoised(self.networks.noise(n, self.device), self._sigma(n).float(), labels)
 
     def guidance(self, heads: Sequence[HeadNetwork]) -> Callable[[int], Tensor]:
         """One evaluation of the guidance by heads of these sizes."""
@@ -144,11 +148,7 @@ class Calls:
             head = as_published(head)
         compute = self.training_compute
         first = head_settings(self.config.discriminator, self.config.member(next(iter(self.config.members))))
-
-        def features(x_vp: Tensor, t: Tensor) -> Tensor:
-            with torch.no_grad(), self.frozen.autocast():
-                found: Tensor = self.extractor.features(x_vp, t)
-            return found if compute.mode == "bfloat16" else found.float()
+        features = frozen_features(self.extractor, self.frozen, compute)
 
         def train(n: int) -> Tensor:
             count = TRAINING_STEPS * n

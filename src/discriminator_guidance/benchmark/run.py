@@ -16,7 +16,7 @@ from torch import Tensor
 from discriminator_guidance import progress
 from discriminator_guidance.benchmark import baseline
 from discriminator_guidance.benchmark.networks import Calls, Networks
-from discriminator_guidance.benchmark.timing import Group, finished, measured_peaks, timed_rows
+from discriminator_guidance.benchmark.timing import Row, finished, measured_peaks, timed
 from discriminator_guidance.data.files import write_json
 from discriminator_guidance.evaluation.frechet import frechet_distance
 from discriminator_guidance.networks.precision import Compute, prepare
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Call = Callable[[int], Tensor]
 MEMBERS, FEATURES = 6, 2048
-GROUPS, PATIENCE = 7, 1.3  # patience: times the seconds asked for, after which no further group begins
+ROWS, PATIENCE = 7, 1.3  # patience: times the seconds asked for, after which no further row begins
 # Of the Frechet distance from two covariances: a triangular root, two products, the eigenvalues of a symmetric matrix
 # (Golub & Van Loan, Matrix Computations).
 FRECHET_FLOPS = 1 / 3 + 4 + 4 / 3  # times the cube of the number of features
@@ -47,58 +47,54 @@ def benchmark(config: Config, seconds: float, file: Path | None) -> tuple[list[d
     }
     peaks = measured_peaks(compute.device)
     rows: list[dict[str, Any]] = []
-    with progress.bar("timing", GROUPS, "groups") as advance:
-        for group in groups(Networks(config, (channels, size, size), 10), compute):
+    with progress.bar("timing", ROWS, "rows") as advance:
+        for row in rows_of(Networks(config, (channels, size, size), 10), compute):
             advance(1)
             if perf_counter() - began > PATIENCE * seconds:
-                progress.notice(f"no time for {', '.join(group.rows)}: raise --seconds")
+                progress.notice(f"no time for {row.name}: raise --seconds")
                 continue
-            for row in timed_rows(group, group.share * seconds, peaks, baseline.prepare):
-                rows.append({**row, "conditions": conditions})
+            rows.append({**timed(row, row.share * seconds, peaks, baseline.prepare), "conditions": conditions})
             if file is not None:
                 write_json(file, rows)
     table = [
         {
-            "row": row["name"],
-            "images": str(row["images"]),
-            "baseline, s": f"{row['reference_s']:.3g}",
-            "ours, s": f"{row['ours_s']:.3g}",
-            "times as fast": f"{row['ratio']:.2f}",
-            "% of peak": f"{row['percent_of_peak']:.0f}",
-            "max difference": f"{row['max_abs_difference']:.2g}",
+            "row": found["name"],
+            "images": str(found["images"]),
+            "baseline, s": f"{found['reference_s']:.3g}",
+            "ours, s": f"{found['ours_s']:.3g}",
+            "times as fast": f"{found['ratio']:.2f}",
+            "% of peak": f"{found['percent_of_peak']:.0f}",
+            "max difference": f"{found['max_abs_difference']:.2g}",
         }
-        for row in rows
+        for found in rows
     ]
     return table, {name: f"{rate / 1e9:.0f}" for name, rate in peaks.items()}
 
 
-def groups(networks: Networks, compute: Compute) -> Iterator[Group]:
-    """What is timed together, the most telling rows first; float32 and, where the device has it, bfloat16."""
+def rows_of(networks: Networks, compute: Compute) -> Iterator[Row]:
+    """What is timed, the most telling rows first; float32 and, where the device has it, bfloat16."""
     config, device = networks.config, compute.device
     float32, fast = Compute(device, "float32"), compute.mode == "bfloat16"
     published = Calls(networks, float32, float32, published=True)
     one, six = ([networks.head_size(next(iter(config.members)))] * count for count in (1, MEMBERS))
 
-    def pair(name: str, share: float, call: Callable[[Calls], Call], bf16: bool = fast, warm: bool = False) -> Group:
+    def pair(name: str, share: float, call: Callable[[Calls], Call], bf16: bool = fast, warm: bool = False) -> Row:
         own = compute if bf16 else float32
-        ours = Calls(networks, own, own)
-        called = {"baseline": finished(call(published), device), "ours": finished(call(ours), device)}
+        theirs, ours = (finished(call(calls), device) for calls in (published, Calls(networks, own, own)))
         batch = config.discriminator.batch_size if name == "discriminator_training" else config.guided.batch_size
-        return Group(
-            called, {name: ("baseline", "ours", f"convolution {'bf16' if bf16 else 'fp32'}")}, share, batch, warm
-        )
+        return Row(name, theirs, ours, f"convolution {'bf16' if bf16 else 'fp32'}", share, batch, warm)
 
     if fast:
         yield pair("guided_bf16", 0.25, lambda calls: calls.sampler(one))
     yield pair("discriminator_training", 0.15, lambda calls: calls.training(one[0]))
-    yield frechet_group()
+    yield frechet_row()
     yield pair("guided_fp32", 0.25, lambda calls: calls.sampler(one), bf16=False, warm=True)
     yield pair("unguided", 0.08, lambda calls: calls.sampler([]))
     yield pair("guidance_call", 0.08, lambda calls: calls.guidance(one), warm=True)
     yield pair("guided_six_members", 0.09, lambda calls: calls.sampler(six))
 
 
-def frechet_group(width: int = FEATURES) -> Group:
+def frechet_row(width: int = FEATURES) -> Row:
     """The distance of two Gaussians: ours, and by scipy's root of the product of the covariances."""
     from scipy.linalg import sqrtm
 
@@ -115,9 +111,7 @@ def frechet_group(width: int = FEATURES) -> Group:
     def ours(_: int) -> Tensor:
         return torch.tensor(frechet_distance(mu1, sigma1, mu2, sigma2))
 
-    ways = {"baseline": baseline_distance, "ours": ours}
-    rows = {f"frechet_{width}": ("baseline", "ours", "gemm fp64")}
-    return Group(ways, rows, 0.1, flops=FRECHET_FLOPS * width**3)
+    return Row(f"frechet_{width}", baseline_distance, ours, "gemm fp64", 0.1, flops=FRECHET_FLOPS * width**3)
 
 
 def _processor() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -19,11 +19,13 @@ CHANNELS, SIZE = 256, 32  # of the convolution whose rate is a peak, as in the s
 
 
 @dataclass(frozen=True)
-class Group:
-    """Ways of the same work by name, each a function of the number of images, and the rows that come of them."""
+class Row:
+    """A row: the same work as functions of the number of images, and the peak that ours is compared with."""
 
-    ways: Mapping[str, Callable[[int], Tensor]]
-    rows: Mapping[str, tuple[str, str, str]]  # baseline, ours, and the peak that ours is compared with
+    name: str
+    baseline: Callable[[int], Tensor]
+    ours: Callable[[int], Tensor]
+    peak: str
     share: float  # of the seconds
     batch: int = 1  # images in a call at the most
     warm: bool = False  # whether each call is made twice, and the second one counts
@@ -45,34 +47,34 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def timed_rows(
-    group: Group,
+def timed(
+    row: Row,
     budget: float,
     peaks: Mapping[str, float],
     prepare: Callable[[str], None],
     clock: Callable[[], float] = perf_counter,
-) -> Iterator[dict[str, Any]]:
-    """The rows of a group, whose ways are called in turn, at least twice, for about so many seconds.
+) -> dict[str, Any]:
+    """The numbers of a row, whose two ways are called in turn, at least twice, for about so many seconds.
 
     A first call of each way with one image tells how many images the next ones can have; where that is one image, it
     counts as well.
     """
-    began = clock()
+    began, ways = clock(), {"baseline": row.baseline, "ours": row.ours}
     flops, results, seconds = dict[str, float](), dict[str, Tensor](), dict[str, list[float]]()
 
     def call(name: str, n: int) -> None:
         before = clock()
-        results[name] = group.ways[name](n)
+        results[name] = ways[name](n)
         seconds.setdefault(name, []).append(clock() - before)
 
-    for name in group.ways:
+    for name in ways:
         prepare(name)
         with Flops() as counter:
             call(name, 1)
-        flops[name] = group.flops or counter.total
+        flops[name] = row.flops or counter.total
     first = clock() - began
-    n = int((budget - first) / (ROUNDS * (2 if group.warm else 1) * first))
-    n = max(1, min(group.batch, n))
+    n = int((budget - first) / (ROUNDS * (2 if row.warm else 1) * first))
+    n = max(1, min(row.batch, n))
     rounds = 1
     if n > 1:
         seconds, rounds = {}, 0
@@ -80,29 +82,28 @@ def timed_rows(
     while rounds < MOST_ROUNDS and (
         (clock() - began) * (rounds + 1) <= budget * rounds or (rounds < ROUNDS and clock() - began < ROUNDS * budget)
     ):
-        for name, way in group.ways.items():
+        for name, way in ways.items():
             prepare(name)
-            if group.warm:
+            if row.warm:
                 way(n)
             call(name, n)
         rounds += 1
-    for row, (baseline, ours, peak) in group.rows.items():
-        took = median(seconds[ours])
-        yield {
-            "name": row,
-            "reference_s": median(seconds[baseline]),
-            "ours_s": took,
-            "ratio": median(seconds[baseline]) / took,
-            "flops": n * flops[ours],
-            "percent_of_peak": 100 * n * flops[ours] / took / peaks[peak],
-            "max_abs_difference": float((results[baseline].double() - results[ours].double()).abs().max()),
-            "reference_spread_s": [min(seconds[baseline]), max(seconds[baseline])],
-            "ours_spread_s": [min(seconds[ours]), max(seconds[ours])],
-            "rounds": rounds,
-            "images": n,
-            "peak": peak,
-            "peak_flops": peaks[peak],
-        }
+    reference, took = median(seconds["baseline"]), median(seconds["ours"])
+    return {
+        "name": row.name,
+        "reference_s": reference,
+        "ours_s": took,
+        "ratio": reference / took,
+        "flops": n * flops["ours"],
+        "percent_of_peak": 100 * n * flops["ours"] / took / peaks[row.peak],
+        "max_abs_difference": float((results["baseline"].double() - results["ours"].double()).abs().max()),
+        "reference_spread_s": [min(seconds["baseline"]), max(seconds["baseline"])],
+        "ours_spread_s": [min(seconds["ours"]), max(seconds["ours"])],
+        "rounds": rounds,
+        "images": n,
+        "peak": row.peak,
+        "peak_flops": peaks[row.peak],
+    }
 
 
 def finished(call: Callable[[int], Result], device: torch.device) -> Callable[[int], Result]:

@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discriminator_guidance.checkpoints.weights import fit_network, load_torch
+from discriminator_guidance.checkpoints.weights import AS_PUBLISHED, fit_network, load_torch
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.networks.adm import EncoderUNet
-
-# Multipliers of the released networks by image size; they settle what shapes leave open.
-RELEASED_MULT = {64: [1, 2, 3, 4], 32: [1, 2, 4], 16: [1, 2], 8: [1]}
+from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -29,7 +26,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         state = load_torch(path)
         size = path.stat().st_size
     except Exception as error:  # PyTorch raises some dozen types on damaged and hostile files
-        raise InputError(what, reason(error), "use the file as its authors published it") from error
+        raise InputError(what, reason(error), AS_PUBLISHED) from error
     if not isinstance(state, dict) or not state:
         raise InputError(what, f"a {type(state).__name__}" if state else "nothing", "save a state dict alone")
     for name, tensor in state.items():
@@ -54,7 +51,7 @@ def read_adm(path: Path, num_head_channels: int = 64) -> tuple[EncoderUNet, dict
     """A classifier or discriminator, and the arguments that its state dict fits."""
     what, state = f"a state dict in {path}", read_state_dict(path)
     arguments = derive_arguments(state, what, num_head_channels)
-    return fit_network(EncoderUNet, arguments, state, what, "use the file as its authors published it"), arguments
+    return fit_network(EncoderUNet, arguments, state, what, AS_PUBLISHED), arguments
 
 
 def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
@@ -74,7 +71,8 @@ def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
         if levels is not None:
             readings.append((depth, size << (len(levels) - 1), levels))
     if len(readings) > 1:
-        readings = [r for r in readings if RELEASED_MULT.get(r[1]) == [mult for mult, _ in r[2]]] or readings
+        # Multipliers of the released networks settle what shapes leave open.
+        readings = [r for r in readings if CHANNEL_MULT.get(r[1]) == tuple(mult for mult, _ in r[2])] or readings
     if len(readings) != 1:
         raise ValueError(f"{count - 1} input blocks whose shapes fit {len(readings)} networks")
     depth, image_size, levels = readings[0]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.checkpoints.weights import fit_network, load_torch
+from discriminator_guidance.checkpoints.weights import AS_PUBLISHED, fit_network, load_torch
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -47,15 +47,13 @@ def read_edm_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         network = _module(_load(content)["ema"], "EDMPrecond")
         return dict(_Tensors(len(content)).walk(network)), _constructor_arguments(network)
     except Exception as error:  # damaged and hostile pickles raise some dozen types
-        remedy = "use the file as its authors published it"
-        raise InputError(f"an EDM checkpoint in {path}", reason(error), remedy) from error
+        raise InputError(f"an EDM checkpoint in {path}", reason(error), AS_PUBLISHED) from error
 
 
 def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
     """The averaged network of an EDM checkpoint, and its arguments."""
     state, arguments = read_edm_pickle(path)
-    what, remedy = f"an EDM checkpoint in {path}", "use the file as its authors published it"
-    return fit_network(EDMPrecond, arguments, state, what, remedy), arguments
+    return fit_network(EDMPrecond, arguments, state, f"an EDM checkpoint in {path}", AS_PUBLISHED), arguments
 
 
 class Call:

@@ -17,6 +17,7 @@ from discriminator_guidance.data.files import read_json, reason, require, write_
 from discriminator_guidance.errors import InputError, UserError
 
 WEIGHT_FILES = ("model.safetensors", "model.json")
+AS_PUBLISHED = "use the file as its authors published it"
 LARGEST, LONGEST = 2**17, 64  # of every whole number, and of the length of every list, in the arguments of a network
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -52,10 +53,9 @@ def load_torch(file: Path | BytesIO) -> Any:
         raise ValueError(str(error.__context__ or error).partition(" Please")[0]) from error
 
 
-def build_network(
-    build: Callable[..., Network], arguments: Mapping[str, Any], state: Mapping[str, Tensor], stage: str
-) -> Network:
+def load_network(build: Callable[..., Network], folder: Path, stage: str) -> Network:
     """The network of which a stage wrote the arguments and the weights."""
+    state, arguments = load_weights(folder, stage)
     return fit_network(build, arguments, state, "weights that fit their model.json", f"run stage {stage} again")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,12 +80,10 @@ def _sample_ranges(config: Config) -> Iterator[str]:
         "study.tuning": (tuning.seed, tuning.seed_start, tuning.images),
         "study.factorial": (guided.seed, factorial.seed_start, factorial.images),
     }
-    names = list(ranges)
-    for place, second in enumerate(names):
-        for first in names[:place]:
-            (seed, start, count), (other_seed, other_start, other_count) = ranges[first], ranges[second]
-            if seed == other_seed and max(start, other_start) < min(start + count, other_start + other_count):
-                yield f"{first} and {second} draw the same sample indices; move {second}.seed_start"
+    for first, second in combinations(ranges, 2):
+        (seed, start, count), (other_seed, other_start, other_count) = ranges[first], ranges[second]
+        if seed == other_seed and max(start, other_start) < min(start + count, other_start + other_count):
+            yield f"{first} and {second} draw the same sample indices; move {second}.seed_start"
     limits = {
         "discriminator.images": (config.discriminator.images or 0, "fake.images", fake.images),
         "guided.trajectory_images": (guided.trajectory_images, "guided.images", guided.images),

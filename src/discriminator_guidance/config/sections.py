@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -70,6 +71,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    def _problems(self) -> Iterator[str]:
+        """Each contradiction in the section as "what is wrong; what to do"."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self
+
 
 class Runtime(Section):
     """How the machine computes."""
@@ -79,11 +90,9 @@ class Runtime(Section):
     sampling_precision: Precision
     threads: Count
 
-    @model_validator(mode="after")
-    def _one_kind_of_float32(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if {self.training_precision, self.sampling_precision} == {"float32", "tf32"}:
-            raise ValueError("training and sampling precision cannot be float32 and tf32; choose one of the two")
-        return self
+            yield "training and sampling precision cannot be float32 and tf32; choose one of the two"
 
 
 class Training(Section):
@@ -110,18 +119,14 @@ class Real(Section):
     seed: Seed
     note: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\r\n]*$")] | None
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         separate = self.separate_holdout is not None
         if separate and self.source != "images":
-            raise ValueError(f"holdout_path must be path with source {self.source}; copy it")
+            yield f"holdout_path must be path with source {self.source}; copy it"
         if self.source == "cifar10" and self.image_size > 32:
-            raise ValueError(f"image_size {self.image_size} must not exceed the 32 pixels of cifar10; lower it")
+            yield f"image_size {self.image_size} must not exceed the 32 pixels of cifar10; lower it"
         if (separate or self.source == "cifar10") == (self.holdout_fraction > 0):
-            raise ValueError(
-                "holdout_fraction must be 0 where held-out images come from cifar10 or a holdout_path, else above 0"
-            )
-        return self
+            yield "holdout_fraction must be 0 where held-out images come from cifar10 or a holdout_path, else above 0"
 
     @property
     def separate_holdout(self) -> str | None:
@@ -156,13 +161,9 @@ class TrainedScore(Section):
     ema_decay: Fraction
     snapshots: dict[Name, Count]
 
-    @model_validator(mode="after")
-    def _reached(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.training.decay_fraction and max(self.snapshots.values(), default=0) > self.training.iterations:
-            raise ValueError(
-                "snapshots after the last iteration need a learning rate: set training.decay_fraction to 0"
-            )
-        return self
+            yield "snapshots after the last iteration need a learning rate: set training.decay_fraction to 0"
 
 
 class EdmScore(Section):
@@ -211,11 +212,9 @@ class TrainedFidNetwork(Section):
     features: Count
     training: Training
 
-    @model_validator(mode="after")
-    def _own_name(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if "inception" in self.name.lower():
-            raise ValueError(f"name {self.name!r} must not say Inception: its figures are no FID; choose another")
-        return self
+            yield f"name {self.name!r} must not say Inception: its figures are no FID; choose another"
 
 
 class InceptionFidNetwork(Section):
@@ -240,13 +239,11 @@ class Sampler(Section):
     s_noise: Positive
     eps_scale: Positive
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+            yield f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}"
         if self.s_min > self.s_max:
-            raise ValueError(f"s_min {self.s_min} must not exceed s_max {self.s_max}")
-        return self
+            yield f"s_min {self.s_min} must not exceed s_max {self.s_max}"
 
 
 class SampleRange(Section):
@@ -272,11 +269,9 @@ class Guided(SampleRange):
     time_max: VpTime
     trajectory_images: Count
 
-    @model_validator(mode="after")
-    def _window(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.time_min >= self.time_max:
-            raise ValueError(f"time_min {self.time_min} must be below time_max {self.time_max}")
-        return self
+            yield f"time_min {self.time_min} must be below time_max {self.time_max}"
 
 
 class Split(Section):
@@ -287,12 +282,10 @@ class Split(Section):
     test: Fraction
     seed: Seed
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         total = self.train + self.validation + self.test
         if not math.isclose(total, 1.0, abs_tol=1e-9):
-            raise ValueError(f"train + validation + test must be 1, they are {total:g}")
-        return self
+            yield f"train + validation + test must be 1, they are {total:g}"
 
 
 class HeadNetwork(Section):
@@ -303,11 +296,9 @@ class HeadNetwork(Section):
     num_head_channels: Count
     dropout: Dropout
 
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.model_channels % self.num_head_channels:
-            raise ValueError(f"num_head_channels = {self.num_head_channels}; use a divisor of {self.model_channels}")
-        return self
+            yield f"num_head_channels = {self.num_head_channels}; use a divisor of {self.model_channels}"
 
 
 class Discriminator(Section):
@@ -333,11 +324,9 @@ class Discriminator(Section):
     grid_times_per_image: Count
     network: HeadNetwork
 
-    @model_validator(mode="after")
-    def _grid(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.grid_times_per_image > self.grid_times:
-            raise ValueError(f"grid_times_per_image must not exceed grid_times {self.grid_times}; lower it")
-        return self
+            yield f"grid_times_per_image must not exceed grid_times {self.grid_times}; lower it"
 
 
 class Member(Section):
@@ -388,28 +377,26 @@ class Variant(Section):
     network: Name | None = None  # a snapshot of the score network; None: the score network itself
     autoguidance: Autoguidance | None = None
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         members = self.members
         if len(set(members)) != len(members):
-            raise ValueError("members must not repeat")
+            yield "members must not repeat"
         if self.weights == "fitted" and (not members or self.rule != "mean_logit"):
-            raise ValueError("weights: fitted are of logits; name members, and write rule: mean_logit")
+            yield "weights: fitted are of logits; name members, and write rule: mean_logit"
         if isinstance(self.weights, tuple):
             if len(self.weights) != len(members):
-                raise ValueError(f"weights has {len(self.weights)} entries for {len(members)} members")
+                yield f"weights has {len(self.weights)} entries for {len(members)} members"
             if not math.isclose(sum(self.weights), 1.0, abs_tol=1e-6):
-                raise ValueError(f"weights must sum to 1, they sum to {sum(self.weights):g}")
+                yield f"weights must sum to 1, they sum to {sum(self.weights):g}"
         if not members and (self.w1 or self.w2 or self.boosting or self.window):
-            raise ValueError("w1, w2, boosting and window need at least one member")
+            yield "w1, w2, boosting and window need at least one member"
         if members and not (self.w1 or self.w2):
-            raise ValueError("w1 = w2 = 0 leaves members without effect: raise one, or name no members")
+            yield "w1 = w2 = 0 leaves members without effect: raise one, or name no members"
         if self.boosting and not self.w1:
-            raise ValueError("boosting acts on the Euler step: it needs w1 other than 0")
+            yield "boosting acts on the Euler step: it needs w1 other than 0"
         needs = "score" if not members else f"discriminator/{members[0]}" if len(members) == 1 else "discriminator"
         if self.needs != needs:
-            raise ValueError(f"needs: {self.needs} does not fit the members; write needs: {needs}")
-        return self
+            yield f"needs: {self.needs} does not fit the members; write needs: {needs}"
 
 
 class Evaluation(Section):
@@ -473,11 +460,9 @@ class EnsembleStudy(Section):
     boosting: Annotated[tuple[bool, ...], Field(min_length=1), Choices]
     pruner: Pruner
 
-    @model_validator(mode="after")
-    def _windows(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.time_min[1] >= self.time_max[0]:
-            raise ValueError(f"time_min up to {self.time_min[1]} must stay below time_max from {self.time_max[0]}")
-        return self
+            yield f"time_min up to {self.time_min[1]} must stay below time_max from {self.time_max[0]}"
 
 
 class FactorialStudy(Section):
@@ -548,13 +533,10 @@ class Config(Section):
     study: Study
     fetch: Fetch
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         from discriminator_guidance.config.checks import problems
 
-        for problem in problems(self):
-            raise ValueError(problem)
-        return self
+        yield from problems(self)
 
     def replicate(self, number: int) -> Config:
         """The settings of one training replicate: new seeds for score network, extractor, fakes and members."""

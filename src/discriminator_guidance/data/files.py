@@ -109,11 +109,11 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> None:
-    """Write a table with a header (that of the first row), floats to 9 significant digits."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame, columns: Sequence[str] = ()) -> None:
+    """Write a table with a header (that of the first row; of no rows `columns`), floats to 9 significant digits."""
     buffer = io.StringIO()
     if isinstance(rows, Sequence):
-        writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(buffer, fieldnames=list(rows[0] if rows else columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +29,15 @@ class Compute:
     def autocast(self) -> torch.autocast:
         """A context manager for calls in this format; without bfloat16 it does nothing."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mode == "bfloat16")
+
+    def called(self, network: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """A network, or a part of one, that is called in this format."""
+
+        def call(*given: Any, **named: Any) -> torch.Tensor:
+            with self.autocast():
+                return network(*given, **named)
+
+        return call
 
     def record(self) -> dict[str, str]:
         """The name of the GPU under "device"; empty on a CPU."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,22 +16,22 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from torch.nn.functional import one_hot
 
 from discriminator_guidance import distributed
-from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_state_dict
-from discriminator_guidance.checkpoints.weights import build_network, fit_network, load_weights, save_weights
-from discriminator_guidance.data.files import read_npz, sha256, write_bytes, write_csv, write_json, write_npz
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+from discriminator_guidance.checkpoints.weights import load_network, save_weights
+from discriminator_guidance.data.files import read_npz, sha256, write_csv, write_json, write_npz
 from discriminator_guidance.evaluation.classification import calibration_bins
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.precision import Compute, allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import (
-    AS_PUBLISHED,
     load_denoiser,
     load_extractor,
+    of_classes,
     released_file,
+    require,
+    resumable,
     training_report,
 )
-from discriminator_guidance.stages.resume import resumable
 from discriminator_guidance.training.discriminator import (
     DiscriminatorSettings,
     State,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 SIGMA_DATA, P_MEAN, P_STD = 0.5, -1.2, 1.2  # of the released EDM networks (Karras et al. 2022, Table 1)
 LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them
+HEAD_SETTINGS = [field.name for field in fields(DiscriminatorSettings)]
 CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -118,10 +119,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         if training["used_epoch"] < settings.epochs or settings.ema_decay is not None:
             save_weights(folder / LAST, last, head.arguments)
         write_npz(folder / "test_logits.npz", **tested, image=test.image)
-        if history:
-            write_csv(reports / "history.csv", [{**entry, **note} for entry in history])
-        else:
-            write_bytes(reports / "history.csv", f"{','.join(CURVE)}\n".encode())
+        write_csv(reports / "history.csv", [{**entry, **note} for entry in history], CURVE)
         bins = calibration_bins(tested["logits"], tested["labels"], tested["time"])
         write_csv(reports / "calibration.csv", [{**asdict(entry), **note} for entry in bins])
         write_json(reports / "metrics.json", metrics)
@@ -143,12 +141,7 @@ def open_inputs(config: Config, layout: Layout, member: Member | None = None) ->
     compute = prepare(runtime.device, precision, runtime.threads)
     allow_tf32("tf32" in (compute.mode, frozen.mode))  # the other is bfloat16 then, to which it means nothing
     extractor = load_extractor(layout, frozen)
-
-    def features(x_vp: Tensor, t: Tensor) -> Tensor:
-        with torch.no_grad(), frozen.autocast():
-            found: Tensor = extractor.features(x_vp, t)
-        return found if compute.mode == "bfloat16" else found.float()
-
+    features = frozen_features(extractor, frozen, compute)
     counts, shares = (len(real["images"]), len(fake["images"])), section.split
     most = member.images if member else section.images
     split = split_pairs(*counts, shares.train, shares.validation, shares.seed, most)
@@ -160,33 +153,23 @@ def open_inputs(config: Config, layout: Layout, member: Member | None = None) ->
     )
 
 
+def frozen_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -> Features:
+    """The features of a frozen extractor, in the format that a head in training takes."""
+    features = torch.no_grad()(frozen.called(extractor.features))
+    return features if compute.mode == "bfloat16" else lambda x_vp, t: features(x_vp, t).float()
+
+
 def head_settings(section: Discriminator, member: Member) -> DiscriminatorSettings:
     """A complete row of Table 2 after the profile's two factors; at least one epoch, unless the row asks for none."""
 
     def scaled(epochs: int) -> int:
         return max(1, round(epochs * section.epoch_factor)) if epochs else 0
 
-    checkpoint = cast("Literal['last', 'best'] | int", member.checkpoint)
-    return DiscriminatorSettings(
-        seed=member.seed,
-        epochs=scaled(member.epochs),
-        learning_rate=member.learning_rate * section.learning_rate_factor,
-        weight_decay=member.weight_decay,
-        t_min=member.t_min,
-        batch_size=section.batch_size,
-        importance_sampling=bool(member.importance_sampling),
-        reshuffle=bool(member.reshuffle),
-        flip=bool(member.flip),
-        label_smoothing=member.label_smoothing or 0.0,
-        bagging=member.bagging,
-        ema_decay=member.ema_decay,
-        decay_fraction=member.decay_fraction or 0.0,
-        shift=member.shift or 0,
-        permute_labels=bool(member.permute_labels),
-        objective=member.objective or "cross_entropy",
-        checkpoint=scaled(checkpoint) if isinstance(checkpoint, int) else checkpoint,
-        checkpoint_every=section.checkpoint_every,
-    )
+    own = {key: value for key in HEAD_SETTINGS if (value := getattr(member, key, None)) is not None}
+    own |= {"epochs": scaled(member.epochs), "learning_rate": member.learning_rate * section.learning_rate_factor}
+    own |= {"checkpoint": scaled(member.checkpoint) if isinstance(member.checkpoint, int) else member.checkpoint}
+    shared: dict[str, Any] = {"batch_size": section.batch_size, "checkpoint_every": section.checkpoint_every}
+    return DiscriminatorSettings(**shared, **{"bagging": None, **own})
 
 
 def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Resumable:
@@ -235,16 +218,9 @@ def score_matching(inputs: DiscriminatorInputs) -> ScoreMatching:
         constants = score.sigma_data, score.p_mean, score.p_std
 
     def denoiser(x: Tensor, sigma: Tensor, *classes: Tensor) -> Tensor:
-        with compute.autocast():
-            denoised: Tensor = network(x, sigma, *(one_hot(each, network.label_dim) for each in classes))
-        return denoised
+        return compute.called(network)(x, sigma, *(one_hot(each, network.label_dim) for each in classes))
 
-    def features(x_vp: Tensor, t: Tensor) -> Tensor:
-        with compute.autocast():
-            found: Tensor = extractor.features(x_vp, t)
-        return found
-
-    return ScoreMatching(denoiser, features, *constants)
+    return ScoreMatching(denoiser, compute.called(extractor.features), *constants)
 
 
 def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:
@@ -254,34 +230,25 @@ def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:
     if not member.start.startswith("models/"):
         return _released_head(inputs, member.start).to(device)
     if folder != layout.model("extractor"):
-        state, arguments = load_weights(folder / LAST if (folder / LAST).is_dir() else folder, "discriminator")
-        return build_network(EncoderUNet, arguments, state, "discriminator").to(device)
+        last = folder / LAST if (folder / LAST).is_dir() else folder
+        return load_network(EncoderUNet, last, "discriminator").to(device)
     torch.manual_seed(member.seed)
     network = member.network or inputs.config.discriminator.network
     return build_head(inputs.feature_shape, condition=inputs.config.cond, **network.model_dump()).to(device)
 
 
 def _released_head(inputs: DiscriminatorInputs, path: str) -> EncoderUNet:
-    what = f"a discriminator in {path}"
-    state = read_state_dict(released_file(inputs.layout, path, "the member's start"))
-    arguments = derive_arguments(state, what)
-    size, channels = arguments["image_size"], arguments["in_channels"]
-    shape, outputs = (channels, size, size), arguments["out_channels"]
-    if shape != inputs.feature_shape or outputs != 1:
-        wanted = " x ".join(map(str, inputs.feature_shape))
-        raise ConfigError(
-            f"a discriminator of {wanted} feature maps in {path}",
-            f"a network of {' x '.join(map(str, shape))} inputs and {outputs} outputs",
-            "change the member's start, or extractor.path",
-        )
-    if arguments["condition"] != inputs.config.cond:
-        kinds = {True: "with classes", False: "without classes"}
-        raise ConfigError(
-            f"a discriminator {kinds[inputs.config.cond]} in {path}, as cond says",
-            f"one {kinds[arguments['condition']]}",
-            "change the member's start, or cond",
-        )
-    return fit_network(EncoderUNet, arguments, state, what, AS_PUBLISHED)
+    head, found = read_adm(released_file(inputs.layout, path, "the member's start"))
+
+    def words(outputs: int, *shape: int) -> str:
+        return f"of {' x '.join(map(str, shape))} feature maps and {outputs} output"
+
+    what, size = f"a discriminator in {path}", found["image_size"]
+    takes = words(found["out_channels"], found["in_channels"], size, size)
+    require(what, words(1, *inputs.feature_shape), takes, "change the member's start, or extractor.path")
+    wanted = of_classes(inputs.config.cond)
+    require(what, wanted, of_classes(found["condition"]), "change the member's start, or cond")
+    return head
 
 
 def _training_metrics(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from discriminator_guidance import distributed, progress
-from discriminator_guidance.checkpoints.reference_statistics import read_statistics
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
-from discriminator_guidance.data.files import fingerprint, read_npz, sha256, write_json, write_npz
+from discriminator_guidance.data.files import fingerprint, load_arrays, read_npz, sha256, write_json, write_npz
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
 from discriminator_guidance.evaluation.features import extract_features
@@ -75,7 +75,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         reference = gaussian_of_features(real["train"])
     else:
         width = real["train"].shape[1]
-        reference = gaussian_of_statistics(*read_statistics(layout.root / statistics), width, statistics)
+        reference = gaussian_of_statistics(*_read_statistics(layout.root / statistics), width, statistics)
 
     compute = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
@@ -180,3 +180,13 @@ def _classification_scores(layout: Layout, variant: Variant) -> dict[str, float]
     rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
     combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))
     return classification_scores(combined.numpy(), read[0]["labels"])
+
+
+def _read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and covariance (D, D) of real features that somebody else computed, as EDM's `cifar10-32x32.npz`."""
+    remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
+    arrays = load_arrays(path, ("mu", "sigma"), remedy)
+    mu, sigma = arrays["mu"], arrays["sigma"]
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or {mu.dtype.kind, sigma.dtype.kind} != {"f"}:
+        raise InputError(f"mu (D,) and sigma (D, D) in {path}", f"{mu.shape} and {sigma.shape}", remedy)
+    return mu, sigma

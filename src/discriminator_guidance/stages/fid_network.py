@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.data.files import read_npz, sha256, write_npz
+from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.inception import InceptionFeatures
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.networks import INCEPTION, released_file, save_network, training_report
-from discriminator_guidance.stages.resume import resumable
+from discriminator_guidance.stages.networks import INCEPTION, released_file, save_network, train_network
 from discriminator_guidance.training.fid_network import train_fid_network
-from discriminator_guidance.training.loop import Schedule
+from discriminator_guidance.training.loop import Report, Row, Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
 if TYPE_CHECKING:
@@ -28,12 +29,10 @@ if TYPE_CHECKING:
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Train the classifier on clean real images, or take Inception's weights; then extract features once for all."""
-    settings, runtime, source = config.fid_network, config.runtime, layout.real / "train.npz"
-    folder = layout.model("fid_network")
-    real = read_npz(source, ["images", "labels"], "real")
+    settings, runtime, folder = config.fid_network, config.runtime, layout.model("fid_network")
+    real = read_npz(layout.real / "train.npz", ["images", "labels"], "real")
     holdout = read_npz(layout.real / "holdout.npz", ["images"], "real")
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
-
     if settings.source == "inception":
         path = released_file(layout, settings.path, "fid_network.path")
         if settings.sha256 is not None and (found := sha256(path)) != settings.sha256:
@@ -41,42 +40,30 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             raise InputError(f"sha256 {settings.sha256} of {settings.path}", found, remedy)
         state = read_state_dict(path)
         network: FidNetwork | InceptionFeatures = InceptionFeatures(state)  # refuses what is not its weights
-        if distributed.is_first():
-            save_network(folder, state, INCEPTION, [])
+        save_network(folder, state, INCEPTION)
         result: dict[str, Any] = {"source": settings.path}
     else:
         _, size, _, channels = real["images"].shape
         arguments = {"image_size": size, "in_channels": channels, "channels": settings.channels}
         arguments |= {"features": settings.features, "classes": int(real["labels"].max()) + 1}
         torch.manual_seed(settings.training.seed)
-        network = FidNetwork(**arguments).to(compute.device)
+        network = made = FidNetwork(**arguments).to(compute.device)
+        images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"])
         schedule = Schedule(**settings.training.model_dump())
-        key = {**settings.model_dump(exclude={"name"}), "ranks": distributed.world_size()}
-        checkpoints = resumable(layout, "fid_network", [source], key, compute)
-        with training_report(tracker, "training the FID network", schedule.iterations, "iterations") as report:
-            _, history = train_fid_network(
-                network,
-                as_tensor(real["images"], compute.device),
-                torch.from_numpy(real["labels"]).to(compute.device),
-                schedule,
-                compute,
-                checkpoints,
-                report,
-            )
-        if distributed.is_first():
-            save_network(folder, network.state_dict(), arguments, history)
-            checkpoints.remove()
-        result = {f"final_{key}": history[-1][key] for key in ("loss", "accuracy")}
-        result |= {"precision": compute.mode, **compute.record()}
+
+        def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
+            return train_fid_network(made, images, labels.to(compute.device), schedule, compute, checkpoints, report)
+
+        _, result = train_network(config, layout, tracker, "fid_network", compute, arguments, train)
 
     if distributed.is_first():
         allow_tf32(False)  # metrics are compared to many digits
         network.to(compute.device).eval().requires_grad_(False)
         features = {}
-        for name, images in (("train", real["images"]), ("holdout", holdout["images"])):
-            with progress.bar(f"features of {name} images", len(images), "images") as advance:
+        for name, shown in (("train", real["images"]), ("holdout", holdout["images"])):
+            with progress.bar(f"features of {name} images", len(shown), "images") as advance:
                 features[name] = extract_features(
-                    network.features, images, config.evaluation.batch_size, compute.device, advance
+                    network.features, shown, config.evaluation.batch_size, compute.device, advance
                 )
         write_npz(folder / "features.npz", **features)
     tracker.model(f"fid_network-{config.profile}", folder / "model.safetensors")

@@ -15,7 +15,7 @@ from discriminator_guidance.data.images import GRID_COLUMNS, GRID_ROWS, write_gr
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND
-from discriminator_guidance.stages.resume import resumable
+from discriminator_guidance.stages.networks import resumable
 from discriminator_guidance.stages.sampling import Arrays, open_variant, sampler_settings, window_of
 
 if TYPE_CHECKING:

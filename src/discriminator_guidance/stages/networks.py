@@ -1,17 +1,20 @@
-"""Networks as the stages load and save them."""
+"""Networks as the stages train, load and save them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from discriminator_guidance import progress
-from discriminator_guidance.checkpoints.weights import build_network, load_weights, save_weights
-from discriminator_guidance.data.files import write_bytes, write_csv
+from discriminator_guidance import distributed, progress
+from discriminator_guidance.checkpoints.weights import load_network, load_weights, save_weights
+from discriminator_guidance.data.files import sha256, write_csv
+from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.inception import InceptionFeatures
 from discriminator_guidance.networks.adm import EncoderUNet
@@ -19,53 +22,86 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.training.loop import Report, Row
+from discriminator_guidance.training.loop import Report, Row, without
 
 if TYPE_CHECKING:
+    from discriminator_guidance.config import Config
     from discriminator_guidance.tracking import Tracker
 
-AS_PUBLISHED = "use the file as its authors published it"
 INCEPTION = {"source": "inception"}  # in model.json, in place of constructor arguments: Inception has none
+Train = Callable[[Resumable, Report], tuple[nn.Module, list[Row]]]
 
 
 def load_denoiser(layout: Layout, compute: Compute, snapshot: str | None = None) -> EDMPrecond:
     """The score network or a snapshot of it, frozen, to be called under `compute.autocast()`."""
-    state, arguments = load_weights(layout.model("score") / (snapshot or ""), "score")
-    return compute.place(build_network(EDMPrecond, arguments, state, "score"))
+    return compute.place(load_network(EDMPrecond, layout.model("score") / (snapshot or ""), "score"))
 
 
 def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
     """The feature extractor, frozen, to be called under `compute.autocast()`."""
-    state, arguments = load_weights(layout.model("extractor"), "extractor")
-    return compute.place(build_network(EncoderUNet, arguments, state, "extractor"))
+    return compute.place(load_network(EncoderUNet, layout.model("extractor"), "extractor"))
 
 
 def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
     """The head of one discriminator, frozen, to be called under `compute.autocast()`."""
-    state, arguments = load_weights(layout.discriminator(member), "discriminator")
-    return compute.place(build_network(EncoderUNet, arguments, state, "discriminator"))
+    return compute.place(load_network(EncoderUNet, layout.discriminator(member), "discriminator"))
 
 
 def load_fid_network(folder: Path, compute: Compute) -> FidNetwork | InceptionFeatures:
     """The network whose `features` of images in [-1, 1] define the Frechet distance, frozen, in full float32."""
     state, arguments = load_weights(folder, "fid_network")
-    network = (
-        InceptionFeatures(state)
-        if arguments == INCEPTION
-        else build_network(FidNetwork, arguments, state, "fid_network")
-    )
+    inception = arguments == INCEPTION
+    network = InceptionFeatures(state) if inception else load_network(FidNetwork, folder, "fid_network")
     return network.to(compute.device).eval().requires_grad_(False)
 
 
+def train_network(
+    config: Config,
+    layout: Layout,
+    tracker: Tracker,
+    word: str,
+    compute: Compute,
+    arguments: Mapping[str, Any],
+    train: Train,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train the network of stage `word` on the real images and save it; the network and a summary."""
+    settings = getattr(config, word)
+    total = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
+    key = {**settings.model_dump(exclude={"name"}), "cond": config.cond, "ranks": distributed.world_size()}
+    checkpoints = resumable(layout, word, [layout.real / "train.npz"], key, compute)
+    with training_report(tracker, f"training {word}", total, "iterations") as report:
+        network, history = train(checkpoints, report)
+    save_network(layout.model(word), network.state_dict(), arguments, history)
+    if distributed.is_first():
+        checkpoints.remove()
+    ends = {f"final_{name}": value for name, value in without(history[-1], "iteration").items()}
+    return network, {**ends, "precision": compute.mode, **compute.record()}
+
+
 def save_network(
-    folder: Path, network_state: Mapping[str, Tensor], arguments: Mapping[str, Any], history: Sequence[Row]
+    folder: Path, network_state: Mapping[str, Tensor], arguments: Mapping[str, Any], history: Sequence[Row] = ()
 ) -> None:
     """Write model.safetensors, model.json and history.csv, which is empty for a released network."""
+    if not distributed.is_first():
+        return
     save_weights(folder, network_state, arguments)
-    if history:
-        write_csv(folder / "history.csv", history)
-    else:
-        write_bytes(folder / "history.csv", b"iteration,loss\n")
+    write_csv(folder / "history.csv", history, ("iteration", "loss"))
+
+
+def resumable(
+    layout: Layout, name: str, inputs: Sequence[Path], settings: Mapping[str, Any], compute: Compute
+) -> Resumable:
+    """The shards and checkpoints of a stage run, under a key of everything that determines its result."""
+    key = {
+        "inputs": {str(path.relative_to(layout.root)): sha256(path) for path in inputs},
+        "settings": settings,
+        "torch": torch.__version__,
+        "numpy": np.__version__,  # draws the noise
+        "device": compute.device.type,
+        "precision": compute.mode,
+        "threads": torch.get_num_threads(),
+    }
+    return Resumable(layout.partial, name, key)
 
 
 def released_file(layout: Layout, path: str, key: str) -> Path:
@@ -74,6 +110,22 @@ def released_file(layout: Layout, path: str, key: str) -> Path:
     if not found.is_file():
         raise InputError(f"the file of {key} at {path}", "no such file", "run `dguide fetch`, or put it there by hand")
     return found
+
+
+def require(what: str, wanted: str, found: str, remedy: str) -> None:
+    """Refuse a network that is not as the settings want it, both put in words such as "given no classes"."""
+    if wanted != found:
+        raise InputError(f"{what} {wanted}", f"one {found}", remedy)
+
+
+def of_classes(classes: int | bool) -> str:
+    """How a network is conditioned, in words: by so many classes, or (True) by any number of them."""
+    return "given classes" if classes is True else f"given {classes or 'no'} classes"
+
+
+def of_images(channels: int, size: int) -> str:
+    """What a network takes, in words."""
+    return f"for images of {size} pixels and {channels} channels"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,13 @@ from discriminator_guidance.data.images import to_uint8
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
-from discriminator_guidance.errors import InputError
 from discriminator_guidance.guidance.density_ratio import Guidance, guidance_score
 from discriminator_guidance.guidance.ensemble import WeightsOfTime, combine, shrunk_mean_logit, simplex_weights
 from discriminator_guidance.guidance.fitted_weights import fit_weights, interpolated
 from discriminator_guidance.guidance.sampler import SamplerSettings, sample
-from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.networks.precision import Compute, prepare
-from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head
+from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head, of_classes, require
 from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def open_variant(config: Config, layout: Layout, variant: Variant) -> OpenVarian
     """Read what a variant is sampled with."""
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
     network = load_denoiser(layout, compute, variant.network)
-    require_kind("score network", network.label_dim > 0, config.cond, "score")
+    remedy = "run stage score again or change cond"
+    require("a score network", of_classes(config.cond), of_classes(network.label_dim > 0), remedy)
     score = layout.model("score")
     guidance, fit, worse, folders = None, dict[str, Tensor](), None, [score / (variant.network or "")]
     if variant.members:
@@ -127,19 +128,9 @@ def load_members(layout: Layout, names: Sequence[str], cond: bool, compute: Comp
     """The discriminators of a variant, on their common extractor."""
     members = MemberLogits(load_extractor(layout, compute), [load_head(layout, name, compute) for name in names])
     for name, conditional in zip(names, members.conditional, strict=True):
-        require_kind(f"discriminator {name}", conditional, cond, "discriminator")
+        remedy = "run stage discriminator again or change cond"
+        require(f"a discriminator {name}", of_classes(cond), of_classes(conditional), remedy)
     return members
-
-
-def require_kind(what: str, conditional: bool, cond: bool, stage: str) -> None:
-    """Refuse a network made for the other value of `cond`: it would be sampled with a class missing, or unused."""
-    if conditional != cond:
-        kinds = {True: "with classes", False: "without classes"}
-        raise InputError(
-            f"a {what} {kinds[cond]}, as cond says",
-            f"one {kinds[conditional]}",
-            f"run stage {stage} again or change cond",
-        )
 
 
 def member_guidance(
@@ -152,17 +143,13 @@ def member_guidance(
     """The guidance of a variant, with weights fitted by noise level if given, as a function of a batch's classes."""
     weights = fitted or simplex_weights(variant.weights, len(variant.members))
 
-    def of_classes(classes: Tensor | None) -> Guidance:
-        def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
-            with compute.autocast():
-                member_logits: Tensor = members(x_vp, tau, classes)
-            return member_logits
-
+    def guidance_of(classes: Tensor | None) -> Guidance:
+        logits = partial(compute.called(members), labels=classes)
         shrunk = variant.rule == "shrunk_mean_logit"
         log_ratio = shrunk_mean_logit(logits) if shrunk else combine(logits, variant.rule, weights)
         return lambda x, sigma: guidance_score(log_ratio, x, sigma, *window)
 
-    return of_classes
+    return guidance_of
 
 
 def fit_variant(
@@ -181,20 +168,11 @@ def fit_variant(
     tau = tau_from_sigma(sigmas)
     sigmas = sigmas[(low <= tau) & (tau <= high)]
 
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        with torch.no_grad(), compute.autocast():
-            denoised: Tensor = network(x.float(), sigma.float())
-        return denoised
-
-    def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
-        with compute.autocast():
-            member_logits: Tensor = members(x_vp, tau)
-        return member_logits
-
     def noise(step: int) -> Tensor:
         draws = generator(config.fake.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))
         return torch.from_numpy(draws.astype(np.float32)).to(compute.device)
 
+    denoiser, logits = torch.no_grad()(compute.called(network)), compute.called(members)
     return {"fit_sigma": sigmas, "fit_weights": fit_weights(denoiser, logits, images, sigmas, noise)}
 
 

@@ -14,7 +14,7 @@ from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
-from discriminator_guidance.networks.discriminator import MemberLogits
+from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
 from discriminator_guidance.stages.sampling import draw_batch, member_guidance, sampler_settings, window_of
