@@ -48,15 +48,6 @@ def test_guidance_turns_the_wrong_gaussian_into_the_right_one():
     assert (unguided - expected).abs().mean() > 0.1
 
 
-def test_guided_and_directly_denoised_trajectories_agree_step_by_step():
-    # D_wrong with the exact ratio is the same slope field as D_true, so even coarse steps must agree to rounding.
-    latents = seeded_latents(8)
-    chosen = settings(w1=1.0, w2=1.0, steps=7)
-    guided = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, chosen)
-    direct = sample(TRUE.denoise, None, latents, no_noise, settings(steps=7))
-    assert torch.allclose(guided, direct, atol=1e-9)
-
-
 def test_w1_of_two_alone_is_a_total_weight_of_one_to_first_order():
     latents = seeded_latents(64)
     both = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=1.0, w2=1.0, steps=400))
@@ -158,20 +149,6 @@ def test_boosting_replaces_churn_and_noise_of_fake_looking_samples():
         assert torch.allclose(levels[step], sigmas[step] * (1 + gamma))
         added = (states[step] - before[step]).flatten(1)[:, 0]
         assert torch.allclose(added, scale * (levels[step] ** 2 - sigmas[step] ** 2).sqrt())
-
-
-def test_an_observer_sees_each_step():
-    seen: list[tuple[int, Tensor, Tensor, Tensor]] = []
-
-    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(x), sigma
-
-    chosen = settings(w1=1.0, steps=5)
-    sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, chosen, lambda *row: seen.append(row))
-    assert [step for step, *_ in seen] == [0, 1, 2, 3, 4]
-    for (_, x, denoised, ratio), sigma in zip(seen, karras_sigmas(5, 0.002, 80.0, 7.0), strict=False):
-        assert torch.equal(ratio, sigma.expand(2))
-        assert torch.equal(denoised, TRUE.denoise(x, sigma.expand(2)))
 
 
 def test_epsilon_scaling_divides_the_predicted_noise():

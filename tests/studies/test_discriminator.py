@@ -15,13 +15,14 @@ import pytest
 from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.evaluation.features import extract_features
-from discriminator_guidance.evaluation.frechet import frechet_distance, gaussian_statistics
+from discriminator_guidance.evaluation.frechet import frechet_distance
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import open_inputs, resumable_head, train_head
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_fid_network
 from discriminator_guidance.studies.discriminator import run, scores, starting_points, suggest
 from tests.commands import environment
+from tests.evaluation.sets import gaussian_statistics
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
 
 TRIALS = 6

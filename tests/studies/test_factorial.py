@@ -64,13 +64,6 @@ def test_every_cell_is_planned_once_and_the_reproductions_corner_first(small: Ti
     }
 
 
-def test_levels_reach_the_sampler(small: Tiny):
-    single = cell_variant(Cell("other", "clipped_logit_mean", 1, 3, 0.0, True, 1), small[0])
-    assert (single.members, single.rule, single.steps) == (("d1",), "clipped_logit_mean", 3)
-    assert (single.w1, single.w2, single.boosting) == (2.0, 0.0, True)
-    assert cell_variant(Cell("fresh", "mean_probability", 2, 2, 2.0, False, 0), small[0]).members == ("d0", "d1")
-
-
 def test_pooled_effects_are_those_of_a_regression_with_blocks():
     rng, names = np.random.default_rng(0), ["a", "b", "c"]
     runs = np.array([*product((-1, 1), repeat=3)])

@@ -8,7 +8,8 @@ import torch
 from scipy.special import expit
 
 from discriminator_guidance.guidance.ensemble import clipped_logit_mean
-from discriminator_guidance.studies.mechanism import platt_slope, share_and_amplification
+from discriminator_guidance.studies.factorial import share_and_amplification
+from discriminator_guidance.studies.factorial_record import platt_slope
 
 
 def test_share_and_amplification_are_those_of_the_rules_gradient():

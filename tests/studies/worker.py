@@ -23,7 +23,7 @@ PLAN = StudyPlan("ensemble", "a quadratic", {"space": 5}, ())
 
 def take_part(
     root: Path,
-    total: int | None,
+    total: int,
     pause_s: float = 0.0,
     victim: int | None = None,
     plan: StudyPlan = PLAN,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +38,16 @@ def build_report(inputs: ReportInputs) -> None:
         drawings = {drawing.name: drawing for draw in DRAWINGS if (drawing := draw(data)) is not None}
     made = {table.name: table for make in TABLES if len((table := make(data)).frame)}
     environment, context = _environment(data), _context(data) | {"drawings": drawings, "tables": made}
-    notes = _sections(environment.get_template("notes.j2").render(context), data.note)
+    template = environment.get_template("notes.j2")
+    written = {name: "".join(template.blocks[name](template.new_context(context))) for name in made}
+    notes = {name: [n for n in (*text.splitlines(), data.note) if n.strip()] for name, text in written.items()}
     files: dict[str, str | bytes] = {f"figures/{name}.png": drawing.png for name, drawing in drawings.items()}
     for name, table in made.items():
-        files[f"tables/{name}.csv"] = table.csv(data.note)
+        files[f"tables/{name}.csv"] = tables.csv(table.frame, data.note)
         files[f"tables/{name}.md"] = table.markdown(notes[name])
         files[f"tables/{name}.tex"] = table.latex(notes[name])
     for name, frame in (("tables/variants", tables.variants_frame(data)), ("curves", tables.curves_frame(data))):
-        files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n", float_format="%.9g")
+        files[f"{name}.csv"] = tables.csv(frame, data.note)
     files["provenance.json"] = json.dumps(inputs.provenance, indent=2, sort_keys=True) + "\n"
     files["index.html"] = environment.get_template("page.html").render(context, notes=notes)
     for name, content in files.items():
@@ -85,12 +86,6 @@ def _context(data: ReportData) -> dict[str, Any]:
         "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations))),
         "limit": figures.log_ratio_limit(data),
     }
-
-
-def _sections(text: str, last: str) -> dict[str, list[str]]:
-    """The lines below each heading "== name", and the last line of all."""
-    parts = [part.splitlines() for part in re.split("^== ", text, flags=re.MULTILINE)[1:]]
-    return {name: [line for line in (*lines, last) if line.strip()] for name, *lines in parts}
 
 
 def _singles(data: ReportData) -> list[str]:

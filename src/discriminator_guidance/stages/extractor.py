@@ -16,7 +16,7 @@ from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import AS_PUBLISHED, released_file, save_network, training_report
 from discriminator_guidance.stages.resume import resumable
-from discriminator_guidance.training.extractor import ExtractorSettings, train_extractor
+from discriminator_guidance.training.classifiers import Noising, train_classifier
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
@@ -49,14 +49,15 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         key = {**settings.model_dump(), "ranks": distributed.world_size()}
         checkpoints = resumable(layout, "extractor", [source], key, compute)
         with training_report(tracker, "training the extractor", schedule.iterations, "iterations") as report:
-            _, history = train_extractor(
+            _, history = train_classifier(
                 network,
                 as_tensor(real["images"], compute.device),
                 torch.from_numpy(real["labels"]).to(compute.device),
-                ExtractorSettings(schedule, settings.t_min, settings.uniform_time_fraction),
+                schedule,
                 compute,
                 checkpoints,
                 report,
+                Noising(settings.t_min, settings.uniform_time_fraction),
             )
         if distributed.is_first():
             save_network(layout.model("extractor"), network.state_dict(), network.arguments, history)

@@ -17,7 +17,7 @@ from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import INCEPTION, released_file, save_network, training_report
 from discriminator_guidance.stages.resume import resumable
-from discriminator_guidance.training.fid_network import train_fid_network
+from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
@@ -54,7 +54,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         key = {**settings.model_dump(exclude={"name"}), "ranks": distributed.world_size()}
         checkpoints = resumable(layout, "fid_network", [source], key, compute)
         with training_report(tracker, "training the FID network", schedule.iterations, "iterations") as report:
-            _, history = train_fid_network(
+            _, history = train_classifier(
                 network,
                 as_tensor(real["images"], compute.device),
                 torch.from_numpy(real["labels"]).to(compute.device),
