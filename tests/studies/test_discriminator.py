@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -24,20 +23,16 @@ from discriminator_guidance.studies.discriminator import run, scores, starting_p
 from tests.commands import environment
 from tests.evaluation.sets import gaussian_statistics
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
+from tests.studies.conftest import table
 
 TRIALS = 6
 ALWAYS_PRUNES = {"startup_trials": 0, "warmup_epochs": 0, "percentile": 0.01}
 
 
 @pytest.fixture(scope="module")
-def searched(made, tmp_path_factory) -> Tiny:
-    """A tiny study with a search of six trials."""
-    root = made(tmp_path_factory.mktemp("discriminator") / "study")
-    config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DGUIDE_TRACKING", "off")
-        run(config, layout, str(TRIALS), False)
-    return config, layout
+def searched(search) -> Tiny:
+    """A tiny study with a search."""
+    return search("discriminator", TRIALS)
 
 
 def record(layout: Layout) -> dict:
@@ -45,7 +40,7 @@ def record(layout: Layout) -> dict:
 
 
 def rows(layout: Layout) -> list[dict[str, str]]:
-    return list(csv.DictReader((layout.study / "discriminator.csv").open()))
+    return table(layout.study / "discriminator.csv")
 
 
 def test_the_rows_of_table_2_come_first_and_are_trained_as_they_are(searched: Tiny):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -18,23 +17,19 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.ensemble import MOST, run, simplex_point, starting_points, suggest
 from tests.stages.conftest import Tiny
+from tests.studies.conftest import table
 
 shares = st.lists(st.floats(0, MOST), min_size=2, max_size=6)
 
 
 @pytest.fixture(scope="module")
-def searched(made, tmp_path_factory) -> Tiny:
-    """A tiny study with a search of eight trials."""
-    root = made(tmp_path_factory.mktemp("ensemble") / "study")
-    config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DGUIDE_TRACKING", "off")
-        run(config, layout, "8", False)
-    return config, layout
+def searched(search) -> Tiny:
+    """A tiny study with a search."""
+    return search("ensemble", 8)
 
 
 def rows(layout: Layout) -> list[dict[str, str]]:
-    return list(csv.DictReader((layout.study / "ensemble.csv").open()))
+    return table(layout.study / "ensemble.csv")
 
 
 @given(shares)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,20 +14,11 @@ from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.storage import lost
 from discriminator_guidance.studies.trials import complete, ended, wanted
-from tests.commands import PROJECT, environment
-from tests.studies.worker import CORNERS, PLAN, take_part
-
-WORKER = [sys.executable, "-m", "tests.studies.worker"]
+from tests.studies.worker import CORNERS, PLAN, start, take_part
 
 
 def journal(root: Path) -> Path:
     return root / "reports/mini/study/ensemble.journal"
-
-
-def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "") -> subprocess.Popen[bytes]:
-    """A worker process."""
-    variables = environment(PYTHONPATH=f"{PROJECT / 'src'}:{PROJECT}")
-    return subprocess.Popen([*WORKER, str(root), str(total), str(pause_s), victim], cwd=root, env=variables)
 
 
 def calls(root: Path) -> list[int]:

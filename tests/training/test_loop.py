@@ -72,25 +72,6 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_curve(ema_decay):
         assert torch.equal(value, resumed.state_dict()[name])
 
 
-def test_the_average_follows_the_weights_with_its_ramp():
-    """Oracle: average_i = d average + (1 - d) weights_i with d = min(decay, (1 + i) / (10 + i))."""
-    network, batch_of, loss_of = problem()
-    seen = []
-
-    def spy(batch):  # the weights before each step are those after the one before
-        seen.append(network[0].weight.detach().clone())
-        return loss_of(batch)
-
-    averaged, _ = train(network, batch_of, spy, SCHEDULE, Memory(), ignore, 0.9)
-    average = seen[0]
-    for iteration, weights in enumerate([*seen[1:], network[0].weight.detach()]):
-        decay = min(0.9, (1 + iteration) / (10 + iteration))
-        average = decay * average + (1 - decay) * weights
-    assert torch.allclose(averaged[0].weight, average, atol=1e-6)
-    assert averaged is not network
-    assert not averaged.training
-
-
 def test_a_gradient_that_is_not_finite_is_never_stepped_along():
     network, memory = nn.Linear(1, 1), Memory()
 
