@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.training.loop import Schedule, train
+from discriminator_guidance.training.loop import Schedule, decayed, train
 
 from .memory import Memory, ignore
 
@@ -46,7 +46,7 @@ def test_loss_falls_and_the_curve_covers_every_iteration():
 
 
 def test_rate_is_flat_then_falls_linearly():
-    assert [SCHEDULE.rate(i) for i in (0, 49, 50, 75, 99)] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])
+    assert [decayed(i, 100, 0.5) for i in (0, 49, 50, 75, 99)] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])
 
 
 def test_snapshots_are_the_weights_of_other_iterations_and_change_nothing():

@@ -73,11 +73,9 @@ def members_text(members: Sequence[str]) -> str:
     """D0, or D0-D5 for consecutive numbers of one name."""
     names = [name.upper() for name in members]
     stem = names[0].rstrip("0123456789") if names else ""
-    numbers = [name.removeprefix(stem) for name in names]
-    if len(names) > 2 and all(n.isdecimal() for n in numbers):
-        first = int(numbers[0])
-        if [int(n) for n in numbers] == list(range(first, first + len(names))):
-            return f"{names[0]}-{names[-1]}"
+    first = names[0].removeprefix(stem) if names else ""
+    if len(names) > 2 and first.isdecimal() and names == [f"{stem}{int(first) + i}" for i in range(len(names))]:
+        return f"{names[0]}-{names[-1]}"
     return ", ".join(names) or MISSING
 
 

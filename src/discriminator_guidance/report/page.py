@@ -81,20 +81,21 @@ def _context(data: ReportData) -> dict[str, Any]:
         "published": published,
         "text": tables,
         "singles": [{"name": name, "difference": data.difference(name)} for name in _singles(data)],
-        "tuned": {name: starts for name in TUNED if (starts := _starts(data, name))},
-        "promoted": {name: data.studies[study].promoted for name, study in TUNED.items()},
+        "tuned": {
+            name: (starts, data.studies[TUNED[name]].promoted) for name in TUNED if (starts := _starts(data, name))
+        },
         "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations))),
         "limit": figures.log_ratio_limit(data),
     }
 
 
 def _singles(data: ReportData) -> list[str]:
-    """Variants of one member that are sampled as d0 is."""
-    variants = {name: row for name, row in data.settings["variants"].items() if len(row["members"]) == 1}
-    null = {name for name, member in data.settings["members"].items() if member["permute_labels"]}
-    variants = {name: row for name, row in variants.items() if not null & set(row["members"])}
-    alone = {name: {**row, "members": (), "needs": ""} for name, row in variants.items()}
-    return [name for name, settings in alone.items() if settings == alone.get("d0")]
+    """Variants of one member that are sampled as d0 is, null discriminators aside."""
+    members = data.settings["members"]
+    single = {name: row for name, row in data.settings["variants"].items() if len(row["members"]) == 1}
+    sampled = {name: {**row, "members": (), "needs": ""} for name, row in single.items()}
+    alike = [name for name, settings in sampled.items() if settings == sampled.get("d0")]
+    return [name for name in alike if not members[single[name]["members"][0]]["permute_labels"]]
 
 
 def _starts(data: ReportData, name: str) -> list[str]:
