@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.training.loop import Schedule, decayed, train
+from discriminator_guidance.training.loop import Schedule, train
 
 from .memory import Memory, ignore
 
@@ -43,10 +43,6 @@ def test_loss_falls_and_the_curve_covers_every_iteration():
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[0]["size"] == 8.0
     assert reported == history
-
-
-def test_rate_is_flat_then_falls_linearly():
-    assert [decayed(i, 100, 0.5) for i in (0, 49, 50, 75, 99)] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])
 
 
 def test_snapshots_are_the_weights_of_other_iterations_and_change_nothing():
