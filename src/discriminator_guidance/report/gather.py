@@ -164,13 +164,17 @@ def gather(inputs: ReportInputs) -> ReportData:
     guided, images = inputs.data / "guided", settings["report"]["images"]
     shown = [name for name in dict.fromkeys(SAMPLE_ROWS + RATIO_PANELS) if name in evaluations]
     folders = {name: guided / name / inputs.replicate for name in shown}
+    samples = {}
+    for name in (each for each in shown if each in SAMPLE_ROWS):
+        arrays = read_npz(folders[name] / "samples.npz", ["images", "index"], "guided")
+        samples[name] = {key: array[:images].copy() for key, array in arrays.items()}
     return ReportData(
         inputs=inputs,
         card=read_json(inputs.data / "real" / "card.json", "real"),
         members=tuple(_member(report / "discriminator" / name, inputs.replicate) for name in settings["members"]),
         evaluations=evaluations,
         real=read_npz(inputs.data / "real" / "train.npz", ["images"], "real")["images"][:1].copy(),
-        samples={name: _first_samples(folders[name], images) for name in shown if name in SAMPLE_ROWS},
+        samples=samples,
         trajectories={name: read_npz(folders[name] / "trajectory.npz", TRAJECTORY, "guided") for name in shown},
         studies={name: _study(report / "study", name) for name in STUDIES},
         benchmark=_benchmark(report / "benchmark.json"),
@@ -250,11 +254,6 @@ def _member(place: Path, replicate: str) -> Member:
         _table(folder / "history.csv", "discriminator", CURVES),
         _table(folder / "calibration.csv", "discriminator", CALIBRATION),
     )
-
-
-def _first_samples(folder: Path, images: int) -> dict[str, np.ndarray]:
-    arrays = read_npz(folder / "samples.npz", ["images", "index"], "guided")
-    return {key: array[:images].copy() for key, array in arrays.items()}
 
 
 def _study(folder: Path, name: str) -> Study:

@@ -13,7 +13,7 @@ import pandas as pd
 from discriminator_guidance.report import format as fmt
 from discriminator_guidance.report import published
 from discriminator_guidance.report.format import MISSING, number, scientific, switch
-from discriminator_guidance.report.gather import BASELINES, REFERENCE, Member, ReportData, Standing, Study
+from discriminator_guidance.report.gather import BASELINES, REFERENCE, Member, ReportData, Study
 
 SAMPLING_COLUMNS = (REFERENCE, "d0", "d0_table1")
 PLAIN_MEAN = "mean_prob"
@@ -219,30 +219,27 @@ def _difference(data: ReportData, name: str, baseline: str) -> str:
 
 def ensemble_table(data: ReportData) -> Table:
     """Table 4: every ensemble whose members were all sampled alone in the same way, beside those members."""
-    rows = [_ensemble(data, name, standing) for name, standing in data.inputs.standings.items()]
+    rows, label = [], f"{data.label()} [95 %]"
+    for name, standing in data.inputs.standings.items():
+        alone = {member: data.evaluations[variant] for member, variant in standing.alone.items()}
+        members = sorted(alone, key=lambda member: alone[member]["fid"])
+        verdicts = [difference.verdict for difference in standing.from_each.values()]
+        rows.append({
+            "ensemble": name,
+            "of": fmt.variant_text(data.variant(name)),
+            "start of its members": start_text(data, list(alone)),
+            f"{label}: ensemble": fid_text(data.evaluations[name]),
+            f"{label}: mean of its members": number(standing.mean_fid, 2),
+            f"{label}: best member": f"{members[0].upper()} {fid_text(alone[members[0]])}",
+            f"{label}: worst member": f"{members[-1].upper()} {fid_text(alone[members[-1]])}",
+            "ensemble's difference [95 %] from: the mean of its members": standing.from_mean.text,
+            "ensemble's difference [95 %] from: its best member": standing.from_each[members[0]].text,
+            f"ensemble's difference [95 %] from: {REFERENCE}": _difference(data, name, REFERENCE),
+            f"ensemble's difference [95 %] from: {PLAIN_MEAN}": _difference(data, name, PLAIN_MEAN),
+            "members it is: better than": f"{verdicts.count('better')} of {len(verdicts)}",
+            "members it is: worse than": f"{verdicts.count('worse')} of {len(verdicts)}",
+        })  # fmt: skip
     return Table("table4", "Table 4. Ensembles beside their members", pd.DataFrame(rows))
-
-
-def _ensemble(data: ReportData, name: str, standing: Standing) -> dict[str, str]:
-    label = f"{data.label()} [95 %]"
-    members = sorted(standing.alone, key=lambda member: data.evaluations[standing.alone[member]]["fid"])
-    best, worst = (f"{m.upper()} {fid_text(data.evaluations[standing.alone[m]])}" for m in (members[0], members[-1]))
-    verdicts = [difference.verdict for difference in standing.from_each.values()]
-    return {
-        "ensemble": name,
-        "of": fmt.variant_text(data.variant(name)),
-        "start of its members": start_text(data, list(standing.alone)),
-        f"{label}: ensemble": fid_text(data.evaluations[name]),
-        f"{label}: mean of its members": number(standing.mean_fid, 2),
-        f"{label}: best member": best,
-        f"{label}: worst member": worst,
-        "ensemble's difference [95 %] from: the mean of its members": standing.from_mean.text,
-        "ensemble's difference [95 %] from: its best member": standing.from_each[members[0]].text,
-        f"ensemble's difference [95 %] from: {REFERENCE}": _difference(data, name, REFERENCE),
-        f"ensemble's difference [95 %] from: {PLAIN_MEAN}": _difference(data, name, PLAIN_MEAN),
-        "members it is: better than": f"{verdicts.count('better')} of {len(verdicts)}",
-        "members it is: worse than": f"{verdicts.count('worse')} of {len(verdicts)}",
-    }
 
 
 def start_text(data: ReportData, members: Sequence[str]) -> str:
