@@ -25,8 +25,7 @@ from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import head_settings
 from discriminator_guidance.stages.layout import REPLICATED
 from discriminator_guidance.stages.sampling import FIT_DRAWS, sampler_settings, window_of
-from discriminator_guidance.training.extractor import ExtractorSettings, train_extractor
-from discriminator_guidance.training.fid_network import train_fid_network
+from discriminator_guidance.training.classifiers import Noising, train_classifier
 from discriminator_guidance.training.loop import NoCheckpoints, Schedule
 from discriminator_guidance.training.pairs import split_pairs
 from discriminator_guidance.training.score import ScoreSettings, train_score
@@ -277,10 +276,10 @@ def call_of(networks: Networks, kind: Kind) -> tuple[Callable[[int], object], in
         images, labels = networks.images(n, device), networks.labels(n, device)
         rest = training, NoCheckpoints(), ignore
         if stage == "fid_network":
-            return train_fid_network(network, images, labels, schedule, *rest)
+            return train_classifier(network, images, labels, schedule, *rest)
         if stage == "extractor":
-            parts = ExtractorSettings(schedule, settings.t_min, settings.uniform_time_fraction)
-            return train_extractor(network, images, labels, parts, *rest)
+            noising = Noising(settings.t_min, settings.uniform_time_fraction)
+            return train_classifier(network, images, labels, schedule, *rest, noising)
         classes = one_hot(labels, networks.classes) if config.cond else None
         constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
         return train_score(network, images, classes, ScoreSettings(schedule, *constants), *rest)

@@ -10,6 +10,11 @@ def correlated(seed: int, count: int, width: int, scale: float = 1.0, shift: flo
     return of_noise(np.random.default_rng(seed).standard_normal((count, width)), scale, shift)
 
 
+def gaussian_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and unbiased covariance (d, d) of features (N, d)."""
+    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
+
+
 def of_noise(noise: np.ndarray, scale: float, shift: float) -> np.ndarray:
     """The features of given noise (N, d)."""
     width = noise.shape[1]

@@ -40,20 +40,6 @@ def test_scores_are_those_of_scikit_learn_with_ties_and_large_log_ratios(decimal
         assert classification_scores(log_ratio.astype(np.float32), labels) == pytest.approx(expected, rel=1e-6)
 
 
-def test_bins_hold_every_image_once_and_state_their_means() -> None:
-    log_ratio, labels, time = pairs()
-    entries = calibration_bins(log_ratio, labels, time)
-    assert sum(entry.count for entry in entries) == len(labels)
-    probability = 1 / (1 + np.exp(-log_ratio))
-    for entry in entries:
-        inside = (time == entry.time) & (probability >= entry.bin_low) & (probability < entry.bin_high)
-        assert entry.count == inside.sum()
-        assert entry.mean_probability == pytest.approx(probability[inside].mean())
-        assert entry.fraction_real == pytest.approx(labels[inside].mean())
-    keys = [(entry.time, entry.bin_low) for entry in entries]
-    assert keys == sorted(keys)
-
-
 def test_calibration_error_is_that_of_torchmetrics_and_finds_overconfidence_at_its_time() -> None:
     log_ratio, labels, time = pairs(count=20_000)
     overconfident = np.where(time == 0.9, 4 * log_ratio, log_ratio)

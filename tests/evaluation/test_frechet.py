@@ -7,8 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pytorch_fid.fid_score import calculate_frechet_distance
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -22,9 +20,8 @@ from discriminator_guidance.evaluation.frechet import (
     frechet_influence,
     gaussian_of_features,
     gaussian_of_statistics,
-    gaussian_statistics,
 )
-from tests.evaluation.sets import correlated
+from tests.evaluation.sets import correlated, gaussian_statistics
 
 
 def from_statistics(generated: np.ndarray, real: np.ndarray) -> float:
@@ -64,10 +61,7 @@ def test_every_public_implementation_gives_the_same_distance(width: int, count: 
 @pytest.mark.parametrize(("count", "other"), [(20, 25), (20, 200), (200, 20), (40, 41), (2, 2)])
 def test_fewer_samples_than_dimensions(count: int, other: int) -> None:
     generated, real = correlated(1, count, 40, 1.2, 0.3), correlated(2, other, 40)
-    exact = from_features(generated, real)
-    assert from_statistics(generated, real) == pytest.approx(exact, rel=1e-9)
-    # torchmetrics' eigenvalues of a product of singular matrices cost it half of the digits.
-    assert from_torchmetrics(generated, real) == pytest.approx(exact, rel=1e-5)
+    assert from_statistics(generated, real) == pytest.approx(from_features(generated, real), rel=1e-9)
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
@@ -86,20 +80,6 @@ def test_tiny_eigenvalues_do_not_spoil_the_trace(variances: np.ndarray, unit: fl
     exact = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     distance = frechet_distance(np.zeros(width), sigma1, np.zeros(width), sigma2)
     assert (np.trace(sigma1) + np.trace(sigma2) - distance) / 2 == pytest.approx(exact, rel=1e-9)
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(2, 40), st.floats(-10, 10), st.floats(0.1, 10))
-@settings(max_examples=40)
-def test_motions_change_nothing_and_units_square(
-    seed: int, width: int, count: int, offset: float, scale: float
-) -> None:
-    generated, real = correlated(seed, count, width, 1.5), correlated(seed + 1, count + 3, width)
-    turn = rotation(seed, width)
-    distance = from_features(generated, real)
-    moved = from_features(generated @ turn + offset, real @ turn + offset)
-    assert moved == pytest.approx(distance, rel=1e-7, abs=1e-9 * (1 + offset**2))
-    assert from_features(real, generated) == pytest.approx(distance, rel=1e-7, abs=1e-9)
-    assert from_features(scale * generated, scale * real) == pytest.approx(scale**2 * distance, rel=1e-7, abs=1e-7)
 
 
 @pytest.mark.parametrize(("count", "reference", "width"), [(60, 80, 6), (15, 60, 20), (60, 15, 20), (12, 15, 20)])

@@ -10,10 +10,6 @@ from discriminator_guidance.evaluation.frechet import frechet_influence, gaussia
 from discriminator_guidance.evaluation.significance import (
     Measured,
     holm,
-    interval,
-    p_value,
-    replicate_interval,
-    sampling_interval,
     standard_error,
     student_interval,
 )
@@ -43,22 +39,12 @@ def test_intervals_cover_the_expectation_over_repeated_sampling() -> None:
     assert paired_error.mean() < 0.4 * unpaired_error.mean()
 
 
-def test_the_interval_is_196_standard_errors_of_a_mean_to_both_sides() -> None:
-    influence = noise(1, 400)[:, 0]
-    influence -= influence.mean()
-    half_width = 1.96 * influence.std(ddof=1) / 20
-    assert interval(2.0, influence) == pytest.approx((2.0 - half_width, 2.0 + half_width))
-    # Ranges that are averaged are as good as one of that many samples.
-    assert standard_error(influence.reshape(4, 100)) == pytest.approx(standard_error(influence), rel=0.01)
-
-
 def test_a_difference_is_paired_by_replicate_and_image() -> None:
     first, second = Measured((1.0, 2.0, 6.0), noise(1, 30, 3).T), Measured((0.5, 1.0, 1.5), noise(2, 30, 3).T)
     delta, reverse = first.minus(second), second.minus(first)
     assert delta.mean == pytest.approx(2.0)
-    assert delta.interval() == replicate_interval([0.5, 1.0, 4.5], first.influence - second.influence)
+    assert delta.interval() == Measured((0.5, 1.0, 4.5), first.influence - second.influence).interval()
     assert reverse.interval() == pytest.approx(tuple(-bound for bound in reversed(delta.interval())))
-    assert first.minus(first).interval() == (0.0, 0.0)
 
 
 def test_interval_of_independent_values_follows_student() -> None:
@@ -71,7 +57,7 @@ def test_unusable_influence_is_refused() -> None:
     with pytest.raises(InputError, match=r"shapes \(2, 10\) and \(1, 20\)"):
         Measured((0.0, 0.0), np.zeros((2, 10))).minus(Measured((0.0,), np.zeros((1, 20))))
     with pytest.raises(InputError, match="at least 2 influence values; got 1"):
-        interval(0.0, np.zeros(1))
+        Measured((0.0,), np.zeros((1, 1))).interval()
 
 
 def test_replicates_cover_the_expectation_over_training_seeds() -> None:
@@ -84,13 +70,13 @@ def test_replicates_cover_the_expectation_over_training_seeds() -> None:
     images = truth + training + gain * shared + own  # (study, variant, replicate, image); each distance is a mean
     for estimates, expected in ((images[:, 0], 1.0), (images[:, 0] - images[:, 1], 0.3)):
         values = estimates.mean(axis=2)
-        studies = list(zip(values, estimates - values[:, :, None], strict=True))
-        intervals = [replicate_interval(*study) for study in studies]
+        studies = [Measured(*study) for study in zip(values, estimates - values[:, :, None], strict=True)]
+        intervals = [study.interval() for study in studies]
         # In the long run 98.6 % for the mean, 96.4 % for the difference: t_{K-1} is cautious about known V_s.
         assert 0.90 <= np.mean([low <= expected <= high for low, high in intervals]) <= 0.99
-        sampling = [sampling_interval(*study) for study in studies]
+        sampling = [study.sampling_interval() for study in studies]
         assert np.mean([low <= expected <= high for low, high in sampling]) < 0.88
-        assert [p_value(*study) < 0.05 for study in studies] == [not low <= 0 <= high for low, high in intervals]
+        assert [study.p_value() < 0.05 for study in studies] == [not low <= 0 <= high for low, high in intervals]
 
 
 def test_spread_of_replicates_beyond_their_own_noise_widens_the_interval() -> None:
@@ -98,24 +84,25 @@ def test_spread_of_replicates_beyond_their_own_noise_widens_the_interval() -> No
     influence -= influence.mean(axis=1, keepdims=True)
     sampling = influence.mean(axis=0).var(ddof=1) / 50
     unshared = np.mean([(psi - influence.mean(axis=0)).var(ddof=1) / 50 for psi in influence])
-    for values, training in (([2.0, 3.0, 4.0], (1 - unshared) / 3), ([3.0, 3.0, 3.0], 0.0)):
+    for values, training in (((2.0, 3.0, 4.0), (1 - unshared) / 3), ((3.0, 3.0, 3.0), 0.0)):
         half_width = 4.302653 * np.sqrt(sampling + training)  # t with two degrees of freedom
-        assert replicate_interval(values, influence) == pytest.approx((3 - half_width, 3 + half_width))
-        assert sampling_interval(values, influence) == interval(3.0, influence.mean(axis=0))
+        assert Measured(values, influence).interval() == pytest.approx((3 - half_width, 3 + half_width))
 
 
 def test_one_network_has_the_interval_and_p_value_of_sampling() -> None:
     influence = noise(1, 400).T - noise(1, 400).mean()
-    value = 1.959964 * standard_error(influence)
-    assert replicate_interval([value], influence) == interval(value, influence)
-    assert p_value([value], influence) == p_value([-value], influence) == pytest.approx(0.05, abs=1e-6)
+    value = 1.959964 * influence.std(ddof=1) / 20
+    measured = Measured((value,), influence)
+    assert measured.interval() == measured.sampling_interval() == pytest.approx((0, 2 * value), abs=1e-4 * value)
+    assert measured.p_value() == Measured((-value,), influence).p_value() == pytest.approx(0.05, abs=1e-6)
 
 
 @pytest.mark.parametrize("replicates", [1, 3])
 def test_equal_variants_differ_by_nothing(replicates: int) -> None:
-    nothing = np.zeros((replicates, 50))
-    assert replicate_interval([0.0] * replicates, nothing) == (0.0, 0.0)
-    assert p_value([0.0] * replicates, nothing) == 1.0
+    measured = Measured((2.0,) * replicates, noise(1, 50, replicates).T)
+    nothing = measured.minus(measured)
+    assert nothing.interval() == (0.0, 0.0)
+    assert nothing.p_value() == 1.0
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,7 @@ def test_every_run_of_one_discriminator_agrees(path: Path) -> None:
                 network_dtype=dtype,
             )
             values = {"score": score, "log_ratio": marked(log_ratio), "tau": tau_from_sigma(sigma)}
-            for key, value in values.items():
-                if f"{prefix}/{name}/{key}" in vectors:
-                    vectors.check(f"{prefix}/{name}/{key}", value)
+            vectors.check_all(f"{prefix}/{name}", values)
     assert not vectors.unchecked(guidance_names(vectors))
 
 
@@ -114,9 +112,7 @@ def test_member_values_and_every_rule_agree(path: Path) -> None:
             window = vectors.meta["time_min"], vectors.meta["time_max"]
             score, ratio = guidance_score(log_ratio, x, sigma, *window, gate="batch", network_dtype=dtype)
             values |= {f"{run}/score": score, f"{run}/log_ratio": marked(ratio)}
-        for name, value in values.items():
-            if f"{prefix}/{name}" in vectors:
-                vectors.check(f"{prefix}/{name}", value)
+        vectors.check_all(prefix, values)
     assert not vectors.unchecked()
 
 

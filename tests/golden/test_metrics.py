@@ -19,10 +19,10 @@ from discriminator_guidance.evaluation.frechet import (
     frechet_distance,
     frechet_influence,
     gaussian_of_features,
-    gaussian_statistics,
 )
 from discriminator_guidance.evaluation.kid import kid
 from discriminator_guidance.evaluation.manifold import precision_recall
+from tests.evaluation.sets import gaussian_statistics
 from tests.golden.vectors import Vectors, find
 
 # What the product does not compute: F score, density and coverage; the Inception score, its logits and order.

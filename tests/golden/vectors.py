@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,12 @@ class Vectors:
         worst = float((computed.double() - reference).abs().max())
         assert worst <= atol, f"{self.path.name} {name}: differs by {worst:.3g}, allowed {atol:.3g}"
         self.checked.add(name)
+
+    def check_all(self, prefix: str, computed: Mapping[str, Tensor]) -> None:
+        """Compare those values, by name, of which the file holds references."""
+        for name, value in computed.items():
+            if f"{prefix}/{name}" in self:
+                self.check(f"{prefix}/{name}", value)
 
     def unchecked(self, names: Iterable[str] | None = None) -> set[str]:
         """The reference arrays (all of the file's, or of those named) that no `check` has seen."""

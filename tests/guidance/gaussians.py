@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from discriminator_guidance.api.sampling import EDM_SAMPLER
 from discriminator_guidance.diffusion.vp_time import marginal_mean, sigma_from_tau
 from discriminator_guidance.guidance.sampler import SamplerSettings
 
@@ -44,21 +45,7 @@ def log_ratio_of(true: Gaussian, wrong: Gaussian):
 
 def settings(**changes) -> SamplerSettings:
     """Deterministic sampler settings."""
-    base = {
-        "steps": 40,
-        "sigma_min": 0.002,
-        "sigma_max": 80.0,
-        "rho": 7.0,
-        "s_churn": 0.0,
-        "s_min": 0.0,
-        "s_max": float("inf"),
-        "s_noise": 1.0,
-        "eps_scale": 1.0,
-        "w1": 0.0,
-        "w2": 0.0,
-        "boosting": False,
-    }
-    return SamplerSettings(**(base | changes))
+    return replace(EDM_SAMPLER, **{"steps": 40, "w1": 0.0, "w2": 0.0, **changes})
 
 
 def no_noise(step: int, raised: Tensor) -> Tensor:

@@ -45,11 +45,6 @@ def test_a_scaled_log_ratio_gets_the_inverse_weight(scale):
     assert torch.allclose(scale * weights, torch.ones(4, 1).double(), atol=0.05)
 
 
-def test_weights_do_not_depend_on_the_batches():
-    whole, split = (fitted(members(1.0, -2.0), batch_size=size) for size in (12000, 999))
-    assert torch.allclose(whole, split, rtol=1e-9)
-
-
 def test_a_correction_that_points_to_the_fakes_gets_no_weight():
     assert torch.equal(fitted(members(-1.0)), torch.zeros(4, 1).double())
 
@@ -83,16 +78,6 @@ def test_interpolation_is_linear_in_ln_sigma_and_constant_outside():
     expected = torch.tensor([[0.0, 0.0, 0.5, 1.0, 0.75, 0.5, 0.5, 0.5], [3.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
     assert torch.allclose(weights_of(tau_from_sigma(sigma)).float(), expected, atol=1e-6)
     assert torch.allclose(weights_of(tau_from_sigma(sigma[2])).float(), expected[:, 2:3], atol=1e-6)
-
-
-@pytest.mark.parametrize("rule", ["mean_logit", "mean_probability"])
-def test_constant_weights_as_a_function_of_time_change_nothing(rule):
-    logits = torch.tensor([[0.3, -2.0, 5.0], [1.0, 0.5, -4.0]])
-    x, tau = torch.zeros(3), torch.full((3,), 0.4)
-    constant = combine(lambda x, t: logits, rule, (0.25, 0.75))(x, tau)
-    weights_of = interpolated(torch.tensor([2.0, 1.0]), torch.tensor([[0.25, 0.75], [0.25, 0.75]]))
-    for time in (tau, tau[0]):
-        assert torch.equal(combine(lambda x, t: logits, rule, weights_of)(x, time), constant)
 
 
 def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():

@@ -30,13 +30,6 @@ def score(log_ratio, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor
     return guidance_score(log_ratio, X, SIGMA, 0.0, 1.0, network_dtype=dtype)
 
 
-def test_members_that_agree_are_not_shrunk():
-    slopes = normal(N).expand(2, -1, -1, -1, -1)
-    shrunk, mean = score(shrunk_mean_logit(linear(slopes))), score(combine(linear(slopes), "mean_logit", [0.5, 0.5]))
-    assert torch.equal(shrunk[0], mean[0])
-    assert torch.equal(shrunk[1], mean[1])
-
-
 @pytest.mark.parametrize("slope", [1.0, 0.0])
 def test_members_that_contradict_each_other_or_say_nothing_give_no_guidance(slope):
     slopes = slope * normal(N)

@@ -11,8 +11,8 @@ import pytest
 from discriminator_guidance.data.files import sha256, write_npz
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
-from discriminator_guidance.evaluation.frechet import gaussian_statistics
-from discriminator_guidance.evaluation.significance import interval, replicate_interval, sampling_interval
+from discriminator_guidance.evaluation.significance import Measured
+from tests.evaluation.sets import gaussian_statistics
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params
 
@@ -68,9 +68,9 @@ def test_metrics_and_details_hold_what_dvc_and_the_report_expect(sampled: Tiny) 
 def test_influence_by_sample_gives_the_intervals_and_edm_differs_from_itself_by_nothing(sampled: Tiny) -> None:
     d0, edm = evaluated(sampled, "d0"), evaluated(sampled, "edm")
     np.testing.assert_array_equal(d0["index"], 1_000_000 + np.arange(24))
-    assert interval(d0["fid"], d0["influence"][0]) == pytest.approx((d0["fid_low"], d0["fid_high"]), rel=1e-7)
-    paired = interval(d0["fid"] - edm["fid"], (d0["influence"] - edm["influence"])[0])
-    assert paired == pytest.approx((d0["delta_low"], d0["delta_high"]), abs=1e-6)
+    measured, other = (Measured((found["fid"],), found["influence"]) for found in (d0, edm))
+    assert measured.interval() == pytest.approx((d0["fid_low"], d0["fid_high"]), rel=1e-7)
+    assert measured.minus(other).interval() == pytest.approx((d0["delta_low"], d0["delta_high"]), abs=1e-6)
     assert (edm["delta_fid"], edm["delta_low"], edm["delta_high"]) == (0, 0, 0)
     assert [edm[key] for key in ("discriminator_auroc", "rule", "window", "members")] == [None, None, None, []]
 
@@ -92,11 +92,11 @@ def test_replicates_are_evaluated_one_by_one_and_averaged(sampled: Tiny) -> None
     for key in ("fid", "delta_fid", "kid", "kid_holdout", "precision", "recall", "kid_all", "fid_debiased"):
         assert both[key] == pytest.approx((parts[0][key] + parts[1][key]) / 2, rel=1e-5), key
     psi = np.concatenate([part["influence"] for part in parts])
-    assert replicate_interval(both["fid_values"], psi) == pytest.approx((both["fid_low"], both["fid_high"]), rel=1e-6)
-    deltas = [value - shared["fid"] for value in both["fid_values"]]
-    expected = replicate_interval(deltas, psi - shared["influence"])
-    assert expected == pytest.approx((both["delta_low"], both["delta_high"]), rel=1e-5)
-    assert both["fid_ci95_sampling"] == pytest.approx(sampling_interval(both["fid_values"], psi), rel=1e-6)
+    measured = Measured(tuple(both["fid_values"]), psi)
+    assert measured.interval() == pytest.approx((both["fid_low"], both["fid_high"]), rel=1e-6)
+    delta = measured.minus(Measured((shared["fid"],) * 2, np.repeat(shared["influence"], 2, axis=0)))
+    assert delta.interval() == pytest.approx((both["delta_low"], both["delta_high"]), rel=1e-5)
+    assert measured.sampling_interval() == pytest.approx(both["fid_ci95_sampling"], rel=1e-6)
 
 
 def test_an_ensemble_is_scored_by_its_own_rule(sampled: Tiny) -> None:

@@ -1,12 +1,17 @@
-"""A project folder with settings alone, for studies that need no networks."""
+"""A project folder with settings alone, for studies that need no networks; and tiny searches."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from tests.stages.conftest import made, tiny, tiny_settings, write_params
+from discriminator_guidance.config import load_config
+from discriminator_guidance.stages.layout import Layout
+from tests.stages.conftest import Tiny, made, tiny, tiny_settings, write_params
 
 __all__ = ["made", "tiny"]
 
@@ -22,3 +27,23 @@ def root(tmp_path: Path) -> Path:
     """A folder with params.yaml."""
     write_params(tmp_path, tiny_settings())
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def search(made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Tiny]:
+    """Runs a search of so many trials on a tiny study of its own."""
+
+    def run(word: str, trials: int) -> Tiny:
+        root = made(tmp_path_factory.mktemp(word) / "study")
+        config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DGUIDE_TRACKING", "off")
+            import_module(f"discriminator_guidance.studies.{word}").run(config, layout, str(trials), False)
+        return config, layout
+
+    return run
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    return list(csv.DictReader(path.open()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -15,28 +14,25 @@ import pytest
 from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.evaluation.features import extract_features
-from discriminator_guidance.evaluation.frechet import frechet_distance, gaussian_statistics
+from discriminator_guidance.evaluation.frechet import frechet_distance
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import open_inputs, resumable_head, train_head
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_fid_network
 from discriminator_guidance.studies.discriminator import run, scores, starting_points, suggest
 from tests.commands import environment
+from tests.evaluation.sets import gaussian_statistics
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
+from tests.studies.conftest import table
 
 TRIALS = 6
 ALWAYS_PRUNES = {"startup_trials": 0, "warmup_epochs": 0, "percentile": 0.01}
 
 
 @pytest.fixture(scope="module")
-def searched(made, tmp_path_factory) -> Tiny:
-    """A tiny study with a search of six trials."""
-    root = made(tmp_path_factory.mktemp("discriminator") / "study")
-    config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DGUIDE_TRACKING", "off")
-        run(config, layout, str(TRIALS), False)
-    return config, layout
+def searched(search) -> Tiny:
+    """A tiny study with a search."""
+    return search("discriminator", TRIALS)
 
 
 def record(layout: Layout) -> dict:
@@ -44,7 +40,7 @@ def record(layout: Layout) -> dict:
 
 
 def rows(layout: Layout) -> list[dict[str, str]]:
-    return list(csv.DictReader((layout.study / "discriminator.csv").open()))
+    return table(layout.study / "discriminator.csv")
 
 
 def test_the_rows_of_table_2_come_first_and_are_trained_as_they_are(searched: Tiny):

@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.studies.ensemble import MOST, run, simplex_point, starting_points, suggest
+from discriminator_guidance.studies.ensemble import run, simplex_point, starting_points, suggest
 from tests.stages.conftest import Tiny
-
-shares = st.lists(st.floats(0, MOST), min_size=2, max_size=6)
+from tests.studies.conftest import table
 
 
 @pytest.fixture(scope="module")
-def searched(made, tmp_path_factory) -> Tiny:
-    """A tiny study with a search of eight trials."""
-    root = made(tmp_path_factory.mktemp("ensemble") / "study")
-    config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DGUIDE_TRACKING", "off")
-        run(config, layout, "8", False)
-    return config, layout
+def searched(search) -> Tiny:
+    """A tiny study with a search."""
+    return search("ensemble", 8)
 
 
 def rows(layout: Layout) -> list[dict[str, str]]:
-    return list(csv.DictReader((layout.study / "ensemble.csv").open()))
-
-
-@given(shares)
-def test_weights_are_on_the_simplex_and_grow_with_the_share(drawn: list[float]):
-    weights = simplex_point(drawn)
-    assert sum(weights) == pytest.approx(1)
-    assert min(weights) >= 0
-    order = np.argsort(drawn, kind="stable")
-    assert all(weights[one] <= weights[other] + 2e-3 for one, other in pairwise(order))
+    return table(layout.study / "ensemble.csv")
 
 
 def test_uniform_shares_are_uniform_on_the_simplex():
     rng = np.random.default_rng(0)
     weights = np.array([simplex_point(rng.uniform(0, 1, 3)) for _ in range(4000)])
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
     np.testing.assert_allclose(weights.mean(axis=0), 1 / 3, atol=0.02)
     # Each weight of a uniform point has the distribution Beta(1, 2): P(w < x) = 1 - (1 - x)^2.
     for x in (0.1, 0.3, 0.6):

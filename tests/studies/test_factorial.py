@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections import Counter
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from scipy import stats
+from scipy.special import expit
 
 from discriminator_guidance.config import Config
 from discriminator_guidance.config.sections import SampleRange
 from discriminator_guidance.evaluation.frechet import debiased_distance
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND
+from discriminator_guidance.guidance.ensemble import clipped_logit_mean
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.studies import factorial, trials
 from discriminator_guidance.studies.distances import GuidedDistances
-from discriminator_guidance.studies.factorial import RULES, Cell, cell_variant, planned_cells
-from discriminator_guidance.studies.factorial_record import cell_frame, effect_rows, factors, pooled_effects
+from discriminator_guidance.studies.factorial import (
+    RULES,
+    Cell,
+    cell_variant,
+    planned_cells,
+    share_and_amplification,
+)
+from discriminator_guidance.studies.factorial_record import (
+    cell_frame,
+    effect_rows,
+    factors,
+    platt_slope,
+    pooled_effects,
+)
 from tests.stages.conftest import Tiny, save_untrained, tiny_settings, write_params
+from tests.studies.conftest import table
 
 SETS = {"fresh": ["d0", "d1"], "other": ["d1", "d0"]}
 SMALL = {"replicates": 2, "study.factorial.sets": SETS, "study.factorial.images": 12,
@@ -44,10 +58,6 @@ def small(tiny: Tiny) -> Tiny:
     return config, layout
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.open()))
-
-
 def test_every_cell_is_planned_once_and_the_reproductions_corner_first(small: Tiny):
     config, _ = small
     cells = planned_cells(config)
@@ -62,13 +72,6 @@ def test_every_cell_is_planned_once_and_the_reproductions_corner_first(small: Ti
     assert {(c.rule, c.members, c.steps, c.w2, c.boosting, c.seed) for c in cube} == {
         *product(RULES, (1, 2), (2, 3), (0.0, 2.0), (False, True), (0, 1))
     }
-
-
-def test_levels_reach_the_sampler(small: Tiny):
-    single = cell_variant(Cell("other", "clipped_logit_mean", 1, 3, 0.0, True, 1), small[0])
-    assert (single.members, single.rule, single.steps) == (("d1",), "clipped_logit_mean", 3)
-    assert (single.w1, single.w2, single.boosting) == (2.0, 0.0, True)
-    assert cell_variant(Cell("fresh", "mean_probability", 2, 2, 2.0, False, 0), small[0]).members == ("d0", "d1")
 
 
 def test_pooled_effects_are_those_of_a_regression_with_blocks():
@@ -182,3 +185,32 @@ def test_an_interrupted_study_writes_what_it_has_goes_on_and_ends_as_an_uninterr
     assert debiased_distance(features, distances.reference) == pytest.approx(row["fid_debiased"], rel=1e-4)
     free = np.abs(log_ratio[0]) < LOG_RATIO_BOUND - 1e-3  # at sigma = 80; the next, 2.5, is below VP time 0.5
     assert row["share_in_unit"] == pytest.approx(free.mean(), abs=1e-6)
+
+
+def test_share_and_amplification_are_those_of_the_rules_gradient():
+    logits = torch.linspace(-1, 2, 301, dtype=torch.float64, requires_grad=True)
+    log_ratio = clipped_logit_mean(logits[None], torch.ones(1, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(log_ratio.sum(), logits)
+    inside = (logits > 0.001) & (logits < 0.999)
+    expected = [inside.double().mean().item(), gradient[inside].mean().item()]
+    # From logits, and from log ratios as a sampler keeps them.
+    for mistaken in (logits.detach().numpy(), expit(log_ratio.detach().float().numpy().astype(np.float64))):
+        assert [*share_and_amplification(mistaken).values()] == pytest.approx(expected, rel=1e-5)
+    assert share_and_amplification(np.array([-0.1, 0.0, 1.0, 5.0])) == {"share_in_unit": 0.0, "amplification": None}
+
+
+def test_the_slope_of_logits_is_found_within_its_error():
+    rng, slopes, errors = np.random.default_rng(0), [], []
+    for _ in range(40):
+        logits = rng.normal(0.3, 0.5, 800)
+        slope, error = platt_slope(logits, rng.random(800) < expit(0.2 + 1.5 * logits))
+        slopes.append(slope)
+        errors.append(error)
+    assert np.mean(slopes) == pytest.approx(1.5, abs=0.1)
+    assert np.std(slopes) == pytest.approx(np.mean(errors), rel=0.3)
+
+
+def test_classes_that_a_threshold_separates_have_a_finite_slope():
+    slope, error = platt_slope(np.linspace(-1, 1, 16), np.repeat([0, 1], 8))
+    assert 5 < slope < 1e4
+    assert np.isfinite(error)

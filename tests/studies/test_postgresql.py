@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +14,9 @@ from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.studies import storage
 from discriminator_guidance.studies.storage import lost, storage_errors
 from discriminator_guidance.studies.trials import ended
-from tests.commands import PROJECT, environment
 from tests.stages.conftest import tiny_settings, write_params
 from tests.studies.postgres import Server, postgres_server, server_programs
-from tests.studies.worker import CORNERS, take_part
+from tests.studies.worker import CORNERS, start, take_part
 
 pytestmark = pytest.mark.integration
 
@@ -45,12 +42,6 @@ def shared(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name in optuna.get_all_study_names(server.url):
         optuna.delete_study(study_name=name, storage=server.url)
     return tmp_path
-
-
-def start(root: Path, total: int, pause_s: float, victim: str = "") -> subprocess.Popen[bytes]:
-    variables = environment(PYTHONPATH=f"{PROJECT / 'src'}:{PROJECT}")
-    command = [sys.executable, "-m", "tests.studies.worker", str(root), str(total), str(pause_s), victim]
-    return subprocess.Popen(command, cwd=root, env=variables, stderr=subprocess.PIPE)
 
 
 def test_workers_share_a_study_and_the_trial_of_a_killed_one_runs_again(shared: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies import storage
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import begin, run_trials
+from tests.commands import PROJECT, environment
 
 CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}
 PLAN = StudyPlan("ensemble", "a quadratic", {"space": 5}, ())
@@ -23,7 +25,7 @@ PLAN = StudyPlan("ensemble", "a quadratic", {"space": 5}, ())
 
 def take_part(
     root: Path,
-    total: int | None,
+    total: int,
     pause_s: float = 0.0,
     victim: int | None = None,
     plan: StudyPlan = PLAN,
@@ -49,6 +51,13 @@ def take_part(
     study = begin(config, Layout(root, config.profile), plan, CORNERS, recover_all)
     run_trials(study, objective, total, config, {})
     return study
+
+
+def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "") -> subprocess.Popen[bytes]:
+    """A worker process."""
+    command = [sys.executable, "-m", "tests.studies.worker", str(root), str(total), str(pause_s), victim]
+    variables = environment(PYTHONPATH=f"{PROJECT / 'src'}:{PROJECT}")
+    return subprocess.Popen(command, cwd=root, env=variables, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

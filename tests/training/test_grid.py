@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.training.grid import grid_features, grid_pairs
+from discriminator_guidance.training.grid import grid_features
 
 from .test_discriminator import brightness, make_pairs
 
@@ -15,10 +15,10 @@ ROWS = np.arange(400)
 
 @pytest.mark.parametrize(("times", "each"), [(8, 8), (5, 1), (6, 4)])
 def test_all_times_are_used_equally_often(times, each):
-    image, index = grid_pairs(np.arange(30), times, each)
-    assert np.bincount(image).tolist() == [each] * 30
-    assert np.ptp(np.bincount(index, minlength=times)) <= 1
-    assert len(set(zip(image.tolist(), index.tolist(), strict=True))) == len(image)  # no image twice at one time
+    grid = grid_features(brightness, make_pairs(), ROWS[:30], times, each, 0)
+    assert np.bincount(grid.image).tolist() == [each] * 30
+    assert np.ptp(np.unique(grid.time, return_counts=True)[1]) <= 1
+    assert len(set(zip(grid.image, grid.time, strict=True))) == len(grid.image)  # no image twice at one time
 
 
 def test_its_noise_depends_on_seed_image_and_time_alone():

@@ -45,10 +45,6 @@ def test_loss_falls_and_the_curve_covers_every_iteration():
     assert reported == history
 
 
-def test_rate_is_flat_then_falls_linearly():
-    assert [SCHEDULE.rate(i) for i in (0, 49, 50, 75, 99)] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.02])
-
-
 def test_snapshots_are_the_weights_of_other_iterations_and_change_nothing():
     flat, kept = replace(SCHEDULE, decay_fraction=0.0, iterations=60), {20: {}, 100: {}}
     network, _ = train(*problem(), flat, Memory(), ignore, 0.9, kept)
@@ -70,25 +66,6 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_curve(ema_decay):
     assert resumed_history == history == reported
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name])
-
-
-def test_the_average_follows_the_weights_with_its_ramp():
-    """Oracle: average_i = d average + (1 - d) weights_i with d = min(decay, (1 + i) / (10 + i))."""
-    network, batch_of, loss_of = problem()
-    seen = []
-
-    def spy(batch):  # the weights before each step are those after the one before
-        seen.append(network[0].weight.detach().clone())
-        return loss_of(batch)
-
-    averaged, _ = train(network, batch_of, spy, SCHEDULE, Memory(), ignore, 0.9)
-    average = seen[0]
-    for iteration, weights in enumerate([*seen[1:], network[0].weight.detach()]):
-        decay = min(0.9, (1 + iteration) / (10 + iteration))
-        average = decay * average + (1 - decay) * weights
-    assert torch.allclose(averaged[0].weight, average, atol=1e-6)
-    assert averaged is not network
-    assert not averaged.training
 
 
 def test_a_gradient_that_is_not_finite_is_never_stepped_along():

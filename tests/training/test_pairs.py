@@ -34,11 +34,6 @@ def test_the_split_is_a_partition_with_the_same_shares_of_real_and_fake(real, fa
     assert (split.train < real).sum() == round(0.8 * used)
 
 
-def test_the_split_depends_on_its_seed_alone():
-    assert np.array_equal(split_pairs(50, 50, 0.8, 0.1, 1).test, split_pairs(50, 50, 0.8, 0.1, 1).test)
-    assert not np.array_equal(split_pairs(50, 50, 0.8, 0.1, 1).test, split_pairs(50, 50, 0.8, 0.1, 2).test)
-
-
 def test_bagging_draws_training_images_with_replacement():
     rows = np.arange(100, 164)
     one, other = bootstrap_rows(rows, 0.75, 1), bootstrap_rows(rows, 1.0, 2)

@@ -85,12 +85,6 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     return _distance(own, reference, singular_values), influence
 
 
-def gaussian_statistics(features: Floats) -> tuple[Doubles, Doubles]:
-    """Mean (d,) and unbiased covariance (d, d) of (N, d) features, in double precision."""
-    (features,) = comparable(features)
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
-
-
 def frechet_distance(mu1: Doubles, sigma1: Doubles, mu2: Doubles, sigma2: Doubles) -> float:
     """The squared Frechet distance from means (d,) and covariances (d, d) of any rank, when no influence is needed.
 

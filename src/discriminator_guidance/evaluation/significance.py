@@ -3,7 +3,7 @@
 They cover the noise of drawing n generated images, with networks, reference and training seeds fixed; the number
 covered is the distance that n images have on average, which is above that of infinitely many. Where generated and real
 Gaussians agree, the distance has no first-order term, and the interval is too narrow. Training seeds are covered too by
-`replicate_interval` and `p_value`, from networks trained K times.
+`Measured.interval` and `Measured.p_value`, from networks trained K times.
 """
 
 from __future__ import annotations
@@ -20,20 +20,14 @@ NORMAL_95 = 1.96  # two-sided 95 % quantile of the standard normal distribution
 
 
 def standard_error(influence: Doubles) -> float:
-    """The standard error of an estimate, from its (n,) influence values or (ranges, n) of a mean over ranges.
+    """The standard error of an estimate, from its (n,) influence values.
 
     *Deviation:* n (n - 1) in place of Efron's n^2, as in the usual standard error of a mean.
     """
-    ranges, n = np.atleast_2d(influence).shape
+    n = len(influence)
     if n < 2:
         raise InputError("at least 2 influence values", str(n), "ask for more images")
-    return float(np.sqrt(np.sum(influence**2) / (n * (n - 1))) / ranges)
-
-
-def interval(point: float, influence: Doubles) -> tuple[float, float]:
-    """The 95 % interval, point -+ 1.96 standard errors; the lower end of a distance is not cut at 0."""
-    half_width = NORMAL_95 * standard_error(influence)
-    return point - half_width, point + half_width
+    return float(np.sqrt(np.sum(influence**2) / (n * (n - 1))))
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -44,39 +38,6 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
     low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
     return float(low), float(high)
-
-
-def sampling_interval(values: Sequence[float], influence: Doubles) -> tuple[float, float]:
-    """The 95 % interval of the mean distance (K,) of K given networks that share their noise; influence (K, n)."""
-    return interval(float(np.mean(values)), influence.mean(axis=0))
-
-
-def replicate_interval(values: Sequence[float], influence: Doubles) -> tuple[float, float]:
-    """The 95 % interval F -+ t_{K-1} (V_s + V_t)^(1/2) of the mean distance over training seeds, from K networks.
-
-    It covers the distance of n images, expected over their noise and over the training seed. `values` are the distances
-    F_s, `influence` (K, n) their influence values psi_s, of images with the same noise in all replicates. For a
-    difference of two variants, give F_s^a - F_s^b and psi_s^a - psi_s^b. One network has no spread of training: its
-    interval is that of sampling. Where sampling outweighs training, t_{K-1} makes it cover more: 99.5 % for K = 5.
-    """
-    if len(values) == 1:
-        return sampling_interval(values, influence)
-    from scipy import stats
-
-    mean = float(np.mean(values))
-    half_width = float(stats.t.ppf(0.975, len(values) - 1)) * _replicate_error(values, influence)
-    return mean - half_width, mean + half_width
-
-
-def p_value(values: Sequence[float], influence: Doubles) -> float:
-    """The two-sided p-value of a mean difference being 0, from what `replicate_interval` takes; normal for K = 1."""
-    from scipy import stats
-
-    mean = np.mean(values)
-    if mean == 0:  # also for variants that are equal, whose error is 0
-        return 1.0
-    statistic = np.abs(mean) / _replicate_error(values, influence)
-    return float(2 * stats.t.sf(statistic, len(values) - 1 or np.inf))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -90,20 +51,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     steps = np.arange(len(order), 0, -1) * adjusted[order]
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
     return [float(value) for value in adjusted]
-
-
-def _replicate_error(values: Sequence[float], influence: Doubles) -> float:
-    """(V_s + V_t)^(1/2), V_s = se(psi_mean)^2, V_t = max(0, S^2(F_s) - mean_s se(psi_s - psi_mean)^2) / K.
-
-    S^2(F_s) holds the spread of training and the sampling noise that replicates do not share; V_t takes the latter out.
-    """
-    shared = influence.mean(axis=0)
-    sampling = standard_error(shared) ** 2
-    if len(values) == 1:
-        return float(np.sqrt(sampling))
-    unshared = np.mean([standard_error(psi - shared) ** 2 for psi in influence])
-    training = max(0.0, float(np.var(values, ddof=1) - unshared)) / len(values)
-    return float(np.sqrt(sampling + training))
 
 
 @dataclass(frozen=True)
@@ -141,14 +88,42 @@ class Measured:
         one, two = (np.sqrt((n + m) * (n + m - 1) / (count * (count - 1))) for count in (n, m))
         return Measured(tuple(values.tolist()), np.hstack([one * self.influence, -two * other.influence]))
 
-    def interval(self) -> tuple[float, float]:
-        """Over training seeds and sampling noise, see `replicate_interval`."""
-        return replicate_interval(self.values, self.influence)
-
     def sampling_interval(self) -> tuple[float, float]:
-        """Over sampling noise alone."""
-        return sampling_interval(self.values, self.influence)
+        """The 95 % interval, point -+ 1.96 standard errors, over sampling noise that the networks share."""
+        half_width = NORMAL_95 * standard_error(self.influence.mean(axis=0))
+        return self.mean - half_width, self.mean + half_width
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval F -+ t_{K-1} (V_s + V_t)^(1/2) over sampling noise and training seeds.
+
+        It covers the distance of n images, expected over their noise and over the training seed. One network has no
+        spread of training: its interval is that of sampling. Where sampling outweighs training, t_{K-1} makes it cover
+        more: 99.5 % for K = 5. The lower end of a distance is not cut at 0.
+        """
+        if len(self.values) == 1:
+            return self.sampling_interval()
+        from scipy import stats
+
+        half_width = float(stats.t.ppf(0.975, len(self.values) - 1)) * self._error()
+        return self.mean - half_width, self.mean + half_width
 
     def p_value(self) -> float:
-        """Of a difference being 0."""
-        return p_value(self.values, self.influence)
+        """The two-sided p-value of the mean being 0; normal for K = 1."""
+        from scipy import stats
+
+        if self.mean == 0:  # also for variants that are equal, whose error is 0
+            return 1.0
+        return float(2 * stats.t.sf(abs(self.mean) / self._error(), len(self.values) - 1 or np.inf))
+
+    def _error(self) -> float:
+        """(V_s + V_t)^(1/2), V_s = se(psi_mean)^2, V_t = max(0, S^2(F_s) - mean_s se(psi_s - psi_mean)^2) / K.
+
+        S^2(F_s) holds the spread of training and the sampling noise that replicates do not share; V_t takes that out.
+        """
+        shared = self.influence.mean(axis=0)
+        sampling = standard_error(shared) ** 2
+        if len(self.values) == 1:
+            return float(np.sqrt(sampling))
+        unshared = np.mean([standard_error(psi - shared) ** 2 for psi in self.influence])
+        training = max(0.0, float(np.var(self.values, ddof=1) - unshared)) / len(self.values)
+        return float(np.sqrt(sampling + training))

@@ -72,44 +72,30 @@ def sample(
         x_cur = x_next
         x_hat, sigma_hat = _raise_noise(x_cur, sigma_cur, log_ratio, step, noise, settings)
 
-        boosted = settings.boosting and step % BOOST_PERIOD_WEIGHT == 0
-        sigma_all = torch.full_like(sigma_hat, sigma_next)
-        x_next, denoised, log_ratio = heun_step(denoiser, guidance, x_hat, sigma_hat, sigma_all, boosted, settings)
+        # Euler step.
+        denoised = denoiser(x_hat, sigma_hat).double()
+        log_ratio = torch.full_like(sigma_hat, torch.inf)
+        slope = (x_hat - denoised) / _column(sigma_hat) / settings.eps_scale
+        if guidance is not None and settings.w1 != 0:
+            score, log_ratio = guidance(x_hat, sigma_hat)
+            if settings.boosting and step % BOOST_PERIOD_WEIGHT == 0:
+                score = torch.where(_column(log_ratio) < 0, BOOST_FACTOR * score, score)
+            slope = slope + settings.w1 * score / _column(sigma_hat)
+        length = _column(sigma_next - sigma_hat)
+        x_next = x_hat + length * slope
+
+        # Heun's correction, except in the last step.
+        if sigma_next:
+            level = torch.full_like(sigma_hat, sigma_next)
+            slope_next = (x_next - denoiser(x_next, level).double()) / sigma_next / settings.eps_scale
+            if guidance is not None and settings.w2 != 0:
+                score, _ = guidance(x_next, level)
+                slope_next = slope_next + settings.w2 * score / sigma_next
+            x_next = x_hat + length * (slope + slope_next) / 2
         if observe is not None:
             observe(step, x_cur, denoised, log_ratio)
         require_finite(x_next, step, sigma_cur)
     return x_next
-
-
-def heun_step(
-    denoiser: Denoiser,
-    guidance: Guidance | None,
-    x: Tensor,
-    sigma: Tensor,
-    sigma_next: Tensor,
-    boosted: bool,
-    settings: SamplerSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One step from noise levels sigma (N,) to sigma_next (N,), 0 for none or for all: state, denoised, log ratio."""
-    # Euler step.
-    denoised = denoiser(x, sigma).double()
-    log_ratio = torch.full_like(sigma, torch.inf)
-    slope = (x - denoised) / _column(sigma) / settings.eps_scale
-    if guidance is not None and settings.w1 != 0:
-        score, log_ratio = guidance(x, sigma)
-        if boosted:
-            score = torch.where(_column(log_ratio) < 0, BOOST_FACTOR * score, score)
-        slope = slope + settings.w1 * score / _column(sigma)
-    x_next = x + _column(sigma_next - sigma) * slope
-
-    # Heun's correction, except in the last step.
-    if bool(sigma_next.any()):
-        slope_next = (x_next - denoiser(x_next, sigma_next).double()) / _column(sigma_next) / settings.eps_scale
-        if guidance is not None and settings.w2 != 0:
-            score, _ = guidance(x_next, sigma_next)
-            slope_next = slope_next + settings.w2 * score / _column(sigma_next)
-        x_next = x + _column(sigma_next - sigma) * (slope + slope_next) / 2
-    return x_next, denoised, log_ratio
 
 
 def require_finite(x: Tensor, step: int, sigma: float) -> None:

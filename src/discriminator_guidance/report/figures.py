@@ -128,8 +128,7 @@ def _interval(
     axes: Axes, row: int, value: float, bounds: Sequence[float], color: str, face: str, sign: bool = False
 ) -> None:
     text = estimate(value, bounds, sign=sign)
-    if "[" in text:
-        axes.plot(bounds, [row, row], color=color, linewidth=1.4, marker="|", markersize=8, markeredgewidth=1.4)
+    axes.plot(bounds, [row, row], color=color, linewidth=1.4, marker="|", markersize=8, markeredgewidth=1.4)
     axes.plot(value, row, marker="o", markersize=4, color=color, markerfacecolor=face, markeredgewidth=1.1)
     axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=color)
 

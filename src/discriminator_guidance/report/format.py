@@ -16,15 +16,12 @@ RULE_NAMES = {
     "shrunk_mean_logit": "mean logit, shrunk where members disagree",
 }
 Text = TypeVar("Text", bound=str)
-Bounds = Sequence[float | None] | None
-Verdict = Literal["better", "worse", "indistinguishable", "unknown"]
+Verdict = Literal["better", "worse", "indistinguishable"]
 
 
-def verdict(bounds: Bounds) -> Verdict:
+def verdict(bounds: Sequence[float]) -> Verdict:
     """The side of zero on which a 95 % interval of a difference in FID lies; lower FID is better."""
-    low, high = bounds or (None, None)
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return "unknown"
+    low, high = bounds
     if high < 0:
         return "better"
     return "worse" if low > 0 else "indistinguishable"
@@ -45,12 +42,11 @@ def number(value: float | None, digits: int, sign: bool = False) -> str:
     return f"+{text}" if sign and value > 0 else text
 
 
-def estimate(value: float | None, bounds: Bounds, digits: int = 2, sign: bool = False) -> str:
+def estimate(value: float | None, bounds: Sequence[float], digits: int = 2, sign: bool = False) -> str:
     """A value with its 95 % interval: 4.06 [3.80, 4.32]."""
-    text = number(value, digits, sign)
-    if text == MISSING or verdict(bounds) == "unknown":
-        return text
-    return f"{text} [{', '.join(number(bound, digits, sign) for bound in bounds or ())}]"
+    if value is None:
+        return MISSING
+    return f"{number(value, digits, sign)} [{', '.join(number(bound, digits, sign) for bound in bounds)}]"
 
 
 def scientific(value: float | None) -> str:
@@ -77,11 +73,9 @@ def members_text(members: Sequence[str]) -> str:
     """D0, or D0-D5 for consecutive numbers of one name."""
     names = [name.upper() for name in members]
     stem = names[0].rstrip("0123456789") if names else ""
-    numbers = [name.removeprefix(stem) for name in names]
-    if len(names) > 2 and all(n.isdecimal() for n in numbers):
-        first = int(numbers[0])
-        if [int(n) for n in numbers] == list(range(first, first + len(names))):
-            return f"{names[0]}-{names[-1]}"
+    first = names[0].removeprefix(stem) if names else ""
+    if len(names) > 2 and first.isdecimal() and names == [f"{stem}{int(first) + i}" for i in range(len(names))]:
+        return f"{names[0]}-{names[-1]}"
     return ", ".join(names) or MISSING
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,21 +21,21 @@ SAMPLE_ROWS = ("edm", "d0", "mean_prob", "e_fit", "clip_logit", "clip_table1")  
 RATIO_PANELS = ("d0", "mean_prob", "mean_logit", "clip_logit")  # variants whose log ratios are drawn
 STUDIES = ("discriminator", "ensemble", "factorial")
 
-METRICS = ("fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision",
-           "recall")  # fmt: skip
-SCORES = ("discriminator_precision", "discriminator_recall", "discriminator_accuracy", "discriminator_auroc")
-DETAILS = (
-    "n", "replicates", "steps", "nfe", "reference_n", "holdout_n", "seed", "seed_start", "fid_debiased", "kid_all",
-    "delta_kid",
-)  # fmt: skip
-MEMBER_NUMBERS = ("epochs", "iterations", "parameters", "validation_loss", "validation_accuracy", "test_loss",
-                  "n_train", "n_validation", "n_test")  # fmt: skip
-MEMBER_TRAINED = ("learning_rate", "weight_decay", "t_min", "train_loss", "train_accuracy", "best_validation_loss",
-                  "best_epoch")  # fmt: skip
-CURVES = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+CURVES = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
+CALIBRATION = ["time", "mean_probability", "fraction_real", "count"]
 TRAJECTORY = ("sigma", "states", "denoised", "log_ratio")
-CALIBRATION = ("time", "mean_probability", "fraction_real", "count")
 BENCHMARK = ("name", "reference_s", "ours_s", "ratio", "flops", "peak_flops", "percent_of_peak", "rounds", "conditions")
+
+
+class Record(dict[str, Any]):
+    """What a stage wrote: a key that is not there is an InputError with the file's name, wherever it is asked for."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path, stage: str) -> None:
+        super().__init__(content)
+        self.path, self.stage = path, stage
+
+    def __missing__(self, key: str) -> Any:
+        raise InputError(f"{key!r} in {self.path}", "no such key", f"run stage {self.stage} again")
 
 
 @dataclass(frozen=True)
@@ -165,26 +164,28 @@ def gather(inputs: ReportInputs) -> ReportData:
     guided, images = inputs.data / "guided", settings["report"]["images"]
     shown = [name for name in dict.fromkeys(SAMPLE_ROWS + RATIO_PANELS) if name in evaluations]
     folders = {name: guided / name / inputs.replicate for name in shown}
+    samples = {}
+    for name in (each for each in shown if each in SAMPLE_ROWS):
+        arrays = read_npz(folders[name] / "samples.npz", ["images", "index"], "guided")
+        samples[name] = {key: array[:images].copy() for key, array in arrays.items()}
     return ReportData(
         inputs=inputs,
         card=read_json(inputs.data / "real" / "card.json", "real"),
         members=tuple(_member(report / "discriminator" / name, inputs.replicate) for name in settings["members"]),
         evaluations=evaluations,
         real=read_npz(inputs.data / "real" / "train.npz", ["images"], "real")["images"][:1].copy(),
-        samples={name: _first_samples(folders[name], images) for name in shown if name in SAMPLE_ROWS},
+        samples=samples,
         trajectories={name: read_npz(folders[name] / "trajectory.npz", TRAJECTORY, "guided") for name in shown},
         studies={name: _study(report / "study", name) for name in STUDIES},
         benchmark=_benchmark(report / "benchmark.json"),
     )
 
 
-def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
+def read_evaluation(report: Path, variant: str) -> Record:
     """Metrics and details of a variant in one mapping."""
     path = report / "details" / f"{variant}.json"
-    details = _record(path, "evaluation", DETAILS, SCORES)
-    if not isinstance(details.get("fid_network"), str):
-        raise InputError(f"a text as 'fid_network' in {path}", "something else", "run stage evaluation again")
-    return details | _record(report / "evaluation" / f"{variant}.json", "evaluation", METRICS)
+    metrics = read_json(report / "evaluation" / f"{variant}.json", "evaluation")
+    return Record({**metrics, **read_json(path, "evaluation")}, path, "evaluation")
 
 
 def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -237,46 +238,27 @@ def summary_record(report: Path, settings: Mapping[str, Any], seconds: Mapping[s
     return rows
 
 
-def _record(path: Path, stage: str, numbers: Sequence[str], nullable: Sequence[str] = ()) -> dict[str, Any]:
-    """A JSON object with all these keys; the numbers are finite, and null only where they may be."""
-    found = read_json(path, stage)
-    for key in (*numbers, *nullable):
-        value = found.get(key)
-        finite = isinstance(value, int | float) and math.isfinite(value)
-        if not finite and not (value is None and key in nullable):
-            raise InputError(f"a number as {key!r} in {path}", repr(value)[:80], f"run stage {stage} again")
-    return found
-
-
-def _table(path: Path, stage: str, columns: Sequence[str]) -> pd.DataFrame:
+def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataFrame:
     require(path, stage)
     try:
-        frame = pd.read_csv(path)
+        return pd.read_csv(path, usecols=columns)
     except (ValueError, OSError, OverflowError) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"CSV in {path}", reason(error), f"run stage {stage} again") from error
-    if lacking := [column for column in columns if column not in frame]:
-        raise InputError(f"column {lacking[0]!r} in {path}", "no such column", f"run stage {stage} again")
-    return frame
 
 
 def _member(place: Path, replicate: str) -> Member:
-    folder = place / replicate
+    folder, path = place / replicate, place / replicate / "metrics.json"
     return Member(
         place.name,
-        _record(folder / "metrics.json", "discriminator", MEMBER_NUMBERS, MEMBER_TRAINED),
+        Record(read_json(path, "discriminator"), path, "discriminator"),
         _table(folder / "history.csv", "discriminator", CURVES),
         _table(folder / "calibration.csv", "discriminator", CALIBRATION),
     )
 
 
-def _first_samples(folder: Path, images: int) -> dict[str, np.ndarray]:
-    arrays = read_npz(folder / "samples.npz", ["images", "index"], "guided")
-    return {key: array[:images].copy() for key, array in arrays.items()}
-
-
 def _study(folder: Path, name: str) -> Study:
     path, promotions = folder / f"{name}.csv", folder / "promoted.json"
-    rows = _table(path, f"study {name}", ()) if path.is_file() else None
+    rows = _table(path, f"study {name}") if path.is_file() else None
     record = {} if rows is None else read_json(folder / f"{name}.json", f"study {name}")
     promoted = read_json(promotions, "study promote").get(name) if promotions.is_file() else None
     return Study(name, tuple(sorted(folder.glob(f"{name}*.png"))), rows, record, promoted)

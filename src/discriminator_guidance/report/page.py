@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +38,16 @@ def build_report(inputs: ReportInputs) -> None:
         drawings = {drawing.name: drawing for draw in DRAWINGS if (drawing := draw(data)) is not None}
     made = {table.name: table for make in TABLES if len((table := make(data)).frame)}
     environment, context = _environment(data), _context(data) | {"drawings": drawings, "tables": made}
-    notes = _sections(environment.get_template("notes.j2").render(context), data.note)
+    template = environment.get_template("notes.j2")
+    written = {name: "".join(template.blocks[name](template.new_context(context))) for name in made}
+    notes = {name: [n for n in (*text.splitlines(), data.note) if n.strip()] for name, text in written.items()}
     files: dict[str, str | bytes] = {f"figures/{name}.png": drawing.png for name, drawing in drawings.items()}
     for name, table in made.items():
-        files[f"tables/{name}.csv"] = table.csv(data.note)
+        files[f"tables/{name}.csv"] = tables.csv(table.frame, data.note)
         files[f"tables/{name}.md"] = table.markdown(notes[name])
         files[f"tables/{name}.tex"] = table.latex(notes[name])
     for name, frame in (("tables/variants", tables.variants_frame(data)), ("curves", tables.curves_frame(data))):
-        files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n", float_format="%.9g")
+        files[f"{name}.csv"] = tables.csv(frame, data.note)
     files["provenance.json"] = json.dumps(inputs.provenance, indent=2, sort_keys=True) + "\n"
     files["index.html"] = environment.get_template("page.html").render(context, notes=notes)
     for name, content in files.items():
@@ -80,26 +81,21 @@ def _context(data: ReportData) -> dict[str, Any]:
         "published": published,
         "text": tables,
         "singles": [{"name": name, "difference": data.difference(name)} for name in _singles(data)],
-        "tuned": {name: starts for name in TUNED if (starts := _starts(data, name))},
-        "promoted": {name: data.studies[study].promoted for name, study in TUNED.items()},
+        "tuned": {
+            name: (starts, data.studies[TUNED[name]].promoted) for name in TUNED if (starts := _starts(data, name))
+        },
         "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations))),
         "limit": figures.log_ratio_limit(data),
     }
 
 
-def _sections(text: str, last: str) -> dict[str, list[str]]:
-    """The lines below each heading "== name", and the last line of all."""
-    parts = [part.splitlines() for part in re.split("^== ", text, flags=re.MULTILINE)[1:]]
-    return {name: [line for line in (*lines, last) if line.strip()] for name, *lines in parts}
-
-
 def _singles(data: ReportData) -> list[str]:
-    """Variants of one member that are sampled as d0 is."""
-    variants = {name: row for name, row in data.settings["variants"].items() if len(row["members"]) == 1}
-    null = {name for name, member in data.settings["members"].items() if member["permute_labels"]}
-    variants = {name: row for name, row in variants.items() if not null & set(row["members"])}
-    alone = {name: {**row, "members": (), "needs": ""} for name, row in variants.items()}
-    return [name for name, settings in alone.items() if settings == alone.get("d0")]
+    """Variants of one member that are sampled as d0 is, null discriminators aside."""
+    members = data.settings["members"]
+    single = {name: row for name, row in data.settings["variants"].items() if len(row["members"]) == 1}
+    sampled = {name: {**row, "members": (), "needs": ""} for name, row in single.items()}
+    alike = [name for name, settings in sampled.items() if settings == sampled.get("d0")]
+    return [name for name in alike if not members[single[name]["members"][0]]["permute_labels"]]
 
 
 def _starts(data: ReportData, name: str) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 from discriminator_guidance.report import format as fmt
 from discriminator_guidance.report import published
 from discriminator_guidance.report.format import MISSING, number, scientific, switch
-from discriminator_guidance.report.gather import BASELINES, METRICS, REFERENCE, Member, ReportData, Standing, Study
+from discriminator_guidance.report.gather import BASELINES, REFERENCE, Member, ReportData, Study
 
 SAMPLING_COLUMNS = (REFERENCE, "d0", "d0_table1")
 PLAIN_MEAN = "mean_prob"
@@ -34,11 +34,6 @@ class Table:
     title: str
     frame: pd.DataFrame
 
-    def csv(self, note: str) -> str:
-        """One header line, then the rows; a last column `note` has that of the real data, if any."""
-        frame = self.frame.assign(note=note) if note else self.frame
-        return frame.to_csv(index=False, lineterminator="\n")
-
     def markdown(self, notes: Sequence[str]) -> str:
         """GitHub Markdown with title and notes."""
         body = self.frame.rename(columns=_markdown).map(_markdown).to_markdown(index=False, disable_numparse=True)
@@ -58,6 +53,12 @@ class Table:
     def html(self) -> str:
         """An escaped HTML table."""
         return _grouped(self.frame.map(fmt.typeset)).to_html(index=False, border=0)
+
+
+def csv(frame: pd.DataFrame, note: str) -> str:
+    """One header line, then the rows; a last column `note` has that of the real data, if any."""
+    frame = frame.assign(note=note) if note else frame
+    return frame.to_csv(index=False, lineterminator="\n", float_format="%.9g")
 
 
 def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
@@ -218,30 +219,27 @@ def _difference(data: ReportData, name: str, baseline: str) -> str:
 
 def ensemble_table(data: ReportData) -> Table:
     """Table 4: every ensemble whose members were all sampled alone in the same way, beside those members."""
-    rows = [_ensemble(data, name, standing) for name, standing in data.inputs.standings.items()]
+    rows, label = [], f"{data.label()} [95 %]"
+    for name, standing in data.inputs.standings.items():
+        alone = {member: data.evaluations[variant] for member, variant in standing.alone.items()}
+        members = sorted(alone, key=lambda member: alone[member]["fid"])
+        verdicts = [difference.verdict for difference in standing.from_each.values()]
+        rows.append({
+            "ensemble": name,
+            "of": fmt.variant_text(data.variant(name)),
+            "start of its members": start_text(data, list(alone)),
+            f"{label}: ensemble": fid_text(data.evaluations[name]),
+            f"{label}: mean of its members": number(standing.mean_fid, 2),
+            f"{label}: best member": f"{members[0].upper()} {fid_text(alone[members[0]])}",
+            f"{label}: worst member": f"{members[-1].upper()} {fid_text(alone[members[-1]])}",
+            "ensemble's difference [95 %] from: the mean of its members": standing.from_mean.text,
+            "ensemble's difference [95 %] from: its best member": standing.from_each[members[0]].text,
+            f"ensemble's difference [95 %] from: {REFERENCE}": _difference(data, name, REFERENCE),
+            f"ensemble's difference [95 %] from: {PLAIN_MEAN}": _difference(data, name, PLAIN_MEAN),
+            "members it is: better than": f"{verdicts.count('better')} of {len(verdicts)}",
+            "members it is: worse than": f"{verdicts.count('worse')} of {len(verdicts)}",
+        })  # fmt: skip
     return Table("table4", "Table 4. Ensembles beside their members", pd.DataFrame(rows))
-
-
-def _ensemble(data: ReportData, name: str, standing: Standing) -> dict[str, str]:
-    label = f"{data.label()} [95 %]"
-    members = sorted(standing.alone, key=lambda member: data.evaluations[standing.alone[member]]["fid"])
-    best, worst = (f"{m.upper()} {fid_text(data.evaluations[standing.alone[m]])}" for m in (members[0], members[-1]))
-    verdicts = [difference.verdict for difference in standing.from_each.values()]
-    return {
-        "ensemble": name,
-        "of": fmt.variant_text(data.variant(name)),
-        "start of its members": start_text(data, list(standing.alone)),
-        f"{label}: ensemble": fid_text(data.evaluations[name]),
-        f"{label}: mean of its members": number(standing.mean_fid, 2),
-        f"{label}: best member": best,
-        f"{label}: worst member": worst,
-        "ensemble's difference [95 %] from: the mean of its members": standing.from_mean.text,
-        "ensemble's difference [95 %] from: its best member": standing.from_each[members[0]].text,
-        f"ensemble's difference [95 %] from: {REFERENCE}": _difference(data, name, REFERENCE),
-        f"ensemble's difference [95 %] from: {PLAIN_MEAN}": _difference(data, name, PLAIN_MEAN),
-        "members it is: better than": f"{verdicts.count('better')} of {len(verdicts)}",
-        "members it is: worse than": f"{verdicts.count('worse')} of {len(verdicts)}",
-    }
 
 
 def start_text(data: ReportData, members: Sequence[str]) -> str:
@@ -277,14 +275,13 @@ def variants_frame(data: ReportData) -> pd.DataFrame:
     """Every number of every evaluation, unrounded; lists are joined by +."""
     rows = []
     for name, found in data.evaluations.items():
-        row = {"variant": name} | {key: found[key] for key in METRICS} | dict(found)
-        row = {key: "+".join(map(str, v)) if isinstance(v, list) else v for key, v in row.items() if key != "inputs"}
+        row = {key: "+".join(map(str, v)) if isinstance(v, list) else v for key, v in found.items() if key != "inputs"}
         for baseline in BASELINES[1:]:
             if (difference := data.difference(name, baseline)) is not None:
                 row[f"delta_fid_{baseline}"] = difference.value
                 row[f"delta_low_{baseline}"], row[f"delta_high_{baseline}"] = difference.bounds
-        rows.append(row)
-    return _noted(pd.DataFrame(rows), data)
+        rows.append({"variant": name} | row)
+    return pd.DataFrame(rows)
 
 
 def curves_frame(data: ReportData) -> pd.DataFrame:
@@ -294,8 +291,4 @@ def curves_frame(data: ReportData) -> pd.DataFrame:
         for split in ("train", "validation"):
             curve = member.history.rename(columns={f"{split}_loss": "loss", f"{split}_accuracy": "accuracy"})
             parts.append(curve.assign(member=member.name, split=split)[columns])
-    return _noted(pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns), data)
-
-
-def _noted(frame: pd.DataFrame, data: ReportData) -> pd.DataFrame:
-    return frame.assign(note=data.note) if data.note else frame
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)

@@ -21,7 +21,7 @@ from discriminator_guidance.stages.networks import (
     save_network,
     train_network,
 )
-from discriminator_guidance.training.extractor import ExtractorSettings, train_extractor
+from discriminator_guidance.training.classifiers import Noising, train_classifier
 from discriminator_guidance.training.loop import Report, Row, Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
@@ -48,13 +48,13 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         torch.manual_seed(settings.training.seed)
         classes = int(real["labels"].max()) + 1
         made = build_extractor(size, channels, classes, **settings.network.model_dump()).to(compute.device)
-        training = ExtractorSettings(
-            Schedule(**settings.training.model_dump()), settings.t_min, settings.uniform_time_fraction
-        )
+        schedule = Schedule(**settings.training.model_dump())
+        noising = Noising(settings.t_min, settings.uniform_time_fraction)
         images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"])
 
         def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
-            return train_extractor(made, images, labels.to(compute.device), training, compute, checkpoints, report)
+            rest = schedule, compute, checkpoints, report, noising
+            return train_classifier(made, images, labels.to(compute.device), *rest)
 
         network, result = train_network(config, layout, tracker, "extractor", compute, made.arguments, train)
     tracker.model(f"extractor-{config.profile}", folder / "model.safetensors")

@@ -18,7 +18,7 @@ from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import INCEPTION, released_file, save_network, train_network
-from discriminator_guidance.training.fid_network import train_fid_network
+from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Report, Row, Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
@@ -52,7 +52,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         schedule = Schedule(**settings.training.model_dump())
 
         def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
-            return train_fid_network(made, images, labels.to(compute.device), schedule, compute, checkpoints, report)
+            return train_classifier(made, images, labels.to(compute.device), schedule, compute, checkpoints, report)
 
         _, result = train_network(config, layout, tracker, "fid_network", compute, arguments, train)
 

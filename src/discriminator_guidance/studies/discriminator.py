@@ -137,7 +137,8 @@ def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: o
     head.load_state_dict(kept)
     row = scores(inputs, head)
     placed = distances.compute.place(head)
-    fid, _ = distances.distance([*distances.batches(_variant(config), [placed], config.study.tuning)])
+    draws = distances.draws(_variant(config), [placed], config.study.tuning)
+    fid, _ = distances.distance([features for features, _ in draws])
     for key, value in {**row, "fid": fid, "member": member.model_dump(mode="json", exclude_none=True)}.items():
         trial.set_user_attr(key, value)
     tracker.summary({"fid": fid})

@@ -40,14 +40,13 @@ class GuidedDistances:
         real = read_npz(layout.model("fid_network") / "features.npz", ["train"], "fid_network")["train"]
         self.reference = gaussian_of_features(real)
 
-    def batches(self, variant: Variant, heads: Sequence[EncoderUNet], span: SampleRange) -> Iterator[np.ndarray]:
-        """Draw the samples of a variant with heads placed by `compute`; yields the (n, d) features of each batch."""
-        return (features for features, _ in self.draws(variant, heads, span))
-
     def draws(
         self, variant: Variant, heads: Sequence[EncoderUNet], span: SampleRange
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The same with the log ratios (steps, n) that guided the samples, +inf outside the window."""
+        """Draw the samples of a variant with heads placed by `compute`.
+
+        Yields of each batch the features (n, d) and the log ratios (steps, n) of guidance, +inf outside the window.
+        """
         guidance = None
         if heads:
             members = MemberLogits(self.extractor, heads)

@@ -127,8 +127,8 @@ def _objective(
     tracker.params(shown)
     batches: list[np.ndarray] = []
     own, fid = [heads[name] for name in variant.members], math.inf
-    for number, batch in enumerate(distances.batches(variant, own, distances.config.study.tuning)):
-        batches.append(batch)
+    for number, (features, _) in enumerate(distances.draws(variant, own, distances.config.study.tuning)):
+        batches.append(features)
         fid, _ = distances.distance(batches)
         tracker.metrics(number, {"fid_so_far": fid})
         trial.report(fid, number)

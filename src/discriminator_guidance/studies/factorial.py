@@ -21,18 +21,20 @@ from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.config.sections import Rule
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
+from discriminator_guidance.evaluation.features import Doubles
 from discriminator_guidance.evaluation.frechet import debiased_distance
+from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings
-from discriminator_guidance.studies.mechanism import share_and_amplification
 from discriminator_guidance.studies.storage import StudyPlan
-from discriminator_guidance.studies.trials import begin, run_trials, waiting, wanted
+from discriminator_guidance.studies.trials import begin, count, run_trials, waiting, wanted
 from discriminator_guidance.tracking import Tracker
 
 WORD = "factorial"
 RULES: tuple[Rule, Rule] = ("mean_probability", "clipped_logit_mean")  # ours and the reproduction's
 HIGH_NOISE = 0.5  # VP time above which logits hold next to no information
+EDGE = 1.001 * PROBABILITY_CLIP  # closer to 0 or 1 is pinned, up to the rounding of a log ratio
 GROUPS = 300  # neighbouring samples whose mean influence is kept, so that journals stay small
 
 
@@ -59,9 +61,10 @@ def run(config: Config, layout: Layout, recover_all: bool) -> dict[str, Any]:
     if wanted(str(len(cells)), study, layout) is None:
         return {"cells": len(cells)}
     try:
-        if waiting(study):
+        if left := waiting(study):
             networks = cache(lambda seed: GuidedDistances(config, layouts[seed]))
-            run_trials(study, partial(_objective, config, networks), None, config, config.study.factorial.model_dump())
+            total, settings = count(study) + left, config.study.factorial.model_dump()
+            run_trials(study, partial(_objective, config, networks), total, config, settings)
     finally:
         result = write_results(study, cells, config, layout)
     return result
@@ -114,6 +117,16 @@ def cell_variant(cell: Cell, config: Config) -> Variant:
     needs = "discriminator" if len(names) > 1 else f"discriminator/{names[0]}"
     levels: dict[str, Any] = {key: getattr(cell, key) for key in ("rule", "steps", "w2", "boosting")}
     return Variant(needs=needs, members=names, weights="equal", w1=section.w1, **levels)
+
+
+def share_and_amplification(mistaken: Doubles) -> dict[str, float | None]:
+    """The share of "probabilities" p of the clipped rule that it does not pin, and the mean of their 1 / (p (1 - p)).
+
+    By the second the rule multiplies the gradient of the mean logit; it is None where all are pinned.
+    """
+    free = mistaken[(mistaken > EDGE) & (mistaken < 1 - EDGE)]
+    amplification = float(np.mean(1 / (free * (1 - free)))) if free.size else None
+    return {"share_in_unit": free.size / mistaken.size, "amplification": amplification}
 
 
 def _objective(

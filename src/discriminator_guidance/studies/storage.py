@@ -66,8 +66,10 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
             raise InputError(f"{path}", "no such file", "run `dvc repro` before the study")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     journal = layout.study / f"{plan.word}.journal"
+    journal.parent.mkdir(parents=True, exist_ok=True)
     try:
-        kept = _database(config.study.storage) if config.study.storage else _journal(journal)
+        url = config.study.storage
+        kept = _database(url) if url else JournalStorage(JournalFileBackend(str(journal)))
         name = f"{layout.profile}-{plan.word}"
         if name not in optuna.get_all_study_names(kept):  # `create_study` would also write to a journal that has it
             optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
@@ -128,11 +130,6 @@ def storage_errors() -> Iterator[None]:
                 raise ConfigError("a database that answers at study.storage", reason, remedy) from error
             cause = cause.__cause__ or cause.__context__
         raise
-
-
-def _journal(path: Path) -> JournalStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _database(url: str) -> RDBStorage:

@@ -63,15 +63,15 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(trials, key=lambda trial: (trial.value, trial.number))
 
 
-def run_trials(study: optuna.Study, objective: Objective, total: int | None, config: Config, settings: Any) -> None:
-    """Run trials until the study has so many, with None until none is enqueued; other processes may do the same.
+def run_trials(study: optuna.Study, objective: Objective, total: int, config: Config, settings: Any) -> None:
+    """Run trials until the study has so many; other processes may do the same.
 
     `objective` raises `optuna.TrialPruned` to give a trial up; a trial that diverges fails for good.
     """
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
         tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
-        progress.bar(study.study_name, total or count(study) + waiting(study), "trials") as advance,
+        progress.bar(study.study_name, total, "trials") as advance,
     ):
 
         def tracked(trial: optuna.Trial) -> float:
@@ -93,13 +93,11 @@ def run_trials(study: optuna.Study, objective: Objective, total: int | None, con
             raise optuna.TrialPruned
 
         shown = 0
-        while True:
-            done = count(study)
+        while (done := count(study)) < total:
             advance(done - shown)
             shown = done
-            if done >= total if total else not waiting(study):
-                break
             study.optimize(tracked, n_trials=1, catch=(DivergenceError,))
+        advance(total - shown)
     if running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         numbers = ", ".join(str(trial.number) for trial in running)
         progress.notice(f"trials {numbers} of {study.study_name} run elsewhere; if they were killed, add --recover")

@@ -36,18 +36,13 @@ class GridFeatures:
     image: np.ndarray  # (P,) row of real ++ fake
 
 
-def grid_pairs(rows: np.ndarray, times: int, times_per_image: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image row and index of the grid time of every pair, each image at `times_per_image` times in turn."""
-    image = np.repeat(rows, times_per_image)
-    return image, np.arange(len(image)) % times
-
-
 @torch.no_grad()
 def grid_features(
     features: Features, pairs: Pairs, rows: np.ndarray, times: int, times_per_image: int, seed: int
 ) -> GridFeatures:
-    """Features of validation or test images on the grid, with noise of `seed`: the same pairs for every head."""
-    image, index = grid_pairs(rows, times, times_per_image)
+    """Features of images on the grid, each at `times_per_image` times in turn, with noise of `seed` for every head."""
+    image = np.repeat(rows, times_per_image)
+    index = np.arange(len(image)) % times
     time = quantile_grid(times, GRID_T_MIN).numpy()[index]
     device = pairs.images.device
     own = distributed.share(len(image))

@@ -57,10 +57,6 @@ class Schedule:
     gradient_clip: float  # largest gradient norm
     checkpoint_every: int
 
-    def rate(self, iteration: int) -> float:
-        """The learning rate of an iteration, counted from 0, relative to that of the first: in (0, 1]."""
-        return decayed(iteration, self.iterations, self.decay_fraction)
-
 
 def train(
     network: nn.Module,
@@ -102,7 +98,8 @@ def train(
     used, last = network if average is None else average, max(kept)
     for iteration in range(first, last):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * schedule.rate(iteration)
+            share = decayed(iteration, schedule.iterations, schedule.decay_fraction)
+            group["lr"] = schedule.learning_rate * share
         batch = batch_of(iteration)
         part, weight = own_part(len(batch[0]))
         seed_dropout(schedule.seed, "dropout", iteration)

@@ -1,0 +1,55 @@
+"""Training of the classifiers: the extractor, whose features feed the discriminators, and the FID network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from discriminator_guidance.diffusion.seeds import generator
+from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, train
+from discriminator_guidance.training.pairs import draw_noised, scaled
+
+
+@dataclass(frozen=True)
+class Noising:
+    """VP times in [t_min, 1] at which an extractor sees images, the share `uniform_fraction` of them uniform."""
+
+    t_min: float
+    uniform_fraction: float
+
+
+def train_classifier(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    schedule: Schedule,
+    compute: Compute,
+    checkpoints: Checkpoints,
+    report: Report,
+    noising: Noising | None = None,
+) -> tuple[nn.Module, list[Row]]:
+    """Train image -> class logits on images (N, C, H, W) uint8; with noising (x_vp, t) -> class logits.
+
+    Dhariwal & Nichol 2021, Section 4.
+    """
+    purpose = "fid_network" if noising is None else "extractor"
+
+    def batch_of(iteration: int) -> Batch:
+        rng = generator(schedule.seed, purpose, iteration, 0)
+        rows = torch.from_numpy(rng.integers(len(images), size=schedule.batch_size)).to(images.device)
+        if noising is None:
+            return scaled(images[rows]), labels[rows]
+        return *draw_noised(images[rows], rng, noising.t_min, noising.uniform_fraction), labels[rows]
+
+    def loss_of(batch: Batch) -> tuple[Tensor, Row]:
+        *inputs, classes = batch
+        with compute.autocast():
+            logits = network(*inputs)
+        accuracy = (logits.argmax(1) == classes).float().mean().item()
+        return cross_entropy(logits.float(), classes), {"accuracy": accuracy}
+
+    return train(network, batch_of, loss_of, schedule, checkpoints, report)
