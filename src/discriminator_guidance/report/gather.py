@@ -194,9 +194,13 @@ def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str,
         {
             "variant": name,
             fid_label(one["fid_network"]): estimate(one["fid"], (one["fid_low"], one["fid_high"])),
-            "difference to edm": estimate(one["delta_fid"], (one["delta_low"], one["delta_high"]), sign=True),
+            "difference to edm": estimate(
+                None if name == REFERENCE else one["delta_fid"], (one["delta_low"], one["delta_high"]), sign=True
+            ),
             fid_label(one["fid_network"], "KID"): estimate(one["kid_all"], one["kid_ci95"], 4),
-            "KID, difference to edm": estimate(one["delta_kid"], one["delta_kid_ci95"], 4, sign=True),
+            "KID, difference to edm": estimate(
+                None if name == REFERENCE else one["delta_kid"], one["delta_kid_ci95"], 4, sign=True
+            ),
             "precision": number(one["precision"], 2),
             "recall": number(one["recall"], 2),
             "N": samples_text(one),
