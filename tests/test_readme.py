@@ -12,7 +12,7 @@ import pytest
 from .commands import PROJECT
 
 NUMBER = r"[+−-]?\d+\.\d+"
-TABLES = [("README.md", "mini"), ("README.md", "digits"), ("docs/ensemble.md", "mini"), ("docs/results.md", "digits")]
+TABLES = [("README.md", "digits"), ("docs/ensemble.md", "mini"), ("docs/results.md", "digits")]
 
 
 def rows(page: str, marker: str) -> dict[str, list[str]]:
@@ -42,3 +42,8 @@ def test_results_are_those_of_the_committed_run(page: str, profile: str, variant
     assert len(shown) == len(values)
     for value, text in zip(values, shown, strict=True):
         assert float(text.replace("−", "-")) == round(value, len(text.partition(".")[2])), text
+
+
+def test_the_figure_of_the_docs_is_that_of_the_committed_study() -> None:
+    study = PROJECT / "reports" / "digits" / "study" / "factorial_steps.png"
+    assert (PROJECT / "docs" / "images" / "factor.png").read_bytes() == study.read_bytes()
