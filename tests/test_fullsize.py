@@ -80,7 +80,8 @@ def test_every_stage_runs_at_full_size(project: Path, capsys: pytest.CaptureFixt
                     print(f"{time.monotonic() - start:8.1f} s  {stages[-1]}", flush=True)
     assert process.returncode == 0, "".join(log[-30:])
 
-    assert len(stages) == 6 + 7 + 2 * len(VARIANTS)
+    members = load_config(project / "params.yaml").members
+    assert len(stages) == 6 + len(members) + 2 * len(VARIANTS)
     assert not list((project / "data/raw").glob("*.executed"))
     layout = Layout(project, "cifar10")
     for name in VARIANTS:
