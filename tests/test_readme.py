@@ -47,3 +47,11 @@ def test_results_are_those_of_the_committed_run(page: str, profile: str, variant
 def test_the_figure_of_the_docs_is_that_of_the_committed_study() -> None:
     study = PROJECT / "reports" / "digits" / "study" / "factorial_steps.png"
     assert (PROJECT / "docs" / "images" / "factor.png").read_bytes() == study.read_bytes()
+
+
+def test_factors_are_those_of_the_committed_study() -> None:
+    text = (PROJECT / "docs" / "ensemble.md").read_text()
+    study = json.loads((PROJECT / "reports" / "digits" / "study" / "factorial.json").read_text())
+    for factor in study["factors"]:
+        shown = f"{factor['factor']:.1f} [{factor['low']:.1f}, {factor['high']:.1f}]"
+        assert shown in text, (factor["set"], factor["members"], factor["steps"])
