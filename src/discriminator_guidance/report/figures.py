@@ -231,7 +231,7 @@ def guidance_figure(data: ReportData) -> Drawing | None:
         return None
     figure = new_figure(max(4.5, 2.7 * len(names) + 0.6), 3.1)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    limit = log_ratio_limit(data)
+    limit = data.log_ratio_bound
     for axes, name in zip(panels, names, strict=True):
         color, finite = variant_color(data, name), np.isfinite(ratios[name])
         inside = np.flatnonzero(finite.any(axis=1))
@@ -247,12 +247,6 @@ def guidance_figure(data: ReportData) -> Drawing | None:
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
     panels[0].set_ylabel("log density ratio")
     return finish(figure, data, "guidance")
-
-
-def log_ratio_limit(data: ReportData) -> float:
-    """The largest |log ratio| that the probability clip leaves."""
-    clip = data.inputs.probability_clip
-    return math.log((1 - clip) / clip)
 
 
 def roofline_figure(data: ReportData) -> Drawing | None:

@@ -85,7 +85,7 @@ def _context(data: ReportData) -> dict[str, Any]:
             name: (starts, data.studies[TUNED[name]].promoted) for name in TUNED if (starts := _starts(data, name))
         },
         "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations))),
-        "limit": figures.log_ratio_limit(data),
+        "limit": data.log_ratio_bound,
     }
 
 
@@ -101,6 +101,6 @@ def _singles(data: ReportData) -> list[str]:
 def _starts(data: ReportData, name: str) -> list[str]:
     """What the search of a tuned variant started from: the plain mean, or d0 and the member of the same settings."""
     known = {*BASELINES, *data.settings["members"]} - {REFERENCE}
-    baselines = [other for other, found in data.inputs.differences.items() if name in found and other in known]
+    baselines = [other for other, found in data.differences.items() if name in found and other in known]
     several = name in data.evaluations and len(data.variant(name)["members"]) > 1
     return [other for other in baselines if (other == tables.PLAIN_MEAN) == several]

@@ -90,7 +90,7 @@ def sampling_table(data: ReportData) -> Table:
 
 def _sampling(data: ReportData, name: str) -> dict[str, str]:
     sampler, guided, variant = data.settings["sampler"], data.settings["guided"], data.variant(name)
-    found, size, clip = data.evaluations[name], data.real.shape[1], scientific(data.inputs.probability_clip)
+    found, size, clip = data.evaluations[name], data.real.shape[1], scientific(data.probability_clip)
     trained = data.settings["score"]["source"] == "train"
     low, high = map(scientific, variant["window"] or (guided["time_min"], guided["time_max"]))
     texts = {
@@ -192,7 +192,7 @@ def _ours(data: ReportData, name: str) -> dict[str, str]:
                 None if name == REFERENCE else found["delta_fid"], found["delta_ci95_sampling"], sign=True
             )
         if baseline == REFERENCE:
-            row["ours: adjusted p"] = number(data.inputs.adjusted_p.get(name), 3)
+            row["ours: adjusted p"] = number(data.adjusted_p.get(name), 3)
     row |= {
         f"ours, generative: {kid} [95 %]": fmt.estimate(found["kid_all"], found["kid_ci95"], 4),
         f"ours, generative: {kid}, difference from {REFERENCE} [95 %]": fmt.estimate(
@@ -220,7 +220,7 @@ def _difference(data: ReportData, name: str, baseline: str) -> str:
 def ensemble_table(data: ReportData) -> Table:
     """Table 4: every ensemble whose members were all sampled alone in the same way, beside those members."""
     rows, label = [], f"{data.label()} [95 %]"
-    for name, standing in data.inputs.standings.items():
+    for name, standing in data.standings.items():
         alone = {member: data.evaluations[variant] for member, variant in standing.alone.items()}
         members = sorted(alone, key=lambda member: alone[member]["fid"])
         verdicts = [difference.verdict for difference in standing.from_each.values()]
