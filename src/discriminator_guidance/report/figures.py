@@ -64,18 +64,23 @@ def new_figure(width: float, height: float, **spacing: Any) -> Figure:
 
 
 def finish(figure: Figure, data: ReportData, name: str, **facts: Any) -> Drawing:
-    """Render to PNG, the note on the data below; 256 colours unless images are shown, a third of the size."""
-    if data.note:
+    """Render to PNG, the note on the data below."""
+    return Drawing(name, png(figure, data.settings["report"]["dpi"], data.note), facts)
+
+
+def png(figure: Figure, dpi: int, note: str) -> bytes:
+    """A figure as PNG, a note below; 256 colours unless images are shown, a third of the size."""
+    if note:
         width = figure.get_figwidth()
-        note = textwrap.fill(data.note, max(1, int(13 * width)))
-        figure.text(0.08 / width, -0.02, note, va="top", fontsize=8.0, color=GREY)
-    stream, packed, box = io.BytesIO(), io.BytesIO(), "tight" if data.note else None
-    figure.savefig(stream, dpi=data.settings["report"]["dpi"], bbox_inches=box, metadata={"Software": None})
+        text = textwrap.fill(note, max(1, int(13 * width)))
+        figure.text(0.08 / width, -0.02, text, va="top", fontsize=8.0, color=GREY)
+    stream, packed, box = io.BytesIO(), io.BytesIO(), "tight" if note else None
+    figure.savefig(stream, dpi=dpi, bbox_inches=box, metadata={"Software": None})
     if any(axes.images for axes in figure.axes):
-        return Drawing(name, stream.getvalue(), facts)
+        return stream.getvalue()
     with Image.open(stream) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
-    return Drawing(name, packed.getvalue(), facts)
+    return packed.getvalue()
 
 
 def variant_color(data: ReportData, name: str) -> str:

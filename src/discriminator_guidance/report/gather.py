@@ -163,8 +163,8 @@ def gather(inputs: ReportInputs) -> ReportData:
 
 def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     """Metrics and details of a variant in one mapping."""
-    metrics, details = (read_json(report / kind / f"{variant}.json", "evaluation") for kind in ("evaluation", "details"))
-    return metrics | details
+    metrics = read_json(report / "evaluation" / f"{variant}.json", "evaluation")
+    return metrics | read_json(report / "details" / f"{variant}.json", "evaluation")
 
 
 def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

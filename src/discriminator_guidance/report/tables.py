@@ -55,12 +55,6 @@ class Table:
         return _grouped(self.frame.map(fmt.typeset)).to_html(index=False, border=0)
 
 
-def csv(frame: pd.DataFrame, note: str) -> str:
-    """One header line, then the rows; a last column `note` has that of the real data, if any."""
-    frame = frame.assign(note=note) if note else frame
-    return frame.to_csv(index=False, lineterminator="\n", float_format="%.9g")
-
-
 def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with two header rows, groups above headings."""
     pairs = [column.rpartition(": ")[::2] for column in frame.columns]

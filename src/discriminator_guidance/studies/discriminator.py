@@ -26,7 +26,7 @@ from discriminator_guidance.stages.discriminator import DiscriminatorInputs, ope
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings, plain_mean
 from discriminator_guidance.studies.record import draw_pareto, seconds, write_record
 from discriminator_guidance.studies.storage import StudyPlan
-from discriminator_guidance.studies.trials import GRID, begin, complete, count, run_trials, wanted
+from discriminator_guidance.studies.trials import GRID, begin, complete, run_trials, wanted
 from discriminator_guidance.training.grid import grid_logits
 from discriminator_guidance.training.loop import Row
 
@@ -43,8 +43,7 @@ LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned
 def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
     """Search until there are so many trials and write the record; returns the winner."""
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
-    if (total := wanted(trials, study, layout)) is None:
-        return {"trials": count(study)}
+    total = wanted(trials, study)
     distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout)
     run_trials(study, partial(_objective, inputs, distances), total, config, config.study.discriminator.model_dump())
     return write_results(study, config, layout)
@@ -170,12 +169,10 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     row = {key: value for key, value in winner.user_attrs["member"].items() if value != shared.get(key, ...)}
     variant = _variant(config).model_dump(mode="json", exclude_none=True)
     record = {
-        "best": {"trial": trials[0].number, "value": trials[0].value},
         "finalists": [{"trial": trial.number, "fid": trial.user_attrs["fid"]} for trial in finalists],
         "winner": {"trial": winner.number, "values": values, "params": winner.params},
         "rows": {"members": {TUNED: row}, "variants": {TUNED: variant}},
     }
-
     write_record(study, config, layout, record)
     names = ["seconds of the trial", f"FID ({config.fid_network.name})"]
     pairs = [(seconds(trial) or 0.0, trial.user_attrs["fid"]) for trial in trials]

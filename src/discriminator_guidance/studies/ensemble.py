@@ -36,8 +36,7 @@ DIGITS = 3  # of what is tried, so that what is promoted is what was tried
 def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
     """Search until there are so many trials and write the record; returns the best."""
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
-    if (total := wanted(trials, study, layout)) is None:
-        return {"trials": count(study)}
+    total = wanted(trials, study)
     distances = GuidedDistances(config, layout)
     heads = {name: load_head(layout, name, distances.compute) for name in plain_mean(config).members}
     run_trials(study, partial(_objective, distances, heads), total, config, config.study.ensemble.model_dump())
@@ -144,9 +143,7 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     values = {"fid": best.value, "start_fid": begun.get(START)}
     record = {
         "winner": {"trial": best.number, "values": values, "params": best.params},
-        "starts": begun,
         "rows": {"variants": {TUNED: best.user_attrs["variant"]}},
     }
-
     write_record(study, config, layout, record)
     return {"trials": count(study), "best": best.number, **values}
