@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from discriminator_guidance.config import load_config
+from discriminator_guidance.data.files import write_json
 from discriminator_guidance.report.gather import BASELINES, Difference, ReportInputs, Standing
 
 PROJECT = Path(__file__).parents[2]
@@ -59,6 +59,8 @@ def maker_in(folder: Path) -> Maker:
             differences=apart(variants),
             standings=standings or {},
             probability_clip=1e-5,
+            log_ratio_bound=11.512915,
+            vp_time=lambda sigma: sigma / (1 + sigma),
             provenance={"commit": "0" * 40, "uncommitted changes": False, "versions": {"torch": "2.13"}},
         )
 
@@ -83,11 +85,6 @@ def apart(variants: tuple[str, ...]) -> dict[str, dict[str, Difference]]:
 
 def difference(value: float, half_width: float = 0.1) -> Difference:
     return Difference(value, (value - half_width, value + half_width))
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
 
 
 def evaluation(row: int, section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

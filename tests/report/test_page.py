@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 
 from discriminator_guidance.config import load_config
+from discriminator_guidance.data.files import write_json
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.report import page
 from discriminator_guidance.report.gather import ReportInputs, Standing
 from discriminator_guidance.report.page import build_report
 
-from .conftest import MINI, PROJECT, VARIANTS, Maker, difference, maker_in, write_json
+from .conftest import MINI, PROJECT, VARIANTS, Maker, difference, maker_in
 
 FIGURES = {"fig1.png", "fig2.png", "fig3.png", "fid.png", "calibration.png", "guidance.png"}
 
@@ -95,9 +96,9 @@ def test_page_loads_nothing_and_embeds_every_figure(built: ReportInputs) -> None
 @pytest.mark.parametrize("word", ["better", "worse", "indistinguishable"])
 def test_a_finding_follows_the_interval(make_inputs: Maker, word: str) -> None:
     value, half_width = {"better": (-0.5, 0.4), "worse": (0.5, 0.4), "indistinguishable": (0.0, 0.5)}[word]
-    bounds = {"delta_low": value - half_width, "delta_high": value + half_width}
-    inputs = make_inputs(changes={"d0": {"delta_fid": value, **bounds}})
-    build_report(inputs)
+    inputs = make_inputs(changes={"d0": {"delta_fid": value}})
+    edm = {**inputs.differences["edm"], "d0": difference(value, half_width)}
+    build_report(dataclasses.replace(inputs, differences={**inputs.differences, "edm": edm}))
     found = finding(inputs, "(d0) help")
     assert found.startswith(f"finding {word}")
     assert set(re.findall("better|worse|indistinguishable", found)) == {word}
