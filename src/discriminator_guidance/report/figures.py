@@ -85,7 +85,7 @@ def png(figure: Figure, dpi: int, note: str) -> bytes:
 
 def variant_color(data: ReportData, name: str) -> str:
     """Black: no guidance; blue: one discriminator; green: ensemble; red: clipped raw logits."""
-    variant = data.variant(name)
+    variant = data.settings["variants"][name]
     if variant["rule"] == "clipped_logit_mean":
         return RED
     return GREEN if len(variant["members"]) > 1 else BLUE if variant["members"] else INK
@@ -102,7 +102,7 @@ def fid_figure(data: ReportData) -> Drawing:
     right.set_xscale("symlog", linthresh=linear, linscale=1.0)
     for row, name in enumerate(names):
         found, color = data.evaluations[name], variant_color(data, name)
-        face = "white" if data.variant(name)["boosting"] else color
+        face = "white" if data.settings["variants"][name]["boosting"] else color
         if data.reference["replicates"] > 1:
             for axes, bounds in ((left, found["fid_ci95_sampling"]), (right, found["delta_ci95_sampling"])):
                 axes.plot(bounds, [row, row], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")

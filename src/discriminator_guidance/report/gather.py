@@ -126,11 +126,6 @@ class ReportData(ReportInputs):
         """FID or KID with the name of its feature network."""
         return fid_label(self.reference["fid_network"], metric)
 
-    def variant(self, name: str) -> Mapping[str, Any]:
-        """The settings of a variant."""
-        section: Mapping[str, Any] = self.settings["variants"][name]
-        return section
-
     def difference(self, name: str, baseline: str = REFERENCE) -> Difference | None:
         """A variant's difference from a baseline; None for the baseline itself and where either was not evaluated."""
         return self.differences.get(baseline, {}).get(name)

@@ -102,5 +102,5 @@ def _starts(data: ReportData, name: str) -> list[str]:
     """What the search of a tuned variant started from: the plain mean, or d0 and the member of the same settings."""
     known = {*BASELINES, *data.settings["members"]} - {REFERENCE}
     baselines = [other for other, found in data.differences.items() if name in found and other in known]
-    several = name in data.evaluations and len(data.variant(name)["members"]) > 1
+    several = name in data.evaluations and len(data.settings["variants"][name]["members"]) > 1
     return [other for other in baselines if (other == tables.PLAIN_MEAN) == several]

@@ -37,7 +37,7 @@ def process_figure(data: ReportData) -> Drawing:
     edm = data.trajectories[REFERENCE]
     # Variants with another number of steps have other noise levels.
     alike = [name for name, path in data.trajectories.items() if np.array_equal(path["sigma"], edm["sigma"])]
-    guided = next((name for name in alike if data.variant(name)["members"]), None)
+    guided = next((name for name in alike if data.settings["variants"][name]["members"]), None)
     sigma_data = float(data.settings["score"].get("sigma_data", RELEASED_SIGMA_DATA))
     chosen = np.unique(np.linspace(0, len(edm["sigma"]) - 1, LEVELS).round().astype(int))[::-1]
     sigmas = edm["sigma"][chosen]
@@ -112,7 +112,7 @@ def samples_figure(data: ReportData) -> Drawing:
     figure = new_figure(0.82 * len(index) + 2.2, 0.86 * len(names) + 0.4, **spacing)
     panels = figure.subplots(len(names), len(index), squeeze=False)
     for row, name in zip(panels, names, strict=True):
-        what = textwrap.fill(variant_text(data.variant(name)), 26)
+        what = textwrap.fill(variant_text(data.settings["variants"][name]), 26)
         _row_title(row[0], f"{name}\n{what}", variant_color(data, name))
         for axes, image in zip(row, data.samples[name]["images"], strict=True):
             show(axes, image)

@@ -83,7 +83,7 @@ def sampling_table(data: ReportData) -> Table:
 
 
 def _sampling(data: ReportData, name: str) -> dict[str, str]:
-    sampler, guided, variant = data.settings["sampler"], data.settings["guided"], data.variant(name)
+    sampler, guided, variant = data.settings["sampler"], data.settings["guided"], data.settings["variants"][name]
     found, size, clip = data.evaluations[name], data.real.shape[1], scientific(data.probability_clip)
     trained = data.settings["score"]["source"] == "train"
     low, high = map(scientific, variant["window"] or (guided["time_min"], guided["time_max"]))
@@ -165,7 +165,7 @@ def result_table(data: ReportData) -> Table:
 
 
 def _ours(data: ReportData, name: str) -> dict[str, str]:
-    found, variant, kid = data.evaluations[name], data.variant(name), data.label("KID")
+    found, variant, kid = data.evaluations[name], data.settings["variants"][name], data.label("KID")
     weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
     row = {
         "variant": name,
@@ -220,7 +220,7 @@ def ensemble_table(data: ReportData) -> Table:
         verdicts = [difference.verdict for difference in standing.from_each.values()]
         rows.append({
             "ensemble": name,
-            "of": fmt.variant_text(data.variant(name)),
+            "of": fmt.variant_text(data.settings["variants"][name]),
             "start of its members": start_text(data, list(alone)),
             f"{label}: ensemble": fid_text(data.evaluations[name]),
             f"{label}: mean of its members": number(standing.mean_fid, 2),
@@ -255,14 +255,9 @@ def study_table(study: Study, shown: int = 10) -> Table:
         frame = frame[frame["state"] == "complete"].sort_values(["value", "number"]).head(shown)
     frame = frame.drop(columns=["state", "seconds", "note"], errors="ignore")
     frame.columns = [name.removeprefix("params_") for name in map(str, frame)]
-    named = frame.rename(columns={"number": "trial", "grid": "began with"}).map(_cell)
-    return Table(study.name, f"Study {study.name}", named)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return number(value, 0) if value != value else scientific(float(f"{value:.4g}"))
-    return str(value)
+    named = frame.rename(columns={"number": "trial", "grid": "began with"})
+    cells = named.map(lambda value: scientific(float(f"{value:.4g}")) if isinstance(value, float) else str(value))
+    return Table(study.name, f"Study {study.name}", cells)
 
 
 def variants_frame(data: ReportData) -> pd.DataFrame:

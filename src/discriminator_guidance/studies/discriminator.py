@@ -7,7 +7,7 @@ ends is then judged by the distance of the samples that it guides; of the best f
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
@@ -15,7 +15,7 @@ from optuna.pruners import PercentilePruner
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.config import HeadNetwork, Member, Variant
+from discriminator_guidance.config import Config, HeadNetwork, Member, Variant
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.evaluation.classification import (
     calibration_bins,
@@ -23,17 +23,14 @@ from discriminator_guidance.evaluation.classification import (
     expected_calibration_error,
 )
 from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, train_head
+from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings, plain_mean
 from discriminator_guidance.studies.record import draw_pareto, seconds, write_record
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import GRID, begin, complete, run_trials, wanted
+from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.grid import grid_logits
 from discriminator_guidance.training.loop import Row
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.tracking import Tracker
 
 WORD, TUNED, START = "discriminator", "tuned", "d0"
 CHOICES = ("importance_sampling", "model_channels", "bagging")  # parameters without an order

@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.pruners import PercentilePruner
 
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
-from discriminator_guidance.config import Variant
+from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.guidance.ensemble import simplex_weights
+from discriminator_guidance.networks.adm import EncoderUNet
+from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.stages.sampling import window_of
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings, plain_mean
 from discriminator_guidance.studies.record import write_record
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import GRID, begin, complete, count, run_trials, wanted
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.networks.adm import EncoderUNet
-    from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.tracking import Tracker
+from discriminator_guidance.tracking import Tracker
 
 WORD, TUNED = "ensemble", "tuned_mean"
 START = "plain mean"

@@ -5,21 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-from discriminator_guidance.config import load_config, promote
+from discriminator_guidance.config import Config, load_config, promote
 from discriminator_guidance.config.load import PARAMS
 from discriminator_guidance.data.files import read_json, write_bytes, write_csv, write_json
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.trials import GRID, complete, ended
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
 
 ENOUGH = 4  # different values under which only the history is drawn
 

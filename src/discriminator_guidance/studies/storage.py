@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
@@ -20,12 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from discriminator_guidance import progress
+from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import fingerprint, reason, sha256
 from discriminator_guidance.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.layout import Layout
 
 REASON = "reason"  # user attribute of a trial that failed by itself, not with its process
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from discriminator_guidance import progress, tracking
+from discriminator_guidance.config import Config
 from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
+from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.storage import REASON, StudyPlan, lost, open_study, recover
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.layout import Layout
 
 GRID = "grid"  # user attribute of the trials that a study begins with; they are never pruned
 
