@@ -109,7 +109,7 @@ def test_a_finding_follows_the_interval(make_inputs: Maker, word: str) -> None:
 def test_tuned_variants_are_compared_with_their_start_on_the_samples_of_this_run(make_inputs: Maker) -> None:
     rows = MINI["variants"] | {"tuned_mean": MINI["variants"]["mean_prob"]}
     inputs = make_inputs(variants=(*VARIANTS, "tuned", "tuned_mean"), settings={**MINI, "variants": rows})
-    promoted = {"study": "mini-discriminator", "trial": 17, "values": {"fid": 9.876}, "seed": 1, "parameters": {}}
+    promoted = {"study": "discriminator", "trial": 17, "values": {"fid": 9.876}, "params": {}}
     write_json(inputs.report / "study" / "promoted.json", {"discriminator": promoted})
     build_report(inputs)
     tuned, weights = finding(inputs, "(tuned)?"), finding(inputs, "(tuned_mean)?")
@@ -146,16 +146,10 @@ def test_fid_of_inception_is_plain_and_of_other_networks_never(make_inputs: Make
     assert all(column.startswith("ours: FID (digits network)") == (network != "inception") for column in ours)
 
 
-@pytest.mark.parametrize(
-    ("path", "stage"),
-    [
-        ("report/evaluation/d0.json", "evaluation"),
-        ("report/discriminator/d1/calibration.csv", "discriminator"),
-    ],
-)
-def test_a_missing_or_damaged_file_is_named_with_its_stage(make_inputs: Maker, path: str, stage: str) -> None:
+@pytest.mark.parametrize("path", ["evaluation/d0.json", "discriminator/d1/calibration.csv"])
+def test_a_missing_or_damaged_file_is_named_with_its_stage(make_inputs: Maker, path: str) -> None:
     inputs = make_inputs()
-    file = inputs.report.parent / path
+    file, stage = inputs.report / path, path.partition("/")[0]
     for content in ("{garbled", None):
         file.write_text(content) if content else file.unlink()
         with pytest.raises(InputError, match=rf"stage {stage}") as caught:

@@ -183,15 +183,16 @@ def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str,
     ]
 
 
-def summary_record(report: Path, settings: Mapping[str, Any], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+def summary_record(
+    evaluations: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], seconds: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """One object for each variant: distances with intervals, cost, and the recorded seconds of training behind it.
 
     Of a training whose snapshots go beyond the score network itself, the seconds up to the network that is sampled.
     """
     rows, score = [], settings["score"]
     iterations = {None: score["training"]["iterations"], **score["snapshots"]} if score["source"] == "train" else {}
-    for name in settings["variants"]:
-        one = read_evaluation(report, name)
+    for name, one in evaluations.items():
         trained = ["score", *(["extractor"] if one["members"] else []), *(f"discriminator/{m}" for m in one["members"])]
         took = [sum(taken for run, taken in seconds.items() if f"{run}/".startswith(f"{word}/")) for word in trained]
         took[0] *= iterations[one["network"]] / max(iterations.values()) if iterations else 1

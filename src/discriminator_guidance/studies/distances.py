@@ -44,10 +44,8 @@ class GuidedDistances:
 
         Yields of each batch the features (n, d) and the log ratios (steps, n) of guidance, +inf outside the window.
         """
-        guidance = None
-        if heads:
-            members = MemberLogits(self.extractor, heads)
-            guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
+        members = MemberLogits(self.extractor, heads)
+        guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
         sampler = sampler_settings(self.config, variant)
         indices = range(span.seed_start, span.seed_start + span.images)
         for start in range(0, len(indices), span.batch_size):
