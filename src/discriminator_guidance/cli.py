@@ -150,11 +150,12 @@ def summary(
 
     settings, layout = _opened(params)
     folder = layout.report
+    evaluations = {name: read_evaluation(folder, name) for name in settings.variants}
     if file is not None:
-        write_json(file, summary_record(folder, settings.model_dump(), recorded_seconds(settings.profile)))
+        write_json(file, summary_record(evaluations, settings.model_dump(), recorded_seconds(settings.profile)))
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
-    progress.summary(title, summary_rows({name: read_evaluation(folder, name) for name in settings.variants}))
+    progress.summary(title, summary_rows(evaluations))
     typer.echo(f"tables, figures and the page: {folder.relative_to(Path.cwd())}/index.html")
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from matplotlib.figure import Figure
 
-from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.report import figures, samples
 from discriminator_guidance.report.gather import gather
 
@@ -46,12 +44,6 @@ def test_curves_and_calibration_have_a_panel_for_each_member(make_inputs: Maker,
     _, train, theirs, *_ = drawn[0].axes[1].get_lines()
     assert theirs.get_ydata()[-1] == pytest.approx(0.41, abs=0.01)  # of the reproduction's D1
     assert train.get_ydata().tolist() == data.members[1].history["train_loss"].tolist()
-
-
-def test_vp_time_agrees_with_the_sampler() -> None:
-    sigmas = [0.0, 0.002, 0.5, 3.0, 80.0]
-    expected = tau_from_sigma(torch.tensor(sigmas, dtype=torch.float64)).tolist()
-    assert [samples.vp_time(sigma) for sigma in sigmas] == pytest.approx(expected, abs=1e-12)
 
 
 def test_process_figure_shows_the_sample_that_guidance_changes_most(make_inputs: Maker, drawn: list[Figure]) -> None:

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 
 from discriminator_guidance.config import load_config
+from discriminator_guidance.data.files import write_json
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.report import page
 from discriminator_guidance.report.gather import ReportInputs, Standing
 from discriminator_guidance.report.page import build_report
 
-from .conftest import MINI, PROJECT, VARIANTS, Maker, difference, maker_in, write_json
+from .conftest import MINI, PROJECT, VARIANTS, Maker, difference, maker_in
 
 FIGURES = {"fig1.png", "fig2.png", "fig3.png", "fid.png", "calibration.png", "guidance.png"}
 
@@ -95,9 +96,9 @@ def test_page_loads_nothing_and_embeds_every_figure(built: ReportInputs) -> None
 @pytest.mark.parametrize("word", ["better", "worse", "indistinguishable"])
 def test_a_finding_follows_the_interval(make_inputs: Maker, word: str) -> None:
     value, half_width = {"better": (-0.5, 0.4), "worse": (0.5, 0.4), "indistinguishable": (0.0, 0.5)}[word]
-    bounds = {"delta_low": value - half_width, "delta_high": value + half_width}
-    inputs = make_inputs(changes={"d0": {"delta_fid": value, **bounds}})
-    build_report(inputs)
+    inputs = make_inputs(changes={"d0": {"delta_fid": value}})
+    edm = {**inputs.differences["edm"], "d0": difference(value, half_width)}
+    build_report(dataclasses.replace(inputs, differences={**inputs.differences, "edm": edm}))
     found = finding(inputs, "(d0) help")
     assert found.startswith(f"finding {word}")
     assert set(re.findall("better|worse|indistinguishable", found)) == {word}
@@ -108,7 +109,7 @@ def test_a_finding_follows_the_interval(make_inputs: Maker, word: str) -> None:
 def test_tuned_variants_are_compared_with_their_start_on_the_samples_of_this_run(make_inputs: Maker) -> None:
     rows = MINI["variants"] | {"tuned_mean": MINI["variants"]["mean_prob"]}
     inputs = make_inputs(variants=(*VARIANTS, "tuned", "tuned_mean"), settings={**MINI, "variants": rows})
-    promoted = {"study": "mini-discriminator", "trial": 17, "values": {"fid": 9.876}, "seed": 1, "parameters": {}}
+    promoted = {"study": "discriminator", "trial": 17, "values": {"fid": 9.876}, "params": {}}
     write_json(inputs.report / "study" / "promoted.json", {"discriminator": promoted})
     build_report(inputs)
     tuned, weights = finding(inputs, "(tuned)?"), finding(inputs, "(tuned_mean)?")
@@ -145,16 +146,10 @@ def test_fid_of_inception_is_plain_and_of_other_networks_never(make_inputs: Make
     assert all(column.startswith("ours: FID (digits network)") == (network != "inception") for column in ours)
 
 
-@pytest.mark.parametrize(
-    ("path", "stage"),
-    [
-        ("report/evaluation/d0.json", "evaluation"),
-        ("report/discriminator/d1/calibration.csv", "discriminator"),
-    ],
-)
-def test_a_missing_or_damaged_file_is_named_with_its_stage(make_inputs: Maker, path: str, stage: str) -> None:
+@pytest.mark.parametrize("path", ["evaluation/d0.json", "discriminator/d1/calibration.csv"])
+def test_a_missing_or_damaged_file_is_named_with_its_stage(make_inputs: Maker, path: str) -> None:
     inputs = make_inputs()
-    file = inputs.report.parent / path
+    file, stage = inputs.report / path, path.partition("/")[0]
     for content in ("{garbled", None):
         file.write_text(content) if content else file.unlink()
         with pytest.raises(InputError, match=rf"stage {stage}") as caught:

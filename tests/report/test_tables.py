@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 
 import pandas as pd
@@ -10,7 +9,6 @@ import pandas as pd
 from discriminator_guidance.report.gather import Standing, gather
 from discriminator_guidance.report.tables import (
     Table,
-    csv,
     discriminator_table,
     ensemble_table,
     result_table,
@@ -83,7 +81,7 @@ def test_formats_show_the_same_numbers(make_inputs: Maker) -> None:
     data = gather(make_inputs())
     for table in (sampling_table(data), discriminator_table(data), result_table(data)):
         assert_compiles(table.latex([EVIL]))
-        rows = pd.read_csv(io.StringIO(csv(table.frame, "")), dtype=str).to_numpy()
+        rows = table.frame.to_numpy()
         markdown = [line for line in table.markdown([]).splitlines() if line.startswith("|")][2:]
         latex = table.latex([]).split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
         html = re.findall(r"<tr>(.*?)</tr>", table.html().split("<tbody>")[1], re.DOTALL)
@@ -110,7 +108,6 @@ def assert_compiles(text: str) -> None:
 def test_special_characters_survive_every_format() -> None:
     table = Table("t", EVIL, pd.DataFrame({"h": [EVIL], "g_1: h_2": ["[1, 2]"]}))
     assert_compiles(table.latex([EVIL]))
-    assert list(pd.read_csv(io.StringIO(csv(table.frame, EVIL))).iloc[0]) == [EVIL, "[1, 2]", EVIL]
     markdown = table.markdown([EVIL])
     assert "<script>" not in markdown
     assert "<script>" not in table.html()

@@ -124,6 +124,7 @@ def test_known_effects_and_factors_are_found(small: Tiny):
     assert ratios["fresh", 1, 2]["factor"] == pytest.approx(1)
     low, high = stats.t.interval(0.95, 1, np.log(mean), stats.sem(np.log([5, 8])))
     assert [ratios["fresh", 2, 3][key] for key in ("low", "high", "n")] == pytest.approx([np.exp(low), np.exp(high), 2])
+    assert ratios["fresh", 2, 3]["spearman"] == pytest.approx(1), "amplification and factor grow together"
     # Without one cell its replicate has no effects, and what is divided by it no ratio.
     lacking = Cell("fresh", RULES[0], 1, 3, 0.0, True, 0)
     rows = cell_frame({cell: trial for cell, trial in done.items() if cell != lacking}, section)
@@ -131,21 +132,6 @@ def test_known_effects_and_factors_are_found(small: Tiny):
     without = rows[rows["ratio_to_d0"].isna()]
     assert {*zip(*(without[key] for key in ("seed", "steps", "w2", "boosting")), strict=True)} == {(0, 3, 0.0, True)}
     assert {row["n"] for row in factors(rows, section) if row["steps"] == 3} == {1}
-
-
-def test_the_factor_is_compared_with_what_should_predict_it(small: Tiny):
-    config = small[0].model_copy(update={"replicates": 5})
-    section, done = config.study.factorial, {}
-    replicates = [(2, 0.1, 90), (3, 0.8, 20), (8, 0.9, 50), (1.5, 0, None), (5, 0.3, 60)]
-    for cell in planned_cells(config):
-        factor, share, amplification = replicates[cell.seed]
-        clipped = cell.rule == RULES[1]
-        facts = {"influence": [0.1, -0.1], "fid_debiased": float(factor) if clipped else 1.0}
-        facts |= {"share_in_unit": share, "amplification": amplification} if clipped else {}
-        done[cell] = optuna.trial.create_trial(value=1.0, user_attrs=facts)
-    found = factors(cell_frame(done, section), section)
-    # Ranks of the factors 2 3 5 1 4 (1 is the smallest), of share x amplification 9 16 45 0 18 the same.
-    assert [row["spearman"] for row in found] == pytest.approx([1.0] * 7)
 
 
 def test_an_interrupted_study_writes_what_it_has_goes_on_and_ends_as_an_uninterrupted_one(small: Tiny, monkeypatch):
@@ -172,7 +158,7 @@ def test_an_interrupted_study_writes_what_it_has_goes_on_and_ends_as_an_uninterr
     assert len(table(layout.study / "factorial.csv")) == 20
     assert (layout.study / "factorial_steps.png").read_bytes().startswith(b"\x89PNG")
     before = {path.name: path.read_bytes() for path in layout.study.iterdir()}
-    assert factorial.run(config, layout, False) == {"cells": 74}
+    assert factorial.run(config, layout, False)["missing"] == 0
     assert {path.name: path.read_bytes() for path in layout.study.iterdir()} == before
     # A cell does not depend on what was run before it; its replicate's networks sample it.
     cell, replicate = Cell("fresh", "clipped_logit_mean", 2, 3, 2.0, False, 1), layout.replicates(2)[1]
@@ -208,9 +194,5 @@ def test_the_slope_of_logits_is_found_within_its_error():
         errors.append(error)
     assert np.mean(slopes) == pytest.approx(1.5, abs=0.1)
     assert np.std(slopes) == pytest.approx(np.mean(errors), rel=0.3)
-
-
-def test_classes_that_a_threshold_separates_have_a_finite_slope():
-    slope, error = platt_slope(np.linspace(-1, 1, 16), np.repeat([0, 1], 8))
-    assert 5 < slope < 1e4
-    assert np.isfinite(error)
+    separable = platt_slope(np.linspace(-1, 1, 16), np.repeat([0, 1], 8))
+    assert np.isfinite(separable).all()

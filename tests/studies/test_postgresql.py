@@ -16,7 +16,7 @@ from discriminator_guidance.studies.storage import lost, storage_errors
 from discriminator_guidance.studies.trials import ended
 from tests.stages.conftest import tiny_settings, write_params
 from tests.studies.postgres import Server, postgres_server, server_programs
-from tests.studies.worker import CORNERS, start, take_part
+from tests.studies.worker import CORNERS, IMPATIENT, start, take_part
 
 pytestmark = pytest.mark.integration
 
@@ -36,8 +36,7 @@ def server() -> Iterator[Server]:
 def shared(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder whose studies are in the database, which is empty."""
     monkeypatch.setenv("PGPASSWORD", server.password)
-    monkeypatch.setattr(storage, "HEARTBEAT_S", 1)
-    monkeypatch.setattr(storage, "GRACE_S", 2)
+    monkeypatch.setattr(storage, "DATABASE", storage.DATABASE | IMPATIENT)
     write_params(tmp_path, tiny_settings({"study.storage": server.url}))
     for name in optuna.get_all_study_names(server.url):
         optuna.delete_study(study_name=name, storage=server.url)

@@ -11,7 +11,6 @@ import pytest
 from optuna.trial import TrialState
 
 from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.storage import lost
 from discriminator_guidance.studies.trials import complete, ended, wanted
 from tests.studies.worker import CORNERS, PLAN, start, take_part
@@ -44,17 +43,14 @@ def test_a_study_begins_with_its_grid_and_goes_on_as_if_never_interrupted(root: 
     assert [trial.number for trial in complete(resumed)[:1]] == [resumed.best_trial.number]
 
 
-@pytest.mark.parametrize(("asked", "total"), [("12", 12), ("+3", 11), ("2", None)])
-def test_trials_are_asked_for_in_all_or_as_more(root: Path, asked: str, total: int | None, capsys):
-    study, layout = take_part(root, 8), Layout(root, "mini")
-    (layout.study / "ensemble.json").write_text('{"n_trials": 8}')
-    assert wanted(asked, study, layout) == total
-    assert ("nothing to do" in capsys.readouterr().err) == (total is None)
-    (layout.study / "ensemble.json").unlink()
-    assert wanted("8", study, layout) == 8, "the record is still to be written"
+def test_trials_are_asked_for_in_all_or_as_more(root: Path, capsys):
+    study = take_part(root, 8)
+    assert (wanted("12", study), wanted("+3", study)) == (12, 11)
+    assert values(take_part(root, 2)) == values(study)
+    assert "has 8 trials" in capsys.readouterr().err
     for wrong in ("0", "many", "+0"):
         with pytest.raises(ConfigError, match="--trials"):
-            wanted(wrong, study, layout)
+            wanted(wrong, study)
 
 
 def test_a_trial_that_diverges_fails_for_good_and_counts(root: Path):

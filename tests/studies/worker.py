@@ -20,6 +20,7 @@ from discriminator_guidance.studies.trials import begin, run_trials
 from tests.commands import PROJECT, environment
 
 CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}
+IMPATIENT = {"heartbeat_interval": 1, "grace_period": 2}
 PLAN = StudyPlan("ensemble", "a quadratic", {"space": 5}, ())
 
 
@@ -61,6 +62,6 @@ def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "") -> sub
 
 
 if __name__ == "__main__":
-    storage.HEARTBEAT_S, storage.GRACE_S = 1, 2
+    storage.DATABASE |= IMPATIENT
     folder, number, pause, killed = sys.argv[1:]
     take_part(Path(folder), int(number), float(pause), int(killed) if killed else None)

@@ -64,23 +64,28 @@ def new_figure(width: float, height: float, **spacing: Any) -> Figure:
 
 
 def finish(figure: Figure, data: ReportData, name: str, **facts: Any) -> Drawing:
-    """Render to PNG, the note on the data below; 256 colours unless images are shown, a third of the size."""
-    if data.note:
+    """Render to PNG, the note on the data below."""
+    return Drawing(name, png(figure, data.settings["report"]["dpi"], data.note), facts)
+
+
+def png(figure: Figure, dpi: int, note: str) -> bytes:
+    """A figure as PNG, a note below; 256 colours unless images are shown, a third of the size."""
+    if note:
         width = figure.get_figwidth()
-        note = textwrap.fill(data.note, max(1, int(13 * width)))
-        figure.text(0.08 / width, -0.02, note, va="top", fontsize=8.0, color=GREY)
-    stream, packed, box = io.BytesIO(), io.BytesIO(), "tight" if data.note else None
-    figure.savefig(stream, dpi=data.settings["report"]["dpi"], bbox_inches=box, metadata={"Software": None})
+        text = textwrap.fill(note, max(1, int(13 * width)))
+        figure.text(0.08 / width, -0.02, text, va="top", fontsize=8.0, color=GREY)
+    stream, packed, box = io.BytesIO(), io.BytesIO(), "tight" if note else None
+    figure.savefig(stream, dpi=dpi, bbox_inches=box, metadata={"Software": None})
     if any(axes.images for axes in figure.axes):
-        return Drawing(name, stream.getvalue(), facts)
+        return stream.getvalue()
     with Image.open(stream) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
-    return Drawing(name, packed.getvalue(), facts)
+    return packed.getvalue()
 
 
 def variant_color(data: ReportData, name: str) -> str:
     """Black: no guidance; blue: one discriminator; green: ensemble; red: clipped raw logits."""
-    variant = data.variant(name)
+    variant = data.settings["variants"][name]
     if variant["rule"] == "clipped_logit_mean":
         return RED
     return GREEN if len(variant["members"]) > 1 else BLUE if variant["members"] else INK
@@ -97,7 +102,7 @@ def fid_figure(data: ReportData) -> Drawing:
     right.set_xscale("symlog", linthresh=linear, linscale=1.0)
     for row, name in enumerate(names):
         found, color = data.evaluations[name], variant_color(data, name)
-        face = "white" if data.variant(name)["boosting"] else color
+        face = "white" if data.settings["variants"][name]["boosting"] else color
         if data.reference["replicates"] > 1:
             for axes, bounds in ((left, found["fid_ci95_sampling"]), (right, found["delta_ci95_sampling"])):
                 axes.plot(bounds, [row, row], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
@@ -231,7 +236,7 @@ def guidance_figure(data: ReportData) -> Drawing | None:
         return None
     figure = new_figure(max(4.5, 2.7 * len(names) + 0.6), 3.1)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    limit = log_ratio_limit(data)
+    limit = data.log_ratio_bound
     for axes, name in zip(panels, names, strict=True):
         color, finite = variant_color(data, name), np.isfinite(ratios[name])
         inside = np.flatnonzero(finite.any(axis=1))
@@ -247,12 +252,6 @@ def guidance_figure(data: ReportData) -> Drawing | None:
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
     panels[0].set_ylabel("log density ratio")
     return finish(figure, data, "guidance")
-
-
-def log_ratio_limit(data: ReportData) -> float:
-    """The largest |log ratio| that the probability clip leaves."""
-    clip = data.inputs.probability_clip
-    return math.log((1 - clip) / clip)
 
 
 def roofline_figure(data: ReportData) -> Drawing | None:

@@ -50,8 +50,8 @@ def estimate(value: float | None, bounds: Sequence[float], digits: int = 2, sign
 
 
 def scientific(value: float | None) -> str:
-    """A setting as people write it: 3e-4, 0.01, 2, 80."""
-    if value is None:
+    """A setting as people write it: 3e-4, 0.01, 2, 80; a dash for None and NaN."""
+    if value is None or math.isnan(value):
         return MISSING
     if value != 0 and abs(value) < 0.001:
         mantissa, exponent = f"{value:.6e}".split("e")

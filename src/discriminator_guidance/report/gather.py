@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,6 @@ STUDIES = ("discriminator", "ensemble", "factorial")
 CURVES = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 CALIBRATION = ["time", "mean_probability", "fraction_real", "count"]
 TRAJECTORY = ("sigma", "states", "denoised", "log_ratio")
-BENCHMARK = ("name", "reference_s", "ours_s", "ratio", "flops", "peak_flops", "percent_of_peak", "rounds", "conditions")
-
-
-class Record(dict[str, Any]):
-    """What a stage wrote: a key that is not there is an InputError with the file's name, wherever it is asked for."""
-
-    def __init__(self, content: Mapping[str, Any], path: Path, stage: str) -> None:
-        super().__init__(content)
-        self.path, self.stage = path, stage
-
-    def __missing__(self, key: str) -> Any:
-        raise InputError(f"{key!r} in {self.path}", "no such key", f"run stage {self.stage} again")
 
 
 @dataclass(frozen=True)
@@ -71,7 +59,7 @@ class Standing:
     from_each: Mapping[str, Difference]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportInputs:
     """Settings, folders, and what was computed from more than one evaluation."""
 
@@ -81,6 +69,8 @@ class ReportInputs:
     differences: Mapping[str, Mapping[str, Difference]]  # by baseline and variant
     standings: Mapping[str, Standing]  # by ensemble
     probability_clip: float
+    log_ratio_bound: float  # the largest |log ratio| that the probability clip leaves
+    vp_time: Callable[[float], float]  # of an EDM noise level
     provenance: Mapping[str, Any]
     replicate: str = ""  # the folder of the training replicate whose images and curves are shown
     adjusted_p: Mapping[str, float] = field(default_factory=dict)  # by variant, of its difference from edm (Holm 1979)
@@ -107,11 +97,10 @@ class Study:
     promoted: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True)
-class ReportData:
-    """The contents of every file behind the report."""
+@dataclass(frozen=True, kw_only=True)
+class ReportData(ReportInputs):
+    """The inputs with the contents of every file behind the report."""
 
-    inputs: ReportInputs
     card: Mapping[str, Any]
     members: tuple[Member, ...]
     evaluations: Mapping[str, Mapping[str, Any]]  # by variant, metrics and details
@@ -121,11 +110,6 @@ class ReportData:
     trajectories: Mapping[str, Mapping[str, np.ndarray]]
     studies: Mapping[str, Study]
     benchmark: Sequence[Mapping[str, Any]]
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Of the profile."""
-        return self.inputs.settings
 
     @property
     def reference(self) -> Mapping[str, Any]:
@@ -142,24 +126,15 @@ class ReportData:
         """FID or KID with the name of its feature network."""
         return fid_label(self.reference["fid_network"], metric)
 
-    def variant(self, name: str) -> Mapping[str, Any]:
-        """The settings of a variant."""
-        section: Mapping[str, Any] = self.settings["variants"][name]
-        return section
-
     def difference(self, name: str, baseline: str = REFERENCE) -> Difference | None:
         """A variant's difference from a baseline; None for the baseline itself and where either was not evaluated."""
-        if name == baseline or name not in self.evaluations:
-            return None
-        if baseline == REFERENCE:
-            found = self.evaluations[name]
-            return Difference(found["delta_fid"], (found["delta_low"], found["delta_high"]))
-        return self.inputs.differences.get(baseline, {}).get(name)
+        return self.differences.get(baseline, {}).get(name)
 
 
 def gather(inputs: ReportInputs) -> ReportData:
     """Read and check all files that the report needs; raise InputError naming the file and its stage."""
     settings, report = inputs.settings, inputs.report
+    benchmark = report / "benchmark.json"
     evaluations = {name: read_evaluation(report, name) for name in settings["variants"]}
     guided, images = inputs.data / "guided", settings["report"]["images"]
     shown = [name for name in dict.fromkeys(SAMPLE_ROWS + RATIO_PANELS) if name in evaluations]
@@ -169,7 +144,7 @@ def gather(inputs: ReportInputs) -> ReportData:
         arrays = read_npz(folders[name] / "samples.npz", ["images", "index"], "guided")
         samples[name] = {key: array[:images].copy() for key, array in arrays.items()}
     return ReportData(
-        inputs=inputs,
+        **vars(inputs),
         card=read_json(inputs.data / "real" / "card.json", "real"),
         members=tuple(_member(report / "discriminator" / name, inputs.replicate) for name in settings["members"]),
         evaluations=evaluations,
@@ -177,15 +152,14 @@ def gather(inputs: ReportInputs) -> ReportData:
         samples=samples,
         trajectories={name: read_npz(folders[name] / "trajectory.npz", TRAJECTORY, "guided") for name in shown},
         studies={name: _study(report / "study", name) for name in STUDIES},
-        benchmark=_benchmark(report / "benchmark.json"),
+        benchmark=json.loads(benchmark.read_text(encoding="utf-8")) if benchmark.is_file() else [],
     )
 
 
-def read_evaluation(report: Path, variant: str) -> Record:
+def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     """Metrics and details of a variant in one mapping."""
-    path = report / "details" / f"{variant}.json"
     metrics = read_json(report / "evaluation" / f"{variant}.json", "evaluation")
-    return Record({**metrics, **read_json(path, "evaluation")}, path, "evaluation")
+    return metrics | read_json(report / "details" / f"{variant}.json", "evaluation")
 
 
 def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -209,15 +183,16 @@ def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str,
     ]
 
 
-def summary_record(report: Path, settings: Mapping[str, Any], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+def summary_record(
+    evaluations: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], seconds: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """One object for each variant: distances with intervals, cost, and the recorded seconds of training behind it.
 
     Of a training whose snapshots go beyond the score network itself, the seconds up to the network that is sampled.
     """
     rows, score = [], settings["score"]
     iterations = {None: score["training"]["iterations"], **score["snapshots"]} if score["source"] == "train" else {}
-    for name in settings["variants"]:
-        one = read_evaluation(report, name)
+    for name, one in evaluations.items():
         trained = ["score", *(["extractor"] if one["members"] else []), *(f"discriminator/{m}" for m in one["members"])]
         took = [sum(taken for run, taken in seconds.items() if f"{run}/".startswith(f"{word}/")) for word in trained]
         took[0] *= iterations[one["network"]] / max(iterations.values()) if iterations else 1
@@ -251,10 +226,10 @@ def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataF
 
 
 def _member(place: Path, replicate: str) -> Member:
-    folder, path = place / replicate, place / replicate / "metrics.json"
+    folder = place / replicate
     return Member(
         place.name,
-        Record(read_json(path, "discriminator"), path, "discriminator"),
+        read_json(folder / "metrics.json", "discriminator"),
         _table(folder / "history.csv", "discriminator", CURVES),
         _table(folder / "calibration.csv", "discriminator", CALIBRATION),
     )
@@ -266,14 +241,3 @@ def _study(folder: Path, name: str) -> Study:
     record = {} if rows is None else read_json(folder / f"{name}.json", f"study {name}")
     promoted = read_json(promotions, "study promote").get(name) if promotions.is_file() else None
     return Study(name, tuple(sorted(folder.glob(f"{name}*.png"))), rows, record, promoted)
-
-
-def _benchmark(path: Path) -> Sequence[Mapping[str, Any]]:
-    """The rows that `dguide benchmark` wrote; none where there is no file."""
-    if not path.is_file():
-        return []
-    try:
-        return [{key: row[key] for key in BENCHMARK} for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError) as error:
-        remedy = f"write it again with `dguide benchmark --json {path}`, or remove it"
-        raise InputError(f"rows with {', '.join(BENCHMARK)} in {path}", reason(error), remedy) from error

@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from discriminator_guidance.data.files import write_bytes
+from discriminator_guidance.data.files import write_bytes, write_csv
 from discriminator_guidance.report import figures, format, published, samples, tables
 from discriminator_guidance.report.gather import BASELINES, REFERENCE, ReportData, ReportInputs, gather, summary_rows
 
@@ -42,16 +42,17 @@ def build_report(inputs: ReportInputs) -> None:
     written = {name: "".join(template.blocks[name](template.new_context(context))) for name in made}
     notes = {name: [n for n in (*text.splitlines(), data.note) if n.strip()] for name, text in written.items()}
     files: dict[str, str | bytes] = {f"figures/{name}.png": drawing.png for name, drawing in drawings.items()}
+    frames = {"tables/variants": tables.variants_frame(data), "curves": tables.curves_frame(data)}
     for name, table in made.items():
-        files[f"tables/{name}.csv"] = tables.csv(table.frame, data.note)
+        frames[f"tables/{name}"] = table.frame
         files[f"tables/{name}.md"] = table.markdown(notes[name])
         files[f"tables/{name}.tex"] = table.latex(notes[name])
-    for name, frame in (("tables/variants", tables.variants_frame(data)), ("curves", tables.curves_frame(data))):
-        files[f"{name}.csv"] = tables.csv(frame, data.note)
     files["provenance.json"] = json.dumps(inputs.provenance, indent=2, sort_keys=True) + "\n"
     files["index.html"] = environment.get_template("page.html").render(context, notes=notes)
     for name, content in files.items():
         write_bytes(inputs.report / name, content.encode() if isinstance(content, str) else content)
+    for name, frame in frames.items():
+        write_csv(inputs.report / f"{name}.csv", frame.assign(note=data.note) if data.note else frame)
 
 
 def _environment(data: ReportData) -> Environment:
@@ -85,7 +86,6 @@ def _context(data: ReportData) -> dict[str, Any]:
             name: (starts, data.studies[TUNED[name]].promoted) for name in TUNED if (starts := _starts(data, name))
         },
         "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations))),
-        "limit": figures.log_ratio_limit(data),
     }
 
 
@@ -101,6 +101,6 @@ def _singles(data: ReportData) -> list[str]:
 def _starts(data: ReportData, name: str) -> list[str]:
     """What the search of a tuned variant started from: the plain mean, or d0 and the member of the same settings."""
     known = {*BASELINES, *data.settings["members"]} - {REFERENCE}
-    baselines = [other for other, found in data.inputs.differences.items() if name in found and other in known]
-    several = name in data.evaluations and len(data.variant(name)["members"]) > 1
+    baselines = [other for other, found in data.differences.items() if name in found and other in known]
+    several = name in data.evaluations and len(data.settings["variants"][name]["members"]) > 1
     return [other for other in baselines if (other == tables.PLAIN_MEAN) == several]

@@ -17,14 +17,7 @@ from discriminator_guidance.report.gather import REFERENCE, SAMPLE_ROWS, ReportD
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
 RELEASED_SIGMA_DATA = 0.5  # of EDM's networks, whose profile names only their file
 LEVELS = 8
-BETA_MIN, BETA_MAX = 0.1, 20.0
 Trajectory = Mapping[str, np.ndarray]
-
-
-def vp_time(sigma: float) -> float:
-    """The VP time of an EDM noise level (Song et al. 2021, Eq. 33, solved for the time)."""
-    slope = BETA_MAX - BETA_MIN
-    return (math.sqrt(BETA_MIN**2 + 2 * slope * math.log1p(sigma**2)) - BETA_MIN) / slope
 
 
 def visible(x: np.ndarray, sigma: float, sigma_data: float) -> np.ndarray:
@@ -44,7 +37,7 @@ def process_figure(data: ReportData) -> Drawing:
     edm = data.trajectories[REFERENCE]
     # Variants with another number of steps have other noise levels.
     alike = [name for name, path in data.trajectories.items() if np.array_equal(path["sigma"], edm["sigma"])]
-    guided = next((name for name in alike if data.variant(name)["members"]), None)
+    guided = next((name for name in alike if data.settings["variants"][name]["members"]), None)
     sigma_data = float(data.settings["score"].get("sigma_data", RELEASED_SIGMA_DATA))
     chosen = np.unique(np.linspace(0, len(edm["sigma"]) - 1, LEVELS).round().astype(int))[::-1]
     sigmas = edm["sigma"][chosen]
@@ -63,7 +56,7 @@ def process_figure(data: ReportData) -> Drawing:
     figure = new_figure(1.05 * len(sigmas) + 1.9, 1.0 * len(rows) + 0.45, wspace=0.16, w_pad=0.02)
     panels = figure.subplots(len(rows), len(sigmas), squeeze=False)
     for axes, sigma in zip(panels[0], sigmas, strict=True):
-        axes.set_title(f"σ {sigma:.2g}\nτ {vp_time(sigma):.2f}", fontweight="normal")
+        axes.set_title(f"σ {sigma:.2g}\nτ {data.vp_time(sigma):.2f}", fontweight="normal")
     for row, (title, color, images) in zip(panels, rows, strict=True):
         _row_title(row[0], title, color)
         for axes, image in zip(row, images, strict=True):
@@ -119,7 +112,7 @@ def samples_figure(data: ReportData) -> Drawing:
     figure = new_figure(0.82 * len(index) + 2.2, 0.86 * len(names) + 0.4, **spacing)
     panels = figure.subplots(len(names), len(index), squeeze=False)
     for row, name in zip(panels, names, strict=True):
-        what = textwrap.fill(variant_text(data.variant(name)), 26)
+        what = textwrap.fill(variant_text(data.settings["variants"][name]), 26)
         _row_title(row[0], f"{name}\n{what}", variant_color(data, name))
         for axes, image in zip(row, data.samples[name]["images"], strict=True):
             show(axes, image)

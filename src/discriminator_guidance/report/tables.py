@@ -55,12 +55,6 @@ class Table:
         return _grouped(self.frame.map(fmt.typeset)).to_html(index=False, border=0)
 
 
-def csv(frame: pd.DataFrame, note: str) -> str:
-    """One header line, then the rows; a last column `note` has that of the real data, if any."""
-    frame = frame.assign(note=note) if note else frame
-    return frame.to_csv(index=False, lineterminator="\n", float_format="%.9g")
-
-
 def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with two header rows, groups above headings."""
     pairs = [column.rpartition(": ")[::2] for column in frame.columns]
@@ -89,8 +83,8 @@ def sampling_table(data: ReportData) -> Table:
 
 
 def _sampling(data: ReportData, name: str) -> dict[str, str]:
-    sampler, guided, variant = data.settings["sampler"], data.settings["guided"], data.variant(name)
-    found, size, clip = data.evaluations[name], data.real.shape[1], scientific(data.inputs.probability_clip)
+    sampler, guided, variant = data.settings["sampler"], data.settings["guided"], data.settings["variants"][name]
+    found, size, clip = data.evaluations[name], data.real.shape[1], scientific(data.probability_clip)
     trained = data.settings["score"]["source"] == "train"
     low, high = map(scientific, variant["window"] or (guided["time_min"], guided["time_max"]))
     texts = {
@@ -171,7 +165,7 @@ def result_table(data: ReportData) -> Table:
 
 
 def _ours(data: ReportData, name: str) -> dict[str, str]:
-    found, variant, kid = data.evaluations[name], data.variant(name), data.label("KID")
+    found, variant, kid = data.evaluations[name], data.settings["variants"][name], data.label("KID")
     weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
     row = {
         "variant": name,
@@ -192,7 +186,7 @@ def _ours(data: ReportData, name: str) -> dict[str, str]:
                 None if name == REFERENCE else found["delta_fid"], found["delta_ci95_sampling"], sign=True
             )
         if baseline == REFERENCE:
-            row["ours: adjusted p"] = number(data.inputs.adjusted_p.get(name), 3)
+            row["ours: adjusted p"] = number(data.adjusted_p.get(name), 3)
     row |= {
         f"ours, generative: {kid} [95 %]": fmt.estimate(found["kid_all"], found["kid_ci95"], 4),
         f"ours, generative: {kid}, difference from {REFERENCE} [95 %]": fmt.estimate(
@@ -220,13 +214,13 @@ def _difference(data: ReportData, name: str, baseline: str) -> str:
 def ensemble_table(data: ReportData) -> Table:
     """Table 4: every ensemble whose members were all sampled alone in the same way, beside those members."""
     rows, label = [], f"{data.label()} [95 %]"
-    for name, standing in data.inputs.standings.items():
+    for name, standing in data.standings.items():
         alone = {member: data.evaluations[variant] for member, variant in standing.alone.items()}
         members = sorted(alone, key=lambda member: alone[member]["fid"])
         verdicts = [difference.verdict for difference in standing.from_each.values()]
         rows.append({
             "ensemble": name,
-            "of": fmt.variant_text(data.variant(name)),
+            "of": fmt.variant_text(data.settings["variants"][name]),
             "start of its members": start_text(data, list(alone)),
             f"{label}: ensemble": fid_text(data.evaluations[name]),
             f"{label}: mean of its members": number(standing.mean_fid, 2),
@@ -261,14 +255,9 @@ def study_table(study: Study, shown: int = 10) -> Table:
         frame = frame[frame["state"] == "complete"].sort_values(["value", "number"]).head(shown)
     frame = frame.drop(columns=["state", "seconds", "note"], errors="ignore")
     frame.columns = [name.removeprefix("params_") for name in map(str, frame)]
-    named = frame.rename(columns={"number": "trial", "grid": "began with"}).map(_cell)
-    return Table(study.name, f"Study {study.name}", named)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return number(value, 0) if value != value else scientific(float(f"{value:.4g}"))
-    return str(value)
+    named = frame.rename(columns={"number": "trial", "grid": "began with"})
+    cells = named.map(lambda value: scientific(float(f"{value:.4g}")) if isinstance(value, float) else str(value))
+    return Table(study.name, f"Study {study.name}", cells)
 
 
 def variants_frame(data: ReportData) -> pd.DataFrame:

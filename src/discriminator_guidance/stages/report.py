@@ -6,12 +6,15 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from discriminator_guidance import distributed
 from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import fingerprint, read_json, require, sha256, write_bytes
+from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.evaluation.significance import Measured, holm
 from discriminator_guidance.git import git
-from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
+from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, PROBABILITY_CLIP
 from discriminator_guidance.report.gather import Difference, ReportInputs
 from discriminator_guidance.report.page import build_report
 from discriminator_guidance.stages.comparisons import differences, read_evaluated, standings
@@ -39,6 +42,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         differences=differences(evaluated, config.report.primary[1]) | tuned_differences(config, evaluated),
         standings=standings(config.variants, evaluated),
         probability_clip=PROBABILITY_CLIP,
+        log_ratio_bound=LOG_RATIO_BOUND,
+        vp_time=lambda sigma: tau_from_sigma(torch.tensor(sigma)).item(),
         provenance=provenance(config, layout),
         replicate=layout.replicates(config.replicates)[0].replicate,
         adjusted_p=dict(zip(others, holm(p_values), strict=True)),

@@ -7,7 +7,7 @@ ends is then judged by the distance of the samples that it guides; of the best f
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
@@ -15,7 +15,7 @@ from optuna.pruners import PercentilePruner
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.config import HeadNetwork, Member, Variant
+from discriminator_guidance.config import Config, HeadNetwork, Member, Variant
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.evaluation.classification import (
     calibration_bins,
@@ -23,17 +23,14 @@ from discriminator_guidance.evaluation.classification import (
     expected_calibration_error,
 )
 from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, train_head
+from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings, plain_mean
 from discriminator_guidance.studies.record import draw_pareto, seconds, write_record
 from discriminator_guidance.studies.storage import StudyPlan
-from discriminator_guidance.studies.trials import GRID, begin, complete, count, run_trials, wanted
+from discriminator_guidance.studies.trials import GRID, begin, complete, run_trials, wanted
+from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.grid import grid_logits
 from discriminator_guidance.training.loop import Row
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.tracking import Tracker
 
 WORD, TUNED, START = "discriminator", "tuned", "d0"
 CHOICES = ("importance_sampling", "model_channels", "bagging")  # parameters without an order
@@ -43,8 +40,7 @@ LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned
 def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
     """Search until there are so many trials and write the record; returns the winner."""
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
-    if (total := wanted(trials, study, layout)) is None:
-        return {"trials": count(study)}
+    total = wanted(trials, study)
     distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout)
     run_trials(study, partial(_objective, inputs, distances), total, config, config.study.discriminator.model_dump())
     return write_results(study, config, layout)
@@ -170,12 +166,10 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     row = {key: value for key, value in winner.user_attrs["member"].items() if value != shared.get(key, ...)}
     variant = _variant(config).model_dump(mode="json", exclude_none=True)
     record = {
-        "best": {"trial": trials[0].number, "value": trials[0].value},
         "finalists": [{"trial": trial.number, "fid": trial.user_attrs["fid"]} for trial in finalists],
         "winner": {"trial": winner.number, "values": values, "params": winner.params},
         "rows": {"members": {TUNED: row}, "variants": {TUNED: variant}},
     }
-
     write_record(study, config, layout, record)
     names = ["seconds of the trial", f"FID ({config.fid_network.name})"]
     pairs = [(seconds(trial) or 0.0, trial.user_attrs["fid"]) for trial in trials]

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
+from discriminator_guidance.config import Config, Variant
+from discriminator_guidance.config.sections import SampleRange
 from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
-from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.precision import allow_tf32, prepare
+from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
 from discriminator_guidance.stages.sampling import draw_batch, member_guidance, sampler_settings, window_of
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config, Variant
-    from discriminator_guidance.config.sections import SampleRange
-    from discriminator_guidance.networks.adm import EncoderUNet
-    from discriminator_guidance.stages.layout import Layout
 
 PLAIN_MEAN = "mean_prob"  # the variant whose members are searched
 
@@ -47,10 +44,8 @@ class GuidedDistances:
 
         Yields of each batch the features (n, d) and the log ratios (steps, n) of guidance, +inf outside the window.
         """
-        guidance = None
-        if heads:
-            members = MemberLogits(self.extractor, heads)
-            guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
+        members = MemberLogits(self.extractor, heads)
+        guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
         sampler = sampler_settings(self.config, variant)
         indices = range(span.seed_start, span.seed_start + span.images)
         for start in range(0, len(indices), span.batch_size):

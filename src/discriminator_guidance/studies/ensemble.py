@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.pruners import PercentilePruner
 
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
-from discriminator_guidance.config import Variant
+from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.guidance.ensemble import simplex_weights
+from discriminator_guidance.networks.adm import EncoderUNet
+from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.stages.sampling import window_of
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings, plain_mean
 from discriminator_guidance.studies.record import write_record
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import GRID, begin, complete, count, run_trials, wanted
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.networks.adm import EncoderUNet
-    from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.tracking import Tracker
+from discriminator_guidance.tracking import Tracker
 
 WORD, TUNED = "ensemble", "tuned_mean"
 START = "plain mean"
@@ -36,8 +33,7 @@ DIGITS = 3  # of what is tried, so that what is promoted is what was tried
 def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
     """Search until there are so many trials and write the record; returns the best."""
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
-    if (total := wanted(trials, study, layout)) is None:
-        return {"trials": count(study)}
+    total = wanted(trials, study)
     distances = GuidedDistances(config, layout)
     heads = {name: load_head(layout, name, distances.compute) for name in plain_mean(config).members}
     run_trials(study, partial(_objective, distances, heads), total, config, config.study.ensemble.model_dump())
@@ -144,9 +140,7 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     values = {"fid": best.value, "start_fid": begun.get(START)}
     record = {
         "winner": {"trial": best.number, "values": values, "params": best.params},
-        "starts": begun,
         "rows": {"variants": {TUNED: best.user_attrs["variant"]}},
     }
-
     write_record(study, config, layout, record)
     return {"trials": count(study), "best": best.number, **values}

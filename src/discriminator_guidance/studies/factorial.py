@@ -28,7 +28,7 @@ from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from discriminator_guidance.studies.storage import StudyPlan
-from discriminator_guidance.studies.trials import begin, count, run_trials, waiting, wanted
+from discriminator_guidance.studies.trials import begin, run_trials
 from discriminator_guidance.tracking import Tracker
 
 WORD = "factorial"
@@ -58,13 +58,10 @@ def run(config: Config, layout: Layout, recover_all: bool) -> dict[str, Any]:
     cells, layouts = planned_cells(config), layout.replicates(config.replicates)
     starts = {" ".join(map(str, asdict(cell).values())): asdict(cell) for cell in cells}
     study = begin(config, layout, plan(config, layouts), starts, recover_all)
-    if wanted(str(len(cells)), study, layout) is None:
-        return {"cells": len(cells)}
+    networks = cache(lambda seed: GuidedDistances(config, layouts[seed]))
     try:
-        if left := waiting(study):
-            networks = cache(lambda seed: GuidedDistances(config, layouts[seed]))
-            total, settings = count(study) + left, config.study.factorial.model_dump()
-            run_trials(study, partial(_objective, config, networks), total, config, settings)
+        settings = config.study.factorial.model_dump()
+        run_trials(study, partial(_objective, config, networks), len(cells), config, settings)
     finally:
         result = write_results(study, cells, config, layout)
     return result

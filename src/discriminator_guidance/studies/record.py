@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-from discriminator_guidance.config import load_config, promote
+from discriminator_guidance.config import Config, load_config, promote
 from discriminator_guidance.config.load import PARAMS
 from discriminator_guidance.data.files import read_json, write_bytes, write_csv, write_json
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.git import git_state
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.trials import GRID, complete, ended
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
 
 ENOUGH = 4  # different values under which only the history is drawn
 
@@ -38,7 +32,6 @@ def write_record(study: optuna.Study, config: Config, layout: Layout, record: Ma
     facts = {
         "study": word,
         "n_trials": len(trials),
-        "states": dict(sorted(Counter(trial.state.name.lower() for trial in trials).items())),
         "seed": config.study.seed,
         "objective": (study.metric_names or [""])[0],
         "fid_network": config.fid_network.name,
@@ -71,23 +64,14 @@ def draw(plot: Callable[[], Any], path: Path, config: Config) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from discriminator_guidance.report.figures import png
+
     with warnings.catch_warnings(action="ignore"):  # Optuna's charts are experimental, its ranges may be empty
         figure = np.ravel(plot())[0].figure
-    if config.real.note:
-        figure.text(0, -0.08, f"Note on the real data: {config.real.note}", fontsize=8)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=config.report.dpi, bbox_inches="tight", metadata={"Software": None})
+    note = f"Note on the real data: {config.real.note}" if config.real.note else ""
+    with plt.rc_context({"savefig.bbox": "tight"}):
+        write_bytes(path, png(figure, config.report.dpi, note))
     plt.close(figure)
-    write_bytes(path, _fewer_colours(stream.getvalue()))
-
-
-def _fewer_colours(png: bytes) -> bytes:
-    """The same chart with 64 colours: lines in a gradient make files of half a megabyte, which the page embeds."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(64).save(stream, format="png", optimize=True)
-    return stream.getvalue()
 
 
 def _wide(axes: Any) -> Any:
@@ -103,20 +87,9 @@ def promote_winner(root: Path, word: str) -> list[Path]:
     if not path.is_file():
         raise InputError(f"the record of a search, {path}", "no such file", f"run `dguide study {word}` first")
     record = read_json(path, f"study {word}")
-    if not {"rows", "winner", "seed"} <= set(record):
-        raise InputError(f"a winner in {path}", "none", f"run `dguide study {word}` again")
-    written, state = promote(root, record["rows"]), git_state(root)
-    changed = ", with uncommitted changes" if state.get("git.dirty") == "true" else ""
-    facts = {
-        "study": word,
-        "trial": record["winner"]["trial"],
-        "seed": record["seed"],
-        "parameters": record["winner"]["params"],
-        "values": record["winner"]["values"],
-        "commit": state.get("git.commit", "not a git checkout") + changed,
-    }
+    written = promote(root, record["rows"])
     earlier = read_json(promotions, "study promote") if promotions.is_file() else {}
-    write_json(promotions, {**earlier, word: facts})
+    write_json(promotions, {**earlier, word: {"study": word, **record["winner"]}})
     return [*written, promotions]
 
 

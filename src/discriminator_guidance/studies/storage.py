@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
@@ -21,19 +20,18 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from discriminator_guidance import progress
-from discriminator_guidance.data.files import fingerprint, sha256
+from discriminator_guidance.config import Config
+from discriminator_guidance.data.files import fingerprint, reason, sha256
 from discriminator_guidance.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.layout import Layout
 
 REASON = "reason"  # user attribute of a trial that failed by itself, not with its process
-STALE_S = 24 * 3600  # a trial in a journal that has run longer is taken for lost
-HEARTBEAT_S, GRACE_S = 30, 60  # in a database: seconds between signs of life, and without one before a trial is lost
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and names of objectives, to Optuna
 retry = RetryHeartbeatStaleTrialCallback(max_retry=3)
+# Seconds between signs of life of a trial, and without one before it is lost.
+DATABASE: dict[str, Any] = {"heartbeat_interval": 30, "grace_period": 60, "heartbeat_stale_trial_callback": retry,
+                            "engine_kwargs": {"pool_pre_ping": True}}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class StudyPlan:
     objective: str  # what the value of a trial is, to be small
     settings: Mapping[str, Any]  # that decide the values
     inputs: tuple[Path, ...]  # files that decide the values
-    pruner: BasePruner | None = None
+    pruner: BasePruner = field(default_factory=NopPruner)
 
 
 class TrialSampler(TPESampler):
@@ -69,19 +67,22 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:
         url = config.study.storage
-        kept = _database(url) if url else JournalStorage(JournalFileBackend(str(journal)))
+        kept = RDBStorage(url, **DATABASE) if url else JournalStorage(JournalFileBackend(str(journal)))
         name = f"{layout.profile}-{plan.word}"
         if name not in optuna.get_all_study_names(kept):  # `create_study` would also write to a journal that has it
             optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
-        sampler, pruner = TrialSampler(config.study.seed), plan.pruner or NopPruner()
-        study = optuna.load_study(storage=kept, study_name=name, sampler=sampler, pruner=pruner)
+        sampler = TrialSampler(config.study.seed)
+        study = optuna.load_study(storage=kept, study_name=name, sampler=sampler, pruner=plan.pruner)
+    except ImportError as error:
+        remedy = "install it, e.g. psycopg for postgresql+psycopg://"
+        raise ConfigError("an installed driver for study.storage", reason(error), remedy) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"a complete journal {journal}", str(error), "restore it with git, or remove it") from error
     digests = {
         "settings": fingerprint(plan.settings),
         "inputs": fingerprint({str(path.relative_to(layout.root)): sha256(path) for path in plan.inputs}),
     }
-    begun = {key: study.user_attrs.get(key, digest) for key, digest in digests.items()}
+    begun = {**digests, **study.user_attrs}
     if begun["settings"] != digests["settings"]:
         remedy = f"go back to them, or move {journal.with_suffix('')}* away and begin again"
         raise ConfigError(f"study {study.study_name} with the settings it was begun with", "other settings", remedy)
@@ -94,16 +95,14 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
     return study
 
 
-def recover(study: optuna.Study, journal: bool, stale_s: float) -> None:
-    """Enqueue again what was lost with its process: trials that were interrupted or killed.
+def recover(study: optuna.Study, running: bool) -> None:
+    """Enqueue again what was lost with its process: trials that were interrupted, or killed.
 
-    A database knows killed ones by their heartbeat; in a journal they stay RUNNING until they are `stale_s` old.
+    A database knows killed ones by their heartbeat; in a journal they stay RUNNING until `running` ones are asked for.
     """
-    if not journal:
-        fail_stale_trials(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if journal else ():
-        if trial.datetime_start and (datetime.now() - trial.datetime_start).total_seconds() >= stale_s:
-            study.tell(trial.number, state=TrialState.FAIL)
+    fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if running else ():
+        study.tell(trial.number, state=TrialState.FAIL)
     trials = study.get_trials(deepcopy=False)
     again = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
     for trial in trials:
@@ -124,23 +123,8 @@ def storage_errors() -> Iterator[None]:
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, SQLAlchemyError | StorageInternalError):
-                reason = " ".join(str(cause.__cause__ or cause).split())[:200]
+            if isinstance(cause, SQLAlchemyError):
                 remedy = "start it and run the same command again"
-                raise ConfigError("a database that answers at study.storage", reason, remedy) from error
+                raise ConfigError("a database that answers at study.storage", reason(cause), remedy) from error
             cause = cause.__cause__ or cause.__context__
         raise
-
-
-def _database(url: str) -> RDBStorage:
-    try:
-        return RDBStorage(
-            url,
-            engine_kwargs={"pool_pre_ping": True},
-            heartbeat_interval=HEARTBEAT_S,
-            grace_period=GRACE_S,
-            heartbeat_stale_trial_callback=retry,
-        )
-    except ImportError as error:
-        remedy = "install it, e.g. psycopg for postgresql+psycopg://"
-        raise ConfigError("an installed driver for study.storage", str(error)[:200], remedy) from error

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from discriminator_guidance import progress, tracking
-from discriminator_guidance.data.files import read_json
+from discriminator_guidance.config import Config
 from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
-from discriminator_guidance.studies.storage import REASON, STALE_S, StudyPlan, lost, open_study, recover
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.studies.storage import REASON, StudyPlan, lost, open_study, recover
 
 GRID = "grid"  # user attribute of the trials that a study begins with; they are never pruned
 
@@ -28,26 +25,18 @@ def begin(
 ) -> optuna.Study:
     """Open a study, enqueue the parameters that it begins with, by their name, and what was lost."""
     study = open_study(config, layout, plan)
-    if (recorded := _recorded(layout, plan.word)) > len(ended(study)):  # no record is replaced by one of fewer trials
-        remedy = f"restore the journal with git, or move {layout.study / plan.word}* away and begin again"
-        raise InputError(f"the {recorded} trials of {plan.word}.json", f"{len(ended(study))} in the storage", remedy)
-    recover(study, config.study.storage is None, 0 if recover_all else STALE_S)
+    recover(study, recover_all)
     for name, params in starts.items():
         study.enqueue_trial(dict(params), user_attrs={GRID: name}, skip_if_exists=True)
     return study
 
 
-def wanted(trials: str, study: optuna.Study, layout: Layout) -> int | None:
-    """How many trials "40" (in all) or "+20" (more) means; None if they are there and recorded."""
+def wanted(trials: str, study: optuna.Study) -> int:
+    """How many trials "40" (in all) or "+20" (more) means."""
     digits = trials.removeprefix("+")
     if not digits.isdecimal() or not int(digits):
         raise ConfigError("--trials as a total or as more", repr(trials), "write e.g. 40, or +20")
-    present = count(study)
-    total = int(digits) + (present if trials != digits else 0)
-    if total > present or _recorded(layout, study.study_name.rpartition("-")[2]) < len(ended(study)):
-        return total
-    progress.notice(f"study {study.study_name} has {present} trials: nothing to do; ask for more, e.g. --trials +12")
-    return None
+    return int(digits) + (count(study) if trials != digits else 0)
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
@@ -68,6 +57,9 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
 
     `objective` raises `optuna.TrialPruned` to give a trial up; a trial that diverges fails for good.
     """
+    if (present := count(study)) >= total:
+        progress.notice(f"study {study.study_name} has {present} trials: no more to run")
+        return
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
         tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
@@ -106,14 +98,3 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
 def count(study: optuna.Study) -> int:
     """The trials that have ended or are being run."""
     return sum(t.state != TrialState.WAITING and not lost(t) for t in study.get_trials(deepcopy=False))
-
-
-def waiting(study: optuna.Study) -> int:
-    """The trials that are enqueued."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
-
-def _recorded(layout: Layout, word: str) -> int:
-    path = layout.study / f"{word}.json"
-    trials: int = read_json(path, f"study {word}").get("n_trials", 0) if path.is_file() else 0
-    return trials
