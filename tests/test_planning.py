@@ -32,20 +32,20 @@ def calls(config: Config) -> dict[str, dict[Kind, float]]:
 
 
 def test_counts_of_mini_by_hand():
-    config = settings(changed({"replicates": 2}))
+    config = settings(changed({}))
     stages, head = calls(config), config.discriminator.network
     assert list(stages)[:4] == ["score", "extractor", "fid_network", "fake"]
     assert sum(name.startswith("guided/") for name in stages) == len(config.variants)
-    assert stages["score"] == {Kind("score step"): 2 * 300 * 64}
+    assert stages["score"] == {Kind("score step"): 300 * 64}
     assert stages["fid_network"] == {Kind("fid_network step"): 300 * 128, Kind("fid features"): 1797}
-    assert stages["fake"] == {Kind("denoiser"): 2 * 1438 * 23}
+    assert stages["fake"] == {Kind("denoiser"): 1438 * 23}
     # 60 epochs times 0.2; 2,300 of 2,876 pairs are for training and 288 for validation, seen at 4 times each.
     seen = 12 * (2300 + round(0.2 * 1152)) + 2 * 1152
-    assert stages["discriminator/d0"] == {Kind("discriminator step", (head,)): 2 * seen}
-    assert stages["guided/edm"] == {Kind("denoiser"): 2 * 500 * 23}
+    assert stages["discriminator/d0"] == {Kind("discriminator step", (head,)): seen}
+    assert stages["guided/edm"] == {Kind("denoiser"): 500 * 23}
     assert list(stages["guided/mean_prob"]) == [Kind("denoiser"), Kind("guidance", (head,) * 6)]
-    assert stages["evaluation/edm"][Kind("fid features")] == 2 * 500
-    assert stages["evaluation/d0"][Kind("fid features")] == 2 * 1000
+    assert stages["evaluation/edm"][Kind("fid features")] == 500
+    assert stages["evaluation/d0"][Kind("fid features")] == 1000
 
 
 @pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])

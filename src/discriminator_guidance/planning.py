@@ -76,7 +76,10 @@ def estimate(config: Config, layout: Layout, seconds: float) -> dict[str, float]
             per_image[kind] = seconds_per_image(finished(call, device), batch, seconds / (len(kinds) - number)) / times
             seconds -= perf_counter() - began
             advance(1)
-    took = {stage: sum(per_image[kind] * images for kind, images in calls.items()) for stage, calls in stages.items()}
+    took = dict[str, float]()
+    for stage, calls in stages.items():
+        times = config.replicates if stage.partition("/")[0] in (*REPLICATED, "evaluation") else 1
+        took[stage] = times * sum(per_image[kind] * images for kind, images in calls.items())
     commands = len(stages) + 2  # and stages `real` and `report`
     return {**took, f"start of {commands} commands": commands * COMMAND_S}
 
@@ -141,13 +144,7 @@ def table(seconds: Mapping[str, float]) -> list[dict[str, str]]:
 
 
 def stage_calls(networks: Networks, real: RealImages) -> Iterator[tuple[str, dict[Kind, float]]]:
-    """The stages of a profile with their replicates, named as in MLflow, and images sent through each kind of call."""
-    for stage, calls in _single_stage_calls(networks, real):
-        times = networks.config.replicates if stage.partition("/")[0] in (*REPLICATED, "evaluation") else 1
-        yield stage, {kind: times * images for kind, images in calls.items()}
-
-
-def _single_stage_calls(networks: Networks, real: RealImages) -> Iterator[tuple[str, dict[Kind, float]]]:
+    """The stages of a profile, named as in MLflow, and the images that a replicate sends through each kind of call."""
     config = networks.config
     guided, evaluation, section = config.guided, config.evaluation, config.discriminator
     for name in ("score", "extractor", "fid_network"):

@@ -36,7 +36,7 @@ def load(folder: Path, old: str, new: str) -> tuple[str, int]:
         ("  steps: 12", "  steps: 1", ["sampler.steps", "got 1", "greater than or equal to 2"]),
         ("  p_mean", "  p_mean: .nan", ["score.p_mean", "got nan", "finite"]),
         ("  source: train               # train (from scratch on `real`)", "  source: trained",
-         ["score.source among train, edm", "got 'trained'"]),
+         ["score.source", "got 'trained'", "'train', 'edm'"]),
         ("  d0: {needs", "  d0: {needs: discriminator/d0, members: [d0], rule: median, weights: equal, w1: 2.0, "
          "w2: 2.0, boosting: false}", ["variants.d0.rule", "got 'median'", "mean_probability"]),
     ],
@@ -48,10 +48,10 @@ def test_a_wrong_key_or_value_is_named_with_its_line(tmp_path: Path, old: str, n
         assert word in message
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    message, _ = load(tmp_path, "  rho", "")
-    assert "key sampler.rho" in message
-    assert "no such key" in message
+def test_a_missing_key_or_file_is_named(tmp_path: Path) -> None:
+    assert "key sampler.rho" in load(tmp_path, "  rho", "")[0]
+    with pytest.raises(ConfigError, match=r"absent.yaml; got no such file"):
+        load_config(tmp_path / "absent.yaml")
 
 
 ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -72,13 +72,6 @@ def test_what_is_no_settings_file_is_one_line(tmp_path: Path, text: str) -> None
     assert str(caught.value).isprintable()
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 1000
-
-
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent.yaml; got no such file"):
-        load_config(tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match="Is a directory"):
-        load_config(tmp_path)
 
 
 def test_a_member_takes_what_its_row_leaves_out_from_the_section(tmp_path: Path) -> None:
