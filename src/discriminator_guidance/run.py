@@ -96,5 +96,5 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _end(message: str) -> None:
-    progress.complain(message)
+    progress.notice(message, "error")
     sys.exit(2)

@@ -80,3 +80,10 @@ def test_a_contradiction_is_refused(changes: dict[str, Any], complaint: str) -> 
 )  # fmt: skip
 def test_a_possible_combination_is_accepted(changes: dict[str, Any]) -> None:
     assert read(changes)
+
+
+def test_a_member_takes_what_its_row_leaves_out_from_the_section() -> None:
+    config = read({"members.own": FRESH | {"flip": True, "checkpoint": 2}})
+    member = config.member("own")
+    assert (member.flip, member.checkpoint, member.reshuffle, member.label_smoothing) == (True, 2, True, 0.0)
+    assert member.network == config.discriminator.network

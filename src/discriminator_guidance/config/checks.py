@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from discriminator_guidance.config.sections import Config
@@ -72,20 +72,13 @@ def _names(config: Config) -> Iterator[str]:
 
 def _sample_ranges(config: Config) -> Iterator[str]:
     fake, guided, tuning, factorial = config.fake, config.guided, config.study.tuning, config.study.factorial
-    ranges = {
-        "fake": (fake.seed, fake.seed_start, fake.images),
-        "guided": (guided.seed, guided.seed_start, guided.images),
-        "study.tuning": (tuning.seed, tuning.seed_start, tuning.images),
-        "study.factorial": (guided.seed, factorial.seed_start, factorial.images),
-    }
-    for first, second in combinations(ranges, 2):
-        (seed, start, count), (other_seed, other_start, other_count) = ranges[first], ranges[second]
-        if seed == other_seed and max(start, other_start) < min(start + count, other_start + other_count):
+    spans: dict[str, Any] = {"fake": fake, "guided": guided, "study.tuning": tuning, "study.factorial": factorial}
+    for (first, one), (second, other) in combinations(spans.items(), 2):
+        apart = one.seed_start + one.images <= other.seed_start or other.seed_start + other.images <= one.seed_start
+        if not apart and getattr(one, "seed", guided.seed) == getattr(other, "seed", guided.seed):
             yield f"{first} and {second} draw the same sample indices; move {second}.seed_start"
     limits = {
         "discriminator.images": (config.discriminator.images or 0, "fake.images", fake.images),
-        "guided.trajectory_images": (guided.trajectory_images, "guided.images", guided.images),
-        "report.images": (config.report.images, "guided.images", guided.images),
         "evaluation.kid_subset_size": (config.evaluation.kid_subset_size, "guided.images", guided.images),
         "evaluation.neighborhood": (config.evaluation.neighborhood + 1, "guided.images", guided.images),
     }
