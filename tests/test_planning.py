@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,12 @@ from discriminator_guidance.config import Config, load_config
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.sampler import sample
 from discriminator_guidance.planning import Kind, RealImages
-from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.sampling import sampler_settings, window_of
 from tests.commands import PROJECT
-from tests.config.settings import changed
-from tests.stages.conftest import tiny_settings
+from tests.config.settings import MINI, read
+from tests.stages.conftest import tiny_settings, write_params
 
 DIGITS = RealImages((1, 16, 16), 10, 1438, 359)
-
-
-def settings(data: dict) -> Config:
-    return Config.model_validate_json(json.dumps(data))
 
 
 def calls(config: Config) -> dict[str, dict[Kind, float]]:
@@ -32,10 +26,9 @@ def calls(config: Config) -> dict[str, dict[Kind, float]]:
 
 
 def test_counts_of_mini_by_hand():
-    config = settings(changed({}))
+    config = read({})
     stages, head = calls(config), config.discriminator.network
     assert list(stages)[:4] == ["score", "extractor", "fid_network", "fake"]
-    assert sum(name.startswith("guided/") for name in stages) == len(config.variants)
     assert stages["score"] == {Kind("score step"): 300 * 64}
     assert stages["fid_network"] == {Kind("fid_network step"): 300 * 128, Kind("fid features"): 1797}
     assert stages["fake"] == {Kind("denoiser"): 1438 * 23}
@@ -51,8 +44,8 @@ def test_counts_of_mini_by_hand():
 @pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])
 @pytest.mark.parametrize(("w1", "w2"), [(2.0, 2.0), (2.0, 0.0)])
 def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
-    row = changed({})["variants"]["d0"] | {"w1": w1, "w2": w2, "window": list(window)}
-    config = settings(changed({"variants.d0": row}))
+    row = MINI["variants"]["d0"] | {"w1": w1, "w2": w2, "window": list(window)}
+    config = read({"variants.d0": row})
     variant = config.variants["d0"]
     asked = {"denoiser": 0, "guidance": 0}
 
@@ -80,17 +73,15 @@ def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path
     assert "(members.authors.start): by hand from Google Drive" in lines["data/raw/discriminator_60.pt"]
     assert "(fid_network.path): `dguide fetch inception`" in lines[config.fid_network.path]
     assert "edm-fid" not in "".join(lines)  # no setting names it
-    own = settings(changed({"evaluation.reference": "data/raw/elsewhere.npz"}))
-    assert "data/raw/elsewhere.npz (evaluation.reference): put it there by hand" in planning.missing_files(
-        own, tmp_path
-    )
-    assert planning.missing_files(settings(changed({})), PROJECT) == []
+    lines = planning.missing_files(read({"evaluation.reference": "data/raw/elsewhere.npz"}), tmp_path)
+    assert "data/raw/elsewhere.npz (evaluation.reference): put it there by hand" in lines
+    assert planning.missing_files(read({}), PROJECT) == []
 
 
 def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path):
-    config = settings(tiny_settings({"cond": True}))
-    seconds = planning.estimate(config, Layout(tmp_path, "mini"), 0.0)
+    config, layout = write_params(tmp_path, tiny_settings({"cond": True}))
+    seconds = planning.estimate(config, layout, 0.0)
     assert len(seconds) == 4 + len(config.members) + 2 * len(config.variants) + 1  # and the start of the commands
     assert all(took > 0 for took in seconds.values())
     assert [row["stage"] for row in planning.table(seconds)] == [*seconds, "total"]
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

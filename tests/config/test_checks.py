@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from discriminator_guidance.config import Config
-
-from .settings import MINI, changed
+from .settings import MINI, read
 
 SAMPLED = {"needs": "discriminator/d0", "members": ["d0"], "rule": "mean_logit", "weights": "equal", "w1": 2.0,
            "w2": 2.0, "boosting": False}  # fmt: skip
@@ -18,10 +15,6 @@ FRESH = MINI["members"]["d0"]
 WIDE = {"model_channels": 96, "num_res_blocks": 2, "num_head_channels": 24, "dropout": 0.0}
 FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_hand": "example.org"}
 D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
-
-
-def read(changes: dict[str, Any]) -> Config:
-    return Config.model_validate_json(json.dumps(changed(changes)))
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,8 @@ if TYPE_CHECKING:
 
 def problems(config: Config) -> Iterator[str]:
     """Each contradiction as "what is wrong; what to do"."""
-    yield from _paths(config)
-    yield from _members(config)
-    yield from _names(config)
-    yield from _sample_ranges(config)
-    yield from _networks(config)
-    yield from _studies(config)
+    for check in (_paths, _members, _names, _sample_ranges, _networks, _studies):
+        yield from check(config)
 
 
 def _paths(config: Config) -> Iterator[str]:
