@@ -17,15 +17,7 @@ from discriminator_guidance.data.files import write_json
 from discriminator_guidance.stages.layout import Layout
 
 from .commands import PROJECT, refused, run, succeed
-
-METRICS = {"fid": 4.06, "fid_low": 3.86, "fid_high": 4.26, "delta_fid": -0.5, "delta_low": -0.7, "delta_high": -0.3,
-           "kid": 0.01, "kid_holdout": 0.02, "precision": 0.7, "recall": 0.6}  # fmt: skip
-DETAILS = {
-    "fid_network": "digits network", "n": 1000, "replicates": 1, "steps": 12, "nfe": 23, "reference_n": 1438,
-    "holdout_n": 359, "seed": 10, "seed_start": 1_000_000, "fid_debiased": 3.4, "kid_all": 0.08, "delta_kid": 0.01,
-    "kid_ci95": [0.07, 0.09], "delta_kid_ci95": [0.0, 0.02], "discriminator_recall": None,
-    "discriminator_precision": None, "discriminator_accuracy": None, "discriminator_auroc": None,
-}  # fmt: skip
+from .report.conftest import evaluation
 
 
 @pytest.fixture
@@ -119,9 +111,11 @@ def test_config_and_profile(project: Path) -> None:
 
 def test_a_summary_shows_the_results(project: Path) -> None:
     layout = Layout(project, "mini")
-    for name in load_config(project / "params.yaml").variants:
-        write_json(layout.evaluation(name), METRICS)
-        write_json(layout.details(name), DETAILS)
+    for name, variant in load_config(project / "params.yaml").variants.items():
+        for path, record in zip(
+            (layout.evaluation(name), layout.details(name)), evaluation(0, dict(variant)), strict=True
+        ):
+            write_json(path, record)
     shown = dguide(project, "summary")
     assert shown.returncode == 0, shown.stderr
     (row,) = [line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["clip_logit"]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from discriminator_guidance import progress
+from discriminator_guidance import __version__, progress
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.run import one_line_errors, run_stage
 from discriminator_guidance.stages.layout import Layout
@@ -47,21 +47,11 @@ def _opened(params: Path) -> tuple[Config, Layout]:
     return settings, Layout(Path.cwd(), settings.profile)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("discriminator-guidance"))
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
         raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command(rich_help_panel=PIPELINE)

@@ -66,7 +66,7 @@ def add_up_numbers(row: dict[str, float]) -> dict[str, float]:
 
     device = f"cuda:{local_rank()}" if _group().get_backend() == "nccl" else "cpu"
     sums = torch.tensor(list(row.values()), dtype=torch.float64, device=device)
-    _group().all_reduce(sums)
+    add_up([sums])
     return dict(zip(row, sums.tolist(), strict=True))
 
 

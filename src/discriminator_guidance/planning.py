@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -21,6 +18,7 @@ from discriminator_guidance.config.sections import HeadNetwork
 from discriminator_guidance.data.files import read_json
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
+from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES, InceptionFeatures
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import head_settings
 from discriminator_guidance.stages.layout import REPLICATED
@@ -35,16 +33,12 @@ if TYPE_CHECKING:
     from discriminator_guidance.stages.layout import Layout
 
 DIGITS, CIFAR10_TRAIN, CIFAR10_TEST, CLASSES = 1797, 50_000, 10_000, 10
-INCEPTION_FLOPS, INCEPTION_FEATURES = 11.4e9, 2048  # of an image, which it enlarges to 299 x 299 pixels
-# What Inception reaches of the rate of one large convolution, and the metrics of that of one large float64 product.
-INCEPTION_SHARE, METRICS_SHARE = 0.45, 0.5
-# Seconds by measurement: DVC's own for a stage, the libraries of an evaluation, the report, an image read from a file.
-DVC_S, METRICS_S, REPORT_S, READ_S = 1.0, 2.0, 4.0, 2e-4
+METRICS_SHARE = 0.5  # of the rate of one large float64 product, which the metrics reach
+COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy
 VALIDATION_SHARE = 0.2  # of a discriminator's training step: no features, no backward pass
 WORTH_TIMING, REPEATS = 2e9, 5  # FLOPs of the smallest call that is timed, and calls of the stage's size at the most
 UNGUIDED = "edm"  # the variant that all others are compared with
-START = "import mlflow, discriminator_guidance.stages.guided"
 
 
 class Kind(NamedTuple):
@@ -54,17 +48,8 @@ class Kind(NamedTuple):
     heads: tuple[HeadNetwork, ...] = ()
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A stage run, named as in MLflow, e.g. `guided/d0`; numbers that do not apply are 0."""
-
-    stage: str
-    images: int = 0
-    nfe: int = 0  # denoiser evaluations of an image
-    iterations: int = 0
-    seconds: float = 0.0  # of `stage_runs` those alone that neither networks nor metrics take
-    flops: float = 0.0  # float64, of the metrics
-    calls: dict[Kind, int] = field(default_factory=dict)  # images sent through each kind of call
+DENOISER, FEATURES = Kind("denoiser"), Kind("fid features")
+METRICS = Kind("metrics")  # of which an "image" is one operation in float64
 
 
 class RealImages(NamedTuple):
@@ -76,81 +61,55 @@ class RealImages(NamedTuple):
     holdout: int
 
 
-def estimate(config: Config, layout: Layout, seconds: float) -> list[Estimate]:
-    """Time each kind of call that the stages of a profile make, for about so many seconds, and multiply."""
+def estimate(config: Config, layout: Layout, seconds: float) -> dict[str, float]:
+    """The seconds of each stage run: each kind of call that the profile makes is timed, for `seconds` in all."""
     real = real_images(config, layout)
     networks = Networks(config, real.shape, real.classes)
-    stages = [repeated(stage, config.replicates) for stage in stage_runs(networks, real)]
+    stages = dict(stage_calls(networks, real))
     device = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads).device
-    kinds = list(dict.fromkeys(kind for stage in stages for kind in stage.calls))
-    peaks = measured_peaks(device)
-    per_image, left = dict[Kind, float](), seconds
+    per_image = {METRICS: 1 / (METRICS_SHARE * measured_peaks(device)["gemm fp64"])}
+    kinds = list(dict.fromkeys(kind for calls in stages.values() for kind in calls if kind != METRICS))
     with progress.bar("timing this machine", len(kinds), "kinds of call") as advance:
         for number, kind in enumerate(kinds):
             began = perf_counter()
-            if kind.name == "fid features" and config.fid_network.source == "inception":
-                per_image[kind] = INCEPTION_FLOPS / (INCEPTION_SHARE * peaks["convolution fp32"])
-            else:
-                call, batch, times = call_of(networks, kind)
-                per_image[kind] = seconds_per_image(finished(call, device), batch, left / (len(kinds) - number)) / times
-            left -= perf_counter() - began
+            call, batch, times = call_of(networks, kind)
+            per_image[kind] = seconds_per_image(finished(call, device), batch, seconds / (len(kinds) - number)) / times
+            seconds -= perf_counter() - began
             advance(1)
-    began = perf_counter()
-    subprocess.run([sys.executable, "-c", START], check=True)
-    start_up = DVC_S + perf_counter() - began
-    return with_seconds(stages, per_image, METRICS_SHARE * peaks["gemm fp64"], start_up)
+    took = dict[str, float]()
+    for stage, calls in stages.items():
+        times = config.replicates if stage.partition("/")[0] in (*REPLICATED, "evaluation") else 1
+        took[stage] = times * sum(per_image[kind] * images for kind, images in calls.items())
+    commands = len(stages) + 2  # and stages `real` and `report`
+    return {**took, f"start of {commands} commands": commands * COMMAND_S}
 
 
-def repeated(stage: Estimate, replicates: int) -> Estimate:
-    """A stage run with all its replicates."""
-    if stage.stage.partition("/")[0] not in (*REPLICATED, "evaluation"):
-        return stage
-    numbers = {key: replicates * getattr(stage, key) for key in ("images", "iterations", "seconds", "flops")}
-    return replace(stage, **numbers, calls={kind: replicates * count for kind, count in stage.calls.items()})
-
-
-def with_seconds(
-    stages: Sequence[Estimate], per_image: Mapping[Kind, float], metric_rate: float, start_up: float
-) -> list[Estimate]:
-    """The stages with their seconds, and a row for the start of their commands."""
-
-    def seconds(stage: Estimate) -> float:
-        called = sum(per_image[kind] * images for kind, images in stage.calls.items())
-        return stage.seconds + stage.flops / metric_rate + called
-
-    rows = [replace(stage, seconds=seconds(stage)) for stage in stages]
-    return [*rows, Estimate(f"start of {len(rows)} commands", seconds=len(rows) * start_up)]
-
-
-def seconds_per_image(
-    call: Callable[[int], object], batch: int, budget: float, clock: Callable[[], float] = perf_counter
-) -> float:
+def seconds_per_image(call: Callable[[int], object], batch: int, budget: float) -> float:
     """Time a call at the stage's batch size; where the seconds do not allow that, extrapolate from smaller ones."""
 
     def timed(size: int) -> float:
-        before = clock()
+        before = perf_counter()
         call(size)
-        return clock() - before
+        return perf_counter() - before
 
     with Flops() as counter:
         call(1)  # prepares libraries and memory
-    began = clock()
+    began = perf_counter()
     small = min(batch, max(1, round(WORTH_TIMING / max(1.0, counter.total))))
     large = min(batch, 4 * small)
     first, second = timed(small), timed(large)
     expected = second + max(0.0, second - first) * (batch - large) / max(1, large - small)
     times = list[float]()
-    while len(times) < REPEATS and clock() - began + expected < budget:
+    while len(times) < REPEATS and perf_counter() - began + expected < budget:
         times.append(timed(batch))
     return (median(times) if times else expected) / batch
 
 
 def real_images(config: Config, layout: Layout) -> RealImages:
     """What the data card says; before stage `real` has run, what its source is known to hold."""
-    real, card = config.real, layout.real / "card.json"
-    size = real.image_size
+    real, card, size = config.real, layout.real / "card.json", config.real.image_size
     known: dict[str, Any] = read_json(card, "real") if card.is_file() else {}
-    if known.get("source") == real.source and known.get("shape", [0])[0] == size:
+    if known.get("source") == real.source:
         return RealImages((known["shape"][2], size, size), len(known["classes"]), known["train"], known["holdout"])
     if real.source == "digits":
         holdout = round(real.holdout_fraction * DIGITS)
@@ -162,75 +121,60 @@ def real_images(config: Config, layout: Layout) -> RealImages:
 
 def missing_files(config: Config, root: Path) -> list[str]:
     """The input files of a profile that are not there, a line each with the key that names it and how to get it."""
-    paths: list[tuple[str, str | None]] = [
-        ("real.path", config.real.path),
-        ("real.holdout_path", config.real.holdout_path),
-    ]
-    for name in ("score", "extractor", "fid_network"):
-        section = getattr(config, name)
-        paths.append((f"{name}.path", None if section.source == "train" else section.path))
-    paths.append(("evaluation.reference", config.evaluation.reference_statistics))
-    starts = {name: row.start for name, row in config.members.items() if not row.start.startswith("models/")}
-    paths += [(f"members.{name}.start", start) for name, start in starts.items()]
-    key_of = {path: key for key, path in reversed(paths) if path and not (root / Path(path).expanduser()).exists()}
+    named = {"real.path": config.real.path, "real.holdout_path": config.real.holdout_path}
+    named |= {f"{word}.path": getattr(config, word).path for word in ("score", "extractor", "fid_network")}
+    named |= {f"members.{name}.start": row.start for name, row in config.members.items()}
+    named["evaluation.reference"] = config.evaluation.reference
     downloads = {file.path: (name, file) for name, file in config.fetch.files.items()}
-    lines = []
-    for path, key in reversed(key_of.items()):
+    lines = dict[str, str]()
+    for key, path in named.items():
+        made = path.startswith((f"data/{config.profile}/", "models/"))
+        if made or path in lines or (root / Path(path).expanduser()).exists():
+            continue
         name, file = downloads.get(path, ("", None))
         how = f"by hand from {file.by_hand}" if file else "put it there by hand"
-        lines.append(f"{path} ({key}): " + (f"`dguide fetch {name}`, or {how}" if file and file.url else how))
-    return lines
+        lines[path] = f"{path} ({key}): " + (f"`dguide fetch {name}`, or {how}" if file and file.url else how)
+    return list(lines.values())
 
 
-def table(rows: Sequence[Estimate]) -> list[dict[str, str]]:
-    """The rows as they are printed, with their total."""
-    lines = []
-    for row in (*rows, Estimate("total", seconds=sum(row.seconds for row in rows))):
-        numbers = {"images": row.images, "NFE": row.nfe, "iterations": row.iterations}
-        shown = {key: f"{value:,}" if value else "" for key, value in numbers.items()}
-        took = f"{row.seconds:.1f} s" if row.seconds < 100 else str(timedelta(seconds=round(row.seconds)))
-        lines.append({"stage": row.stage, **shown, "time": took})
-    return lines
+def table(seconds: Mapping[str, float]) -> list[dict[str, str]]:
+    """The estimates as they are printed, with their total."""
+    rows = {**seconds, "total": sum(seconds.values())}
+    return [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in rows.items()]
 
 
-def stage_runs(networks: Networks, real: RealImages) -> Iterator[Estimate]:
-    """Every stage run of a profile, and how many images it sends through which calls."""
+def stage_calls(networks: Networks, real: RealImages) -> Iterator[tuple[str, dict[Kind, float]]]:
+    """The stages of a profile, named as in MLflow, and the images that a replicate sends through each kind of call."""
     config = networks.config
     guided, evaluation, section = config.guided, config.evaluation, config.discriminator
-    read = 0.0 if config.real.source == "digits" else READ_S * (real.train + real.holdout)
-    yield Estimate("real", real.train + real.holdout, seconds=read)
     for name in ("score", "extractor", "fid_network"):
-        settings = getattr(config, name)
-        training = settings.training if settings.source == "train" else None
-        iterations = max([training.iterations, *getattr(settings, "snapshots", {}).values()]) if training else 0
-        calls = {Kind(f"{name} step"): iterations * training.batch_size} if training else {}
+        settings, calls = getattr(config, name), dict[Kind, float]()
+        if settings.source == "train":
+            iterations = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
+            calls[Kind(f"{name} step")] = iterations * settings.training.batch_size
         if name == "fid_network":
-            calls[Kind("fid features")] = real.train + real.holdout
-        yield Estimate(name, iterations=iterations, calls=calls)
-    nfe = 2 * config.sampler.steps - 1
-    yield Estimate("fake", config.fake.images, nfe, calls={Kind("denoiser"): nfe * config.fake.images})
+            calls[FEATURES] = real.train + real.holdout
+        yield name, calls
+    yield "fake", {DENOISER: (2 * config.sampler.steps - 1) * config.fake.images}
 
     shares = section.split
     split = split_pairs(real.train, config.fake.images, shares.train, shares.validation, shares.seed, section.images)
     validation, test = (section.grid_times_per_image * len(part) for part in (split.validation, split.test))
     for name in config.members:
-        settings = head_settings(section, config.member(name))
-        cost = 1 if settings.objective == "cross_entropy" else MATCHING_COST
-        images = len(settings.rows(split))
-        seen = settings.epochs * (cost * images + round(VALIDATION_SHARE * validation)) + validation + test
-        iterations = settings.epochs * -(-images // settings.batch_size)
-        calls = {Kind("discriminator step", (networks.head_size(name),)): seen}
-        yield Estimate(f"discriminator/{name}", images, iterations=iterations, calls=calls)
+        head = head_settings(section, config.member(name))
+        cost = 1 if head.objective == "cross_entropy" else MATCHING_COST
+        epoch = cost * len(head.rows(split)) + round(VALIDATION_SHARE * validation)
+        step = Kind("discriminator step", (networks.head_size(name),))
+        yield f"discriminator/{name}", {step: head.epochs * epoch + validation + test}
 
-    images = guided.images
     for name, variant in config.variants.items():
         nfe = (2 * sampler_settings(config, variant).steps - 1) * (1 if variant.autoguidance is None else 2)
-        calls = {Kind("denoiser"): nfe * images}
+        calls = {DENOISER: nfe * guided.images}
         if variant.members:
             heads = tuple(networks.head_size(member) for member in variant.members)
             fit = FIT_DRAWS * (1 - shares.train) * real.train * len(heads) if variant.weights == "fitted" else 0
-            calls[Kind("guidance", heads)] = (images + round(fit)) * guidance_calls(config, variant)
-        yield Estimate(f"guided/{name}", images, nfe, calls=calls)
+            calls[Kind("guidance", heads)] = (guided.images + round(fit)) * guidance_calls(config, variant)
+        yield f"guided/{name}", calls
 
     d = INCEPTION_FEATURES if config.fid_network.source == "inception" else config.fid_network.features
     n, m, subset = guided.images, real.train, evaluation.kid_subset_size
@@ -238,9 +182,7 @@ def stage_runs(networks: Networks, real: RealImages) -> Iterator[Estimate]:
     flops = 2.0 * (5 * n * d**2 + 30 * d**3) + 3 * m * d**2
     flops += 12.0 * evaluation.kid_subsets * subset**2 * d + 2.0 * d * (n**2 + 2 * n * m + m**2)
     for name in config.variants:
-        calls = {Kind("fid features"): images if name == UNGUIDED else 2 * images}
-        yield Estimate(f"evaluation/{name}", images, seconds=METRICS_S, flops=flops, calls=calls)
-    yield Estimate("report", seconds=REPORT_S)
+        yield f"evaluation/{name}", {FEATURES: n if name == UNGUIDED else 2 * n, METRICS: flops}
 
 
 def guidance_calls(config: Config, variant: Variant) -> int:
@@ -257,15 +199,16 @@ def call_of(networks: Networks, kind: Kind) -> tuple[Callable[[int], object], in
     training = prepare(runtime.device, runtime.training_precision, runtime.threads)
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     calls, device, batch = Calls(networks, frozen, training), frozen.device, config.guided.batch_size
-    if kind.name == "denoiser":
+    if kind == DENOISER:
         return calls.denoiser, batch, 1
     if kind.name == "guidance":
         return calls.guidance(kind.heads), batch, 1
     if kind.name == "discriminator step":
         return calls.training(kind.heads[0]), config.discriminator.batch_size, TRAINING_STEPS
-    if kind.name == "fid features":
-        features = networks.fid_network().to(device).requires_grad_(False).features
-        return lambda n: features(networks.noise(n, device)), config.evaluation.batch_size, 1
+    if kind == FEATURES:
+        inception = config.fid_network.source == "inception"
+        judge = (InceptionFeatures(None) if inception else networks.fid_network()).to(device).requires_grad_(False)
+        return lambda n: judge.features(networks.noise(n, device)), config.evaluation.batch_size, 1
     stage = kind.name.split()[0]
     settings = getattr(config, stage)
     network = getattr(networks, stage)().to(device)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from rich.box import HEAVY_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -13,69 +14,55 @@ from rich.text import Text
 
 from discriminator_guidance import distributed
 
-LINE_EVERY_S = 10.0  # without a terminal, where a bar would fill a log
+# Without a terminal, where a bar would fill a log and lines are as long as they have to be.
+LINE_EVERY_S, PLAIN_WIDTH = 10.0, 10_000
 
 
 @contextmanager
 def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Show progress on standard error; yields a function to be called with the number of units just done."""
     console = Console(stderr=True, quiet=not distributed.is_first())
-    if not console.is_terminal:
-        with _lines(console, description, total, unit) as advance:
-            yield advance
-        return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}", markup=False), *columns, console=console) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def _lines(console: Console, description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    start = shown = time.monotonic()
-    done = 0
+    shown = Progress(
+        TextColumn("{task.description}", markup=False), *columns, console=console, disable=not console.is_terminal
+    )
+    shown.add_task(description, total=total)
+    (task,) = shown.tasks
+    start = said = time.monotonic()
 
     def advance(count: int) -> None:
-        nonlocal done, shown
-        done += count
+        nonlocal said
+        shown.advance(task.id, count)
         now = time.monotonic()
-        if now - shown >= LINE_EVERY_S:
-            shown = now
-            left = (now - start) / max(done, 1) * (total - done)
-            _print(console, f"{description}: {done}/{total} {unit}, {left:.0f} s left")
+        if shown.disable and now - said >= LINE_EVERY_S:
+            said = now
+            left = (now - start) / max(task.completed, 1) * (total - task.completed)
+            _print(console, f"{description}: {task.completed:.0f}/{total} {unit}, {left:.0f} s left")
 
-    yield advance
-    if time.monotonic() - start >= 1:
-        _print(console, f"{description}: {done}/{total} {unit} in {time.monotonic() - start:.0f} s")
+    with shown:
+        yield advance
+    if shown.disable and (took := time.monotonic() - start) >= 1:
+        _print(console, f"{description}: {task.completed:.0f}/{total} {unit} in {took:.0f} s")
 
 
 def summary(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print results as a table on standard output; plain aligned columns where there is no terminal."""
     console = Console()
+    table = Table(box=HEAVY_HEAD)
+    if not console.is_terminal:
+        table.box, console.width = None, PLAIN_WIDTH
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[_shown(row.get(column, "")) for column in columns] for row in rows]
-    if console.is_terminal:
-        table = Table(title=Text(title), title_justify="left")
-        for column in columns:
-            table.add_column(Text(column))
-        for line in cells:
-            table.add_row(*map(Text, line))
-        console.print(table)
-        return
-    widths = [max(map(len, entries)) for entries in zip(columns, *cells, strict=True)]
+    for column in columns:
+        table.add_column(Text(column))
+    for row in rows:
+        table.add_row(*(Text(_shown(row.get(column, ""))) for column in columns))
     _print(console, title)
-    for line in [columns, *cells]:
-        _print(console, "  " + "  ".join(map(str.ljust, line, widths)).rstrip())
+    console.print(table)
 
 
-def notice(message: str) -> None:
-    """Print one line worth knowing on standard error."""
-    _print(Console(stderr=True), f"note: {message}")
-
-
-def complain(message: str) -> None:
-    """Print one error line on standard error."""
-    _print(Console(stderr=True), f"error: {message}")
+def notice(message: str, kind: str = "note") -> None:
+    """Print one line on standard error."""
+    _print(Console(stderr=True), f"{kind}: {message}")
 
 
 def _print(console: Console, line: str) -> None:

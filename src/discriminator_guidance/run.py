@@ -83,18 +83,16 @@ def one_line_errors() -> Iterator[None]:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)  # read when torch starts
     try:
         yield
+        return
     except UserError as error:
-        _end(str(error))
+        message = str(error)
     except OSError as error:
         if error.strerror is None or error.filename is None:
             raise
-        _end(f"expected to read or write {error.filename}; got {error.strerror}; correct it and run the command again")
+        message = f"expected to read or write {error.filename}; got {error.strerror}; correct it and try again"
     except RuntimeError as error:
         if "out of memory" not in str(error) and "ALLOC_FAILED" not in str(error):
             raise
-        _end("expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu")
-
-
-def _end(message: str) -> None:
-    progress.complain(message)
+        message = "expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu"
+    progress.notice(message, "error")
     sys.exit(2)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from discriminator_guidance.config import Config
 
 PROJECT = Path(__file__).resolve().parents[2]
 MINI: dict[str, Any] = YAML(typ="safe", pure=True).load((PROJECT / "configs/mini.yaml").read_text())
@@ -25,3 +28,8 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
         else:
             place[last] = value
     return data
+
+
+def read(changes: dict[str, Any]) -> Config:
+    """Such settings, checked."""
+    return Config.model_validate_json(json.dumps(changed(changes)))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from discriminator_guidance.config import Config
-
-from .settings import MINI, changed
+from .settings import MINI, read
 
 SAMPLED = {"needs": "discriminator/d0", "members": ["d0"], "rule": "mean_logit", "weights": "equal", "w1": 2.0,
            "w2": 2.0, "boosting": False}  # fmt: skip
@@ -18,10 +15,6 @@ FRESH = MINI["members"]["d0"]
 WIDE = {"model_channels": 96, "num_res_blocks": 2, "num_head_channels": 24, "dropout": 0.0}
 FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_hand": "example.org"}
 D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
-
-
-def read(changes: dict[str, Any]) -> Config:
-    return Config.model_validate_json(json.dumps(changed(changes)))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +26,7 @@ def read(changes: dict[str, Any]) -> Config:
         ({"score": {"source": "edm", "path": "data/mini/real"}}, "write a file under data/raw"),
         ({"fid_network.name": "like Inception"}, "must not say Inception"),
         ({"members.d0.start": D1}, r"members.d0.start: .* choose among models/mini/extractor"),
-        ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 continues d0 and needs its network"),
+        ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 continues .*d0 and needs its network"),
         ({"discriminator.checkpoint": 55}, "members.d1 uses checkpoint 55 of 40 epochs; lower it"),
         ({"discriminator.split.test": 0.2}, "must be 1, they are 1.1"),
         ({"variants.edm": ...}, "variants must hold edm without members"),
@@ -50,15 +43,15 @@ def read(changes: dict[str, Any]) -> Config:
         ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times; shorten"),
         ({"extractor.network.num_head_channels": 7}, "extractor.network.num_head_channels = 7; use a divisor of 24"),
         ({"study.discriminator.model_channels": [48, 50]}, "names 50; use multiples of 24"),
-        ({"study.ensemble.w1": [0.0, 1.0]}, "study.ensemble.w1 leaves out 2 of variants.mean_prob"),
+        ({"study.ensemble.w1": [0.0, 1.0]}, "study.ensemble.w1 leaves out 2.0 of variants.mean_prob"),
         ({"study.factorial.sets": {"fresh": ["d0", "d9"]}}, "study.factorial.sets.fresh names 'd9'; choose among d0"),
         ({"report.primary": ["d9", "edm"]}, "report.primary names 'd9'; choose among edm"),
-        ({"variants.edm.network": "late"}, "'late', no snapshot of score; choose among none"),
+        ({"variants.edm.network": "late"}, "variants.edm.network names 'late'; choose among none"),
         ({"score.snapshots": {"late": 400}}, "snapshots after the last iteration"),
         ({"variants.d0.weights": "fitted"}, "write rule: mean_logit"),
         ({"study.storage": "postgresql://me:secret@host/db"}, "an address with a password; leave it out"),
         ({"fetch.files": {"a": FILE | {"url": "http://example.org/a"}}}, "pattern"),
-        ({"fetch.files": {"a": FILE | {"path": "data/raw/../../a"}}}, "must lead to a file under data/raw"),
+        ({"fetch.files": {"a": FILE | {"path": "data/raw/../../a"}}}, "pattern"),
     ],
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
@@ -80,3 +73,10 @@ def test_a_contradiction_is_refused(changes: dict[str, Any], complaint: str) -> 
 )  # fmt: skip
 def test_a_possible_combination_is_accepted(changes: dict[str, Any]) -> None:
     assert read(changes)
+
+
+def test_a_member_takes_what_its_row_leaves_out_from_the_section() -> None:
+    config = read({"members.own": FRESH | {"flip": True, "checkpoint": 2}})
+    member = config.member("own")
+    assert (member.flip, member.checkpoint, member.reshuffle, member.label_smoothing) == (True, 2, True, 0.0)
+    assert member.network == config.discriminator.network

@@ -33,7 +33,7 @@ def test_params_is_mini_and_the_profiles_are_there() -> None:
 
 
 @pytest.mark.parametrize("config", FULL, ids=lambda config: config.profile)
-def test_sampling_is_table_1(config: Config) -> None:
+def test_sampling_is_table_1_and_training_table_2(config: Config) -> None:
     sampler, guided = config.sampler, config.guided
     settings = (sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho, sampler.s_churn)
     assert settings == (35, 0.002, 80.0, 7.0, 0.0)
@@ -44,9 +44,6 @@ def test_sampling_is_table_1(config: Config) -> None:
         variant = config.variants[name]
         assert (variant.w1, variant.w2, variant.boosting) == (w1, 0.0, True), name
 
-
-@pytest.mark.parametrize("config", FULL, ids=lambda config: config.profile)
-def test_training_is_table_2(config: Config) -> None:
     section = config.discriminator
     assert (section.epoch_factor, section.learning_rate_factor, section.batch_size) == (1.0, 1.0, 64)
     for name, expected in TABLE_2.items():

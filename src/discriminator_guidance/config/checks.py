@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from discriminator_guidance.config.sections import Config
@@ -12,12 +12,8 @@ if TYPE_CHECKING:
 
 def problems(config: Config) -> Iterator[str]:
     """Each contradiction as "what is wrong; what to do"."""
-    yield from _paths(config)
-    yield from _members(config)
-    yield from _variants(config)
-    yield from _sample_ranges(config)
-    yield from _networks(config)
-    yield from _studies(config)
+    for check in (_paths, _members, _names, _sample_ranges, _networks, _studies):
+        yield from check(config)
 
 
 def _paths(config: Config) -> Iterator[str]:
@@ -33,61 +29,52 @@ def _paths(config: Config) -> Iterator[str]:
 
 
 def _members(config: Config) -> Iterator[str]:
-    models, earlier = f"models/{config.profile}", dict[str, object]()
-    for name, row in config.members.items():
-        network = row.network or config.discriminator.network
-        trained = [f"{models}/discriminator/{other}" for other in earlier]
-        if row.start.startswith("models/") and row.start not in (f"{models}/extractor", *trained):
-            allowed = ", ".join([f"{models}/extractor", *trained, "a file under data/raw"])
-            yield f"members.{name}.start: {row.start} is no fresh start and no member above; choose among {allowed}"
-        before = row.start.removeprefix(f"{models}/discriminator/")
-        if before in earlier and earlier[before] != network:
-            yield f"members.{name} continues {before} and needs its network; change one of them"
-        if not row.epochs and row.start.startswith("models/"):
-            yield f"members.{name}.epochs is 0, which is for a released head; raise it"
-        checkpoint = row.checkpoint or config.discriminator.checkpoint
-        if isinstance(checkpoint, int) and checkpoint > row.epochs > 0:
-            yield f"members.{name} uses checkpoint {checkpoint} of {row.epochs} epochs; lower it"
-        earlier[name] = network
+    networks: dict[str, object] = {f"models/{config.profile}/extractor": None}  # of heads, by where a member may start
+    for name in config.members:
+        row = config.member(name)
+        if row.start.startswith("models/"):
+            if row.start not in networks:
+                allowed = ", ".join([*networks, "a file under data/raw"])
+                yield f"members.{name}.start: {row.start} is no fresh start and no member above; choose among {allowed}"
+            elif networks[row.start] not in (None, row.network):
+                yield f"members.{name} continues {row.start} and needs its network; change one of them"
+            if not row.epochs:
+                yield f"members.{name}.epochs is 0, which is for a released head; raise it"
+        if isinstance(row.checkpoint, int) and row.checkpoint > row.epochs > 0:
+            yield f"members.{name} uses checkpoint {row.checkpoint} of {row.epochs} epochs; lower it"
+        networks[f"models/{config.profile}/discriminator/{name}"] = row.network
 
 
-def _variants(config: Config) -> Iterator[str]:
+def _names(config: Config) -> Iterator[str]:
+    members, variants = config.members, config.variants
     snapshots = config.score.snapshots if config.score.source == "train" else {}
-    for name, variant in config.variants.items():
-        wanted = (variant.network, variant.autoguidance and variant.autoguidance.network)
-        for snapshot in filter(None, wanted):
-            if snapshot not in snapshots:
-                choice = ", ".join(snapshots) or "none"
-                yield f"variants.{name} names {snapshot!r}, no snapshot of score; choose among {choice}"
-    if "edm" not in config.variants or config.variants["edm"].members:
+    if "edm" not in variants or variants["edm"].members:
         yield "variants must hold edm without members: every difference refers to it; add it"
-    for name, variant in config.variants.items():
+    named: list[tuple[str, str | None, Collection[str]]] = []
+    for key, variant in variants.items():
+        named += [(f"variants.{key}.members", name, members) for name in variant.members]
+        named += [(f"variants.{key}.network", variant.network, snapshots)]
+        if variant.autoguidance is not None:
+            named += [(f"variants.{key}.autoguidance", variant.autoguidance.network, snapshots)]
         if variant.weights == "fitted" and config.cond:
-            yield f"variants.{name}.weights: fitted are not for a class-conditional profile; write equal"
-        for member in variant.members:
-            if member not in config.members:
-                yield f"variants.{name}.members names {member!r}; choose among {', '.join(config.members)}"
-    for name in config.report.primary:
-        if name not in config.variants:
-            yield f"report.primary names {name!r}; choose among {', '.join(config.variants)}"
+            yield f"variants.{key}.weights: fitted are not for a class-conditional profile; write equal"
+    named += [("report.primary", name, variants) for name in config.report.primary]
+    for key, names in config.study.factorial.sets.items():
+        named += [(f"study.factorial.sets.{key}", name, members) for name in names]
+    for key, name, known in named:
+        if name is not None and name not in known:
+            yield f"{key} names {name!r}; choose among {', '.join(known) or 'none'}"
 
 
 def _sample_ranges(config: Config) -> Iterator[str]:
     fake, guided, tuning, factorial = config.fake, config.guided, config.study.tuning, config.study.factorial
-    ranges = {
-        "fake": (fake.seed, fake.seed_start, fake.images),
-        "guided": (guided.seed, guided.seed_start, guided.images),
-        "study.tuning": (tuning.seed, tuning.seed_start, tuning.images),
-        "study.factorial": (guided.seed, factorial.seed_start, factorial.images),
-    }
-    for first, second in combinations(ranges, 2):
-        (seed, start, count), (other_seed, other_start, other_count) = ranges[first], ranges[second]
-        if seed == other_seed and max(start, other_start) < min(start + count, other_start + other_count):
+    spans: dict[str, Any] = {"fake": fake, "guided": guided, "study.tuning": tuning, "study.factorial": factorial}
+    for (first, one), (second, other) in combinations(spans.items(), 2):
+        apart = one.seed_start + one.images <= other.seed_start or other.seed_start + other.images <= one.seed_start
+        if not apart and getattr(one, "seed", guided.seed) == getattr(other, "seed", guided.seed):
             yield f"{first} and {second} draw the same sample indices; move {second}.seed_start"
     limits = {
         "discriminator.images": (config.discriminator.images or 0, "fake.images", fake.images),
-        "guided.trajectory_images": (guided.trajectory_images, "guided.images", guided.images),
-        "report.images": (config.report.images, "guided.images", guided.images),
         "evaluation.kid_subset_size": (config.evaluation.kid_subset_size, "guided.images", guided.images),
         "evaluation.neighborhood": (config.evaluation.neighborhood + 1, "guided.images", guided.images),
     }
@@ -97,8 +84,7 @@ def _sample_ranges(config: Config) -> Iterator[str]:
 
 
 def _networks(config: Config) -> Iterator[str]:
-    size = config.real.image_size
-    levels = {}
+    size, levels = config.real.image_size, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]()
     if config.score.source == "train":
         levels["score.network"] = (config.score.network.channel_mult, config.score.network.attn_resolutions)
     if config.extractor.source == "train":
@@ -108,13 +94,11 @@ def _networks(config: Config) -> Iterator[str]:
             if (width := factor * network.model_channels) % network.num_head_channels:
                 yield f"extractor.network.num_head_channels = {network.num_head_channels}; use a divisor of {width}"
     for key, (mults, attention) in levels.items():
-        halvings = len(mults) - 1
-        if size % 2**halvings:
-            yield f"real.image_size = {size} cannot be halved {halvings} times; shorten {key}.channel_mult"
         sizes = [size >> level for level in range(len(mults))]
-        for resolution in attention:
-            if resolution not in sizes:
-                yield f"{key} attends at {resolution} pixels; choose among {', '.join(map(str, sizes))}"
+        if sizes[-1] << (len(mults) - 1) != size:
+            yield f"real.image_size = {size} cannot be halved {len(mults) - 1} times; shorten {key}.channel_mult"
+        for resolution in set(attention).difference(sizes):
+            yield f"{key} attends at {resolution} pixels; choose among {', '.join(map(str, sizes))}"
     if config.fid_network.source == "train" and size % 4:
         yield f"real.image_size = {size}; fid_network halves twice: use a multiple of 4"
 
@@ -124,18 +108,11 @@ def _studies(config: Config) -> Iterator[str]:
     for width in config.study.discriminator.model_channels:
         if width % channels:
             yield f"study.discriminator.model_channels names {width}; use multiples of {channels}, num_head_channels"
-    for key, names in config.study.factorial.sets.items():
-        for name in names:
-            if name not in config.members:
-                yield f"study.factorial.sets.{key} names {name!r}; choose among {', '.join(config.members)}"
-    plain, search = config.variants.get("mean_prob"), config.study.ensemble
-    if plain is None:
+    if (plain := config.variants.get("mean_prob")) is None:
         return
-    window = plain.window or (config.guided.time_min, config.guided.time_max)
-    for key, value in {"w1": plain.w1, "w2": plain.w2, "time_min": window[0], "time_max": window[1]}.items():
-        low, high = getattr(search, key)
-        if not low <= value <= high:
-            yield f"study.ensemble.{key} leaves out {value:g} of variants.mean_prob, where it starts; widen it"
-    for key, choice in (("rules", plain.rule), ("boosting", plain.boosting)):
-        if choice not in getattr(search, key):
-            yield f"study.ensemble.{key} leaves out {choice} of variants.mean_prob, where it starts; add it"
+    low, high = plain.window or (config.guided.time_min, config.guided.time_max)
+    starts = {"w1": plain.w1, "w2": plain.w2, "time_min": low, "time_max": high}
+    for key, value in {**starts, "rules": plain.rule, "boosting": plain.boosting}.items():
+        allowed = getattr(config.study.ensemble, key)
+        if not (allowed[0] <= value <= allowed[1] if key in starts else value in allowed):
+            yield f"study.ensemble.{key} leaves out {value} of variants.mean_prob, where it starts; add it"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from discriminator_guidance.config.load import PARAMS, load_config, read_yaml
+from discriminator_guidance.config.load import PARAMS, check, load_config, parse
 from discriminator_guidance.data.files import write_bytes
 from discriminator_guidance.errors import ConfigError
 
@@ -43,13 +44,7 @@ def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
     for path in (root / PARAMS, root / "configs" / f"{profile}.yaml"):
         if path.is_file():
             texts[path] = _with_rows(path, rows)
-    for path, text in texts.items():
-        trial = path.with_name(f".{path.name}.new")
-        write_bytes(trial, text)
-        try:
-            load_config(trial)
-        finally:
-            trial.unlink()
+            check(parse(texts[path], path), path)
     for path, text in texts.items():
         write_bytes(path, text)
     return list(texts)
@@ -57,27 +52,15 @@ def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
 
 def _with_rows(path: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bytes:
     from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-    def flow(value: Any) -> Any:
-        held: CommentedMap | CommentedSeq
-        if isinstance(value, Mapping):
-            held = CommentedMap({key: flow(entry) for key, entry in value.items()})
-        elif isinstance(value, list | tuple):
-            held = CommentedSeq(map(flow, value))
-        else:
-            return value
-        held.fa.set_flow_style()
-        return held
-
-    data: Any = read_yaml(path)
+    data = parse(path.read_bytes(), path)
+    writer = YAML()
     for table, entries in rows.items():
         for name, row in entries.items():
-            data[table][name] = flow(row)
-    writer = YAML()
+            data[table][name] = writer.load(json.dumps(row))  # JSON is YAML on one line
     writer.width = 4096  # rows stay on their lines
     null = "tag:yaml.org,2002:null"
     writer.representer.add_representer(type(None), lambda here, _: here.represent_scalar(null, "null"))
-    stream = io.StringIO()
+    stream = io.BytesIO()
     writer.dump(data, stream)
-    return stream.getvalue().encode()
+    return stream.getvalue()
