@@ -106,7 +106,7 @@ def test_a_conditional_study_records_the_classes_that_it_draws(tmp_path: Path) -
 
 def test_networks_of_the_other_kind_are_refused(tiny: Tiny) -> None:
     tiny = write_params(tiny[1].root, tiny_settings({"cond": True}))
-    with pytest.raises(InputError, match="given classes; got one given no classes; run stage score"):
+    with pytest.raises(InputError, match="a score network with cond True; got cond False; run stage score"):
         run_stage("guided", tiny, "edm")
 
 

@@ -59,12 +59,8 @@ def test_a_released_network_is_taken_as_it_is(tmp_path: Path, classes: int):
 @pytest.mark.parametrize(
     ("cond", "changes", "words"),
     [
-        (
-            True,
-            {"label_dim": 0},
-            r"in data/raw/edm\.pkl given 10 classes; got one given no classes; change score\.path or cond",
-        ),
-        (False, {"img_resolution": 16}, r"8 pixels and 1 channels; got one for images of 16 pixels.*real\.image_size"),
+        (True, {"label_dim": 0}, r"edm\.pkl with label_dim 10; got label_dim 0; change score\.path.* or cond"),
+        (False, {"img_resolution": 16}, r"with img_resolution 8; got img_resolution 16.*real\.image_size"),
     ],
 )
 def test_a_network_of_another_kind_is_refused(tmp_path: Path, cond: bool, changes: dict, words: str):

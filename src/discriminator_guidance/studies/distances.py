@@ -17,7 +17,7 @@ from discriminator_guidance.evaluation.frechet import frechet_influence, gaussia
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
-from discriminator_guidance.stages.sampling import draw_batch, member_guidance, sampler_settings, window_of
+from discriminator_guidance.stages.sampling import OpenVariant, member_guidance, sampler_settings, window_of
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config, Variant
@@ -51,11 +51,11 @@ class GuidedDistances:
         if heads:
             members = MemberLogits(self.extractor, heads)
             guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
-        sampler = sampler_settings(self.config, variant)
+        opened = OpenVariant(self.denoiser, guidance, sampler_settings(self.config, variant), self.compute)
         indices = range(span.seed_start, span.seed_start + span.images)
         for start in range(0, len(indices), span.batch_size):
             batch = indices[start : start + span.batch_size]
-            drawn = draw_batch(self.denoiser, guidance, sampler, span.seed, batch, 0, self.compute)
+            drawn = opened.draw(span.seed, batch)
             yield self._features(drawn["images"]), drawn["log_ratio"]
 
     def distance(self, batches: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
