@@ -8,7 +8,7 @@ from typing import Any
 
 from discriminator_guidance import distributed
 from discriminator_guidance.config import Config
-from discriminator_guidance.data.files import fingerprint, read_json, require, sha256, write_bytes
+from discriminator_guidance.data.files import fingerprint, read_json, sha256, write_bytes
 from discriminator_guidance.evaluation.significance import Measured, holm
 from discriminator_guidance.git import git
 from discriminator_guidance.guidance.density_ratio import PROBABILITY_CLIP
@@ -51,23 +51,19 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
 def tuned_differences(config: Config, evaluated: dict[str, Measured]) -> dict[str, dict[str, Difference]]:
     """The tuned member's difference from a row of Table 2 with its settings, where the search chose such a row."""
-    found: dict[str, dict[str, Difference]] = {}
     if TUNED not in config.members or TUNED not in evaluated:
-        return found
-    tuned, one = config.member(TUNED), evaluated[TUNED]
-    for name in config.members:
-        if name in evaluated and name not in ("d0", TUNED):
-            row, other = config.member(name), evaluated[name]
-            if row.model_copy(update={"seed": tuned.seed}) == tuned:
-                found[name] = {TUNED: Difference.of(one.minus(other))}
-    return found
+        return {}
+    tuned, others = config.member(TUNED), [name for name in config.members if name not in ("d0", TUNED)]
+    return {
+        name: {TUNED: Difference.of(evaluated[TUNED].minus(evaluated[name]))}
+        for name in others
+        if name in evaluated and config.member(name).model_copy(update={"seed": tuned.seed}) == tuned
+    }
 
 
 def provenance(config: Config, layout: Layout) -> dict[str, Any]:
     """The commit of code and settings, data, versions and machine behind the report; no dates."""
     data = {"real": layout.real / "train.npz", "holdout": layout.real / "holdout.npz"}
-    for path in data.values():
-        require(path, "real")
     details = read_json(layout.details("edm"), "evaluation")
     commit = git(layout.root, "log", "-1", "--format=%H", "--", *CODE)
     return {
