@@ -40,7 +40,7 @@ from discriminator_guidance.training.loop import Report, Row
 from discriminator_guidance.training.pairs import Pairs, pair_up, split_pairs
 from discriminator_guidance.training.score_matching import ScoreMatching
 
-SIGMA_DATA, P_MEAN, P_STD = 0.5, -1.2, 1.2  # of the released EDM networks (Karras et al. 2022, Table 1)
+RELEASED = (0.5, -1.2, 1.2)  # sigma_data, p_mean, p_std of the released EDM networks (Karras et al. 2022, Table 1)
 LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them
 HEAD_SETTINGS = [field.name for field in fields(DiscriminatorSettings)]
 TRAINED = ("epochs", "learning_rate", "weight_decay", "t_min")  # settings after the profile's factors
@@ -209,9 +209,8 @@ def score_matching(inputs: DiscriminatorInputs) -> ScoreMatching:
     """The frozen denoiser and extractor as the score-matching objective calls them."""
     config, compute = inputs.config, inputs.compute
     network, extractor = load_denoiser(inputs.layout, compute), load_extractor(inputs.layout, compute)
-    score, constants = config.score, (SIGMA_DATA, P_MEAN, P_STD)
-    if score.source == "train":
-        constants = score.sigma_data, score.p_mean, score.p_std
+    score = config.score
+    constants = (score.sigma_data, score.p_mean, score.p_std) if score.source == "train" else RELEASED
 
     def denoiser(x: Tensor, sigma: Tensor, *classes: Tensor) -> Tensor:
         return compute.called(network)(x, sigma, *(one_hot(each, network.label_dim) for each in classes))

@@ -59,8 +59,8 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     # Everything is read and checked before anything is computed.
     places = layout.replicates(config.replicates)
     real = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
-    drawn = [_samples(config, place, variant) for place in places]
-    index = drawn[0][1]
+    index = guided.seed_start + np.arange(guided.images)
+    drawn = [_samples(place, variant, index) for place in places]
     all_scores = [_classification_scores(place, chosen) for place in places]
     scores = {name: float(np.mean([each[name] for each in all_scores])) for name in all_scores[0]}
     statistics = settings.reference_statistics
@@ -77,7 +77,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     own = distributed.share(len(index))
     sets: dict[str, list[np.ndarray]] = {variant: [], UNGUIDED: []}  # features of each replicate
     with progress.bar(f"features of {variant}", len(own) * len(sets) * len(drawn), "images") as advance:
-        for images, _ in drawn:
+        for images in drawn:
             for name, whole in images.items():
                 part = whole[own.start : own.stop]
                 rows = extract_features(network.features, part, settings.batch_size, compute.device, advance)
@@ -90,11 +90,10 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     fid, delta = fids[variant], fids[variant].minus(fids[UNGUIDED])
     kid_all, delta_kid = all_kids[variant], all_kids[variant].minus(all_kids[UNGUIDED])
     subsets = (settings.kid_subsets, settings.kid_subset_size, settings.seed)
-    kids = {name: [kid(rows, of_real, *subsets) for rows in sets[variant]] for name, of_real in real.items()}
+    kids = [float(np.mean([kid(rows, part, *subsets)[0] for rows in sets[variant]])) for part in real.values()]
     shares = [precision_recall(r, real["train"], settings.neighborhood, device=compute.device) for r in sets[variant]]
     share_means = np.mean([[value for value, _ in each] for each in shares], axis=0)
-    kid_means = [float(np.mean([value for value, _ in kids[name]])) for name in real]
-    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), *kid_means, *share_means.tolist())
+    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), *kids, *share_means.tolist())
     metrics = dict(zip(METRICS, values, strict=True))
 
     details = {
@@ -131,18 +130,18 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     return metrics
 
 
-def _samples(config: Config, layout: Layout, variant: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The images of the variant and of the unguided one, by name, and the sample indices that both must have."""
-    paths = {name: layout.guided(name) / "samples.npz" for name in (variant, UNGUIDED)}
-    read = {name: read_npz(path, ["images", "index"], "guided") for name, path in paths.items()}
-    count, first = config.guided.images, config.guided.seed_start
-    for name, arrays in read.items():
-        index = arrays["index"]
-        if len(arrays["images"]) != count or not np.array_equal(index, first + np.arange(count)):
-            expected = f"the {count} samples {first} .. {first + count - 1} in {paths[name]}"
-            found = f"{len(arrays['images'])} images with indices {index[:1]} .. {index[-1:]}"
-            raise InputError(expected, found, "run stage guided again")
-    return {name: arrays["images"] for name, arrays in read.items()}, read[variant]["index"]
+def _samples(layout: Layout, variant: str, index: np.ndarray) -> dict[str, np.ndarray]:
+    """The images of the variant and of the unguided one, by name; both must have these sample indices."""
+    images = {}
+    for name in (variant, UNGUIDED):
+        path = layout.guided(name) / "samples.npz"
+        read = read_npz(path, ["images", "index"], "guided")
+        images[name], found = read["images"], read["index"]
+        if len(images[name]) != len(index) or not np.array_equal(found, index):
+            expected = f"the {len(index)} samples {index[0]} .. {index[-1]} in {path}"
+            got = f"{len(images[name])} images with indices {found[:1]} .. {found[-1:]}"
+            raise InputError(expected, got, "run stage guided again")
+    return images
 
 
 def _classification_scores(layout: Layout, variant: Variant) -> dict[str, float]:

@@ -65,11 +65,9 @@ def _split(images: Images, seed: int, holdout_fraction: float) -> tuple[Images, 
     if held_out in (0, len(order)):
         remedy = "change real.holdout_fraction or give more images"
         raise InputError("images in both parts", f"{held_out} of {len(order)} held out", remedy)
-    holdout, train = np.sort(order[:held_out]), np.sort(order[held_out:])
-    return (
-        Images(images.images[train], images.labels[train], images.classes),
-        Images(images.images[holdout], images.labels[holdout], images.classes),
-    )
+    parts = np.sort(order[held_out:]), np.sort(order[:held_out])
+    train, holdout = (Images(images.images[rows], images.labels[rows], images.classes) for rows in parts)
+    return train, holdout
 
 
 def _check_alike(train: Images, holdout: Images, path: Path) -> None:

@@ -53,17 +53,14 @@ def tuned_differences(config: Config, evaluated: dict[str, Measured]) -> dict[st
     """The tuned member's difference from a row of Table 2 with its settings, where the search chose such a row."""
     if TUNED not in config.members or TUNED not in evaluated:
         return {}
-    tuned, others = config.member(TUNED), [name for name in config.members if name not in ("d0", TUNED)]
-    return {
-        name: {TUNED: Difference.of(evaluated[TUNED].minus(evaluated[name]))}
-        for name in others
-        if name in evaluated and config.member(name).model_copy(update={"seed": tuned.seed}) == tuned
-    }
+    tuned = config.member(TUNED)
+    rows = {name: config.member(name) for name in config.members if name in evaluated and name not in ("d0", TUNED)}
+    alike = [name for name, row in rows.items() if row.model_copy(update={"seed": tuned.seed}) == tuned]
+    return {name: {TUNED: Difference.of(evaluated[TUNED].minus(evaluated[name]))} for name in alike}
 
 
 def provenance(config: Config, layout: Layout) -> dict[str, Any]:
     """The commit of code and settings, data, versions and machine behind the report; no dates."""
-    data = {"real": layout.real / "train.npz", "holdout": layout.real / "holdout.npz"}
     details = read_json(layout.details("edm"), "evaluation")
     commit = git(layout.root, "log", "-1", "--format=%H", "--", *CODE)
     return {
@@ -71,7 +68,7 @@ def provenance(config: Config, layout: Layout) -> dict[str, Any]:
         "commit": commit or "not a git checkout",
         "uncommitted changes": bool(git(layout.root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
         "settings sha256": fingerprint(config.model_dump(mode="json", exclude={"study", "fetch"})),
-        "data sha256": {name: sha256(path) for name, path in data.items()},
+        "data sha256": {"real": sha256(layout.real / "train.npz"), "holdout": sha256(layout.real / "holdout.npz")},
         "precision": {"training": config.runtime.training_precision, "sampling": details["precision_mode"]},
         "device": details.get("device", config.runtime.device),
         "threads": config.runtime.threads,

@@ -93,9 +93,9 @@ def open_variant(config: Config, layout: Layout, variant: Variant) -> OpenVarian
     """Read what a variant is sampled with."""
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
     network = load_denoiser(layout, compute, variant.network)
-    wanted, score = {"cond": config.cond}, layout.model("score")
-    found = {"cond": network.label_dim > 0}
+    wanted, found = {"cond": config.cond}, {"cond": network.label_dim > 0}
     require_arguments("a score network", wanted, found, "run stage score again or change cond")
+    score = layout.model("score")
     guidance, fit, worse, folders = None, dict[str, Tensor](), None, [score / (variant.network or "")]
     if variant.members:
         heads = {name: load_head(layout, name, compute) for name in variant.members}
