@@ -27,7 +27,6 @@ from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.loop import Report, Row, without
 
 INCEPTION = {"source": "inception"}  # in model.json, in place of constructor arguments: Inception has none
-Train = Callable[[Resumable, Report], tuple[nn.Module, list[Row]]]
 
 
 def load_denoiser(layout: Layout, compute: Compute, snapshot: str | None = None) -> EDMPrecond:
@@ -60,7 +59,7 @@ def train_network(
     word: str,
     compute: Compute,
     arguments: Mapping[str, Any],
-    train: Train,
+    train: Callable[[Resumable, Report], tuple[nn.Module, list[Row]]],
 ) -> dict[str, Any]:
     """Train the network of stage `word` on the real images and save it; its summary."""
     settings = getattr(config, word)
