@@ -207,9 +207,8 @@ def train_head(
 
 def score_matching(inputs: DiscriminatorInputs) -> ScoreMatching:
     """The frozen denoiser and extractor as the score-matching objective calls them."""
-    config, compute = inputs.config, inputs.compute
+    compute, score = inputs.compute, inputs.config.score
     network, extractor = load_denoiser(inputs.layout, compute), load_extractor(inputs.layout, compute)
-    score = config.score
     constants = (score.sigma_data, score.p_mean, score.p_std) if score.source == "train" else RELEASED
 
     def denoiser(x: Tensor, sigma: Tensor, *classes: Tensor) -> Tensor:

@@ -68,8 +68,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         reference = gaussian_of_features(real["train"])
     else:
         published = load_arrays(layout.root / statistics, ("mu", "sigma"), "correct evaluation.reference")
-        width = real["train"].shape[1]
-        reference = gaussian_of_statistics(published["mu"], published["sigma"], width, statistics)
+        reference = gaussian_of_statistics(published["mu"], published["sigma"], real["train"].shape[1], statistics)
 
     compute = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
@@ -90,10 +89,12 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     fid, delta = fids[variant], fids[variant].minus(fids[UNGUIDED])
     kid_all, delta_kid = all_kids[variant], all_kids[variant].minus(all_kids[UNGUIDED])
     subsets = (settings.kid_subsets, settings.kid_subset_size, settings.seed)
-    kids = [float(np.mean([kid(rows, part, *subsets)[0] for rows in sets[variant]])) for part in real.values()]
+    (kid_train, kid_std), (kid_holdout, kid_holdout_std) = (
+        np.mean([kid(rows, part, *subsets) for rows in sets[variant]], axis=0).tolist() for part in real.values()
+    )
     shares = [precision_recall(r, real["train"], settings.neighborhood, device=compute.device) for r in sets[variant]]
     share_means = np.mean([[value for value, _ in each] for each in shares], axis=0)
-    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), *kids, *share_means.tolist())
+    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), kid_train, kid_holdout, *share_means.tolist())
     metrics = dict(zip(METRICS, values, strict=True))
 
     details = {
@@ -104,7 +105,10 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         "fid_values": list(fid.values),  # of each replicate
         "fid_ci95_sampling": fid.sampling_interval(),
         "delta_ci95_sampling": delta.sampling_interval(),
+        "delta_p": delta.p_value(),
         "fid_debiased": float(np.mean([debiased_distance(rows, reference) for rows in sets[variant]])),
+        "kid_std": kid_std,
+        "kid_holdout_std": kid_holdout_std,
         "kid_all": kid_all.mean,  # over all images, without subsets: the value that the intervals are of
         "kid_ci95": kid_all.interval(),
         "delta_kid": delta_kid.mean,
