@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.data.files import reason, sha256
-from discriminator_guidance.git import git_state
+from discriminator_guidance.git import git
 
 # Set unless the user did. MLflow's own defaults wait four minutes for a dead server.
 ENVIRONMENT = {
@@ -56,20 +56,20 @@ class Tracker:
     def __init__(self, on: bool = False) -> None:
         self.run_id, self.status = "", "FINISHED"
         self._on, self._curves = on, set[str]()
-
-    @cached_property
-    def _mlflow(self) -> Any:
-        return _connected()
+        self._mlflow: Any = None
 
     @_best_effort
     def start(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> None:
         """Open the run, in an experiment that is created if need be."""
+        self._mlflow, project = _connected(), _project()
         local = self._mlflow.get_tracking_uri().startswith("sqlite:")
-        folder = (_project() / "mlartifacts").as_uri() if local else None
+        folder = (project / "mlartifacts").as_uri() if local else None
         found = self._mlflow.get_experiment_by_name(experiment)
         identifier = found.experiment_id if found else self._mlflow.create_experiment(experiment, folder)
+        commit, revision = git(project, "rev-parse", "HEAD"), os.environ.get("DVC_EXP_NAME", "")
         active = self._mlflow.start_run(
-            experiment_id=identifier, run_name=name, tags={**_surroundings(), **tags}, parent_run_id=parent,
+            experiment_id=identifier, run_name=name, parent_run_id=parent,
+            tags={**tags, "mlflow.source.git.commit": commit, "dvc.experiment": revision},
             nested=self._mlflow.active_run() is not None, log_system_metrics=parent is None,
         )  # fmt: skip
         self.run_id = active.info.run_id
@@ -109,15 +109,14 @@ class Tracker:
     @_best_effort
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
         """Register weights, which stay where DVC keeps them, as a new version; with a loss, find the `best` path."""
-        path, client = os.path.relpath(weights), self._mlflow.MlflowClient()
+        path, client, wanted = os.path.relpath(weights), self._mlflow.MlflowClient(), f"name = '{name}'"
         tags = {"weights": path, "weights.sha256": sha256(weights), "validation_loss": str(loss)}
         model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
-        if not client.search_registered_models(f"name = '{name}'"):
+        if not client.search_registered_models(wanted):
             client.create_registered_model(name, description=MODEL)
-        own: dict[str, Any] = {"run_id": self.run_id, "tags": tags, "description": path, "model_id": model}
-        client.create_model_version(name, f"models:/{model}", **own)
+        client.create_model_version(name, f"models:/{model}", self.run_id, tags, description=path, model_id=model)
         if loss is not None:
-            versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
+            versions = client.search_model_versions(wanted, order_by=["version_number ASC"])
             newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
             best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
             client.set_registered_model_alias(name, "best", best.version)
@@ -160,15 +159,6 @@ def recorded_seconds(experiment: str) -> dict[str, float]:
     except Exception as error:
         _warn(error)
     return {run.info.run_name: (run.info.end_time - run.info.start_time) / 1000 for run in runs}
-
-
-def _surroundings() -> dict[str, str]:
-    """Tags that say which code, DVC stage and DVC experiment a run belongs to."""
-    state, lock = git_state(_project()), _project() / "dvc.lock"
-    tags = state | ({"mlflow.source.git.commit": state["git.commit"]} if state else {})
-    tags |= {"dvc.lock.sha256": sha256(lock)} if lock.is_file() else {}
-    names = {"dvc.stage": "DVC_STAGE", "dvc.experiment": "DVC_EXP_NAME"}
-    return tags | {tag: os.environ[name] for tag, name in names.items() if name in os.environ}
 
 
 def _connected() -> Any:

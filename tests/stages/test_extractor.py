@@ -37,8 +37,8 @@ def test_a_released_classifier_gives_the_features_of_the_original(adm: Tiny):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_size": 16}, r"8 pixels and 1 channels; got one for images of 16 pixels.*real\.image_size"),
-        ({"condition": True}, r"a classifier in .* given no classes; got one given classes; change extractor\.path"),
+        ({"image_size": 16}, r"a classifier in .* with image_size 8; got image_size 16.*real\.image_size"),
+        ({"condition": True}, r"with condition False; got condition True; change extractor\.path"),
     ],
 )
 def test_a_classifier_of_another_kind_is_refused(adm: Tiny, changes: dict, words: str):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -54,20 +52,8 @@ def test_inception_is_loaded_from_its_file_by_checksum(tiny: Tiny):
     assert np.load(layout.model("fid_network") / "features.npz")["holdout"].shape == (2, 2048)
 
 
-class Hostile:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.canary,)
-
-
-def test_other_files_are_refused_and_not_executed(tiny: Tiny):
-    path, canary = tiny[1].root / PATH, tiny[1].root / "executed"
-    contents = [("0" * 64, Hostile(canary), "sha256 0000"), (None, Hostile(canary), r"inception\.pth")]
-    for digest, content, words in contents:
-        changed = with_inception(tiny, digest)
-        torch.save({"fc.weight": content}, path)
-        with pytest.raises(InputError, match=words):
-            run_stage("fid_network", changed)
-        assert not canary.exists()
+def test_another_file_is_refused(tiny: Tiny):
+    tiny = with_inception(tiny, "0" * 64)
+    (tiny[1].root / PATH).write_bytes(b"other bytes")
+    with pytest.raises(InputError, match="sha256 0000"):
+        run_stage("fid_network", tiny)

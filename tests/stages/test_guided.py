@@ -12,7 +12,7 @@ from PIL import Image
 from discriminator_guidance.checkpoints.weights import load_weights, save_weights
 from discriminator_guidance.data.images import to_uint8
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
-from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
+from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.stages import guided
 from discriminator_guidance.stages.layout import Layout
 
@@ -88,12 +88,6 @@ def test_a_missing_member_is_named_before_anything_is_drawn(tiny: Tiny) -> None:
     assert not tiny[1].partial.exists()
 
 
-def test_guidance_that_is_not_finite_is_named_with_its_noise_level(tiny: Tiny) -> None:
-    add_to_logit(tiny[1].discriminator("d0"), float("nan"))
-    with pytest.raises(DivergenceError, match="finite"):
-        run_stage("guided", tiny, "d0_table1")
-
-
 def test_a_conditional_study_records_the_classes_that_it_draws(tmp_path: Path) -> None:
     tiny = prepare_study(tmp_path, tiny_settings({"cond": True}))
     for variant in ("edm", "d0"):
@@ -106,7 +100,7 @@ def test_a_conditional_study_records_the_classes_that_it_draws(tmp_path: Path) -
 
 def test_networks_of_the_other_kind_are_refused(tiny: Tiny) -> None:
     tiny = write_params(tiny[1].root, tiny_settings({"cond": True}))
-    with pytest.raises(InputError, match="given classes; got one given no classes; run stage score"):
+    with pytest.raises(InputError, match="a score network with cond True; got cond False; run stage score"):
         run_stage("guided", tiny, "edm")
 
 

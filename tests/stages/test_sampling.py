@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from discriminator_guidance.guidance.density_ratio import Guidance
 from discriminator_guidance.guidance.sampler import SamplerSettings
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.stages.sampling import draw_batch
+from discriminator_guidance.stages.sampling import OpenVariant
 
 CPU = Compute(torch.device("cpu"), "float32")
 SETTINGS = SamplerSettings(4, 0.2, 80.0, 7.0, 10.0, 0.0, float("inf"), 1.0, 1.0, 1.0, 1.0, True)  # churn and boosting
@@ -31,9 +31,12 @@ def guidance_of(classes: Tensor | None) -> Guidance:
     return lambda x, sigma: (0.01 * x, (classes - 1).double())
 
 
+OPENED = OpenVariant(Levels(), guidance_of, SETTINGS, CPU)
+
+
 def draw(*ranges: range) -> dict[str, np.ndarray]:
     """Samples drawn in batches, put together."""
-    parts = [draw_batch(Levels(), guidance_of, SETTINGS, 7, indices, len(indices), CPU) for indices in ranges]
+    parts = [OPENED.draw(7, indices, len(indices)) for indices in ranges]
     axes = {"images": 0, "labels": 0, "states": 1, "denoised": 1, "log_ratio": 1}
     return {name: np.concatenate([part[name] for part in parts], axis) for name, axis in axes.items()}
 
@@ -51,5 +54,5 @@ def test_every_sample_is_drawn_with_the_class_that_is_recorded() -> None:
     assert nearest.tolist() == drawn["labels"].tolist()
     assert np.array_equal(drawn["log_ratio"][0], drawn["labels"] - 1)
     assert np.bincount(drawn["labels"]).min() > 70
-    other = draw_batch(Levels(), guidance_of, SETTINGS, 8, range(300), 0, CPU)
+    other = OPENED.draw(8, range(300))
     assert other["labels"].tolist() != drawn["labels"].tolist()

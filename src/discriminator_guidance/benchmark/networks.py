@@ -25,7 +25,7 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.discriminator import frozen_features, head_settings
-from discriminator_guidance.stages.sampling import GuidanceOf, draw_batch, member_guidance, sampler_settings
+from discriminator_guidance.stages.sampling import GuidanceOf, OpenVariant, member_guidance, sampler_settings
 from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.loop import NoCheckpoints, gradients
 from discriminator_guidance.training.pairs import Pairs, Split
@@ -136,7 +136,7 @@ class Calls:
         sampler = replace(sampler_settings(self.config, _variant(heads)), s_churn=0.0)
 
         def run(n: int) -> Tensor:
-            drawn = draw_batch(self.score, guidance, sampler, 0, range(n), n, self.frozen)
+            drawn = OpenVariant(self.score, guidance, sampler, self.frozen).draw(0, range(n), n)
             return torch.from_numpy(drawn["states"][-1])
 
         return run

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from discriminator_guidance.config import Variant
 from discriminator_guidance.data.files import read_json, read_npz
-from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.significance import Measured
 from discriminator_guidance.report.gather import BASELINES, Difference, Standing
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Variant
-    from discriminator_guidance.stages.layout import Layout
-
+from discriminator_guidance.stages.layout import Layout
 
 SAMPLED = ("w1", "w2", "boosting", "window", "steps", "s_churn", "network", "autoguidance")  # settings of a variant
 
 
 def read_evaluated(layout: Layout, variant: str) -> Measured:
     """The Frechet distances of a variant's replicates, and the influence of each sample on them."""
-    path = layout.evaluated(variant) / "details.json"
-    distances = read_json(path, "evaluation").get("fid_values")
-    if not isinstance(distances, list) or not all(isinstance(value, float | int) for value in distances):
-        raise InputError(f"a list of numbers fid_values in {path}", repr(distances), "run stage evaluation again")
-    arrays = read_npz(layout.influence(variant), ["influence", "index"], "evaluation")
-    return Measured(tuple(distances), arrays["influence"], tuple(arrays["index"].tolist()))
+    folder = layout.evaluated(variant)
+    details = read_json(folder / "details.json", "evaluation")
+    arrays = read_npz(folder / "influence.npz", ["influence", "index"], "evaluation")
+    return Measured(tuple(details["fid_values"]), arrays["influence"], tuple(arrays["index"].tolist()))
 
 
 def differences(evaluated: Mapping[str, Measured], other: str = "edm") -> dict[str, dict[str, Difference]]:

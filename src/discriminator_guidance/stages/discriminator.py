@@ -6,8 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,11 @@ from torch.nn.functional import one_hot
 
 from discriminator_guidance import distributed
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
-from discriminator_guidance.checkpoints.weights import load_network, save_weights
+from discriminator_guidance.checkpoints.weights import WEIGHT_FILES, load_network, save_weights
+from discriminator_guidance.config import Config, Member
+from discriminator_guidance.config.sections import Discriminator
 from discriminator_guidance.data.files import read_npz, sha256, write_csv, write_json, write_npz
+from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.evaluation.classification import calibration_bins
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.precision import Compute, allow_tf32, prepare
@@ -26,32 +28,22 @@ from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import (
     load_denoiser,
     load_extractor,
-    of_classes,
     released_file,
-    require,
+    require_arguments,
     resumable,
     training_report,
 )
-from discriminator_guidance.training.discriminator import (
-    DiscriminatorSettings,
-    State,
-    fit_head,
-    used_epoch,
-)
+from discriminator_guidance.tracking import Tracker
+from discriminator_guidance.training.discriminator import DiscriminatorSettings, State, fit_head, used_epoch
 from discriminator_guidance.training.grid import Features, GridFeatures, grid_features, grid_logits, validate
 from discriminator_guidance.training.loop import Report, Row
 from discriminator_guidance.training.pairs import Pairs, pair_up, split_pairs
 from discriminator_guidance.training.score_matching import ScoreMatching
 
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config, Member
-    from discriminator_guidance.config.sections import Discriminator
-    from discriminator_guidance.data.resume import Resumable
-    from discriminator_guidance.tracking import Tracker
-
-SIGMA_DATA, P_MEAN, P_STD = 0.5, -1.2, 1.2  # of the released EDM networks (Karras et al. 2022, Table 1)
+RELEASED = (0.5, -1.2, 1.2)  # sigma_data, p_mean, p_std of the released EDM networks (Karras et al. 2022, Table 1)
 LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them
 HEAD_SETTINGS = [field.name for field in fields(DiscriminatorSettings)]
+TRAINED = ("epochs", "learning_rate", "weight_decay", "t_min")  # settings after the profile's factors
 CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -61,7 +53,6 @@ class DiscriminatorInputs:
 
     config: Config
     layout: Layout
-    files: tuple[Path, ...]
     features: Features
     feature_shape: tuple[int, int, int]
     pairs: Pairs
@@ -89,39 +80,46 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     row = config.member(member)
     inputs = open_inputs(config, layout, row)
     settings = head_settings(config.discriminator, row)
-    effective = {key: getattr(settings, key) for key in ("epochs", "learning_rate", "weight_decay", "t_min")}
+    effective = {key: getattr(settings, key) for key in TRAINED}
     tracker.params({**effective, "start": row.start})
     checkpoints = resumable_head(inputs, f"discriminator-{member}", row)
     with training_report(tracker, f"training {member}", settings.epochs, "epochs") as report:
         head, kept, history = train_head(inputs, row, checkpoints, report)
     last = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     head.load_state_dict(kept)
-    training = _training_metrics(inputs, settings, head, history)
-    logits, test = grid_logits(head, inputs.test, inputs.compute), inputs.test
-
-    folder, reports = layout.discriminator(member), layout.discriminator_report(member)
-    tested = {"logits": logits.cpu().numpy(), "labels": test.labels.cpu().numpy().astype(np.int64), "time": test.time}
-    note = {"note": config.real.note} if config.real.note else {}
+    logits, test, split = grid_logits(head, inputs.test, inputs.compute), inputs.test, inputs.pairs.split
+    if history:
+        used = history[used_epoch(history, settings.checkpoint) - 1]
+        best = min(history, key=lambda entry: entry["validation_loss"])
+        batches = -(-len(settings.rows(split)) // settings.batch_size)
+    else:  # a released head that is not trained further
+        used = {"epoch": 0, **validate(head, inputs.validation, inputs.compute)}
+        best, batches, effective = {}, 0, {"epochs": 0}
     metrics = {
-        "member": member,
-        **training,
-        "start": row.start,
+        **{key: effective.get(key) for key in TRAINED},
+        "used_epoch": used["epoch"],
+        "iterations": settings.epochs * batches,
+        **{key: used.get(key) for key in CURVE if key != "epoch"},
+        "best_validation_loss": best.get("validation_loss"),
+        "best_epoch": best.get("epoch"),
         "test_loss": binary_cross_entropy(logits, test.labels).item(),
-        **{f"n_{part}": len(getattr(inputs.pairs.split, part)) for part in ("train", "validation", "test")},
+        **{f"n_{part}": len(getattr(split, part)) for part in ("train", "validation", "test")},
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
         "precision": inputs.compute.mode,
         **inputs.compute.record(),
-        **note,
     }
+
+    folder, reports = layout.discriminator(member), layout.discriminator_report(member)
+    tested = {"logits": logits.cpu().numpy(), "labels": test.labels.cpu().numpy().astype(np.int64), "time": test.time}
     if distributed.is_first():
         save_weights(folder, kept, head.arguments)
         shutil.rmtree(folder / LAST, ignore_errors=True)
-        if training["used_epoch"] < settings.epochs or settings.ema_decay is not None:
+        if used["epoch"] < settings.epochs or settings.ema_decay is not None:
             save_weights(folder / LAST, last, head.arguments)
         write_npz(folder / "test_logits.npz", **tested, image=test.image)
-        write_csv(reports / "history.csv", [{**entry, **note} for entry in history], CURVE)
+        write_csv(reports / "history.csv", history, CURVE)
         bins = calibration_bins(tested["logits"], tested["labels"], tested["time"])
-        write_csv(reports / "calibration.csv", [{**asdict(entry), **note} for entry in bins])
+        write_csv(reports / "calibration.csv", [asdict(entry) for entry in bins])
         write_json(reports / "metrics.json", metrics)
         checkpoints.remove()
         tracker.artifact(reports / "calibration.csv")
@@ -133,9 +131,9 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
 def open_inputs(config: Config, layout: Layout, member: Member | None = None) -> DiscriminatorInputs:
     """Read the frozen extractor and the real and fake images; split them. A member may have its own precision."""
     section, runtime = config.discriminator, config.runtime
-    files = (layout.real / "train.npz", layout.fake / "samples.npz")
     names = ["images", "labels"] if config.cond else ["images"]
-    real, fake = read_npz(files[0], names, "real"), read_npz(files[1], names, "fake")
+    real = read_npz(layout.real / "train.npz", names, "real")
+    fake = read_npz(layout.fake / "samples.npz", names, "fake")
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     precision = (member and member.precision) or runtime.training_precision
     compute = prepare(runtime.device, precision, runtime.threads)
@@ -143,14 +141,10 @@ def open_inputs(config: Config, layout: Layout, member: Member | None = None) ->
     extractor = load_extractor(layout, frozen)
     features = frozen_features(extractor, frozen, compute)
     counts, shares = (len(real["images"]), len(fake["images"])), section.split
-    most = member.images if member else section.images
-    split = split_pairs(*counts, shares.train, shares.validation, shares.seed, most)
+    split = split_pairs(*counts, shares.train, shares.validation, shares.seed, (member or section).images)
     classes = np.concatenate([real["labels"], fake["labels"]]) if config.cond else None
     pairs = pair_up(real["images"], fake["images"], classes, split, compute.device)
-    weights = (layout.model("extractor") / name for name in ("model.safetensors", "model.json"))
-    return DiscriminatorInputs(
-        config, layout, (*files, *weights), features, extractor.feature_shape, pairs, compute, frozen.mode
-    )
+    return DiscriminatorInputs(config, layout, features, extractor.feature_shape, pairs, compute, frozen.mode)
 
 
 def frozen_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -> Features:
@@ -175,6 +169,8 @@ def head_settings(section: Discriminator, member: Member) -> DiscriminatorSettin
 def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Resumable:
     """The checkpoints of a head, under a key of everything that determines it."""
     config, layout = inputs.config, inputs.layout
+    files = [layout.real / "train.npz", layout.fake / "samples.npz"]
+    files += [layout.model("extractor") / file for file in WEIGHT_FILES]
     start = layout.start(member.start)
     started_from = [start] if start.is_file() else sorted(start.rglob("model.safetensors"))
     key = {
@@ -185,7 +181,7 @@ def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Re
         "start": [sha256(path) for path in started_from],
         "ranks": distributed.world_size(),
     }
-    return resumable(layout, name, inputs.files, key, inputs.compute)
+    return resumable(layout, name, files, key, inputs.compute)
 
 
 def train_head(
@@ -211,11 +207,9 @@ def train_head(
 
 def score_matching(inputs: DiscriminatorInputs) -> ScoreMatching:
     """The frozen denoiser and extractor as the score-matching objective calls them."""
-    config, compute = inputs.config, inputs.compute
+    compute, score = inputs.compute, inputs.config.score
     network, extractor = load_denoiser(inputs.layout, compute), load_extractor(inputs.layout, compute)
-    score, constants = config.score, (SIGMA_DATA, P_MEAN, P_STD)
-    if score.source == "train":
-        constants = score.sigma_data, score.p_mean, score.p_std
+    constants = (score.sigma_data, score.p_mean, score.p_std) if score.source == "train" else RELEASED
 
     def denoiser(x: Tensor, sigma: Tensor, *classes: Tensor) -> Tensor:
         return compute.called(network)(x, sigma, *(one_hot(each, network.label_dim) for each in classes))
@@ -228,48 +222,15 @@ def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:
     layout, device = inputs.layout, inputs.compute.device
     folder = layout.start(member.start)
     if not member.start.startswith("models/"):
-        return _released_head(inputs, member.start).to(device)
+        head, found = read_adm(released_file(layout, member.start, "the member's start"))
+        channels, size, _ = inputs.feature_shape
+        wanted = {"in_channels": channels, "image_size": size, "out_channels": 1, "condition": inputs.config.cond}
+        remedy = "change the member's start, extractor.path or cond"
+        require_arguments(f"a discriminator in {member.start}", wanted, found, remedy)
+        return head.to(device)
     if folder != layout.model("extractor"):
         last = folder / LAST if (folder / LAST).is_dir() else folder
         return load_network(EncoderUNet, last, "discriminator").to(device)
     torch.manual_seed(member.seed)
     network = member.network or inputs.config.discriminator.network
     return build_head(inputs.feature_shape, condition=inputs.config.cond, **network.model_dump()).to(device)
-
-
-def _released_head(inputs: DiscriminatorInputs, path: str) -> EncoderUNet:
-    head, found = read_adm(released_file(inputs.layout, path, "the member's start"))
-
-    def words(outputs: int, *shape: int) -> str:
-        return f"of {' x '.join(map(str, shape))} feature maps and {outputs} output"
-
-    what, size = f"a discriminator in {path}", found["image_size"]
-    takes = words(found["out_channels"], found["in_channels"], size, size)
-    require(what, words(1, *inputs.feature_shape), takes, "change the member's start, or extractor.path")
-    wanted = of_classes(inputs.config.cond)
-    require(what, wanted, of_classes(found["condition"]), "change the member's start, or cond")
-    return head
-
-
-def _training_metrics(
-    inputs: DiscriminatorInputs, settings: DiscriminatorSettings, head: EncoderUNet, history: list[Row]
-) -> dict[str, Any]:
-    if not history:
-        trained = ("learning_rate", "weight_decay", "t_min", "train_loss", "train_accuracy")
-        best = ("best_validation_loss", "best_epoch")
-        zero = dict.fromkeys(("epochs", "used_epoch", "iterations"), 0)
-        return {**zero, **dict.fromkeys((*trained, *best)), **validate(head, inputs.validation, inputs.compute)}
-    best_row = min(history, key=lambda row: row["validation_loss"])
-    used = used_epoch(history, settings.checkpoint)
-    batches = -(-len(settings.rows(inputs.pairs.split)) // settings.batch_size)
-    return {
-        "epochs": settings.epochs,
-        "used_epoch": used,
-        "learning_rate": settings.learning_rate,
-        "weight_decay": settings.weight_decay,
-        "t_min": settings.t_min,
-        "iterations": settings.epochs * batches,
-        **{key: history[used - 1][key] for key in CURVE if key != "epoch"},
-        "best_validation_loss": best_row["validation_loss"],
-        "best_epoch": int(best_row["epoch"]),
-    }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from discriminator_guidance import distributed
+from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import write_npz
 from discriminator_guidance.data.images import write_grid
 from discriminator_guidance.stages.guided import draw_samples
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.tracking import Tracker
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.tracking import Tracker
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:

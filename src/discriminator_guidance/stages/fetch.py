@@ -5,33 +5,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from discriminator_guidance.data.files import reason, sha256
+import pooch
+
+from discriminator_guidance.config import Config
+from discriminator_guidance.config.sections import Download
+from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.config.sections import Download
-
-RETRIES = 3
 
 
 def listing(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows `file`, `state`, `path`, `detail` of the named files (all without names), whether they are here or not."""
-    return [_row(name, file, root) for name, file in _chosen(config, names).items()]
+    files = config.fetch.files
+    if unknown := [name for name in names if name not in files]:
+        raise ConfigError("a file of fetch.files", repr(unknown[0]), f"choose from: {', '.join(files) or 'none here'}")
+    return [_row(name, files[name], root) for name in names or files]
 
 
 def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str, str]]:
     """Download what is missing, every file even if another fails; the rows of `listing` afterwards."""
     failures = []
-    for name, file in _chosen(config, names).items():
-        row = _row(name, file, root)
+    for row in listing(config, root, names):
+        name, missing = row["file"], row["state"] == "missing"
+        file = config.fetch.files[name]
         try:
-            if row["state"] == "wrong" or (row["state"] == "missing" and file.url is None and names):
-                raise InputError(f"{name} at {file.path}", row["detail"] or "no such file", _by_hand(file))
-            if row["state"] == "missing" and file.url is not None:
+            if missing and file.url is not None:
                 _download(name, file, root)
+            elif row["state"] == "wrong" or (missing and names):
+                raise InputError(f"{name} at {file.path}", row["detail"], _by_hand(file))
         except InputError as error:
             failures.append(error)
     if failures:
@@ -39,23 +40,14 @@ def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str,
     return listing(config, root, names)
 
 
-def _chosen(config: Config, names: Sequence[str]) -> dict[str, Download]:
-    files = config.fetch.files
-    if unknown := [name for name in names if name not in files]:
-        raise ConfigError("a file of fetch.files", repr(unknown[0]), f"choose from: {', '.join(files) or 'none here'}")
-    return {name: file for name, file in files.items() if not names or name in names}
-
-
 def _row(name: str, file: Download, root: Path) -> dict[str, str]:
-    path = root / file.path
-    if not path.is_file():
+    path, kind = root / file.path, (file.hash or "sha256:").partition(":")[0]
+    found = f"{kind}:{pooch.file_hash(str(path), alg=kind)}" if path.is_file() else None
+    if found is None:
         state, detail = "missing", f"dguide fetch {name}, or {_by_hand(file)}" if file.url else _by_hand(file)
     elif file.hash is None:
-        state, detail = (
-            "unchecked",
-            f"its publisher gives no hash; to check it from now on: hash: sha256:{sha256(path)}",
-        )
-    elif (found := _hash(path, file.hash)) != file.hash:
+        state, detail = "unchecked", f"its publisher gives no hash; to check it from now on: hash: {found}"
+    elif found != file.hash:
         state, detail = "wrong", f"{found} instead of {file.hash}: remove it"
     else:
         state, detail = "checked", ""
@@ -66,21 +58,11 @@ def _by_hand(file: Download) -> str:
     return f"put the file at {file.path} by hand ({file.by_hand})"
 
 
-def _hash(path: Path, known: str) -> str:
-    """The hash of a file, of the same kind as a known one: kind:digits."""
-    import pooch
-
-    kind = known.partition(":")[0]
-    return f"{kind}:{pooch.file_hash(str(path), alg=kind)}"
-
-
 def _download(name: str, file: Download, root: Path) -> None:
-    import pooch
-
     path = root / file.path
     pooch.get_logger().setLevel(logging.WARNING)
-    files = pooch.create(path.parent, base_url="", retry_if_failed=RETRIES)
-    files.registry, files.urls = {path.name: file.hash}, {path.name: file.url}
+    where = {"registry": {path.name: file.hash}, "urls": {path.name: file.url}}
+    files = pooch.create(path.parent, base_url="", retry_if_failed=3, **where)
     try:
         files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
     except Exception as error:  # requests, urllib3 and pooch raise some dozen types

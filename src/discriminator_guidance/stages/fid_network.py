@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
+from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import read_npz, sha256, write_npz
-from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.inception import InceptionFeatures
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.networks import INCEPTION, released_file, save_network, train_network
+from discriminator_guidance.stages.networks import (
+    INCEPTION,
+    load_fid_network,
+    released_file,
+    save_network,
+    train_network,
+)
+from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.classifiers import train_classifier
-from discriminator_guidance.training.loop import Report, Row, Schedule
+from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.tracking import Tracker
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Train the classifier on clean real images, or take Inception's weights; then extract features once for all."""
-    settings, runtime, folder = config.fid_network, config.runtime, layout.model("fid_network")
+    settings, runtime = config.fid_network, config.runtime
     real = read_npz(layout.real / "train.npz", ["images", "labels"], "real")
     holdout = read_npz(layout.real / "holdout.npz", ["images"], "real")
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
@@ -38,33 +41,26 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         if settings.sha256 is not None and (found := sha256(path)) != settings.sha256:
             remedy = "download the file again, or correct fid_network.sha256"
             raise InputError(f"sha256 {settings.sha256} of {settings.path}", found, remedy)
-        state = read_state_dict(path)
-        network: FidNetwork | InceptionFeatures = InceptionFeatures(state)  # refuses what is not its weights
-        save_network(folder, state, INCEPTION)
-        result: dict[str, Any] = {"source": settings.path}
+        released = InceptionFeatures(read_state_dict(path)).network  # refuses other weights
+        summary = {"source": settings.path, **save_network(layout, tracker, "fid_network", released, INCEPTION)}
     else:
         _, size, _, channels = real["images"].shape
         arguments = {"image_size": size, "in_channels": channels, "channels": settings.channels}
         arguments |= {"features": settings.features, "classes": int(real["labels"].max()) + 1}
         torch.manual_seed(settings.training.seed)
-        network = made = FidNetwork(**arguments).to(compute.device)
-        images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"])
+        network = FidNetwork(**arguments).to(compute.device)
+        images = as_tensor(real["images"], compute.device)
+        labels = torch.from_numpy(real["labels"]).to(compute.device)
         schedule = Schedule(**settings.training.model_dump())
-
-        def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
-            return train_classifier(made, images, labels.to(compute.device), schedule, compute, checkpoints, report)
-
-        _, result = train_network(config, layout, tracker, "fid_network", compute, arguments, train)
+        train = partial(train_classifier, network, images, labels, schedule, compute)
+        summary = train_network(config, layout, tracker, "fid_network", compute, arguments, train)
 
     if distributed.is_first():
         allow_tf32(False)  # metrics are compared to many digits
-        network.to(compute.device).eval().requires_grad_(False)
-        features = {}
+        batch_size = config.evaluation.batch_size
+        features, saved = {}, load_fid_network(layout.model("fid_network"), compute)
         for name, shown in (("train", real["images"]), ("holdout", holdout["images"])):
             with progress.bar(f"features of {name} images", len(shown), "images") as advance:
-                features[name] = extract_features(
-                    network.features, shown, config.evaluation.batch_size, compute.device, advance
-                )
-        write_npz(folder / "features.npz", **features)
-    tracker.model(f"fid_network-{config.profile}", folder / "model.safetensors")
-    return {**result, "parameters": sum(parameter.numel() for parameter in network.parameters())}
+                features[name] = extract_features(saved.features, shown, batch_size, compute.device, advance)
+        write_npz(layout.model("fid_network") / "features.npz", **features)
+    return summary

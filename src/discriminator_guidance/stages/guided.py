@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
+from discriminator_guidance.config import Config, Variant
+from discriminator_guidance.config.sections import Fake, Guided
 from discriminator_guidance.data.files import write_npz
 from discriminator_guidance.data.images import GRID_COLUMNS, GRID_ROWS, write_grid, write_png
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND
+from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import resumable
 from discriminator_guidance.stages.sampling import Arrays, open_variant, sampler_settings, window_of
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config, Variant
-    from discriminator_guidance.config.sections import Fake, Guided
-    from discriminator_guidance.stages.layout import Layout
-    from discriminator_guidance.tracking import Tracker
-
+from discriminator_guidance.tracking import Tracker
 
 PATH = ("sigma", "states", "denoised", "log_ratio", "fit_sigma", "fit_weights")  # what trajectory.npz holds
 
@@ -36,13 +32,11 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     if not distributed.is_first():
         return {}
     folder = layout.guided(variant)
-    trajectory = {name: drawn.pop(name) for name in PATH if name in drawn}
+    write_npz(folder / "trajectory.npz", **{name: drawn.pop(name) for name in PATH if name in drawn})
     write_npz(folder / "samples.npz", **drawn)
-    write_npz(folder / "trajectory.npz", **trajectory)
     write_grid(folder / "grid.png", drawn["images"])
     tracker.artifact(folder / "grid.png")
-    clipped = np.isclose(np.abs(trajectory["log_ratio"]), LOG_RATIO_BOUND, rtol=0, atol=1e-3)
-    return {"images": len(drawn["images"]), "clipped": int(clipped.sum())}
+    return {"images": len(drawn["images"])}
 
 
 def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:

@@ -64,12 +64,8 @@ class Layout:
         return self.root / "data" / self.profile / "evaluation" / variant
 
     def details(self, variant: str) -> Path:
-        """The other results of a variant, as stage `report` shows them: scores, settings, seeds, hashes."""
+        """The other results of a variant, as stage `report` shows them: scores, settings, seeds."""
         return self.report / "details" / f"{variant}.json"
-
-    def influence(self, variant: str) -> Path:
-        """The influence of each sample of a variant on its Frechet distance."""
-        return self.evaluated(variant) / "influence.npz"
 
     @property
     def study(self) -> Path:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.checkpoints.weights import load_network, load_weights, save_weights
+from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import sha256, write_csv
 from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.errors import InputError
@@ -22,14 +23,10 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.loop import Report, Row, without
 
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.tracking import Tracker
-
 INCEPTION = {"source": "inception"}  # in model.json, in place of constructor arguments: Inception has none
-Train = Callable[[Resumable, Report], tuple[nn.Module, list[Row]]]
 
 
 def load_denoiser(layout: Layout, compute: Compute, snapshot: str | None = None) -> EDMPrecond:
@@ -62,30 +59,37 @@ def train_network(
     word: str,
     compute: Compute,
     arguments: Mapping[str, Any],
-    train: Train,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Train the network of stage `word` on the real images and save it; the network and a summary."""
+    train: Callable[[Resumable, Report], tuple[nn.Module, list[Row]]],
+) -> dict[str, Any]:
+    """Train the network of stage `word` on the real images and save it; its summary."""
     settings = getattr(config, word)
     total = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
     key = {**settings.model_dump(exclude={"name"}), "cond": config.cond, "ranks": distributed.world_size()}
     checkpoints = resumable(layout, word, [layout.real / "train.npz"], key, compute)
     with training_report(tracker, f"training {word}", total, "iterations") as report:
         network, history = train(checkpoints, report)
-    save_network(layout.model(word), network.state_dict(), arguments, history)
+    summary = save_network(layout, tracker, word, network, arguments, history)
     if distributed.is_first():
         checkpoints.remove()
     ends = {f"final_{name}": value for name, value in without(history[-1], "iteration").items()}
-    return network, {**ends, "precision": compute.mode, **compute.record()}
+    return {**ends, "precision": compute.mode, **compute.record(), **summary}
 
 
 def save_network(
-    folder: Path, network_state: Mapping[str, Tensor], arguments: Mapping[str, Any], history: Sequence[Row] = ()
-) -> None:
-    """Write model.safetensors, model.json and history.csv, which is empty for a released network."""
-    if not distributed.is_first():
-        return
-    save_weights(folder, network_state, arguments)
-    write_csv(folder / "history.csv", history, ("iteration", "loss"))
+    layout: Layout,
+    tracker: Tracker,
+    word: str,
+    network: nn.Module,
+    arguments: Mapping[str, Any],
+    history: Sequence[Row] = (),
+) -> dict[str, Any]:
+    """Write model.safetensors, model.json and history.csv, which is empty for a released network; its summary."""
+    folder = layout.model(word)
+    if distributed.is_first():
+        save_weights(folder, network.state_dict(), arguments)
+        write_csv(folder / "history.csv", history, ("iteration", "loss"))
+    tracker.model(f"{word}-{layout.profile}", folder / "model.safetensors")
+    return {"parameters": sum(parameter.numel() for parameter in network.parameters())}
 
 
 def resumable(
@@ -112,20 +116,11 @@ def released_file(layout: Layout, path: str, key: str) -> Path:
     return found
 
 
-def require(what: str, wanted: str, found: str, remedy: str) -> None:
-    """Refuse a network that is not as the settings want it, both put in words such as "given no classes"."""
-    if wanted != found:
-        raise InputError(f"{what} {wanted}", f"one {found}", remedy)
-
-
-def of_classes(classes: int | bool) -> str:
-    """How a network is conditioned, in words: by so many classes, or (True) by any number of them."""
-    return "given classes" if classes is True else f"given {classes or 'no'} classes"
-
-
-def of_images(channels: int, size: int) -> str:
-    """What a network takes, in words."""
-    return f"for images of {size} pixels and {channels} channels"
+def require_arguments(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a network whose constructor arguments are not those that settings and images ask for."""
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise InputError(f"{what} with {name} {value}", f"{name} {found[name]}", remedy)
 
 
 @contextmanager

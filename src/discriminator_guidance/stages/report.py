@@ -10,7 +10,7 @@ import torch
 
 from discriminator_guidance import distributed
 from discriminator_guidance.config import Config
-from discriminator_guidance.data.files import fingerprint, read_json, require, sha256, write_bytes
+from discriminator_guidance.data.files import fingerprint, read_json, sha256, write_bytes
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.evaluation.significance import Measured, holm
 from discriminator_guidance.git import git
@@ -56,23 +56,16 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
 def tuned_differences(config: Config, evaluated: dict[str, Measured]) -> dict[str, dict[str, Difference]]:
     """The tuned member's difference from a row of Table 2 with its settings, where the search chose such a row."""
-    found: dict[str, dict[str, Difference]] = {}
     if TUNED not in config.members or TUNED not in evaluated:
-        return found
-    tuned, one = config.member(TUNED), evaluated[TUNED]
-    for name in config.members:
-        if name in evaluated and name not in ("d0", TUNED):
-            row, other = config.member(name), evaluated[name]
-            if row.model_copy(update={"seed": tuned.seed}) == tuned:
-                found[name] = {TUNED: Difference.of(one.minus(other))}
-    return found
+        return {}
+    tuned = config.member(TUNED)
+    rows = {name: config.member(name) for name in config.members if name in evaluated and name not in ("d0", TUNED)}
+    alike = [name for name, row in rows.items() if row.model_copy(update={"seed": tuned.seed}) == tuned]
+    return {name: {TUNED: Difference.of(evaluated[TUNED].minus(evaluated[name]))} for name in alike}
 
 
 def provenance(config: Config, layout: Layout) -> dict[str, Any]:
     """The commit of code and settings, data, versions and machine behind the report; no dates."""
-    data = {"real": layout.real / "train.npz", "holdout": layout.real / "holdout.npz"}
-    for path in data.values():
-        require(path, "real")
     details = read_json(layout.details("edm"), "evaluation")
     commit = git(layout.root, "log", "-1", "--format=%H", "--", *CODE)
     return {
@@ -80,7 +73,7 @@ def provenance(config: Config, layout: Layout) -> dict[str, Any]:
         "commit": commit or "not a git checkout",
         "uncommitted changes": bool(git(layout.root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
         "settings sha256": fingerprint(config.model_dump(mode="json", exclude={"study", "fetch"})),
-        "data sha256": {name: sha256(path) for name, path in data.items()},
+        "data sha256": {"real": sha256(layout.real / "train.npz"), "holdout": sha256(layout.real / "holdout.npz")},
         "precision": {"training": config.runtime.training_precision, "sampling": details["precision_mode"]},
         "device": details.get("device", config.runtime.device),
         "threads": config.runtime.threads,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.data.images import to_uint8
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
@@ -23,14 +23,11 @@ from discriminator_guidance.guidance.ensemble import WeightsOfTime, combine, shr
 from discriminator_guidance.guidance.fitted_weights import fit_weights, interpolated
 from discriminator_guidance.guidance.sampler import SamplerSettings, sample
 from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.precision import Compute, prepare
-from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head, of_classes, require
+from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_head, require_arguments
 from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
-
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config, Variant
-    from discriminator_guidance.networks.edm import EDMPrecond
-    from discriminator_guidance.stages.layout import Layout
 
 Arrays = dict[str, np.ndarray]
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on
@@ -45,25 +42,67 @@ class OpenVariant:
     guidance: GuidanceOf | None
     sampler: SamplerSettings
     compute: Compute
-    worse: tuple[EDMPrecond, float] | None  # of autoguidance
-    fit: dict[str, Tensor]  # fit_sigma and fit_weights, where weights are fitted
-    folders: tuple[Path, ...]  # of the weights
+    # A worse denoiser and the weight w of autoguidance, D + (w - 1) (D - D_worse) (Karras et al. 2024, Eq. 3).
+    worse: tuple[EDMPrecond, float] | None = None
+    fit: dict[str, Tensor] = field(default_factory=dict)  # fit_sigma and fit_weights, where weights are fitted
+    folders: tuple[Path, ...] = ()  # of the weights
 
     def draw(self, seed: int, indices: Sequence[int], keep: int = 0) -> Arrays:
-        """The samples of some indices, see `draw_batch`."""
-        return draw_batch(self.network, self.guidance, self.sampler, seed, indices, keep, self.compute, self.worse)
+        """Draw the samples of some indices; sample i depends on the seed and i alone, up to rounding in convolutions.
+
+        Of the first `keep` of them the result has the states and the denoised images at every noise level.
+        """
+        shape = (self.network.img_channels, self.network.img_resolution, self.network.img_resolution)
+        count, classes, labels = self.network.label_dim, None, None
+        if count:
+            drawn = [int(generator(seed, "class", index, 0).integers(count)) for index in indices]
+            classes = torch.tensor(drawn, device=self.compute.device)
+            labels = one_hot(classes, count)
+        steps: list[tuple[np.ndarray, ...]] = []
+
+        def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+            with torch.no_grad(), self.compute.autocast():
+                denoised: Tensor = self.network(x.float(), sigma.float(), labels)
+                if self.worse is not None:
+                    worse, weight = self.worse
+                    denoised = torch.lerp(worse(x.float(), sigma.float(), labels), denoised, weight)
+            return denoised
+
+        def noise(step: int, raised: Tensor) -> Tensor:
+            rows, none = zip(indices, raised.tolist(), strict=True), torch.zeros(shape)
+            return torch.stack([normal(seed, "churn", i, step, shape) if used else none for i, used in rows])
+
+        def observe(step: int, x: Tensor, denoised: Tensor, log_ratio: Tensor) -> None:
+            kept = _channels_last(x[:keep]), _channels_last(denoised[:keep])
+            steps.append((*kept, log_ratio.float().cpu().numpy()))
+
+        guidance = None if self.guidance is None else self.guidance(classes)
+        latents = normal_batch(seed, "latent", indices, 0, shape).to(self.compute.device)
+        x = sample(denoiser, guidance, latents, noise, self.sampler, observe)
+        states, denoised_states, log_ratios = zip(*steps, strict=True)
+        return {
+            "images": to_uint8(x.cpu().numpy()),
+            **({} if classes is None else {"labels": classes.cpu().numpy()}),
+            "states": np.stack([*states, _channels_last(x[:keep])]),
+            "denoised": np.stack(denoised_states),
+            "log_ratio": np.stack(log_ratios),
+        }
 
 
 def open_variant(config: Config, layout: Layout, variant: Variant) -> OpenVariant:
     """Read what a variant is sampled with."""
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
     network = load_denoiser(layout, compute, variant.network)
-    remedy = "run stage score again or change cond"
-    require("a score network", of_classes(config.cond), of_classes(network.label_dim > 0), remedy)
+    wanted, found = {"cond": config.cond}, {"cond": network.label_dim > 0}
+    require_arguments("a score network", wanted, found, "run stage score again or change cond")
     score = layout.model("score")
     guidance, fit, worse, folders = None, dict[str, Tensor](), None, [score / (variant.network or "")]
     if variant.members:
-        members = load_members(layout, variant.members, config.cond, compute)
+        heads = {name: load_head(layout, name, compute) for name in variant.members}
+        for name, head in heads.items():
+            found, remedy = {"cond": head.arguments["condition"]}, "run stage discriminator again or change cond"
+            require_arguments(f"a discriminator {name}", wanted, found, remedy)
+        members = MemberLogits(load_extractor(layout, compute), list(heads.values()))
         if variant.weights == "fitted":
             fit = fit_variant(config, layout, network, members, variant, compute)
         by_time = interpolated(fit["fit_sigma"], fit["fit_weights"]) if fit else None
@@ -73,64 +112,6 @@ def open_variant(config: Config, layout: Layout, variant: Variant) -> OpenVarian
         worse = load_denoiser(layout, compute, variant.autoguidance.network), variant.autoguidance.weight
         folders.append(score / variant.autoguidance.network)
     return OpenVariant(network, guidance, sampler_settings(config, variant), compute, worse, fit, tuple(folders))
-
-
-def draw_batch(
-    network: EDMPrecond,
-    guidance: GuidanceOf | None,
-    sampler: SamplerSettings,
-    seed: int,
-    indices: Sequence[int],
-    keep: int,
-    compute: Compute,
-    worse: tuple[EDMPrecond, float] | None = None,
-) -> Arrays:
-    """Draw the samples of some indices; sample i depends on the seed and i alone, up to rounding in convolutions.
-
-    worse: a worse denoiser and the weight w of autoguidance, D + (w - 1) (D - D_worse) (Karras et al. 2024, Eq. 3).
-    """
-    shape = (network.img_channels, network.img_resolution, network.img_resolution)
-    drawn_classes = _draw_classes(seed, indices, network.label_dim)
-    classes = None if drawn_classes is None else torch.from_numpy(drawn_classes).to(compute.device)
-    labels = None if classes is None else one_hot(classes, network.label_dim)
-    states: list[np.ndarray] = []
-    denoised_states: list[np.ndarray] = []
-    log_ratios: list[np.ndarray] = []
-
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        with torch.no_grad(), compute.autocast():
-            denoised: Tensor = network(x.float(), sigma.float(), labels)
-            if worse is not None:
-                denoised = torch.lerp(worse[0](x.float(), sigma.float(), labels), denoised, worse[1])
-        return denoised
-
-    def noise(step: int, raised: Tensor) -> Tensor:
-        rows = zip(indices, raised.tolist(), strict=True)
-        return torch.stack([normal(seed, "churn", i, step, shape) if used else torch.zeros(shape) for i, used in rows])
-
-    def observe(step: int, x: Tensor, denoised: Tensor, log_ratio: Tensor) -> None:
-        states.append(_channels_last(x[:keep]))
-        denoised_states.append(_channels_last(denoised[:keep]))
-        log_ratios.append(log_ratio.float().cpu().numpy())
-
-    latents = normal_batch(seed, "latent", indices, 0, shape).to(compute.device)
-    x = sample(denoiser, None if guidance is None else guidance(classes), latents, noise, sampler, observe)
-    return {
-        "images": to_uint8(x.cpu().numpy()),
-        **({} if drawn_classes is None else {"labels": drawn_classes}),
-        "states": np.stack([*states, _channels_last(x[:keep])]),
-        "denoised": np.stack(denoised_states),
-        "log_ratio": np.stack(log_ratios),
-    }
-
-
-def load_members(layout: Layout, names: Sequence[str], cond: bool, compute: Compute) -> MemberLogits:
-    """The discriminators of a variant, on their common extractor."""
-    members = MemberLogits(load_extractor(layout, compute), [load_head(layout, name, compute) for name in names])
-    for name, conditional in zip(names, members.conditional, strict=True):
-        remedy = "run stage discriminator again or change cond"
-        require(f"a discriminator {name}", of_classes(cond), of_classes(conditional), remedy)
-    return members
 
 
 def member_guidance(
@@ -186,12 +167,6 @@ def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:
 def window_of(config: Config, variant: Variant) -> tuple[float, float]:
     """The VP times in which a variant is guided."""
     return variant.window or (config.guided.time_min, config.guided.time_max)
-
-
-def _draw_classes(seed: int, indices: Sequence[int], classes: int) -> np.ndarray | None:
-    if not classes:
-        return None
-    return np.array([generator(seed, "class", index, 0).integers(classes) for index in indices], dtype=np.int64)
 
 
 def _channels_last(x: Tensor) -> np.ndarray:

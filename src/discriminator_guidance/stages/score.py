@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,61 +11,47 @@ from torch.nn.functional import one_hot
 from discriminator_guidance import distributed
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.checkpoints.weights import save_weights
+from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.networks import (
-    of_classes,
-    of_images,
-    released_file,
-    require,
-    save_network,
-    train_network,
-)
+from discriminator_guidance.stages.networks import released_file, require_arguments, save_network, train_network
+from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.loop import Report, Row, Schedule, Snapshots
 from discriminator_guidance.training.pairs import as_tensor
 from discriminator_guidance.training.score import ScoreSettings, train_score
 
-if TYPE_CHECKING:
-    from discriminator_guidance.config import Config
-    from discriminator_guidance.tracking import Tracker
-
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Train the denoiser on the real images, or convert a released one."""
-    settings, runtime, folder = config.score, config.runtime, layout.model("score")
+    settings, runtime = config.score, config.runtime
     real = read_npz(layout.real / "train.npz", ["images", "labels"], "real")
     _, size, _, channels = real["images"].shape
     classes = int(real["labels"].max()) + 1 if config.cond else 0
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
-    network: nn.Module
+    wanted = {"img_resolution": size, "img_channels": channels, "label_dim": classes}
     if settings.source == "edm":
-        network, arguments = read_edm(released_file(layout, settings.path, "score.path"))
-        what, takes = f"a score network in {settings.path}", (arguments["img_channels"], arguments["img_resolution"])
-        require(what, of_images(channels, size), of_images(*takes), "change score.path or real.image_size")
-        require(what, of_classes(classes), of_classes(arguments.get("label_dim", 0)), "change score.path or cond")
-        save_network(folder, network.state_dict(), arguments)
-        result: dict[str, Any] = {"source": settings.path}
-    else:
-        arguments = {"img_resolution": size, "img_channels": channels, "label_dim": classes}
-        arguments |= {"sigma_data": settings.sigma_data, **settings.network.model_dump()}
-        constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
+        released, found = read_edm(released_file(layout, settings.path, "score.path"))
+        remedy = "change score.path, real.image_size or cond"
+        require_arguments(f"a score network in {settings.path}", wanted, {"label_dim": 0, **found}, remedy)
+        return {"source": settings.path, **save_network(layout, tracker, "score", released, found)}
 
-        def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
-            torch.manual_seed(settings.training.seed)
-            network = EDMPrecond(**arguments).to(compute.device)
-            images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"])
-            condition = one_hot(labels.to(compute.device), classes) if classes else None
-            training = ScoreSettings(Schedule(**settings.training.model_dump()), *constants)
-            snapshots: Snapshots = {iterations: {} for iterations in settings.snapshots.values()}
-            trained = train_score(network, images, condition, training, compute, checkpoints, report, snapshots)
-            if distributed.is_first():
-                for name, iterations in settings.snapshots.items():
-                    save_weights(folder / name, snapshots[iterations], arguments)
-            return trained
+    arguments = {**wanted, "sigma_data": settings.sigma_data, **settings.network.model_dump()}
+    torch.manual_seed(settings.training.seed)
+    network = EDMPrecond(**arguments).to(compute.device)
+    images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"])
+    condition = one_hot(labels.to(compute.device), classes) if classes else None
+    constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
+    training = ScoreSettings(Schedule(**settings.training.model_dump()), *constants)
+    snapshots: Snapshots = {iterations: {} for iterations in settings.snapshots.values()}
 
-        network, result = train_network(config, layout, tracker, "score", compute, arguments, train)
-    tracker.model(f"score-{config.profile}", folder / "model.safetensors")
-    return {**result, "parameters": sum(parameter.numel() for parameter in network.parameters())}
+    def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
+        trained = train_score(network, images, condition, training, compute, checkpoints, report, snapshots)
+        if distributed.is_first():
+            for name, iterations in settings.snapshots.items():
+                save_weights(layout.model("score") / name, snapshots[iterations], arguments)
+        return trained
+
+    return train_network(config, layout, tracker, "score", compute, arguments, train)

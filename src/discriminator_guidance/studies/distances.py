@@ -20,7 +20,7 @@ from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
-from discriminator_guidance.stages.sampling import draw_batch, member_guidance, sampler_settings, window_of
+from discriminator_guidance.stages.sampling import OpenVariant, member_guidance, sampler_settings, window_of
 
 PLAIN_MEAN = "mean_prob"  # the variant whose members are searched
 
@@ -46,11 +46,11 @@ class GuidedDistances:
         """
         members = MemberLogits(self.extractor, heads)
         guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
-        sampler = sampler_settings(self.config, variant)
+        opened = OpenVariant(self.denoiser, guidance, sampler_settings(self.config, variant), self.compute)
         indices = range(span.seed_start, span.seed_start + span.images)
         for start in range(0, len(indices), span.batch_size):
             batch = indices[start : start + span.batch_size]
-            drawn = draw_batch(self.denoiser, guidance, sampler, span.seed, batch, 0, self.compute)
+            drawn = opened.draw(span.seed, batch)
             yield self._features(drawn["images"]), drawn["log_ratio"]
 
     def distance(self, batches: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
