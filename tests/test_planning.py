@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from discriminator_guidance import planning
-from discriminator_guidance.benchmark.networks import Networks
 from discriminator_guidance.config import Config, load_config
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.sampler import sample
@@ -29,7 +28,7 @@ def settings(data: dict) -> Config:
 
 
 def runs(config: Config, real: RealImages = DIGITS) -> dict[str, Estimate]:
-    return {each.stage: each for each in planning.stage_runs(Networks(config, real.shape, real.classes), real)}
+    return {each.stage: each for each in planning.stage_runs(config, real)}
 
 
 def test_counts_of_mini_by_hand():
@@ -103,7 +102,6 @@ def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path
 
 def test_every_kind_of_call_of_a_tiny_profile_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: None)
-    monkeypatch.setattr(planning, "measured_peaks", lambda device: {"gemm fp64": 1e9})
     config = settings(tiny_settings({"cond": True}))
     rows = planning.estimate(config, Layout(tmp_path, "mini"), 0.0)
     members, variants = len(config.members), len(config.variants)

@@ -12,21 +12,23 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch.nn.functional import one_hot
+from torch.utils.benchmark import timer  # waits for a GPU
 
 from discriminator_guidance import progress
-from discriminator_guidance.benchmark.networks import TRAINING_STEPS, Calls, Networks, ignore
-from discriminator_guidance.benchmark.timing import Flops, finished, measured_peaks
+from discriminator_guidance.benchmark.networks import SAMPLER, TRAINING_STEPS, Call, Calls, head_network
 from discriminator_guidance.config.sections import HeadNetwork
 from discriminator_guidance.data.files import read_json
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
+from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import head_settings
 from discriminator_guidance.stages.layout import REPLICATED
 from discriminator_guidance.stages.sampling import FIT_DRAWS, sampler_settings, window_of
-from discriminator_guidance.training.classifiers import Noising, train_classifier
-from discriminator_guidance.training.loop import NoCheckpoints, Schedule
+from discriminator_guidance.training.classifiers import train_classifier
+from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import split_pairs
 from discriminator_guidance.training.score import ScoreSettings, train_score
 
@@ -35,14 +37,12 @@ if TYPE_CHECKING:
     from discriminator_guidance.stages.layout import Layout
 
 DIGITS, CIFAR10_TRAIN, CIFAR10_TEST, CLASSES = 1797, 50_000, 10_000, 10
-INCEPTION_FLOPS, INCEPTION_FEATURES = 11.4e9, 2048  # of an image, which it enlarges to 299 x 299 pixels
-# What Inception reaches of the rate of one large convolution, and the metrics of that of one large float64 product.
-INCEPTION_SHARE, METRICS_SHARE = 0.45, 0.5
+METRICS_SHARE, EDGE = 0.5, 1024  # what metrics reach of the rate of one large float64 product, and its size
 # Seconds by measurement: DVC's own for a stage, the libraries of an evaluation, the report, an image read from a file.
 DVC_S, METRICS_S, REPORT_S, READ_S = 1.0, 2.0, 4.0, 2e-4
 MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy
 VALIDATION_SHARE = 0.2  # of a discriminator's training step: no features, no backward pass
-WORTH_TIMING, REPEATS = 2e9, 5  # FLOPs of the smallest call that is timed, and calls of the stage's size at the most
+WORTH_TIMING, REPEATS = 0.02, 5  # seconds of the smallest call that counts, and calls of the stage's size at the most
 UNGUIDED = "edm"  # the variant that all others are compared with
 START = "import mlflow, discriminator_guidance.stages.guided"
 
@@ -79,26 +79,22 @@ class RealImages(NamedTuple):
 def estimate(config: Config, layout: Layout, seconds: float) -> list[Estimate]:
     """Time each kind of call that the stages of a profile make, for about so many seconds, and multiply."""
     real = real_images(config, layout)
-    networks = Networks(config, real.shape, real.classes)
-    stages = [repeated(stage, config.replicates) for stage in stage_runs(networks, real)]
-    device = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads).device
+    stages = [repeated(stage, config.replicates) for stage in stage_runs(config, real)]
     kinds = list(dict.fromkeys(kind for stage in stages for kind in stage.calls))
-    peaks = measured_peaks(device)
     per_image, left = dict[Kind, float](), seconds
     with progress.bar("timing this machine", len(kinds), "kinds of call") as advance:
         for number, kind in enumerate(kinds):
             began = perf_counter()
-            if kind.name == "fid features" and config.fid_network.source == "inception":
-                per_image[kind] = INCEPTION_FLOPS / (INCEPTION_SHARE * peaks["convolution fp32"])
-            else:
-                call, batch, times = call_of(networks, kind)
-                per_image[kind] = seconds_per_image(finished(call, device), batch, left / (len(kinds) - number)) / times
+            call, batch, times = call_of(config, real, kind)
+            per_image[kind] = seconds_per_image(call, batch, left / (len(kinds) - number)) / times
             left -= perf_counter() - began
             advance(1)
     began = perf_counter()
     subprocess.run([sys.executable, "-c", START], check=True)
     start_up = DVC_S + perf_counter() - began
-    return with_seconds(stages, per_image, METRICS_SHARE * peaks["gemm fp64"], start_up)
+    factor = torch.ones(EDGE, EDGE, dtype=torch.float64)
+    rate = 2 * EDGE**3 / seconds_per_image(lambda _: factor @ factor, 1, 1.0)
+    return with_seconds(stages, per_image, METRICS_SHARE * rate, start_up)
 
 
 def repeated(stage: Estimate, replicates: int) -> Estimate:
@@ -122,9 +118,7 @@ def with_seconds(
     return [*rows, Estimate(f"start of {len(rows)} commands", seconds=len(rows) * start_up)]
 
 
-def seconds_per_image(
-    call: Callable[[int], object], batch: int, budget: float, clock: Callable[[], float] = perf_counter
-) -> float:
+def seconds_per_image(call: Call, batch: int, budget: float, clock: Callable[[], float] = timer) -> float:
     """Time a call at the stage's batch size; where the seconds do not allow that, extrapolate from smaller ones."""
 
     def timed(size: int) -> float:
@@ -132,10 +126,9 @@ def seconds_per_image(
         call(size)
         return clock() - before
 
-    with Flops() as counter:
-        call(1)  # prepares libraries and memory
+    call(1)  # prepares libraries and memory
     began = clock()
-    small = min(batch, max(1, round(WORTH_TIMING / max(1.0, counter.total))))
+    small = min(batch, max(1, round(WORTH_TIMING / timed(1))))
     large = min(batch, 4 * small)
     first, second = timed(small), timed(large)
     expected = second + max(0.0, second - first) * (batch - large) / max(1, large - small)
@@ -193,9 +186,8 @@ def table(rows: Sequence[Estimate]) -> list[dict[str, str]]:
     return lines
 
 
-def stage_runs(networks: Networks, real: RealImages) -> Iterator[Estimate]:
+def stage_runs(config: Config, real: RealImages) -> Iterator[Estimate]:
     """Every stage run of a profile, and how many images it sends through which calls."""
-    config = networks.config
     guided, evaluation, section = config.guided, config.evaluation, config.discriminator
     read = 0.0 if config.real.source == "digits" else READ_S * (real.train + real.holdout)
     yield Estimate("real", real.train + real.holdout, seconds=read)
@@ -219,7 +211,7 @@ def stage_runs(networks: Networks, real: RealImages) -> Iterator[Estimate]:
         images = len(settings.rows(split))
         seen = settings.epochs * (cost * images + round(VALIDATION_SHARE * validation)) + validation + test
         iterations = settings.epochs * -(-images // settings.batch_size)
-        calls = {Kind("discriminator step", (networks.head_size(name),)): seen}
+        calls = {Kind("discriminator step", (head_network(config, name),)): seen}
         yield Estimate(f"discriminator/{name}", images, iterations=iterations, calls=calls)
 
     images = guided.images
@@ -227,7 +219,7 @@ def stage_runs(networks: Networks, real: RealImages) -> Iterator[Estimate]:
         nfe = (2 * sampler_settings(config, variant).steps - 1) * (1 if variant.autoguidance is None else 2)
         calls = {Kind("denoiser"): nfe * images}
         if variant.members:
-            heads = tuple(networks.head_size(member) for member in variant.members)
+            heads = tuple(head_network(config, member) for member in variant.members)
             fit = FIT_DRAWS * (1 - shares.train) * real.train * len(heads) if variant.weights == "fitted" else 0
             calls[Kind("guidance", heads)] = (images + round(fit)) * guidance_calls(config, variant)
         yield Estimate(f"guided/{name}", images, nfe, calls=calls)
@@ -251,37 +243,36 @@ def guidance_calls(config: Config, variant: Variant) -> int:
     return (int(inside.sum()) if sampler.w1 else 0) + (int(inside[1:].sum()) if sampler.w2 else 0)
 
 
-def call_of(networks: Networks, kind: Kind) -> tuple[Callable[[int], object], int, int]:
+def call_of(config: Config, real: RealImages, kind: Kind) -> tuple[Call, int, int]:
     """What a stage calls with n images, the most images that it gives, and how often the call handles each."""
-    config, runtime = networks.config, networks.config.runtime
+    runtime = config.runtime
     training = prepare(runtime.device, runtime.training_precision, runtime.threads)
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
-    calls, device, batch = Calls(networks, frozen, training), frozen.device, config.guided.batch_size
+    calls, batch = Calls(config, real.shape, real.classes, frozen, training), config.guided.batch_size
     if kind.name == "denoiser":
-        return calls.denoiser, batch, 1
+        return calls.sampler(), batch, 2 * SAMPLER.steps - 1
     if kind.name == "guidance":
-        return calls.guidance(kind.heads), batch, 1
+        return calls.guidance(*kind.heads), batch, 1
     if kind.name == "discriminator step":
-        return calls.training(kind.heads[0]), config.discriminator.batch_size, TRAINING_STEPS
+        return calls.head_training(*kind.heads), config.discriminator.batch_size, TRAINING_STEPS
     if kind.name == "fid features":
-        features = networks.fid_network().to(device).requires_grad_(False).features
-        return lambda n: features(networks.noise(n, device)), config.evaluation.batch_size, 1
+        features = calls.fid_network().to(calls.device).eval().requires_grad_(False).features
+        return lambda n: features(calls.noise(n)), config.evaluation.batch_size, 1
     stage = kind.name.split()[0]
     settings = getattr(config, stage)
-    network = getattr(networks, stage)().to(device)
+    network = getattr(calls, stage)().to(calls.device)
 
     def train(n: int) -> object:
         own = {"iterations": TRAINING_STEPS, "batch_size": n}
         schedule = Schedule(**{**settings.training.model_dump(), **own})
-        images, labels = networks.images(n, device), networks.labels(n, device)
-        rest = training, NoCheckpoints(), ignore
+        images, labels = calls.images(n), calls.labels(n)
         if stage == "fid_network":
-            return train_classifier(network, images, labels, schedule, *rest)
+            return train_classifier(network, images, labels, schedule, training)
         if stage == "extractor":
-            noising = Noising(settings.t_min, settings.uniform_time_fraction)
-            return train_classifier(network, images, labels, schedule, *rest, noising)
-        classes = one_hot(labels, networks.classes) if config.cond else None
+            noising = settings.t_min, settings.uniform_time_fraction
+            return train_classifier(network, images, labels, schedule, training, noising=noising)
+        classes = one_hot(labels, real.classes) if config.cond else None
         constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
-        return train_score(network, images, classes, ScoreSettings(schedule, *constants), *rest)
+        return train_score(network, images, classes, ScoreSettings(schedule, *constants), training)
 
     return train, settings.training.batch_size, TRAINING_STEPS

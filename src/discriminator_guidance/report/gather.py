@@ -24,7 +24,7 @@ STUDIES = ("discriminator", "ensemble", "factorial")
 CURVES = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 CALIBRATION = ["time", "mean_probability", "fraction_real", "count"]
 TRAJECTORY = ("sigma", "states", "denoised", "log_ratio")
-BENCHMARK = ("name", "reference_s", "ours_s", "ratio", "flops", "peak_flops", "percent_of_peak", "rounds", "conditions")
+BENCHMARK = ("name", "ratio", "rounds", "conditions")
 
 
 class Record(dict[str, Any]):

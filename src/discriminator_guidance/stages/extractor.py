@@ -21,7 +21,7 @@ from discriminator_guidance.stages.networks import (
     save_network,
     train_network,
 )
-from discriminator_guidance.training.classifiers import Noising, train_classifier
+from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Report, Row, Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
@@ -49,7 +49,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         classes = int(real["labels"].max()) + 1
         made = build_extractor(size, channels, classes, **settings.network.model_dump()).to(compute.device)
         schedule = Schedule(**settings.training.model_dump())
-        noising = Noising(settings.t_min, settings.uniform_time_fraction)
+        noising = settings.t_min, settings.uniform_time_fraction
         images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"])
 
         def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
