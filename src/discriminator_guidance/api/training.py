@@ -118,7 +118,7 @@ def _untrained(extractor: Extractor | None, images: Tensor) -> tuple[Extractor, 
     with torch.no_grad():
         probe = features(images, images.new_tensor(0.5))
     width = WIDTH * max(1, min(4, probe.shape[1] // 128))  # 128, the paper's, on its 512 features
-    head = build_head(probe.shape[1:], width, num_res_blocks=2, num_head_channels=WIDTH)
+    head = build_head(probe.shape[1:], model_channels=width, num_res_blocks=2, num_head_channels=WIDTH)
     return features, head.to(images.device), probe
 
 
