@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CLASSES = 10
 FEATURES = 2048  # of the Frechet distance
 ROUNDS, MOST_ROUNDS = 2, 15  # of calls, for which the images are chosen, and at most
-PATIENCE = 1.3  # times the seconds asked for, after which no further row begins
+PATIENCE = 1.2  # times the seconds asked for, after which no further row begins
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,15 @@ def timed(row: Row, budget: float, clock: Callable[[], float] = timer) -> dict[s
     def timed_round(n: int, warm: bool) -> tuple[float, float]:
         return seconds_of(row.baseline, True, n, warm), seconds_of(row.ours, False, n, warm)
 
-    rounds, n = [timed_round(1, warm=False)], 1
+    rounds = [timed_round(1, warm=False)]
     first = clock() - began
-    if budget >= 3 * first:
-        n, rounds = max(1, min(row.batch, int((budget - first) / (ROUNDS * 2 * first)))), []
-    while not rounds or (len(rounds) < MOST_ROUNDS and clock() - began + n * 2 * first <= budget):
+    n = max(1, min(row.batch, int((budget - first) / (2 * ROUNDS * first))))
+    while len(rounds) <= MOST_ROUNDS:
+        used = clock() - began
+        if used + 2 * n * first > budget and (len(rounds) > 1 or used > budget):
+            break
         rounds.append(timed_round(n, warm=True))
+    rounds = rounds[1:] or rounds
     theirs, ours = zip(*rounds, strict=True)
     return {
         "name": row.name,
