@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from discriminator_guidance import planning
-from discriminator_guidance.benchmark.networks import Networks
 from discriminator_guidance.config import Config, load_config
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.sampler import sample
@@ -22,7 +21,7 @@ DIGITS = RealImages((1, 16, 16), 10, 1438, 359)
 
 
 def calls(config: Config) -> dict[str, dict[Kind, float]]:
-    return dict(planning.stage_calls(Networks(config, DIGITS.shape, DIGITS.classes), DIGITS))
+    return dict(planning.stage_calls(config, DIGITS))
 
 
 def test_counts_of_mini_by_hand():

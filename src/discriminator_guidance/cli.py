@@ -267,17 +267,16 @@ def plan(
 
 @app.command(rich_help_panel=TOOLS)
 def benchmark(
-    file: Annotated[Path | None, typer.Option("--json", help="Where to write the rows.")] = None,
+    file: Annotated[Path | None, typer.Option("--json", help="Where to write; else reports/<profile>.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long it takes, about.")] = 120.0,
     params: Params = Path("configs/cifar10.yaml"),
 ) -> None:
-    """Time this project against the baseline, and both against the machine's peak."""
+    """Time this project against the published way of computing."""
     from discriminator_guidance.benchmark import run
 
-    settings, _ = _opened(params)
-    rows, peaks = run.benchmark(settings, seconds, file)
+    settings, layout = _opened(params)
+    rows = run.benchmark(settings, seconds, file or layout.report / "benchmark.json")
     progress.summary(f"profile {settings.profile}: seconds of a call, medians", rows)
-    progress.summary("peaks, GFLOP/s", [peaks])
 
 
 def main() -> None:

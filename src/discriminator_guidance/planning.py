@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch.nn.functional import one_hot
+from torch.utils.benchmark import timer  # waits for a GPU
 
 from discriminator_guidance import progress
-from discriminator_guidance.benchmark.networks import TRAINING_STEPS, Calls, Networks, ignore
-from discriminator_guidance.benchmark.timing import Flops, finished, measured_peaks
+from discriminator_guidance.benchmark.networks import SAMPLER, TRAINING_STEPS, Call, Calls, head_network
 from discriminator_guidance.config.sections import HeadNetwork
 from discriminator_guidance.data.files import read_json
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
-from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES, InceptionFeatures
+from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import head_settings
 from discriminator_guidance.stages.layout import REPLICATED
 from discriminator_guidance.stages.sampling import FIT_DRAWS, sampler_settings, window_of
-from discriminator_guidance.training.classifiers import Noising, train_classifier
-from discriminator_guidance.training.loop import NoCheckpoints, Schedule
+from discriminator_guidance.training.classifiers import train_classifier
+from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import split_pairs
 from discriminator_guidance.training.score import ScoreSettings, train_score
 
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from discriminator_guidance.stages.layout import Layout
 
 DIGITS, CIFAR10_TRAIN, CIFAR10_TEST, CLASSES = 1797, 50_000, 10_000, 10
-METRICS_SHARE = 0.5  # of the rate of one large float64 product, which the metrics reach
+METRICS_SHARE, EDGE = 0.5, 1024  # what metrics reach of the rate of one large float64 product, and its size
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy
 VALIDATION_SHARE = 0.2  # of a discriminator's training step: no features, no backward pass
-WORTH_TIMING, REPEATS = 2e9, 5  # FLOPs of the smallest call that is timed, and calls of the stage's size at the most
+WORTH_TIMING, REPEATS = 0.02, 5  # seconds of the smallest call that counts, and calls of the stage's size at the most
 UNGUIDED = "edm"  # the variant that all others are compared with
 
 
@@ -64,16 +65,15 @@ class RealImages(NamedTuple):
 def estimate(config: Config, layout: Layout, seconds: float) -> dict[str, float]:
     """The seconds of each stage run: each kind of call that the profile makes is timed, for `seconds` in all."""
     real = real_images(config, layout)
-    networks = Networks(config, real.shape, real.classes)
-    stages = dict(stage_calls(networks, real))
-    device = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads).device
-    per_image = {METRICS: 1 / (METRICS_SHARE * measured_peaks(device)["gemm fp64"])}
+    stages = dict(stage_calls(config, real))
+    factor = torch.ones(EDGE, EDGE, dtype=torch.float64)
+    per_image = {METRICS: seconds_per_image(lambda _: factor @ factor, 1, 1.0) / (METRICS_SHARE * 2 * EDGE**3)}
     kinds = list(dict.fromkeys(kind for calls in stages.values() for kind in calls if kind != METRICS))
     with progress.bar("timing this machine", len(kinds), "kinds of call") as advance:
         for number, kind in enumerate(kinds):
             began = perf_counter()
-            call, batch, times = call_of(networks, kind)
-            per_image[kind] = seconds_per_image(finished(call, device), batch, seconds / (len(kinds) - number)) / times
+            call, batch, times = call_of(config, real, kind)
+            per_image[kind] = seconds_per_image(call, batch, seconds / (len(kinds) - number)) / times
             seconds -= perf_counter() - began
             advance(1)
     took = dict[str, float]()
@@ -84,23 +84,22 @@ def estimate(config: Config, layout: Layout, seconds: float) -> dict[str, float]
     return {**took, f"start of {commands} commands": commands * COMMAND_S}
 
 
-def seconds_per_image(call: Callable[[int], object], batch: int, budget: float) -> float:
+def seconds_per_image(call: Call, batch: int, budget: float) -> float:
     """Time a call at the stage's batch size; where the seconds do not allow that, extrapolate from smaller ones."""
 
     def timed(size: int) -> float:
-        before = perf_counter()
+        before = timer()
         call(size)
-        return perf_counter() - before
+        return timer() - before
 
-    with Flops() as counter:
-        call(1)  # prepares libraries and memory
-    began = perf_counter()
-    small = min(batch, max(1, round(WORTH_TIMING / max(1.0, counter.total))))
+    call(1)  # prepares libraries and memory
+    began = timer()
+    small = min(batch, max(1, round(WORTH_TIMING / timed(1))))
     large = min(batch, 4 * small)
     first, second = timed(small), timed(large)
     expected = second + max(0.0, second - first) * (batch - large) / max(1, large - small)
     times = list[float]()
-    while len(times) < REPEATS and perf_counter() - began + expected < budget:
+    while len(times) < REPEATS and timer() - began + expected < budget:
         times.append(timed(batch))
     return (median(times) if times else expected) / batch
 
@@ -143,9 +142,8 @@ def table(seconds: Mapping[str, float]) -> list[dict[str, str]]:
     return [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in rows.items()]
 
 
-def stage_calls(networks: Networks, real: RealImages) -> Iterator[tuple[str, dict[Kind, float]]]:
+def stage_calls(config: Config, real: RealImages) -> Iterator[tuple[str, dict[Kind, float]]]:
     """The stages of a profile, named as in MLflow, and the images that a replicate sends through each kind of call."""
-    config = networks.config
     guided, evaluation, section = config.guided, config.evaluation, config.discriminator
     for name in ("score", "extractor", "fid_network"):
         settings, calls = getattr(config, name), dict[Kind, float]()
@@ -164,14 +162,14 @@ def stage_calls(networks: Networks, real: RealImages) -> Iterator[tuple[str, dic
         head = head_settings(section, config.member(name))
         cost = 1 if head.objective == "cross_entropy" else MATCHING_COST
         epoch = cost * len(head.rows(split)) + round(VALIDATION_SHARE * validation)
-        step = Kind("discriminator step", (networks.head_size(name),))
+        step = Kind("discriminator step", (head_network(config, name),))
         yield f"discriminator/{name}", {step: head.epochs * epoch + validation + test}
 
     for name, variant in config.variants.items():
         nfe = (2 * sampler_settings(config, variant).steps - 1) * (1 if variant.autoguidance is None else 2)
         calls = {DENOISER: nfe * guided.images}
         if variant.members:
-            heads = tuple(networks.head_size(member) for member in variant.members)
+            heads = tuple(head_network(config, member) for member in variant.members)
             fit = FIT_DRAWS * (1 - shares.train) * real.train * len(heads) if variant.weights == "fitted" else 0
             calls[Kind("guidance", heads)] = (guided.images + round(fit)) * guidance_calls(config, variant)
         yield f"guided/{name}", calls
@@ -193,38 +191,36 @@ def guidance_calls(config: Config, variant: Variant) -> int:
     return (int(inside.sum()) if sampler.w1 else 0) + (int(inside[1:].sum()) if sampler.w2 else 0)
 
 
-def call_of(networks: Networks, kind: Kind) -> tuple[Callable[[int], object], int, int]:
+def call_of(config: Config, real: RealImages, kind: Kind) -> tuple[Call, int, int]:
     """What a stage calls with n images, the most images that it gives, and how often the call handles each."""
-    config, runtime = networks.config, networks.config.runtime
+    runtime = config.runtime
     training = prepare(runtime.device, runtime.training_precision, runtime.threads)
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
-    calls, device, batch = Calls(networks, frozen, training), frozen.device, config.guided.batch_size
+    calls, batch = Calls(config, real.shape, real.classes, frozen, training), config.guided.batch_size
     if kind == DENOISER:
-        return calls.denoiser, batch, 1
+        return calls.sampler(), batch, 2 * SAMPLER.steps - 1
     if kind.name == "guidance":
-        return calls.guidance(kind.heads), batch, 1
+        return calls.guidance(*kind.heads), batch, 1
     if kind.name == "discriminator step":
-        return calls.training(kind.heads[0]), config.discriminator.batch_size, TRAINING_STEPS
+        return calls.head_training(*kind.heads), config.discriminator.batch_size, TRAINING_STEPS
     if kind == FEATURES:
-        inception = config.fid_network.source == "inception"
-        judge = (InceptionFeatures(None) if inception else networks.fid_network()).to(device).requires_grad_(False)
-        return lambda n: judge.features(networks.noise(n, device)), config.evaluation.batch_size, 1
+        features = calls.fid_network().to(calls.device).eval().requires_grad_(False).features
+        return lambda n: features(calls.noise(n)), config.evaluation.batch_size, 1
     stage = kind.name.split()[0]
     settings = getattr(config, stage)
-    network = getattr(networks, stage)().to(device)
+    network = getattr(calls, stage)().to(calls.device)
 
     def train(n: int) -> object:
         own = {"iterations": TRAINING_STEPS, "batch_size": n}
         schedule = Schedule(**{**settings.training.model_dump(), **own})
-        images, labels = networks.images(n, device), networks.labels(n, device)
-        rest = training, NoCheckpoints(), ignore
+        images, labels = calls.images(n), calls.labels(n)
         if stage == "fid_network":
-            return train_classifier(network, images, labels, schedule, *rest)
+            return train_classifier(network, images, labels, schedule, training)
         if stage == "extractor":
-            noising = Noising(settings.t_min, settings.uniform_time_fraction)
-            return train_classifier(network, images, labels, schedule, *rest, noising)
-        classes = one_hot(labels, networks.classes) if config.cond else None
+            noising = settings.t_min, settings.uniform_time_fraction
+            return train_classifier(network, images, labels, schedule, training, noising=noising)
+        classes = one_hot(labels, real.classes) if config.cond else None
         constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
-        return train_score(network, images, classes, ScoreSettings(schedule, *constants), *rest)
+        return train_score(network, images, classes, ScoreSettings(schedule, *constants), training)
 
     return train, settings.training.batch_size, TRAINING_STEPS

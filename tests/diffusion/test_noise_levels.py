@@ -7,11 +7,7 @@ import math
 import pytest
 import torch
 
-from discriminator_guidance.diffusion.noise_levels import (
-    churn_gamma,
-    karras_sigmas,
-    loss_weight,
-)
+from discriminator_guidance.diffusion.noise_levels import churn_gamma, karras_sigmas, loss_weight
 
 
 @pytest.mark.parametrize("steps", [2, 12, 35])

@@ -9,12 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discriminator_guidance.guidance.ensemble import (
-    RULES,
-    clipped_logit_mean,
-    combine,
-    mean_probability,
-)
+from discriminator_guidance.guidance.ensemble import RULES, combine, mean_probability
 
 finite = st.floats(-9, 9)
 
@@ -41,15 +36,6 @@ def test_mean_probability_is_clipped_and_stays_finite_for_huge_logits():
     logits = torch.tensor([[1e4, -1e4]])
     value = mean_probability(logits, torch.ones(1))
     assert value.tolist() == pytest.approx([11.512915, -11.512915], abs=1e-5)
-
-
-def test_the_mistaken_rule_takes_raw_logits_for_probabilities():
-    logits = torch.tensor([[-0.5, 0.5, 1.5]], dtype=torch.float64, requires_grad=True)
-    value = clipped_logit_mean(logits, torch.ones(1, dtype=torch.float64))
-    assert value.tolist() == pytest.approx([-11.512915, 0.0, 11.512915], abs=1e-5)
-    value.sum().backward()
-    # No gradient outside (0, 1); 1 / (p (1 - p)) = 4 at p = 0.5, where an honest logit has slope 1.
-    assert logits.grad.tolist() == [[0.0, pytest.approx(4.0), 0.0]]
 
 
 def test_combine_takes_logarithms_in_float32_for_bfloat16_logits():

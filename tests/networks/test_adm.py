@@ -31,7 +31,7 @@ def test_every_parameter_takes_part(extractor: EncoderUNet, x: Tensor, tau: Tens
 
 
 def test_labels_one_hot_or_integer(extractor: EncoderUNet, tau: Tensor) -> None:
-    head = shuffled(build_head((48, 4, 4), 48, 1, 24, condition=True)).eval()
+    head = shuffled(build_head((48, 4, 4), True, model_channels=48, num_res_blocks=1, num_head_channels=24)).eval()
     features, labels = torch.randn(6, 48, 4, 4), torch.arange(6)
     logit = head(features, tau, labels)
     assert torch.equal(logit, head(features, tau, one_hot(labels, 10).float()))

@@ -33,7 +33,7 @@ def classifier_file(path: Path, in_channels: int = 1, image_size: int = 8, condi
 def head_file(path: Path, feature_shape: tuple[int, int, int] = FEATURES, condition: bool = False) -> EncoderUNet:
     """Write a discriminator head's state dict."""
     torch.manual_seed(2)
-    return _save(build_head(feature_shape, 64, 1, 64, condition=condition), path)
+    return _save(build_head(feature_shape, condition, model_channels=64, num_res_blocks=1), path)
 
 
 def _save(network: EncoderUNet, path: Path) -> EncoderUNet:

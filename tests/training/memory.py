@@ -19,7 +19,7 @@ class Memory:
 
     def save(self, state: dict[str, Any]) -> None:
         self.state = deepcopy(state)
-        self.saved.append(state.get("iteration", len(state["history"])))
+        self.saved.append(next(iter(state["history"][-1].values())))
         if self.stop_after == len(self.saved):
             raise KeyboardInterrupt
 

@@ -21,7 +21,7 @@ from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.discriminator import DiscriminatorSettings, fit_head
 from discriminator_guidance.training.grid import grid_features, grid_logits, validate
-from discriminator_guidance.training.loop import NoCheckpoints, Report, Row
+from discriminator_guidance.training.loop import Report, Row
 from discriminator_guidance.training.pairs import pair_up, scaled, split_pairs
 
 Images = NDArray[np.uint8] | Tensor | str | Path
@@ -88,7 +88,7 @@ def train_discriminator(
         validation = grid_features(features, pairs, split.validation, *grid)
         digests = [content_digest(array) for array in (one, other, probe.cpu().numpy())]
         key = {**asdict(chosen), "arrays": digests, "versions": [torch.__version__, np.__version__, place.type]}
-        checkpoints = NoCheckpoints() if checkpoint is None else Resumable(Path(checkpoint), "discriminator", key)
+        checkpoints = None if checkpoint is None else Resumable(Path(checkpoint), "discriminator", key)
         rest = chosen, compute, checkpoints, progress
         kept, history = fit_head(head, features, pairs, lambda it: validate(it, validation, compute), *rest)
     head.requires_grad_(False).load_state_dict(kept)
@@ -118,7 +118,7 @@ def _untrained(extractor: Extractor | None, images: Tensor) -> tuple[Extractor, 
     with torch.no_grad():
         probe = features(images, images.new_tensor(0.5))
     width = WIDTH * max(1, min(4, probe.shape[1] // 128))  # 128, the paper's, on its 512 features
-    head = build_head(probe.shape[1:], width, num_res_blocks=2, num_head_channels=WIDTH)
+    head = build_head(probe.shape[1:], model_channels=width, num_res_blocks=2, num_head_channels=WIDTH)
     return features, head.to(images.device), probe
 
 

@@ -7,9 +7,6 @@ after each layer, as it does by default.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import ctypes
 import sys
 from functools import partial
 from typing import TypeVar
@@ -28,23 +25,14 @@ MANY, WIDEST = cpu.MANY, cpu.WIDEST
 
 
 def as_published(network: Network) -> Network:
-    """A copy whose parameters ask for gradients and whose attention is recomputed in the backward pass."""
-    published = copy.deepcopy(network).requires_grad_(True).eval()
-    for module in published.modules():
+    """The network with parameters that ask for gradients and attention that the backward pass computes again."""
+    for module in network.modules():
         if isinstance(module, AttentionBlock):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
-    return published
+    return network.requires_grad_(True).eval()
 
 
-def prepare(name: str) -> None:
-    """Switch what exists only because of CPUs off for a way of the baseline, and on for the others."""
-    published = name.startswith("baseline")
+def prepare(published: bool) -> None:
+    """Switch what exists only because of CPUs off for the baseline, and on for this project."""
     cpu.MANY, cpu.WIDEST = (sys.maxsize, 0) if published else (MANY, WIDEST)
-    if not published:
-        cpu.keep_memory()
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for parameter, value in RETURNED.items():
-            libc.mallopt(parameter, value)
-        libc.malloc_trim(0)
+    cpu.tune_malloc(RETURNED if published else cpu.KEPT)

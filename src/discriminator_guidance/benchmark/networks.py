@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
+from discriminator_guidance.api.sampling import EDM_SAMPLER, DiscriminatorGuidance
 from discriminator_guidance.benchmark.baseline import as_published
-from discriminator_guidance.config.sections import HeadNetwork, Variant
+from discriminator_guidance.config.sections import HeadNetwork
+from discriminator_guidance.evaluation.inception import InceptionFeatures
 from discriminator_guidance.networks.adm import (
     EncoderUNet,
     MemberLogits,
@@ -25,178 +26,126 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.stages.discriminator import frozen_features, head_settings
-from discriminator_guidance.stages.sampling import GuidanceOf, OpenVariant, member_guidance, sampler_settings
+from discriminator_guidance.stages.sampling import GuidanceOf, OpenVariant
 from discriminator_guidance.training.discriminator import fit_head
-from discriminator_guidance.training.loop import NoCheckpoints, gradients
 from discriminator_guidance.training.pairs import Pairs, Split
 
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
 
+Call = Callable[[int], object]  # of a number of images
 Network = TypeVar("Network", bound=nn.Module)
 # Sizes of the released networks; a file may say otherwise, which is found when it is converted.
 EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
 ADM_CLASSES, ADM_WIDTH, ADM_DEPTH = 1000, 128, 4
 RELEASED_HEAD = HeadNetwork(model_channels=128, num_res_blocks=2, num_head_channels=64, dropout=0.0)
-# Of a sampler run in the benchmark: 5 denoiser and 2 guidance evaluations, nearly the 35 to 15 of 18 steps.
-SAMPLER_STEPS = 3
+# Of a sampler run: 5 denoiser evaluations, and 2 of guidance with w1 alone, nearly the 35 to 15 of 18 steps.
+SAMPLER = replace(EDM_SAMPLER, steps=3, w2=0.0)
 TRAINING_STEPS = 2  # in a call, beside which making the optimizer does not count
-SIGMA, WINDOW = 1.0, (0.01, 1.0)  # a noise level inside the VP times that are guided
-RATE = 1e-7  # of learning, so low that the weights stay as they are
 
 
-class Networks:
-    """Builds the networks of a profile for images of `shape` (C, H, W); the same weights in every call."""
+def head_network(config: Config, member: str) -> HeadNetwork:
+    """The size of a member's head, where it is a released one by assumption."""
+    row = config.members[member]
+    return (row.network or config.discriminator.network) if row.start.startswith("models/") else RELEASED_HEAD
 
-    def __init__(self, config: Config, shape: tuple[int, int, int], classes: int) -> None:
-        self.config, self.shape, self.classes = config, shape, classes
+
+@dataclass(frozen=True)
+class Calls:
+    """Builds networks for images of `shape` (C, H, W), and calls of them; `published` ones compute as the baseline."""
+
+    config: Config
+    shape: tuple[int, int, int]
+    classes: int
+    frozen: Compute
+    training: Compute
+    published: bool = False
 
     def score(self) -> EDMPrecond:
         """The score network, trained or released."""
-        score, (channels, size, _) = self.config.score, self.shape
+        settings, (channels, size, _) = self.config.score, self.shape
         arguments = EDM_CIFAR10
-        if score.source == "train":
-            arguments = {"sigma_data": score.sigma_data, **score.network.model_dump()}
-        label_dim = self.classes if self.config.cond else 0
-        return _alive(lambda: EDMPrecond(size, channels, label_dim, **arguments))
+        if settings.source == "train":
+            arguments = {"sigma_data": settings.sigma_data, **settings.network.model_dump()}
+        return EDMPrecond(size, channels, self.classes if self.config.cond else 0, **arguments)
 
     def extractor(self) -> EncoderUNet:
         """The extractor, trained or released."""
-        extractor, (channels, size, _) = self.config.extractor, self.shape
-        if extractor.source == "adm":
-            return _alive(lambda: create_classifier(size, channels, ADM_CLASSES, ADM_WIDTH, ADM_DEPTH))
-        arguments = extractor.network.model_dump()
-        return _alive(lambda: build_extractor(size, channels, self.classes, **arguments))
+        settings, (channels, size, _) = self.config.extractor, self.shape
+        if settings.source == "adm":
+            return create_classifier(size, channels, ADM_CLASSES, ADM_WIDTH, ADM_DEPTH)
+        return build_extractor(size, channels, self.classes, **settings.network.model_dump())
 
-    def head(self, size: HeadNetwork, feature_shape: Sequence[int], seed: int = 0) -> EncoderUNet:
-        """A discriminator head."""
-        arguments = {"condition": self.config.cond, **size.model_dump()}
-        return _alive(lambda: build_head(feature_shape, **arguments), seed)
-
-    def head_size(self, member: str) -> HeadNetwork:
-        """The size of a member's head, where it is a released one by assumption."""
-        row = self.config.members[member]
-        return (row.network or self.config.discriminator.network) if row.start.startswith("models/") else RELEASED_HEAD
-
-    def fid_network(self) -> FidNetwork:
-        """The small network whose features define the distance."""
+    def fid_network(self) -> FidNetwork | InceptionFeatures:
+        """The network whose features define the distance."""
         settings, (channels, size, _) = self.config.fid_network, self.shape
-        assert settings.source == "train"
-        return FidNetwork(size, channels, settings.channels, settings.features, self.classes).eval()
+        if settings.source == "inception":
+            return InceptionFeatures(None)
+        return FidNetwork(size, channels, settings.channels, settings.features, self.classes)
 
-    def noise(self, n: int, device: torch.device) -> Tensor:
-        """Unit-normal noise, (n, C, H, W) float32."""
-        return torch.randn(n, *self.shape, generator=torch.Generator().manual_seed(n)).to(device)
+    def sampler(self, *heads: HeadNetwork) -> Call:
+        """A short run of the sampler, guided in its Euler steps where there are heads."""
+        network, guidance = self._placed(self.score()), self._guidance(heads) if heads else None
+        opened = OpenVariant(network, guidance, SAMPLER, self.frozen)
+        return lambda n: opened.draw(0, range(n))
 
-    def labels(self, n: int, device: torch.device) -> Tensor:
-        """Classes, (n,) int64."""
-        return torch.arange(n, device=device) % self.classes
-
-    def images(self, n: int, device: torch.device) -> Tensor:
-        """Random images, (n, C, H, W) uint8."""
-        return torch.randint(256, (n, *self.shape), dtype=torch.uint8, device=device)
-
-
-class Calls:
-    """The calls of the frozen networks, and of a head in training, with n images each; networks are built when used.
-
-    `published` ones compute as the baseline does.
-    """
-
-    def __init__(self, networks: Networks, frozen: Compute, training: Compute, published: bool = False) -> None:
-        self.networks, self.frozen, self.training_compute = networks, frozen, training
-        self.config, self.device, self.published = networks.config, frozen.device, published
-
-    @cached_property
-    def score(self) -> EDMPrecond:
-        """The score network."""
-        return self._placed(self.networks.score())
-
-    @cached_property
-    def extractor(self) -> EncoderUNet:
-        """The extractor."""
-        return self._placed(self.networks.extractor())
-
-    def denoiser(self, n: int) -> Tensor:
-        """One evaluation of the denoiser."""
-        classes = self._classes(n)
-        labels = None if classes is None else one_hot(classes, self.networks.classes)
-        denoised = torch.no_grad()(self.frozen.called(self.score))
-        return denoised(self.networks.noise(n, self.device), self._sigma(n).float(), labels)
-
-    def guidance(self, heads: Sequence[HeadNetwork]) -> Callable[[int], Tensor]:
+    def guidance(self, *heads: HeadNetwork) -> Call:
         """One evaluation of the guidance by heads of these sizes."""
-        of_classes = self._guidance(heads)
-        noise = self.networks.noise
-        return lambda n: of_classes(self._classes(n))(noise(n, self.device).double(), self._sigma(n))[0]
+        guidance = self._guidance(heads)
 
-    def sampler(self, heads: Sequence[HeadNetwork]) -> Callable[[int], Tensor]:
-        """A short run of the sampler, guided in its Euler steps."""
-        guidance = self._guidance(heads) if heads else None
-        sampler = replace(sampler_settings(self.config, _variant(heads)), s_churn=0.0)
+        def guide(n: int) -> object:
+            sigma = torch.ones(n, dtype=torch.float64, device=self.device)  # inside the VP times that are guided
+            return guidance(self._condition(n))(self.noise(n).double(), sigma)
 
-        def run(n: int) -> Tensor:
-            drawn = OpenVariant(self.score, guidance, sampler, self.frozen).draw(0, range(n), n)
-            return torch.from_numpy(drawn["states"][-1])
+        return guide
 
-        return run
-
-    def training(self, size: HeadNetwork) -> Callable[[int], Tensor]:
-        """Some steps of training a head on batches of n images; gives the last gradients."""
-        head = self.networks.head(size, self.extractor.feature_shape).to(self.device)
-        if self.published:
-            head = as_published(head)
-        compute = self.training_compute
+    def head_training(self, size: HeadNetwork) -> Call:
+        """Some steps of training a head on batches of n images."""
+        extractor = self._placed(self.extractor())
+        head = self._head(size, extractor).to(self.device)
+        head = as_published(head) if self.published else head
+        features = frozen_features(extractor, self.frozen, self.training)
         first = head_settings(self.config.discriminator, self.config.member(next(iter(self.config.members))))
-        features = frozen_features(self.extractor, self.frozen, compute)
+        own = {"epochs": 1, "bagging": None, "checkpoint": "last", "objective": "cross_entropy"}
 
-        def train(n: int) -> Tensor:
+        def train(n: int) -> object:
             count = TRAINING_STEPS * n
-            settings = replace(first, epochs=1, batch_size=n, learning_rate=RATE, bagging=None, checkpoint="last")
-            rows = np.arange(count), np.arange(0), np.arange(0)
-            torch.manual_seed(0)
-            images, labels = self.networks.images(count, self.device), torch.arange(count, device=self.device) % 2
-            pairs = Pairs(images, labels.float(), self._classes(count), Split(*rows))
-            unseen = {"validation_loss": 0.0}
-            fit_head(head, features, pairs, lambda _: unseen, settings, compute, NoCheckpoints(), ignore)
-            return torch.cat([gradient.flatten() for gradient in gradients(head)])
+            labels = (torch.arange(count, device=self.device) % 2).float()
+            split = Split(np.arange(count), np.arange(0), np.arange(0))
+            pairs = Pairs(self.images(count), labels, self._condition(count), split)
+            settings = replace(first, batch_size=n, **own)  # type: ignore[arg-type]
+            return fit_head(head, features, pairs, lambda _: {"validation_loss": 0.0}, settings, self.training)
 
         return train
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.frozen.device
+
+    def noise(self, n: int) -> Tensor:
+        """Unit-normal noise, (n, C, H, W) float32."""
+        return torch.randn(n, *self.shape, device=self.device)
+
+    def images(self, n: int) -> Tensor:
+        """Random images, (n, C, H, W) uint8."""
+        return torch.randint(256, (n, *self.shape), dtype=torch.uint8, device=self.device)
+
+    def labels(self, n: int) -> Tensor:
+        """Classes, (n,) int64."""
+        return torch.arange(n, device=self.device) % self.classes
+
+    def _condition(self, n: int) -> Tensor | None:
+        return self.labels(n) if self.config.cond else None
 
     def _placed(self, network: Network) -> Network:
         return as_published(network).to(self.device) if self.published else self.frozen.place(network)
 
+    def _head(self, size: HeadNetwork, extractor: EncoderUNet) -> EncoderUNet:
+        return build_head(extractor.feature_shape, condition=self.config.cond, **size.model_dump())
+
     def _guidance(self, heads: Sequence[HeadNetwork]) -> GuidanceOf:
-        shape = self.extractor.feature_shape
-        built = [self._placed(self.networks.head(size, shape, seed)) for seed, size in enumerate(heads)]
-        members = MemberLogits(self.extractor, built)
-        members.requires_grad_(self.published)
-        return member_guidance(members, _variant(heads), WINDOW, self.frozen)
-
-    def _classes(self, n: int) -> Tensor | None:
-        return self.networks.labels(n, self.device) if self.config.cond else None
-
-    def _sigma(self, n: int) -> Tensor:
-        return torch.full((n,), SIGMA, dtype=torch.float64, device=self.device)
-
-
-def ignore(*_: object) -> None:
-    """Report nothing."""
-
-
-def _variant(heads: Sequence[HeadNetwork]) -> Variant:
-    needs = "discriminator" if len(heads) > 1 else "discriminator/m0" if heads else "score"
-    members, w1 = tuple(f"m{number}" for number in range(len(heads))), 2.0 if heads else 0.0
-    rule: dict[str, Any] = {"rule": "mean_probability", "weights": "equal", "boosting": False}
-    return Variant(needs=needs, members=members, w1=w1, w2=0.0, steps=SAMPLER_STEPS, **rule)
-
-
-def _alive(build: Callable[[], Network], seed: int = 0) -> Network:
-    """Random weights, also in layers that start at 0, so that what comes before them has an effect."""
-    torch.manual_seed(seed)
-    network = build()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.normal_(0.0, 0.02)
-    return network.eval()
+        extractor = self._placed(self.extractor())
+        members = MemberLogits(extractor, [self._placed(self._head(size, extractor)) for size in heads])
+        logits = self.frozen.called(members.requires_grad_(self.published))
+        return lambda classes: DiscriminatorGuidance(partial(logits, labels=classes))

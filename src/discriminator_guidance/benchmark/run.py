@@ -1,22 +1,23 @@
-"""Command `benchmark`: this project against the baseline, in turn in one process, and against the machine's peak."""
+"""Command `benchmark`: this project against the baseline, in turn in one process."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.utils.benchmark import timer  # waits for a GPU
 
 from discriminator_guidance import progress
 from discriminator_guidance.benchmark import baseline
-from discriminator_guidance.benchmark.networks import Calls, Networks
-from discriminator_guidance.benchmark.timing import Row, finished, measured_peaks, timed
+from discriminator_guidance.benchmark.networks import Call, Calls, head_network
 from discriminator_guidance.data.files import write_json
 from discriminator_guidance.evaluation.frechet import frechet_distance
 from discriminator_guidance.networks.precision import Compute, prepare
@@ -24,19 +25,27 @@ from discriminator_guidance.networks.precision import Compute, prepare
 if TYPE_CHECKING:
     from discriminator_guidance.config import Config
 
-Call = Callable[[int], Tensor]
-MEMBERS, FEATURES = 6, 2048
-ROWS, PATIENCE = 7, 1.3  # patience: times the seconds asked for, after which no further row begins
-# Of the Frechet distance from two covariances: a triangular root, two products, the eigenvalues of a symmetric matrix
-# (Golub & Van Loan, Matrix Computations).
-FRECHET_FLOPS = 1 / 3 + 4 + 4 / 3  # times the cube of the number of features
+CLASSES = 10
+FEATURES = 2048  # of the Frechet distance
+ROUNDS, MOST_ROUNDS = 2, 15  # of calls, for which the images are chosen, and at most
+PATIENCE = 1.2  # times the seconds asked for, after which no further row begins
 
 
-def benchmark(config: Config, seconds: float, file: Path | None) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Time the rows for about so many seconds; returns the table and the machine's peaks as they are printed."""
+@dataclass(frozen=True)
+class Row:
+    """A row: the same work as functions of the number of images."""
+
+    name: str
+    baseline: Call
+    ours: Call
+    share: float  # of the seconds
+    batch: int = 1  # images in a call at the most
+
+
+def benchmark(config: Config, seconds: float, file: Path) -> list[dict[str, str]]:
+    """Time the rows for about so many seconds and write them to a file; returns the table that is printed."""
     began = perf_counter()
     compute = prepare(config.runtime.device, "auto", min(config.runtime.threads, os.cpu_count() or 1))
-    channels, size = 1 if config.real.source == "digits" else 3, config.real.image_size
     conditions = {
         "profile": config.profile,
         "device": compute.record().get("device") or _processor(),
@@ -45,73 +54,101 @@ def benchmark(config: Config, seconds: float, file: Path | None) -> tuple[list[d
         "load": round(os.getloadavg()[0], 2),  # mean number of running processes in the last minute
         "torch": torch.__version__,
     }
-    peaks = measured_peaks(compute.device)
     rows: list[dict[str, Any]] = []
-    with progress.bar("timing", ROWS, "rows") as advance:
-        for row in rows_of(Networks(config, (channels, size, size), 10), compute):
+    with progress.bar("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
+        for row in rows_of(config, compute):
             advance(1)
             if perf_counter() - began > PATIENCE * seconds:
                 progress.notice(f"no time for {row.name}: raise --seconds")
                 continue
-            rows.append({**timed(row, row.share * seconds, peaks, baseline.prepare), "conditions": conditions})
-            if file is not None:
-                write_json(file, rows)
-    table = [
+            rows.append({**timed(row, row.share * seconds), "conditions": conditions})
+            write_json(file, rows)
+    return [
         {
             "row": found["name"],
             "images": str(found["images"]),
             "baseline, s": f"{found['reference_s']:.3g}",
             "ours, s": f"{found['ours_s']:.3g}",
             "times as fast": f"{found['ratio']:.2f}",
-            "% of peak": f"{found['percent_of_peak']:.0f}",
-            "max difference": f"{found['max_abs_difference']:.2g}",
         }
         for found in rows
     ]
-    return table, {name: f"{rate / 1e9:.0f}" for name, rate in peaks.items()}
 
 
-def rows_of(networks: Networks, compute: Compute) -> Iterator[Row]:
-    """What is timed, the most telling rows first; float32 and, where the device has it, bfloat16."""
-    config, device = networks.config, compute.device
-    float32, fast = Compute(device, "float32"), compute.mode == "bfloat16"
-    published = Calls(networks, float32, float32, published=True)
-    one, six = ([networks.head_size(next(iter(config.members)))] * count for count in (1, MEMBERS))
+def rows_of(config: Config, compute: Compute) -> Iterator[Row]:
+    """What is timed, the most telling rows first; bfloat16 where the device has it."""
+    float32, head = Compute(compute.device, "float32"), head_network(config, next(iter(config.members)))
+    shape = 1 if config.real.source == "digits" else 3, config.real.image_size, config.real.image_size
 
-    def pair(name: str, share: float, call: Callable[[Calls], Call], bf16: bool = fast, warm: bool = False) -> Row:
-        own = compute if bf16 else float32
-        theirs, ours = (finished(call(calls), device) for calls in (published, Calls(networks, own, own)))
-        batch = config.discriminator.batch_size if name == "discriminator_training" else config.guided.batch_size
-        return Row(name, theirs, ours, f"convolution {'bf16' if bf16 else 'fp32'}", share, batch, warm)
+    def row(name: str, own: Compute, share: float, batch: int, call: Callable[[Calls], Call]) -> Row:
+        theirs = Calls(config, shape, CLASSES, float32, float32, published=True)
+        return Row(name, call(theirs), call(Calls(config, shape, CLASSES, own, own)), share, batch)
 
-    if fast:
-        yield pair("guided_bf16", 0.25, lambda calls: calls.sampler(one))
-    yield pair("discriminator_training", 0.15, lambda calls: calls.training(one[0]))
+    images = config.guided.batch_size
+    if compute.mode == "bfloat16":
+        yield row("guided_bf16", compute, 0.25, images, lambda calls: calls.sampler(head))
+    batch = config.discriminator.batch_size
+    yield row("discriminator_training", compute, 0.2, batch, lambda calls: calls.head_training(head))
     yield frechet_row()
-    yield pair("guided_fp32", 0.25, lambda calls: calls.sampler(one), bf16=False, warm=True)
-    yield pair("unguided", 0.08, lambda calls: calls.sampler([]))
-    yield pair("guidance_call", 0.08, lambda calls: calls.guidance(one), warm=True)
-    yield pair("guided_six_members", 0.09, lambda calls: calls.sampler(six))
+    yield row("guided_fp32", float32, 0.25, images, lambda calls: calls.sampler(head))
 
 
-def frechet_row(width: int = FEATURES) -> Row:
+def frechet_row() -> Row:
     """The distance of two Gaussians: ours, and by scipy's root of the product of the covariances."""
     from scipy.linalg import sqrtm
 
-    rng = np.random.default_rng(0)
+    rng, width = np.random.default_rng(0), FEATURES
     mu1, mu2 = rng.standard_normal((2, width))
     sigma1, sigma2 = (
         np.cov(rng.standard_normal((3 * width, width)) * np.linspace(0.1, 2.0, width), rowvar=False) for _ in range(2)
     )
 
-    def baseline_distance(_: int) -> Tensor:
+    def baseline_distance(_: int) -> float:
         root = np.trace(sqrtm(sigma1 @ sigma2).real)
-        return torch.tensor(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
+        return float(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
 
-    def ours(_: int) -> Tensor:
-        return torch.tensor(frechet_distance(mu1, sigma1, mu2, sigma2))
+    return Row(f"frechet_{width}", baseline_distance, lambda _: frechet_distance(mu1, sigma1, mu2, sigma2), 0.25)
 
-    return Row(f"frechet_{width}", baseline_distance, ours, "gemm fp64", 0.1, flops=FRECHET_FLOPS * width**3)
+
+def timed(row: Row, budget: float, clock: Callable[[], float] = timer) -> dict[str, Any]:
+    """The numbers of a row, whose two ways are called in turn for about so many seconds.
+
+    Whatever else the machine does meets both of them alike. The first round, of one image, tells how many images the
+    next ones can have; it counts if there is no time for another.
+    """
+    began = clock()
+
+    def seconds_of(call: Call, published: bool, n: int, warm: bool) -> float:
+        baseline.prepare(published)
+        if warm:  # memory and caches
+            call(n)
+        before = clock()
+        call(n)
+        return clock() - before
+
+    def timed_round(n: int, warm: bool) -> tuple[float, float]:
+        return seconds_of(row.baseline, True, n, warm), seconds_of(row.ours, False, n, warm)
+
+    rounds = [timed_round(1, warm=False)]
+    first = clock() - began
+    n = max(1, min(row.batch, int((budget - first) / (2 * ROUNDS * first))))
+    while len(rounds) <= MOST_ROUNDS:
+        used = clock() - began
+        if used + 2 * n * first > budget and (len(rounds) > 1 or used > budget):
+            break
+        rounds.append(timed_round(n, warm=True))
+    rounds = rounds[1:] or rounds
+    theirs, ours = zip(*rounds, strict=True)
+    return {
+        "name": row.name,
+        "reference_s": median(theirs),
+        "ours_s": median(ours),
+        "ratio": median(theirs) / median(ours),
+        "reference_spread_s": [min(theirs), max(theirs)],
+        "ours_spread_s": [min(ours), max(ours)],
+        "rounds": len(rounds),
+        "images": n,
+    }
 
 
 def _processor() -> str:

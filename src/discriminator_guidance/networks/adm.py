@@ -250,28 +250,24 @@ def create_classifier(
     classifier_width: int,
     classifier_depth: int,
     classifier_attention_resolutions: str = "32,16,8",
-    classifier_use_scale_shift_norm: bool = True,
-    classifier_resblock_updown: bool = True,
-    classifier_pool: str = "attention",
     condition: bool = False,
+    **options: Any,
 ) -> EncoderUNet:
     """A network as the released classifier and discriminators are described, with 64 channels an attention head.
 
     `image_size` (64, 32, 16 or 8) decides the number of levels; attention sizes that never occur are ignored.
+    `options`: others of EncoderUNet, with the prefix "classifier_".
     """
     return EncoderUNet(
-        image_size=image_size,
-        in_channels=in_channels,
-        model_channels=classifier_width,
-        out_channels=out_channels,
+        image_size,
+        in_channels,
+        classifier_width,
+        out_channels,
         num_res_blocks=classifier_depth,
         attention_resolutions=[image_size // int(size) for size in classifier_attention_resolutions.split(",")],
         channel_mult=CHANNEL_MULT[image_size],
-        num_head_channels=64,
-        use_scale_shift_norm=classifier_use_scale_shift_norm,
-        resblock_updown=classifier_resblock_updown,
-        pool=classifier_pool,
         condition=condition,
+        **{name.removeprefix("classifier_"): value for name, value in options.items()},
     )
 
 
@@ -286,25 +282,11 @@ def build_extractor(
     return EncoderUNet(image_size, in_channels, out_channels=classes, attention_resolutions=factors, **network)
 
 
-def build_head(
-    feature_shape: Sequence[int],
-    model_channels: int,
-    num_res_blocks: int,
-    num_head_channels: int,
-    dropout: float = 0.0,
-    condition: bool = False,
-) -> EncoderUNet:
-    """A discriminator head on (C, H, W) feature maps as settings describe it: one level, with attention, one logit."""
+def build_head(feature_shape: Sequence[int], condition: bool = False, **network: Any) -> EncoderUNet:
+    """A discriminator head on (C, H, W) feature maps as settings describe it: one level, with attention, one logit.
+
+    `network`: model_channels, num_res_blocks, num_head_channels, dropout of EncoderUNet.
+    """
     channels, size, _ = feature_shape
-    return EncoderUNet(
-        image_size=size,
-        in_channels=channels,
-        model_channels=model_channels,
-        out_channels=1,
-        num_res_blocks=num_res_blocks,
-        attention_resolutions=[1],
-        channel_mult=[1],
-        num_head_channels=num_head_channels,
-        condition=condition,
-        dropout=dropout,
-    )
+    one_level: dict[str, Any] = {"out_channels": 1, "attention_resolutions": [1], "channel_mult": [1]}
+    return EncoderUNet(size, channels, condition=condition, **one_level, **network)

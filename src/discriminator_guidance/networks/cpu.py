@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -18,12 +19,13 @@ MANY, TILE = 64, 2**21
 WIDEST = 64  # images up to this width are resampled by a matrix product, whose work grows with the width
 
 
-def keep_memory() -> None:
+def tune_malloc(parameters: Mapping[int, int] = KEPT) -> None:
     """Keep freed memory for the next layer: glibc hands large blocks back to the kernel, which zeroes them again."""
     with contextlib.suppress(OSError, AttributeError):  # other C libraries need no such switch
         libc = ctypes.CDLL("libc.so.6")
-        for parameter, value in KEPT.items():
+        for parameter, value in parameters.items():
             libc.mallopt(parameter, value)
+        libc.malloc_trim(0)  # what is free by now
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -51,9 +51,6 @@ class SongUNet(nn.Module):
         resample_filter: Sequence[int] = (1, 1),
     ) -> None:
         super().__init__()
-        _check("embedding_type", embedding_type, ("positional", "fourier"))
-        _check("encoder_type", encoder_type, ("standard", "residual", "skip"))
-        _check("decoder_type", decoder_type, ("standard", "skip"))
         emb_channels, noise_channels = model_channels * channel_mult_emb, model_channels * channel_mult_noise
         taps, levels = tuple(resample_filter), list(enumerate(channel_mult))
 
@@ -201,8 +198,3 @@ class EDMPrecond(nn.Module):
         raw = self.model(c_in * x, c_noise, class_labels, augment_labels)
         denoised: Tensor = c_skip * x + c_out * raw.to(dtype)
         return denoised
-
-
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; it is {value!r}")

@@ -11,7 +11,7 @@ from torch import nn
 
 from discriminator_guidance import distributed
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.networks.cpu import keep_memory
+from discriminator_guidance.networks.cpu import tune_malloc
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -59,7 +59,7 @@ def prepare(device: str, precision: str, threads: int) -> Compute:
     "auto" is cuda where there is one, and bfloat16 where the device has it natively.
     """
     torch.set_num_threads(threads)
-    keep_memory()
+    tune_malloc()
     here = torch.cuda.is_available()
     kind = ("cuda" if here else "cpu") if device == "auto" else device
     if kind == "cuda" and not here:

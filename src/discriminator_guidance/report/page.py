@@ -23,7 +23,7 @@ DRAWINGS = (
     figures.fid_figure,
     figures.calibration_figure,
     figures.guidance_figure,
-    figures.roofline_figure,
+    figures.speed_figure,
 )
 TABLES = (tables.sampling_table, tables.discriminator_table, tables.result_table, tables.ensemble_table)
 TUNED = {"tuned": "discriminator", "tuned_mean": "ensemble"}  # variants and the studies that chose them

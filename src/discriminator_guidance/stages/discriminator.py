@@ -34,9 +34,9 @@ from discriminator_guidance.stages.networks import (
     training_report,
 )
 from discriminator_guidance.tracking import Tracker
-from discriminator_guidance.training.discriminator import DiscriminatorSettings, State, fit_head, used_epoch
+from discriminator_guidance.training.discriminator import DiscriminatorSettings, fit_head, used_epoch
 from discriminator_guidance.training.grid import Features, GridFeatures, grid_features, grid_logits, validate
-from discriminator_guidance.training.loop import Report, Row
+from discriminator_guidance.training.loop import Report, Row, State
 from discriminator_guidance.training.pairs import Pairs, pair_up, split_pairs
 from discriminator_guidance.training.score_matching import ScoreMatching
 

@@ -15,7 +15,7 @@ from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import released_file, require_arguments, save_network, train_network
 from discriminator_guidance.tracking import Tracker
-from discriminator_guidance.training.classifiers import Noising, train_classifier
+from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
@@ -39,6 +39,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     images = as_tensor(real["images"], compute.device)
     labels = torch.from_numpy(real["labels"]).to(compute.device)
     schedule = Schedule(**settings.training.model_dump())
-    noising = Noising(settings.t_min, settings.uniform_time_fraction)
+    noising = settings.t_min, settings.uniform_time_fraction
     train = partial(train_classifier, network, images, labels, schedule, compute, noising=noising)
     return train_network(config, layout, tracker, "extractor", compute, network.arguments, train)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -14,27 +12,20 @@ from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row
 from discriminator_guidance.training.pairs import draw_noised, scaled
 
 
-@dataclass(frozen=True)
-class Noising:
-    """VP times in [t_min, 1] at which an extractor sees images, the share `uniform_fraction` of them uniform."""
-
-    t_min: float
-    uniform_fraction: float
-
-
 def train_classifier(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
     schedule: Schedule,
     compute: Compute,
-    checkpoints: Checkpoints,
-    report: Report,
-    noising: Noising | None = None,
+    checkpoints: Checkpoints | None = None,
+    report: Report | None = None,
+    noising: tuple[float, float] | None = None,
 ) -> tuple[nn.Module, list[Row]]:
     """Train image -> class logits on images (N, C, H, W) uint8; with noising (x_vp, t) -> class logits.
 
-    Dhariwal & Nichol 2021, Section 4.
+    noising: the smallest VP time, and the share of times that are uniform, see `draw_noised`. Dhariwal & Nichol 2021,
+    Section 4.
     """
     purpose = "fid_network" if noising is None else "extractor"
 
@@ -43,7 +34,7 @@ def train_classifier(
         rows = torch.from_numpy(rng.integers(len(images), size=schedule.batch_size)).to(images.device)
         if noising is None:
             return scaled(images[rows]), labels[rows]
-        return *draw_noised(images[rows], rng, noising.t_min, noising.uniform_fraction), labels[rows]
+        return *draw_noised(images[rows], rng, *noising), labels[rows]
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
         *inputs, classes = batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance import distributed
 from discriminator_guidance.diffusion.seeds import generator
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training import loop
 from discriminator_guidance.training.grid import Features, accuracy
-from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row
+from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, State
 from discriminator_guidance.training.pairs import Pairs, Split, bootstrap_rows, draw_noised, permuted_labels
 from discriminator_guidance.training.score_matching import ScoreMatching
-
-State = dict[str, Tensor]
-RATE = "the member's learning_rate or learning_rate_factor"
 
 
 @dataclass(frozen=True)
@@ -62,8 +57,8 @@ def fit_head(
     validate: Callable[[nn.Module], Row],
     settings: DiscriminatorSettings,
     compute: Compute,
-    checkpoints: Checkpoints,
-    report: Report,
+    checkpoints: Checkpoints | None = None,
+    report: Report | None = None,
 ) -> tuple[State, list[Row]]:
     """Minimize the binary cross-entropy of d(x_vp, t) over importance-sampled VP times (Kim et al. 2023, Eq. 4).
 
@@ -77,22 +72,13 @@ def fit_head(
     """
     matching = settings.matching
     assert (matching is None) == (settings.objective == "cross_entropy"), "matching is for the other objectives"
-    rate, decay = settings.learning_rate, settings.weight_decay
-    optimizer = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=decay, fused=True)
-    average = None if settings.ema_decay is None else copy.deepcopy(head).requires_grad_(False)
-    used = head if average is None else average
-    history: list[Row] = []
-    kept = _copy(head)
+    optimizer = torch.optim.Adam(
+        head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    run = loop.Training(head, optimizer, settings.ema_decay, "epoch", checkpoints, report)
+    run.kept = run.kept or {0: loop.copied(head)}
     pairs = permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
     batches = -(-len(settings.rows(pairs.split)) // settings.batch_size)
-    if (state := distributed.broadcast(checkpoints.load())) is not None:
-        head.load_state_dict(state["head"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-        history, kept = state["history"], state["kept"]
-    for row in history:
-        report(int(row["epoch"]), loop.without(row, "epoch"))
 
     def logit(frozen: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         with compute.autocast():
@@ -110,35 +96,27 @@ def fit_head(
             loss = loss + matching_loss if added else matching_loss
         return loss, {"accuracy": accuracy(logits.detach(), target)}
 
-    for epoch in range(len(history) + 1, settings.epochs + 1):
+    for epoch in range(run.done + 1, settings.epochs + 1):
         head.train()
         train_loss = train_accuracy = 0.0
         drawn = _batches(features, pairs, settings, epoch - 1)
         for number, (batch, matched, weight, share) in enumerate(drawn):
-            step = (epoch - 1) * batches + number
-            for group in optimizer.param_groups:
-                group["lr"] = rate * loop.decayed(step, settings.epochs * batches, settings.decay_fraction)
+            step, steps = (epoch - 1) * batches + number, settings.epochs * batches
+            run.set_rate(settings.learning_rate * loop.decayed(step, steps, settings.decay_fraction))
             loop.seed_dropout(settings.seed, f"dropout {epoch - 1}", number)
-            row = loop.backward(head, partial(loss_of, matched=matched), batch, weight)
-            norm = float(nn.utils.get_total_norm(loop.gradients(head)))
             where = f"in epoch {epoch}, batch {number + 1}"
-            loop.require_finite(where, RATE, training_loss=row["loss"], gradient_norm=norm)
-            optimizer.step()
-            if average is not None and settings.ema_decay is not None:
-                loop.update_average(average, head, settings.ema_decay, step)
+            row = run.step(partial(loss_of, matched=matched), batch, weight, step, where)
             train_loss += row["loss"] * share
             train_accuracy += row["accuracy"] * share
-        means = {"train_loss": train_loss, "train_accuracy": train_accuracy, **validate(used)}
-        loop.require_finite(f"in epoch {epoch}", RATE, validation_loss=means["validation_loss"])
-        history.append({"epoch": epoch, **means})
-        if used_epoch(history, settings.checkpoint) == epoch:
-            kept = _copy(used)
-        if epoch % settings.checkpoint_every == 0 and distributed.is_first():
-            averaged = None if average is None else average.state_dict()
-            state = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "average": averaged}
-            checkpoints.save({**state, "history": history, "kept": kept})
-        report(epoch, means)
-    return kept, history
+        means = {"train_loss": train_loss, "train_accuracy": train_accuracy, **validate(run.used)}
+        loop.require_finite(f"in epoch {epoch}", validation_loss=means["validation_loss"])
+        run.log(epoch, means)
+        if used_epoch(run.history, settings.checkpoint) == epoch:
+            run.kept = {epoch: loop.copied(run.used)}
+        if epoch % settings.checkpoint_every == 0:
+            run.save()
+    (kept,) = run.kept.values()
+    return kept, run.history
 
 
 def used_epoch(history: list[Row], checkpoint: Literal["last", "best"] | int) -> int:
@@ -174,7 +152,3 @@ def _batches(
             every = settings.matching.draw(pairs, rng.choice(real, len(rows)), rng, settings.t_min)
             matched = tuple(part[own] for part in every)
         yield (frozen, t[own], pairs.labels[rows[own]], *classes), matched, weight, len(rows) / len(order)
-
-
-def _copy(head: nn.Module) -> State:
-    return {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}

@@ -18,7 +18,8 @@ from discriminator_guidance.errors import DivergenceError
 Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image
 Loss = Callable[[Batch], tuple[Tensor, Row]]  # batch -> mean loss, further means to log
-Snapshots = dict[int, dict[str, Tensor]]
+State = dict[str, Tensor]
+Snapshots = dict[int, State]
 Report = Callable[[int, Row], None]  # iterations or epochs done so far, their row of the curve
 
 LOG_EVERY = 20  # iterations in a row of the curve
@@ -32,16 +33,6 @@ class Checkpoints(Protocol):
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the state: tensors and plain values, nested in dictionaries and lists."""
-
-
-class NoCheckpoints:
-    """Keeps no state of a training run."""
-
-    def load(self) -> None:
-        """Nothing."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Forget the state."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +54,8 @@ def train(
     batch_of: Callable[[int], Batch],
     loss_of: Loss,
     schedule: Schedule,
-    checkpoints: Checkpoints,
-    report: Report,
+    checkpoints: Checkpoints | None = None,
+    report: Report | None = None,
     ema_decay: float | None = None,
     snapshots: Snapshots | None = None,
 ) -> tuple[nn.Module, list[Row]]:
@@ -80,54 +71,102 @@ def train(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
     )
-    average = None if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
-    history: list[Row] = []
-    first = 0
-    kept: Snapshots = {schedule.iterations: {}, **(snapshots or {})}
-    if (state := distributed.broadcast(checkpoints.load())) is not None:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-        history, first, kept = state["history"], state["iteration"], {**kept, **state["kept"]}
-    for row in history:
-        report(int(row["iteration"]), without(row, "iteration"))
-
+    run = Training(network, optimizer, ema_decay, "iteration", checkpoints, report)
+    wanted = {schedule.iterations, *(snapshots or {})}
     network.train()
     window: list[Row] = []
-    used, last = network if average is None else average, max(kept)
-    for iteration in range(first, last):
-        for group in optimizer.param_groups:
-            share = decayed(iteration, schedule.iterations, schedule.decay_fraction)
-            group["lr"] = schedule.learning_rate * share
+    for iteration in range(run.done, max(wanted)):
+        run.set_rate(schedule.learning_rate * decayed(iteration, schedule.iterations, schedule.decay_fraction))
         batch = batch_of(iteration)
         part, weight = own_part(len(batch[0]))
         seed_dropout(schedule.seed, "dropout", iteration)
-        row = backward(network, loss_of, tuple(tensor[part] for tensor in batch), weight)
-        loss, norm = row["loss"], float(nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip))
-        require_finite(f"at iteration {iteration}", "training.learning_rate", training_loss=loss, gradient_norm=norm)
-        optimizer.step()
-        if average is not None and ema_decay is not None:
-            update_average(average, network, ema_decay, iteration)
-
-        window.append(row)
+        own = tuple(tensor[part] for tensor in batch)
+        window.append(run.step(loss_of, own, weight, iteration, f"at iteration {iteration}", schedule.gradient_clip))
         done = iteration + 1
-        if done in kept:
-            kept[done] = {name: tensor.detach().clone() for name, tensor in used.state_dict().items()}
-        if done % LOG_EVERY == 0 or done == last:
-            mean = {key: sum(entry[key] for entry in window) / len(window) for key in window[0]}
-            history.append({"iteration": done, **mean})
-            report(done, mean)
+        if done in wanted:
+            run.kept[done] = copied(run.used)
+        if done % LOG_EVERY == 0 or done == max(wanted):
+            run.log(done, {key: sum(entry[key] for entry in window) / len(window) for key in window[0]})
             window = []
         # Checkpoints fall on logged iterations, so that no half window is lost.
-        if distributed.is_first() and done % LOG_EVERY == 0 and done % schedule.checkpoint_every < LOG_EVERY:
-            averaged = None if average is None else average.state_dict()
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": averaged}
-            checkpoints.save({**state, "history": history, "iteration": done, "kept": kept})
-    used.load_state_dict(kept[schedule.iterations])
+        if done % LOG_EVERY == 0 and done % schedule.checkpoint_every < LOG_EVERY:
+            run.save()
+    run.used.load_state_dict(run.kept[schedule.iterations])
     if snapshots is not None:
-        snapshots.update({iterations: kept[iterations] for iterations in snapshots})
-    return used.eval(), history
+        snapshots.update({iterations: run.kept[iterations] for iterations in snapshots})
+    return run.used.eval(), run.history
+
+
+class Training:
+    """A network in training: its optimizer, its average (EMA), its curve, and the weights kept on the way.
+
+    Starts from the last checkpoint, if there is one, and reports its rows again. `clock` counts rows: iterations or
+    epochs done.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema_decay: float | None,
+        clock: str,
+        checkpoints: Checkpoints | None,
+        report: Report | None,
+    ) -> None:
+        self.network, self.optimizer, self.ema_decay, self.clock = network, optimizer, ema_decay, clock
+        self.checkpoints, self.report = checkpoints, report or (lambda done, row: None)
+        self.used = network if ema_decay is None else copy.deepcopy(network).requires_grad_(False)
+        self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
+        if ema_decay is not None:
+            self.parts["average"] = self.used
+        self.history: list[Row] = []
+        self.kept: Snapshots = {}
+        if (state := distributed.broadcast(None if checkpoints is None else checkpoints.load())) is not None:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.history, self.kept = state["history"], state["kept"]
+        for row in self.history:
+            self.report(int(row[clock]), without(row, clock))
+
+    @property
+    def done(self) -> int:
+        """The iterations or epochs in the curve."""
+        return int(self.history[-1][self.clock]) if self.history else 0
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the next steps."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def step(self, loss_of: Loss, batch: Batch, weight: float, number: int, where: str, clip: float = math.inf) -> Row:
+        """Take a step, counted from 0, along the gradient summed over the processes; returns the summed means."""
+        self.network.zero_grad(set_to_none=True)
+        loss, means = loss_of(batch)
+        (weight * loss).backward()  # type: ignore[no-untyped-call]
+        distributed.add_up([parameter.grad for parameter in self.network.parameters() if parameter.grad is not None])
+        row = distributed.add_up_numbers({key: weight * value for key, value in {"loss": loss.item(), **means}.items()})
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), clip))
+        require_finite(where, training_loss=row["loss"], gradient_norm=norm)
+        self.optimizer.step()
+        if self.ema_decay is not None:
+            update_average(self.used, self.network, self.ema_decay, number)
+        return row
+
+    def log(self, done: int, row: Row) -> None:
+        """Add a row to the curve."""
+        self.history.append({self.clock: done, **row})
+        self.report(done, row)
+
+    def save(self) -> None:
+        """Replace the checkpoint."""
+        if self.checkpoints is not None and distributed.is_first():
+            states = {name: part.state_dict() for name, part in self.parts.items()}
+            self.checkpoints.save({**states, "history": self.history, "kept": self.kept})
+
+
+def copied(network: nn.Module) -> State:
+    """The weights of a network as they are now."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
 def own_part(count: int) -> tuple[slice, float]:
@@ -145,26 +184,12 @@ def seed_dropout(seed: int, purpose: str, index: int) -> None:
     torch.manual_seed(torch_seed(seed, own, index))
 
 
-def backward(network: nn.Module, loss_of: Loss, batch: Batch, weight: float) -> Row:
-    """Replace the gradients by those of the weighted loss, summed over the processes; returns the summed means."""
-    network.zero_grad(set_to_none=True)
-    loss, row = loss_of(batch)
-    (weight * loss).backward()  # type: ignore[no-untyped-call]
-    distributed.add_up(gradients(network))
-    return distributed.add_up_numbers({key: weight * value for key, value in {"loss": loss.item(), **row}.items()})
-
-
-def gradients(network: nn.Module) -> list[Tensor]:
-    """The gradient of each parameter that has one."""
-    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-
-
-def require_finite(where: str, rate: str, **values: float) -> None:
+def require_finite(where: str, **values: float) -> None:
     """Stop a training that diverged, before its optimizer spoils the parameters and the next checkpoint."""
     for name, value in values.items():
         if not math.isfinite(value):
-            what, remedy = f"a finite {name.replace('_', ' ')}", f"lower {rate}; the last checkpoint is kept"
-            raise DivergenceError(what, f"{value} {where}", remedy)
+            remedy = "lower learning_rate; the last checkpoint is kept"
+            raise DivergenceError(f"a finite {name.replace('_', ' ')}", f"{value} {where}", remedy)
 
 
 def without(row: Row, clock: str) -> Row:

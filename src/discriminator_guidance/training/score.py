@@ -38,8 +38,8 @@ def train_score(
     classes: Tensor | None,
     settings: ScoreSettings,
     compute: Compute,
-    checkpoints: Checkpoints,
-    report: Report,
+    checkpoints: Checkpoints | None = None,
+    report: Report | None = None,
     snapshots: Snapshots | None = None,
 ) -> tuple[nn.Module, list[Row]]:
     """Train D(x, sigma[, classes]) on images (N, C, H, W) uint8, with one-hot classes if it is conditional.
