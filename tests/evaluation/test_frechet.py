@@ -114,18 +114,17 @@ def test_published_statistics_are_as_good_as_the_features(count: int, rounding: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda mu, sigma: (mu[:5], sigma[:5, :5]), r"got shapes \(5,\) and \(5, 5\)"),
+        (lambda mu, sigma: (mu[:5], sigma[:5, :5]), r"shapes \(5,\) and \(5, 5\)"),
         (lambda mu, sigma: (mu, sigma[:5]), r"shapes \(6,\) and \(5, 6\)"),
-        (lambda mu, sigma: (mu * np.nan, sigma), "not a finite number"),
-        (lambda mu, sigma: (mu, sigma * np.inf), "not a finite number"),
-        (lambda mu, sigma: (mu, 1e6 * (sigma + 1e-6 * np.triu(sigma))), "not symmetric"),
+        (lambda mu, sigma: (mu, sigma * np.inf), r"finite mu of shape \(6,\) .* in statistics\.npz"),
+        (lambda mu, sigma: (mu, 1e6 * (sigma + 1e-6 * np.triu(sigma))), "asymmetry"),
         (lambda mu, sigma: (mu, 1e-6 * (sigma - 1.1 * np.linalg.eigvalsh(sigma)[0] * np.eye(6))), "eigenvalue -"),
     ],
 )
 def test_what_is_no_gaussian_of_these_features_is_refused(
     change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]], message: str
 ) -> None:
-    with pytest.raises(InputError, match=rf"sigma of shape \(6, 6\) in statistics\.npz; .*{message}"):
+    with pytest.raises(InputError, match=rf"{message}.*; get the file again"):
         gaussian_of_statistics(*change(*gaussian_statistics(correlated(2, 80, 6))), 6, "statistics.npz")
 
 

@@ -64,7 +64,7 @@ def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
         for name, record in records.items():
             storage, offset, size, stride, *_ = _arguments(record, TENSOR)
             flat = load_torch(io.BytesIO(*_arguments(storage, STORAGE)))
-            left -= math.prod(size) * flat.element_size()
+            left -= math.prod(size) * flat.dtype.itemsize
             if left < 0:
                 raise ValueError("more than the file can hold")
             whole = torch.empty(0, dtype=flat.dtype).set_(flat)

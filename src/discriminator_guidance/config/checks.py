@@ -89,7 +89,7 @@ def _sample_ranges(config: Config) -> Iterator[str]:
         "guided.trajectory_images": (guided.trajectory_images, "guided.images", guided.images),
         "report.images": (config.report.images, "guided.images", guided.images),
         "evaluation.kid_subset_size": (config.evaluation.kid_subset_size, "guided.images", guided.images),
-        "evaluation.neighborhood": (config.evaluation.neighborhood + 1, "guided.images", guided.images),
+        "evaluation.neighborhood": (config.evaluation.neighborhood + 2, "guided.images", guided.images),
     }
     for key, (wanted, limit, images) in limits.items():
         if wanted > images:

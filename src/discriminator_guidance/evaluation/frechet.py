@@ -42,20 +42,18 @@ def gaussian_of_features(features: Floats) -> Gaussian:
 def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -> Gaussian:
     """The Gaussian of published statistics, such as EDM's `cifar10-32x32.npz`, for features of this width.
 
-    Errors name `source`: other shapes, a value that is not finite, or no covariance even after rounding.
+    Errors name `source`: other shapes, or no covariance even after rounding.
     """
-    remedy = "get the file again, or compare with the features of the real images (evaluation.reference)"
-    expected = f"mu of shape ({width},) and a covariance sigma of shape ({width}, {width}) in {source}"
-    if mu.shape != (width,) or sigma.shape != (width, width):
+    remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
+    expected = f"finite mu of shape ({width},) and a covariance sigma of shape ({width}, {width}) in {source}"
+    finite = np.isfinite(mu).all() and np.isfinite(sigma).all()
+    if mu.shape != (width,) or sigma.shape != (width, width) or not finite:
         raise InputError(expected, f"shapes {mu.shape} and {sigma.shape}", remedy)
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise InputError(expected, "a value that is not a finite number", remedy)
     covariance = sigma.astype(np.float64)
-    if np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
-        raise InputError(expected, "a sigma that is not symmetric", remedy)
     eigenvalues, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    if eigenvalues[0] < -ROUNDING * max(eigenvalues[-1], 0.0):
-        raise InputError(expected, f"a sigma with the eigenvalue {eigenvalues[0]:.3g}", remedy)
+    asymmetry = np.abs(covariance - covariance.T).max()
+    if max(asymmetry, -eigenvalues[0]) > ROUNDING * max(eigenvalues[-1], 0.0):
+        raise InputError(expected, f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}", remedy)
     kept = eigenvalues > width * EPS * max(eigenvalues[-1], 0.0)
     return Gaussian(mu.astype(np.float64), np.sqrt(eigenvalues[kept])[:, None] * vectors[:, kept].T)
 

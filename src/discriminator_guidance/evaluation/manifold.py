@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.features import Doubles, Floats, comparable
 
 BLOCK = 1000  # rows of the distance matrix in memory
@@ -22,12 +21,7 @@ def precision_recall(
     neighbours grow to the next one. Its variance is at least the true one on average (Efron & Stein 1981): intervals
     came out twice as wide as they need be on Gaussian features. Memory: about four times block x max(n, m) doubles.
     """
-    sets = comparable(generated, real)
-    most = min(map(len, sets)) - 2
-    if not 1 <= neighborhood <= most:
-        expected = f"a neighborhood from 1 to {most}, for a set of {most + 2} images"
-        raise InputError(expected, str(neighborhood), "change the neighborhood, or sample more images")
-    (x, y), k = (torch.from_numpy(features).to(device) for features in sets), neighborhood
+    (x, y), k = (torch.from_numpy(features).to(device) for features in comparable(generated, real)), neighborhood
     real_radius, (distances, nearest) = _nearest(y, k + 1, block)[0][:, k], _nearest(x, k + 2, block)
     precise = torch.cat([(torch.cdist(rows, y) <= real_radius).any(dim=1) for rows in torch.split(x, block)]).double()
 

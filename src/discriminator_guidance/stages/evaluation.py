@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,8 +73,8 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     if statistics is None:
         reference = gaussian_of_features(real["train"])
     else:
-        width = real["train"].shape[1]
-        reference = gaussian_of_statistics(*_read_statistics(layout.root / statistics), width, statistics)
+        published = load_arrays(layout.root / statistics, ("mu", "sigma"), "get the file again")
+        reference = gaussian_of_statistics(**published, width=real["train"].shape[1], source=statistics)
 
     compute = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
@@ -180,13 +179,3 @@ def _classification_scores(layout: Layout, variant: Variant) -> dict[str, float]
     rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
     combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))
     return classification_scores(combined.numpy(), read[0]["labels"])
-
-
-def _read_statistics(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and covariance (D, D) of real features that somebody else computed, as EDM's `cifar10-32x32.npz`."""
-    remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
-    arrays = load_arrays(path, ("mu", "sigma"), remedy)
-    mu, sigma = arrays["mu"], arrays["sigma"]
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or {mu.dtype.kind, sigma.dtype.kind} != {"f"}:
-        raise InputError(f"mu (D,) and sigma (D, D) in {path}", f"{mu.shape} and {sigma.shape}", remedy)
-    return mu, sigma
