@@ -21,20 +21,16 @@ Shapes = Mapping[str, Sequence[int]]
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a plain state dict (zip or legacy format) by their original names, on the CPU."""
-    what = f"a state dict in {path}"
     try:
-        state = load_torch(path)
-        size = path.stat().st_size
+        state, size = load_torch(path), path.stat().st_size
+        if not isinstance(state, dict) or not state:
+            raise ValueError(f"a {type(state).__name__}" if state else "nothing")
+        if odd := [f"{type(each).__name__} under {name}" for name, each in state.items() if type(each) is not Tensor]:
+            raise ValueError(odd[0])
+        if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in state.values())) > size:
+            raise ValueError(f"tensors of {claimed:,} bytes in a file of {size:,}")
     except Exception as error:  # PyTorch raises some dozen types on damaged and hostile files
-        raise InputError(what, reason(error), AS_PUBLISHED) from error
-    if not isinstance(state, dict) or not state:
-        raise InputError(what, f"a {type(state).__name__}" if state else "nothing", "save a state dict alone")
-    for name, tensor in state.items():
-        plain = type(tensor) is Tensor and tensor.layout is torch.strided and tensor.device.type == "cpu"
-        if type(name) is not str or not plain:
-            raise InputError(what, f"{type(tensor).__name__} under {name}", "save a state dict of tensors alone")
-    if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in state.values())) > size:
-        raise InputError(what, f"tensors of {claimed:,} bytes in a file of {size:,}", "save a state dict alone")
+        raise InputError(f"a state dict alone in {path}", reason(error), AS_PUBLISHED) from error
     return {name: tensor.detach() for name, tensor in state.items()}
 
 

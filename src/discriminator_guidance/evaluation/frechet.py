@@ -28,15 +28,10 @@ class Gaussian:
 
 
 def gaussian_of_features(features: Floats) -> Gaussian:
-    """The Gaussian of (N, d) features with unbiased covariance, from a QR factor built block by block."""
+    """The Gaussian of (N, d) features with unbiased covariance."""
     (features,) = comparable(features)
-    mean, width = features.mean(axis=0), features.shape[1]
-    root: Doubles = np.empty((0, width))
-    for start in range(0, len(features), 2 * width):
-        rows = (features[start : start + 2 * width] - mean) / np.sqrt(len(features) - 1)
-        stacked = np.concatenate([root, rows])
-        root = stacked if len(stacked) <= width else np.asarray(np.linalg.qr(stacked, mode="r"))
-    return Gaussian(mean, root)
+    mean = features.mean(axis=0)
+    return Gaussian(mean, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r"))
 
 
 def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -> Gaussian:
