@@ -20,7 +20,8 @@ def gaussian_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def distance_of_statistics(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
     """The Frechet distance from means (d,) and covariances (d, d)."""
     sets = ((mu1, sigma1), (mu2, sigma2))
-    return gaussian_distance(*(gaussian_of_statistics(mu, sigma, len(mu), "a test") for mu, sigma in sets))
+    one, other = (gaussian_of_statistics(mu, sigma, len(mu), "a test") for mu, sigma in sets)
+    return gaussian_distance(one, other)
 
 
 def of_noise(noise: np.ndarray, scale: float, shift: float) -> np.ndarray:

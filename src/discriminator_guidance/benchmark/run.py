@@ -110,7 +110,8 @@ def frechet_row(width: int = FEATURES) -> Row:
 
     def ours(_: int) -> Tensor:
         sets = ((mu1, sigma1), (mu2, sigma2))
-        return torch.tensor(gaussian_distance(*(gaussian_of_statistics(*each, width, "benchmark") for each in sets)))
+        one, other = (gaussian_of_statistics(*each, width, "benchmark") for each in sets)
+        return torch.tensor(gaussian_distance(one, other))
 
     return Row(f"frechet_{width}", baseline_distance, ours, "gemm fp64", 0.1, flops=FRECHET_FLOPS * width**3)
 

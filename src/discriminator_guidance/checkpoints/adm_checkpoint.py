@@ -63,7 +63,7 @@ def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
         if count % (depth + 1):  # a level is so many blocks and, but for the last, one that halves
             continue
         first = [f"input_blocks.{number}" for number in range(1, count, depth + 1)]
-        arguments = {
+        arguments: dict[str, Any] = {
             "image_size": size << (len(first) - 1),
             "in_channels": in_channels,
             "model_channels": model_channels,

@@ -104,7 +104,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame, c
     """Write a table with a header (of no rows `columns`), floats to 9 significant digits."""
     import pandas as pd
 
-    table = pd.DataFrame(rows) if len(rows) else pd.DataFrame(columns=columns)
+    table = pd.DataFrame(rows) if len(rows) else pd.DataFrame(columns=list(columns))
     write_bytes(path, table.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g").encode())
 
 

@@ -30,7 +30,8 @@ def gaussian_of_features(features: Floats) -> Gaussian:
     """The Gaussian of (N, d) features with unbiased covariance."""
     (features,) = comparable(features)
     mean = features.mean(axis=0)
-    return Gaussian(mean, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r"))
+    root = np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
+    return Gaussian(mean, np.asarray(root))
 
 
 def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -> Gaussian:

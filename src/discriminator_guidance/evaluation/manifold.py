@@ -7,11 +7,9 @@ from torch import Tensor
 
 from discriminator_guidance.evaluation.features import Doubles, Floats, comparable
 
-BLOCK = 1000  # rows of the distance matrix in memory
-
 
 def precision_recall(
-    generated: Floats, real: Floats, neighborhood: int, block: int = BLOCK, device: torch.device | str = "cpu"
+    generated: Floats, real: Floats, neighborhood: int, block: int = 1000, device: torch.device | str = "cpu"
 ) -> list[tuple[float, Doubles]]:
     """The share of each set, (n, d) generated and (m, d) real, that lies on the k-NN manifold of the other.
 
