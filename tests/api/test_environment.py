@@ -12,11 +12,7 @@ BASE = {"numpy", "safetensors", "torch"}
 # Run as a program: everything that only an extra brings is as if it were not installed.
 PROGRAM = """
 import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
+sys.modules.update(dict.fromkeys({blocked!r}))
 {code}
 """
 EXAMPLE = """
@@ -25,6 +21,7 @@ from discriminator_guidance import *
 guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)))
 samples = sample(lambda x, sigma: x / (1 + sigma.view(-1, 1, 1, 1) ** 2), (8, 1, 4, 4), guidance=guidance, steps=4)
 images = to_uint8(samples)
+train_discriminator(*np.zeros((2, 10, 8, 8, 1), np.uint8), epochs=1, device="cpu")
 print(frechet_distance(images, images[::-1].copy(), network=lambda x: x.flatten(1)[:, :2]).low < 1e-6)
 """
 

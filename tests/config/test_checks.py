@@ -39,7 +39,7 @@ D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
         ({"guided.seed_start": 1000}, "fake and guided draw the same sample indices; move guided.seed_start"),
         ({"study.tuning.seed_start": 1_000_499}, "guided and study.tuning draw the same"),
         ({"discriminator.images": 1439}, "discriminator.images needs 1439 images, fake.images is 1438"),
-        ({"evaluation.neighborhood": 1000}, "evaluation.neighborhood needs 1001"),
+        ({"evaluation.neighborhood": 1000}, "evaluation.neighborhood needs 1002"),
         ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times; shorten"),
         ({"extractor.network.num_head_channels": 7}, "extractor.network.num_head_channels = 7; use a divisor of 24"),
         ({"study.discriminator.model_channels": [48, 50]}, "names 50; use multiples of 24"),

@@ -62,22 +62,12 @@ class Evil:
         return self.function, self.arguments
 
 
-HOSTILE = {
-    "posix.system": lambda mark: Evil(os.system, f"touch {mark}"),
-    "builtins.getattr": lambda mark: Evil(getattr, np.ndarray, "tofile"),
-}
-PARTS = {
-    "as data": lambda evil: batch("data_batch_3", data=evil),
-    "under an unknown key": lambda evil: batch("data_batch_3", extra=[[evil]]),
-}
-
-
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("name", HOSTILE)
-def test_other_globals_are_refused_by_name_and_never_run(tmp_path, monkeypatch, name, part):
+@pytest.mark.parametrize("key", ["data", "extra"])
+def test_other_globals_are_refused_by_name_and_never_run(tmp_path, monkeypatch, key):
     mark = tmp_path / "ran"
-    path = write_official(tmp_path / "c.tar.gz", monkeypatch, data_batch_3=PARTS[part](HOSTILE[name](mark)))
-    assert f"got a pickle that names {name}, which is refused" in message_of(path)
+    hostile = batch("data_batch_3", **{key: [Evil(os.system, f"touch {mark}")]})
+    path = write_official(tmp_path / "c.tar.gz", monkeypatch, data_batch_3=hostile)
+    assert "got a pickle that names posix.system, which is refused" in message_of(path)
     assert not mark.exists()
 
 

@@ -72,29 +72,21 @@ def test_missing_incomplete_and_pickled_arrays(tmp_path):
     with pytest.raises(InputError, match="no such file; run `dvc repro` \\(stage fake"):
         read_npz(path, ["x"], "fake")
     write_npz(path, x=np.arange(1000))
-    with pytest.raises(InputError, match="array y"):
+    with pytest.raises(InputError, match="y is not a file in the archive"):
         read_npz(path, ["y"], "fake")
     np.savez(path, x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match="run stage fake again"):
         read_npz(path, ["x"], "fake")
 
 
-def header_of(shape: tuple[int, ...]) -> bytes:
+def test_arrays_that_claim_or_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
-    return header.getvalue()
-
-
-@pytest.mark.parametrize("content", [header_of((2**40,)), b""])
-def test_a_header_that_claims_more_than_there_is_costs_no_memory(tmp_path, content):
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("x.npy", content)
+        archive.writestr("x.npy", header.getvalue())
     with pytest.raises(InputError, match=r"a\.npz") as caught:
         load_arrays(tmp_path / "a.npz", ["x"], "get it again")
     assert "\n" not in str(caught.value)
-
-
-def test_an_array_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000))
     monkeypatch.setattr("discriminator_guidance.data.files.MAX_ARRAY_BYTES", 2**16)
     with pytest.raises(InputError, match="an array of 800,128 bytes"):

@@ -150,12 +150,6 @@ def test_no_images_no_file_and_no_class_folders(tmp_path):
     assert "side by side" in message_of(write_zip(tmp_path / "set.zip", FILES | {"loose.png": FILES[NAMES[0]]}))
 
 
-@pytest.mark.parametrize("name", ["cat/../../evil.png", "/etc/evil.png"])
-def test_names_that_point_elsewhere_are_refused(tmp_path, name):
-    path = write_zip(tmp_path / "set.zip", FILES | {name: FILES[NAMES[0]]})
-    assert f"{name}, a name that points elsewhere" in message_of(path)
-
-
 def png_header(width: int, height: int) -> bytes:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"\0" * 100)
@@ -173,5 +167,3 @@ def test_files_that_unpack_to_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "MAX_FILE_BYTES", 2**16)
     path = write_zip(tmp_path / "set.zip", FILES | {"cat/bomb.png": bytes(2**16 + 1)})
     assert "cat/bomb.png of 65,537 bytes" in message_of(path)
-    monkeypatch.setattr(image_files, "MAX_TOTAL_BYTES", 9 * 8 * 8 * 3 - 1)
-    assert "9 images of 8x8" in message_of(write_zip(tmp_path / "set.zip", FILES))

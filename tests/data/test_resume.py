@@ -24,9 +24,7 @@ def work(tmp_path):
 
 def test_shards_are_found_by_a_later_process_with_the_same_name_and_key(work, tmp_path):
     work().save_shard(3, images=np.arange(4))
-    assert work().load_shard(3) is not None
     assert work().load_shard(3)["images"].tolist() == [0, 1, 2, 3]
-    assert work().load_shard(2) is None
     assert work().load_shard(2) is None
     assert work(torch="other").load_shard(3) is None
     assert work("guided-d1").load_shard(3) is None

@@ -124,7 +124,7 @@ class Calls:
         return self.frozen.device
 
     def noise(self, n: int) -> Tensor:
-        """Unit-normal noise, (n, C, H, W) float32."""
+        """Standard normal noise, (n, C, H, W) float32."""
         return torch.randn(n, *self.shape, device=self.device)
 
     def images(self, n: int) -> Tensor:

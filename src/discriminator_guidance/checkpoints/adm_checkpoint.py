@@ -21,20 +21,16 @@ Shapes = Mapping[str, Sequence[int]]
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a plain state dict (zip or legacy format) by their original names, on the CPU."""
-    what = f"a state dict in {path}"
     try:
-        state = load_torch(path)
-        size = path.stat().st_size
+        state, size = load_torch(path), path.stat().st_size
+        if not isinstance(state, dict) or not state:
+            raise ValueError(f"a {type(state).__name__}" if state else "nothing")
+        if odd := [f"{type(each).__name__} under {name}" for name, each in state.items() if type(each) is not Tensor]:
+            raise ValueError(odd[0])
+        if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in state.values())) > size:
+            raise ValueError(f"tensors of {claimed:,} bytes in a file of {size:,}")
     except Exception as error:  # PyTorch raises some dozen types on damaged and hostile files
-        raise InputError(what, reason(error), AS_PUBLISHED) from error
-    if not isinstance(state, dict) or not state:
-        raise InputError(what, f"a {type(state).__name__}" if state else "nothing", "save a state dict alone")
-    for name, tensor in state.items():
-        plain = type(tensor) is Tensor and tensor.layout is torch.strided and tensor.device.type == "cpu"
-        if type(name) is not str or not plain:
-            raise InputError(what, f"{type(tensor).__name__} under {name}", "save a state dict of tensors alone")
-    if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in state.values())) > size:
-        raise InputError(what, f"tensors of {claimed:,} bytes in a file of {size:,}", "save a state dict alone")
+        raise InputError(f"a state dict alone in {path}", reason(error), AS_PUBLISHED) from error
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
@@ -42,7 +38,7 @@ def derive_arguments(state: Mapping[str, Tensor], what: str, num_head_channels: 
     """Arguments of the `networks.adm.EncoderUNet` that a state dict fits; head channels leave no trace in shapes."""
     try:
         return _arguments({name: tuple(tensor.shape) for name, tensor in state.items()}, num_head_channels)
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
         got = f"no {error.args[0]} in it" if isinstance(error, KeyError) else reason(error)
         raise InputError(what, got, "use a classifier or discriminator of ADM's layout") from error
 
@@ -62,45 +58,34 @@ def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
     if size == 0 or size**2 + 1 != positions:
         raise ValueError(f"out.2.positional_embedding with {positions} positions, one more than no square")
     count = 1 + max(int(found[1]) for name in shapes if (found := re.match(r"input_blocks\.(\d{1,3})\.", name)))
-    widths = [tuple(shapes[f"input_blocks.{n}.0.in_layers.2.weight"][:2]) for n in range(1, count)]
-    attends = [f"input_blocks.{n}.1.qkv.weight" in shapes for n in range(1, count)]
-
-    readings = []
+    fitting = []
     for depth in range(1, count):
-        levels = _levels(widths, attends, depth, model_channels) if count % (depth + 1) == 0 else None
-        if levels is not None:
-            readings.append((depth, size << (len(levels) - 1), levels))
-    if len(readings) > 1:
+        if count % (depth + 1):  # a level is so many blocks and, but for the last, one that halves
+            continue
+        first = [f"input_blocks.{number}" for number in range(1, count, depth + 1)]
+        arguments: dict[str, Any] = {
+            "image_size": size << (len(first) - 1),
+            "in_channels": in_channels,
+            "model_channels": model_channels,
+            "out_channels": shapes["out.2.c_proj.weight"][0],
+            "num_res_blocks": depth,
+            "attention_resolutions": [2**n for n, block in enumerate(first) if f"{block}.1.qkv.weight" in shapes],
+            "channel_mult": [shapes[f"{block}.0.in_layers.2.weight"][0] // model_channels for block in first],
+            "num_head_channels": num_head_channels,
+            "condition": "label_emb.weight" in shapes,
+        }
+        with torch.device("meta"):
+            state = EncoderUNet(**arguments).state_dict()
+        if _input_blocks({name: tuple(tensor.shape) for name, tensor in state.items()}) == _input_blocks(shapes):
+            fitting.append(arguments)
+    if len(fitting) > 1:
         # Multipliers of the released networks settle what shapes leave open.
-        readings = [r for r in readings if CHANNEL_MULT.get(r[1]) == tuple(mult for mult, _ in r[2])] or readings
-    if len(readings) != 1:
-        raise ValueError(f"{count - 1} input blocks whose shapes fit {len(readings)} networks")
-    depth, image_size, levels = readings[0]
-    return {
-        "image_size": image_size,
-        "in_channels": in_channels,
-        "model_channels": model_channels,
-        "out_channels": shapes["out.2.c_proj.weight"][0],
-        "num_res_blocks": depth,
-        "attention_resolutions": [2**level for level, (_, attended) in enumerate(levels) if attended],
-        "channel_mult": [mult for mult, _ in levels],
-        "num_head_channels": num_head_channels,
-        "condition": "label_emb.weight" in shapes,
-    }
+        usual = [each for each in fitting if CHANNEL_MULT.get(each["image_size"]) == tuple(each["channel_mult"])]
+        fitting = usual or fitting
+    if len(fitting) != 1:
+        raise ValueError(f"{count - 1} input blocks whose shapes fit {len(fitting)} networks")
+    return fitting[0]
 
 
-def _levels(
-    widths: Sequence[Sequence[int]], attends: Sequence[bool], depth: int, model_channels: int
-) -> list[tuple[int, bool]] | None:
-    """Multiplier and attention of each level, if the blocks can be levels of `depth`, a halving one between them."""
-    levels = []
-    for start in range(0, len(widths), depth + 1):
-        width, attended = widths[start][0], attends[start]
-        inside = range(start + 1, start + depth)
-        if any(widths[n] != (width, width) or attends[n] != attended for n in inside) or width % model_channels:
-            return None
-        halving = start + depth
-        if halving < len(widths) and (widths[halving] != (width, width) or attends[halving]):
-            return None
-        levels.append((width // model_channels, attended))
-    return levels
+def _input_blocks(shapes: Shapes) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if name.startswith("input_blocks.")}

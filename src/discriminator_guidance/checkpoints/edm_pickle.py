@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
-import pickletools
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from discriminator_guidance.checkpoints.weights import AS_PUBLISHED, fit_network, load_torch
 from discriminator_guidance.data.files import reason
+from discriminator_guidance.data.restricted_pickle import Call, read_pickle
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.edm import EDMPrecond
 
@@ -27,11 +25,8 @@ STORAGE = "torch.storage._load_from_bytes"
 MODULE_DICT = "torch.nn.modules.container.ModuleDict"
 SCALARS = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")  # numpy 2 and numpy 1
 DTYPE = "numpy.dtype"
-ALLOWED = frozenset({PERSISTENT, PARAMETER, TENSOR, STORAGE, MODULE_DICT, *SCALARS, DTYPE})
+ALLOWED = {PERSISTENT, PARAMETER, TENSOR, STORAGE, MODULE_DICT, *SCALARS, DTYPE, "collections.OrderedDict"}
 PERSISTENCE_VERSION = 6
-# Instructions that such files do not hold: Python's own unpickler would take names from elsewhere, or memory by number.
-REFUSED = ("EXT1", "EXT2", "EXT4", "PUT", "LONG_BINPUT")
-MAX_TUPLES = 50_000  # deeply nested ones would overflow the stack; the released files have about 5,000
 MODULE_BYTES = 100  # of the file, at least, for a module
 # The constructor of the original takes these by position.
 POSITIONS = (
@@ -44,8 +39,8 @@ def read_edm_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of the averaged network by their original names, and the arguments of `networks.edm.EDMPrecond`."""
     try:
         content = path.read_bytes()
-        network = _module(_load(content)["ema"], "EDMPrecond")
-        return dict(_Tensors(len(content)).walk(network)), _constructor_arguments(network)
+        network = _module(read_pickle(content, ALLOWED)["ema"], "EDMPrecond")
+        return _tensors(network, len(content)), _constructor_arguments(network)
     except Exception as error:  # damaged and hostile pickles raise some dozen types
         raise InputError(f"an EDM checkpoint in {path}", reason(error), AS_PUBLISHED) from error
 
@@ -56,79 +51,26 @@ def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
     return fit_network(EDMPrecond, arguments, state, f"an EDM checkpoint in {path}", AS_PUBLISHED), arguments
 
 
-class Call:
-    """A call or an object that a pickle asks for: its arguments and state are kept, it is never made."""
-
-    name = ""
-    arguments: tuple[Any, ...]
-    state: Any = None
-
-    def __new__(cls, *arguments: Any) -> Call:
-        """Keep the arguments."""
-        call = super().__new__(cls)
-        call.arguments = arguments
-        return call
-
-    def __setstate__(self, state: Any) -> None:
-        """Keep the state."""
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> type:
-        """A stand-in for an allowed class or function; the real one is never looked up."""
-        full = f"{module}.{name}"
-        if full == "collections.OrderedDict":
-            return OrderedDict
-        if full not in ALLOWED:
-            raise pickle.UnpicklingError(f"a pickle that names {full}, which is refused")
-        return type(full, (Call,), {"name": full})
-
-
-def _load(content: bytes) -> Any:
-    found = Counter(opcode.name for opcode, _, _ in pickletools.genops(content))  # also: all that is declared is there
-    if odd := [name for name in REFUSED if found[name]]:
-        raise ValueError(f"the instruction {odd[0]}, which such files do not hold")
-    if sum(count for name, count in found.items() if name.startswith("TUPLE")) > MAX_TUPLES:
-        raise ValueError(f"more than {MAX_TUPLES} tuples")
-    return _Unpickler(io.BytesIO(content)).load()
-
-
-class _Tensors:
-    """Makes the tensors of a module, none of them larger than the file all together."""
-
-    def __init__(self, file_bytes: int) -> None:
-        self.bytes_left = file_bytes
-        self.storages: dict[int, Tensor] = {}
-
-    def walk(self, module: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        self._spend(MODULE_BYTES)
-        for name, record in module["_parameters"].items():
-            if record is not None:
-                yield prefix + name, self._tensor(_arguments(record, PARAMETER)[0])
-        for name, record in module["_buffers"].items():
-            if record is not None and name not in module["_non_persistent_buffers_set"]:
-                yield prefix + name, self._tensor(record)
-        for name, record in module["_modules"].items():
-            if record is not None:
-                yield from self.walk(_module(record), f"{prefix}{name}.")
-
-    def _spend(self, count: int) -> None:
-        self.bytes_left -= count
-        if self.bytes_left < 0:
-            raise ValueError("more than the file can hold")
-
-    def _tensor(self, record: Any) -> Tensor:
-        storage, offset, size, stride, *_ = _arguments(record, TENSOR)
-        if id(storage) not in self.storages:
-            (content,) = _arguments(storage, STORAGE)
-            held = load_torch(io.BytesIO(content))
-            self.storages[id(storage)] = torch.empty(0, dtype=held.dtype).set_(held)
-        flat = self.storages[id(storage)]
-        if math.prod(size) > flat.numel():
-            raise ValueError(f"a tensor of shape {size} in a storage of {flat.numel()} elements")
-        self._spend(math.prod(size) * flat.element_size())
-        return flat.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
+def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
+    """The tensors of a module and of those below it by name, if they fit into so many bytes."""
+    found: dict[str, Tensor] = {}
+    modules, left = [("", network)], most
+    while modules:
+        prefix, module = modules.pop()
+        left -= MODULE_BYTES
+        records = {name: _arguments(each, PARAMETER)[0] for name, each in module["_parameters"].items() if each}
+        kept = module["_buffers"].keys() - module["_non_persistent_buffers_set"]
+        records |= {name: module["_buffers"][name] for name in kept if module["_buffers"][name]}
+        for name, record in records.items():
+            storage, offset, size, stride, *_ = _arguments(record, TENSOR)
+            flat = load_torch(io.BytesIO(*_arguments(storage, STORAGE)))
+            left -= math.prod(size) * flat.dtype.itemsize
+            if left < 0:
+                raise ValueError("more than the file can hold")
+            whole = torch.empty(0, dtype=flat.dtype).set_(flat)
+            found[prefix + name] = whole.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
+        modules += [(f"{prefix}{name}.", _module(each)) for name, each in module["_modules"].items() if each]
+    return found
 
 
 def _module(record: Any, class_name: str | None = None) -> Mapping[str, Any]:

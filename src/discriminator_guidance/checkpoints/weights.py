@@ -18,7 +18,6 @@ from discriminator_guidance.errors import InputError, UserError
 
 WEIGHT_FILES = ("model.safetensors", "model.json")
 AS_PUBLISHED = "use the file as its authors published it"
-LARGEST, LONGEST = 2**17, 64  # of every whole number, and of the length of every list, in the arguments of a network
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -64,10 +63,6 @@ def fit_network(
 ) -> Network:
     """A network with weights that fit it; arguments from a file are followed only as far as its tensors reach."""
     try:
-        for name, value in arguments.items():
-            values = value if isinstance(value, list) else [value]
-            if len(values) > LONGEST or any(isinstance(each, int) and abs(each) > LARGEST for each in values):
-                raise ValueError(f"{name} beyond that of any network")
         with _at_most(sum(tensor.numel() for tensor in state.values())):
             network = build(**arguments)
         network.load_state_dict(state)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from discriminator_guidance.data.files import reason
 from discriminator_guidance.data.images import Images, shrink
+from discriminator_guidance.data.restricted_pickle import read_pickle
 from discriminator_guidance.errors import InputError
 
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -36,28 +36,9 @@ def read_cifar10(path: Path, image_size: int) -> tuple[Images, Images]:
         raise InputError(expected, reason(error), "download it again: dguide fetch cifar10") from error
 
 
-class _StandIn:
-    """Stands for numpy's functions and objects, none of which is called or made; what it is given stays as it is."""
-
-    def __init__(self, *_: object) -> None:
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        """Of an array: version, shape, dtype, whether by column, bytes."""
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> type:
-        """A stand-in for one of the three names that the archive holds; any other is refused."""
-        if f"{module}.{name}" not in ALLOWED:
-            raise pickle.UnpicklingError(f"a pickle that names {module}.{name}, which is refused")
-        return _StandIn
-
-
 def _unpickled(archive: tarfile.TarFile, part: str) -> dict[bytes, Any]:
-    stream = archive.extractfile(f"{FOLDER}/{part}")
-    data: dict[bytes, Any] = _Unpickler(stream or io.BytesIO(), encoding="bytes").load()
+    stream = archive.extractfile(f"{FOLDER}/{part}") or io.BytesIO()
+    data: dict[bytes, Any] = read_pickle(stream.read(), ALLOWED, "bytes")
     return data
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -64,12 +63,9 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
     """Read the JSON object that a stage wrote."""
     require(path, stage)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"JSON in {path}", str(error), f"run stage {stage} again") from error
-    if not isinstance(data, dict):
-        raise InputError(f"a JSON object in {path}", type(data).__name__, f"run stage {stage} again")
-    return data
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"a JSON object in {path}", str(error), f"run stage {stage} again") from error
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
@@ -93,15 +89,10 @@ def load_arrays(path: Path, names: Sequence[str] | None, remedy: str) -> dict[st
                 raise ValueError(f"an array of {size:,} bytes")
             if damaged := archive.testzip():  # numpy reads no further than it needs, and compares nothing then
                 raise ValueError(f"damage in {damaged}")
-            held = [name.removesuffix(".npy") for name in archive.namelist()]
-            missing = [name for name in names or () if name not in held]
-            wanted = held if names is None else names
-            if not missing:
-                read = np.lib.format.read_array
-                return {name: read(archive.open(f"{name}.npy"), allow_pickle=False) for name in wanted}
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names or arrays}
     except Exception as error:  # zipfile, zlib and numpy raise some dozen types on damaged bytes
         raise InputError(f"a complete .npz file {path}", reason(error), remedy) from error
-    raise InputError(f"array {missing[0]} in {path}", "no such array", remedy)
 
 
 def reason(error: Exception) -> str:
@@ -110,19 +101,11 @@ def reason(error: Exception) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame, columns: Sequence[str] = ()) -> None:
-    """Write a table with a header (that of the first row; of no rows `columns`), floats to 9 significant digits."""
-    buffer = io.StringIO()
-    if isinstance(rows, Sequence):
-        writer = csv.DictWriter(buffer, fieldnames=list(rows[0] if rows else columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    else:
-        rows.to_csv(buffer, index=False, lineterminator="\n", float_format=f"%.{DIGITS}g")
-    write_bytes(path, buffer.getvalue().encode())
+    """Write a table with a header (of no rows `columns`), floats to 9 significant digits."""
+    import pandas as pd
 
-
-def _cell(value: object) -> object:
-    return f"{value:.{DIGITS}g}" if isinstance(value, float | np.floating) else value
+    table = pd.DataFrame(rows) if len(rows) else pd.DataFrame(columns=list(columns))
+    write_bytes(path, table.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g").encode())
 
 
 def require(path: Path, stage: str) -> None:

@@ -21,8 +21,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 CHANNELS = {"L": 1, "RGB": 3}
 LABELS = "dataset.json"
 ARRAYS = ("images.npy", "arr_0.npy")  # of the images in an .npz file, the preferred one first
-MAX_PIXELS, MAX_FILE_BYTES, MAX_TOTAL_BYTES = 2**22, 2**26, 2**32
+MAX_PIXELS, MAX_FILE_BYTES = 2**22, 2**26
 BATCH = 16  # images of which all are read
+REMEDY = "give a folder, a zip or an .npz file of images, or correct the files"
 
 Read = Callable[[str], bytes]
 
@@ -37,7 +38,7 @@ class ImageSet:
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Arrays (N, H, W, C) uint8 of at most `size` images."""
-        with _one_error(self.path, "images", "correct the files"), _opened(self.path) as (_, image_of):
+        with _one_error(self.path), _opened(self.path) as (_, image_of):
             for start in range(0, len(self.names), size):
                 images = {name: image_of(name) for name in self.names[start : start + size]}
                 if odd := [f"{name} {image.shape}" for name, image in images.items() if image.shape != self.shape]:
@@ -47,8 +48,7 @@ class ImageSet:
 
 def open_images(path: Path) -> ImageSet:
     """List the images and read the first."""
-    remedy = "give a folder, a zip or an .npz file of images"
-    with _one_error(path, "images", remedy), _opened(path) as (names, image_of):
+    with _one_error(path), _opened(path) as (names, image_of):
         return ImageSet(path, tuple(names), image_of(names[0]).shape)
 
 
@@ -58,28 +58,23 @@ def read_images(path: Path, image_size: int, advance: Callable[[int], None] = la
     Classes are the folders that hold the images, in alphabetical order; with `dataset.json` and in an .npz file they
     are the labels 0, 1, ... themselves.
     """
-    found, remedy = open_images(path), "correct real.path (real.holdout_path) or the files"
-    count, done = len(found.names), 0
-    with _one_error(path, "labelled images", remedy):
-        labels, classes = _labelled(found, remedy)
-        if count * image_size**2 * found.shape[2] > MAX_TOTAL_BYTES:
-            raise ValueError(f"{count:,} images of {image_size}x{image_size}, more than {MAX_TOTAL_BYTES:,} bytes")
-        images = np.empty((count, image_size, image_size, found.shape[2]), dtype=np.uint8)
+    found, images = open_images(path), []
+    with _one_error(path):
+        labels, classes = _labelled(found)
         for batch in found.batches(BATCH):
-            images[done : done + len(batch)] = shrink(batch, image_size)
-            done += len(batch)
+            images.append(shrink(batch, image_size))
             advance(len(batch))
-        return Images(images, labels, classes)
+        return Images(np.concatenate(images), labels, classes)
 
 
 @contextmanager
-def _one_error(path: Path, what: str, remedy: str) -> Iterator[None]:
+def _one_error(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # zipfile, json and image decoders raise some dozen types on damaged files
-        raise InputError(f"{what} in {path}", reason(error), remedy) from error
+        raise InputError(f"images in {path}", reason(error), REMEDY) from error
 
 
 @contextmanager
@@ -117,15 +112,13 @@ def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
         for entry in archive.infolist():
             if entry.file_size > MAX_FILE_BYTES:  # no more is unpacked of it, whatever the compressed data hold
                 raise ValueError(f"{entry.filename} of {entry.file_size:,} bytes, more than {MAX_FILE_BYTES:,}")
-            if entry.filename.startswith("/") or ".." in entry.filename.split("/"):
-                raise ValueError(f"{entry.filename}, a name that points elsewhere")
         yield archive.namelist(), archive.read
 
 
-def _labelled(found: ImageSet, remedy: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _labelled(found: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
     names = found.names
     if found.path.suffix.lower() == ".npz":
-        labels = load_arrays(found.path, ("labels",), remedy)["labels"]
+        labels = load_arrays(found.path, ("labels",), REMEDY)["labels"]
         if labels.shape != (len(names),):
             raise ValueError(f"labels {labels.shape} of {len(names)} images")
         return labels.astype(np.int64), _numbered(labels)

@@ -20,7 +20,7 @@ def extract_features(
     images: NDArray[np.uint8],
     batch_size: int,
     device: torch.device | str,
-    advance: Callable[[int], None] | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> NDArray[np.float32]:
     """Compute the (N, d) features of (N, H, W, C) images; the network gets float32 NCHW batches in [-1, 1]."""
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
@@ -32,8 +32,7 @@ def extract_features(
             pixels = torch.from_numpy(images[start : start + batch_size]).to(device)
             scaled = pixels.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
             batches.append(features_of(scaled).float().cpu().numpy())
-            if advance is not None:
-                advance(len(pixels))
+            advance(len(pixels))
     features: NDArray[np.float32] = np.concatenate(batches)
     _require_finite(features)
     return features

@@ -15,8 +15,7 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.features import Doubles, Floats, comparable
 
 EPS = np.finfo(np.float64).eps
-RESOLVED = 100 * EPS  # smallest eigenvalue, relative to the largest, that is not rounding
-ROUNDING = 1e-8  # the same for published statistics; sums over 50,000 features are rounded at about 1e-13
+ROUNDING = 1e-8  # relative, of published statistics; sums over 50,000 features are rounded at about 1e-13
 
 
 @dataclass(frozen=True)
@@ -28,34 +27,28 @@ class Gaussian:
 
 
 def gaussian_of_features(features: Floats) -> Gaussian:
-    """The Gaussian of (N, d) features with unbiased covariance, from a QR factor built block by block."""
+    """The Gaussian of (N, d) features with unbiased covariance."""
     (features,) = comparable(features)
-    mean, width = features.mean(axis=0), features.shape[1]
-    root: Doubles = np.empty((0, width))
-    for start in range(0, len(features), 2 * width):
-        rows = (features[start : start + 2 * width] - mean) / np.sqrt(len(features) - 1)
-        stacked = np.concatenate([root, rows])
-        root = stacked if len(stacked) <= width else np.asarray(np.linalg.qr(stacked, mode="r"))
-    return Gaussian(mean, root)
+    mean = features.mean(axis=0)
+    root = np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
+    return Gaussian(mean, np.asarray(root))
 
 
 def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -> Gaussian:
     """The Gaussian of published statistics, such as EDM's `cifar10-32x32.npz`, for features of this width.
 
-    Errors name `source`: other shapes, a value that is not finite, or no covariance even after rounding.
+    Errors name `source`: other shapes, or no covariance even after rounding.
     """
-    remedy = "get the file again, or compare with the features of the real images (evaluation.reference)"
-    expected = f"mu of shape ({width},) and a covariance sigma of shape ({width}, {width}) in {source}"
-    if mu.shape != (width,) or sigma.shape != (width, width):
+    remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
+    expected = f"finite mu of shape ({width},) and a covariance sigma of shape ({width}, {width}) in {source}"
+    finite = np.isfinite(mu).all() and np.isfinite(sigma).all()
+    if mu.shape != (width,) or sigma.shape != (width, width) or not finite:
         raise InputError(expected, f"shapes {mu.shape} and {sigma.shape}", remedy)
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise InputError(expected, "a value that is not a finite number", remedy)
     covariance = sigma.astype(np.float64)
-    if np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
-        raise InputError(expected, "a sigma that is not symmetric", remedy)
     eigenvalues, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    if eigenvalues[0] < -ROUNDING * max(eigenvalues[-1], 0.0):
-        raise InputError(expected, f"a sigma with the eigenvalue {eigenvalues[0]:.3g}", remedy)
+    asymmetry = np.abs(covariance - covariance.T).max()
+    if max(asymmetry, -eigenvalues[0]) > ROUNDING * max(eigenvalues[-1], 0.0):
+        raise InputError(expected, f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}", remedy)
     kept = eigenvalues > width * EPS * max(eigenvalues[-1], 0.0)
     return Gaussian(mu.astype(np.float64), np.sqrt(eigenvalues[kept])[:, None] * vectors[:, kept].T)
 
@@ -82,26 +75,7 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     spread = np.sum(centred**2, axis=1) - np.sum((centred @ transport_root) ** 2, axis=1)
     influence: Doubles = 2 * centred @ (own.mean - reference.mean) + n / (n - 1) * spread
     influence -= influence.mean()
-    return _distance(own, reference, singular_values), influence
-
-
-def frechet_distance(mu1: Doubles, sigma1: Doubles, mu2: Doubles, sigma2: Doubles) -> float:
-    """The squared Frechet distance from means (d,) and covariances (d, d) of any rank, when no influence is needed.
-
-    With S1 = L L^T (Cholesky) the trace is the sum of the roots of the eigenvalues of L^T S2 L: fast, but a root is
-    accurate to sqrt(eps) only. Where one of them is not resolved, the roots of both covariances are multiplied.
-    """
-    try:
-        lower = np.linalg.cholesky(sigma1)
-        eigenvalues = np.linalg.eigvalsh(lower.T @ sigma2 @ lower)
-        if eigenvalues[0] > RESOLVED * eigenvalues[-1]:
-            traces = np.trace(sigma1) + np.trace(sigma2) - 2 * np.sum(np.sqrt(eigenvalues))
-            return float(np.sum((mu1 - mu2) ** 2) + traces)
-    except np.linalg.LinAlgError:  # S1 is singular
-        pass
-    sets = ((mu1, sigma1, "the first set"), (mu2, sigma2, "the second set"))
-    one, other = (gaussian_of_statistics(mu, sigma, len(mu1), name) for mu, sigma, name in sets)
-    return _distance(one, other)
+    return gaussian_distance(own, reference, singular_values), influence
 
 
 def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) -> float:
@@ -110,9 +84,9 @@ def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) 
     g F - (g - 1) mean_j F_(-j), where F_(-j) leaves out the rows j, j + g, ... (Efron 1982, Chapter 2). It may be
     negative. For n that is not well above d, higher orders of the bias remain.
     """
-    distance = _distance(gaussian_of_features(generated), reference)
+    distance = gaussian_distance(gaussian_of_features(generated), reference)
     others = (np.delete(generated, np.s_[group::groups], axis=0) for group in range(groups))
-    without = [_distance(gaussian_of_features(rows), reference) for rows in others]
+    without = [gaussian_distance(gaussian_of_features(rows), reference) for rows in others]
     return float(groups * distance - (groups - 1) * np.mean(without))
 
 
@@ -120,10 +94,11 @@ def floor_distance(real: Floats, n: int, draws: int, seed: int) -> float:
     """What a perfect generator scores at n images: the mean distance of n real rows, drawn with replacement, to all."""
     reference, generator = gaussian_of_features(real), np.random.default_rng(seed)
     samples = (real[generator.integers(len(real), size=n)] for _ in range(draws))
-    return float(np.mean([_distance(gaussian_of_features(sample), reference) for sample in samples]))
+    return float(np.mean([gaussian_distance(gaussian_of_features(sample), reference) for sample in samples]))
 
 
-def _distance(one: Gaussian, other: Gaussian, singular_values: Floats | None = None) -> float:
+def gaussian_distance(one: Gaussian, other: Gaussian, singular_values: Floats | None = None) -> float:
+    """The squared Frechet distance."""
     if singular_values is None:
         singular_values = np.linalg.svd(one.root @ other.root.T, compute_uv=False)
     traces = np.sum(one.root**2) + np.sum(other.root**2) - 2 * np.sum(singular_values)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.features import Doubles, Floats, comparable
-
-BLOCK = 1000  # rows of the distance matrix in memory
 
 
 def precision_recall(
-    generated: Floats, real: Floats, neighborhood: int, block: int = BLOCK, device: torch.device | str = "cpu"
+    generated: Floats, real: Floats, neighborhood: int, block: int = 1000, device: torch.device | str = "cpu"
 ) -> list[tuple[float, Doubles]]:
     """The share of each set, (n, d) generated and (m, d) real, that lies on the k-NN manifold of the other.
 
@@ -22,12 +19,7 @@ def precision_recall(
     neighbours grow to the next one. Its variance is at least the true one on average (Efron & Stein 1981): intervals
     came out twice as wide as they need be on Gaussian features. Memory: about four times block x max(n, m) doubles.
     """
-    sets = comparable(generated, real)
-    most = min(map(len, sets)) - 2
-    if not 1 <= neighborhood <= most:
-        expected = f"a neighborhood from 1 to {most}, for a set of {most + 2} images"
-        raise InputError(expected, str(neighborhood), "change the neighborhood, or sample more images")
-    (x, y), k = (torch.from_numpy(features).to(device) for features in sets), neighborhood
+    (x, y), k = (torch.from_numpy(features).to(device) for features in comparable(generated, real)), neighborhood
     real_radius, (distances, nearest) = _nearest(y, k + 1, block)[0][:, k], _nearest(x, k + 2, block)
     precise = torch.cat([(torch.cdist(rows, y) <= real_radius).any(dim=1) for rows in torch.split(x, block)]).double()
 

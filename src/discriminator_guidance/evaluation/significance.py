@@ -25,8 +25,6 @@ def standard_error(influence: Doubles) -> float:
     *Deviation:* n (n - 1) in place of Efron's n^2, as in the usual standard error of a mean.
     """
     n = len(influence)
-    if n < 2:
-        raise InputError("at least 2 influence values", str(n), "ask for more images")
     return float(np.sqrt(np.sum(influence**2) / (n * (n - 1))))
 
 

@@ -264,7 +264,8 @@ def variants_frame(data: ReportData) -> pd.DataFrame:
     """Every number of every evaluation, unrounded; lists are joined by +."""
     rows = []
     for name, found in data.evaluations.items():
-        row = {key: "+".join(map(str, v)) if isinstance(v, list) else v for key, v in found.items() if key != "samples_sha256"}
+        shown = {key: value for key, value in found.items() if key != "samples_sha256"}
+        row = {key: "+".join(map(str, v)) if isinstance(v, list) else v for key, v in shown.items()}
         for baseline in BASELINES[1:]:
             if (difference := data.difference(name, baseline)) is not None:
                 row[f"delta_fid_{baseline}"] = difference.value

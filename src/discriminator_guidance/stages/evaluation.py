@@ -67,8 +67,8 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     if statistics is None:
         reference = gaussian_of_features(real["train"])
     else:
-        published = load_arrays(layout.root / statistics, ("mu", "sigma"), "correct evaluation.reference")
-        reference = gaussian_of_statistics(published["mu"], published["sigma"], real["train"].shape[1], statistics)
+        published = load_arrays(layout.root / statistics, ("mu", "sigma"), "get the file again")
+        reference = gaussian_of_statistics(**published, width=real["train"].shape[1], source=statistics)
 
     compute = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
