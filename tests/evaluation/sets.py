@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from discriminator_guidance.evaluation.frechet import gaussian_distance, gaussian_of_statistics
-
 
 def correlated(seed: int, count: int, width: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
     """Skewed, correlated features, a smooth function of per-sample noise."""
@@ -15,13 +13,6 @@ def correlated(seed: int, count: int, width: int, scale: float = 1.0, shift: flo
 def gaussian_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and unbiased covariance (d, d) of features (N, d)."""
     return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
-
-
-def distance_of_statistics(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
-    """The Frechet distance from means (d,) and covariances (d, d)."""
-    sets = ((mu1, sigma1), (mu2, sigma2))
-    one, other = (gaussian_of_statistics(mu, sigma, len(mu), "a test") for mu, sigma in sets)
-    return gaussian_distance(one, other)
 
 
 def of_noise(noise: np.ndarray, scale: float, shift: float) -> np.ndarray:

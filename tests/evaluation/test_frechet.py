@@ -16,11 +16,16 @@ from discriminator_guidance.evaluation.frechet import (
     Gaussian,
     debiased_distance,
     floor_distance,
+    frechet_distance,
     frechet_influence,
     gaussian_of_features,
     gaussian_of_statistics,
 )
-from tests.evaluation.sets import correlated, distance_of_statistics, gaussian_statistics
+from tests.evaluation.sets import correlated, gaussian_statistics
+
+
+def from_statistics(generated: np.ndarray, real: np.ndarray) -> float:
+    return frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real))
 
 
 def from_features(generated: np.ndarray, real: np.ndarray) -> float:
@@ -36,6 +41,10 @@ def from_torchmetrics(generated: np.ndarray, real: np.ndarray) -> float:
     return float(metric.compute())
 
 
+def rotation(seed: int, width: int) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+
+
 @pytest.mark.parametrize(("width", "count"), [(2, 50), (16, 40), (64, 300), (192, 500)])
 def test_every_public_implementation_gives_the_same_distance(width: int, count: int) -> None:
     generated, real = correlated(1, count, width, 1.2, 0.1), correlated(2, count + 7, width)
@@ -44,15 +53,33 @@ def test_every_public_implementation_gives_the_same_distance(width: int, count: 
         "torchmetrics": from_torchmetrics(generated, real),
         "pytorch-fid": calculate_frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real)),
         "torch-fidelity": fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"],
+        "statistics": from_statistics(generated, real),
     }
     assert values == pytest.approx(dict.fromkeys(values, from_features(generated, real)), rel=1e-6)
 
 
-@pytest.mark.parametrize(("count", "other"), [(200, 300), (20, 25), (20, 200), (200, 20), (40, 41), (2, 2)])
-def test_statistics_give_the_distance_of_features_at_any_rank(count: int, other: int) -> None:
+@pytest.mark.parametrize(("count", "other"), [(20, 25), (20, 200), (200, 20), (40, 41), (2, 2)])
+def test_fewer_samples_than_dimensions(count: int, other: int) -> None:
     generated, real = correlated(1, count, 40, 1.2, 0.3), correlated(2, other, 40)
-    found = distance_of_statistics(*gaussian_statistics(generated), *gaussian_statistics(real))
-    assert found == pytest.approx(from_features(generated, real), rel=1e-9)
+    assert from_statistics(generated, real) == pytest.approx(from_features(generated, real), rel=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize(
+    "variances",
+    [np.ones(5), *(np.geomspace(1, smallest, 48) for smallest in (1e-6, 1e-10, 1e-16))]
+    # Here L^T S L has eigenvalues near rest^2, just above or below the rounding of the largest.
+    + [np.array([1.0] + [rest] * 191) for rest in (1e-6, 5e-8, 1e-8, 1e-12)],
+    ids=str,
+)
+def test_tiny_eigenvalues_do_not_spoil_the_trace(variances: np.ndarray, unit: float) -> None:
+    width, scales = len(variances), unit * np.sqrt(variances)
+    sets = [correlated(seed, size * width, width) * scales @ rotation(5, width) for seed, size in ((1, 3), (2, 4))]
+    (_, sigma1), (_, sigma2) = map(gaussian_statistics, sets)
+    roots = [gaussian_of_features(features).root for features in sets]
+    exact = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    distance = frechet_distance(np.zeros(width), sigma1, np.zeros(width), sigma2)
+    assert (np.trace(sigma1) + np.trace(sigma2) - distance) / 2 == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize(("count", "reference", "width"), [(60, 80, 6), (15, 60, 20), (60, 15, 20), (12, 15, 20)])
@@ -63,7 +90,7 @@ def test_influence_is_the_derivative_by_the_weight_of_a_sample(count: int, refer
         mean = weights @ generated
         centred = generated - mean
         covariance = count / (count - 1) * (centred * weights[:, None]).T @ centred
-        return distance_of_statistics(mean, covariance, *gaussian_statistics(real))
+        return frechet_distance(mean, covariance, *gaussian_statistics(real))
 
     _, influence = frechet_influence(generated, gaussian_of_features(real))
     for row in (0, 5, count - 1):

@@ -15,10 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
+from discriminator_guidance.evaluation.frechet import (
+    frechet_distance,
+    frechet_influence,
+    gaussian_of_features,
+)
 from discriminator_guidance.evaluation.kid import kid
 from discriminator_guidance.evaluation.manifold import precision_recall
-from tests.evaluation.sets import distance_of_statistics, gaussian_statistics
+from tests.evaluation.sets import gaussian_statistics
 from tests.golden.vectors import Vectors, find
 
 # What the product does not compute: F score, density and coverage; the Inception score, its logits and order.
@@ -110,11 +114,11 @@ def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
     if quantity == "trace_sqrt":
         spread, origin = np.trace(sigma_1) + np.trace(sigma_2), np.zeros_like(mu_1)
         pairs = ((sigma_1, sigma_2), (sigma_2, sigma_1))
-        return [(spread - distance_of_statistics(origin, one, origin, other)) / 2 for one, other in pairs]
+        return [(spread - frechet_distance(origin, one, origin, other)) / 2 for one, other in pairs]
     if quantity.startswith("fid_"):
         other = statistics[0] if quantity == "fid_pytorch_fid_self" else statistics[1]
         reference = gaussian_of_features(generated if quantity == "fid_pytorch_fid_self" else real)
-        return [distance_of_statistics(mu_1, sigma_1, *other), frechet_influence(generated, reference)[0]]
+        return [frechet_distance(mu_1, sigma_1, *other), frechet_influence(generated, reference)[0]]
     if match := re.fullmatch(r"(?:prdc_)?(precision|recall)_k(\d+)", quantity):
         return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"][0]]
     if quantity in ("kid_mean", "kid_mean_f32", "kid_std"):

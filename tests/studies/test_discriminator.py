@@ -14,13 +14,14 @@ import pytest
 from discriminator_guidance.config import load_config
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.evaluation.features import extract_features
+from discriminator_guidance.evaluation.frechet import frechet_distance
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import open_inputs, resumable_head, train_head
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_fid_network
 from discriminator_guidance.studies.discriminator import run, scores, starting_points, suggest
 from tests.commands import environment
-from tests.evaluation.sets import distance_of_statistics, gaussian_statistics
+from tests.evaluation.sets import gaussian_statistics
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
 from tests.studies.conftest import table
 
@@ -95,7 +96,7 @@ def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
     network = load_fid_network(layout.model("fid_network"), prepare("cpu", "float32", 1))
     drawn = gaussian_statistics(extract_features(network.features, images, 8, "cpu"))
     real = gaussian_statistics(np.load(layout.model("fid_network") / "features.npz")["train"])
-    assert float(row["fid"]) == pytest.approx(distance_of_statistics(*drawn, *real), rel=1e-4)
+    assert float(row["fid"]) == pytest.approx(frechet_distance(*drawn, *real), rel=1e-4)
 
 
 def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):

@@ -15,7 +15,8 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.features import Doubles, Floats, comparable
 
 EPS = np.finfo(np.float64).eps
-ROUNDING = 1e-8  # relative, of published statistics; sums over 50,000 features are rounded at about 1e-13
+RESOLVED = 100 * EPS  # smallest eigenvalue, relative to the largest, that is not rounding
+ROUNDING = 1e-8  # the same for published statistics; sums over 50,000 features are rounded at about 1e-13
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,26 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     spread = np.sum(centred**2, axis=1) - np.sum((centred @ transport_root) ** 2, axis=1)
     influence: Doubles = 2 * centred @ (own.mean - reference.mean) + n / (n - 1) * spread
     influence -= influence.mean()
-    return gaussian_distance(own, reference, singular_values), influence
+    return _distance(own, reference, singular_values), influence
+
+
+def frechet_distance(mu1: Doubles, sigma1: Doubles, mu2: Doubles, sigma2: Doubles) -> float:
+    """The squared Frechet distance from means (d,) and covariances (d, d) of any rank, when no influence is needed.
+
+    With S1 = L L^T (Cholesky) the trace is the sum of the roots of the eigenvalues of L^T S2 L: fast, but a root is
+    accurate to sqrt(eps) only. Where one of them is not resolved, the roots of both covariances are multiplied.
+    """
+    try:
+        lower = np.linalg.cholesky(sigma1)
+        eigenvalues = np.linalg.eigvalsh(lower.T @ sigma2 @ lower)
+        if eigenvalues[0] > RESOLVED * eigenvalues[-1]:
+            traces = np.trace(sigma1) + np.trace(sigma2) - 2 * np.sum(np.sqrt(eigenvalues))
+            return float(np.sum((mu1 - mu2) ** 2) + traces)
+    except np.linalg.LinAlgError:  # S1 is singular
+        pass
+    sets = ((mu1, sigma1, "the first set"), (mu2, sigma2, "the second set"))
+    one, other = (gaussian_of_statistics(mu, sigma, len(mu1), name) for mu, sigma, name in sets)
+    return _distance(one, other)
 
 
 def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) -> float:
@@ -84,9 +104,9 @@ def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) 
     g F - (g - 1) mean_j F_(-j), where F_(-j) leaves out the rows j, j + g, ... (Efron 1982, Chapter 2). It may be
     negative. For n that is not well above d, higher orders of the bias remain.
     """
-    distance = gaussian_distance(gaussian_of_features(generated), reference)
+    distance = _distance(gaussian_of_features(generated), reference)
     others = (np.delete(generated, np.s_[group::groups], axis=0) for group in range(groups))
-    without = [gaussian_distance(gaussian_of_features(rows), reference) for rows in others]
+    without = [_distance(gaussian_of_features(rows), reference) for rows in others]
     return float(groups * distance - (groups - 1) * np.mean(without))
 
 
@@ -94,11 +114,10 @@ def floor_distance(real: Floats, n: int, draws: int, seed: int) -> float:
     """What a perfect generator scores at n images: the mean distance of n real rows, drawn with replacement, to all."""
     reference, generator = gaussian_of_features(real), np.random.default_rng(seed)
     samples = (real[generator.integers(len(real), size=n)] for _ in range(draws))
-    return float(np.mean([gaussian_distance(gaussian_of_features(sample), reference) for sample in samples]))
+    return float(np.mean([_distance(gaussian_of_features(sample), reference) for sample in samples]))
 
 
-def gaussian_distance(one: Gaussian, other: Gaussian, singular_values: Floats | None = None) -> float:
-    """The squared Frechet distance."""
+def _distance(one: Gaussian, other: Gaussian, singular_values: Floats | None = None) -> float:
     if singular_values is None:
         singular_values = np.linalg.svd(one.root @ other.root.T, compute_uv=False)
     traces = np.sum(one.root**2) + np.sum(other.root**2) - 2 * np.sum(singular_values)
