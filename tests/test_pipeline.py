@@ -184,7 +184,7 @@ def test_revisions_can_be_compared_on_a_clone(root: Path, first_run: list[str]) 
 def test_a_changed_input_file_reruns_what_depends_on_it(root: Path, first_run: list[str]) -> None:
     raw = root / "data/raw/digits.npz"
     with np.load(raw) as arrays:
-        np.savez(raw, **arrays)  # the same images in other bytes
+        np.savez(raw, images=arrays["images"][::-1], labels=arrays["labels"][::-1])
     assert repro(root, "real") == ["real"]
     outdated = json.loads(succeed(root, "dvc", "status", "--json"))
     assert {"score", "extractor", "fid_network", "discriminator@d0", "report"} <= set(outdated)
