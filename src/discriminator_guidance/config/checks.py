@@ -59,6 +59,7 @@ def _names(config: Config) -> Iterator[str]:
         if variant.weights == "fitted" and config.cond:
             yield f"variants.{key}.weights: fitted are not for a class-conditional profile; write equal"
     named += [("report.primary", name, variants) for name in config.report.primary]
+    named += [("study.start", config.study.start, [name for name in variants if len(variants[name].members) > 1])]
     for key, names in config.study.factorial.sets.items():
         named += [(f"study.factorial.sets.{key}", name, members) for name in names]
     for key, name, known in named:
@@ -108,11 +109,11 @@ def _studies(config: Config) -> Iterator[str]:
     for width in config.study.discriminator.model_channels:
         if width % channels:
             yield f"study.discriminator.model_channels names {width}; use multiples of {channels}, num_head_channels"
-    if (plain := config.variants.get("mean_prob")) is None:
+    if (plain := config.variants.get(config.study.start)) is None:
         return
     low, high = plain.window or (config.guided.time_min, config.guided.time_max)
     starts = {"w1": plain.w1, "w2": plain.w2, "time_min": low, "time_max": high}
     for key, value in {**starts, "rules": plain.rule, "boosting": plain.boosting}.items():
         allowed = getattr(config.study.ensemble, key)
         if not (allowed[0] <= value <= allowed[1] if key in starts else value in allowed):
-            yield f"study.ensemble.{key} leaves out {value} of variants.mean_prob, where it starts; add it"
+            yield f"study.ensemble.{key} leaves out {value} of variants.{config.study.start}, where it starts; add it"

@@ -469,6 +469,7 @@ class Study(Section):
     """Command `study`."""
 
     seed: Seed
+    start: Name  # the variant whose members the searches begin with
     storage: Annotated[str, Field(pattern=r"^[a-z0-9+]+://"), AfterValidator(_without_secrets)] | None
     threads: Count
     tuning: SampleRange

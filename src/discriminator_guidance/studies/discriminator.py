@@ -24,7 +24,7 @@ from discriminator_guidance.evaluation.classification import (
 )
 from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, train_head
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings, plain_mean
+from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from discriminator_guidance.studies.record import draw_pareto, seconds, write_record
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import GRID, begin, complete, run_trials, wanted
@@ -71,7 +71,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
 def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     """The rows of Table 2, which the search tries first, each trained afresh."""
     search, points = config.study.discriminator, dict[str, dict[str, Any]]()
-    for name in plain_mean(config).members:
+    for name in config.variants[config.study.start].members:
         row = config.member(name)
         settings = {**row.model_dump(), **(row.network or config.discriminator.network).model_dump()}
         settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]

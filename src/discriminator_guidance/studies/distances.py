@@ -13,7 +13,6 @@ from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
 from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.config.sections import SampleRange
 from discriminator_guidance.data.files import read_npz
-from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
@@ -21,8 +20,6 @@ from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
 from discriminator_guidance.stages.sampling import OpenVariant, member_guidance, sampler_settings, window_of
-
-PLAIN_MEAN = "mean_prob"  # the variant whose members are searched
 
 
 class GuidedDistances:
@@ -78,10 +75,3 @@ def distance_settings(config: Config) -> dict[str, Any]:
     window = [config.guided.time_min, config.guided.time_max]
     tuning, sampler = config.study.tuning.model_dump(), config.sampler.model_dump()
     return {"tuning": tuning, "sampler": sampler, "window": window, "cond": config.cond}
-
-
-def plain_mean(config: Config) -> Variant:
-    """The mean of probabilities, whose members are the rows of Table 2."""
-    if PLAIN_MEAN not in config.variants:
-        raise ConfigError(f"a variant {PLAIN_MEAN}", "none", "add it: its members are what studies begin with")
-    return config.variants[PLAIN_MEAN]

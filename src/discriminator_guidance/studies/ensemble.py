@@ -18,7 +18,7 @@ from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.stages.sampling import window_of
-from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings, plain_mean
+from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from discriminator_guidance.studies.record import write_record
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import GRID, begin, complete, count, run_trials, wanted
@@ -35,14 +35,14 @@ def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
     total = wanted(trials, study)
     distances = GuidedDistances(config, layout)
-    heads = {name: load_head(layout, name, distances.compute) for name in plain_mean(config).members}
+    heads = {name: load_head(layout, name, distances.compute) for name in config.variants[config.study.start].members}
     run_trials(study, partial(_objective, distances, heads), total, config, config.study.ensemble.model_dump())
     return write_results(study, config, layout)
 
 
 def plan(config: Config, layout: Layout) -> StudyPlan:
     """The search."""
-    search, plain = config.study.ensemble, plain_mean(config)
+    search, plain = config.study.ensemble, config.variants[config.study.start]
     weights = [layout.discriminator(member) / name for member in plain.members for name in WEIGHT_FILES]
     return StudyPlan(
         word=WORD,
@@ -58,8 +58,8 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
 
 
 def starting_points(config: Config) -> dict[str, dict[str, Any]]:
-    """What the search tries first, guided as mean_prob is: the plain mean by each rule, and each member alone."""
-    plain = plain_mean(config)
+    """What is tried first, guided as variant `study.start` is: its plain mean by each rule, and each member alone."""
+    plain = config.variants[config.study.start]
     window = window_of(config, plain)
     guidance = {
         "w1": plain.w1,
@@ -79,7 +79,7 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 
 def suggest(trial: optuna.Trial, config: Config) -> Variant:
     """Draw a share for each member, from which its weight follows, a rule, and the guidance."""
-    search, members = config.study.ensemble, plain_mean(config).members
+    search, members = config.study.ensemble, config.variants[config.study.start].members
     weights = simplex_point([trial.suggest_float(f"share_{name}", 0.0, MOST) for name in members])
     kept = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
     w1, w2 = (round(trial.suggest_float(key, *getattr(search, key)), DIGITS) for key in ("w1", "w2"))
