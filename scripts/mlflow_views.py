@@ -7,7 +7,8 @@ import mlflow
 
 COLUMNS = [("metric", key) for key in ("fid", "fid_low", "fid_high", "kid")]
 COLUMNS += [("param", key) for key in ("rule", "members", "weights", "w1", "w2")] + [("tag", "dvc.experiment")]
-# MLflow's page of runs reads its state from a tag of the experiment, where its own Share button writes it.
+# MLflow's page of runs reads its state from a tag of the experiment, where its own Share button writes it. Ordered by a
+# metric, runs are listed by themselves; otherwise they are folded into the run of their pipeline.
 VIEWS = {
     "fid": {
         "searchFilter": "tags.stage = 'evaluation'",
@@ -17,6 +18,8 @@ VIEWS = {
     },
     "curves": {
         "searchFilter": "attributes.run_name LIKE 'discriminator/d%'",
+        "orderByKey": "metrics.`validation_loss`",
+        "orderByAsc": True,
         "chartsSearchFilter": "^(train|validation)_",
     },
 }

@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from optuna.trial import TrialState
 
 from discriminator_guidance import tracking
 from discriminator_guidance.data.files import sha256
 from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.run import run_stage
+from discriminator_guidance.stages.networks import load_extractor, load_head
 
 from .commands import PROJECT, environment, run, succeed
 from .stages.conftest import prepare_study, tiny_settings, write_params
@@ -121,6 +125,26 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
     results = json.loads((project / "study/reports/mini/evaluation/mean_prob.json").read_text())
     for key, value in results.items():
         assert found.data.metrics[key] == pytest.approx(value, rel=1e-8), key
+    parents = {run.data.tags.get("mlflow.parentRunId") for name, run in runs(store, "mini").items() if "/" in name}
+    assert parents == {None, runs(store, "mini")["pipeline/without git"].info.run_id}
+
+
+def test_the_best_discriminator_is_a_model_that_mlflow_loads(
+    project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    study = prepare_study(project / "registry", tiny_settings())
+    monkeypatch.chdir(project / "registry")
+    run_stage("discriminator", Path("params.yaml"), member="d0")
+    mlflow.set_tracking_uri(f"sqlite:///{project / 'registry/mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/discriminator-mini@best")
+    size = study[0].real.image_size
+    x_vp, tau = np.random.default_rng(0).normal(size=(3, 1, size, size)).astype(np.float32), np.full(3, 0.5, np.float32)
+    compute = prepare("cpu", "float32", 1)
+    members = MemberLogits(load_extractor(study[1], compute), [load_head(study[1], "d0", compute)])
+    expected = members(torch.from_numpy(x_vp), torch.from_numpy(tau))[0]
+    np.testing.assert_allclose(model.predict({"x_vp": x_vp, "tau": tau}), expected.numpy(), rtol=1e-6)
 
 
 def test_trials_are_nested_runs_with_their_end_in_their_status(

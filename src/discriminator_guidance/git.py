@@ -7,12 +7,6 @@ import subprocess
 from pathlib import Path
 
 
-def git_state(root: Path) -> dict[str, str]:
-    """Commit and uncommitted changes of a checkout; empty without git."""
-    commit, changes = git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain")
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()} if commit else {}
-
-
 def git(root: Path, *arguments: str) -> str:
     """The output of git for a project folder; empty where it is not a checkout of its own."""
     if not (root / ".git").exists():

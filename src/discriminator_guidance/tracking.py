@@ -32,7 +32,10 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-MODEL = "The weights are in DVC, at the path in tag `weights`. Alias `best` has the smallest validation loss."
+MODEL = (
+    "The weights are in DVC, at the path in tag `weights`. Alias `best` has the smallest validation loss. "
+    "In the project folder, `mlflow.pyfunc.load_model` loads a discriminator."
+)
 
 
 def _best_effort(method: Callable[..., None]) -> Callable[..., None]:
@@ -67,12 +70,23 @@ class Tracker:
         found = self._mlflow.get_experiment_by_name(experiment)
         identifier = found.experiment_id if found else self._mlflow.create_experiment(experiment, folder)
         commit, revision = git(project, "rev-parse", "HEAD"), os.environ.get("DVC_EXP_NAME", "")
+        if tags.get("stage", "study") != "study":
+            parent = self._pipeline(identifier, revision or commit[:7] or "without git")
         active = self._mlflow.start_run(
             experiment_id=identifier, run_name=name, parent_run_id=parent,
             tags={**tags, "mlflow.source.git.commit": commit, "dvc.experiment": revision},
-            nested=self._mlflow.active_run() is not None, log_system_metrics=parent is None,
+            nested=self._mlflow.active_run() is not None, log_system_metrics="trial" not in tags,
         )  # fmt: skip
         self.run_id = active.info.run_id
+
+    def _pipeline(self, experiment: str, revision: str) -> str:
+        """The run in which those of all stages of one commit or DVC experiment are nested; the first stage makes it."""
+        client, name = self._mlflow.MlflowClient(), f"pipeline/{revision}"
+        if found := client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1):
+            return str(found[0].info.run_id)
+        made = str(client.create_run(experiment, run_name=name, tags={"stage": "pipeline"}).info.run_id)
+        client.set_terminated(made)
+        return made
 
     @_best_effort
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -108,10 +122,21 @@ class Tracker:
 
     @_best_effort
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
-        """Register weights, which stay where DVC keeps them, as a new version; with a loss, find the `best` path."""
+        """Register weights, which stay where DVC keeps them, as a new version.
+
+        With a loss they are a discriminator's: a model that `mlflow.pyfunc` loads, and `best` is given anew.
+        """
         path, client, wanted = os.path.relpath(weights), self._mlflow.MlflowClient(), f"name = '{name}'"
         tags = {"weights": path, "weights.sha256": sha256(weights), "validation_loss": str(loss)}
-        model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
+        if loss is None:
+            model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
+        else:
+            loader, config = Path(__file__).with_name("registered_model.py"), {"folder": str(Path(path).parent)}
+            package = ["discriminator-guidance"]
+            with warnings.catch_warnings(action="ignore"):  # its input, images and times, has no schema in MLflow
+                model = self._mlflow.pyfunc.log_model(
+                    name=name, python_model=str(loader), model_config=config, pip_requirements=package, tags=tags
+                ).model_id
         if not client.search_registered_models(wanted):
             client.create_registered_model(name, description=MODEL)
         client.create_model_version(name, f"models:/{model}", self.run_id, tags, description=path, model_id=model)

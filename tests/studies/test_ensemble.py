@@ -59,6 +59,9 @@ def test_a_search_leaves_table_record_and_charts(searched: Tiny):
         assert float(row["weight_d0"]) + float(row["weight_d1"]) == pytest.approx(1)
     variant = record["rows"]["variants"]["tuned_mean"]
     assert set(variant["members"]) <= {"d0", "d1"}
+    grids = [path.read_bytes() for path in layout.trials.iterdir()]
+    assert len(grids) >= 5, "of each trial that drew samples"
+    assert all(grid.startswith(b"\x89PNG") for grid in grids)
     for chart in ("history", "importances", "parallel", "slice"):
         assert (layout.study / f"ensemble_{chart}.png").read_bytes().startswith(b"\x89PNG")
 

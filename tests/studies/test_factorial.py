@@ -165,7 +165,7 @@ def test_an_interrupted_study_writes_what_it_has_goes_on_and_ends_as_an_uninterr
     distances = GuidedDistances(config, replicate)
     heads = [load_head(replicate, name, distances.compute) for name in ("d0", "d1")]
     span = SampleRange(images=12, seed=config.guided.seed, seed_start=3_000_000, batch_size=12)
-    ((features, log_ratio),) = distances.draws(cell_variant(cell, config), heads, span)
+    ((features, log_ratio, _),) = distances.draws(cell_variant(cell, config), heads, span)
     (row,) = [row for row in rows if all(row[key] == value for key, value in vars(cell).items())]
     assert distances.distance([features])[0] == pytest.approx(row["fid"], rel=1e-6)
     assert debiased_distance(features, distances.reference) == pytest.approx(row["fid_debiased"], rel=1e-4)

@@ -228,11 +228,6 @@ class MemberLogits(nn.Module):
         self.extractor, self.heads = extractor, nn.ModuleList(heads)
         self.requires_grad_(False).eval()
 
-    @property
-    def conditional(self) -> list[bool]:
-        """Which of the heads are given classes."""
-        return [head.label_emb is not None for head in self.heads]
-
     def forward(self, x_vp: Tensor, tau: Tensor, labels: Tensor | None = None) -> Tensor:
         """The members' logits (members, N) of d(x_vp, tau), differentiable in x_vp.
 

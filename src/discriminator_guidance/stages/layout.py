@@ -73,6 +73,11 @@ class Layout:
         return self.report / "study"
 
     @property
+    def trials(self) -> Path:
+        """Samples of the trials of studies."""
+        return self.root / "data" / self.profile / "study"
+
+    @property
     def partial(self) -> Path:
         """Shards and checkpoints of interrupted stages; safe to delete when nothing runs."""
         return self.root / ".partial" / self.profile / self.replicate

@@ -25,7 +25,7 @@ from discriminator_guidance.evaluation.classification import (
 from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, train_head
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings
-from discriminator_guidance.studies.record import draw_pareto, seconds, write_record
+from discriminator_guidance.studies.record import attach_samples, draw_pareto, seconds, write_record
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import GRID, begin, complete, run_trials, wanted
 from discriminator_guidance.tracking import Tracker
@@ -134,7 +134,9 @@ def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: o
     row = scores(inputs, head)
     placed = distances.compute.place(head)
     draws = distances.draws(_variant(config), [placed], config.study.tuning)
-    fid, _ = distances.distance([features for features, _ in draws])
+    features, _, images = zip(*draws, strict=True)
+    fid, _ = distances.distance(features)
+    attach_samples(trial, tracker, images[0], distances.layout)
     for key, value in {**row, "fid": fid, "member": member.model_dump(mode="json", exclude_none=True)}.items():
         trial.set_user_attr(key, value)
     tracker.summary({"fid": fid})

@@ -36,10 +36,11 @@ class GuidedDistances:
 
     def draws(
         self, variant: Variant, heads: Sequence[EncoderUNet], span: SampleRange
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Draw the samples of a variant with heads placed by `compute`.
 
-        Yields of each batch the features (n, d) and the log ratios (steps, n) of guidance, +inf outside the window.
+        Yields of each batch the features (n, d), the log ratios (steps, n) of guidance, +inf outside the window, and
+        the images (n, H, W, C) uint8.
         """
         members = MemberLogits(self.extractor, heads)
         guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
@@ -48,7 +49,7 @@ class GuidedDistances:
         for start in range(0, len(indices), span.batch_size):
             batch = indices[start : start + span.batch_size]
             drawn = opened.draw(span.seed, batch)
-            yield self._features(drawn["images"]), drawn["log_ratio"]
+            yield self._features(drawn["images"]), drawn["log_ratio"], drawn["images"]
 
     def distance(self, batches: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
         """The distance of samples from the real images, and the influence (N,) of each sample on it."""

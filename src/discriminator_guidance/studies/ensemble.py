@@ -19,7 +19,7 @@ from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.stages.sampling import window_of
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings
-from discriminator_guidance.studies.record import write_record
+from discriminator_guidance.studies.record import attach_samples, write_record
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import GRID, begin, complete, count, run_trials, wanted
 from discriminator_guidance.tracking import Tracker
@@ -123,7 +123,9 @@ def _objective(
     tracker.params(shown)
     batches: list[np.ndarray] = []
     own, fid = [heads[name] for name in variant.members], math.inf
-    for number, (features, _) in enumerate(distances.draws(variant, own, distances.config.study.tuning)):
+    for number, (features, _, images) in enumerate(distances.draws(variant, own, distances.config.study.tuning)):
+        if number == 0:
+            attach_samples(trial, tracker, images, distances.layout)
         batches.append(features)
         fid, _ = distances.distance(batches)
         tracker.metrics(number, {"fid_so_far": fid})

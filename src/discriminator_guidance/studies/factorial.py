@@ -133,7 +133,7 @@ def _objective(
     variant, own = cell_variant(cell, config), networks(cell.seed)
     heads = [load_head(own.layout, name, own.compute) for name in variant.members]
     span = config.guided.model_copy(update={"images": section.images, "seed_start": section.seed_start})
-    features, log_ratios = zip(*own.draws(variant, heads, span), strict=True)
+    features, log_ratios, _ = zip(*own.draws(variant, heads, span), strict=True)
     fid, influence = own.distance(features)
     found: dict[str, Any] = {"fid_debiased": debiased_distance(np.concatenate(features), own.reference)}
     if cell.rule == RULES[1]:

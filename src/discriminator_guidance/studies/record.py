@@ -5,20 +5,35 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial
 
 from discriminator_guidance.config import Config, load_config, promote
 from discriminator_guidance.config.load import PARAMS
 from discriminator_guidance.data.files import read_json, write_bytes, write_csv, write_json
+from discriminator_guidance.data.images import write_grid
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.trials import GRID, complete, ended
+from discriminator_guidance.tracking import Tracker
 
 ENOUGH = 4  # different values under which only the history is drawn
+
+
+def attach_samples(trial: optuna.Trial, tracker: Tracker, images: np.ndarray, layout: Layout) -> None:
+    """Attach a grid of a trial's first samples, for `optuna-dashboard --artifact-dir` and MLflow."""
+    layout.trials.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        grid = Path(folder) / "samples.png"
+        write_grid(grid, images)
+        store = FileSystemArtifactStore(layout.trials)
+        upload_artifact(artifact_store=store, file_path=str(grid), study_or_trial=trial)
+        tracker.artifact(grid)
 
 
 def write_record(study: optuna.Study, config: Config, layout: Layout, record: Mapping[str, Any]) -> None:
