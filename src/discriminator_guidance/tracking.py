@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ import numpy as np
 
 from discriminator_guidance import distributed, progress
 from discriminator_guidance.data.files import reason, sha256
-from discriminator_guidance.git import git
 
 # Set unless the user did. MLflow's own defaults wait four minutes for a dead server.
 ENVIRONMENT = {
@@ -184,6 +184,20 @@ def recorded_seconds(experiment: str) -> dict[str, float]:
     except Exception as error:
         _warn(error)
     return {run.info.run_name: (run.info.end_time - run.info.start_time) / 1000 for run in runs}
+
+
+def git(root: Path, *arguments: str) -> str:
+    """The output of git for a project folder; empty where it is not a checkout of its own."""
+    if not (root / ".git").exists():
+        return ""  # an archive unpacked inside another repository must not claim that repository's commit
+    # Hooks export GIT_DIR and its kin, which would make git answer for another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def _connected() -> Any:

@@ -1,1 +1,1 @@
-"""How fast this project is: against the published way of computing, and against the machine's peak."""
+"""How fast this project is against the published way of computing."""

@@ -13,13 +13,12 @@ from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import fingerprint, read_json, sha256, write_bytes
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.evaluation.significance import Measured, holm
-from discriminator_guidance.git import git
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, PROBABILITY_CLIP
 from discriminator_guidance.report.gather import Difference, ReportInputs
 from discriminator_guidance.report.page import build_report
 from discriminator_guidance.stages.comparisons import differences, read_evaluated, standings
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.tracking import Tracker
+from discriminator_guidance.tracking import Tracker, git
 
 LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
 CODE = ("src", "params.yaml", "dvc.yaml")
