@@ -144,7 +144,8 @@ def test_the_best_discriminator_is_a_model_that_mlflow_loads(
     compute = prepare("cpu", "float32", 1)
     members = MemberLogits(load_extractor(study[1], compute), [load_head(study[1], "d0", compute)])
     expected = members(torch.from_numpy(x_vp), torch.from_numpy(tau))[0]
-    np.testing.assert_allclose(model.predict({"x_vp": x_vp, "tau": tau}), expected.numpy(), rtol=1e-6)
+    images = [{"x_vp": image.tolist(), "tau": 0.5} for image in x_vp]
+    np.testing.assert_allclose(model.predict(images), expected.numpy(), rtol=1e-6)
 
 
 def test_trials_are_nested_runs_with_their_end_in_their_status(

@@ -271,7 +271,7 @@ def benchmark(
     seconds: Annotated[float, typer.Option(min=1, help="How long it takes, about.")] = 120.0,
     params: Params = Path("configs/cifar10.yaml"),
 ) -> None:
-    """Time this project against the published way of computing."""
+    """Time this project against the baseline."""
     from discriminator_guidance.benchmark import run
 
     settings, layout = _opened(params)

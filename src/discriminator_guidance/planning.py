@@ -156,10 +156,11 @@ def stage_calls(config: Config, real: RealImages) -> Iterator[tuple[str, dict[Ki
     yield "fake", {DENOISER: (2 * config.sampler.steps - 1) * config.fake.images}
 
     shares = section.split
-    split = split_pairs(real.train, config.fake.images, shares.train, shares.validation, shares.seed, section.images)
-    validation, test = (section.grid_times_per_image * len(part) for part in (split.validation, split.test))
     for name in config.members:
-        head = head_settings(section, config.member(name))
+        member = config.member(name)
+        sizes = real.train, config.fake.images, shares.train, shares.validation, shares.seed, member.images
+        split, head = split_pairs(*sizes), head_settings(section, member)
+        validation, test = (section.grid_times_per_image * len(part) for part in (split.validation, split.test))
         cost = 1 if head.objective == "cross_entropy" else MATCHING_COST
         epoch = cost * len(head.rows(split)) + round(VALIDATION_SHARE * validation)
         step = Kind("discriminator step", (head_network(config, name),))

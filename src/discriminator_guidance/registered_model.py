@@ -8,11 +8,20 @@ from typing import Any
 import mlflow
 import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from pydantic import BaseModel
 
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_extractor, load_head
+
+
+class NoisyImage(BaseModel):
+    """An image (C, H, W) in VP scale at a VP time, and its class for a conditional discriminator."""
+
+    x_vp: list[list[list[float]]]
+    tau: float
+    label: int | None = None
 
 
 class RegisteredDiscriminator(PythonModel):
@@ -24,13 +33,13 @@ class RegisteredDiscriminator(PythonModel):
         layout, compute = Layout(Path.cwd(), profile, *replicate), prepare("cpu", "float32", torch.get_num_threads())
         self.members = MemberLogits(load_extractor(layout, compute), [load_head(layout, member, compute)])
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: Any = None) -> Any:
-        """The logits (N,) of real against fake.
-
-        model_input: arrays x_vp (N, C, H, W) float32, tau (N,) VP times and, of a conditional one, labels (N,) by name.
-        """
+    def predict(self, context: PythonModelContext, model_input: list[NoisyImage], params: Any = None) -> list[float]:
+        """The logit of real against fake for each image."""
+        x_vp, tau = (torch.tensor([getattr(image, name) for image in model_input]) for name in ("x_vp", "tau"))
+        conditional = model_input[0].label is not None
+        labels = torch.tensor([image.label for image in model_input]) if conditional else None
         with torch.no_grad():
-            return self.members(**{name: torch.from_numpy(array) for name, array in model_input.items()})[0].numpy()
+            return [float(logit) for logit in self.members(x_vp, tau, labels)[0]]
 
 
 mlflow.models.set_model(RegisteredDiscriminator())

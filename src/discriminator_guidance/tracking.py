@@ -124,7 +124,7 @@ class Tracker:
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
         """Register weights, which stay where DVC keeps them, as a new version.
 
-        With a loss they are a discriminator's: a model that `mlflow.pyfunc` loads, and `best` is given anew.
+        With a loss they are a discriminator's: a model that `mlflow.pyfunc` loads, and `best` is set again.
         """
         path, client, wanted = os.path.relpath(weights), self._mlflow.MlflowClient(), f"name = '{name}'"
         tags = {"weights": path, "weights.sha256": sha256(weights), "validation_loss": str(loss)}
@@ -132,11 +132,10 @@ class Tracker:
             model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
         else:
             loader, config = Path(__file__).with_name("registered_model.py"), {"folder": str(Path(path).parent)}
-            package = ["discriminator-guidance"]
-            with warnings.catch_warnings(action="ignore"):  # its input, images and times, has no schema in MLflow
-                model = self._mlflow.pyfunc.log_model(
-                    name=name, python_model=str(loader), model_config=config, pip_requirements=package, tags=tags
-                ).model_id
+            model = self._mlflow.pyfunc.log_model(
+                name=name, python_model=str(loader), model_config=config, tags=tags,
+                pip_requirements=["discriminator-guidance"],
+            ).model_id  # fmt: skip
         if not client.search_registered_models(wanted):
             client.create_registered_model(name, description=MODEL)
         client.create_model_version(name, f"models:/{model}", self.run_id, tags, description=path, model_id=model)

@@ -61,16 +61,20 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
     """
     sigmas = _noise_levels(scheduler)
 
-    def guide(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        x_vp, t = inputs[0], torch.as_tensor(inputs[1]).round().long()
+    def guide(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+        x_vp, time = (*inputs, named.get("timestep"))[:2]
+        t = torch.as_tensor(time).round().long()
         sigma = sigmas[t.cpu()].to(x_vp.device).expand(len(x_vp))
         if not sigma.isfinite().all():  # no signal, nothing to guide
             return output
         level = sigma.view(-1, 1, 1, 1)
         change = guidance.denoise(lambda x, sigma: torch.zeros_like(x))((1 + level**2).sqrt() * x_vp, sigma)
-        return type(output)(sample=output.sample + (change / _scales(scheduler, level)[1]).to(x_vp.dtype))
+        correction = (change / _scales(scheduler, level)[1]).to(x_vp.dtype)
+        if isinstance(output, tuple):  # return_dict=False
+            return output[0] + correction, *output[1:]
+        return type(output)(sample=output.sample + correction)
 
-    handle = unet.register_forward_hook(guide)
+    handle = unet.register_forward_hook(guide, with_kwargs=True)
     try:
         yield
     finally:

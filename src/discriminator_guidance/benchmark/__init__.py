@@ -1,1 +1,1 @@
-"""How fast this project is against the published way of computing."""
+"""How fast this project is against the baseline."""

@@ -1,6 +1,6 @@
-"""The baseline: the published way of computing, float32, with this project's networks and sampler.
+"""The baseline: what the published code computes, in float32, with this project's networks and sampler.
 
-Parameters ask for gradients, attention is computed from whole matrices of weights and, in the extractor and the heads,
+Parameters ask for gradients, attention is computed from full matrices of weights and, in the extractor and the heads,
 again in the backward pass (Chen et al. 2016); torch halves and doubles images; glibc hands memory back to the kernel
 after each layer, as it does by default.
 """

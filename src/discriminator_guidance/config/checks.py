@@ -59,7 +59,8 @@ def _names(config: Config) -> Iterator[str]:
         if variant.weights == "fitted" and config.cond:
             yield f"variants.{key}.weights: fitted are not for a class-conditional profile; write equal"
     named += [("report.primary", name, variants) for name in config.report.primary]
-    named += [("study.start", config.study.start, [name for name in variants if len(variants[name].members) > 1])]
+    ensembles = {name for name, variant in variants.items() if len(variant.members) > 1 and not variant.autoguidance}
+    named += [("study.start", config.study.start, ensembles)]
     for key, names in config.study.factorial.sets.items():
         named += [(f"study.factorial.sets.{key}", name, members) for name in names]
     for key, name, known in named:

@@ -369,6 +369,8 @@ class Variant(Section):
         members = self.members
         if self.weights == "fitted" and (not members or self.rule != "mean_logit"):
             yield "weights: fitted are of logits; name members, and write rule: mean_logit"
+        if self.rule == "shrunk_mean_logit" and (len(members) < 2 or self.weights != "equal"):
+            yield "rule: shrunk_mean_logit is of two members or more with weights: equal; change one of them"
         if isinstance(self.weights, tuple):
             if len(self.weights) != len(members):
                 yield f"weights has {len(self.weights)} entries for {len(members)} members"

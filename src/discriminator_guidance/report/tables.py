@@ -96,7 +96,7 @@ def _sampling(data: ReportData, name: str) -> dict[str, str]:
         "batch size": fmt.count(guided["batch_size"]),
         "steps (NFE)": f"{found['steps']} ({2 * found['steps'] - 1})",  # Heun: two a step, one in the last
         "sigma": f"{scientific(sampler['sigma_min'])} to {scientific(sampler['sigma_max'])}, rho {sampler['rho']:g}",
-        "churn": scientific(sampler["s_churn"]),
+        "churn": scientific(variant.get("s_churn") or sampler["s_churn"]),
     }
     guidance = {
         "discriminators": fmt.members_text(variant["members"]),

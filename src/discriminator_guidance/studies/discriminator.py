@@ -32,7 +32,7 @@ from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.grid import grid_logits
 from discriminator_guidance.training.loop import Row
 
-WORD, TUNED, START = "discriminator", "tuned", "d0"
+WORD, TUNED = "discriminator", "tuned"
 CHOICES = ("importance_sampling", "model_channels", "bagging")  # parameters without an order
 LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned there
 
@@ -86,12 +86,12 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 
 def suggest(trial: optuna.Trial, config: Config) -> Member:
     """Draw a member, with 3 significant digits, so that what is promoted is what was tried."""
-    search, section = config.study.discriminator, config.discriminator
+    search, begun = config.study.discriminator, _first(config)
     decay = _rounded(trial.suggest_float("weight_decay", *search.weight_decay, log=True))
     network = HeadNetwork(
         model_channels=trial.suggest_categorical("model_channels", search.model_channels),
         num_res_blocks=trial.suggest_int("num_res_blocks", *search.num_res_blocks),
-        num_head_channels=section.network.num_head_channels,
+        num_head_channels=config.discriminator.network.num_head_channels,
         dropout=round(trial.suggest_float("dropout", *search.dropout), 3),
     )
     drawn: dict[str, Any] = {
@@ -102,13 +102,12 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
         "weight_decay": 0.0 if decay <= search.weight_decay[0] else decay,
         "t_min": _rounded(trial.suggest_float("t_min", *search.t_min, log=True)),
         "importance_sampling": trial.suggest_categorical("importance_sampling", search.importance_sampling),
-        "checkpoint": "best" if section.checkpoint == "best" else "last",
+        "checkpoint": "best" if begun.checkpoint == "best" else "last",
         "label_smoothing": round(trial.suggest_float("label_smoothing", *search.label_smoothing), 3),
         "bagging": trial.suggest_categorical("bagging", search.bagging),
         "network": network,
     }
-    shared = {key: value for key, value in section.model_dump().items() if key in Member.model_fields}
-    return Member(**{**shared, **drawn})
+    return Member(**{**begun.model_dump(), **drawn})
 
 
 def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: optuna.Trial, tracker: Tracker) -> float:
@@ -163,7 +162,11 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     trials = complete(study)
     finalists = sorted(trials[: config.study.discriminator.finalists], key=lambda trial: trial.user_attrs["fid"])
     winner, begun = finalists[0], {trial.user_attrs.get(GRID): trial.user_attrs["fid"] for trial in trials}
-    values = {"fid": winner.user_attrs["fid"], "start_fid": begun.get(START.upper()), "objective": winner.value}
+    values = {
+        "fid": winner.user_attrs["fid"],
+        "start_fid": begun.get(config.variants[config.study.start].members[0].upper()),
+        "objective": winner.value,
+    }
     shared = config.discriminator.model_dump(mode="json")
     row = {key: value for key, value in winner.user_attrs["member"].items() if value != shared.get(key, ...)}
     variant = _variant(config).model_dump(mode="json", exclude_none=True)
@@ -179,12 +182,15 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     return {"trials": len(trials), "winner": winner.number, **values}
 
 
+def _first(config: Config) -> Member:
+    """The first member of variant `study.start`, whose settings a trial keeps where the search draws none."""
+    return config.member(config.variants[config.study.start].members[0])
+
+
 def _variant(config: Config) -> Variant:
-    """How trials guide: as variant d0 does."""
-    if START not in config.variants:
-        raise ConfigError(f"a variant {START}", "none", "add it: the trials guide as it does")
+    """How trials guide: as variant `study.start`, with one member."""
     fields = {"needs": f"{WORD}/{TUNED}", "members": (TUNED,), "rule": "mean_probability", "weights": "equal"}
-    return config.variants[START].model_copy(update=fields)
+    return config.variants[config.study.start].model_copy(update=fields)
 
 
 def _rounded(value: float) -> float:

@@ -79,23 +79,23 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 
 def suggest(trial: optuna.Trial, config: Config) -> Variant:
     """Draw a share for each member, from which its weight follows, a rule, and the guidance."""
-    search, members = config.study.ensemble, config.variants[config.study.start].members
-    weights = simplex_point([trial.suggest_float(f"share_{name}", 0.0, MOST) for name in members])
-    kept = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
+    search, plain = config.study.ensemble, config.variants[config.study.start]
+    weights = simplex_point([trial.suggest_float(f"share_{name}", 0.0, MOST) for name in plain.members])
+    kept = {name: weight for name, weight in zip(plain.members, weights, strict=True) if weight}
     w1, w2 = (round(trial.suggest_float(key, *getattr(search, key)), DIGITS) for key in ("w1", "w2"))
     low = trial.suggest_float("time_min", *search.time_min, log=True)
     high = trial.suggest_float("time_max", *search.time_max)
-    rule: Any = trial.suggest_categorical("rule", search.rules)
-    return Variant(
-        needs="discriminator" if len(kept) > 1 else f"discriminator/{next(iter(kept))}",
-        members=tuple(kept),
-        rule=rule,
-        weights="equal" if len(set(kept.values())) == 1 else tuple(kept.values()),
-        w1=max(w1, 10**-DIGITS),  # boosting acts on w1, and something must guide
-        w2=w2,
-        boosting=trial.suggest_categorical("boosting", search.boosting),
-        window=(float(f"{low:.{DIGITS}g}"), float(f"{high:.{DIGITS}g}")),
-    )
+    drawn = {
+        "needs": "discriminator" if len(kept) > 1 else f"discriminator/{next(iter(kept))}",
+        "members": tuple(kept),
+        "rule": trial.suggest_categorical("rule", search.rules),
+        "weights": "equal" if len(set(kept.values())) == 1 else tuple(kept.values()),
+        "w1": max(w1, 10**-DIGITS),  # boosting acts on w1, and something must guide
+        "w2": w2,
+        "boosting": trial.suggest_categorical("boosting", search.boosting),
+        "window": (float(f"{low:.{DIGITS}g}"), float(f"{high:.{DIGITS}g}")),
+    }
+    return plain.model_copy(update=drawn)
 
 
 def simplex_point(shares: Sequence[float]) -> list[float]:
