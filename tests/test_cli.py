@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from discriminator_guidance import cli
 from discriminator_guidance.config import load_config
 from discriminator_guidance.data.files import write_json
+from discriminator_guidance.run import one_line_errors
 from discriminator_guidance.stages.layout import Layout
 
 from .commands import PROJECT, refused, run, succeed
@@ -121,3 +124,21 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     (row,) = [line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["clip_logit"]]
     assert row[1:4] == ["4.06", "[3.86,", "4.26]"]
     assert "FID (digits network)" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
+    ids=str,
+)
+def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], spins: str | None
+) -> None:
+    monkeypatch.setattr("os.environ", dict(given))
+    with one_line_errors():
+        assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_the_command_of_the_docs_names_the_released_file(project: Path) -> None:
+    (line,) = re.findall(r"`?(dguide fetch inception[^`\n#]*)", (PROJECT / "docs/commands.md").read_text())
+    assert "data/raw/" in dguide(project, *line.split()[1:], "--list").stdout

@@ -61,8 +61,8 @@ def commit(root: Path) -> None:
 
 
 def changes(root: Path, *revisions: str) -> str:
-    """Tracked files that differ, and files that are neither tracked nor ignored."""
-    return succeed(root, "git", "diff", "--name-only", *revisions) + succeed(
+    """Tracked files that differ, staged or not, and files that are neither tracked nor ignored."""
+    return succeed(root, "git", "diff", "--name-only", *(revisions or ["HEAD"])) + succeed(
         root, "git", "ls-files", "--others", "--exclude-standard"
     )
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from .commands import PROJECT
@@ -55,3 +56,37 @@ def test_factors_are_those_of_the_committed_study() -> None:
     for factor in study["factors"]:
         shown = f"{factor['factor']:.1f} [{factor['low']:.1f}, {factor['high']:.1f}]"
         assert shown in text, (factor["set"], factor["members"], factor["steps"])
+
+
+def test_effects_are_those_of_the_committed_cube() -> None:
+    text = (PROJECT / "docs" / "ensemble.md").read_text()
+    cube = pd.read_csv(PROJECT / "reports" / "digits" / "study" / "factorial.csv").set_index(["members", "effect"])
+    shown = [
+        (6, "clipped logits", 1),
+        (1, "clipped logits", 1),
+        (6, "35 steps", 1),
+        (6, "w2 = 0", 1),
+        (6, "boosting", 2),
+    ]
+    for members, effect, digits in [*shown, (6, "clipped logits x 35 steps", 1)]:
+        factor, low, high = cube.loc[(members, effect), ["factor", "low", "high"]].round(digits)
+        assert f"{factor:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]" in text, (members, effect)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "keys"),
+    [
+        (r"held-out real images score (\S+) \((\S+) de-biased\)", ["holdout_fid", "holdout_fid_debiased"]),
+        (r"a perfect generator would score (\S+)\.", ["floor"]),
+    ],
+)
+def test_what_a_distance_is_held_against_is_that_of_the_committed_run(phrase: str, keys: list[str]) -> None:
+    (found,) = re.findall(phrase, (PROJECT / "README.md").read_text())
+    for text, key in zip([found] if isinstance(found, str) else found, keys, strict=True):
+        assert float(text) == round(evaluated("digits", "edm")[key], 2)
+
+
+def test_trainings_are_those_of_the_committed_run() -> None:
+    text = (PROJECT / "docs" / "results.md").read_text()
+    *first, last = [f"{value:.2f}" for value in evaluated("digits", "d0")["fid_values"]]
+    assert f"{', '.join(first)} and {last}" in text

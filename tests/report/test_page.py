@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -156,3 +159,20 @@ def test_a_missing_or_damaged_file_is_named_with_its_stage(make_inputs: Maker, p
             build_report(inputs)
         assert path in str(caught.value)
     assert not (inputs.report / "index.html").exists(), "nothing is written before all inputs are read"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("width", [500, 768, 1280])
+def test_nothing_overflows_in_a_browser(tmp_path: Path, width: int) -> None:
+    """Outside the boxes that scroll by themselves."""
+    if (browser := shutil.which("chromium")) is None:
+        pytest.skip("needs chromium")
+    script = """<script>document.title = [...document.querySelectorAll("body *")].filter(element =>
+        !element.closest(".scroll, .plate, svg") && element.getBoundingClientRect().right > innerWidth + 1
+    ).map(element => element.tagName).join(" ") || "fits"</script>"""
+    path = tmp_path / "page.html"
+    path.write_text((PROJECT / "reports/mini/index.html").read_text().replace("</body>", script + "</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
+    command = [browser, *options, f"--user-data-dir={tmp_path / 'browser'}", path.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "<title>fits</title>" in shown

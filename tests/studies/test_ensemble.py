@@ -66,6 +66,13 @@ def test_a_search_leaves_table_record_and_charts(searched: Tiny):
         assert (layout.study / f"ensemble_{chart}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_fewer_trials_than_there_are_leave_every_file_as_it_is(searched: Tiny):
+    config, layout = searched
+    before = {path: path.read_bytes() for path in layout.study.glob("ensemble*")}
+    run(config, layout, "3", False)
+    assert {path: path.read_bytes() for path in layout.study.glob("ensemble*")} == before
+
+
 def test_the_pipeline_must_have_run(root: Path):
     with pytest.raises(InputError, match=r"dvc repro"):
         run(load_config(root / "params.yaml"), Layout(root, "mini"), "8", False)
