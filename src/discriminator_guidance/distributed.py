@@ -71,7 +71,7 @@ def add_up_numbers(row: dict[str, float]) -> dict[str, float]:
 
 
 def share(count: int) -> range:
-    """This process's contiguous part of so many rows."""
+    """This process's contiguous part of a number of rows."""
     return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 

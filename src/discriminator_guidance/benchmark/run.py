@@ -43,7 +43,7 @@ class Row:
 
 
 def benchmark(config: Config, seconds: float, file: Path) -> list[dict[str, str]]:
-    """Time the rows for about so many seconds and write them to a file; returns the table that is printed."""
+    """Time the rows for about the given seconds and write them to a file; returns the table that is printed."""
     began = perf_counter()
     compute = prepare(config.runtime.device, "auto", min(config.runtime.threads, os.cpu_count() or 1))
     conditions = {
@@ -111,7 +111,7 @@ def frechet_row() -> Row:
 
 
 def timed(row: Row, budget: float, clock: Callable[[], float] = timer) -> dict[str, Any]:
-    """The numbers of a row, whose two ways are called in turn for about so many seconds.
+    """The numbers of a row, whose two sides are called in turn for about `budget` seconds.
 
     Whatever else the machine does meets both of them alike. The first round, of one image, tells how many images the
     next ones can have; it counts if there is no time for another.

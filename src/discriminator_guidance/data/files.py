@@ -42,7 +42,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise OutputError(
             f"to write {path} ({len(content):,} bytes)",
             str(error.strerror or error),
-            "give it room and permission and run the same command again; what is complete is kept",
+            "free disk space or correct its permissions, and run the command again; complete results are kept",
         ) from error
 
 

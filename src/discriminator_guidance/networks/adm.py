@@ -34,7 +34,7 @@ def zeroed(layer: nn.Module) -> nn.Module:
 
 
 def head_count(channels: int, num_head_channels: int) -> int:
-    """The number of attention heads of so many channels each."""
+    """The number of attention heads with the given number of channels each."""
     if channels % num_head_channels:
         raise ConfigError(f"num_head_channels that divides {channels}", str(num_head_channels), "choose a divisor")
     return channels // num_head_channels

@@ -150,7 +150,10 @@ def _samples(layout: Layout, variant: str, index: np.ndarray) -> dict[str, np.nd
 
 
 def _classification_scores(layout: Layout, variant: Variant) -> dict[str, float]:
-    """Scores of the combined discriminator on the fixed test split of real and unguided fake images."""
+    """Scores of the combined discriminator on the fixed test split of real and unguided fake images.
+
+    *Deviation*: members with fitted weights, which change with the noise level, are combined with equal ones.
+    """
     if not variant.members:
         return {}
     paths = [layout.discriminator(member) / "test_logits.npz" for member in variant.members]

@@ -15,7 +15,7 @@ from discriminator_guidance.config.sections import Fake, Guided
 from discriminator_guidance.data.files import write_npz
 from discriminator_guidance.data.images import GRID_COLUMNS, GRID_ROWS, write_grid, write_png
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import resumable
 from discriminator_guidance.stages.sampling import Arrays, open_variant, sampler_settings, window_of
@@ -97,7 +97,11 @@ def draw_samples(
     distributed.barrier()
     if not distributed.is_first():
         return {}
-    drawn = _merged([shard for number in range(len(shards)) if (shard := work.load_shard(number)) is not None])
+    parts = [part for number in range(len(shards)) if (part := work.load_shard(number)) is not None]
+    if len(parts) < len(shards):
+        remedy = "share the project folder among all processes, and run the command again"
+        raise InputError(f"{len(shards)} shards in {work.folder}", f"{len(parts)}", remedy)
+    drawn = _merged(parts)
     work.remove()
     sigmas = karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
     fitted = {name: values.numpy() for name, values in fit.items()}

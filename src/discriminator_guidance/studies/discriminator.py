@@ -38,7 +38,7 @@ LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned
 
 
 def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
-    """Search until there are so many trials and write the record; returns the winner."""
+    """Search up to a number of trials and write the record; returns the winner."""
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
     total = wanted(trials, study)
     distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout)

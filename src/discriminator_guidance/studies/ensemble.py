@@ -31,7 +31,7 @@ DIGITS = 3  # of what is tried, so that what is promoted is what was tried
 
 
 def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
-    """Search until there are so many trials and write the record; returns the best."""
+    """Search up to a number of trials and write the record; returns the best."""
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
     total = wanted(trials, study)
     distances = GuidedDistances(config, layout)

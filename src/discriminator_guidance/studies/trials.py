@@ -53,7 +53,7 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def run_trials(study: optuna.Study, objective: Objective, total: int, config: Config, settings: Any) -> None:
-    """Run trials until the study has so many; other processes may do the same.
+    """Run trials until the study has `total`; other processes may do the same.
 
     `objective` raises `optuna.TrialPruned` to give a trial up; a trial that diverges fails for good.
     """

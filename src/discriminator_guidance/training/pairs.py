@@ -87,7 +87,7 @@ def vp_noised(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
 
 
 def shifted(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Move each image (N, C, H, W) by so many pixels (N,); its edge repeats where nothing else is known."""
+    """Move each image (N, C, H, W) by its number of pixels (N,); its edge repeats where nothing else is known."""
     n, c, y, x = (torch.arange(size, device=images.device) for size in images.shape)
     rows, columns = (y - down.view(-1, 1)).clamp(0, len(y) - 1), (x - right.view(-1, 1)).clamp(0, len(x) - 1)
     return images[n.view(-1, 1, 1, 1), c.view(-1, 1, 1), rows[:, None, :, None], columns[:, None, None, :]]
