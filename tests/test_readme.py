@@ -7,13 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+
+from discriminator_guidance.evaluation.significance import student_interval
 
 from .commands import PROJECT
 
 NUMBER = r"[+−-]?\d+\.\d+"
-TABLES = [("README.md", "digits"), ("docs/ensemble.md", "mini"), ("docs/results.md", "digits")]
+TABLES = [("README.md", "digits"), ("docs/ensemble.md", "mini-seeds"), ("docs/results.md", "digits")]
 
 
 def rows(page: str, marker: str) -> dict[str, list[str]]:
@@ -90,3 +93,10 @@ def test_trainings_are_those_of_the_committed_run() -> None:
     text = (PROJECT / "docs" / "results.md").read_text()
     *first, last = [f"{value:.2f}" for value in evaluated("digits", "d0")["fid_values"]]
     assert f"{', '.join(first)} and {last}" in text
+
+
+@pytest.mark.parametrize("variant", ["clip_table1", "d0_clip"])
+def test_factors_of_brief_training_are_those_of_the_committed_run(variant: str) -> None:
+    ours, theirs = (np.log(evaluated("mini-seeds", name)["fid_values"]) for name in (variant, "d0_table1"))
+    factor, (low, high) = np.exp(np.mean(ours - theirs)), np.exp(student_interval((ours - theirs).tolist()))
+    assert f"{factor:.1f} [{low:.1f}, {high:.1f}]" in (PROJECT / "docs" / "ensemble.md").read_text()
