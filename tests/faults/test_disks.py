@@ -33,7 +33,7 @@ def test_a_disk_that_takes_nothing_keeps_the_earlier_result(project: Path, optio
         f"mount -o remount,{options} data/mini && dguide real; code=$?; "
         "find data/mini -name '*.tmp' >found; cat data/mini/real/train.npz >>found; exit $code"
     )
-    refused(run(project, *private, "sh", "-c", script), "data/mini/real/", words, "what is complete is kept")
+    refused(run(project, *private, "sh", "-c", script), "data/mini/real/", words, "complete results are kept")
     assert (project / "found").read_text() == "earlier result"
 
 
@@ -42,6 +42,6 @@ def test_a_quota_keeps_the_earlier_result(project: Path) -> None:
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
         "from discriminator_guidance.cli import main; main()"
     )
-    refused(run(project, sys.executable, "-c", program, "real"), "data/mini/real/", "File too large", "give it room")
+    refused(run(project, sys.executable, "-c", program, "real"), "data/mini/real/", "File too large", "free disk space")
     assert (project / "data/mini/real/train.npz").read_bytes() == b"earlier result"
     assert [path.name for path in (project / "data/mini/real").iterdir()] == ["train.npz"]
