@@ -1,8 +1,11 @@
-"""Adapters against Gaussian oracles, and against diffusers' own schedulers and pipelines."""
+"""Adapters against Gaussian oracles, diffusers' own schedulers and pipelines, and numbers of k-diffusion."""
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,14 +13,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance import DiscriminatorGuidance, from_diffusers, guided_unet
+from discriminator_guidance import DiscriminatorGuidance, from_diffusers, guided_unet, sample
+from discriminator_guidance.diffusion.noise_levels import karras_sigmas
+from discriminator_guidance.diffusion.seeds import normal_batch
 from discriminator_guidance.errors import ConfigError
-from tests.guidance.gaussians import SHAPE, Gaussian
+from discriminator_guidance.guidance import sampler
+from tests.guidance.gaussians import SHAPE, Gaussian, settings
 
 KINDS = ("epsilon", "v_prediction", "sample")
 DATA = Gaussian(mean=0.3, std=0.4)
-KEPT = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)  # DDPM's linear schedule
-LEVELS = ((1 - KEPT.double()) / KEPT.double()).sqrt()
+KEPT = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)  # DDPM's linear schedule
+LEVELS = ((1 - KEPT) / KEPT).sqrt()
+# k-diffusion 0.1.1.post1 computed these numbers in float64: get_sigmas_karras(6, 0.002, 80), `wave` in
+# DiscreteEpsDDPMDenoiser and DiscreteVDDPMDenoiser (quantize=False), and sample_heun of both, of DATA.denoise and of
+# TILT.denoise(DATA.denoise), from our starting noise of seed 0 and with our churn noise in place of torch.randn_like.
+K_DIFFUSION = json.loads((Path(__file__).parents[1] / "golden/data/k_diffusion.json").read_text())
+TILT = DiscriminatorGuidance(lambda x_vp, tau: 3 * torch.tanh(x_vp).mean(dim=(1, 2, 3)), weight=2.0)
 
 
 class ExactModel:
@@ -45,10 +56,8 @@ def scheduler_of(kind: str, kept: Tensor = KEPT) -> SimpleNamespace:
 @pytest.mark.parametrize("kind", KINDS)
 def test_exact_predictions_give_the_exact_denoiser(kind: str) -> None:
     sigma = torch.tensor([0.02, 0.0537, 0.4, 1.0, 3.21, 20.0, 80.0], dtype=torch.float64)
-    x = (
-        DATA.mean
-        + sigma.view(-1, 1, 1, 1) * torch.randn(7, *SHAPE, generator=torch.Generator().manual_seed(0)).double()
-    )
+    noise = torch.randn(7, *SHAPE, generator=torch.Generator().manual_seed(0)).double()
+    x = DATA.mean + sigma.view(-1, 1, 1, 1) * noise
     denoised = from_diffusers(ExactModel(kind), scheduler_of(kind))(x, sigma)
     assert torch.allclose(denoised, DATA.denoise(x, sigma), rtol=0, atol=1e-6)
 
@@ -122,3 +131,32 @@ def test_euler_steps_are_those_of_ddim(unet, kind: str, guided: bool) -> None:
     ours, denoised = euler_loop(denoiser, scheduler, x, 10)
     for mine, theirs in [*zip(denoised, predicted, strict=True), (ours, own)]:
         assert (mine - theirs).abs().max() < 1e-5 * max(1.0, theirs.abs().max().item())
+
+
+def wave(x_vp: Tensor, t: Tensor) -> SimpleNamespace:
+    return SimpleNamespace(sample=torch.sin(x_vp.roll(1, -1) + t.float().view(-1, 1, 1, 1) / 300))
+
+
+wave.dtype = torch.float64
+MODELS = {kind: from_diffusers(wave, scheduler_of(kind)) for kind in KINDS} | {"gaussian": DATA.denoise}
+
+
+def assert_agrees(ours: Tensor, theirs: list, relative: float) -> None:
+    torch.testing.assert_close(ours.double(), torch.tensor(theirs, dtype=torch.float64), rtol=relative, atol=relative)
+
+
+def test_noise_levels_and_denoisers_are_those_of_k_diffusion() -> None:
+    assert_agrees(karras_sigmas(6, 0.002, 80.0, 7.0), K_DIFFUSION["sigmas"], 1e-12)
+    x, sigma = (torch.tensor(K_DIFFUSION[name], dtype=torch.float64) for name in ("x", "sigma"))
+    for kind, theirs in K_DIFFUSION["denoised"].items():
+        assert_agrees(MODELS[kind](x, sigma), theirs, 1e-11)
+
+
+@pytest.mark.parametrize("run", K_DIFFUSION["samples"])
+def test_samples_are_those_of_k_diffusion(run: dict) -> None:
+    model, guidance, changes = MODELS[run["model"]], TILT if run["guided"] else None, run["settings"] | {"steps": 6}
+    assert_agrees(sample(model, (2, 1, 1, 2), guidance=guidance, **changes), run["x"], 5e-6)
+    noise = partial(normal_batch, 0, indices=range(2), shape=(1, 1, 2))
+    given = (model, guidance, noise("latent", step=0), lambda step, raised: noise("churn", step=step))
+    exact = sampler.sample(*given, settings(w1=2.0, w2=2.0, **changes))
+    assert_agrees(exact, run["x"], 1e-6 if guidance else 1e-11)  # discriminators compute in float32
