@@ -252,7 +252,7 @@ def _converted(file: Path, network: nn.Module, arguments: dict[str, Any], folder
 
 @app.command(rich_help_panel=TOOLS)
 def plan(
-    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long this machine is timed.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long this machine is timed.")] = 30.0,
     params: Params = PARAMS,
 ) -> None:
     """Estimate what a profile costs on this machine, and name missing files; runs no stage."""

@@ -38,7 +38,7 @@ METRICS_SHARE, EDGE = 0.5, 1024  # what metrics reach of the rate of one large f
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy
 VALIDATION_SHARE = 0.2  # of a discriminator's training step: no features, no backward pass
-WORTH_TIMING, REPEATS = 0.02, 5  # seconds of the smallest call that counts, and calls of the stage's size at the most
+SMALLEST, GROWTH, REPEATS = 16, 4, 5  # images of a call that tells of larger ones, the next size, and calls of a size
 UNGUIDED = "edm"  # the variant that all others are compared with
 
 
@@ -85,23 +85,21 @@ def estimate(config: Config, layout: Layout, seconds: float) -> dict[str, float]
 
 
 def seconds_per_image(call: Call, batch: int, budget: float) -> float:
-    """Time a call at the stage's batch size; where the seconds do not allow that, extrapolate from smaller ones."""
+    """Time a call at growing sizes up to the stage's batch; the size at which the seconds end is what counts.
 
-    def timed(size: int) -> float:
+    Small calls mislead, above all on a busy machine: the time of starting threads does not grow with them.
+    """
+    call(1)  # prepares libraries and memory
+    began, size, times = timer(), min(batch, SMALLEST), list[float]()
+    while len(times) < REPEATS:
         before = timer()
         call(size)
-        return timer() - before
-
-    call(1)  # prepares libraries and memory
-    began = timer()
-    small = min(batch, max(1, round(WORTH_TIMING / timed(1))))
-    large = min(batch, 4 * small)
-    first, second = timed(small), timed(large)
-    expected = second + max(0.0, second - first) * (batch - large) / max(1, large - small)
-    times = list[float]()
-    while len(times) < REPEATS and timer() - began + expected < budget:
-        times.append(timed(batch))
-    return (median(times) if times else expected) / batch
+        times.append(timer() - before)
+        if timer() - began > budget:
+            break
+        if size < batch:
+            size, times = min(batch, GROWTH * size), []
+    return median(times) / size
 
 
 def real_images(config: Config, layout: Layout) -> RealImages:

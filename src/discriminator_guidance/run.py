@@ -38,19 +38,19 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
     stage: Any = import_module(f"discriminator_guidance.stages.{word}")
     results = []
-    places = layout.replicates(config.replicates if word in REPLICATED else 1)
-    if replicate is not None and replicate >= len(places):
-        raise ConfigError(f"--replicate from 0 to {len(places) - 1}", str(replicate), "see replicates in the settings")
-    for number, place in enumerate(places):
+    layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
+    if replicate is not None and replicate >= len(layouts):
+        raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
+    for number, own_layout in enumerate(layouts):
         if replicate not in (None, number):
             continue
-        own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), place.replicate]))
+        own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), own_layout.replicate]))
         tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
         with tracking.run(config.profile, name, tags, _settings(own, word, row)) as tracker:
-            tracker.inputs(_inputs(place, word, row))
-            result: dict[str, Any] = stage.run(own, place, tracker, *row.values())
+            tracker.inputs(_inputs(own_layout, word, row))
+            result: dict[str, Any] = stage.run(own, own_layout, tracker, *row.values())
             tracker.summary(result)
-        results.append({"replicate": number, **result} if place.replicate else result)
+        results.append({"replicate": number, **result} if own_layout.replicate else result)
     if distributed.is_first():
         progress.summary("/".join([word, *row.values()]), results)
     distributed.barrier()  # the first rank may still read what the others wrote

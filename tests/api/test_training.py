@@ -74,7 +74,7 @@ def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypat
     options, state = {"epochs": 4, "extractor": encoder()}, torch.random.get_rng_state()
     whole = train(REAL[:40], FAKE[:40], **options)
     assert torch.equal(torch.random.get_rng_state(), state), "the user's random numbers go on as they would have"
-    options["checkpoint"] = tmp_path / "kept"
+    options["checkpoints"] = tmp_path / "kept"
     saved, save = [], Resumable.save
 
     def killed(self: Resumable, state: dict) -> None:

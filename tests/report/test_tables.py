@@ -29,7 +29,7 @@ def cells(table: Table, row: str) -> dict[str, str]:
 def test_sampling_table_puts_the_reproduction_beside_ours(make_inputs: Maker) -> None:
     table = sampling_table(gather(make_inputs()))
     assert list(cells(table, "steps (NFE)").values()) == [*["35 (69)"] * 2, *["8 (15)"] * 3]
-    total = cells(table, "total weight, (w1 + w2) / 2")
+    total = cells(table, "guidance weight, (w1 + w2) / 2")
     assert (total["ours: d0"], total["ours: d0_table1"], total["ours: edm"]) == ("2", "1", "–")
     assert cells(table, "w1")["reproduction: unguided"] == "–"
 

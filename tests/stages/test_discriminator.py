@@ -48,13 +48,13 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """The weights that every training begins with."""
-    found, original = [], discriminator.fit_head
+    found, original = [], discriminator.train_discriminator
 
-    def spy(head, *rest):
+    def spy(*given, head, **rest):
         found.append({name: tensor.clone() for name, tensor in head.state_dict().items()})
-        return original(head, *rest)
+        return original(*given, head=head, **rest)
 
-    monkeypatch.setattr(discriminator, "fit_head", spy)
+    monkeypatch.setattr(discriminator, "train_discriminator", spy)
     return found
 
 
@@ -126,7 +126,8 @@ def test_a_released_head_is_taken_as_it_is_or_trained_further(tmp_path: Path, st
     tiny = changed(tiny, {"members.d0.start": HEAD, "members.d0.epochs": 0})
     run_stage("discriminator", tiny, "d0")
     assert equal(weights(tiny, "d0"), released.state_dict())
-    test = open_inputs(*tiny).test
+    inputs = open_inputs(*tiny, tiny[0].member("d0"))
+    test = inputs.settings(inputs.member).grid(inputs.features, inputs.pairs, inputs.pairs.split.test)
     with torch.no_grad():
         logits = released(test.features, test.t, *([test.classes] if cond else [])).squeeze(1)
     saved = np.load(tiny[1].discriminator("d0") / "test_logits.npz")
@@ -154,7 +155,7 @@ def test_a_released_head_that_does_not_fit_is_refused_before_anything_is_compute
     tiny = changed(prepare_study(tmp_path, tiny_settings({"cond": cond})), {"members.d0.start": HEAD})
     if shape is not None:
         head_file(tmp_path / HEAD, shape, condition)
-    monkeypatch.setattr(discriminator, "grid_features", lambda *given: pytest.fail("features were computed"))
+    monkeypatch.setattr(discriminator, "train_discriminator", lambda *given: pytest.fail("training began"))
     before = weights(tiny, "d0")
     with pytest.raises(InputError, match=words) as caught:
         run_stage("discriminator", tiny, "d0")

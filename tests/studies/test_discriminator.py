@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import optuna
@@ -16,10 +17,11 @@ from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.frechet import frechet_distance
 from discriminator_guidance.networks.precision import prepare
-from discriminator_guidance.stages.discriminator import open_inputs, resumable_head, train_head
+from discriminator_guidance.stages.discriminator import open_inputs, start_head
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_fid_network
 from discriminator_guidance.studies.discriminator import run, scores, starting_points, suggest
+from discriminator_guidance.training.discriminator import fit_head
 from tests.commands import environment
 from tests.evaluation.sets import gaussian_statistics
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
@@ -129,8 +131,9 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny: Tiny):
     assert checkpoints[0].is_file()
     run(config, layout, "2", True)
     assert [row["grid"] for row in rows(layout)] == ["D1", "D0"], "what was lost comes last"
-    inputs = open_inputs(config, layout)
+    inputs = open_inputs(config, layout, config.member("d0"))
     member = suggest(optuna.trial.FixedTrial(starting_points(config)["D0"]), config)
-    head, kept, _ = train_head(inputs, member, resumable_head(inputs, "whole", member), lambda *_: None)
+    head, score = start_head(inputs, member), partial(scores, inputs)
+    kept, _ = fit_head(head, inputs.features, inputs.pairs, score, inputs.settings(member), inputs.compute)
     head.load_state_dict(kept)
     assert float(rows(layout)[1]["bce"]) == pytest.approx(scores(inputs, head)["bce"], rel=1e-8)

@@ -20,9 +20,9 @@ from discriminator_guidance.evaluation.classification import CalibrationBin, cal
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.discriminator import DiscriminatorSettings, fit_head
-from discriminator_guidance.training.grid import grid_features, grid_logits, validate
-from discriminator_guidance.training.loop import Report, Row
-from discriminator_guidance.training.pairs import pair_up, scaled, split_pairs
+from discriminator_guidance.training.grid import grid_logits, validate
+from discriminator_guidance.training.loop import Checkpoints, Report, Row, State, copied
+from discriminator_guidance.training.pairs import pair_up, scaled
 
 Images = NDArray[np.uint8] | Tensor | str | Path
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a value for each image
@@ -31,7 +31,6 @@ D0 = DiscriminatorSettings(  # of Table 2, with the epoch that validation choose
     reshuffle=True, flip=False, label_smoothing=0.0, bagging=None, checkpoint="best", checkpoint_every=1,
 )  # fmt: skip
 FEWEST = 10  # images of each kind
-TIMES, PAIRS = 8, 8192  # grid of VP times, and about how many pairs of image and time it is seen on
 WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the image size at which it stops halving
 
 
@@ -41,8 +40,14 @@ class TrainedDiscriminator:
 
     discriminator: Extractor
     head: EncoderUNet  # of the extractor's features, or of x_vp
-    calibration: list[CalibrationBin]  # by VP time, on held-out images
+    last: State  # the head's weights after the last epoch, where others are used
     history: list[Row]
+    tested: dict[str, NDArray[Any]]  # on held-out images: logits, labels, VP time, and image (a row of real ++ fake)
+
+    @property
+    def calibration(self) -> list[CalibrationBin]:
+        """Mean probability and fraction of real images by VP time, on held-out images."""
+        return calibration_bins(self.tested["logits"], self.tested["labels"], self.tested["time"])
 
 
 def train_discriminator(
@@ -50,22 +55,23 @@ def train_discriminator(
     fake: Images,
     extractor: Extractor | None = None,
     *,
-    epochs: int = 40,
-    seed: int = 0,
+    head: EncoderUNet | None = None,
+    classes: NDArray[np.int64] | None = None,
     device: torch.device | str | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoints: str | Path | Checkpoints | None = None,
     progress: Report = lambda epoch, row: None,
     **settings: Any,
 ) -> TrainedDiscriminator:
-    """Train a discriminator of real (1) and generated (0) images at all noise levels, as the pipeline does.
+    """Train a discriminator of real (1) and generated (0) images at all noise levels; stage `discriminator` calls this.
 
     real, fake: (N, H, H, C) uint8, or (N, C, H, H) tensors in [-1, 1], which are rounded to 8 bits; or a folder, a zip
     or an .npz file of images. extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S),
-    on whose frozen features a head is trained; None trains a small encoder of the images from scratch. device: CUDA
-    where there is one, by default. checkpoint: a folder; the same call resumes there after a kill, with the same bytes.
-    progress: called with each epoch and its losses, such as `print`. settings: other values for fields of
-    `DiscriminatorSettings`, such as learning_rate or batch_size. Of the images 80 % train, 10 % choose the epoch with
-    the smallest validation loss, 10 % calibrate. Kim et al. 2023, Eq. 4.
+    on whose frozen features a head is trained; None trains a small encoder of the images from scratch. head: the one to
+    begin with; None: a fresh one. classes: of real ++ fake, for a conditional head. device: CUDA where there is one, by
+    default. checkpoints: a folder; the same call resumes there after a kill, with the same bytes. progress: called with
+    each epoch and its losses, such as `print`. settings: other values for fields of `DiscriminatorSettings`, such as
+    epochs, seed or learning_rate. Of the images 80 % train, 10 % choose the epoch with the smallest validation loss,
+    10 % calibrate. Kim et al. 2023, Eq. 4.
 
     >>> rng = np.random.default_rng(0)
     >>> real, fake = (rng.integers(low, low + 100, (20, 8, 8, 1), dtype=np.uint8) for low in (150, 0))
@@ -77,40 +83,46 @@ def train_discriminator(
     if one.shape[1:] != other.shape[1:] or min(len(one), len(other)) < FEWEST:
         expected, found = f"{FEWEST} or more real and fake images of one shape", f"{one.shape} and {other.shape}"
         raise InputError(expected, found, "give more images, or bring them to one shape")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    compute, split = Compute(place, "float32"), split_pairs(len(one), len(other), 0.8, 0.1, seed)
-    pairs = pair_up(one, other, None, split, place)
-    chosen = replace(D0, seed=seed, epochs=epochs, **settings)
-    with torch.random.fork_rng([place] if place.type == "cuda" else []):
-        torch.manual_seed(seed)
-        features, head, probe = _untrained(extractor, scaled(pairs.images[:2]))
-        grid = TIMES, max(1, min(TIMES, PAIRS // len(split.test))), seed
-        validation = grid_features(features, pairs, split.validation, *grid)
-        digests = [content_digest(array) for array in (one, other, probe.cpu().numpy())]
-        key = {**asdict(chosen), "arrays": digests, "versions": [torch.__version__, np.__version__, place.type]}
-        checkpoints = None if checkpoint is None else Resumable(Path(checkpoint), "discriminator", key)
+    chosen = replace(D0, **settings)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    compute, split = Compute(target, chosen.precision), chosen.split(len(one), len(other))
+    pairs = pair_up(one, other, classes, split, target)
+    with torch.random.fork_rng([target] if target.type == "cuda" else []):
+        torch.manual_seed(chosen.seed)
+        features, head, probe = _untrained(extractor, head, scaled(pairs.images[:2]))
+        if isinstance(checkpoints, str | Path):
+            begun = nn.utils.parameters_to_vector(head.parameters()).detach()
+            digests = [content_digest(array) for array in (one, other, probe.cpu().numpy(), begun.cpu().numpy())]
+            versions = [torch.__version__, np.__version__, target.type]
+            key = {**asdict(replace(chosen, matching=None)), "arrays": digests, "versions": versions}
+            checkpoints = Resumable(Path(checkpoints), "discriminator", key)
+        grid = chosen.grid(features, pairs, split.validation)
         rest = chosen, compute, checkpoints, progress
-        kept, history = fit_head(head, features, pairs, lambda it: validate(it, validation, compute), *rest)
+        kept, history = fit_head(head, features, pairs, lambda it: validate(it, grid, compute), *rest)
+    last = copied(head)
     head.requires_grad_(False).load_state_dict(kept)
 
-    def discriminator(x_vp: Tensor, tau: Tensor) -> Tensor:
-        logits: Tensor = head(features(x_vp, tau), tau)
+    def discriminator(x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
+        logits: Tensor = head(features(x_vp, tau), tau, *classes)
         return logits.squeeze(1)
 
-    test = grid_features(features, pairs, split.test, *grid)
-    logits, labels = grid_logits(head, test, compute).cpu().numpy(), test.labels.cpu().numpy().astype(np.int64)
-    return TrainedDiscriminator(discriminator, head, calibration_bins(logits, labels, test.time), history)
+    test = chosen.grid(features, pairs, split.test)
+    logits, labels = (found.cpu().numpy() for found in (grid_logits(head, test, compute), test.labels.long()))
+    tested = {"logits": logits, "labels": labels, "time": test.time, "image": test.image}
+    return TrainedDiscriminator(discriminator, head, last, history, tested)
 
 
-def _untrained(extractor: Extractor | None, images: Tensor) -> tuple[Extractor, EncoderUNet, Tensor]:
-    """What makes features of images, an untrained head for them, and those of some images."""
+def _untrained(
+    extractor: Extractor | None, head: EncoderUNet | None, images: Tensor
+) -> tuple[Extractor, EncoderUNet, Tensor]:
+    """What makes features of images, the head that training begins with, and the features of some images."""
     _, channels, size, _ = images.shape
     if extractor is None:
         levels = 1
         while size >> (levels - 1) > SMALLEST and size % 2**levels == 0:
             levels += 1
         mult = [min(2**level, 4) for level in range(levels)]
-        head = EncoderUNet(size, channels, WIDTH, 1, 1, [2 ** (levels - 1)], mult, num_head_channels=WIDTH)
+        head = head or EncoderUNet(size, channels, WIDTH, 1, 1, [2 ** (levels - 1)], mult, num_head_channels=WIDTH)
         return lambda x_vp, tau: x_vp, head.to(images.device), images
     if isinstance(extractor, nn.Module):
         extractor.to(images.device).requires_grad_(False).eval()
@@ -118,7 +130,7 @@ def _untrained(extractor: Extractor | None, images: Tensor) -> tuple[Extractor, 
     with torch.no_grad():
         probe = features(images, images.new_tensor(0.5))
     width = WIDTH * max(1, min(4, probe.shape[1] // 128))  # 128, the paper's, on its 512 features
-    head = build_head(probe.shape[1:], model_channels=width, num_res_blocks=2, num_head_channels=WIDTH)
+    head = head or build_head(probe.shape[1:], model_channels=width, num_res_blocks=2, num_head_channels=WIDTH)
     return features, head.to(images.device), probe
 
 

@@ -67,8 +67,8 @@ def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
             left -= math.prod(size) * flat.dtype.itemsize
             if left < 0:
                 raise ValueError("more than the file can hold")
-            whole = torch.empty(0, dtype=flat.dtype).set_(flat)
-            found[prefix + name] = whole.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
+            storage = torch.empty(0, dtype=flat.dtype).set_(flat)
+            found[prefix + name] = storage.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
         modules += [(f"{prefix}{name}.", _module(each)) for name, each in module["_modules"].items() if each]
     return found
 

@@ -25,8 +25,8 @@ def precision_recall(
 
     n, ball = len(x), torch.arange(len(x), device=x.device).repeat_interleave(k + 1)
     neighbour = nearest[:, : k + 1].flatten()
-    places = torch.stack([neighbour, ball])[:, neighbour != ball]
-    neighbours = torch.sparse_coo_tensor(places, torch.ones_like(places[0]).float(), (n, n), check_invariants=True)
+    indices = torch.stack([neighbour, ball])[:, neighbour != ball]
+    neighbours = torch.sparse_coo_tensor(indices, torch.ones_like(indices[0]).float(), (n, n), check_invariants=True)
     recalled, gained = 0, x.new_zeros(n)  # real images in a ball; how many more are when an image is left out
     for rows in torch.split(y, block):
         distance = torch.cdist(rows, x)

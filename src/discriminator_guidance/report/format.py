@@ -83,12 +83,13 @@ def variant_text(variant: Mapping[str, Any]) -> str:
     """Members, rule and time window of a variant in a few words: "D0-D5, mean probability"."""
     members, weights, window = variant["members"], variant["weights"], variant.get("window")
     when = f", VP time {scientific(window[0])} to {scientific(window[1])}" if window else ""
+    when += f", {variant['steps']} steps" if variant.get("steps") else ""
     if not members:
         auto, noise = variant.get("autoguidance"), variant.get("s_churn")
         more = [f"snapshot {variant['network']}"] if variant.get("network") else []
         more += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
         more += [f"churn {noise:g}"] if noise else []
-        return ", ".join(["no guidance", *more])
+        return ", ".join(["no guidance", *more]) + when
     if weights == "fitted":
         return f"{members_text(members)}, weights fitted by noise level{when}"
     if len(members) == 1 and variant["rule"] == "mean_probability":

@@ -225,10 +225,10 @@ def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataF
         raise InputError(f"CSV in {path}", reason(error), f"run stage {stage} again") from error
 
 
-def _member(place: Path, replicate: str) -> Member:
-    folder = place / replicate
+def _member(reports: Path, replicate: str) -> Member:
+    folder = reports / replicate
     return Member(
-        place.name,
+        reports.name,
         read_json(folder / "metrics.json", "discriminator"),
         _table(folder / "history.csv", "discriminator", CURVES),
         _table(folder / "calibration.csv", "discriminator", CALIBRATION),

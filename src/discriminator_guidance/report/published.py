@@ -23,7 +23,7 @@ GUIDANCE = {
     "discriminators": "D0",
     "w1": "2",
     "w2": "0",
-    "total weight, (w1 + w2) / 2": "1",
+    "guidance weight, (w1 + w2) / 2": "1",
     "time window": "[0.01, 1]",
     "boosting": "on",
     "probability clip": "[1e-5, 1 - 1e-5]",

@@ -96,9 +96,9 @@ def _arrow(axes: Axes, backward: bool) -> None:
 
 def show(axes: Axes, image: np.ndarray) -> None:
     """Draw an image, (H, W, 1) in grey or (H, W, 3) in colour, uint8 or in [0, 1], without axes."""
-    whole = 255 if image.dtype == np.uint8 else 1
+    brightest = 255 if image.dtype == np.uint8 else 1
     grey = image.shape[-1] == 1
-    axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=whole, interpolation="nearest")
+    axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=brightest, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

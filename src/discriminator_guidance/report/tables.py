@@ -102,7 +102,7 @@ def _sampling(data: ReportData, name: str) -> dict[str, str]:
         "discriminators": fmt.members_text(variant["members"]),
         "w1": scientific(variant["w1"]),
         "w2": scientific(variant["w2"]),
-        "total weight, (w1 + w2) / 2": scientific((variant["w1"] + variant["w2"]) / 2),
+        "guidance weight, (w1 + w2) / 2": scientific((variant["w1"] + variant["w2"]) / 2),
         "time window": f"[{low}, {high}]",
         "boosting": switch(variant["boosting"]),
         "probability clip": f"[{clip}, 1 - {clip}]",

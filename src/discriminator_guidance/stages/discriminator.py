@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 from torch.nn.functional import one_hot
 
 from discriminator_guidance import distributed
+from discriminator_guidance.api.training import train_discriminator
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES, load_network, save_weights
 from discriminator_guidance.config import Config, Member
 from discriminator_guidance.config.sections import Discriminator
 from discriminator_guidance.data.files import read_npz, sha256, write_csv, write_json, write_npz
 from discriminator_guidance.data.resume import Resumable
-from discriminator_guidance.evaluation.classification import calibration_bins
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.precision import Compute, allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
@@ -34,60 +33,77 @@ from discriminator_guidance.stages.networks import (
     training_report,
 )
 from discriminator_guidance.tracking import Tracker
-from discriminator_guidance.training.discriminator import DiscriminatorSettings, fit_head, used_epoch
-from discriminator_guidance.training.grid import Features, GridFeatures, grid_features, grid_logits, validate
-from discriminator_guidance.training.loop import Report, Row, State
-from discriminator_guidance.training.pairs import Pairs, pair_up, split_pairs
+from discriminator_guidance.training.discriminator import DiscriminatorSettings, used_epoch
+from discriminator_guidance.training.grid import Features, GridFeatures, validate
+from discriminator_guidance.training.pairs import Pairs, pair_up
 from discriminator_guidance.training.score_matching import ScoreMatching
 
 RELEASED = (0.5, -1.2, 1.2)  # sigma_data, p_mean, p_std of the released EDM networks (Karras et al. 2022, Table 1)
 LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them
-HEAD_SETTINGS = [field.name for field in fields(DiscriminatorSettings)]
+HEAD_SETTINGS = [field.name for field in fields(DiscriminatorSettings) if field.name != "precision"]
 TRAINED = ("epochs", "learning_rate", "weight_decay", "t_min")  # settings after the profile's factors
 CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
 @dataclass(frozen=True)
 class DiscriminatorInputs:
-    """What all heads of a profile are trained and tested on."""
+    """What heads are trained and tested on: the images, the frozen features, and how `member` has them split."""
 
     config: Config
     layout: Layout
+    member: Member
+    real: np.ndarray  # (N, H, W, C) uint8
+    fake: np.ndarray
+    classes: np.ndarray | None  # of real ++ fake
     features: Features
     feature_shape: tuple[int, int, int]
-    pairs: Pairs
     compute: Compute
     feature_precision: str
 
     @cached_property
-    def validation(self) -> GridFeatures:
-        """The validation images on the common grid of VP times."""
-        return self._grid(self.pairs.split.validation)
+    def pairs(self) -> Pairs:
+        """Real and fake images on the device, and their split."""
+        split = self._own.split(len(self.real), len(self.fake))
+        return pair_up(self.real, self.fake, self.classes, split, self.compute.device)
 
     @cached_property
-    def test(self) -> GridFeatures:
-        """The test images on the common grid of VP times."""
-        return self._grid(self.pairs.split.test)
+    def validation(self) -> GridFeatures:
+        """The validation images on the common grid of VP times."""
+        return self._own.grid(self.features, self.pairs, self.pairs.split.validation)
 
-    def _grid(self, rows: np.ndarray) -> GridFeatures:
-        section = self.config.discriminator
-        times = section.grid_times, section.grid_times_per_image
-        return grid_features(self.features, self.pairs, rows, *times, section.split.seed)
+    @property
+    def _own(self) -> DiscriminatorSettings:
+        return head_settings(self.config.discriminator, self.member)
+
+    def settings(self, member: Member) -> DiscriminatorSettings:
+        """How a member is trained and tested here."""
+        settings = replace(head_settings(self.config.discriminator, member), precision=self.compute.mode)
+        matched = settings.objective != "cross_entropy"
+        return replace(settings, matching=score_matching(self)) if matched else settings
 
 
 def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[str, Any]:
     """Train a member, or take a released head, and test it."""
     row = config.member(member)
     inputs = open_inputs(config, layout, row)
-    settings = head_settings(config.discriminator, row)
+    settings = inputs.settings(row)
+    split = settings.split(len(inputs.real), len(inputs.fake))
     effective = {key: getattr(settings, key) for key in TRAINED}
     tracker.params({**effective, "start": row.start})
     checkpoints = resumable_head(inputs, f"discriminator-{member}", row)
     with training_report(tracker, f"training {member}", settings.epochs, "epochs") as report:
-        head, kept, history = train_head(inputs, row, checkpoints, report)
-    last = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    head.load_state_dict(kept)
-    logits, test, split = grid_logits(head, inputs.test, inputs.compute), inputs.test, inputs.pairs.split
+        trained = train_discriminator(
+            inputs.real,
+            inputs.fake,
+            inputs.features,
+            head=start_head(inputs, row),
+            classes=inputs.classes,
+            device=inputs.compute.device,
+            checkpoints=checkpoints,
+            progress=report,
+            **vars(settings),
+        )
+    head, history, tested = trained.head, trained.history, trained.tested
     if history:
         used = history[used_epoch(history, settings.checkpoint) - 1]
         best = min(history, key=lambda entry: entry["validation_loss"])
@@ -95,6 +111,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     else:  # a released head that is not trained further
         used = {"epoch": 0, **validate(head, inputs.validation, inputs.compute)}
         best, batches, effective = {}, 0, {"epochs": 0}
+    logits, labels = (torch.from_numpy(tested[name]) for name in ("logits", "labels"))
     metrics = {
         **{key: effective.get(key) for key in TRAINED},
         "used_epoch": used["epoch"],
@@ -102,7 +119,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         **{key: used.get(key) for key in CURVE if key != "epoch"},
         "best_validation_loss": best.get("validation_loss"),
         "best_epoch": best.get("epoch"),
-        "test_loss": binary_cross_entropy(logits, test.labels).item(),
+        "test_loss": binary_cross_entropy(logits, labels.float()).item(),
         **{f"n_{part}": len(getattr(split, part)) for part in ("train", "validation", "test")},
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
         "precision": inputs.compute.mode,
@@ -110,16 +127,14 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     }
 
     folder, reports = layout.discriminator(member), layout.discriminator_report(member)
-    tested = {"logits": logits.cpu().numpy(), "labels": test.labels.cpu().numpy().astype(np.int64), "time": test.time}
     if distributed.is_first():
-        save_weights(folder, kept, head.arguments)
+        save_weights(folder, head.state_dict(), head.arguments)
         shutil.rmtree(folder / LAST, ignore_errors=True)
         if used["epoch"] < settings.epochs or settings.ema_decay is not None:
-            save_weights(folder / LAST, last, head.arguments)
-        write_npz(folder / "test_logits.npz", **tested, image=test.image)
+            save_weights(folder / LAST, trained.last, head.arguments)
+        write_npz(folder / "test_logits.npz", **tested)
         write_csv(reports / "history.csv", history, CURVE)
-        bins = calibration_bins(tested["logits"], tested["labels"], tested["time"])
-        write_csv(reports / "calibration.csv", [asdict(entry) for entry in bins])
+        write_csv(reports / "calibration.csv", [asdict(entry) for entry in trained.calibration])
         write_json(reports / "metrics.json", metrics)
         checkpoints.remove()
         tracker.artifact(reports / "calibration.csv")
@@ -128,23 +143,18 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     return {key: metrics[key] for key in ("used_epoch", "best_epoch", "best_validation_loss", "test_loss")}
 
 
-def open_inputs(config: Config, layout: Layout, member: Member | None = None) -> DiscriminatorInputs:
-    """Read the frozen extractor and the real and fake images; split them. A member may have its own precision."""
-    section, runtime = config.discriminator, config.runtime
-    names = ["images", "labels"] if config.cond else ["images"]
+def open_inputs(config: Config, layout: Layout, member: Member) -> DiscriminatorInputs:
+    """Read the frozen extractor and the real and fake images."""
+    runtime, names = config.runtime, ["images", "labels"] if config.cond else ["images"]
     real = read_npz(layout.real / "train.npz", names, "real")
     fake = read_npz(layout.fake / "samples.npz", names, "fake")
+    classes = np.concatenate([real["labels"], fake["labels"]]) if config.cond else None
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
-    precision = (member and member.precision) or runtime.training_precision
-    compute = prepare(runtime.device, precision, runtime.threads)
+    compute = prepare(runtime.device, member.precision or runtime.training_precision, runtime.threads)
     allow_tf32("tf32" in (compute.mode, frozen.mode))  # the other is bfloat16 then, to which it means nothing
     extractor = load_extractor(layout, frozen)
-    features = frozen_features(extractor, frozen, compute)
-    counts, shares = (len(real["images"]), len(fake["images"])), section.split
-    split = split_pairs(*counts, shares.train, shares.validation, shares.seed, (member or section).images)
-    classes = np.concatenate([real["labels"], fake["labels"]]) if config.cond else None
-    pairs = pair_up(real["images"], fake["images"], classes, split, compute.device)
-    return DiscriminatorInputs(config, layout, features, extractor.feature_shape, pairs, compute, frozen.mode)
+    features, arrays = frozen_features(extractor, frozen, compute), (real["images"], fake["images"], classes)
+    return DiscriminatorInputs(config, layout, member, *arrays, features, extractor.feature_shape, compute, frozen.mode)
 
 
 def frozen_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -> Features:
@@ -162,8 +172,10 @@ def head_settings(section: Discriminator, member: Member) -> DiscriminatorSettin
     own = {key: value for key in HEAD_SETTINGS if (value := getattr(member, key, None)) is not None}
     own |= {"epochs": scaled(member.epochs), "learning_rate": member.learning_rate * section.learning_rate_factor}
     own |= {"checkpoint": scaled(member.checkpoint) if isinstance(member.checkpoint, int) else member.checkpoint}
-    shared: dict[str, Any] = {"batch_size": section.batch_size, "checkpoint_every": section.checkpoint_every}
-    return DiscriminatorSettings(**shared, **{"bagging": None, **own})
+    names = ("batch_size", "checkpoint_every", "images", "grid_times", "grid_times_per_image")
+    shared = {name: getattr(section, name) for name in names}
+    split = {"train_share": section.split.train, "validation_share": section.split.validation}
+    return DiscriminatorSettings(**{**shared, **split, "split_seed": section.split.seed, "bagging": None, **own})
 
 
 def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Resumable:
@@ -182,27 +194,6 @@ def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Re
         "ranks": distributed.world_size(),
     }
     return resumable(layout, name, files, key, inputs.compute)
-
-
-def train_head(
-    inputs: DiscriminatorInputs,
-    member: Member,
-    checkpoints: Resumable,
-    report: Report,
-    score: Callable[[nn.Module], Row] | None = None,
-) -> tuple[EncoderUNet, State, list[Row]]:
-    """Train a head from `member.start`.
-
-    Returns the head with the weights of its last epoch, the weights to use, and the curve, whose validation columns
-    `score` may replace.
-    """
-    head = start_head(inputs, member)
-    settings = head_settings(inputs.config.discriminator, member)
-    score = score or (lambda trained: validate(trained, inputs.validation, inputs.compute))
-    if settings.objective != "cross_entropy":
-        settings = replace(settings, matching=score_matching(inputs))
-    kept, history = fit_head(head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report)
-    return head, kept, history
 
 
 def score_matching(inputs: DiscriminatorInputs) -> ScoreMatching:

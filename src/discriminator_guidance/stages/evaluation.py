@@ -57,11 +57,11 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     tracker.params(effective)
 
     # Everything is read and checked before anything is computed.
-    places = layout.replicates(config.replicates)
+    layouts = layout.replicates(config.replicates)
     real = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
     index = guided.seed_start + np.arange(guided.images)
-    drawn = [_samples(place, variant, index) for place in places]
-    all_scores = [_classification_scores(place, chosen) for place in places]
+    drawn = [_samples(replicate, variant, index) for replicate in layouts]
+    all_scores = [_classification_scores(replicate, chosen) for replicate in layouts]
     scores = {name: float(np.mean([each[name] for each in all_scores])) for name in all_scores[0]}
     statistics = settings.reference_statistics
     if statistics is None:
@@ -77,8 +77,8 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     sets: dict[str, list[np.ndarray]] = {variant: [], UNGUIDED: []}  # features of each replicate
     with progress.bar(f"features of {variant}", len(own) * len(sets) * len(drawn), "images") as advance:
         for images in drawn:
-            for name, whole in images.items():
-                part = whole[own.start : own.stop]
+            for name, complete in images.items():
+                part = complete[own.start : own.stop]
                 rows = extract_features(network.features, part, settings.batch_size, compute.device, advance)
                 sets[name].append(distributed.gather_rows(torch.from_numpy(rows), len(index)).numpy())
     if not distributed.is_first():
@@ -92,7 +92,11 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     (kid_train, kid_std), (kid_holdout, kid_holdout_std) = (
         np.mean([kid(rows, part, *subsets) for rows in sets[variant]], axis=0).tolist() for part in real.values()
     )
-    shares = [precision_recall(r, real["train"], settings.neighborhood, device=compute.device) for r in sets[variant]]
+    size = min(guided.images, len(real["train"]))  # of both k-NN sets; real images in equal steps, for they are sorted
+    known = real["train"][np.linspace(0, len(real["train"]) - 1, size).round().astype(int)]
+    shares = [
+        precision_recall(rows[:size], known, settings.neighborhood, device=compute.device) for rows in sets[variant]
+    ]
     share_means = np.mean([[value for value, _ in each] for each in shares], axis=0)
     values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), kid_train, kid_holdout, *share_means.tolist())
     metrics = dict(zip(METRICS, values, strict=True))
@@ -120,7 +124,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         "holdout_n": len(real["holdout"]),
         "precision_mode": compute.mode,
         **compute.record(),
-        "samples_sha256": [sha256(place.guided(variant) / "samples.npz") for place in places],
+        "samples_sha256": [sha256(replicate.guided(variant) / "samples.npz") for replicate in layouts],
     }
     if variant == UNGUIDED:  # what to hold a distance against: a perfect generator, and the held-out real images
         details |= {

@@ -32,8 +32,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     evaluated = {name: read_evaluated(layout, name) for name in config.variants}
     for name in evaluated:  # from DVC's cache to where git keeps them
         write_bytes(layout.details(name), (layout.evaluated(name) / "details.json").read_bytes())
-    others = [name for name in evaluated if name != "edm"]
-    p_values = [evaluated[name].minus(evaluated["edm"]).p_value() for name in others]
+    p_values = {name: evaluated[name].minus(evaluated["edm"]).p_value() for name in evaluated if name != "edm"}
+    rest = [name for name in p_values if (name, "edm") != tuple(config.report.primary)]
     inputs = ReportInputs(
         settings=config.model_dump(mode="json"),
         data=layout.real.parent,
@@ -45,7 +45,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         vp_time=lambda sigma: tau_from_sigma(torch.tensor(sigma)).item(),
         provenance=provenance(config, layout),
         replicate=layout.replicates(config.replicates)[0].replicate,
-        adjusted_p=dict(zip(others, holm(p_values), strict=True)),
+        adjusted_p=p_values | dict(zip(rest, holm([p_values[name] for name in rest]), strict=True)),
     )
     build_report(inputs)
     page = layout.report / "index.html"

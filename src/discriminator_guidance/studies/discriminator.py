@@ -22,13 +22,14 @@ from discriminator_guidance.evaluation.classification import (
     cross_entropy_by_time,
     expected_calibration_error,
 )
-from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, train_head
+from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from discriminator_guidance.studies.record import attach_samples, draw_pareto, seconds, write_record
 from discriminator_guidance.studies.storage import StudyPlan
 from discriminator_guidance.studies.trials import GRID, begin, complete, run_trials, wanted
 from discriminator_guidance.tracking import Tracker
+from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.grid import grid_logits
 from discriminator_guidance.training.loop import Row
 
@@ -41,7 +42,7 @@ def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[
     """Search up to a number of trials and write the record; returns the winner."""
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
     total = wanted(trials, study)
-    distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout)
+    distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout, _first(config))
     run_trials(study, partial(_objective, inputs, distances), total, config, config.study.discriminator.model_dump())
     return write_results(study, config, layout)
 
@@ -125,7 +126,8 @@ def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: o
             raise optuna.TrialPruned
 
     try:
-        head, kept, _ = train_head(inputs, member, checkpoints, report, score=partial(scores, inputs))
+        head, rest = start_head(inputs, member), (inputs.settings(member), inputs.compute, checkpoints, report)
+        kept, _ = fit_head(head, inputs.features, inputs.pairs, partial(scores, inputs), *rest)
     except (optuna.TrialPruned, DivergenceError):
         checkpoints.remove()
         raise

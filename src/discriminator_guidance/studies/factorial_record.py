@@ -95,10 +95,10 @@ def effect_rows(frame: pd.DataFrame, section: FactorialStudy) -> list[Row]:
     signs, found = np.array([*product((-1, 1), repeat=len(levels))]), []
     for members, part in cube.groupby("members"):
         wide = part.pivot(index="seed", columns=crossed, values="fid_debiased")
-        whole = wide.reindex(columns=pd.MultiIndex.from_product(levels)).dropna()
-        if len(whole):
-            effects = pooled_effects(names, signs, np.log(whole.to_numpy()))
-            found += [{"members": members, **row, "replicates": len(whole)} for row in effects]
+        complete = wide.reindex(columns=pd.MultiIndex.from_product(levels)).dropna()
+        if len(complete):
+            effects = pooled_effects(names, signs, np.log(complete.to_numpy()))
+            found += [{"members": members, **row, "replicates": len(complete)} for row in effects]
     return found
 
 

@@ -15,15 +15,24 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from discriminator_guidance.diffusion.seeds import generator
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training import loop
-from discriminator_guidance.training.grid import Features, accuracy
+from discriminator_guidance.training.grid import Features, GridFeatures, accuracy, grid_features
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, State
-from discriminator_guidance.training.pairs import Pairs, Split, bootstrap_rows, draw_noised, permuted_labels
+from discriminator_guidance.training.pairs import (
+    Pairs,
+    Split,
+    bootstrap_rows,
+    draw_noised,
+    permuted_labels,
+    split_pairs,
+)
 from discriminator_guidance.training.score_matching import ScoreMatching
+
+GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
 
 
 @dataclass(frozen=True)
 class DiscriminatorSettings:
-    """How a head is trained: a row of Table 2 after the profile's factors, and what the rows have in common."""
+    """How a head is trained and tested: a row of Table 2 after the profile's factors, and what rows have in common."""
 
     seed: int
     epochs: int  # 0 leaves the head as it is
@@ -44,6 +53,22 @@ class DiscriminatorSettings:
     permute_labels: bool = False  # a null discriminator
     objective: Literal["cross_entropy", "score_matching", "both"] = "cross_entropy"
     matching: ScoreMatching | None = None  # what the other objectives than cross_entropy need
+    precision: str = "float32"  # float32 | tf32 | bfloat16, see `networks.precision.Compute`
+    images: int | None = None  # real and fake ones that are used, of each kind as many; None: all
+    train_share: float = 0.8  # of the images; members of an ensemble have one split
+    validation_share: float = 0.1  # and the rest tests
+    split_seed: int = 0
+    grid_times: int = 8  # VP times of validation and test
+    grid_times_per_image: int | None = None  # how many of them each image sees; None: few enough for 8,192 pairs
+
+    def split(self, real: int, fake: int) -> Split:
+        """The split of so many real and fake images."""
+        return split_pairs(real, fake, self.train_share, self.validation_share, self.split_seed, self.images)
+
+    def grid(self, features: Features, pairs: Pairs, rows: np.ndarray) -> GridFeatures:
+        """Features of images on the common grid of VP times."""
+        each = self.grid_times_per_image or max(1, min(self.grid_times, GRID_PAIRS // len(rows)))
+        return grid_features(features, pairs, rows, self.grid_times, each, self.split_seed)
 
     def rows(self, split: Split) -> np.ndarray:
         """The training images of an epoch, as rows of real ++ fake."""

@@ -50,8 +50,8 @@ def grid_features(
     for start in range(own.start, own.stop, BATCH):
         part = slice(start, min(start + BATCH, own.stop))
         chosen = pairs.images[torch.from_numpy(image[part]).to(device)]
-        places = zip(image[part].tolist(), index[part].tolist(), strict=True)
-        noise = [normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in places]
+        indices = zip(image[part].tolist(), index[part].tolist(), strict=True)
+        noise = [normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in indices]
         t = torch.from_numpy(time[part]).to(device)
         found = features(vp_noised(scaled(chosen), t, torch.stack(noise).to(device)), t.float())
         if start == own.start:  # room for all of them: joined afterwards, they would take twice the memory
