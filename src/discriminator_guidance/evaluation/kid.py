@@ -27,7 +27,7 @@ def kid(generated: Floats, real: Floats, subsets: int, subset_size: int, seed: i
         raise InputError(expected, found, "change the number or the size of the KID subsets, or sample more images")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save", category=UserWarning)
-        # One rank of torchrun computes: a synchronisation would wait for the others for ever.
+        # One rank of torchrun computes: a synchronisation would wait for the others without end.
         metric = KernelInceptionDistance(nn.Identity(), subsets, subset_size, sync_on_compute=False)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(generated), real=False)
