@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,3 +17,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "train_discriminator" in (tmp_path / "site" / "api" / "index.html").read_text()
+
+
+def test_links_of_the_pages_outside_the_site_lead_to_files() -> None:
+    for page in PROJECT.glob("*.md"):
+        links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+        assert [link for link in links if not (PROJECT / link).exists()] == [], page.name
