@@ -32,7 +32,7 @@ app.add_typer(convert, name="convert", rich_help_panel=TOOLS, no_args_is_help=Tr
 
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
 Replicate = Annotated[
-    int | None, typer.Option("--replicate", min=0, help="Run this training replicate alone, e.g. as one job of many.")
+    int | None, typer.Option("--replicate", min=0, help="Run only this training replicate, e.g. as one of many jobs.")
 ]
 Member = Annotated[str, typer.Argument(help="A row of `members`.")]
 Variant = Annotated[str, typer.Argument(help="A row of `variants`.")]
@@ -111,9 +111,9 @@ def report(params: Params = PARAMS) -> None:
 @app.command(rich_help_panel=TOOLS)
 def profile(
     name: Annotated[str, typer.Argument(help="A file in configs/, without .yaml.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace edits of params.yaml that no profile has.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no profile has.")] = False,
 ) -> None:
-    """Put a profile in place: copy configs/NAME.yaml to params.yaml."""
+    """Activate a profile: copy configs/NAME.yaml to params.yaml."""
     from discriminator_guidance.config import use_profile
 
     use_profile(Path.cwd(), name, force)
@@ -153,7 +153,7 @@ def summary(
 def sample(
     variant: Annotated[str, typer.Option(help="A row of `variants`.")],
     seeds: Annotated[str, typer.Option(metavar="LIST", help="Sample seeds, e.g. 0-63 or 3,5-7.")],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder of <seed>.png, or a .png for a grid.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder for <seed>.png files, or a .png for a grid.")],
     params: Params = PARAMS,
 ) -> None:
     """Draw single samples of a variant by their seeds, as PNG files."""
@@ -175,12 +175,12 @@ def _seeds(text: str) -> list[int]:
 @app.command(rich_help_panel=TOOLS)
 def fid(
     images: Annotated[Path, typer.Option(help="Generated images: a folder, a zip or an .npz.")],
-    reference: Annotated[Path, typer.Option(help="Real images, likewise.")],
-    against: Annotated[Path | None, typer.Option(help="Other generated images to compare.")] = None,
+    reference: Annotated[Path, typer.Option(help="Real images, in the same formats.")],
+    against: Annotated[Path | None, typer.Option(help="Other generated images to compare with.")] = None,
     network: Annotated[str, typer.Option(help="`inception`, or the folder of a profile's fid_network.")] = "inception",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one feature pass.")] = 64,
 ) -> None:
-    """Measure any images: FID, KID, precision, recall with intervals; say whether two sets differ."""
+    """Measure FID, KID, precision and recall of any images, with intervals; compare two sets."""
     from discriminator_guidance.stages import fid as command
 
     found = command.run(images, against, reference, network, batch_size)
@@ -193,7 +193,7 @@ def fid(
 @app.command(rich_help_panel=TOOLS)
 def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="Files of `fetch.files` (default: all).")] = None,
-    only_list: Annotated[bool, typer.Option("--list", help="Show which files are present and which missing.")] = False,
+    only_list: Annotated[bool, typer.Option("--list", help="Show which files are present or missing.")] = False,
     params: Params = PARAMS,
 ) -> None:
     """Download the third-party files that a profile needs, and check their hashes."""
@@ -207,10 +207,10 @@ def fetch(
 
 @app.command(rich_help_panel=TOOLS)
 def release(
-    folder: Annotated[Path, typer.Argument(help="A folder of the profile's name is written there.")] = Path("dist"),
+    folder: Annotated[Path, typer.Argument(help="Where to write a folder named after the profile.")] = Path("dist"),
     params: Params = PARAMS,
 ) -> None:
-    """Pack the networks of the profile for others, who load them with `from_pretrained`."""
+    """Pack the networks of the profile so that others can load them with `from_pretrained`."""
     from discriminator_guidance.stages import release as stage
 
     settings, layout = _opened(params)
@@ -252,10 +252,10 @@ def _converted(file: Path, network: nn.Module, arguments: dict[str, Any], folder
 
 @app.command(rich_help_panel=TOOLS)
 def plan(
-    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long this machine is timed.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long to time this machine.")] = 30.0,
     params: Params = PARAMS,
 ) -> None:
-    """Estimate what a profile costs on this machine, and name missing files; runs no stage."""
+    """Estimate the time of each stage on this machine and list missing files, without running a stage."""
     from discriminator_guidance import planning
 
     settings, layout = _opened(params)
@@ -267,8 +267,8 @@ def plan(
 
 @app.command(rich_help_panel=TOOLS)
 def benchmark(
-    file: Annotated[Path | None, typer.Option("--json", help="Where to write; else reports/<profile>.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long it takes, about.")] = 120.0,
+    file: Annotated[Path | None, typer.Option("--json", help="Where to write (default: reports/<profile>).")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Approximate duration in seconds.")] = 120.0,
     params: Params = Path("configs/cifar10.yaml"),
 ) -> None:
     """Time this project against the baseline."""
@@ -280,7 +280,7 @@ def benchmark(
 
 
 def main() -> None:
-    """Run `dguide`; what a user can correct is one line and exit code 2."""
+    """Run `dguide`; an error that a user can correct becomes one line and exit code 2."""
     import sys
 
     if sys.argv[1:2] in (["study"], ["--help"], []):  # Optuna's commands bring half a second of imports

@@ -1,6 +1,6 @@
-"""`dguide study`: searches and experiments beside the pipeline, by Optuna.
+"""`dguide study`: searches and experiments outside the pipeline, with Optuna.
 
-Several workers are several of these processes: they share a study through its storage.
+Each worker is one such process; workers share a study through its storage.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Annotated
 import typer
 
 study = typer.Typer(
-    help="Searches by Optuna. Start a command in several terminals to share its trials; `optuna-dashboard "
+    help="Searches with Optuna. Start a command in several terminals to share its trials; `optuna-dashboard "
     "reports/<profile>/study/<name>.journal` shows them."
 )
 
-Trials = Annotated[str, typer.Option("--trials", metavar="N|+N", help="How many in all, e.g. 40, or +20 more.")]
+Trials = Annotated[str, typer.Option("--trials", metavar="N|+N", help="Total number of trials, e.g. 40, or +20 more.")]
 Recover = Annotated[
-    bool, typer.Option("--recover", help="Run trials of killed processes again immediately; only while no other runs.")
+    bool, typer.Option("--recover", help="Rerun trials of killed processes immediately; no other may be running.")
 ]
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
 PARAMS = Path("params.yaml")
@@ -25,7 +25,7 @@ PARAMS = Path("params.yaml")
 
 @study.command()
 def discriminator(trials: Trials, recover: Recover = False, params: Params = PARAMS) -> None:
-    """Search the settings of one discriminator; the best few are judged by guided samples."""
+    """Search the settings of one discriminator; the best trials are compared by their guided samples."""
     _run("discriminator", recover, params, trials)
 
 
