@@ -27,7 +27,7 @@ def test_a_tuned_member_is_compared_with_the_row_that_has_its_settings(tmp_path:
     assert tuned_differences(write_params(tmp_path, settings)[0], evaluated) == {}
 
 
-def test_provenance_names_the_last_commit_of_code_and_settings(tiny: Tiny) -> None:
+def test_provenance_names_the_last_commit_of_the_code(tiny: Tiny) -> None:
     config, layout = tiny
     write_json(layout.details("edm"), {"precision_mode": "float32"})
 
@@ -37,11 +37,12 @@ def test_provenance_names_the_last_commit_of_code_and_settings(tiny: Tiny) -> No
 
     assert provenance(config, layout)["commit"] == "not a git checkout"
     git("init", "-q")
-    for path in ("params.yaml", "data"):
+    (layout.root / "dvc.yaml").touch()
+    for path in ("dvc.yaml", "data"):
         git("add", path)
         git("commit", "-qm", path)
     state = provenance(config, layout)
     assert (state["commit"], state["uncommitted changes"]) == (git("rev-parse", "HEAD^"), False)
     assert state["data sha256"]["real"] == sha256(layout.real / "train.npz")
-    (layout.root / "params.yaml").write_text("profile: mini\n")
+    (layout.root / "dvc.yaml").write_text("stages: {}\n")
     assert provenance(config, layout)["uncommitted changes"] is True

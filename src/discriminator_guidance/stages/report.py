@@ -21,7 +21,7 @@ from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.tracking import Tracker, git
 
 LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
-CODE = ("src", "params.yaml", "dvc.yaml")
+CODE = ("src", "dvc.yaml")  # params.yaml is a copy of a profile; the hash of the settings tells of edits
 TUNED = "tuned"  # the variant of the member that `dguide study promote discriminator` writes
 
 
@@ -64,7 +64,7 @@ def tuned_differences(config: Config, evaluated: dict[str, Measured]) -> dict[st
 
 
 def provenance(config: Config, layout: Layout) -> dict[str, Any]:
-    """The commit of code and settings, data, versions and machine behind the report; no dates."""
+    """The commit of the code, settings, data, versions and machine behind the report; no dates."""
     details = read_json(layout.details("edm"), "evaluation")
     commit = git(layout.root, "log", "-1", "--format=%H", "--", *CODE)
     return {
