@@ -1,9 +1,11 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test fullsize lint docs mlflow release dag clean always
+.PHONY: help setup repro test fullsize lint docs mlflow experiments release dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
+VARIANTS ?= edm|d0|mean_prob
+SETTINGS ?= variants.d0.w1
 # DVC starts `dguide` by name, so .venv/bin must come first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
@@ -43,6 +45,9 @@ mlflow: setup ## print links to the runs and curves, and serve the MLflow UI on 
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_LOGGING_LEVEL=WARNING PYTHONWARNINGS=ignore \
 		mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --uvicorn-opts "--log-level warning" \
 		--backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
+
+experiments: setup ## compare DVC experiments: the FIDs of VARIANTS and the values of SETTINGS, two patterns
+	@dvc exp show --drop '.*' --keep 'Experiment|.*/($(VARIANTS)).json:fid$$|$(SETTINGS)'
 
 release: setup ## pack the networks of the profile in params.yaml into dist/, for from_pretrained
 	@dguide release
