@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from itertools import permutations
 from typing import Any
 
 import torch
 
 from discriminator_guidance import distributed
 from discriminator_guidance.config import Config
-from discriminator_guidance.data.files import fingerprint, read_json, sha256, write_bytes
+from discriminator_guidance.data.files import fingerprint, read_json, sha256, write_bytes, write_csv
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.evaluation.significance import Measured, holm
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, PROBABILITY_CLIP
@@ -48,6 +49,13 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         adjusted_p=p_values | dict(zip(rest, holm([p_values[name] for name in rest]), strict=True)),
     )
     build_report(inputs)
+    note, rows = {"note": config.real.note} if config.real.note else {}, []
+    for name, other in permutations(evaluated, 2):
+        found = evaluated[name].minus(evaluated[other])
+        low, high = found.interval()
+        row = {"variant": name, "other": other, "difference": found.mean, "low": low, "high": high}
+        rows.append({**row, "p": found.p_value(), **note})
+    write_csv(layout.report / "tables" / "differences.csv", rows)
     page = layout.report / "index.html"
     tracker.artifact(page)
     return {"page": str(page.relative_to(layout.root)), "variants": len(evaluated), "members": len(config.members)}
