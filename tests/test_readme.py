@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +29,8 @@ def rows(page: str, marker: str) -> dict[str, list[str]]:
 
 
 def evaluated(profile: str, variant: str) -> dict[str, Any]:
-    report = PROJECT / "reports" / profile
-    files = [report / folder / f"{variant}.json" for folder in ("evaluation", "details")]
-    found: dict[str, Any] = {key: value for path in files for key, value in json.loads(Path(path).read_text()).items()}
-    return found
+    files = [REPORTS / profile / folder / f"{variant}.json" for folder in ("evaluation", "details")]
+    return {key: value for path in files for key, value in json.loads(path.read_text()).items()}
 
 
 @pytest.mark.parametrize(("page", "profile", "variant"), [(*table, row) for table in TABLES for row in rows(*table)])
@@ -51,8 +48,8 @@ def test_results_are_those_of_the_committed_run(page: str, profile: str, variant
 
 
 def test_the_figure_of_the_docs_is_that_of_the_committed_study() -> None:
-    study = PROJECT / "reports" / "digits" / "study" / "factorial_steps.png"
-    assert (PROJECT / "docs" / "images" / "factor.png").read_bytes() == study.read_bytes()
+    figure = (REPORTS / "digits/study/factorial_steps.png").read_bytes()
+    assert (PROJECT / "docs/images/factor.png").read_bytes() == figure
 
 
 def intervals() -> Iterator[tuple[float, float, float]]:

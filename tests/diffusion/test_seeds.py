@@ -40,13 +40,7 @@ def test_a_batch_is_its_samples():
 def test_known_values():
     # Guards against a silent change of every result by another numpy or another layout of key and counter.
     assert normal(1, "latent", 5, 3, (3,)).numpy().tolist() == KNOWN
-
-
-def test_a_seed_of_torch_is_the_first_word_of_its_stream():
     assert torch_seed(1, "dropout", 5) == 3382149702
-    seeds = [torch_seed(*name) for name in [(1, "dropout", 5), (2, "dropout", 5), (1, "noise", 5), (1, "dropout", 6)]]
-    assert len(set(seeds)) == 4
-    assert max(torch_seed(1, "dropout", index) for index in range(200)) in range(2**31, 2**32)
 
 
 KNOWN = [0.8574534058570862, -0.09650898724794388, -0.3480731248855591]

@@ -171,10 +171,11 @@ def test_nothing_overflows_in_a_browser(tmp_path: Path, width: int) -> None:
         !element.closest(".scroll, .plate, svg") && element.getBoundingClientRect().right > innerWidth + 1
     ).map(element => element.tagName).join(" ") || "fits", "*")</script>"""
     (tmp_path / "page.html").write_text((PROJECT / "reports/mini/index.html").read_text().replace("</body>", script))
-    frame = f'<iframe src="page.html" width="{width}" height="900"></iframe>'
-    path = tmp_path / "frame.html"
-    path.write_text(f"{frame}<script>onmessage = event => document.title = event.data</script>")
+    frame = (
+        f'<iframe src="page.html" width="{width}"></iframe><script>onmessage = it => document.title = it.data</script>'
+    )
+    (tmp_path / "frame.html").write_text(frame)
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
-    command = [browser, *options, f"--user-data-dir={tmp_path / 'browser'}", path.as_uri()]
+    command = [browser, *options, f"--user-data-dir={tmp_path / 'browser'}", (tmp_path / "frame.html").as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "<title>fits</title>" in shown

@@ -134,7 +134,7 @@ def test_known_effects_and_factors_are_found(small: Tiny):
     assert {row["n"] for row in factors(rows, section) if row["steps"] == 3} == {1}
 
 
-def test_an_interrupted_study_writes_what_it_has_goes_on_and_ends_as_an_uninterrupted_one(small: Tiny, monkeypatch):
+def test_an_interrupted_study_writes_what_it_has_and_resumes_as_an_uninterrupted_one(small: Tiny, monkeypatch):
     config, layout = small
     original, seen = trials.count, []
 

@@ -29,7 +29,7 @@ def values(study: optuna.Study) -> list[tuple[object, ...]]:
     return [(trial.number, trial.state, trial.value, trial.params) for trial in study.trials]
 
 
-def test_a_study_begins_with_its_grid_and_goes_on_as_if_never_interrupted(root: Path, tmp_path_factory):
+def test_a_study_begins_with_its_grid_and_resumes_as_if_never_interrupted(root: Path, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     shutil.copy(root / "params.yaml", other)
     whole = take_part(root, 14)
