@@ -21,5 +21,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 def test_links_of_the_pages_outside_the_site_lead_to_files() -> None:
     for page in PROJECT.glob("*.md"):
-        links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
-        assert [link for link in links if not (PROJECT / link).exists()] == [], page.name
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (PROJECT / link).exists(), (page.name, link)

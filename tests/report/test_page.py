@@ -171,9 +171,7 @@ def test_nothing_overflows_in_a_browser(tmp_path: Path, width: int) -> None:
         !element.closest(".scroll, .plate, svg") && element.getBoundingClientRect().right > innerWidth + 1
     ).map(element => element.tagName).join(" ") || "fits", "*")</script>"""
     (tmp_path / "page.html").write_text((PROJECT / "reports/mini/index.html").read_text().replace("</body>", script))
-    frame = (
-        f'<iframe src="page.html" width="{width}"></iframe><script>onmessage = it => document.title = it.data</script>'
-    )
+    frame = f'<iframe src="page.html" width={width}></iframe><script>onmessage = e => document.title = e.data</script>'
     (tmp_path / "frame.html").write_text(frame)
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
     command = [browser, *options, f"--user-data-dir={tmp_path / 'browser'}", (tmp_path / "frame.html").as_uri()]
