@@ -15,7 +15,7 @@ from discriminator_guidance.evaluation.significance import student_interval
 
 from .commands import PROJECT
 
-REPORTS, PROFILES = PROJECT / "reports", ("mini", "mini-seeds", "digits")
+REPORTS, PROFILES = PROJECT / "reports", ("mini", "mini-seeds", "digits", "cifar10-small")
 NUMBER = r"[+−-]?\d+\.\d+"
 TABLES = [("README.md", "digits"), ("docs/ensemble.md", "mini-seeds"), ("docs/results.md", "digits")]
 
