@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from discriminator_guidance.api.sampling import sample
 from discriminator_guidance.api.training import TrainedDiscriminator, train_discriminator
 from discriminator_guidance.data.images import to_uint8, write_png
 from discriminator_guidance.data.resume import Resumable
@@ -30,6 +31,10 @@ REAL, FAKE = gaussians(400, GAP / 2, 0), gaussians(400, -GAP / 2, 1)
 def encoder() -> EncoderUNet:
     torch.manual_seed(3)
     return EncoderUNet(8, 1, 32, 10, 1, [1], [1], num_head_channels=32).train()
+
+
+def shrink(x: Tensor, sigma: Tensor) -> Tensor:
+    return x * (STD**2 / (STD**2 + sigma.view(-1, 1, 1, 1) ** 2)).to(x.dtype)
 
 
 def train(real: object = REAL, fake: object = FAKE, **options: object) -> TrainedDiscriminator:
@@ -102,8 +107,10 @@ def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
         for number, image in enumerate(images):
             write_png(tmp_path / folder / f"{number:02d}.png", image)
     sources = [(REAL[:20], FAKE[:20]), arrays, (tmp_path / "real", str(tmp_path / "fake"))]
-    histories = [train(*source, epochs=1).history for source in sources]
-    assert histories[0] == histories[1] == histories[2]
+    sources += [(REAL[:20], fake) for fake in (sample(shrink, (20, 1, 8, 8)), shrink)]
+    one, two, three, drawn, denoised = (train(*source, epochs=1).history for source in sources)
+    assert (one, drawn) == (two, denoised)
+    assert two == three
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,8 @@ class DiscriminatorGuidance:
         return guided
 
     def _log_ratio(self, x_vp: Tensor, tau: Tensor) -> Tensor:
-        members = [self.discriminators] if callable(self.discriminators) else self.discriminators
+        single = callable(self.discriminators) and not isinstance(self.discriminators, torch.nn.ModuleList)
+        members: Any = [self.discriminators] if single else self.discriminators
         found, count = [member(x_vp, tau) for member in members], len(tau)
         if wrong := [logits.shape for logits in found if count not in (logits.shape[-1], logits.numel())]:
             expected = f"logits of shape ({count},) or (M, {count})"

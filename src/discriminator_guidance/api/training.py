@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from discriminator_guidance.api.sampling import sample
 from discriminator_guidance.data.image_files import open_images
 from discriminator_guidance.data.images import content_digest, to_uint8
 from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import CalibrationBin, calibration_bins
+from discriminator_guidance.guidance.sampler import Denoiser
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.discriminator import DiscriminatorSettings, fit_head
@@ -30,7 +32,7 @@ D0 = DiscriminatorSettings(  # of Table 2, with the epoch that validation choose
     seed=0, epochs=40, learning_rate=3e-4, weight_decay=1e-7, t_min=1e-5, batch_size=64, importance_sampling=True,
     reshuffle=True, flip=False, label_smoothing=0.0, bagging=None, checkpoint="best", checkpoint_every=1,
 )  # fmt: skip
-FEWEST = 10  # images of each kind
+FEWEST, BATCH = 10, 250  # images of each kind, and samples that a denoiser draws in one call
 WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the image size at which it stops halving
 
 
@@ -52,12 +54,12 @@ class TrainedDiscriminator:
 
 def train_discriminator(
     real: Images,
-    fake: Images,
+    fake: Images | Denoiser,
     extractor: Extractor | None = None,
     *,
     head: EncoderUNet | None = None,
     classes: NDArray[np.int64] | None = None,
-    device: torch.device | str | None = None,
+    device: torch.device | str = "cpu",
     checkpoints: str | Path | Checkpoints | None = None,
     progress: Report = lambda epoch, row: None,
     **settings: Any,
@@ -65,13 +67,13 @@ def train_discriminator(
     """Train a discriminator of real (1) and generated (0) images at all noise levels; stage `discriminator` calls this.
 
     real, fake: (N, H, H, C) uint8, or (N, C, H, H) tensors in [-1, 1], which are rounded to 8 bits; or a folder, a zip
-    or an .npz file of images. extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S),
-    on whose frozen features a head is trained; None trains a small encoder of the images from scratch. head: the one to
-    begin with; None: a fresh one. classes: of real ++ fake, for a conditional head. device: CUDA where there is one, by
-    default. checkpoints: a folder; the same call resumes there after a kill, with the same bytes. progress: called with
-    each epoch and its losses, such as `print`. settings: other values for fields of `DiscriminatorSettings`, such as
-    epochs, seed or learning_rate. Of the images 80 % train, 10 % choose the epoch with the smallest validation loss,
-    10 % calibrate. Kim et al. 2023, Eq. 4.
+    or an .npz file of images. fake may also be the denoiser: `sample` then draws as many images as there are real ones,
+    with indices from 0. extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose
+    frozen features a head is trained; None trains a small encoder of the images from scratch. head: the one to begin
+    with; None: a fresh one. classes: of real ++ fake, for a conditional head. checkpoints: a folder; the same call
+    resumes there after a kill, with the same bytes. progress: called with each epoch and its losses, such as `print`.
+    settings: other values for fields of `DiscriminatorSettings`, such as epochs, seed or learning_rate. Of the images
+    80 % train, 10 % choose the epoch with the smallest validation loss, 10 % calibrate. Kim et al. 2023, Eq. 4.
 
     >>> rng = np.random.default_rng(0)
     >>> real, fake = (rng.integers(low, low + 100, (20, 8, 8, 1), dtype=np.uint8) for low in (150, 0))
@@ -79,21 +81,26 @@ def train_discriminator(
     >>> trained.discriminator(torch.zeros(4, 1, 8, 8), torch.tensor(0.1)).shape
     torch.Size([4])
     """
-    one, other = _as_uint8(real, "real"), _as_uint8(fake, "fake")
+    one, place = _as_uint8(real, "real"), torch.device(device)
+    if callable(fake):
+        size, starts = one.shape[1], range(0, len(one), BATCH)
+        shapes = [(min(BATCH, len(one) - start), one.shape[3], size, size) for start in starts]
+        drawn = [sample(fake, shape, first=start, device=place) for shape, start in zip(shapes, starts, strict=True)]
+        fake = torch.cat(drawn)
+    other = _as_uint8(fake, "fake")
     if one.shape[1:] != other.shape[1:] or min(len(one), len(other)) < FEWEST:
         expected, found = f"{FEWEST} or more real and fake images of one shape", f"{one.shape} and {other.shape}"
         raise InputError(expected, found, "give more images, or bring them to one shape")
     chosen = replace(D0, **settings)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    compute, split = Compute(target, chosen.precision), chosen.split(len(one), len(other))
-    pairs = pair_up(one, other, classes, split, target)
-    with torch.random.fork_rng([target] if target.type == "cuda" else []):
+    compute, split = Compute(place, chosen.precision), chosen.split(len(one), len(other))
+    pairs = pair_up(one, other, classes, split, place)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
         torch.manual_seed(chosen.seed)
         features, head, probe = _untrained(extractor, head, scaled(pairs.images[:2]))
         if isinstance(checkpoints, str | Path):
             begun = nn.utils.parameters_to_vector(head.parameters()).detach()
             digests = [content_digest(array) for array in (one, other, probe.cpu().numpy(), begun.cpu().numpy())]
-            versions = [torch.__version__, np.__version__, target.type]
+            versions = [torch.__version__, np.__version__, place.type]
             key = {**asdict(replace(chosen, matching=None)), "arrays": digests, "versions": versions}
             checkpoints = Resumable(Path(checkpoints), "discriminator", key)
         grid = chosen.grid(features, pairs, split.validation)
