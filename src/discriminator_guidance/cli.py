@@ -221,7 +221,7 @@ def release(
 @convert.command("edm")
 def convert_edm(
     file: Annotated[Path, typer.Argument(help="An EDM .pkl.")],
-    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and model.json go.")],
+    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")],
 ) -> None:
     """Convert an EDM score network."""
     from discriminator_guidance.checkpoints.edm_pickle import read_edm
@@ -232,7 +232,7 @@ def convert_edm(
 @convert.command("adm")
 def convert_adm(
     file: Annotated[Path, typer.Argument(help="A classifier or discriminator .pt.")],
-    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and model.json go.")],
+    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")],
     head_channels: Annotated[int, typer.Option(min=1, help="Channels of an attention head.")] = 64,
 ) -> None:
     """Convert an ADM classifier or a DG discriminator."""

@@ -133,6 +133,20 @@ def test_euler_steps_are_those_of_ddim(unet, kind: str, guided: bool) -> None:
         assert (mine - theirs).abs().max() < 1e-5 * max(1.0, theirs.abs().max().item())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_of_ddpm_lead_to_what_is_denoised(unet, kind: str) -> None:
+    from diffusers import DDPMScheduler
+
+    scheduler, labels = DDPMScheduler(prediction_type=kind, clip_sample=False), torch.arange(4)
+    x_vp = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for t in (10, 500, 990):
+        done = scheduler.step(unet(x_vp, t, class_labels=labels).sample, t, x_vp)
+        level = LEVELS[t].expand(4)
+        x = x_vp * (1 + LEVELS[t] ** 2).sqrt()
+        denoised = from_diffusers(unet, scheduler, class_labels=labels)(x, level)
+        assert (denoised - done.pred_original_sample).abs().max() < 1e-5 * (1 + denoised.abs().max())
+
+
 def wave(x_vp: Tensor, t: Tensor) -> SimpleNamespace:
     return SimpleNamespace(sample=torch.sin(x_vp.roll(1, -1) + t.float().view(-1, 1, 1, 1) / 300))
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from discriminator_guidance import DiscriminatorGuidance, frechet_distance, from_pretrained, sample, to_uint8
 from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages import guided, release
+from discriminator_guidance.stages.networks import load_fid_network
 from tests.guidance.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.stages.conftest import prepare_study, tiny_settings
 
@@ -52,9 +54,16 @@ def test_several_discriminators_one_by_one_or_stacked(rule: str) -> None:
     def members(x_vp: Tensor, tau: Tensor) -> Tensor:
         return torch.stack([mean_logit(x_vp, tau), 3 * mean_logit(x_vp, tau)])
 
-    several = [mean_logit, lambda x_vp, tau: 3 * mean_logit(x_vp, tau)[:, None]]
-    drawn = [sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(d, rule=rule)) for d in (several, members)]
-    assert torch.equal(*drawn)
+    class Scaled(torch.nn.Linear):
+        def forward(self, x_vp: Tensor, tau: Tensor) -> Tensor:
+            return self.in_features * mean_logit(x_vp, tau)[:, None]
+
+    several = [mean_logit, Scaled(3, 1)]
+    modules = torch.nn.ModuleList([Scaled(1, 1), Scaled(3, 1)])
+    forms = (several, modules, members)
+    drawn = [sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(d, rule=rule)) for d in forms]
+    assert torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[1], drawn[2])
     only_first = DiscriminatorGuidance(several, rule=rule, member_weights=(1.0, 0.0))
     alone = DiscriminatorGuidance(mean_logit, rule=rule)
     assert torch.allclose(*(sample(WRONG.denoise, FEW, guidance=g) for g in (only_first, alone)))
@@ -82,7 +91,8 @@ def test_a_release_draws_what_the_pipeline_draws(tmp_path) -> None:
     rows = release.run(config, layout, tmp_path / "dist")
     assert [row["folder"].name for row in rows] == ["score", "extractor", "fid_network", "d0", "d1"]
     assert all((row["folder"] / "README.md").read_text().startswith("---\n") for row in rows)
-    prepare("cpu", "float32", 1)
+    compute = prepare("cpu", "float32", 1)
+    assert isinstance(load_fid_network(tmp_path / "dist/fid_network", compute), FidNetwork)  # `dguide fid --network`
     for variant in ("edm", "mean_prob"):
         row = config.variants[variant]
         models = from_pretrained(tmp_path / "dist", *row.members)

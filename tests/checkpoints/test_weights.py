@@ -21,7 +21,7 @@ def test_round_trip_is_exact(tmp_path):
     loaded, arguments = load_weights(tmp_path, "score")
     assert arguments == {"width": 3}
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_truncated_and_missing_weights_are_refused(tmp_path):
@@ -48,6 +48,6 @@ def test_truncated_and_missing_weights_are_refused(tmp_path):
 )
 def test_arguments_that_do_not_fit_the_tensors_are_refused_at_once(changes: dict[str, Any], tmp_path: Path) -> None:
     save_weights(tmp_path, network(TINY).state_dict(), TINY | changes)
-    with pytest.raises(InputError, match=r"weights that fit their model\.json.*run stage score again") as caught:
+    with pytest.raises(InputError, match=r"weights that fit their config.json.*run stage score again") as caught:
         load_network(EDMPrecond, tmp_path, "score")
     assert "\n" not in str(caught.value)

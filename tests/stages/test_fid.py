@@ -125,7 +125,7 @@ def of_pytorch_fid(one: torch.Tensor, two: torch.Tensor) -> float:
         ("other.npz", "models", "no array images.npy or arr_0.npy"),
         ("absent", "models", r"images in .*absent; got .*No such file.*; give a folder, a zip or an .npz"),
         ("good.npz", "inception", "dguide fetch inception --params .* at data/raw/.*; got no such file"),
-        ("good.npz", "nowhere", r"nowhere/model\.json; got no such file"),
+        ("good.npz", "nowhere", r"nowhere/config.json; got no such file"),
         ("rgb.npz", "models", r"\(8, 8, 1\), of which .* has features; got \(8, 8, 3\); choose another --network"),
     ],
 )

@@ -35,7 +35,7 @@ def test_networks_are_loaded_frozen_and_those_of_other_arguments_refused(tiny: T
     assert not any(parameter.requires_grad for parameter in network.parameters())
     save_weights(layout.model(word), {"a": torch.ones(1)}, {"foo": 1})
     stage = word.partition("/")[0]
-    with pytest.raises(InputError, match=rf"expected weights that fit their model\.json.*run stage {stage} again"):
+    with pytest.raises(InputError, match=rf"expected weights that fit their config.json.*run stage {stage} again"):
         LOADERS[word](layout, CPU)
 
 

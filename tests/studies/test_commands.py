@@ -18,7 +18,7 @@ ROW = {"needs": "discriminator", "members": ["d0", "d1"], "rule": "mean_logit", 
 RECORD = {
     "study": "ensemble",
     "seed": 20,
-    "winner": {"trial": 7, "values": {"fid": 0.8, "start_fid": 1.7}, "params": {"share_d0": 0.5}},
+    "winner": {"trial": 7, "values": {"fid": 0.8, "start_fid": 1.7}, "params": {"weight_d0": 0.5}},
     "rows": {"variants": {"tuned_mean": ROW}},
 }
 

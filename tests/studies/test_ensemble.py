@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
 
@@ -27,25 +26,31 @@ def rows(layout: Layout) -> list[dict[str, str]]:
     return table(layout.study / "ensemble.csv")
 
 
-def test_uniform_shares_are_uniform_on_the_simplex():
-    rng = np.random.default_rng(0)
-    weights = np.array([simplex_point(rng.uniform(0, 1, 3)) for _ in range(4000)])
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    np.testing.assert_allclose(weights.mean(axis=0), 1 / 3, atol=0.02)
-    # Each weight of a uniform point has the distribution Beta(1, 2): P(w < x) = 1 - (1 - x)^2.
-    for x in (0.1, 0.3, 0.6):
-        np.testing.assert_allclose((weights < x).mean(axis=0), 1 - (1 - x) ** 2, atol=0.03)
+def asked(points: list[dict]) -> list[optuna.Trial]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for point in points:
+        study.enqueue_trial(point)
+    return [study.ask() for _ in points]
 
 
-def test_the_search_begins_with_the_plain_mean_by_each_rule_and_each_member_alone(tiny: Tiny):
+def test_weights_are_points_of_the_simplex():
+    for trial in asked([{}] * 50):
+        weights = simplex_point(trial, ("a", "b", "c"))
+        assert sum(weights) == pytest.approx(1)
+        assert weights == pytest.approx([trial.params[f"weight_{name}"] for name in "abc"], abs=2e-3)
+
+
+def test_the_search_begins_with_the_plain_mean_by_each_rule_each_member_alone_and_the_fit(tiny: Tiny):
     config, _ = tiny
     points = starting_points(config)
-    assert list(points) == ["plain mean", "plain mean, mean_logit", "d0", "d1"]
-    plain, logit, alone, _ = (suggest(optuna.trial.FixedTrial(point), config) for point in points.values())
+    assert list(points) == ["plain mean", "plain mean, mean_logit", "d0", "d1", "fitted"]
+    plain, logit, first, second, fitted = (suggest(trial, config) for trial in asked([*points.values()]))
     expected = config.variants["mean_prob"].model_copy(update={"window": (0.01, 1.0)})
     assert plain == expected
     assert logit == expected.model_copy(update={"rule": "mean_logit"})
-    assert (alone.members, alone.weights, alone.needs) == (("d0",), "equal", "discriminator/d0")
+    assert (first.members, first.weights, first.needs) == (("d0",), "equal", "discriminator/d0")
+    assert second.members == ("d1",)
+    assert (fitted.members, fitted.weights, fitted.w1) == (expected.members, "fitted", 1.0)
 
 
 def test_a_search_leaves_table_record_and_charts(searched: Tiny):
@@ -53,10 +58,16 @@ def test_a_search_leaves_table_record_and_charts(searched: Tiny):
     found, record = rows(layout), json.loads((layout.study / "ensemble.json").read_text())
     best = min(found, key=lambda row: (float(row["value"]), int(row["number"])))
     assert record["winner"]["trial"] == int(best["number"])
-    assert record["winner"]["values"] == {"fid": float(best["value"]), "start_fid": float(found[0]["value"])}
+    expected = {
+        "fid": float(best["value"]),
+        "start_fid": float(found[0]["value"]),
+        "fitted_fid": float(found[4]["value"]),
+    }
+    assert record["winner"]["values"] == expected
     assert record["n_trials"] == len(found) == 8
     for row in found:
-        assert float(row["weight_d0"]) + float(row["weight_d1"]) == pytest.approx(1)
+        if row["params_fitted"] == "False":
+            assert float(row["params_weight_d0"]) + float(row["params_weight_d1"]) == pytest.approx(1)
     variant = record["rows"]["variants"]["tuned_mean"]
     assert set(variant["members"]) <= {"d0", "d1"}
     grids = [path.read_bytes() for path in layout.trials.iterdir()]

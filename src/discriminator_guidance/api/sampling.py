@@ -18,7 +18,7 @@ from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.guidance import sampler
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.ensemble import RULES, WeightsOfTime, combine, simplex_weights
-from discriminator_guidance.guidance.sampler import Denoiser, Observer, SamplerSettings
+from discriminator_guidance.guidance.sampler import Denoiser, SamplerSettings
 
 Discriminator = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> raw logits (N,), or (M, N) of M members
 Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
@@ -71,7 +71,12 @@ class DiscriminatorGuidance:
         return score, log_ratio
 
     def denoise(self, denoiser: Denoiser) -> Denoiser:
-        """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2."""
+        """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2.
+
+        >>> guided = DiscriminatorGuidance(lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3))).denoise(lambda x, sigma: 0 * x)
+        >>> guided(torch.zeros(1, 1, 1, 1), torch.ones(1)).item() > 0
+        True
+        """
 
         def guided(x: Tensor, sigma: Tensor) -> Tensor:
             score, _ = self(x.double(), sigma.double())
@@ -99,7 +104,7 @@ def sample(
     steps: int = 18,
     seed: int = 0,
     first: int = 0,
-    observe: Observer | None = None,
+    trajectory: bool = False,
     device: torch.device | str = "cpu",
     **settings: float,
 ) -> Tensor:
@@ -107,15 +112,18 @@ def sample(
 
     denoiser: D(x; sigma), the expected x0 of x = x0 + sigma n, from float32 x (N, C, H, W) and sigma (N,), called
     without gradients. Classes come by closure: `lambda x, sigma: network(x, sigma, labels)`. Image i of a seed depends
-    on the seed and i alone, up to rounding; `first` is the i of the first row. observe: called in each step with the
-    step, x, D and the log ratio, all float64. settings: other values for fields of `SamplerSettings`, as sigma_max.
+    on the seed and i alone, up to rounding; `first` is the i of the first row. trajectory: return the states
+    (steps + 1, N, C, H, W) at all noise levels, the samples last. settings: other values for fields of
+    `SamplerSettings`, such as sigma_max.
 
     >>> def denoiser(x, sigma):  # of normal data with standard deviation 0.5
     ...     return x * 0.25 / (0.25 + sigma.view(-1, 1, 1, 1) ** 2)
-    >>> trajectory = []
-    >>> samples = sample(denoiser, (64, 1, 8, 8), observe=lambda step, x, denoised, log_ratio: trajectory.append(x))
-    >>> samples.shape, len(trajectory), round(samples.std().item(), 1)
-    (torch.Size([64, 1, 8, 8]), 18, 0.5)
+    >>> samples = sample(denoiser, (64, 1, 8, 8))
+    >>> samples.shape, round(samples.std().item(), 1)
+    (torch.Size([64, 1, 8, 8]), 0.5)
+    >>> states = sample(denoiser, (64, 1, 8, 8), trajectory=True)
+    >>> states.shape, bool(torch.equal(states[-1], samples))
+    (torch.Size([19, 64, 1, 8, 8]), True)
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True
     """
@@ -133,8 +141,11 @@ def sample(
 
     latents = normal_batch(seed, "latent", indices, 0, image).to(device)
     chosen = replace(EDM_SAMPLER, steps=steps, w1=w1, w2=w2, **settings)  # type: ignore[arg-type]
+    states: list[Tensor] = []
+    observe = (lambda step, x, denoised, log_ratio: states.append(x)) if trajectory else None
     with torch.no_grad():
-        return sampler.sample(denoise, guidance, latents, noise, chosen, observe).float()
+        x = sampler.sample(denoise, guidance, latents, noise, chosen, observe)
+    return (torch.stack([*states, x]) if trajectory else x).float()
 
 
 def to_uint8(samples: Tensor) -> NDArray[np.uint8]:

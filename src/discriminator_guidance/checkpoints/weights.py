@@ -16,18 +16,18 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from discriminator_guidance.data.files import read_json, reason, require, write_bytes, write_json
 from discriminator_guidance.errors import InputError, UserError
 
-WEIGHT_FILES = ("model.safetensors", "model.json")
+WEIGHT_FILES = ("model.safetensors", "config.json")
 AS_PUBLISHED = "use the file as its authors published it"
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_weights(folder: Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> None:
-    """Write `model.safetensors` (tensors by their original names) and `model.json` (constructor arguments)."""
+    """Write `model.safetensors` (tensors by their original names) and `config.json` (constructor arguments)."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_bytes(folder / "model.safetensors", save(tensors))
-    write_json(folder / "model.json", arguments)
+    write_json(folder / "config.json", arguments)
 
 
 def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -36,7 +36,7 @@ def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str,
 
     path = folder / "model.safetensors"
     require(path, stage)
-    arguments = read_json(folder / "model.json", stage)
+    arguments = read_json(folder / "config.json", stage)
     try:
         return load_file(path), arguments
     except Exception as error:  # safetensors and torch raise several types on damaged files
@@ -55,7 +55,7 @@ def load_torch(file: Path | BytesIO) -> Any:
 def load_network(build: Callable[..., Network], folder: Path, stage: str) -> Network:
     """The network of which a stage wrote the arguments and the weights."""
     state, arguments = load_weights(folder, stage)
-    return fit_network(build, arguments, state, "weights that fit their model.json", f"run stage {stage} again")
+    return fit_network(build, arguments, state, "weights that fit their config.json", f"run stage {stage} again")
 
 
 def fit_network(

@@ -110,6 +110,8 @@ def _studies(config: Config) -> Iterator[str]:
     for width in config.study.discriminator.model_channels:
         if width % channels:
             yield f"study.discriminator.model_channels names {width}; use multiples of {channels}, num_head_channels"
+    if config.study.ensemble.fitted and config.cond:
+        yield "study.ensemble.fitted: true is not for a class-conditional profile; write false"
     if (plain := config.variants.get(config.study.start)) is None:
         return
     low, high = plain.window or (config.guided.time_min, config.guided.time_max)

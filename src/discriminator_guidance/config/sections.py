@@ -438,8 +438,9 @@ class DiscriminatorStudy(Section):
 
 
 class EnsembleStudy(Section):
-    """Command `study ensemble`: what is searched beside the members' weights."""
+    """Command `study ensemble`: what is searched."""
 
+    fitted: bool  # whether weights fitted by noise level are tried too
     rules: Choices[Rule]
     w1: Range[NonNegative]
     w2: Range[NonNegative]

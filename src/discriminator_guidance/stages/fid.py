@@ -95,7 +95,7 @@ def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str
         weights = released_file(Layout(Path.cwd(), ""), INCEPTION_WEIGHTS, key)
         return "FID", InceptionFeatures(read_state_dict(weights)).to(compute.device).eval().requires_grad_(False)
     folder = Path(choice).parent if choice.endswith(".safetensors") else Path(choice)
-    arguments = read_json(folder / "model.json", "fid_network")
+    arguments = read_json(folder / "config.json", "fid_network")
     size, channels = arguments.get("image_size"), arguments.get("in_channels")
     if arguments != INCEPTION and (size, size, channels) != shape:
         expected = f"images (H, W, C) ({size}, {size}, {channels}), of which {folder} has features"

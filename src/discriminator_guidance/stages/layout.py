@@ -35,7 +35,7 @@ class Layout:
         return self.root / "data" / self.profile / "guided" / variant / self.replicate
 
     def model(self, word: str) -> Path:
-        """model.safetensors, model.json, history.csv of `score`, `extractor` or `fid_network`."""
+        """model.safetensors, config.json, history.csv of `score`, `extractor` or `fid_network`."""
         return self.root / "models" / self.profile / word / ("" if word == "fid_network" else self.replicate)
 
     def discriminator(self, member: str) -> Path:

@@ -26,7 +26,7 @@ from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.loop import Report, Row, without
 
-INCEPTION = {"source": "inception"}  # in model.json, in place of constructor arguments: Inception has none
+INCEPTION = {"source": "inception"}  # in config.json, in place of constructor arguments: Inception has none
 
 
 def load_denoiser(layout: Layout, compute: Compute, snapshot: str | None = None) -> EDMPrecond:
@@ -83,7 +83,7 @@ def save_network(
     arguments: Mapping[str, Any],
     history: Sequence[Row] = (),
 ) -> dict[str, Any]:
-    """Write model.safetensors, model.json and history.csv, which is empty for a released network; its summary."""
+    """Write model.safetensors, config.json and history.csv, which is empty for a released network; its summary."""
     folder = layout.model(word)
     if distributed.is_first():
         save_weights(folder, network.state_dict(), arguments)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from discriminator_guidance.checkpoints.weights import load_weights
-from discriminator_guidance.data.files import write_bytes, write_json
+from discriminator_guidance.checkpoints.weights import load_weights, save_weights
+from discriminator_guidance.data.files import write_bytes
 from discriminator_guidance.stages.networks import INCEPTION
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
         if arguments == INCEPTION:
             continue
         text = CARD.format(part=part, settings=json.dumps(settings.model_dump(mode="json"), indent=2), **about)
-        write_bytes(folder / part / "model.safetensors", (source / "model.safetensors").read_bytes())
-        write_json(folder / part / "config.json", arguments)
+        save_weights(folder / part, state, arguments)
         write_bytes(folder / part / "README.md", text.encode())
         rows.append({"folder": folder / part, "elements": sum(tensor.numel() for tensor in state.values())})
     return rows

@@ -64,7 +64,7 @@ def _run(word: str, recover: bool, params: Path, *trials: str) -> None:
     threads = config.study.factorial.threads if word == "factorial" else config.study.threads
     runtime = config.runtime.model_copy(update={"threads": threads})
     config, layout = config.model_copy(update={"runtime": runtime}), Layout(Path.cwd(), config.profile)
-    if word != "factorial":  # which samples every training replicate; a search takes the first
+    if word == "discriminator":  # the others sample every training replicate
         layout = layout.replicates(config.replicates)[0]
     with import_module("discriminator_guidance.studies.storage").storage_errors():
         result = import_module(f"discriminator_guidance.studies.{word}").run(config, layout, *trials, recover)

@@ -15,11 +15,18 @@ from discriminator_guidance.config.sections import SampleRange
 from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
+from discriminator_guidance.guidance.fitted_weights import interpolated
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
-from discriminator_guidance.stages.sampling import OpenVariant, member_guidance, sampler_settings, window_of
+from discriminator_guidance.stages.sampling import (
+    OpenVariant,
+    fit_variant,
+    member_guidance,
+    sampler_settings,
+    window_of,
+)
 
 
 class GuidedDistances:
@@ -42,8 +49,11 @@ class GuidedDistances:
         Yields of each batch the features (n, d), the log ratios (steps, n) of guidance, +inf outside the window, and
         the images (n, H, W, C) uint8.
         """
-        members = MemberLogits(self.extractor, heads)
-        guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute)
+        members, fitted = MemberLogits(self.extractor, heads), None
+        if variant.weights == "fitted":
+            fit = fit_variant(self.config, self.layout, self.denoiser, members, variant, self.compute)
+            fitted = interpolated(fit["fit_sigma"], fit["fit_weights"])
+        guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute, fitted)
         opened = OpenVariant(self.denoiser, guidance, sampler_settings(self.config, variant), self.compute)
         indices = range(span.seed_start, span.seed_start + span.images)
         for start in range(0, len(indices), span.batch_size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,6 @@ from optuna.pruners import PercentilePruner
 
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
 from discriminator_guidance.config import Config, Variant
-from discriminator_guidance.guidance.ensemble import simplex_weights
-from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.stages.sampling import window_of
@@ -25,121 +23,115 @@ from discriminator_guidance.studies.trials import GRID, begin, complete, count, 
 from discriminator_guidance.tracking import Tracker
 
 WORD, TUNED = "ensemble", "tuned_mean"
-START = "plain mean"
-MOST = 0.999  # a share of 0 has no weight, this one the largest
+START, FITTED = "plain mean", "fitted"
 DIGITS = 3  # of what is tried, so that what is promoted is what was tried
 
 
 def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
     """Search up to a number of trials and write the record; returns the best."""
-    study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
+    layouts = layout.replicates(config.replicates)
+    study = begin(config, layout, plan(config, layouts), starting_points(config), recover_all)
     total = wanted(trials, study)
-    distances = GuidedDistances(config, layout)
-    heads = {name: load_head(layout, name, distances.compute) for name in config.variants[config.study.start].members}
-    run_trials(study, partial(_objective, distances, heads), total, config, config.study.ensemble.model_dump())
+    trained = [GuidedDistances(config.replicate(number), one) for number, one in enumerate(layouts)]
+    run_trials(study, partial(_objective, trained), total, config, config.study.ensemble.model_dump())
     return write_results(study, config, layout)
 
 
-def plan(config: Config, layout: Layout) -> StudyPlan:
+def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
     """The search."""
     search, plain = config.study.ensemble, config.variants[config.study.start]
-    weights = [layout.discriminator(member) / name for member in plain.members for name in WEIGHT_FILES]
+    heads = [one.discriminator(member) / file for one in layouts for member in plain.members for file in WEIGHT_FILES]
     return StudyPlan(
         word=WORD,
-        objective=f"FID ({config.fid_network.name}) of {config.study.tuning.images} guided tuning samples",
+        objective=f"FID ({config.fid_network.name}) of {config.study.tuning.images} guided tuning samples"
+        + (f", mean of {len(layouts)} trainings" if len(layouts) > 1 else ""),
         settings={
             "search": search.model_dump(exclude={"pruner"}),
             "plain": plain.model_dump(),
             **distance_settings(config),
         },
-        inputs=(*distance_inputs(layout), *weights),
+        inputs=tuple(dict.fromkeys([*(path for one in layouts for path in distance_inputs(one)), *heads])),
         pruner=PercentilePruner(search.pruner.percentile, n_startup_trials=search.pruner.startup_trials),
     )
 
 
 def starting_points(config: Config) -> dict[str, dict[str, Any]]:
-    """What is tried first, guided as variant `study.start` is: its plain mean by each rule, and each member alone."""
-    plain = config.variants[config.study.start]
-    window = window_of(config, plain)
-    guidance = {
-        "w1": plain.w1,
-        "w2": plain.w2,
-        "time_min": window[0],
-        "time_max": window[1],
-        "boosting": plain.boosting,
-    }
-    equal = guidance | {f"share_{name}": 0.5 for name in plain.members}
-    rules = [plain.rule, *(rule for rule in config.study.ensemble.rules if rule != plain.rule)]
-    points = {START if rule == plain.rule else f"{START}, {rule}": equal | {"rule": rule} for rule in rules}
+    """What is tried first: the plain mean by each rule and each member alone, guided as `study.start`; the fit."""
+    search, plain = config.study.ensemble, config.variants[config.study.start]
+    low, high = window_of(config, plain)
+    guidance = {"w1": plain.w1, "w2": plain.w2, "time_min": low, "time_max": high, "boosting": plain.boosting}
+    fixed, (*others, _) = guidance | ({FITTED: False} if search.fitted else {}), plain.members  # the last has the rest
+    equal = {f"weight_{name}": 1 / len(plain.members) for name in others}
+    rules = dict.fromkeys([plain.rule, *search.rules])
+    points = {START if rule == plain.rule else f"{START}, {rule}": {**fixed, **equal, "rule": rule} for rule in rules}
     for name in plain.members:
-        shares = {f"share_{other}": MOST if other == name else 0.0 for other in plain.members}
-        points[name] = guidance | shares | {"rule": plain.rule}
-    return points
+        points[name] = {**fixed, **{f"weight_{other}": float(other == name) for other in others}, "rule": plain.rule}
+    return points | ({FITTED: {**guidance, "w1": 1.0, "w2": 1.0, FITTED: True}} if search.fitted else {})
 
 
 def suggest(trial: optuna.Trial, config: Config) -> Variant:
-    """Draw a share for each member, from which its weight follows, a rule, and the guidance."""
+    """Draw the members' weights on their simplex and a rule, or fit weights by noise level; and the guidance."""
     search, plain = config.study.ensemble, config.variants[config.study.start]
-    weights = simplex_point([trial.suggest_float(f"share_{name}", 0.0, MOST) for name in plain.members])
-    kept = {name: weight for name, weight in zip(plain.members, weights, strict=True) if weight}
     w1, w2 = (round(trial.suggest_float(key, *getattr(search, key)), DIGITS) for key in ("w1", "w2"))
     low = trial.suggest_float("time_min", *search.time_min, log=True)
     high = trial.suggest_float("time_max", *search.time_max)
-    drawn = {
-        "needs": "discriminator" if len(kept) > 1 else f"discriminator/{next(iter(kept))}",
-        "members": tuple(kept),
-        "rule": trial.suggest_categorical("rule", search.rules),
-        "weights": "equal" if len(set(kept.values())) == 1 else tuple(kept.values()),
+    drawn: dict[str, Any] = {
         "w1": max(w1, 10**-DIGITS),  # boosting acts on w1, and something must guide
         "w2": w2,
         "boosting": trial.suggest_categorical("boosting", search.boosting),
         "window": (float(f"{low:.{DIGITS}g}"), float(f"{high:.{DIGITS}g}")),
     }
+    if search.fitted and trial.suggest_categorical(FITTED, [False, True]):
+        return plain.model_copy(update={**drawn, "weights": FITTED, "rule": "mean_logit"})
+    weights = dict(zip(plain.members, simplex_point(trial, plain.members), strict=True))
+    kept = {name: weight for name, weight in weights.items() if weight}
+    drawn |= {
+        "needs": "discriminator" if len(kept) > 1 else f"discriminator/{next(iter(kept))}",
+        "members": tuple(kept),
+        "weights": "equal" if len(set(kept.values())) == 1 else tuple(kept.values()),
+        "rule": trial.suggest_categorical("rule", search.rules),
+    }
     return plain.model_copy(update=drawn)
 
 
-def simplex_point(shares: Sequence[float]) -> list[float]:
-    """Weights with 3 decimals from shares in [0, 1): -log(1 - share), normalised.
-
-    Uniform shares make every point of the simplex equally likely (Devroye 1986, Chapter 11: uniform spacings as
-    normalised exponentials).
-    """
-    spread = [-math.log1p(-share) for share in shares]
-    if len(set(spread)) == 1:
-        return [1 / len(spread)] * len(spread)
-    weights = [round(part / sum(spread), DIGITS) for part in spread]
+def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:
+    """Weights with 3 decimals: each between 0 and what those before it leave, the last all of that."""
+    weights, rest = list[float](), 1.0
+    for name in members:
+        weights.append(trial.suggest_float(f"weight_{name}", rest if name == members[-1] else 0.0, rest))
+        rest = max(0.0, rest - weights[-1])
+    if max(weights) - min(weights) < 10**-DIGITS:
+        return [1 / len(weights)] * len(weights)
+    weights = [round(weight, DIGITS) for weight in weights]
     weights[int(np.argmax(weights))] += 1 - sum(weights)
     return [round(weight, DIGITS) for weight in weights]
 
 
-def _objective(
-    distances: GuidedDistances, heads: Mapping[str, EncoderUNet], trial: optuna.Trial, tracker: Tracker
-) -> float:
-    variant = suggest(trial, distances.config)
-    weights = dict(zip(variant.members, simplex_weights(variant.weights, len(variant.members)), strict=True))
-    shown = {f"weight_{name}": weights.get(name, 0.0) for name in heads}
-    for key, value in {**shown, "variant": variant.model_dump(mode="json", exclude_none=True)}.items():
-        trial.set_user_attr(key, value)
-    tracker.params(shown)
-    batches: list[np.ndarray] = []
-    own, fid = [heads[name] for name in variant.members], math.inf
-    for number, (features, _, images) in enumerate(distances.draws(variant, own, distances.config.study.tuning)):
-        if number == 0:
-            attach_samples(trial, tracker, images, distances.layout)
-        batches.append(features)
-        fid, _ = distances.distance(batches)
-        tracker.metrics(number, {"fid_so_far": fid})
-        trial.report(fid, number)
-        if GRID not in trial.user_attrs and trial.should_prune():
-            raise optuna.TrialPruned
-    return fid
+def _objective(trained: Sequence[GuidedDistances], trial: optuna.Trial, tracker: Tracker) -> float:
+    """The mean distance over the training replicates; after each batch, of what has been drawn."""
+    variant, fids, done = suggest(trial, trained[0].config), list[float](), 0
+    trial.set_user_attr("variant", variant.model_dump(mode="json", exclude_none=True))
+    for one in trained:
+        heads, batches = [load_head(one.layout, name, one.compute) for name in variant.members], list[np.ndarray]()
+        fids.append(math.inf)
+        for features, _, images in one.draws(variant, heads, one.config.study.tuning):
+            if not done:
+                attach_samples(trial, tracker, images, one.layout)
+            batches.append(features)
+            fids[-1], _ = one.distance(batches)
+            tracker.metrics(done, {"fid_so_far": np.mean(fids)})
+            trial.report(float(np.mean(fids)), done)
+            done += 1
+            if GRID not in trial.user_attrs and trial.should_prune():
+                raise optuna.TrialPruned
+    return float(np.mean(fids))
 
 
 def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
     """Write the record; returns the best trial."""
     best = complete(study)[0]
     begun = {trial.user_attrs[GRID]: trial.value for trial in complete(study) if GRID in trial.user_attrs}
-    values = {"fid": best.value, "start_fid": begun.get(START)}
+    values = {"fid": best.value, "start_fid": begun.get(START), "fitted_fid": begun.get(FITTED)}
     record = {
         "winner": {"trial": best.number, "values": values, "params": best.params},
         "rows": {"variants": {TUNED: best.user_attrs["variant"]}},
