@@ -13,6 +13,7 @@ from discriminator_guidance import __version__, progress
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.run import one_line_errors, run_stage
 from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.studies.commands import PARAMS, Params, study
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,15 +29,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 convert = typer.Typer(help="Convert a released checkpoint to safetensors; nothing in it is executed.")
+app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
 app.add_typer(convert, name="convert", rich_help_panel=TOOLS, no_args_is_help=True)
 
-Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
 Replicate = Annotated[
     int | None, typer.Option("--replicate", min=0, help="Run only this training replicate, e.g. as one of many jobs.")
 ]
 Member = Annotated[str, typer.Argument(help="A row of `members`.")]
 Variant = Annotated[str, typer.Argument(help="A row of `variants`.")]
-PARAMS = Path("params.yaml")
 
 
 def _opened(params: Path) -> tuple[Config, Layout]:
@@ -281,12 +281,6 @@ def benchmark(
 
 def main() -> None:
     """Run `dguide`; an error that a user can correct becomes one line and exit code 2."""
-    import sys
-
-    if sys.argv[1:2] in (["study"], ["--help"], []):  # Optuna's commands bring half a second of imports
-        from discriminator_guidance.studies.commands import study
-
-        app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
     with one_line_errors():
         app()
 

@@ -123,6 +123,8 @@ def test_euler_steps_are_those_of_ddim(unet, kind: str, guided: bool) -> None:
         plain, _ = ddim_loop(unet, scheduler, x, 10, labels)
         with guided_unet(unet, scheduler, guidance):
             own, predicted = ddim_loop(unet, scheduler, x, 10, labels)
+            named = unet(sample=x, timestep=5, class_labels=labels).sample
+            assert torch.equal(named, unet(x, 5, class_labels=labels).sample)
         assert (own - plain).abs().max() > 0.05
         assert torch.equal(ddim_loop(unet, scheduler, x, 10, labels)[0], plain)  # the hook is gone
         denoiser = guidance.denoise(denoiser)

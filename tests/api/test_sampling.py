@@ -102,6 +102,7 @@ def test_a_release_draws_what_the_pipeline_draws(tmp_path) -> None:
         expected = guided.draw_samples(config, layout, row, span, variant)["images"]
         images = to_uint8(sample(models.denoiser, (len(expected), *models.shape), guidance=guidance, **settings))
         assert np.abs(images.astype(int) - expected).max() <= 1, variant
+    assert from_pretrained(layout.model("score").parent).shape == models.shape  # models/<profile> itself
     with pytest.raises(InputError, match="d7"):
         from_pretrained(tmp_path / "dist", "d7")
     (tmp_path / "dist/score/model.safetensors").write_bytes(b"damaged")

@@ -41,7 +41,6 @@ def refusal(path: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_state_dict(path)
     message = str(caught.value)
-    assert "\n" not in message
     assert len(message) < 500
     return message
 

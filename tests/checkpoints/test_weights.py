@@ -48,6 +48,5 @@ def test_truncated_and_missing_weights_are_refused(tmp_path):
 )
 def test_arguments_that_do_not_fit_the_tensors_are_refused_at_once(changes: dict[str, Any], tmp_path: Path) -> None:
     save_weights(tmp_path, network(TINY).state_dict(), TINY | changes)
-    with pytest.raises(InputError, match=r"weights that fit their config.json.*run stage score again") as caught:
+    with pytest.raises(InputError, match=r"weights that fit their config.json.*run stage score again"):
         load_network(EDMPrecond, tmp_path, "score")
-    assert "\n" not in str(caught.value)

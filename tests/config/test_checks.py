@@ -41,6 +41,8 @@ D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
         ({"discriminator.images": 1439}, "discriminator.images needs 1439 images, fake.images is 1438"),
         ({"evaluation.neighborhood": 1000}, "evaluation.neighborhood needs 1002"),
         ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times; shorten"),
+        ({"score.network.resample_filter": [1, 2, 1]}, r"write \[1, 1\] or \[1, 3, 3, 1\]"),
+        ({"cond": True}, "study.ensemble.fitted: true is not for a class-conditional profile"),
         ({"extractor.network.num_head_channels": 7}, "extractor.network.num_head_channels = 7; use a divisor of 24"),
         ({"study.discriminator.model_channels": [48, 50]}, "names 50; use multiples of 24"),
         ({"study.ensemble.w1": [0.0, 1.0]}, "study.ensemble.w1 leaves out 2.0 of variants.mean_prob"),

@@ -84,9 +84,8 @@ def test_arrays_that_claim_or_unpack_to_too_much_are_refused(tmp_path, monkeypat
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue())
-    with pytest.raises(InputError, match=r"a\.npz") as caught:
+    with pytest.raises(InputError, match=r"a\.npz"):
         load_arrays(tmp_path / "a.npz", ["x"], "get it again")
-    assert "\n" not in str(caught.value)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000))
     monkeypatch.setattr("discriminator_guidance.data.files.MAX_ARRAY_BYTES", 2**16)
     with pytest.raises(InputError, match="an array of 800,128 bytes"):

@@ -1,4 +1,4 @@
-"""Inception's features against torch-fidelity's own extractor, on random weights in the layout of the real file."""
+"""Features: finite ones, and Inception's against torch-fidelity, on random weights in the real file's layout."""
 
 from __future__ import annotations
 
@@ -49,3 +49,10 @@ def test_other_weights_are_refused(weights: dict[str, torch.Tensor]) -> None:
     lacking = {name: tensor for name, tensor in weights.items() if name != "Mixed_7c.branch1x1.conv.weight"}
     with pytest.raises(InputError, match=r"weights of torch-fidelity's Inception; got .*; get the file again$"):
         InceptionFeatures(lacking)
+
+
+def test_a_feature_that_is_not_finite_names_its_image() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (7, 4, 5, 3), dtype=np.uint8)
+    images[5] = 255
+    with pytest.raises(InputError, match="finite features; got NaN or infinity in 1 of 7 rows, first in row 5"):
+        extract_features(lambda x: x.flatten(1) / (1 - x.mean(dim=(1, 2, 3))[:, None]), images, 2, "cpu")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.diffusion.seeds import normal_batch
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.ensemble import combine
@@ -21,11 +20,11 @@ TRUE = Gaussian(mean=0.3, std=0.4)
 WRONG = Gaussian(mean=-0.1, std=0.6)
 
 
-def guidance_of(true: Gaussian, wrong: Gaussian, time_min: float = 0.0, time_max: float = 1.0):
+def guidance_of(true: Gaussian, wrong: Gaussian):
     log_ratio = log_ratio_of(true, wrong)
 
     def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return guidance_score(log_ratio, x, sigma, time_min, time_max, network_dtype=torch.float64)
+        return guidance_score(log_ratio, x, sigma, 0.0, 1.0, network_dtype=torch.float64)
 
     return guidance
 
@@ -85,19 +84,6 @@ def test_churn_keeps_the_distribution():
     assert (drawn - deterministic).abs().mean() > 0.1
     assert abs(drawn.mean().item() - TRUE.mean) < 0.01
     assert abs(drawn.std().item() - TRUE.std) < 0.01
-
-
-def test_samples_do_not_depend_on_their_batch():
-    latents = seeded_latents(6)
-    chosen = settings(w1=2.0, w2=0.0, boosting=True, s_churn=3.0, steps=12)
-    noises = {i: normal_batch(1, "churn", range(6), i, SHAPE) for i in range(12)}
-    guidance = guidance_of(TRUE, WRONG, 0.01, 1.0)
-    whole = sample(WRONG.denoise, guidance, latents, lambda step, _: noises[step], chosen)
-    single = [
-        sample(WRONG.denoise, guidance, latents[i : i + 1], lambda step, _, i=i: noises[step][i : i + 1], chosen)
-        for i in range(6)
-    ]
-    assert torch.equal(whole, torch.cat(single))
 
 
 @pytest.mark.parametrize(("w1", "w2", "calls"), [(0.0, 0.0, 0), (1.0, 0.0, 5), (0.0, 1.0, 4), (1.0, 1.0, 9)])

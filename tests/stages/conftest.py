@@ -60,6 +60,8 @@ SMALL = {
 def tiny_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The settings of profile mini with small numbers and other values for dotted keys."""
     own = dict(changes or {})  # applied after all others
+    if own.get("cond"):
+        own = {"study.ensemble.fitted": False} | own
     return changed(deepcopy({key: value for key, value in SMALL.items() if key not in own} | own))
 
 

@@ -157,9 +157,8 @@ def test_a_released_head_that_does_not_fit_is_refused_before_anything_is_compute
         head_file(tmp_path / HEAD, shape, condition)
     monkeypatch.setattr(discriminator, "train_discriminator", lambda *given: pytest.fail("training began"))
     before = weights(tiny, "d0")
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=words):
         run_stage("discriminator", tiny, "d0")
-    assert "\n" not in str(caught.value)
     assert equal(weights(tiny, "d0"), before)
 
 

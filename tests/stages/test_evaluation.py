@@ -16,9 +16,6 @@ from tests.evaluation.sets import gaussian_statistics
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params
 
-METRICS = {"fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision",
-           "recall"}  # fmt: skip
-
 
 @pytest.fixture
 def sampled(tiny: Tiny) -> Tiny:
@@ -42,9 +39,8 @@ def evaluated(study: Tiny, variant: str, **changes: Any) -> dict[str, Any]:
     return {**details, **metrics, **dict(np.load(layout.evaluated(variant) / "influence.npz"))}
 
 
-def test_metrics_and_details_hold_what_dvc_and_the_report_expect(sampled: Tiny) -> None:
-    d0, (_, layout) = evaluated(sampled, "d0"), sampled
-    assert set(json.loads(layout.evaluation("d0").read_text())) == METRICS
+def test_details_hold_what_the_report_expects(sampled: Tiny) -> None:
+    d0 = evaluated(sampled, "d0")
     expected = {"variant": "d0", "n": 24, "replicates": 1, "nfe": 7, "steps": 4}
     expected |= {"members": ["d0"], "rule": "mean_probability"}
     expected |= {"weights": "equal", "w1": 2.0, "w2": 2.0, "boosting": False, "window": [0.01, 1.0], "seed": 10}
@@ -122,6 +118,7 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny)
             evaluated(sampled, "d0", **changes)
 
     refused("the 36 samples 1000000 .. 1000035", guided__images=36)
+    refused("kid_subset_size of at most", evaluation__kid_subset_size=24)
     write_npz(layout.root / statistics, mu=np.zeros(2048), sigma=np.eye(2048))
     refused(r"mu of shape \(6,\)", evaluation__reference=statistics)
     arrays = dict(np.load(samples))

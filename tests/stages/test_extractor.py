@@ -43,6 +43,5 @@ def test_a_released_classifier_gives_the_features_of_the_original(adm: Tiny):
 )
 def test_a_classifier_of_another_kind_is_refused(adm: Tiny, changes: dict, words: str):
     classifier_file(adm[1].root / PATH, **changes)
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=words):
         run_stage("extractor", adm)
-    assert "\n" not in str(caught.value)

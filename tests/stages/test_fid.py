@@ -121,9 +121,7 @@ def of_pytorch_fid(one: torch.Tensor, two: torch.Tensor) -> float:
     [
         ("few.npz", "models", r"5 or more images \(H, W, C\) \(8, 8, 1\), as in .*, in --images; got 4 .*few.npz"),
         ("wide.npz", "models", r"got 6 \(8, 9, 1\) in .*bring all to one size"),
-        ("float.npz", "models", r"images in .*float.npz; got images.npy .* float64 instead of .* uint8"),
         ("other.npz", "models", "no array images.npy or arr_0.npy"),
-        ("absent", "models", r"images in .*absent; got .*No such file.*; give a folder, a zip or an .npz"),
         ("good.npz", "inception", "dguide fetch inception --params .* at data/raw/.*; got no such file"),
         ("good.npz", "nowhere", r"nowhere/config.json; got no such file"),
         ("rgb.npz", "models", r"\(8, 8, 1\), of which .* has features; got \(8, 8, 3\); choose another --network"),
@@ -137,19 +135,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(
     sets = {"few": (4, 8, 8, 1), "wide": (6, 8, 9, 1), "good": (6, 8, 8, 1), "rgb": (6, 8, 8, 3)}
     for name, shape in sets.items():
         write_npz(Path(f"{name}.npz"), images=np.zeros(shape, np.uint8))
-    write_npz(Path("float.npz"), images=np.zeros((6, 8, 8, 1)))
     write_npz(Path("other.npz"), samples=np.zeros((6, 8, 8, 1), np.uint8))
     choice = str(tiny[1].model("fid_network")) if network == "models" else network
     with pytest.raises(InputError, match=words):
         fid.run(Path(images), None, Path("rgb.npz" if images == "rgb.npz" else "good.npz"), choice, 64)
 
 
-def test_a_damaged_file_is_named_while_it_is_read(tmp_path: Path) -> None:
+def test_damaged_arrays_are_named_while_they_are_read(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
-    folder = write_folder(tmp_path / "images", images)
-    (folder / "000003.png").write_bytes(b"no image")
     write_npz(path := tmp_path / "images.npz", images=images)
     path.write_bytes(path.read_bytes().replace(images.tobytes()[-40:], bytes(40)))
-    for source, word in ((folder, "000003.png"), (path, "images.npy")):
-        with pytest.raises(InputError, match=word):
-            list(open_images(source).batches(4))
+    with pytest.raises(InputError, match=r"images\.npy"):
+        list(open_images(path).batches(4))

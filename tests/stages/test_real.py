@@ -119,7 +119,6 @@ def test_a_bad_source_leaves_earlier_results_alone(
     make(tmp_path, **settings)
     before = results(tmp_path)
     broken(tmp_path / "test.zip")
-    with pytest.raises(InputError, match=complaint) as caught:
+    with pytest.raises(InputError, match=complaint):
         make(tmp_path, **settings)
-    assert "\n" not in str(caught.value)
     assert results(tmp_path) == before

@@ -29,7 +29,7 @@ def test_a_tuned_member_is_compared_with_the_row_that_has_its_settings(tmp_path:
 
 def test_provenance_names_the_last_commit_of_the_code(tiny: Tiny) -> None:
     config, layout = tiny
-    write_json(layout.details("edm"), {"precision_mode": "float32"})
+    write_json(layout.evaluated("edm") / "details.json", {"precision_mode": "float32"})
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(layout.root), "-c", "user.name=a", "-c", "user.email=b", *arguments]

@@ -66,7 +66,6 @@ def test_a_released_network_is_taken_as_it_is(tmp_path: Path, classes: int):
 def test_a_network_of_another_kind_is_refused(tmp_path: Path, cond: bool, changes: dict, words: str):
     tiny, _ = released(tmp_path, cond, **changes)
     before = (tiny[1].model("score") / "model.safetensors").read_bytes()
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=words):
         run_stage("score", tiny)
-    assert "\n" not in str(caught.value)
     assert (tiny[1].model("score") / "model.safetensors").read_bytes() == before

@@ -50,6 +50,13 @@ def make_pairs(real: int = 160, fake: int = 90) -> Pairs:
     return Pairs(images, torch.cat([torch.ones(200), torch.zeros(200)]), None, Split(rows, rows, rows))
 
 
+def labelled_pairs() -> Pairs:
+    """Images that show their classes."""
+    classes = torch.arange(400) % 10
+    images = (25 * classes).to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2)
+    return replace(make_pairs(), images=images, classes=classes)
+
+
 def run(memory=None, pairs=None, report=ignore, head=None, features=brightness, **changes):
     pairs, head = pairs or make_pairs(), head or Head()
     grid = grid_features(brightness, pairs, pairs.split.validation, 4, 2, 0)
@@ -203,11 +210,6 @@ def test_a_validation_loss_that_is_not_finite_stops_with_the_epoch():
 
 
 def test_a_conditional_head_is_given_the_class_of_each_image():
-    """Images show their classes, so that a head can compare what it sees with what it is given."""
-    classes = torch.arange(400) % 10
-    pairs = make_pairs()
-    images = (25 * classes).to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2)
-    pairs = replace(pairs, images=images, classes=classes)
     compared = []
 
     class Conditional(Head):
@@ -216,7 +218,7 @@ def test_a_conditional_head_is_given_the_class_of_each_image():
             compared.append(torch.stack([shown, classes.float()]))
             return super().forward(features, t)
 
-    run(pairs=pairs, head=Conditional(), epochs=1, t_min=0.001)
+    run(pairs=labelled_pairs(), head=Conditional(), epochs=1, t_min=0.001)
     shown, given = torch.cat(compared, 1)
     near = (shown - given).abs() < 0.5
     assert near.float().mean() > 0.3  # noise hides the others; of wrong classes a tenth would fit

@@ -15,7 +15,7 @@ from discriminator_guidance.training.score_matching import ScoreMatching
 from tests.guidance.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.standins import alive
 
-from .test_discriminator import run
+from .test_discriminator import labelled_pairs, run
 
 TRUE, WRONG = Gaussian(0.2, 0.2), Gaussian(-0.1, 0.3)
 LOG_RATIO = log_ratio_of(TRUE, WRONG)
@@ -102,14 +102,10 @@ def test_the_gradient_goes_through_a_frozen_extractor_and_attention():
 
 def test_a_conditional_denoiser_is_given_the_class_of_each_image():
     """Images show their classes, so that the denoiser knows the clean image and loses nothing."""
-    classes = torch.arange(400) % 10
-    images = (25 * classes).to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2)
-    rows = np.arange(400)
-    pairs = Pairs(images, torch.ones(400), classes, Split(rows, rows, rows))
 
     def denoiser(x, sigma, given):
         return (25 * given / 127.5 - 1).view(-1, 1, 1, 1).expand_as(x)
 
     matching = ScoreMatching(denoiser, MATCHING.features, 0.5, -1.2, 1.2)
-    drawn = matching.draw(pairs, rows[::-1].copy(), generator(0, "x", 0, 0), 1e-3)
+    drawn = matching.draw(labelled_pairs(), np.arange(400)[::-1].copy(), generator(0, "x", 0, 0), 1e-3)
     assert matching.loss(lambda x_vp, t, given: 0 * x_vp.flatten(1).sum(1), *drawn).item() < 1e-9

@@ -62,7 +62,7 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
     sigmas = _noise_levels(scheduler)
 
     def guide(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        x_vp, time = (*inputs, named.get("timestep"))[:2]
+        x_vp, time = (*inputs, *(named[key] for key in ("sample", "timestep")[len(inputs) :]))[:2]
         t = torch.as_tensor(time).round().long()
         sigma = sigmas[t.cpu()].to(x_vp.device).expand(len(x_vp))
         if not sigma.isfinite().all():  # no signal, nothing to guide

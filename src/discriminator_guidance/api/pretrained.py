@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -12,8 +11,7 @@ from torch import nn
 
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
-from discriminator_guidance.checkpoints.weights import fit_network
-from discriminator_guidance.data.files import reason
+from discriminator_guidance.checkpoints.weights import load_network
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -32,7 +30,9 @@ class Pretrained(NamedTuple):
 
 
 def from_pretrained(folder: str | Path, *members: str, device: torch.device | str = "cpu") -> Pretrained:
-    """The networks of a release, a folder that `make release` wrote, with the named discriminators or the first.
+    """The networks in dist/<profile>, which `make release` wrote, with the named discriminators or the first.
+
+    models/<profile> of a single training loads alike.
 
     >>> models = from_pretrained("dist/mini", "d0", "d1")
     >>> guidance = DiscriminatorGuidance(models.discriminator)
@@ -42,15 +42,11 @@ def from_pretrained(folder: str | Path, *members: str, device: torch.device | st
     root = Path(folder)
 
     def load(build: Callable[..., Network], part: str) -> Network:
-        from safetensors.torch import load_file
-
-        what, remedy = f"a network in {root / part}", "pack it again with `make release`, or download it again"
         try:
-            state = load_file(root / part / "model.safetensors")
-            arguments = json.loads((root / part / "config.json").read_text(encoding="utf-8"))
-        except Exception as error:  # safetensors and json raise several types on damaged files
-            raise InputError(what, reason(error), remedy) from error
-        return _frozen(fit_network(build, arguments, state, what, remedy), device)
+            return _frozen(load_network(build, root / part, part), device)
+        except InputError as error:
+            remedy = "pack it again with `make release`, or download it again"
+            raise InputError(error.expected, error.got, remedy) from error
 
     score = load(EDMPrecond, "score")
     chosen = members or sorted(path.name for path in (root / "discriminator").glob("*"))[:1]

@@ -17,7 +17,7 @@ from discriminator_guidance.diffusion.seeds import normal_batch
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.guidance import sampler
 from discriminator_guidance.guidance.density_ratio import guidance_score
-from discriminator_guidance.guidance.ensemble import RULES, WeightsOfTime, combine, simplex_weights
+from discriminator_guidance.guidance.ensemble import RULES, SHRUNK, WeightsOfTime, combine, simplex_weights
 from discriminator_guidance.guidance.sampler import Denoiser, SamplerSettings
 
 Discriminator = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> raw logits (N,), or (M, N) of M members
@@ -37,7 +37,8 @@ class DiscriminatorGuidance:
     discriminators: (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that returns the
     (M, N) logits of M members. x_vp = x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W) float32, in which logits
     must be differentiable; tau (N,) their VP times. Classes come by closure. weight: of both orders; (w1, w2) of the
-    Euler step and of Heun's correction; or a function of sigma (N,). rule: a key of `ensemble.RULES`. window: the VP
+    Euler step and of Heun's correction; or a function of sigma (N,). rule: a key of `ensemble.RULES`,
+    or `shrunk_mean_logit`. window: the VP
     times with guidance. member_weights: one for each member, or a function of VP time; equal if not given.
 
     >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)), weight=lambda sigma: sigma < 1)
@@ -53,8 +54,8 @@ class DiscriminatorGuidance:
     member_weights: Sequence[float] | WeightsOfTime | None = None
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ConfigError("a rule for several discriminators", repr(self.rule), f"choose from: {', '.join(RULES)}")
+        if self.rule not in (rules := (*RULES, SHRUNK)):
+            raise ConfigError("a rule for several discriminators", repr(self.rule), f"choose from: {', '.join(rules)}")
 
     @property
     def orders(self) -> tuple[float, float]:

@@ -57,12 +57,12 @@ def benchmark(config: Config, seconds: float, file: Path) -> list[dict[str, str]
     rows: list[dict[str, Any]] = []
     with progress.bar("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
         for row in rows_of(config, compute):
-            advance(1)
             if perf_counter() - began > PATIENCE * seconds:
                 progress.notice(f"no time for {row.name}: raise --seconds")
                 continue
             rows.append({**timed(row, row.share * seconds), "conditions": conditions})
             write_json(file, rows)
+            advance(1)
     return [
         {
             "row": found["name"],

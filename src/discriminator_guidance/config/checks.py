@@ -89,6 +89,8 @@ def _networks(config: Config) -> Iterator[str]:
     size, levels = config.real.image_size, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]()
     if config.score.source == "train":
         levels["score.network"] = (config.score.network.channel_mult, config.score.network.attn_resolutions)
+        if (taps := list(config.score.network.resample_filter)) not in ([1, 1], [1, 3, 3, 1]):
+            yield f"score.network.resample_filter: {taps} is none of the two; write [1, 1] or [1, 3, 3, 1]"
     if config.extractor.source == "train":
         network = config.extractor.network
         levels["extractor.network"] = (network.channel_mult, network.attention_resolutions)

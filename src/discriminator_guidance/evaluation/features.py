@@ -24,7 +24,7 @@ def extract_features(
 ) -> NDArray[np.float32]:
     """Compute the (N, d) features of (N, H, W, C) images; the network gets float32 NCHW batches in [-1, 1]."""
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        expected, remedy = "images (N, H, W, C), uint8, N at least 1", "run the stage that wrote the images again"
+        expected, remedy = "images (N, H, W, C), uint8, N at least 1", "convert them, or make them again"
         raise InputError(expected, f"{images.dtype} of shape {images.shape}", remedy)
     batches = []
     with torch.inference_mode():

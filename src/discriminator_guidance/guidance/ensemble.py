@@ -51,6 +51,7 @@ RULES: dict[str, EnsembleRule] = {
     "mean_logit": mean_logit,
     "clipped_logit_mean": clipped_logit_mean,
 }
+SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
 
 
 def simplex_weights(weights: Literal["equal", "fitted"] | Sequence[float], members: int) -> tuple[float, ...]:
@@ -61,11 +62,13 @@ def simplex_weights(weights: Literal["equal", "fitted"] | Sequence[float], membe
 
 
 def combine(member_logits: RawLogits, rule: str, weights: Sequence[float] | WeightsOfTime) -> LogRatio:
-    """The ensemble's log ratio, (x_vp, tau) -> (N,), from raw logits by a rule of `RULES`.
+    """The ensemble's log ratio, (x_vp, tau) -> (N,), from raw logits by a rule of `RULES`, or `shrunk_mean_logit`.
 
     weights: one for each member, or a function of VP time (`fitted_weights.interpolated`, for mean_logit). The log
     ratio is NaN where a member's logit is not finite, which a rule's clip would hide.
     """
+    if rule == SHRUNK:
+        return shrunk_mean_logit(member_logits)
     fuse = RULES[rule]
 
     def log_ratio(x_vp: Tensor, tau: Tensor) -> Tensor:

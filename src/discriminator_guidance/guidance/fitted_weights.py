@@ -44,10 +44,10 @@ def fit_weights(
     return torch.from_numpy(np.stack(weights))
 
 
-def interpolated(sigmas: Tensor, weights: Tensor) -> WeightsOfTime:
-    """Weights (T, M) at the noise levels sigmas (T,) as a function of VP time: linear in ln sigma, constant outside."""
-    order = sigmas.argsort()
-    knots, values = sigmas[order].double().log(), weights[order].double()
+def interpolated(fit_sigma: Tensor, fit_weights: Tensor) -> WeightsOfTime:
+    """Weights (T, M) at noise levels (T,) as a function of VP time: linear in ln sigma, constant outside."""
+    order = fit_sigma.argsort()
+    knots, values = fit_sigma[order].double().log(), fit_weights[order].double()
 
     def weights_of(tau: Tensor) -> Tensor:
         at = sigma_from_tau(tau.double()).log().cpu().reshape(-1)

@@ -96,7 +96,7 @@ def _sampling(data: ReportData, name: str) -> dict[str, str]:
         "batch size": fmt.count(guided["batch_size"]),
         "steps (NFE)": f"{found['steps']} ({2 * found['steps'] - 1})",  # Heun: two a step, one in the last
         "sigma": f"{scientific(sampler['sigma_min'])} to {scientific(sampler['sigma_max'])}, rho {sampler['rho']:g}",
-        "churn": scientific(variant.get("s_churn") or sampler["s_churn"]),
+        "churn": scientific(sampler["s_churn"] if variant["s_churn"] is None else variant["s_churn"]),
     }
     guidance = {
         "discriminators": fmt.members_text(variant["members"]),
@@ -264,7 +264,7 @@ def variants_frame(data: ReportData) -> pd.DataFrame:
     """Every number of every evaluation, unrounded; lists are joined by +."""
     rows = []
     for name, found in data.evaluations.items():
-        shown = {key: value for key, value in found.items() if key != "samples_sha256"}
+        shown = {key: value for key, value in found.items() if key not in ("samples_sha256", "provenance")}
         row = {key: "+".join(map(str, v)) if isinstance(v, list) else v for key, v in shown.items()}
         for baseline in BASELINES[1:]:
             if (difference := data.difference(name, baseline)) is not None:

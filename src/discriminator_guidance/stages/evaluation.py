@@ -59,6 +59,9 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     # Everything is read and checked before anything is computed.
     layouts = layout.replicates(config.replicates)
     real = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
+    if settings.kid_subset_size > (fewest := min(map(len, real.values()))):
+        expected = f"evaluation.kid_subset_size of at most {fewest}, the real images of the smaller split"
+        raise InputError(expected, str(settings.kid_subset_size), "lower it, or hold out more images")
     index = guided.seed_start + np.arange(guided.images)
     drawn = [_samples(replicate, variant, index) for replicate in layouts]
     all_scores = [_classification_scores(replicate, chosen) for replicate in layouts]

@@ -11,7 +11,7 @@ import torch
 
 from discriminator_guidance import distributed
 from discriminator_guidance.config import Config
-from discriminator_guidance.data.files import fingerprint, read_json, sha256, write_bytes, write_csv
+from discriminator_guidance.data.files import fingerprint, read_json, sha256, write_csv, write_json
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.evaluation.significance import Measured, holm
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, PROBABILITY_CLIP
@@ -31,8 +31,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if not distributed.is_first():
         return {}
     evaluated = {name: read_evaluated(layout, name) for name in config.variants}
+    origin = provenance(config, layout)
     for name in evaluated:  # from DVC's cache to where git keeps them
-        write_bytes(layout.details(name), (layout.evaluated(name) / "details.json").read_bytes())
+        details = read_json(layout.evaluated(name) / "details.json", "evaluation")
+        write_json(layout.details(name), {**details, "provenance": origin})
     p_values = {name: evaluated[name].minus(evaluated["edm"]).p_value() for name in evaluated if name != "edm"}
     rest = [name for name in p_values if (name, "edm") != tuple(config.report.primary)]
     inputs = ReportInputs(
@@ -44,7 +46,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         probability_clip=PROBABILITY_CLIP,
         log_ratio_bound=LOG_RATIO_BOUND,
         vp_time=lambda sigma: tau_from_sigma(torch.tensor(sigma)).item(),
-        provenance=provenance(config, layout),
+        provenance=origin,
         replicate=layout.replicates(config.replicates)[0].replicate,
         adjusted_p=p_values | dict(zip(rest, holm([p_values[name] for name in rest]), strict=True)),
     )
@@ -73,7 +75,7 @@ def tuned_differences(config: Config, evaluated: dict[str, Measured]) -> dict[st
 
 def provenance(config: Config, layout: Layout) -> dict[str, Any]:
     """The commit of the code, settings, data, versions and machine behind the report; no dates."""
-    details = read_json(layout.details("edm"), "evaluation")
+    details = read_json(layout.evaluated("edm") / "details.json", "evaluation")
     commit = git(layout.root, "log", "-1", "--format=%H", "--", *CODE)
     return {
         "profile": config.profile,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from discriminator_guidance.api.sampling import DiscriminatorGuidance
 from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.data.images import to_uint8
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
-from discriminator_guidance.guidance.density_ratio import Guidance, guidance_score
-from discriminator_guidance.guidance.ensemble import WeightsOfTime, combine, shrunk_mean_logit, simplex_weights
+from discriminator_guidance.guidance.density_ratio import Guidance
+from discriminator_guidance.guidance.ensemble import simplex_weights
 from discriminator_guidance.guidance.fitted_weights import fit_weights, interpolated
 from discriminator_guidance.guidance.sampler import SamplerSettings, sample
 from discriminator_guidance.networks.adm import MemberLogits
@@ -105,8 +106,7 @@ def open_variant(config: Config, layout: Layout, variant: Variant) -> OpenVarian
         members = MemberLogits(load_extractor(layout, compute), list(heads.values()))
         if variant.weights == "fitted":
             fit = fit_variant(config, layout, network, members, variant, compute)
-        by_time = interpolated(fit["fit_sigma"], fit["fit_weights"]) if fit else None
-        guidance = member_guidance(members, variant, window_of(config, variant), compute, by_time)
+        guidance = member_guidance(config, members, variant, compute, fit)
         folders += [layout.model("extractor"), *map(layout.discriminator, variant.members)]
     if variant.autoguidance is not None:
         worse = load_denoiser(layout, compute, variant.autoguidance.network), variant.autoguidance.weight
@@ -115,22 +115,12 @@ def open_variant(config: Config, layout: Layout, variant: Variant) -> OpenVarian
 
 
 def member_guidance(
-    members: MemberLogits,
-    variant: Variant,
-    window: tuple[float, float],
-    compute: Compute,
-    fitted: WeightsOfTime | None = None,
+    config: Config, members: MemberLogits, variant: Variant, compute: Compute, fit: Mapping[str, Tensor]
 ) -> GuidanceOf:
-    """The guidance of a variant, with weights fitted by noise level if given, as a function of a batch's classes."""
-    weights = fitted or simplex_weights(variant.weights, len(variant.members))
-
-    def guidance_of(classes: Tensor | None) -> Guidance:
-        logits = partial(compute.called(members), labels=classes)
-        shrunk = variant.rule == "shrunk_mean_logit"
-        log_ratio = shrunk_mean_logit(logits) if shrunk else combine(logits, variant.rule, weights)
-        return lambda x, sigma: guidance_score(log_ratio, x, sigma, *window)
-
-    return guidance_of
+    """The guidance of a variant as a function of a batch's classes; `fit`, if not empty, is that of `fit_variant`."""
+    weights = interpolated(**fit) if fit else simplex_weights(variant.weights, len(variant.members))
+    rule, window, logits = variant.rule, window_of(config, variant), compute.called(members)
+    return lambda classes: DiscriminatorGuidance(partial(logits, labels=classes), 1.0, rule, window, weights)
 
 
 def fit_variant(

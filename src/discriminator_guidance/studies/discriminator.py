@@ -62,7 +62,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
             "variant": _variant(config).model_dump(),
             **distance_settings(config),
         },
-        inputs=(*distance_inputs(layout), layout.fake / "samples.npz"),
+        inputs=(*distance_inputs([layout]), layout.fake / "samples.npz"),
         pruner=PercentilePruner(
             pruner.percentile, pruner.startup_trials, pruner.warmup_epochs, n_min_trials=LEAST_COMPARED
         ),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
 from discriminator_guidance.config import Config, Variant
@@ -15,18 +16,11 @@ from discriminator_guidance.config.sections import SampleRange
 from discriminator_guidance.data.files import read_npz
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
-from discriminator_guidance.guidance.fitted_weights import interpolated
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.precision import allow_tf32, prepare
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_denoiser, load_extractor, load_fid_network
-from discriminator_guidance.stages.sampling import (
-    OpenVariant,
-    fit_variant,
-    member_guidance,
-    sampler_settings,
-    window_of,
-)
+from discriminator_guidance.stages.sampling import OpenVariant, fit_variant, member_guidance, sampler_settings
 
 
 class GuidedDistances:
@@ -49,11 +43,10 @@ class GuidedDistances:
         Yields of each batch the features (n, d), the log ratios (steps, n) of guidance, +inf outside the window, and
         the images (n, H, W, C) uint8.
         """
-        members, fitted = MemberLogits(self.extractor, heads), None
+        members, fit = MemberLogits(self.extractor, heads), dict[str, Tensor]()
         if variant.weights == "fitted":
             fit = fit_variant(self.config, self.layout, self.denoiser, members, variant, self.compute)
-            fitted = interpolated(fit["fit_sigma"], fit["fit_weights"])
-        guidance = member_guidance(members, variant, window_of(self.config, variant), self.compute, fitted)
+        guidance = member_guidance(self.config, members, variant, self.compute, fit)
         opened = OpenVariant(self.denoiser, guidance, sampler_settings(self.config, variant), self.compute)
         indices = range(span.seed_start, span.seed_start + span.images)
         for start in range(0, len(indices), span.batch_size):
@@ -74,11 +67,13 @@ class GuidedDistances:
         return features
 
 
-def distance_inputs(layout: Layout) -> tuple[Path, ...]:
-    """The files that every distance depends on."""
-    folders = [layout.model(word) for word in ("score", "extractor", "fid_network")]
-    weights = (folder / name for folder in folders for name in WEIGHT_FILES)
-    return (layout.real / "train.npz", layout.model("fid_network") / "features.npz", *weights)
+def distance_inputs(layouts: Sequence[Layout], members: Iterable[str] = ()) -> tuple[Path, ...]:
+    """The files that the distances of samples guided by members depend on, in each training replicate."""
+    first = layouts[0]
+    folders = [one.model(word) for word in ("score", "extractor", "fid_network") for one in layouts]
+    folders += [one.discriminator(member) for one in layouts for member in members]
+    weights = dict.fromkeys(folder / name for folder in folders for name in WEIGHT_FILES)
+    return (first.real / "train.npz", first.model("fid_network") / "features.npz", *weights)
 
 
 def distance_settings(config: Config) -> dict[str, Any]:

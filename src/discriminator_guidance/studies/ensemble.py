@@ -11,7 +11,6 @@ import numpy as np
 import optuna
 from optuna.pruners import PercentilePruner
 
-from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
 from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.stages.networks import load_head
@@ -40,7 +39,6 @@ def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[
 def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
     """The search."""
     search, plain = config.study.ensemble, config.variants[config.study.start]
-    heads = [one.discriminator(member) / file for one in layouts for member in plain.members for file in WEIGHT_FILES]
     return StudyPlan(
         word=WORD,
         objective=f"FID ({config.fid_network.name}) of {config.study.tuning.images} guided tuning samples"
@@ -50,7 +48,7 @@ def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
             "plain": plain.model_dump(),
             **distance_settings(config),
         },
-        inputs=tuple(dict.fromkeys([*(path for one in layouts for path in distance_inputs(one)), *heads])),
+        inputs=distance_inputs(layouts, plain.members),
         pruner=PercentilePruner(search.pruner.percentile, n_startup_trials=search.pruner.startup_trials),
     )
 
@@ -119,8 +117,9 @@ def _objective(trained: Sequence[GuidedDistances], trial: optuna.Trial, tracker:
                 attach_samples(trial, tracker, images, one.layout)
             batches.append(features)
             fids[-1], _ = one.distance(batches)
-            tracker.metrics(done, {"fid_so_far": np.mean(fids)})
-            trial.report(float(np.mean(fids)), done)
+            mean = float(np.mean(fids))
+            tracker.metrics(done, {"fid_so_far": mean})
+            trial.report(mean, done)
             done += 1
             if GRID not in trial.user_attrs and trial.should_prune():
                 raise optuna.TrialPruned

@@ -16,7 +16,6 @@ import numpy as np
 import optuna
 from scipy.special import expit
 
-from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
 from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.config.sections import Rule
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
@@ -70,14 +69,13 @@ def run(config: Config, layout: Layout, recover_all: bool) -> dict[str, Any]:
 def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
     """The experiment; more replicates may be added to it."""
     section = config.study.factorial
-    members = {name for names in section.sets.values() for name in names}
-    heads = [one.discriminator(name) / file for one in layouts for name in sorted(members) for file in WEIGHT_FILES]
+    members = sorted({name for names in section.sets.values() for name in names})
     own = {"factorial": section.model_dump(exclude={"threads"}), "seed": config.guided.seed}
     return StudyPlan(
         word=WORD,
         objective=f"FID ({config.fid_network.name}) of {section.images} samples",
         settings=own | distance_settings(config),
-        inputs=tuple(dict.fromkeys([*(path for one in layouts for path in distance_inputs(one)), *heads])),
+        inputs=distance_inputs(layouts, members),
     )
 
 

@@ -1,4 +1,4 @@
-"""The loop of the networks whose training is counted in iterations: score, extractor, fid_network."""
+"""The loop in which every network is trained."""
 
 from __future__ import annotations
 
