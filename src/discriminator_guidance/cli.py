@@ -177,7 +177,7 @@ def fid(
     images: Annotated[Path, typer.Option(help="Generated images: a folder, a zip or an .npz.")],
     reference: Annotated[Path, typer.Option(help="Real images, in the same formats.")],
     against: Annotated[Path | None, typer.Option(help="Other generated images to compare with.")] = None,
-    network: Annotated[str, typer.Option(help="`inception`, or the folder of a profile's fid_network.")] = "inception",
+    network: Annotated[str, typer.Option(help="`inception`, its .pth file, or a folder `fid_network`.")] = "inception",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one feature pass.")] = 64,
 ) -> None:
     """Measure FID, KID, precision and recall of any images, with intervals; compare two sets."""

@@ -62,12 +62,30 @@ def test_exact_predictions_give_the_exact_denoiser(kind: str) -> None:
     assert torch.allclose(denoised, DATA.denoise(x, sigma), rtol=0, atol=1e-6)
 
 
+def test_samples_keep_to_the_noise_levels_of_the_schedule() -> None:
+    denoiser = from_diffusers(ExactModel("epsilon"), scheduler_of("epsilon", KEPT[:200]))
+    states = sample(denoiser, (64, *SHAPE), trajectory=True)
+    assert states[0].std() == pytest.approx(LEVELS[199].item(), rel=0.2)
+
+
+def test_learned_variances_are_left_out() -> None:
+    class Learned(ExactModel):
+        def __call__(self, x_vp: Tensor, t: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(sample=super().__call__(x_vp, t).sample.repeat(1, 2, 1, 1))
+
+    x, sigma = torch.ones(2, *SHAPE).double(), torch.ones(2).double()
+    ours = [from_diffusers(model("epsilon"), scheduler_of("epsilon"))(x, sigma) for model in (Learned, ExactModel)]
+    assert torch.equal(*ours)
+
+
 def test_levels_outside_the_schedule_are_finite_without_signal_at_its_end() -> None:
     kept = torch.cat([KEPT[:-1], torch.zeros(1)])
     denoised = from_diffusers(ExactModel("v_prediction"), scheduler_of("v_prediction", kept))
     assert denoised(torch.ones(2, *SHAPE).double(), torch.tensor([1e-4, 1e4]).double()).isfinite().all()
     with pytest.raises(ConfigError, match="prediction_type"):
-        from_diffusers(ExactModel("epsilon"), scheduler_of("flow"))(torch.ones(1, *SHAPE), torch.ones(1))
+        from_diffusers(ExactModel("epsilon"), scheduler_of("flow"))
+    with pytest.raises(ConfigError, match="a scheduler of VP noise"):
+        from_diffusers(ExactModel("epsilon"), SimpleNamespace())
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +188,8 @@ def test_noise_levels_and_denoisers_are_those_of_k_diffusion() -> None:
 
 @pytest.mark.parametrize("run", K_DIFFUSION["samples"])
 def test_samples_are_those_of_k_diffusion(run: dict) -> None:
-    model, guidance, changes = MODELS[run["model"]], TILT if run["guided"] else None, run["settings"] | {"steps": 6}
+    model, guidance = MODELS[run["model"]], TILT if run["guided"] else None
+    changes = {"sigma_min": 0.002, **run["settings"], "steps": 6}
     assert_agrees(sample(model, (2, 1, 1, 2), guidance=guidance, **changes), run["x"], 5e-6)
     noise = partial(normal_batch, 0, indices=range(2), shape=(1, 1, 2))
     given = (model, guidance, noise("latent", step=0), lambda step, raised: noise("churn", step=step))

@@ -76,8 +76,23 @@ def test_what_cannot_be_is_one_line() -> None:
         sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(lambda x_vp, tau: torch.ones(6, 2)))
     with pytest.raises(ConfigError, match="at least 2 steps"):
         sample(WRONG.denoise, FEW, steps=1)
+    with pytest.raises(ConfigError, match=r"\(N, C, H, W\)"):
+        sample(WRONG.denoise, SHAPE)
+    with pytest.raises(ConfigError, match="exchange its ends"):
+        DiscriminatorGuidance(mean_logit, window=(1.0, 0.01))
+    with pytest.raises(ConfigError, match="expected 1 member_weights; got 2"):
+        sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(mean_logit, member_weights=(0.5, 0.5)))
+    with pytest.raises(ConfigError, match="two or more discriminators"):
+        sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(mean_logit, rule="shrunk_mean_logit"))
     with pytest.raises(TypeError, match="sigma"):
         sample(WRONG.denoise, FEW, sigma=3.0)
+
+
+def test_guidance_in_inference_mode_is_the_same() -> None:
+    guidance = DiscriminatorGuidance(mean_logit)
+    expected = sample(WRONG.denoise, FEW, guidance=guidance)
+    with torch.inference_mode():
+        assert torch.equal(sample(WRONG.denoise, FEW, guidance=guidance), expected)
 
 
 def test_seeds_reproduce_single_images_with_churn() -> None:

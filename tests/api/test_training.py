@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from discriminator_guidance.api.pretrained import load_discriminator
 from discriminator_guidance.api.sampling import sample
 from discriminator_guidance.api.training import TrainedDiscriminator, train_discriminator
+from discriminator_guidance.checkpoints.weights import save_weights
 from discriminator_guidance.data.images import to_uint8, write_png
 from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.diffusion.vp_time import marginal_mean, marginal_std
@@ -37,8 +39,10 @@ def shrink(x: Tensor, sigma: Tensor) -> Tensor:
     return x * (STD**2 / (STD**2 + sigma.view(-1, 1, 1, 1) ** 2)).to(x.dtype)
 
 
-def train(real: object = REAL, fake: object = FAKE, **options: object) -> TrainedDiscriminator:
-    return train_discriminator(real, fake, **{**QUICK, **options})
+def train(
+    real: object = REAL, fake: object = FAKE, extractor: object = None, **options: object
+) -> TrainedDiscriminator:
+    return train_discriminator(real, fake, extractor, **{**QUICK, **options})
 
 
 @pytest.mark.parametrize("extractor", [None, lambda x_vp, tau: x_vp])
@@ -128,3 +132,26 @@ def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
 def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         train(real)
+
+
+@pytest.mark.parametrize("extractor", [None, "encoder"])
+def test_conditional_discriminators_are_given_classes(extractor: str | None) -> None:
+    few, classes = {"epochs": 1, "extractor": encoder() if extractor else None}, np.arange(80) % 10
+    trained = train(REAL[:40], FAKE[:40], classes=classes, **few)
+    x_vp, tau = REAL[:2], torch.tensor(0.1)
+    first, second = (trained(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
+    assert first.shape == (2,)
+    assert not torch.equal(first, second)
+
+
+def test_a_saved_discriminator_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    trained = train(REAL[:40], FAKE[:40], epochs=1)
+    trained.save(tmp_path / "whole")
+    x_vp, tau = REAL[:2], torch.tensor(0.1)
+    assert torch.equal(load_discriminator(tmp_path / "whole")(x_vp, tau).squeeze(1), trained(x_vp, tau))
+    features = encoder()
+    save_weights(tmp_path / "features", features.state_dict(), features.arguments)
+    on_features = train(REAL[:40], FAKE[:40], features, epochs=1)
+    on_features.save(tmp_path / "head")
+    loaded = load_discriminator(tmp_path / "features", tmp_path / "head")
+    assert torch.allclose(loaded(x_vp, tau)[0], on_features(x_vp, tau), atol=1e-6)

@@ -13,12 +13,14 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
+from discriminator_guidance.checkpoints.weights import load_torch
 from discriminator_guidance.data.files import read_json, write_npz
 from discriminator_guidance.data.image_files import open_images
 from discriminator_guidance.data.images import write_png
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.inception import InceptionFeatures
 from discriminator_guidance.stages import fid
+from tests.commands import PROJECT
 
 from .conftest import Tiny, run_stage
 
@@ -83,7 +85,8 @@ def test_inception_distances_are_those_of_torch_fidelity_and_pytorch_fid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    state = InceptionFeatures(None).network.state_dict()
+    fetched = PROJECT / fid.INCEPTION_WEIGHTS  # the real ones where `dguide fetch` has put them
+    state = load_torch(fetched) if fetched.is_file() else InceptionFeatures(None).network.state_dict()
     (tmp_path / fid.INCEPTION_WEIGHTS).parent.mkdir(parents=True)
     torch.save(state, tmp_path / fid.INCEPTION_WEIGHTS)
     monkeypatch.chdir(tmp_path)
@@ -91,6 +94,7 @@ def test_inception_distances_are_those_of_torch_fidelity_and_pytorch_fid(
     sets = [rng.integers(0, high, (6, 299, 299, 3), dtype=np.uint8) for high in (256, 130)]
     paths = [write_folder(tmp_path / name, images) for name, images in zip(("one", "two"), sets, strict=True)]
     found = fid.run(paths[0], None, paths[1], "inception", 4)
+    assert fid.run(paths[0], None, paths[1], fid.INCEPTION_WEIGHTS, 4).rows() == found.rows()
 
     fidelity = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], fid.INCEPTION_WEIGHTS)
     monkeypatch.setattr(pytorch_inception, "load_state_dict_from_url", lambda *_, **__: state)

@@ -33,16 +33,20 @@ def from_diffusers(unet: Any, scheduler: Any, **conditions: Any) -> Denoiser:
     """
     sigmas = _noise_levels(scheduler)
     knots = sigmas[sigmas.isfinite()].log()  # a schedule without signal at its end has an infinite last level
+    _scales(scheduler, sigmas)  # refuses other predictions before they are made
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         level = sigma.double().view(-1, 1, 1, 1)
         x_vp = (x / (1 + level**2).sqrt()).to(unet.dtype)
         t = np.interp(sigma.double().log().cpu(), knots, np.arange(len(knots)))
         output = unet(x_vp, torch.from_numpy(t).to(x.device, torch.float32), **conditions).sample
+        output = output[:, : x.shape[1]]  # without learned variances
         skip, out = _scales(scheduler, level)
         denoised: Tensor = (skip * x + out * output.double()).to(x.dtype)
         return denoised
 
+    ends = knots.exp()[[0, -1]].tolist()
+    denoiser.sigma_min, denoiser.sigma_max = ends  # type: ignore[attr-defined]
     return denoiser
 
 
@@ -83,7 +87,10 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
 
 def _noise_levels(scheduler: Any) -> Tensor:
     """sigma_t of each timestep t (T,), ascending, float64."""
-    kept: Tensor = scheduler.alphas_cumprod.double().cpu()
+    kept: Tensor | None = getattr(scheduler, "alphas_cumprod", None)
+    if kept is None:
+        raise ConfigError("a scheduler of VP noise", type(scheduler).__name__, "write the denoiser by hand")
+    kept = kept.double().cpu()
     return ((1 - kept) / kept).sqrt()
 
 

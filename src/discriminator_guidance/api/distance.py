@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def frechet_distance(
     *,
     baseline: Rows | None = None,
     network: Callable[[Tensor], Tensor] | None = None,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
 ) -> Interval:
     """The Frechet distance of generated to real images, or its difference from a baseline's, with a 95 % interval.
 

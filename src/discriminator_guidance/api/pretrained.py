@@ -69,17 +69,23 @@ def load_edm(path: str | Path, device: torch.device | str = "cpu") -> EDMPrecond
 
 def load_discriminator(
     extractor: str | Path, *heads: str | Path, head_channels: int = 64, device: torch.device | str = "cpu"
-) -> MemberLogits:
-    """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from the .pt files of an ADM classifier and of M heads.
+) -> MemberLogits | EncoderUNet:
+    """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from an extractor and M heads.
 
-    head_channels: channels of an attention head, which leave no trace in the files.
+    Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote. A folder
+    alone is a whole discriminator, trained without an extractor. head_channels: channels of an attention head, which
+    leave no trace in .pt files.
 
     >>> discriminator = load_discriminator("32x32_classifier.pt", "discriminator_60.pt")
     >>> discriminator(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.5])).shape
     torch.Size([1, 2])
     """
-    first, *others = (read_adm(Path(path), head_channels)[0] for path in (extractor, *heads))
-    return _frozen(MemberLogits(first, others), device)
+
+    def load(path: Path) -> EncoderUNet:
+        return load_network(EncoderUNet, path, "discriminator") if path.is_dir() else read_adm(path, head_channels)[0]
+
+    first, *others = (load(Path(path)) for path in (extractor, *heads))
+    return _frozen(MemberLogits(first, others) if others else first, device)
 
 
 def _frozen(network: Network, device: torch.device | str) -> Network:

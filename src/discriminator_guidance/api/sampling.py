@@ -56,19 +56,21 @@ class DiscriminatorGuidance:
     def __post_init__(self) -> None:
         if self.rule not in (rules := (*RULES, SHRUNK)):
             raise ConfigError("a rule for several discriminators", repr(self.rule), f"choose from: {', '.join(rules)}")
+        if self.window[0] > self.window[1]:
+            raise ConfigError("a window (first, last) of VP times", str(self.window), "exchange its ends")
 
     @property
     def orders(self) -> tuple[float, float]:
         """The weights w1 and w2 by which a Heun step multiplies the score; 1 with a schedule, which is part of it."""
         if callable(self.weight):
             return 1.0, 1.0
-        return self.weight if isinstance(self.weight, tuple) else (self.weight, self.weight)
+        return (self.weight, self.weight) if isinstance(self.weight, int | float) else self.weight
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The score (N, C, H, W) and the log ratio (N,) of `density_ratio.guidance_score` at float64 x and sigma."""
         score, log_ratio = guidance_score(self._log_ratio, x, sigma, *self.window)
         if callable(self.weight):
-            score = self.weight(sigma).view(-1, 1, 1, 1) * score
+            score = torch.as_tensor(self.weight(sigma)).to(score).view(-1, 1, 1, 1) * score
         return score, log_ratio
 
     def denoise(self, denoiser: Denoiser) -> Denoiser:
@@ -94,6 +96,10 @@ class DiscriminatorGuidance:
             raise ConfigError(expected, str(tuple(wrong[0])), "give one for each image")
         logits = torch.cat([logits.reshape(-1, count) for logits in found])
         weights = simplex_weights("equal", len(logits)) if self.member_weights is None else self.member_weights
+        if not callable(weights) and len(weights) != len(logits):
+            raise ConfigError(f"{len(logits)} member_weights", str(len(weights)), "give one for each discriminator")
+        if self.rule == SHRUNK and len(logits) < 2:
+            raise ConfigError(f"two or more discriminators for {SHRUNK}", "one", "choose another rule")
         return combine(lambda *_: logits, self.rule, weights)(x_vp, tau)
 
 
@@ -115,7 +121,8 @@ def sample(
     without gradients. Classes come by closure: `lambda x, sigma: network(x, sigma, labels)`. Image i of a seed depends
     on the seed and i alone, up to rounding; `first` is the i of the first row. trajectory: return the states
     (steps + 1, N, C, H, W) at all noise levels, the samples last. settings: other values for fields of
-    `SamplerSettings`, such as sigma_max.
+    `SamplerSettings`, such as s_churn; sigma_min and sigma_max end where the denoiser's do, if it has such (as
+    `from_diffusers` gives it).
 
     >>> def denoiser(x, sigma):  # of normal data with standard deviation 0.5
     ...     return x * 0.25 / (0.25 + sigma.view(-1, 1, 1, 1) ** 2)
@@ -128,8 +135,8 @@ def sample(
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True
     """
-    if steps < 2:
-        raise ConfigError("at least 2 steps", str(steps), "ask for more")
+    if steps < 2 or len(shape) != 4:
+        raise ConfigError("at least 2 steps and a shape (N, C, H, W)", f"{steps} and {tuple(shape)}", "correct them")
     count, *image = shape
     indices = range(first, first + count)
     w1, w2 = (0.0, 0.0) if guidance is None else guidance.orders
@@ -141,7 +148,9 @@ def sample(
         return denoiser(x.float(), sigma.float())
 
     latents = normal_batch(seed, "latent", indices, 0, image).to(device)
-    chosen = replace(EDM_SAMPLER, steps=steps, w1=w1, w2=w2, **settings)  # type: ignore[arg-type]
+    low, high = getattr(denoiser, "sigma_min", 0.0), getattr(denoiser, "sigma_max", math.inf)
+    levels = {"sigma_min": max(low, EDM_SAMPLER.sigma_min), "sigma_max": min(high, EDM_SAMPLER.sigma_max)}
+    chosen = replace(EDM_SAMPLER, **{"steps": steps, "w1": w1, "w2": w2, **levels, **settings})  # type: ignore[arg-type]
     states: list[Tensor] = []
     observe = (lambda step, x, denoised, log_ratio: states.append(x)) if trajectory else None
     with torch.no_grad():
@@ -155,4 +164,4 @@ def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
     >>> to_uint8(torch.tensor([-2.0, 0.0, 1.0]).view(1, 3, 1, 1)).ravel().tolist()
     [0, 128, 255]
     """
-    return images.to_uint8(samples.detach().cpu().numpy())
+    return images.to_uint8(samples.detach().float().cpu().numpy())

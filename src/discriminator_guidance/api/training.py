@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from discriminator_guidance.api.sampling import sample
+from discriminator_guidance.checkpoints.weights import save_weights
 from discriminator_guidance.data.image_files import open_images
 from discriminator_guidance.data.images import content_digest, to_uint8
 from discriminator_guidance.data.resume import Resumable
@@ -27,7 +28,7 @@ from discriminator_guidance.training.loop import Checkpoints, Report, Row, State
 from discriminator_guidance.training.pairs import pair_up, scaled
 
 Images = NDArray[np.uint8] | Tensor | str | Path
-Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a value for each image
+Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 D0 = DiscriminatorSettings(  # of Table 2, with the epoch that validation chooses
     seed=0, epochs=40, learning_rate=3e-4, weight_decay=1e-7, t_min=1e-5, batch_size=64, importance_sampling=True,
     reshuffle=True, flip=False, label_smoothing=0.0, bagging=None, checkpoint="best", checkpoint_every=1,
@@ -40,11 +41,19 @@ WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the ima
 class TrainedDiscriminator:
     """What guidance calls, (x_vp, tau) -> logits (N,), and the network in it that was trained."""
 
-    discriminator: Extractor
+    discriminator: Callable[..., Tensor]  # (x_vp, tau[, classes]) -> logits (N,)
     head: EncoderUNet  # of the extractor's features, or of x_vp
     last: State  # the head's weights after the last epoch, where others are used
     history: list[Row]
     tested: dict[str, NDArray[Any]]  # on held-out images: logits, labels, VP time, and image (a row of real ++ fake)
+
+    def __call__(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
+        """The logits (N,) of the discriminator."""
+        return self.discriminator(x_vp, tau, *classes)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the head for `load_discriminator`; without an extractor it is the whole discriminator."""
+        save_weights(Path(folder), self.head.state_dict(), self.head.arguments)
 
     @property
     def calibration(self) -> list[CalibrationBin]:
@@ -70,10 +79,11 @@ def train_discriminator(
     or an .npz file of images. fake may also be the denoiser: `sample` then draws as many images as there are real ones,
     with indices from 0. extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose
     frozen features a head is trained; None trains a small encoder of the images from scratch. head: the one to begin
-    with; None: a fresh one. classes: of real ++ fake, for a conditional head. checkpoints: a folder; the same call
-    resumes there after a kill, with the same bytes. progress: called with each epoch and its losses, such as `print`.
-    settings: other values for fields of `DiscriminatorSettings`, such as epochs, seed or learning_rate. Of the images
-    80 % train, 10 % choose the epoch with the smallest validation loss, 10 % calibrate. Kim et al. 2023, Eq. 4.
+    with; None: a fresh one. classes: of real ++ fake, for a conditional head; give conditional fakes as images.
+    checkpoints: a folder; the same call resumes there after a kill, with the same bytes. progress: called with each
+    epoch and its losses, such as `print`. settings: other values for fields of `DiscriminatorSettings`, such as epochs,
+    seed or learning_rate. Of the images 80 % train, 10 % choose the epoch with the smallest validation loss, 10 %
+    calibrate. Kim et al. 2023, Eq. 4.
 
     >>> rng = np.random.default_rng(0)
     >>> real, fake = (rng.integers(low, low + 100, (20, 8, 8, 1), dtype=np.uint8) for low in (150, 0))
@@ -86,7 +96,7 @@ def train_discriminator(
         size, starts = one.shape[1], range(0, len(one), BATCH)
         shapes = [(min(BATCH, len(one) - start), one.shape[3], size, size) for start in starts]
         drawn = [sample(fake, shape, first=start, device=place) for shape, start in zip(shapes, starts, strict=True)]
-        fake = torch.cat(drawn)
+        fake = to_uint8(torch.cat(drawn).cpu().numpy())
     other = _as_uint8(fake, "fake")
     if one.shape[1:] != other.shape[1:] or min(len(one), len(other)) < FEWEST:
         expected, found = f"{FEWEST} or more real and fake images of one shape", f"{one.shape} and {other.shape}"
@@ -96,7 +106,7 @@ def train_discriminator(
     pairs = pair_up(one, other, classes, split, place)
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         torch.manual_seed(chosen.seed)
-        features, head, probe = _untrained(extractor, head, scaled(pairs.images[:2]))
+        features, head, probe = _untrained(extractor, head, scaled(pairs.images[:2]), classes is not None)
         if isinstance(checkpoints, str | Path):
             begun = nn.utils.parameters_to_vector(head.parameters()).detach()
             digests = [content_digest(array) for array in (one, other, probe.cpu().numpy(), begun.cpu().numpy())]
@@ -120,7 +130,7 @@ def train_discriminator(
 
 
 def _untrained(
-    extractor: Extractor | None, head: EncoderUNet | None, images: Tensor
+    extractor: Extractor | None, head: EncoderUNet | None, images: Tensor, condition: bool
 ) -> tuple[Extractor, EncoderUNet, Tensor]:
     """What makes features of images, the head that training begins with, and the features of some images."""
     _, channels, size, _ = images.shape
@@ -129,7 +139,8 @@ def _untrained(
         while size >> (levels - 1) > SMALLEST and size % 2**levels == 0:
             levels += 1
         mult = [min(2**level, 4) for level in range(levels)]
-        head = head or EncoderUNet(size, channels, WIDTH, 1, 1, [2 ** (levels - 1)], mult, num_head_channels=WIDTH)
+        options: dict[str, Any] = {"num_head_channels": WIDTH, "condition": condition}
+        head = head or EncoderUNet(size, channels, WIDTH, 1, 1, [2 ** (levels - 1)], mult, **options)
         return lambda x_vp, tau: x_vp, head.to(images.device), images
     if isinstance(extractor, nn.Module):
         extractor.to(images.device).requires_grad_(False).eval()
@@ -137,7 +148,8 @@ def _untrained(
     with torch.no_grad():
         probe = features(images, images.new_tensor(0.5))
     width = WIDTH * max(1, min(4, probe.shape[1] // 128))  # 128, the paper's, on its 512 features
-    head = head or build_head(probe.shape[1:], model_channels=width, num_res_blocks=2, num_head_channels=WIDTH)
+    sizes = {"model_channels": width, "num_res_blocks": 2, "num_head_channels": WIDTH}
+    head = head or build_head(probe.shape[1:], condition, **sizes)
     return features, head.to(images.device), probe
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from discriminator_guidance.data.files import load_arrays, reason
 from discriminator_guidance.data.images import Images, shrink
-from discriminator_guidance.errors import InputError, UserError
+from discriminator_guidance.errors import ConfigError, InputError, UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -149,8 +149,10 @@ def _numbered(labels: np.ndarray) -> tuple[str, ...]:
 
 
 def _decode(name: str, read: Read) -> np.ndarray:
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ConfigError("Pillow, which reads image files", "none", "pip install pillow, or give arrays") from error
     try:
         with Image.open(io.BytesIO(read(name)), formats=FORMATS) as image:
             if image.mode not in CHANNELS or image.width * image.height > MAX_PIXELS:

@@ -29,7 +29,7 @@ def extract_features(
     batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(images[start : start + batch_size]).to(device)
+            pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(device)
             scaled = pixels.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
             batches.append(features_of(scaled).float().cpu().numpy())
             advance(len(pixels))
@@ -40,6 +40,7 @@ def extract_features(
 
 def comparable(*sets: Floats) -> list[Doubles]:
     """Feature sets (N, d) as float64; an InputError for a set of one row, for NaN, or for two widths d."""
+    sets = tuple(map(np.asarray, sets))  # of torch tensors too
     for features in sets:
         if features.ndim != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
             shapes = " and ".join(str(each.shape) for each in sets)

@@ -58,10 +58,10 @@ def guidance_score(
     if not bool(active.any()):
         return score, ratio
     mean = marginal_mean(tau).view(-1, 1, 1, 1)
-    with torch.enable_grad():
-        x_vp = (mean * x).to(network_dtype).detach().requires_grad_(True)
-        time = tau if network_time is None else network_time(tau)
-        value = log_ratio(x_vp, time.to(network_dtype))
+    with torch.inference_mode(False), torch.enable_grad():
+        x_vp = (mean * x).to(network_dtype).detach().clone().requires_grad_(True)
+        time = (tau if network_time is None else network_time(tau)).to(network_dtype).clone()
+        value = log_ratio(x_vp, time)
         (gradient,) = torch.autograd.grad(value.sum(), x_vp)
     # A rule's clip may have made the gradient of what is not finite 0.
     gradient = gradient.masked_fill(~value.isfinite().view(-1, 1, 1, 1), math.nan)

@@ -90,9 +90,10 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
 
 def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FidNetwork | InceptionFeatures]:
     """The name of a distance and its network: torch-fidelity's Inception, or the `fid_network` of a profile."""
-    if choice == "inception":
+    if choice == "inception" or choice.endswith(".pth"):
         key = "--network inception (dguide fetch inception --params configs/cifar10.yaml)"
-        weights = released_file(Layout(Path.cwd(), ""), INCEPTION_WEIGHTS, key)
+        path = INCEPTION_WEIGHTS if choice == "inception" else choice
+        weights = released_file(Layout(Path.cwd(), ""), path, key)
         return "FID", InceptionFeatures(read_state_dict(weights)).to(compute.device).eval().requires_grad_(False)
     folder = Path(choice).parent if choice.endswith(".safetensors") else Path(choice)
     arguments = read_json(folder / "config.json", "fid_network")
