@@ -22,9 +22,5 @@ class InputError(UserError):
     """A file that a stage needs is missing, damaged or of the wrong shape."""
 
 
-class OutputError(UserError):
-    """A file cannot be written: no room, no permission, a quota."""
-
-
 class DivergenceError(UserError):
     """A loss, gradient or image stopped being finite."""

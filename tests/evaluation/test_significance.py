@@ -11,7 +11,6 @@ from discriminator_guidance.evaluation.significance import (
     Measured,
     holm,
     standard_error,
-    student_interval,
 )
 from tests.evaluation.sets import of_noise
 
@@ -47,12 +46,6 @@ def test_a_difference_is_paired_by_replicate_and_image() -> None:
     assert reverse.interval() == pytest.approx(tuple(-bound for bound in reversed(delta.interval())))
     with pytest.raises(InputError, match=r"shapes \(3, 30\) and \(1, 20\)"):
         first.minus(Measured((0.0,), np.zeros((1, 20))))
-
-
-def test_interval_of_independent_values_follows_student() -> None:
-    # t with two degrees of freedom: 4.303; mean 2, deviation 1.
-    assert student_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
-    assert student_interval([1.0]) is None
 
 
 def test_replicates_cover_the_expectation_over_training_seeds() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from discriminator_guidance.errors import InputError, OutputError
+from discriminator_guidance.errors import InputError, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise OutputError(
+        raise UserError(
             f"to write {path} ({len(content):,} bytes)",
             str(error.strerror or error),
             "free disk space or correct its permissions, and run the command again; complete results are kept",

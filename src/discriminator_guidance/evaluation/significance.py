@@ -28,16 +28,6 @@ def standard_error(influence: Doubles) -> float:
     return float(np.sqrt(np.sum(influence**2) / (n * (n - 1))))
 
 
-def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of a mean of independent values from their scatter (Student 1908); None for one value."""
-    if len(values) < 2:
-        return None
-    from scipy import stats
-
-    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    return float(low), float(high)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values adjusted for their number m, in the given order: max over j <= i of (m - j + 1) p_(j), at most 1.
 

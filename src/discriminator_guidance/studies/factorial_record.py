@@ -20,7 +20,7 @@ from discriminator_guidance.config import Config
 from discriminator_guidance.config.sections import FactorialStudy
 from discriminator_guidance.data.files import read_npz, write_csv, write_json
 from discriminator_guidance.evaluation.features import Floats
-from discriminator_guidance.evaluation.significance import standard_error, student_interval
+from discriminator_guidance.evaluation.significance import standard_error
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.factorial import RULES, WORD, Cell, share_and_amplification
 from discriminator_guidance.studies.record import draw
@@ -79,7 +79,8 @@ def factors(frame: pd.DataFrame, section: FactorialStudy) -> list[Row]:
     found, keys = list[Any](), ["set", "members", "steps"]
     for _, part in _clipped(frame, section).groupby(keys):
         logs = np.log(part["ratio_to_d0"])
-        low, high = map(math.exp, bounds) if (bounds := student_interval(logs.tolist())) else (None, None)
+        interval = stats.ttest_1samp(logs, 0).confidence_interval() if len(logs) > 1 else ()  # 95 %, Student's t
+        low, high = map(math.exp, interval) if interval else (None, None)
         factor = {"factor": math.exp(logs.mean()), "low": low, "high": high, "n": len(part)}
         rank = (part["share_in_unit"] * part["amplification"].fillna(0)).corr(logs, method="spearman")
         predicted = None if math.isnan(rank) else float(rank)
