@@ -103,3 +103,45 @@ def test_trainings_are_those_of_the_committed_run() -> None:
     text = (PROJECT / "docs" / "results.md").read_text()
     *first, last = [f"{value:.2f}" for value in evaluated("digits", "d0")["fid_values"]]
     assert f"{', '.join(first)} and {last}" in text
+
+
+def words(page: str) -> str:
+    return " ".join((PROJECT / "docs" / page).read_text().split())
+
+
+def test_the_mechanism_is_that_of_the_committed_study() -> None:
+    frame = pd.read_csv(REPORTS / "digits/study/factorial_mechanism.csv")
+    part = frame[(frame["set"] == "fresh") & (frame["members"] == 6) & (frame["time"] > 0.5)].groupby("time")
+    mean, slopes = part.mean(numeric_only=True), part["platt_slope"].agg(["min", "max"])
+    rows = {
+        "standard deviation": [f"{value:.3f}" for value in mean["standard_deviation"]],
+        "Platt slope (1: calibrated), range over seeds": [f"{low:.0f} to {high:.0f}" for low, high in slopes.values],
+        "images with a logit in (0, 1)": [f"{100 * value:.0f} %" for value in mean["share_in_unit"]],
+        "mean factor of their gradients": [f"{value:.0f}" for value in mean["amplification"]],
+    }
+    for name, cells in rows.items():
+        assert " | ".join([f"| {name}", *cells]) in words("ensemble.md")
+
+
+def test_rank_correlations_are_those_of_the_committed_studies() -> None:
+    def rank(profile: str, name: str, members: int) -> str:
+        rows = json.loads((REPORTS / profile / "study/factorial.json").read_text())["factors"]
+        (found,) = (row for row in rows if (row["set"], row["members"], row["steps"]) == (name, members, 35))
+        return f"{found['spearman']:.1f}"
+
+    expected = [
+        f"correlation of {rank('digits', 'fresh', 6)} with",
+        f"{rank('digits', 'fresh', 1)} for one member, {rank('digits', 'reproduction', 6)} for sequential",
+        f"{rank('digits', 'overfitted', 6)} for overfitted members",
+        f"networks {rank('mini-seeds', 'fresh', 6)} for six and {rank('mini-seeds', 'fresh', 1)} for one",
+    ]
+    assert [phrase for phrase in expected if phrase not in words("ensemble.md")] == []
+
+
+def test_losses_of_heads_are_those_of_the_committed_run() -> None:
+    shown = words("results.md").partition("Mean test cross-entropies: ")[2]
+    names = ("d0", "d0_ema", "d0_best", "d0_shifted", "permuted")
+    for name, text in zip(names, re.findall(r"\d\.\d+", shown), strict=False):
+        files = (REPORTS / "digits/discriminator" / name).glob("r*/metrics.json")
+        losses = [json.loads(path.read_text())["test_loss"] for path in files]
+        assert text == f"{np.mean(losses):.3f}"

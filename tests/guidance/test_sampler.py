@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -106,10 +107,7 @@ def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
         return (x_vp.flatten(1).sum(1) + torch.tensor([0.0, wrong])).unsqueeze(0)
 
     log_ratio = combine(logits, "mean_probability", [1.0])
-
-    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return guidance_score(log_ratio, x, sigma, 0.0, 1.0)
-
+    guidance = partial(guidance_score, log_ratio, time_min=0.0, time_max=1.0)
     with pytest.raises(DivergenceError, match=r"row 1 of the batch after step 1, at sigma = 80;"):
         sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(steps=4, **weights))
 
