@@ -37,9 +37,9 @@ class DiscriminatorGuidance:
     discriminators: (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that returns the
     (M, N) logits of M members. x_vp = x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W) float32, in which logits
     must be differentiable; tau (N,) their VP times. Classes come by closure. weight: of both orders; (w1, w2) of the
-    Euler step and of Heun's correction; or a function of sigma (N,). rule: a key of `ensemble.RULES`,
-    or `shrunk_mean_logit`. window: the VP
-    times with guidance. member_weights: one for each member, or a function of VP time; equal if not given.
+    Euler step and of Heun's correction; or a function of sigma (N,). rule: a key of `ensemble.RULES`, or
+    `shrunk_mean_logit`. window: the VP times with guidance. member_weights: one for each member, or a function of VP
+    time; equal if not given.
 
     >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)), weight=lambda sigma: sigma < 1)
     >>> score, log_ratio = guidance(torch.ones(2, 1, 4, 4).double(), torch.tensor([0.5, 2.0]).double())
