@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: a progress bar, a table of results, a line worth knowing."""
+"""Output in a terminal: a progress bar, a table of results, a notice."""
 
 from __future__ import annotations
 

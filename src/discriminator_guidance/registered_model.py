@@ -1,4 +1,4 @@
-"""What MLflow loads as a registered discriminator: networks from the folders in which DVC keeps them."""
+"""A registered discriminator as MLflow loads it: networks from the folders in which DVC keeps them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_the_file_has_what_is_printed(tiny, mode, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE", math.inf)
     table = run.benchmark(tiny, 0.1, tmp_path / "benchmark.json")
     rows = json.loads((tmp_path / "benchmark.json").read_text())
-    names = ROWS if mode == "float32" else ["guided_bf16", *ROWS]
+    names = ROWS if mode == "float32" else [ROWS[0], "guided_bf16", *ROWS[1:]]
     assert [row["row"] for row in table] == [row["name"] for row in rows] == names
     assert all(row["ratio"] == pytest.approx(row["reference_s"] / row["ours_s"]) and row["rounds"] for row in rows)
     assert {"profile", "device", "threads", "load", "torch"} <= set(rows[0]["conditions"])
@@ -65,7 +65,7 @@ def test_the_baseline_has_the_same_gradients_and_computes_attention_again():
     assert cpu.WIDEST == 64
 
 
-@pytest.mark.parametrize(("budget", "images", "rounds"), [(39.0, 3, 2), (100.0, 7, 2), (4.0, 1, 1), (1.0, 1, 1)])
+@pytest.mark.parametrize(("budget", "images", "rounds"), [(39.0, 5, 1), (100.0, 7, 2), (4.0, 1, 1), (2.0, 1, 1)])
 def test_ways_are_called_in_turn_with_as_many_images_as_the_seconds_allow(budget, images, rounds):
     now, log = [0.0], []
 
@@ -77,7 +77,7 @@ def test_ways_are_called_in_turn_with_as_many_images_as_the_seconds_allow(budget
         return call
 
     row = run.timed(run.Row("row", way("baseline", 2.0), way("ours", 1.0), 1.0, 7), budget, lambda: now[0])
-    assert log[:2] == [("baseline", 1), ("ours", 1)]
+    assert log[1:3] == [("baseline", 1), ("ours", 1)]
     assert (row["reference_s"], row["ours_s"], row["ratio"]) == (2.0 * images, images, 2.0)
     assert (row["images"], row["rounds"]) == (images, rounds)
-    assert now[0] <= max(3 * budget, 3.0)
+    assert now[0] <= 3 * budget

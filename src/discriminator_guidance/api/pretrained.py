@@ -21,7 +21,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Pretrained(NamedTuple):
-    """What a release holds: a denoiser, discriminators, and a FID network unless that is Inception."""
+    """The content of a release: a denoiser, discriminators, and a FID network unless that is Inception."""
 
     denoiser: EDMPrecond  # (x, sigma[, one-hot class labels]) -> D
     discriminator: MemberLogits  # (x_vp, tau[, classes]) -> logits (M, N)
@@ -73,7 +73,7 @@ def load_discriminator(
     """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from an extractor and M heads.
 
     Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote. A folder
-    alone is a whole discriminator, trained without an extractor. head_channels: channels of an attention head, which
+    alone is a discriminator that was trained without an extractor. head_channels: channels of an attention head, which
     leave no trace in .pt files.
 
     >>> discriminator = load_discriminator("32x32_classifier.pt", "discriminator_60.pt")

@@ -39,7 +39,7 @@ WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the ima
 
 @dataclass(frozen=True)
 class TrainedDiscriminator:
-    """What guidance calls, (x_vp, tau) -> logits (N,), and the network in it that was trained."""
+    """A discriminator (x_vp, tau) -> logits (N,), and the network in it that was trained."""
 
     discriminator: Callable[..., Tensor]  # (x_vp, tau[, classes]) -> logits (N,)
     head: EncoderUNet  # of the extractor's features, or of x_vp
@@ -52,7 +52,7 @@ class TrainedDiscriminator:
         return self.discriminator(x_vp, tau, *classes)
 
     def save(self, folder: str | Path) -> None:
-        """Write the head for `load_discriminator`; without an extractor it is the whole discriminator."""
+        """Write the head for `load_discriminator`; without an extractor it is the discriminator."""
         save_weights(Path(folder), self.head.state_dict(), self.head.arguments)
 
     @property
@@ -91,26 +91,26 @@ def train_discriminator(
     >>> trained.discriminator(torch.zeros(4, 1, 8, 8), torch.tensor(0.1)).shape
     torch.Size([4])
     """
-    one, place = _as_uint8(real, "real"), torch.device(device)
+    one, device = _as_uint8(real, "real"), torch.device(device)
     if callable(fake):
         size, starts = one.shape[1], range(0, len(one), BATCH)
         shapes = [(min(BATCH, len(one) - start), one.shape[3], size, size) for start in starts]
-        drawn = [sample(fake, shape, first=start, device=place) for shape, start in zip(shapes, starts, strict=True)]
+        drawn = [sample(fake, shape, first=start, device=device) for shape, start in zip(shapes, starts, strict=True)]
         fake = to_uint8(torch.cat(drawn).cpu().numpy())
     other = _as_uint8(fake, "fake")
     if one.shape[1:] != other.shape[1:] or min(len(one), len(other)) < FEWEST:
         expected, found = f"{FEWEST} or more real and fake images of one shape", f"{one.shape} and {other.shape}"
         raise InputError(expected, found, "give more images, or bring them to one shape")
     chosen = replace(D0, **settings)
-    compute, split = Compute(place, chosen.precision), chosen.split(len(one), len(other))
-    pairs = pair_up(one, other, classes, split, place)
-    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+    compute, split = Compute(device, chosen.precision), chosen.split(len(one), len(other))
+    pairs = pair_up(one, other, classes, split, device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(chosen.seed)
         features, head, probe = _untrained(extractor, head, scaled(pairs.images[:2]), classes is not None)
         if isinstance(checkpoints, str | Path):
             begun = nn.utils.parameters_to_vector(head.parameters()).detach()
             digests = [content_digest(array) for array in (one, other, probe.cpu().numpy(), begun.cpu().numpy())]
-            versions = [torch.__version__, np.__version__, place.type]
+            versions = [torch.__version__, np.__version__, device.type]
             key = {**asdict(replace(chosen, matching=None)), "arrays": digests, "versions": versions}
             checkpoints = Resumable(Path(checkpoints), "discriminator", key)
         grid = chosen.grid(features, pairs, split.validation)
@@ -132,7 +132,7 @@ def train_discriminator(
 def _untrained(
     extractor: Extractor | None, head: EncoderUNet | None, images: Tensor, condition: bool
 ) -> tuple[Extractor, EncoderUNet, Tensor]:
-    """What makes features of images, the head that training begins with, and the features of some images."""
+    """The extractor of features, the head that training begins with, and the features of some images."""
     _, channels, size, _ = images.shape
     if extractor is None:
         levels = 1

@@ -1,1 +1,1 @@
-"""How fast this project is against the baseline."""
+"""The speed of this project relative to the baseline."""

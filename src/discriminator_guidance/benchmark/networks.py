@@ -120,7 +120,7 @@ class Calls:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """The device of the networks."""
         return self.frozen.device
 
     def noise(self, n: int) -> Tensor:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 FEATURES = 2048  # of the Frechet distance
-ROUNDS, MOST_ROUNDS = 2, 15  # of calls, for which the images are chosen, and at most
+MOST_ROUNDS = 15  # of calls
 PATIENCE = 1.2  # times the seconds asked for, after which no further row begins
 
 
@@ -76,7 +76,7 @@ def benchmark(config: Config, seconds: float, file: Path) -> list[dict[str, str]
 
 
 def rows_of(config: Config, compute: Compute) -> Iterator[Row]:
-    """What is timed, the most telling rows first; bfloat16 where the device has it."""
+    """The rows that are timed, the most telling first; bfloat16 where the device has it."""
     float32, head = Compute(compute.device, "float32"), head_network(config, next(iter(config.members)))
     shape = 1 if config.real.source == "digits" else 3, config.real.image_size, config.real.image_size
 
@@ -84,13 +84,13 @@ def rows_of(config: Config, compute: Compute) -> Iterator[Row]:
         theirs = Calls(config, shape, CLASSES, float32, float32, published=True)
         return Row(name, call(theirs), call(Calls(config, shape, CLASSES, own, own)), share, batch)
 
+    batch = config.discriminator.batch_size
+    yield row("discriminator_training", compute, 0.35, batch, lambda calls: calls.head_training(head))
     images = config.guided.batch_size
     if compute.mode == "bfloat16":
         yield row("guided_bf16", compute, 0.25, images, lambda calls: calls.sampler(head))
-    batch = config.discriminator.batch_size
-    yield row("discriminator_training", compute, 0.2, batch, lambda calls: calls.head_training(head))
     yield frechet_row()
-    yield row("guided_fp32", float32, 0.25, images, lambda calls: calls.sampler(head))
+    yield row("guided_fp32", float32, 0.2, images, lambda calls: calls.sampler(head))
 
 
 def frechet_row() -> Row:
@@ -107,7 +107,7 @@ def frechet_row() -> Row:
         root = np.trace(sqrtm(sigma1 @ sigma2).real)
         return float(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
 
-    return Row(f"frechet_{width}", baseline_distance, lambda _: frechet_distance(mu1, sigma1, mu2, sigma2), 0.25)
+    return Row(f"frechet_{width}", baseline_distance, lambda _: frechet_distance(mu1, sigma1, mu2, sigma2), 0.2)
 
 
 def timed(row: Row, budget: float, clock: Callable[[], float] = timer) -> dict[str, Any]:
@@ -118,25 +118,24 @@ def timed(row: Row, budget: float, clock: Callable[[], float] = timer) -> dict[s
     """
     began = clock()
 
-    def seconds_of(call: Call, published: bool, n: int, warm: bool) -> float:
+    def seconds_of(call: Call, published: bool, n: int) -> float:
         baseline.prepare(published)
-        if warm:  # memory and caches
-            call(n)
+        call(n)  # memory and caches
         before = clock()
         call(n)
         return clock() - before
 
-    def timed_round(n: int, warm: bool) -> tuple[float, float]:
-        return seconds_of(row.baseline, True, n, warm), seconds_of(row.ours, False, n, warm)
+    def timed_round(n: int) -> tuple[float, float]:
+        return seconds_of(row.baseline, True, n), seconds_of(row.ours, False, n)
 
-    rounds = [timed_round(1, warm=False)]
-    first = clock() - began
-    n = max(1, min(row.batch, int((budget - first) / (2 * ROUNDS * first))))
+    rounds = [timed_round(1)]
+    an_image = 2 * sum(rounds[0])
+    n = max(1, min(row.batch, int((budget - (clock() - began)) / an_image)))
     while len(rounds) <= MOST_ROUNDS:
         used = clock() - began
-        if used + 2 * n * first > budget and (len(rounds) > 1 or used > budget):
+        if used + n * an_image > budget and (len(rounds) > 1 or used > budget):
             break
-        rounds.append(timed_round(n, warm=True))
+        rounds.append(timed_round(n))
     rounds = rounds[1:] or rounds
     theirs, ours = zip(*rounds, strict=True)
     return {

@@ -44,7 +44,7 @@ def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str,
 
 
 def load_torch(file: Path | BytesIO) -> Any:
-    """What `torch.save` wrote, if it is nothing but tensors and plain containers, on the CPU."""
+    """The content of a file by `torch.save`, on the CPU, if it has only tensors and plain containers."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -1,4 +1,4 @@
-"""What no single section can see: sections that contradict each other."""
+"""Sections of the settings that contradict each other."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def _explained(error: ValidationError, data: Any, path: Path) -> ConfigError:
     given = "a section" if isinstance(first["input"], Mapping) else repr(first["input"])[:200]
     if kind.startswith("union_tag"):
         location, given = (*location, "source"), repr(first["ctx"].get("tag"))
-    keys, line = _place(location, data)
+    keys, line = _keys_and_line(location, data)
     if kind in ("missing", "extra_forbidden", "union_tag_not_found") and keys[-1:] != [str(location[-1])]:
         keys.append(str(location[-1]))
     key, spot = ".".join(keys) or "combination of settings", f"{path}, line {line}" if line else str(path)
@@ -84,7 +84,7 @@ def _explained(error: ValidationError, data: Any, path: Path) -> ConfigError:
     return ConfigError(f"a valid {key} in {spot}", given, message or f"change {key}")
 
 
-def _place(location: tuple[int | str, ...], data: Any) -> tuple[list[str], int | None]:
+def _keys_and_line(location: tuple[int | str, ...], data: Any) -> tuple[list[str], int | None]:
     """The keys of an error as the file has them, and the line of the last one, from 1."""
     keys, line = list[str](), None
     for part in location:

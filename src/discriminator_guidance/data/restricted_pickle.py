@@ -25,7 +25,7 @@ class Call:
 
 
 def read_pickle(content: bytes, allowed: Collection[str], encoding: str = "ASCII") -> Any:
-    """What a pickle holds, with a `Call` for each class or function; a name that is not allowed is an error."""
+    """The content of a pickle, with a `Call` for each class or function; a name that is not allowed is an error."""
     return _Unpickler(io.BytesIO(content), allowed, encoding).load()
 
 

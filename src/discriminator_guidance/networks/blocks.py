@@ -193,5 +193,9 @@ class UNetBlock(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation of the score networks: at most 32 groups of at least 4 channels (Wu & He 2018, Eq. 7)."""
-    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+    """Group normalisation of the score networks: at most 32 groups of at least 4 channels (Wu & He 2018, Eq. 7).
+
+    *Deviation:* where that number does not divide the channels, the next smaller one that does.
+    """
+    groups = next(count for count in range(min(32, channels // 4), 0, -1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)

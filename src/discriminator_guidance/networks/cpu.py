@@ -1,4 +1,4 @@
-"""What exists only because of CPUs: without any one of these a guidance call takes more than a tenth longer there."""
+"""Faster kernels for CPUs: without any one of these a guidance call takes more than a tenth longer there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and in which floating-point format networks run."""
+"""The device and the floating-point format in which networks run."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Study:
-    """What `dguide study` wrote: figures, a row for each trial or effect, the record, and the promoted trial."""
+    """The output of `dguide study`: figures, a row for each trial or effect, the record, and the promoted trial."""
 
     name: str
     figures: tuple[Path, ...]
@@ -118,7 +118,7 @@ class ReportData(ReportInputs):
 
     @property
     def note(self) -> str:
-        """What must be said of the real data beside every table and figure; empty for nothing."""
+        """The note on the real data beside every table and figure; empty without one."""
         note = self.card.get("note")
         return f"Note on the real data: {str(note).rstrip('.')}." if note else ""
 
@@ -168,11 +168,11 @@ def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str,
         {
             "variant": name,
             fid_label(one["fid_network"]): estimate(one["fid"], (one["fid_low"], one["fid_high"])),
-            "difference to edm": estimate(
+            "difference from edm": estimate(
                 None if name == REFERENCE else one["delta_fid"], (one["delta_low"], one["delta_high"]), sign=True
             ),
             fid_label(one["fid_network"], "KID"): estimate(one["kid_all"], one["kid_ci95"], 4),
-            "KID, difference to edm": estimate(
+            "KID, difference from edm": estimate(
                 None if name == REFERENCE else one["delta_kid"], one["delta_kid_ci95"], 4, sign=True
             ),
             "precision": number(one["precision"], 2),

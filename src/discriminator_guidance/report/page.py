@@ -72,7 +72,7 @@ def _environment(data: ReportData) -> Environment:
 
 
 def _context(data: ReportData) -> dict[str, Any]:
-    """What the templates print; the words are theirs."""
+    """The values that the templates print."""
     return {
         "data": data,
         "edm": data.reference,
@@ -99,7 +99,7 @@ def _singles(data: ReportData) -> list[str]:
 
 
 def _starts(data: ReportData, name: str) -> list[str]:
-    """What the search of a tuned variant started from: the plain mean, or d0 and the member of the same settings."""
+    """The variants from which the search of a tuned one started: the plain mean, or d0 and members of its settings."""
     known = {*BASELINES, *data.settings["members"]} - {REFERENCE}
     baselines = [other for other, found in data.differences.items() if name in found and other in known]
     several = name in data.evaluations and len(data.settings["variants"][name]["members"]) > 1

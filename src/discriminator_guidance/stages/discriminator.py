@@ -47,7 +47,7 @@ CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation
 
 @dataclass(frozen=True)
 class DiscriminatorInputs:
-    """What heads are trained and tested on: the images, the frozen features, and how `member` has them split."""
+    """Training and test data of heads: the images, the frozen features, and the split of `member`."""
 
     config: Config
     layout: Layout

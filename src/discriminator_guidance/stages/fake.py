@@ -1,4 +1,4 @@
-"""Stage `fake`: the unguided samples that discriminators learn to tell from real images."""
+"""Stage `fake`: unguided samples, which discriminators learn to distinguish from real images."""
 
 from __future__ import annotations
 

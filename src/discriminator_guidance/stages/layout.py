@@ -1,4 +1,4 @@
-"""Where every stage keeps its files: the folder names are the stage names."""
+"""The folders of every stage, which have the names of the stages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Layout:
         return self.root / "models" / self.profile / "discriminator" / member / self.replicate
 
     def start(self, path: str) -> Path:
-        """What a member starts from: a network of this replicate, or a released file."""
+        """The start of a member: a network of this replicate, or a released file."""
         return self.root / path / (self.replicate if path.startswith("models/") else "")
 
     @property
@@ -60,7 +60,7 @@ class Layout:
         return self.report / "evaluation" / f"{variant}.json"
 
     def evaluated(self, variant: str) -> Path:
-        """What an evaluation leaves besides its metrics: details.json, and influence.npz for paired differences."""
+        """The folder of details.json and of influence.npz, for paired differences."""
         return self.root / "data" / self.profile / "evaluation" / variant
 
     def details(self, variant: str) -> Path:

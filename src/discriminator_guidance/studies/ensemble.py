@@ -54,7 +54,7 @@ def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
 
 
 def starting_points(config: Config) -> dict[str, dict[str, Any]]:
-    """What is tried first: the plain mean by each rule and each member alone, guided as `study.start`; the fit."""
+    """The first trials: the plain mean by each rule and each member alone, guided as `study.start`; the fit."""
     search, plain = config.study.ensemble, config.variants[config.study.start]
     low, high = window_of(config, plain)
     guidance = {"w1": plain.w1, "w2": plain.w2, "time_min": low, "time_max": high, "boosting": plain.boosting}

@@ -106,7 +106,7 @@ def suggest(trial: optuna.Trial, config: Config) -> Cell:
 
 
 def cell_variant(cell: Cell, config: Config) -> Variant:
-    """How a cell is sampled."""
+    """The variant by which a cell is sampled."""
     section = config.study.factorial
     names = section.sets[cell.set][: cell.members]
     needs = "discriminator" if len(names) > 1 else f"discriminator/{names[0]}"

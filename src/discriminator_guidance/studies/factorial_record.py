@@ -1,4 +1,4 @@
-"""What study `factorial` leaves: the cells, pooled effects, factors with what predicts them, the mechanism, a chart."""
+"""The output of study `factorial`: cells, pooled effects, factors and their predictors, the mechanism, a chart."""
 
 from __future__ import annotations
 
@@ -157,8 +157,9 @@ def _clipped(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFrame:
 
 def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    section, (_, axes) = config.study.factorial, plt.subplots(figsize=(7.0, 4.6))
+    section, (_, axes) = config.study.factorial, plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     shown = _clipped(frame, section)
     shown = shown[shown["set"] == next(iter(section.sets))]
     for seed, members in product(range(config.replicates), sorted(set(shown["members"]))):
@@ -169,8 +170,7 @@ def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
         axes.axhline(ratio, color="grey", linewidth=1, linestyle=dots, label=f"{ratio:.1f}: the reproduction, {source}")
     distance = f"FID ({config.fid_network.name}), de-biased, over that of\none discriminator by its probability"
     title = f"Clipped raw logits: all members solid, one dashed; N = {section.images}"
-    axes.set(yscale="log", xlabel="sampling steps", ylabel=distance, title=title)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.legend(frameon=False)
+    axes.set(yscale="log", xlabel="sampling steps", ylabel=distance, title=title, xticks=sorted(set(shown["steps"])))
+    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return axes

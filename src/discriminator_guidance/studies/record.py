@@ -1,4 +1,4 @@
-"""What a search leaves in reports/<profile>/study: a table, a record and charts; and its winner in the settings."""
+"""The output of a search in reports/<profile>/study: a table, a record and charts; and its winner in the settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where studies are kept: a journal file in reports/, or a database that several machines share."""
+"""The storage of studies: a journal file in reports/, or a database that several machines share."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ DATABASE: dict[str, Any] = {"heartbeat_interval": 30, "grace_period": 60, "heart
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study is."""
+    """The objective of a study, and everything that its values depend on."""
 
     word: str
-    objective: str  # what the value of a trial is, to be small
+    objective: str  # the value of a trial, which is minimised
     settings: Mapping[str, Any]  # that decide the values
     inputs: tuple[Path, ...]  # files that decide the values
     pruner: BasePruner = field(default_factory=NopPruner)

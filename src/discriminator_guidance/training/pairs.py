@@ -1,4 +1,4 @@
-"""What discriminators learn from: real and fake images with their one fixed split, noised at random VP times."""
+"""Training data of discriminators: real and fake images with their one fixed split, noised at random VP times."""
 
 from __future__ import annotations
 
