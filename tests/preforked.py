@@ -50,7 +50,7 @@ def preforked(folder: Path) -> Iterator[None]:
 
 def main() -> None:
     """Serve until terminated."""
-    from discriminator_guidance.cli import main as dguide
+    from discriminator_guidance.__main__ import main as dguide
 
     for name in (*(f"discriminator_guidance.stages.{word}" for word in STAGES), "matplotlib.pyplot"):
         import_module(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from discriminator_guidance import cli
+from discriminator_guidance.__main__ import main
 from discriminator_guidance.config import load_config
 from discriminator_guidance.data.files import write_json
 from discriminator_guidance.run import one_line_errors
@@ -41,7 +42,7 @@ def dguide(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
             patch.setenv(variable, value)
         patch.setattr(sys, "argv", ["dguide", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
     return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), shown.getvalue(), complained.getvalue())
 
 
@@ -94,9 +95,10 @@ def test_a_wrong_setting_stops_before_anything_is_written(project: Path) -> None
     assert list(kept.parent.iterdir()) == [kept]
 
 
-def test_out_of_memory_names_the_batch_size(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), RuntimeError("can't allocate memory"), MemoryError()])
+def test_out_of_memory_names_the_batch_size(project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise error
 
     monkeypatch.setattr(cli, "run_stage", fail)
     refused(dguide(project, "real"), "lower batch_size")

@@ -4,11 +4,13 @@ import sys
 
 
 def main() -> None:
-    """Run `dguide`, or say in one line what to install."""
+    """Run `dguide`; an error that a user can correct becomes one line and exit code 2."""
     try:
-        from discriminator_guidance.cli import main as command
+        from discriminator_guidance.cli import app
+        from discriminator_guidance.run import one_line_errors
 
-        command()
+        with one_line_errors():
+            app()
     except ModuleNotFoundError as error:
         if (name := error.name) is None or name.startswith("discriminator_guidance"):
             raise

@@ -11,7 +11,7 @@ import typer
 
 from discriminator_guidance import __version__, progress
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.run import one_line_errors, run_stage
+from discriminator_guidance.run import run_stage
 from discriminator_guidance.stages.layout import Layout
 from discriminator_guidance.studies.commands import PARAMS, Params, study
 
@@ -277,13 +277,3 @@ def benchmark(
     settings, layout = _opened(params)
     rows = run.benchmark(settings, seconds, file or layout.report / "benchmark.json")
     progress.summary(f"profile {settings.profile}: seconds of a call, medians", rows)
-
-
-def main() -> None:
-    """Run `dguide`; an error that a user can correct becomes one line and exit code 2."""
-    with one_line_errors():
-        app()
-
-
-if __name__ == "__main__":
-    main()

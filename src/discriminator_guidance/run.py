@@ -90,8 +90,9 @@ def one_line_errors() -> Iterator[None]:
         if error.strerror is None or error.filename is None:
             raise
         message = f"expected to read or write {error.filename}; got {error.strerror}; correct it and try again"
-    except RuntimeError as error:
-        if "out of memory" not in str(error) and "ALLOC_FAILED" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        signs = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
             raise
         message = "expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu"
     progress.notice(message, "error")

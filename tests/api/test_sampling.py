@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance import DiscriminatorGuidance, frechet_distance, from_pretrained, sample, to_uint8
+from discriminator_guidance.data.files import write_json
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.networks.fid_network import FidNetwork
 from discriminator_guidance.networks.precision import prepare
@@ -74,6 +75,7 @@ def test_what_cannot_be_is_one_line() -> None:
         DiscriminatorGuidance(mean_logit, rule="mean")
     with pytest.raises(ConfigError, match="one for each image"):
         sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(lambda x_vp, tau: torch.ones(6, 2)))
+    assert DiscriminatorGuidance(lambda x_vp, tau: 0 * x_vp.mean())(torch.ones(1, 1, 4, 4), torch.ones(1))[1] == 0
     with pytest.raises(ConfigError, match="at least 2 steps"):
         sample(WRONG.denoise, FEW, steps=1)
     with pytest.raises(ConfigError, match=r"\(N, C, H, W\)"):
@@ -117,7 +119,8 @@ def test_a_release_draws_what_the_pipeline_draws(tmp_path) -> None:
         expected = guided.draw_samples(config, layout, row, span, variant)["images"]
         images = to_uint8(sample(models.denoiser, (len(expected), *models.shape), guidance=guidance, **settings))
         assert np.abs(images.astype(int) - expected).max() <= 1, variant
-    assert from_pretrained(layout.model("score").parent).shape == models.shape  # models/<profile> itself
+    write_json(layout.model("fid_network") / "config.json", {"source": "inception"})
+    assert from_pretrained(layout.model("score").parent)[2:] == (None, models.shape)  # models/<profile> itself
     with pytest.raises(InputError, match="d7"):
         from_pretrained(tmp_path / "dist", "d7")
     (tmp_path / "dist/score/model.safetensors").write_bytes(b"damaged")

@@ -103,6 +103,8 @@ def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypat
     assert all(torch.equal(weights[name], tensor) for name, tensor in whole.head.state_dict().items())
     train(REAL[:40], -FAKE[:40], **options)
     assert saved[4:] == [1, 2, 3, 4], "other images are another training"
+    train(REAL[:40], FAKE[:40], **options, classes=np.arange(80) % 2)
+    assert saved[8:] == [1, 2, 3, 4], "and other classes"
 
 
 def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:

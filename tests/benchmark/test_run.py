@@ -61,8 +61,7 @@ def test_the_baseline_has_the_same_gradients_and_computes_attention_again():
         gradients.append(torch.autograd.grad(logits, (x, *used)))
     baseline.prepare(False)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
-    assert len(calls) == 2
-    assert cpu.WIDEST == 64
+    assert (len(calls), cpu.WIDEST) == (2, 64)
 
 
 @pytest.mark.parametrize(("budget", "images", "rounds"), [(39.0, 5, 1), (100.0, 7, 2), (4.0, 1, 1), (2.0, 1, 1)])
@@ -78,6 +77,5 @@ def test_ways_are_called_in_turn_with_as_many_images_as_the_seconds_allow(budget
 
     row = run.timed(run.Row("row", way("baseline", 2.0), way("ours", 1.0), 1.0, 7), budget, lambda: now[0])
     assert log[1:3] == [("baseline", 1), ("ours", 1)]
-    assert (row["reference_s"], row["ours_s"], row["ratio"]) == (2.0 * images, images, 2.0)
-    assert (row["images"], row["rounds"]) == (images, rounds)
+    assert (row["ours_s"], row["ratio"], row["images"], row["rounds"]) == (images, 2.0, images, rounds)
     assert now[0] <= 3 * budget

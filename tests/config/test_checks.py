@@ -11,7 +11,7 @@ from .settings import MINI, read
 
 SAMPLED = {"needs": "discriminator/d0", "members": ["d0"], "rule": "mean_logit", "weights": "equal", "w1": 2.0,
            "w2": 2.0, "boosting": False}  # fmt: skip
-FRESH = MINI["members"]["d0"]
+FRESH, TF32 = MINI["members"]["d0"], MINI["runtime"] | {"training_precision": "tf32", "sampling_precision": "tf32"}
 WIDE = {"model_channels": 96, "num_res_blocks": 2, "num_head_channels": 24, "dropout": 0.0}
 FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_hand": "example.org"}
 D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
@@ -20,7 +20,7 @@ D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"runtime.training_precision": "tf32", "runtime.sampling_precision": "float32"}, "cannot be float32 and tf32"),
+        ({"runtime": TF32 | {"sampling_precision": "float32"}}, "cannot be float32 and tf32"),
         ({"real.holdout_fraction": 0}, "holdout_fraction must be 0 where .* else above 0"),
         ({"real.source": "cifar10", "real.holdout_fraction": 0, "real.image_size": 64}, "exceed the 32 pixels"),
         ({"score": {"source": "edm", "path": "data/mini/real"}}, "write a file under data/raw"),
@@ -48,6 +48,10 @@ D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
         ({"study.ensemble.w1": [0.0, 1.0]}, "study.ensemble.w1 leaves out 2.0 of variants.mean_prob"),
         ({"study.factorial.sets": {"fresh": ["d0", "d9"]}}, "study.factorial.sets.fresh names 'd9'; choose among d0"),
         ({"report.primary": ["d9", "edm"]}, "report.primary names 'd9'; choose among edm"),
+        ({"report.primary": ["edm", "d0"]}, "write another variant first"),
+        ({"runtime": TF32, "members.d0.precision": "float32"}, "members.d0 mixes float32 and tf32"),
+        ({"extractor": {"source": "adm", "path": "data/raw/a.pt"}, "real.image_size": 24}, "takes 8, 16, 32, 64"),
+        ({"study.ensemble.rules": ["shrunk_mean_logit"]}, "study.ensemble.rules"),
         ({"variants.edm.network": "late"}, "variants.edm.network names 'late'; choose among none"),
         ({"score.snapshots": {"late": 400}}, "snapshots after the last iteration"),
         ({"variants.d0.weights": "fitted"}, "write rule: mean_logit"),

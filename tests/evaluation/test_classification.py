@@ -11,7 +11,6 @@ from torchmetrics.functional.classification import binary_calibration_error
 from discriminator_guidance.evaluation.classification import (
     calibration_bins,
     classification_scores,
-    cross_entropy_by_time,
     expected_calibration_error,
 )
 
@@ -51,14 +50,3 @@ def test_calibration_error_is_that_of_torchmetrics_and_finds_overconfidence_at_i
         public = binary_calibration_error(probability, torch.from_numpy(labels[here]), n_bins=15)
         assert error == pytest.approx(float(public), abs=1e-6)
     assert errors[0.1] < 0.02 < 0.08 < errors[0.9]
-
-
-def test_cross_entropy_by_time_is_that_of_torch_and_does_not_overflow() -> None:
-    log_ratio, labels, time = pairs()
-    for moment, loss in cross_entropy_by_time(log_ratio, labels, time).items():
-        here = time == moment
-        logits, targets = torch.from_numpy(log_ratio[here]), torch.from_numpy(labels[here]).double()
-        public = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
-        assert loss == pytest.approx(float(public), rel=1e-12)
-    losses = cross_entropy_by_time(np.array([0.0, 1e4, -1e4]), np.array([1, 0, 0]), np.array([0.1, 0.2, 0.3]))
-    assert losses == pytest.approx({0.1: np.log(2), 0.2: 1e4, 0.3: 0.0})

@@ -120,6 +120,8 @@ def test_fitted_weights_are_kept_and_guide(tiny: Tiny) -> None:
     assert (way["fit_weights"] >= 0).all()
     unguided = load(drawn_by(tiny, needs="score", members=[], w1=0.0, w2=0.0), "own")["images"]
     assert np.array_equal(images, unguided) == (not way["fit_weights"].any())
+    with pytest.raises(ConfigError, match="a noise level in the window"):
+        drawn_by(tiny, rule="mean_logit", weights="fitted", window=[0.5, 0.5000001])
 
 
 def test_snapshots_and_autoguidance_replace_the_denoiser(tiny: Tiny) -> None:

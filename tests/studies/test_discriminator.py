@@ -121,7 +121,7 @@ def test_a_member_outside_of_what_is_searched_is_refused_before_anything_runs(ti
 def test_a_killed_training_ends_as_one_that_was_not(tiny: Tiny):
     epochs = {f"members.{name}.epochs": count for name, count in (("d0", 16), ("d1", 1))}
     config, layout = write_params(tiny[1].root, tiny_settings(epochs | {"study.discriminator.epochs": [1, 16]}))
-    command = [sys.executable, "-m", "discriminator_guidance.cli", "study", "discriminator", "--trials", "2"]
+    command = [sys.executable, "-m", "discriminator_guidance", "study", "discriminator", "--trials", "2"]
     worker = subprocess.Popen(command, cwd=layout.root, env=environment())
     while not (checkpoints := list(layout.partial.glob("study-*/checkpoint.pt"))):
         assert worker.poll() is None

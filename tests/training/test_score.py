@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.diffusion.noise_levels import loss_weight
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.score import ScoreSettings, edm_loss, train_score
 
@@ -14,10 +13,10 @@ from .memory import Memory, ignore
 from .test_discriminator import CPU
 
 
-def test_loss_weight_is_one_over_c_out_squared():
-    sigma, sigma_data = torch.tensor([0.01, 0.5, 80.0]), 0.5
-    c_out = sigma * sigma_data / (sigma**2 + sigma_data**2).sqrt()
-    assert torch.allclose(loss_weight(sigma, sigma_data), 1 / c_out**2)
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 80.0])
+def test_loss_weight_is_one_over_c_out_squared(sigma):
+    clean, c_out = torch.zeros(1, 1, 2, 2), sigma * 0.5 / (sigma**2 + 0.5**2) ** 0.5
+    assert edm_loss(clean + c_out, clean, torch.tensor([sigma]), 0.5).item() == pytest.approx(1)
 
 
 def test_loss_of_a_perfect_and_of_a_constant_denoiser():

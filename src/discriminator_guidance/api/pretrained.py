@@ -12,6 +12,7 @@ from torch import nn
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.checkpoints.weights import load_network
+from discriminator_guidance.data.files import read_json
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -49,9 +50,11 @@ def from_pretrained(folder: str | Path, *members: str, device: torch.device | st
             raise InputError(error.expected, error.got, remedy) from error
 
     score = load(EDMPrecond, "score")
-    chosen = members or sorted(path.name for path in (root / "discriminator").glob("*"))[:1]
+    chosen = members or sorted(path.name for path in (root / "discriminator").glob("[!.]*"))[:1]
     heads = [load(EncoderUNet, f"discriminator/{name}") for name in chosen]
-    fid_network = load(FidNetwork, "fid_network") if (root / "fid_network").exists() else None
+    fid = root / "fid_network"
+    trained = fid.exists() and "image_size" in read_json(fid / "config.json", "fid_network")
+    fid_network = load(FidNetwork, "fid_network") if trained else None
     shape = (score.img_channels, score.img_resolution, score.img_resolution)
     return Pretrained(score, MemberLogits(load(EncoderUNet, "extractor"), heads), fid_network, shape)
 

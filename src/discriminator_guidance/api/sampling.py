@@ -91,7 +91,7 @@ class DiscriminatorGuidance:
         single = callable(self.discriminators) and not isinstance(self.discriminators, torch.nn.ModuleList)
         members: Any = [self.discriminators] if single else self.discriminators
         found, count = [member(x_vp, tau) for member in members], len(tau)
-        if wrong := [logits.shape for logits in found if count not in (logits.shape[-1], logits.numel())]:
+        if wrong := [logits.shape for logits in found if count not in (logits.numel(), *logits.shape[-1:])]:
             expected = f"logits of shape ({count},) or (M, {count})"
             raise ConfigError(expected, str(tuple(wrong[0])), "give one for each image")
         logits = torch.cat([logits.reshape(-1, count) for logits in found])

@@ -109,7 +109,8 @@ def train_discriminator(
         features, head, probe = _untrained(extractor, head, scaled(pairs.images[:2]), classes is not None)
         if isinstance(checkpoints, str | Path):
             begun = nn.utils.parameters_to_vector(head.parameters()).detach()
-            digests = [content_digest(array) for array in (one, other, probe.cpu().numpy(), begun.cpu().numpy())]
+            arrays = [one, other, probe.cpu().numpy(), begun.cpu().numpy(), *([] if classes is None else [classes])]
+            digests = [content_digest(array) for array in arrays]
             versions = [torch.__version__, np.__version__, device.type]
             key = {**asdict(replace(chosen, matching=None)), "arrays": digests, "versions": versions}
             checkpoints = Resumable(Path(checkpoints), "discriminator", key)

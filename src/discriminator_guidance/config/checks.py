@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from discriminator_guidance.config.sections import Config
 
+ADM_SIZES = (8, 16, 32, 64)  # pixels, of the images of released classifiers
+
 
 def problems(config: Config) -> Iterator[str]:
     """Each contradiction as "what is wrong; what to do"."""
@@ -43,6 +45,9 @@ def _members(config: Config) -> Iterator[str]:
         if isinstance(row.checkpoint, int) and row.checkpoint > row.epochs > 0:
             yield f"members.{name} uses checkpoint {row.checkpoint} of {row.epochs} epochs; lower it"
         networks[f"models/{config.profile}/discriminator/{name}"] = row.network
+        trained, runtime = row.precision or config.runtime.training_precision, config.runtime
+        if {trained, runtime.sampling_precision} == {"float32", "tf32"}:
+            yield f"members.{name} mixes float32 and tf32, which a process cannot; change precision or section runtime"
 
 
 def _names(config: Config) -> Iterator[str]:
@@ -59,6 +64,8 @@ def _names(config: Config) -> Iterator[str]:
         if variant.weights == "fitted" and config.cond:
             yield f"variants.{key}.weights: fitted are not for a class-conditional profile; write equal"
     named += [("report.primary", name, variants) for name in config.report.primary]
+    if config.report.primary[0] == "edm":
+        yield "report.primary compares edm, to which every difference refers; write another variant first"
     ensembles = {name for name, variant in variants.items() if len(variant.members) > 1 and not variant.autoguidance}
     named += [("study.start", config.study.start, ensembles)]
     for key, names in config.study.factorial.sets.items():
@@ -97,6 +104,8 @@ def _networks(config: Config) -> Iterator[str]:
         for factor in network.channel_mult:
             if (width := factor * network.model_channels) % network.num_head_channels:
                 yield f"extractor.network.num_head_channels = {network.num_head_channels}; use a divisor of {width}"
+    elif size not in ADM_SIZES:
+        yield f"real.image_size = {size}; an extractor of source adm takes {', '.join(map(str, ADM_SIZES))}"
     for key, (mults, attention) in levels.items():
         sizes = [size >> level for level in range(len(mults))]
         if sizes[-1] << (len(mults) - 1) != size:

@@ -397,11 +397,6 @@ class Evaluation(Section):
     neighborhood: Count
     seed: Seed
 
-    @property
-    def reference_statistics(self) -> str | None:
-        """An .npz with mu and sigma in place of the features of the real images."""
-        return None if self.reference.startswith("models/") else self.reference
-
 
 class Report(Section):
     """Stage `report`."""
@@ -441,7 +436,7 @@ class EnsembleStudy(Section):
     """Command `study ensemble`: what is searched."""
 
     fitted: bool  # whether weights fitted by noise level are tried too
-    rules: Choices[Rule]
+    rules: Choices[Literal["mean_probability", "mean_logit", "clipped_logit_mean"]]  # which take weights
     w1: Range[NonNegative]
     w2: Range[NonNegative]
     time_min: Range[VpTime]

@@ -1,4 +1,4 @@
-"""Real (1) against fake (0) by a discriminator's logits: scores, calibration, cross entropy."""
+"""Real (1) against fake (0) by a discriminator's logits: scores and calibration."""
 
 from __future__ import annotations
 
@@ -69,10 +69,3 @@ def expected_calibration_error(entries: list[CalibrationBin]) -> dict[float, flo
         gap = sum(entry.count * abs(entry.mean_probability - entry.fraction_real) for entry in here)
         errors[moment] = gap / sum(entry.count for entry in here)
     return errors
-
-
-def cross_entropy_by_time(log_ratio: Floats, labels: Labels, time: Floats) -> dict[float, float]:
-    """Mean binary cross entropy of (N,) logits in nats, by VP time; log 2 is that of guessing."""
-    log_ratio = log_ratio.astype(np.float64)
-    loss = np.logaddexp(0, log_ratio) - labels * log_ratio  # log(1 + exp z) - y z, without overflow
-    return {float(moment): float(loss[time == moment].mean()) for moment in np.unique(time)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from discriminator_guidance.diffusion.noise_levels import churn_gamma, karras_sigmas
+from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.guidance.density_ratio import Guidance
 
@@ -113,7 +114,7 @@ def require_finite(x: Tensor, step: int, sigma: float) -> None:
 def _raise_noise(
     x: Tensor, sigma: float, log_ratio: Tensor, step: int, noise: Noise, settings: SamplerSettings
 ) -> tuple[Tensor, Tensor]:
-    # Churn (Karras et al. 2022, Algorithm 2, lines 4-6); boosting raises it for samples that looked fake last time.
+    # Churn (Karras et al. 2022, Algorithm 2, lines 3-6); boosting raises it for samples that looked fake last time.
     churn = torch.full_like(log_ratio, settings.s_churn)
     scale = torch.full_like(log_ratio, settings.s_noise)
     if settings.boosting and step % BOOST_PERIOD_CHURN == 0:
@@ -122,7 +123,7 @@ def _raise_noise(
         scale = torch.where(looked_fake, torch.full_like(scale, BOOST_NOISE), scale)
     if not settings.s_min <= sigma <= settings.s_max:
         churn = torch.zeros_like(churn)
-    gamma = churn_gamma(churn, settings.steps)
+    gamma = (churn / settings.steps).clamp(max=math.sqrt(2) - 1)
     sigma_hat = sigma * (1 + gamma)
     raised = gamma > 0
     if not bool(raised.any()):

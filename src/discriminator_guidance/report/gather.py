@@ -159,7 +159,7 @@ def gather(inputs: ReportInputs) -> ReportData:
 def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     """Metrics and details of a variant in one mapping."""
     metrics = read_json(report / "evaluation" / f"{variant}.json", "evaluation")
-    return metrics | read_json(report / "details" / f"{variant}.json", "evaluation")
+    return metrics | read_json(report / "details" / f"{variant}.json", "report")
 
 
 def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

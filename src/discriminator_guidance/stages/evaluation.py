@@ -62,11 +62,14 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     if settings.kid_subset_size > (fewest := min(map(len, real.values()))):
         expected = f"evaluation.kid_subset_size of at most {fewest}, the real images of the smaller split"
         raise InputError(expected, str(settings.kid_subset_size), "lower it, or hold out more images")
+    if settings.neighborhood + 2 > len(real["train"]):
+        expected = f"evaluation.neighborhood of at most {len(real['train']) - 2}, by the real images"
+        raise InputError(expected, str(settings.neighborhood), "lower it")
     index = guided.seed_start + np.arange(guided.images)
     drawn = [_samples(replicate, variant, index) for replicate in layouts]
     all_scores = [_classification_scores(replicate, chosen) for replicate in layouts]
     scores = {name: float(np.mean([each[name] for each in all_scores])) for name in all_scores[0]}
-    statistics = settings.reference_statistics
+    statistics = None if settings.reference.startswith("models/") else settings.reference
     if statistics is None:
         reference = gaussian_of_features(real["train"])
     else:

@@ -19,6 +19,7 @@ from discriminator_guidance.data.images import to_uint8
 from discriminator_guidance.diffusion.noise_levels import karras_sigmas
 from discriminator_guidance.diffusion.seeds import generator, normal, normal_batch
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
+from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.guidance.density_ratio import Guidance
 from discriminator_guidance.guidance.ensemble import simplex_weights
 from discriminator_guidance.guidance.fitted_weights import fit_weights, interpolated
@@ -138,6 +139,8 @@ def fit_variant(
     sigmas = karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1]
     tau = tau_from_sigma(sigmas)
     sigmas = sigmas[(low <= tau) & (tau <= high)]
+    if not len(sigmas):
+        raise ConfigError("a noise level in the window of fitted weights", f"{low} to {high}", "widen it")
 
     def noise(step: int) -> Tensor:
         draws = generator(config.fake.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))

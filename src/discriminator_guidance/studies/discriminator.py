@@ -19,7 +19,6 @@ from discriminator_guidance.config import Config, HeadNetwork, Member, Variant
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.evaluation.classification import (
     calibration_bins,
-    cross_entropy_by_time,
     expected_calibration_error,
 )
 from discriminator_guidance.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
@@ -150,11 +149,11 @@ def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:
     grid = inputs.validation
     logits = grid_logits(head, grid, inputs.compute)
     found, labels = logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64)
-    entropies = cross_entropy_by_time(found, labels, grid.time)
+    losses = binary_cross_entropy(logits.double(), grid.labels.double(), reduction="none").cpu().numpy()
     errors = expected_calibration_error(calibration_bins(found, labels, grid.time))
     return {
         "validation_loss": binary_cross_entropy(logits, grid.labels).item(),
-        "bce": float(np.mean([*entropies.values()])),
+        "bce": float(np.mean([losses[grid.time == time].mean() for time in errors])),
         "calibration_error": float(np.mean([*errors.values()])),
     }
 

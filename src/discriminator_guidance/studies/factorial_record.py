@@ -38,7 +38,8 @@ def write_results(study: optuna.Study, cells: Sequence[Cell], config: Config, la
     trials = {Cell(**t.params): t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
     done = {cell: trials[cell] for cell in cells if cell in trials}
     if missing := [cell for cell in cells if cell not in done]:
-        progress.notice(f"{len(missing)} cells are not complete, the first is {missing[0]}: run the command again")
+        what = f"{len(missing)} cells are not complete, the first is {missing[0]}"
+        progress.notice(f"{what}: run the command again, unless they diverged")
     counts = {"cells": len(done), "missing": len(missing), "replicates": config.replicates}
     if not done:
         return counts

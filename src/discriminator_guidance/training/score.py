@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.diffusion.noise_levels import lognormal_sigmas, loss_weight
+from discriminator_guidance.diffusion.noise_levels import lognormal_sigmas
 from discriminator_guidance.diffusion.seeds import generator
 from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, Snapshots, train
@@ -28,7 +28,7 @@ class ScoreSettings:
 
 def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     """The mean of lambda(sigma) (D(clean + sigma n; sigma) - clean)^2 (Karras et al. 2022, Eq. 2 and Table 1)."""
-    weight = loss_weight(sigma, sigma_data).view(-1, 1, 1, 1)
+    weight = ((sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2).view(-1, 1, 1, 1)
     return (weight * (denoised - clean) ** 2).mean()
 
 
