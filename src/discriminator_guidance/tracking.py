@@ -84,7 +84,8 @@ class Tracker:
         client, name = self._mlflow.MlflowClient(), f"pipeline/{revision}"
         if found := client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1):
             return str(found[0].info.run_id)
-        made = str(client.create_run(experiment, run_name=name, tags={"stage": "pipeline"}).info.run_id)
+        tags = {"stage": "pipeline", "mlflow.note.content": "the stages of one commit or DVC experiment"}
+        made = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
         client.set_terminated(made)
         return made
 
