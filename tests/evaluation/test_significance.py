@@ -7,11 +7,7 @@ import pytest
 
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.frechet import frechet_influence, gaussian_of_features
-from discriminator_guidance.evaluation.significance import (
-    Measured,
-    holm,
-    standard_error,
-)
+from discriminator_guidance.evaluation.significance import Measured, holm, standard_error
 from tests.evaluation.sets import of_noise
 
 

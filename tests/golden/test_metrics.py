@@ -15,11 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.evaluation.frechet import (
-    frechet_distance,
-    frechet_influence,
-    gaussian_of_features,
-)
+from discriminator_guidance.evaluation.frechet import frechet_distance, frechet_influence, gaussian_of_features
 from discriminator_guidance.evaluation.kid import kid
 from discriminator_guidance.evaluation.manifold import precision_recall
 from tests.evaluation.sets import gaussian_statistics

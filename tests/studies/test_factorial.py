@@ -22,13 +22,7 @@ from discriminator_guidance.guidance.ensemble import clipped_logit_mean
 from discriminator_guidance.stages.networks import load_head
 from discriminator_guidance.studies import factorial, trials
 from discriminator_guidance.studies.distances import GuidedDistances
-from discriminator_guidance.studies.factorial import (
-    RULES,
-    Cell,
-    cell_variant,
-    planned_cells,
-    share_and_amplification,
-)
+from discriminator_guidance.studies.factorial import RULES, Cell, cell_variant, planned_cells, share_and_amplification
 from discriminator_guidance.studies.factorial_record import (
     cell_frame,
     effect_rows,
