@@ -20,7 +20,7 @@ setup: .venv/.stamp ## build .venv (once; again when pyproject.toml or constrain
 .venv/.stamp: pyproject.toml constraints.txt $(shell [ "$$(cat .venv/.stamp 2>/dev/null)" = "$$(pwd -P)" ] || echo always)
 	@sh scripts/setup.sh
 
-repro: setup ## run the pipeline and print its results; PROFILE=name puts another profile in place first
+repro: setup ## run the pipeline and print its results; PROFILE=name activates another profile first
 	@[ -z "$(PROFILE)" ] || dguide profile $(PROFILE)
 	@dvc repro
 	@dguide summary

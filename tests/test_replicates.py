@@ -27,9 +27,9 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
     _, layout = prepare_study(tmp_path, tiny_settings(sequential))
     one, two = layout.replicates(2)
 
-    def hashes(folder: str, place: str) -> dict[str, str]:
-        found = sorted((tmp_path / folder / place).glob("*.safetensors")) + sorted(
-            (tmp_path / folder / place).glob("s*.npz")
+    def hashes(folder: str, path: str) -> dict[str, str]:
+        found = sorted((tmp_path / folder / path).glob("*.safetensors")) + sorted(
+            (tmp_path / folder / path).glob("s*.npz")
         )
         return {path.name: sha256(path) for path in found}
 
@@ -48,7 +48,7 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
     for folder in folders:
         assert hashes(folder, "r0") == alone[folder], folder
         assert all(hashes(folder, "r1")[name] != value for name, value in alone[folder].items()), folder
-    indices = [np.load(place.guided("edm") / "samples.npz")["index"] for place in (one, two)]
+    indices = [np.load(path.guided("edm") / "samples.npz")["index"] for path in (one, two)]
     assert np.array_equal(*indices), "replicates share the noise of evaluation samples"
     for variant in ("edm", "mean_prob"):
         run_stage("evaluation", params, variant=variant)

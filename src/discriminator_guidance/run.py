@@ -1,4 +1,4 @@
-"""One stage as a process: settings, inputs, an MLflow run, and the one place where an error becomes one line."""
+"""One stage as a process: settings, inputs, an MLflow run, and errors as one line."""
 
 from __future__ import annotations
 

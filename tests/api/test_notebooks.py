@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom with small settings; what is in git has small outputs of a whole run."""
+"""The notebooks run from top to bottom with small settings; what is in git has small outputs of a complete run."""
 
 from __future__ import annotations
 

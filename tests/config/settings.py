@@ -20,13 +20,13 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
     data = copy.deepcopy(MINI)
     for key, value in changes.items():
         *sections, last = key.split(".")
-        place = data
+        inner = data
         for section in sections:
-            place = place[section]
+            inner = inner[section]
         if value is ...:
-            del place[last]
+            del inner[last]
         else:
-            place[last] = value
+            inner[last] = value
     return data
 
 

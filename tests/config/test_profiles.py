@@ -1,4 +1,4 @@
-"""The profiles in configs/: valid, the reproduction's tables to the letter, and put in place without losing edits."""
+"""The profiles in configs/: valid, the reproduction's tables to the letter, and activated without losing edits."""
 
 from __future__ import annotations
 

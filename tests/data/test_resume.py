@@ -51,7 +51,7 @@ def test_damage_is_missing_and_never_changes_what_is_resumed(work):
         path.write_bytes(content)
 
 
-def test_a_pickle_in_its_place_is_missing_and_does_not_run(work, tmp_path):
+def test_a_pickle_by_that_name_is_missing_and_does_not_run(work, tmp_path):
     class Evil:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'ran'}",)

@@ -23,21 +23,21 @@ def machine(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def switches():
-    """Global switches as torch sets them, back in place afterwards."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
-    before, threads = [place.allow_tf32 for place in places], torch.get_num_threads()
+    """Global switches as torch sets them, and back afterwards."""
+    holders = torch.backends.cuda.matmul, torch.backends.cudnn
+    before, threads = [holder.allow_tf32 for holder in holders], torch.get_num_threads()
     deterministic = torch.backends.cudnn.deterministic
-    for place, allowed in zip(places, (False, True), strict=True):
-        place.allow_tf32 = allowed
+    for holder, allowed in zip(holders, (False, True), strict=True):
+        holder.allow_tf32 = allowed
     yield
-    for place, allowed in zip(places, before, strict=True):
-        place.allow_tf32 = allowed
+    for holder, allowed in zip(holders, before, strict=True):
+        holder.allow_tf32 = allowed
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = deterministic
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "cuda", "bfloat16", "place", "mode"),
+    ("device", "precision", "cuda", "bfloat16", "expected", "mode"),
     [
         ("cpu", "float32", True, (True, True), "cpu", "float32"),
         ("auto", "auto", True, (True, False), "cuda", "bfloat16"),
@@ -47,9 +47,9 @@ def switches():
         ("auto", "tf32", True, (False, False), "cuda", "tf32"),
     ],
 )
-def test_what_settings_become_on_a_machine(machine, device, precision, cuda, bfloat16, place, mode):
+def test_what_settings_become_on_a_machine(machine, device, precision, cuda, bfloat16, expected, mode):
     machine(cuda, bfloat16)
-    assert prepare(device, precision, 1) == Compute(torch.device(place), mode)
+    assert prepare(device, precision, 1) == Compute(torch.device(expected), mode)
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,11 @@ def test_replicates_are_evaluated_one_by_one_and_averaged(sampled: Tiny) -> None
     parts = [evaluated(sampled, "d0"), evaluated(sampled, "d0_table1")]
     shared = evaluated(sampled, "edm")
     for number, variant in enumerate(("d0", "d0_table1")):  # as two replicates of d0
-        place = layout.replicates(2)[number]
+        own = layout.replicates(2)[number]
         for name, source in (("d0", variant), ("edm", "edm")):
-            write_npz(place.guided(name) / "samples.npz", **dict(np.load(layout.guided(source) / "samples.npz")))
+            write_npz(own.guided(name) / "samples.npz", **dict(np.load(layout.guided(source) / "samples.npz")))
         write_npz(
-            place.discriminator("d0") / "test_logits.npz",
+            own.discriminator("d0") / "test_logits.npz",
             **dict(np.load(layout.discriminator("d0") / "test_logits.npz")),
         )
     both = evaluated(sampled, "d0", replicates=2)

@@ -85,8 +85,8 @@ def test_shift_moves_images_by_at_most_so_many_pixels_and_repeats_their_edges():
     assert torch.equal(t, same)
     clean = scaled(given) + (moved - plain) / marginal_mean(t).view(-1, 1, 1, 1)  # the noise is the same
     padded = scaled(torch.from_numpy(np.pad(images, [(0, 0), (0, 0), (2, 2), (2, 2)], mode="edge")))
-    places = [(down, right) for down in range(5) for right in range(5)]
-    windows = torch.stack([padded[:, :, down : down + 4, right : right + 5] for down, right in places])
+    offsets = [(down, right) for down in range(5) for right in range(5)]
+    windows = torch.stack([padded[:, :, down : down + 4, right : right + 5] for down, right in offsets])
     near = ((windows - clean).abs().flatten(2).amax(2) < 0.02).double()  # (25, 500)
     assert near.sum(0).tolist() == [1.0] * 500
     assert stats.chisquare(near.sum(1)).pvalue > 0.01

@@ -1,4 +1,4 @@
-"""Writing settings back: a profile put in place, and the row that a study chose."""
+"""Writing settings back: an activated profile, and the row that a study chose."""
 
 from __future__ import annotations
 
