@@ -69,10 +69,14 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Write plain arrays; the same arrays give the same bytes."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
+    """Write plain arrays; the same arrays give the same bytes, with any version of Python (not so `np.savez`)."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as entries:
+        for name, array in arrays.items():
+            file = io.BytesIO()
+            np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+            entries.writestr(zipfile.ZipInfo(f"{name}.npy"), file.getbuffer())
+    write_bytes(path, archive.getvalue())
 
 
 def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarray]:
