@@ -47,7 +47,11 @@ def test_details_hold_what_the_report_expects(sampled: Tiny) -> None:
     expected |= {"fid_network": "digits network", "reference_statistics": None, "reference_n": 40, "holdout_n": 20}
     assert {key: d0[key] for key in expected} == expected
     assert d0["fid_values"] == [d0["fid"]]
-    assert {"floor", "holdout_fid"} < set(evaluated(sampled, "edm"))
+    edm = evaluated(sampled, "edm")
+    assert edm["floor"] > 0
+    for name in ("fid", "kid"):
+        low, high = edm[f"holdout_{name}_ci95"]
+        assert low < edm[f"holdout_{name}"] < high
 
 
 def test_influence_by_sample_gives_the_intervals_and_edm_differs_from_itself_by_nothing(sampled: Tiny) -> None:

@@ -153,11 +153,14 @@ def result_table(data: ReportData) -> Table:
     none = dict.fromkeys(columns, MISSING)
     rows = [_ours(data, name) | theirs.get(published_name, none) for name, published_name in ours.items()]
     fid, edm = f"ours: {data.label()} [95 %]", data.reference
-    floor, holdout = ({fid: number(edm[key], 2)} for key in ("floor", "holdout_fid"))
-    debiased = {f"ours: {data.label()}, de-biased": number(edm["holdout_fid_debiased"], 2)}
-    rows.append({"variant": "a perfect generator", "guided by": "training images, drawn again", **floor})
-    n = {"ours: N": fmt.count(edm["holdout_n"])}
-    rows.append({"variant": "held-out images", "guided by": MISSING, **n, **holdout, **debiased})
+    perfect = {"guided by": "training images, drawn again", fid: number(edm["floor"], 2)}
+    holdout = {
+        "ours: N": fmt.count(edm["holdout_n"]),
+        fid: fmt.estimate(edm["holdout_fid"], edm["holdout_fid_ci95"]),
+        f"ours: {data.label()}, de-biased": number(edm["holdout_fid_debiased"], 2),
+        f"ours, generative: {data.label('KID')} [95 %]": fmt.estimate(edm["holdout_kid"], edm["holdout_kid_ci95"], 4),
+    }
+    rows += [{"variant": "a perfect generator"} | perfect, {"variant": "held-out images"} | holdout]
     for name, cells in theirs.items():
         if name not in ours.values():
             rows.append({"variant": "not run here", "guided by": cells[columns[0]], **cells})

@@ -133,10 +133,15 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         "samples_sha256": [sha256(replicate.guided(variant) / "samples.npz") for replicate in layouts],
     }
     if variant == UNGUIDED:  # what to hold a distance against: a perfect generator, and the held-out real images
+        holdout = Measured.of([frechet_influence(real["holdout"], reference)])
+        holdout_kid = Measured.of([kid_influence(real["holdout"], real["train"])])
         details |= {
             "floor": floor_distance(real["train"], guided.images, FLOOR_DRAWS, settings.seed),
-            "holdout_fid": frechet_influence(real["holdout"], reference)[0],
+            "holdout_fid": holdout.mean,
+            "holdout_fid_ci95": holdout.interval(),
             "holdout_fid_debiased": debiased_distance(real["holdout"], reference),
+            "holdout_kid": holdout_kid.mean,
+            "holdout_kid_ci95": holdout_kid.interval(),
         }
     write_npz(layout.evaluated(variant) / "influence.npz", influence=fid.influence, index=index)
     write_json(layout.evaluated(variant) / "details.json", details)
