@@ -14,7 +14,7 @@ from scipy import stats
 
 from .commands import PROJECT
 
-REPORTS, PROFILES = PROJECT / "reports", ("mini", "mini-seeds", "digits", "cifar10-small")
+REPORTS, PROFILES = PROJECT / "reports", ("mini", "mini-seeds", "digits", "digits-short", "cifar10-small")
 NUMBER = r"[+−-]?\d+\.\d+"
 TABLES = [("README.md", "digits"), ("docs/ensemble.md", "mini-seeds"), ("docs/results.md", "digits")]
 
