@@ -60,13 +60,9 @@ def test_every_released_file_can_be_fetched(name: str) -> None:
     assert named <= {file.path for file in config.fetch.files.values()}
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    shutil.copytree(PROJECT / "configs", tmp_path / "configs")
-    return tmp_path
-
-
-def test_an_unknown_or_broken_profile_changes_nothing(project: Path) -> None:
+def test_an_unknown_or_broken_profile_changes_nothing(tmp_path: Path) -> None:
+    project = tmp_path
+    shutil.copytree(PROJECT / "configs", project / "configs")
     use_profile(project, "mini")
     before = (project / "params.yaml").read_bytes()
     (project / "configs/own.yaml").write_bytes(before.replace(b"profile: mini", b"profile: own"))  # paths of mini

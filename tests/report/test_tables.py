@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import pandas as pd
+import pytest
 
+from discriminator_guidance.report.format import estimate
 from discriminator_guidance.report.gather import Standing, gather
 from discriminator_guidance.report.tables import (
     Table,
@@ -103,6 +105,11 @@ def assert_compiles(text: str) -> None:
     for line in (line for line in body.splitlines() if line.endswith(r"\\")):
         spans = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
         assert len(re.findall(r"(?<!\\)&", line)) + sum(spans) == width - 1
+
+
+@pytest.mark.parametrize(("half_width", "shown"), [(0.26, "4.06 [3.80, 4.32]"), (0.021, "4.060 [4.039, 4.081]")])
+def test_a_narrow_interval_has_more_decimals(half_width: float, shown: str) -> None:
+    assert estimate(4.06, (4.06 - half_width, 4.06 + half_width)) == shown
 
 
 def test_special_characters_survive_every_format() -> None:

@@ -43,9 +43,12 @@ def number(value: float | None, digits: int, sign: bool = False) -> str:
 
 
 def estimate(value: float | None, bounds: Sequence[float], digits: int = 2, sign: bool = False) -> str:
-    """A value with its 95 % interval: 4.06 [3.80, 4.32]."""
+    """A value with its 95 % interval, 4.06 [3.80, 4.32]; more decimals where half its width has not two digits."""
     if value is None:
         return MISSING
+    half_width = (bounds[1] - bounds[0]) / 2
+    if 0 < half_width < math.inf:
+        digits = max(digits, 1 - math.floor(math.log10(half_width)))
     return f"{number(value, digits, sign)} [{', '.join(number(bound, digits, sign) for bound in bounds)}]"
 
 
