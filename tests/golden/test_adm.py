@@ -26,7 +26,6 @@ def forward_names(vectors: Vectors) -> list[str]:
 
 
 FILES = find(lambda vectors: bool(vectors.params("classifier")) and forward_inputs(vectors) is not None)
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def forward_values(vectors: Vectors, networks: dict[str, EncoderUNet]) -> dict[str, Tensor]:
@@ -49,7 +48,7 @@ def forward_values(vectors: Vectors, networks: dict[str, EncoderUNet]) -> dict[s
     return values
 
 
-@each_file
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @torch.no_grad()
 def test_every_array_agrees_in_float32_and_float64(path: Path) -> None:
     vectors = Vectors(path)

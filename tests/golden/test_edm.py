@@ -12,7 +12,6 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from tests.golden.vectors import Vectors, find
 
 FILES = find(lambda vectors: vectors.meta.get("ctor") == "EDMPrecond")
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def denoised(vectors: Vectors, denoiser: EDMPrecond) -> dict[str, Tensor]:
@@ -37,7 +36,7 @@ def denoised(vectors: Vectors, denoiser: EDMPrecond) -> dict[str, Tensor]:
     return values
 
 
-@each_file
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @torch.no_grad()
 def test_every_array_agrees_in_float32_and_float64(path: Path) -> None:
     vectors = Vectors(path)

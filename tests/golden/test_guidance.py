@@ -21,8 +21,6 @@ OUTSIDE = 1e7  # the public code's mark for "outside the time window", +infinity
 SINGLE = find(lambda vectors: "runs" in vectors.meta and "in/z" in vectors)
 ENSEMBLE = find(lambda vectors: "combiners" in vectors.meta)
 PRECISIONS = (("out", torch.float32), ("out64", torch.float64))
-each_single = pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.stem)
-each_ensemble = pytest.mark.parametrize("path", ENSEMBLE, ids=lambda path: path.stem)
 
 
 def noisy(vectors: Vectors, sigma: Tensor) -> Tensor:
@@ -47,7 +45,7 @@ def single_head(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> Ca
     return combine(lambda x, t: discriminator(x, t, labels), "mean_probability", [1.0])
 
 
-@each_single
+@pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.stem)
 def test_every_run_of_one_discriminator_agrees(path: Path) -> None:
     vectors = Vectors(path)
     for prefix, dtype in PRECISIONS:
@@ -92,7 +90,7 @@ def ensemble_runs(vectors: Vectors) -> dict[str, tuple[list[str], str]]:
     return runs
 
 
-@each_ensemble
+@pytest.mark.parametrize("path", ENSEMBLE, ids=lambda path: path.stem)
 def test_member_values_and_every_rule_agree(path: Path) -> None:
     vectors = Vectors(path)
     sigma = vectors["in/sigma"]

@@ -19,7 +19,6 @@ from tests.golden.test_guidance import PRECISIONS, marked
 from tests.golden.vectors import Vectors, find
 
 FILES = find(lambda vectors: "in/latents" in vectors)
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def settings_of(schedule: dict[str, Any], run: dict[str, Any]) -> SamplerSettings:
@@ -67,7 +66,7 @@ def trajectory(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> dic
     }
 
 
-@each_file
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_trajectory_agrees(path: Path) -> None:
     vectors = Vectors(path)
     for prefix, dtype in PRECISIONS:

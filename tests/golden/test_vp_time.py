@@ -13,7 +13,6 @@ from tests.golden.vectors import Vectors, find
 
 FILES = find(lambda vectors: "in/u" in vectors and "in/t_min" in vectors)
 LAST_PLACES = 2.0**-23  # two units in the last place of a float32 in [0.5, 1)
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def values(vectors: Vectors) -> dict[str, Tensor]:
@@ -40,7 +39,7 @@ def values(vectors: Vectors) -> dict[str, Tensor]:
     }
 
 
-@each_file
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_array_agrees(path: Path) -> None:
     vectors = Vectors(path)
     for name, value in values(vectors).items():

@@ -61,6 +61,8 @@ def test_influence_by_sample_gives_the_intervals_and_edm_differs_from_itself_by_
     assert measured.interval() == pytest.approx((d0["fid_low"], d0["fid_high"]), rel=1e-7)
     assert measured.minus(other).interval() == pytest.approx((d0["delta_low"], d0["delta_high"]), abs=1e-6)
     assert (edm["delta_fid"], edm["delta_low"], edm["delta_high"]) == (0, 0, 0)
+    assert edm["delta_kid_holdout_ci95"] == [0, 0]
+    assert d0["delta_kid_holdout_ci95"][0] < d0["delta_kid_holdout"] < d0["delta_kid_holdout_ci95"][1]
     assert [edm[key] for key in ("discriminator_auroc", "rule", "window", "members")] == [None, None, None, []]
 
 

@@ -196,6 +196,9 @@ def _ours(data: ReportData, name: str) -> dict[str, str]:
             None if name == REFERENCE else found["delta_kid"], found["delta_kid_ci95"], 4, sign=True
         ),
         f"ours, generative: {kid}, held-out": number(found["kid_holdout"], 4),
+        f"ours, generative: {kid}, held-out, difference from {REFERENCE} [95 %]": fmt.estimate(
+            None if name == REFERENCE else found["delta_kid_holdout"], found["delta_kid_holdout_ci95"], 4, sign=True
+        ),
         "ours, generative: k-NN precision": number(found["precision"], 3),
         "ours, generative: k-NN recall": number(found["recall"], 3),
     }

@@ -91,9 +91,12 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         return {}
 
     fids = {name: Measured.of(frechet_influence(rows, reference) for rows in sets[name]) for name in sets}
-    all_kids = {name: Measured.of(kid_influence(rows, real["train"]) for rows in sets[name]) for name in sets}
+    all_kids, held_out = (
+        {name: Measured.of(kid_influence(rows, part) for rows in sets[name]) for name in sets} for part in real.values()
+    )
     fid, delta = fids[variant], fids[variant].minus(fids[UNGUIDED])
     kid_all, delta_kid = all_kids[variant], all_kids[variant].minus(all_kids[UNGUIDED])
+    delta_held_out = held_out[variant].minus(held_out[UNGUIDED])
     subsets = (settings.kid_subsets, settings.kid_subset_size, settings.seed)
     (kid_train, kid_std), (kid_holdout, kid_holdout_std) = (
         np.mean([kid(rows, part, *subsets) for rows in sets[variant]], axis=0).tolist() for part in real.values()
@@ -123,6 +126,8 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         "kid_ci95": kid_all.interval(),
         "delta_kid": delta_kid.mean,
         "delta_kid_ci95": delta_kid.interval(),
+        "delta_kid_holdout": delta_held_out.mean,
+        "delta_kid_holdout_ci95": delta_held_out.interval(),
         **{f"discriminator_{name}": scores.get(name) for name in SCORES},
         **effective,
         "reference_statistics": statistics,
