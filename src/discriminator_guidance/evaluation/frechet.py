@@ -111,7 +111,7 @@ def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) 
 
 
 def floor_distance(real: Floats, n: int, draws: int, seed: int) -> float:
-    """The mean distance of n real rows, drawn with replacement, to all: that of a perfect generator at n images."""
+    """The mean distance of n real rows, drawn with replacement, to all real rows."""
     reference, generator = gaussian_of_features(real), np.random.default_rng(seed)
     samples = (real[generator.integers(len(real), size=n)] for _ in range(draws))
     return float(np.mean([_distance(gaussian_of_features(sample), reference) for sample in samples]))

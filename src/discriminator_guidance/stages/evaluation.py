@@ -137,7 +137,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         **compute.record(),
         "samples_sha256": [sha256(replicate.guided(variant) / "samples.npz") for replicate in layouts],
     }
-    if variant == UNGUIDED:  # what to hold a distance against: a perfect generator, and the held-out real images
+    if variant == UNGUIDED:  # what to hold a distance against: training images drawn again, and held-out ones
         holdout = Measured.of([frechet_influence(real["holdout"], reference)])
         holdout_kid = Measured.of([kid_influence(real["holdout"], real["train"])])
         details |= {
