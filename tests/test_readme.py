@@ -16,7 +16,7 @@ from .commands import PROJECT
 
 REPORTS, PROFILES = PROJECT / "reports", ("mini", "mini-seeds", "digits", "digits-short", "cifar10-small")
 NUMBER = r"[+−-]?\d+\.\d+"
-TABLES = [("README.md", "digits"), ("docs/ensemble.md", "mini-seeds"), ("docs/results.md", "digits")]
+TABLES = [("README.md", "digits"), ("docs/results.md", "digits"), ("docs/results.md", "digits-short")]
 
 
 def rows(page: str, marker: str) -> dict[str, list[str]]:
@@ -37,9 +37,10 @@ def test_results_are_those_of_the_committed_run(page: str, profile: str, variant
     found, cells = evaluated(profile, variant), rows(page, profile)[variant]
     values = [found["fid"], found["fid_low"], found["fid_high"]]
     delta = [] if variant == "edm" else [found["delta_fid"], found["delta_low"], found["delta_high"]]
-    values += [*delta, found["kid_all"], *found["kid_ci95"]]
+    kid = [found["kid_all"], *found["kid_ci95"]]
     if delta and len(cells) > 4:
-        values += [found["delta_kid"], *found["delta_kid_ci95"]]
+        kid += [found["delta_kid"], *found["delta_kid_ci95"]]
+    values += [*delta, *np.multiply(1000, kid)]
     shown = re.findall(NUMBER, " ".join(cells[1:]))
     assert len(shown) == len(values)
     for value, text in zip(values, shown, strict=True):
@@ -59,14 +60,21 @@ def intervals() -> Iterator[tuple[float, float, float]]:
     for profile, path in [(name, path) for name in PROFILES for path in (REPORTS / name / "details").iterdir()]:
         found = evaluated(profile, path.stem)
         yield found["fid"], found["fid_low"], found["fid_high"]
-        for value, ends in {**sampling, "kid_all": "kid_ci95", "delta_kid": "delta_kid_ci95"}.items():
-            yield found[value], *found[ends]
+        yield from ((found[value], *found[ends]) for value, ends in sampling.items())
+        kids = [(found["kid_all"], *found["kid_ci95"])]
+        kids += [(found[name], *found[f"{name}_ci95"]) for name in ("delta_kid", "delta_kid_holdout")]
+        if path.stem == "edm":
+            yield found["holdout_fid"], *found["holdout_fid_ci95"]
+            kids += [(found["holdout_kid"], *found["holdout_kid_ci95"])]
+        yield from 1000 * np.array(kids)
     for path in REPORTS.glob("*/study/factorial.csv"):
         yield from pd.read_csv(path)[["factor", "low", "high"]].itertuples(index=False, name=None)
-        for row in json.loads(path.with_suffix(".json").read_text())["factors"]:
+    for path in REPORTS.glob("*/study/factorial.json"):
+        for row in json.loads(path.read_text())["factors"]:
             yield row["factor"], row["low"], row["high"]
     rejected = json.loads((REPORTS / "digits/rejection.json").read_text())
-    yield from ((rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]) for name in ("fid", "kid"))
+    for name, unit in (("fid", 1), ("kid", 1000)):
+        yield from unit * np.array([[rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]]])
     for variant in ("prob_table1", "clip_table1", "d0_clip"):  # the ratio to one discriminator, over seeds
         ours, theirs = (np.log(evaluated("mini-seeds", name)["fid_values"]) for name in (variant, "d0_table1"))
         logs = ours - theirs
@@ -76,7 +84,7 @@ def intervals() -> Iterator[tuple[float, float, float]]:
 def test_intervals_in_the_text_are_those_of_the_committed_runs() -> None:
     known = set[tuple[str, ...]]()
     for triple in intervals():
-        known |= {tuple(f"{value:.{digits}f}" for value in triple) for digits in (0, 1, 2, 3, 4)}
+        known |= {tuple(f"{round(value, digits) + 0.0:.{digits}f}" for value in triple) for digits in (0, 1, 2, 3, 4)}
     interval = r"([+-]?[\d.]+)\s\[([+-]?[\d.]+), ([+-]?[\d.]+)\]"
     families = re.findall(interval, (REPORTS / "mini-families/tables/table4.csv").read_text())
     known |= {tuple(number.lstrip("+") for number in shown) for shown in families}
@@ -95,30 +103,39 @@ def percentages(values: Any) -> list[str]:
 
 
 def about_digits() -> Iterator[str]:
-    """Phrases of README.md and docs/results.md on profile `digits`."""
+    """Phrases of README.md and docs/results.md on profiles `digits` and `digits-short`."""
     folder = REPORTS / "digits"
-    found = {path.stem: evaluated("digits", path.stem) for path in (folder / "details").iterdir()}
-    table = pd.read_csv(folder / "tables/table3.csv", index_col="variant", na_values="–")["ours: adjusted p"].dropna()
-    adjusted = {name: f"adjusted p = {p:.{3 if p < 0.05 else 2}f}" for name, p in table.items()}
-    edm, fit, long = found["edm"], found["e_fit"], found["edm_long"]
-    yield f"{edm['holdout_n']} held-out real images score {edm['holdout_fid']:.2f}"
-    yield f"({edm['holdout_fid_debiased']:.2f} de-biased); 2,000 images of a perfect generator"
-    yield f"a perfect generator would score {edm['floor']:.2f}."
-    yield f"prespecified comparison, p = {fit['delta_p']:.3f})"
-    yield f"exploratory, {adjusted['e_w1']})"
-    yield f"helps as much ({adjusted['edm_long']})"
-    *first, last = [f"{value:.2f}" for value in found["d0"]["fid_values"]]
-    yield f"{', '.join(first)} and {last}, against {span(edm['fid_values'])} without"
-    yield f"the failed run has an FID of {max(found['d0_ema']['fid_values']):.2f} with EMA"
-    for name in ("d0_best_w1", "d0_ema_fit", "tuned_mean"):
-        yield f"`{name}`, {adjusted[name]})"
+    table = pd.read_csv(folder / "tables/table3.csv", index_col="variant", na_values="–")
+    adjusted = {name: f"adjusted p = {p:.2f}" for name, p in table["ours: adjusted p"].dropna().items()}
+    ours = {path.stem: evaluated("digits", path.stem) for path in (folder / "details").iterdir()}
+    edm, fit, p_short = ours["edm"], ours["e_fit"], f"p = {evaluated('digits-short', 'e_fit')['delta_p']:.3f})"
+    plain, without = ours["d0"]["fid_values"], edm["fid_values"]
+    yield f"FIDs of {', '.join(f'{value:.2f}' for value in plain[:4])} and {plain[4]:.2f}, against {span(without)} "
+    worse = [plain[seed] / without[seed] for seed in range(5) if plain[seed] > without[seed]]
+    assert worse == pytest.approx([1.5], abs=0.05), "one of five rose by half"
+    debiased = edm["holdout_fid_debiased"], edm["fid_debiased"]
+    yield "{} real images; the FID grows as N falls (de-biased: {:.2f}, `edm`: {:.2f})".format(
+        edm["holdout_n"], *debiased
+    )
+    yield f"training images drawn again would score {edm['floor']:.2f}."
+    yield f"lowers the FID by {-100 * fit['delta_fid'] / edm['fid']:.0f} % (p = {fit['delta_p']:.3f}) and the KID"
+    yield f"lowers the FID of {evaluated('digits-short', 'edm')['fid']:.2f} by"
+    yield from (f"({p_short}, a denoiser", f"(the same prespecified comparison, {p_short}")
+    yield f"`d0_ema` has {max(ours['d0_ema']['fid_values']):.2f}"
+    yield f"(`d0_ema_fit`, {adjusted['d0_ema_fit']})"
+    yield f"which is worse than no guidance ({adjusted['permuted']})"
+    longer = np.subtract(ours["edm_long"]["fid_values"], without)
+    yield f"by {min(longer):.2f} to {max(longer):+.2f} in single replicates"
+    trials = pd.read_csv(folder / "study/discriminator.csv")[["value", "fid"]].dropna()
+    yield f"a rank correlation of {trials.corr('spearman').loc['value', 'fid']:.1f}"
+    completed = (pd.read_csv(folder / "study/ensemble.csv")["state"] == "complete").sum()
+    yield f"({completed} completed all five trainings)"
+    for against, expected in {"delta_kid": [], "delta_kid_holdout": ["auto", "churn", "long", "nfe"]}.items():
+        opposed = sorted(name for name, one in ours.items() if one["delta_fid"] * one[against] < 0)
+        assert opposed == [f"edm_{name}" for name in expected], "where FID and KID disagree in sign"
+    yield f"recall is {ours['edm_auto']['recall']:.2f}, not {edm['recall']:.2f}"
     losses = json.loads((folder / "score_validation.json").read_text())
     yield from (f"{loss:.3f} after {count:,}" for loss, count in zip(losses["loss"], losses["iterations"], strict=True))
-    yield f"differs by {long['delta_fid']:.2f} ({adjusted['edm_long']})"
-    yield f"only {found['edm_nfe']['delta_fid']:.2f} ({adjusted['edm_nfe']})"
-    opposed = sorted(name for name, one in found.items() if one["delta_fid"] * one["delta_kid"] < 0)
-    assert opposed == ["d0_ema", "edm_auto"], "FID and KID disagree in sign only for autoguidance and `d0_ema`"
-    yield f"{(found['tuned_mean']['w1'] + found['tuned_mean']['w2']) / 2:.1f} times the fitted weights"
     for study, text in {"ensemble": "Optuna trials of weights", "discriminator": "trials of training settings"}.items():
         yield f"{json.loads((folder / 'study' / f'{study}.json').read_text())['n_trials']} {text}"
     yield f"(NFE {json.loads((folder / 'rejection.json').read_text())['nfe']:.2f} instead of {edm['nfe']})"
@@ -130,22 +147,33 @@ def about_digits() -> Iterator[str]:
         means[name], scatter = f"{np.mean(tests):.3f}", [*scatter, np.std(tests, ddof=1)]
     yield "{d0} for D0, {d0_ema} with EMA weights, {d0_best} at the best validation epoch, {d0_shifted}".format(**means)
     yield f"{means['permuted']} on permuted labels"
-    yield f"Replicates scatter by {span(scatter)}."
+    yield f"standard deviations over replicates are {span(scatter, 3)}."
 
 
 def about_the_cause() -> Iterator[str]:
     """Phrases of docs/ensemble.md on the factorial."""
-    cells = {name: pd.read_json(REPORTS / name / "reproduction.json") for name in ("digits", "mini-seeds")}
+    profiles = ("digits", "digits-short", "mini-seeds")
+    cells = {name: pd.read_json(REPORTS / name / "reproduction.json") for name in profiles}
+
+    def at_the_corner(profile: str, rule: str, members: int, what: str) -> pd.Series[float]:
+        cell = cells[profile].query("set == 'fresh' and steps == 35 and w2 == 0 and boosting == 1")
+        return cell[(cell["rule"] == rule) & (cell["members"] == members)][what]
 
     def values(profile: str, rule: str, members: int, what: str, digits: int) -> str:
-        cell = cells[profile].query("set == 'fresh' and steps == 35 and w2 == 0 and boosting == 1")
-        return span(cell[(cell["rule"] == rule) & (cell["members"] == members)][what], digits)
+        return span(at_the_corner(profile, rule, members, what), digits)
+
+    def average(profile: str, rule: str, members: int) -> float:
+        return float(stats.gmean(at_the_corner(profile, rule, members, "fid_debiased")))
 
     six, one = (values("digits", "mean_probability", count, "fid_debiased", 2) for count in (6, 1))
     yield f"the de-biased distance is {six}; with one discriminator, it is {one}."
-    ratios = [values(name, "clipped_logit_mean", count, "ratio_to_d0", 1) for name in cells for count in (6, 1)]
-    yield f"it is {values('digits', 'clipped_logit_mean', 6, 'ratio_to_d0', 0)} for six at 35 steps"
-    yield f"(single seeds: {ratios[2]}, {ratios[3]})"
+    ratios = [values(name, "clipped_logit_mean", 6, "ratio_to_d0", 0) for name in cells]
+    yield "is {} for six at 35 steps (`digits-short`: {}; `mini-seeds`: {})".format(*ratios)
+    by_rule = [average(name, "clipped_logit_mean", 6) for name in cells]
+    yield f"(six: geometric means of {span(by_rule, 0)})"
+    yield "is {2:.0f} on networks trained as briefly".format(*by_rule)
+    yield "N = 500), {1:.0f} in `digits-short` and {0:.0f} in `digits`".format(*by_rule)
+    yield "falls from {2:.1f} to {1:.1f} and {0:.1f}".format(*(average(name, "mean_probability", 1) for name in cells))
     files = (path for number in range(6) for path in REPORTS.glob(f"digits/discriminator/o{number}/r*/metrics.json"))
     yield f"validation cross-entropy {span([json.loads(path.read_text())['validation_loss'] for path in files], 1)} "
     frame = pd.read_csv(REPORTS / "digits/study/factorial_mechanism.csv")
@@ -167,10 +195,10 @@ def about_the_cause() -> Iterator[str]:
         at = (row for row in factors if (row["set"], row["members"]) == (name, members) and row["steps"] in steps)
         return [f"{row['spearman']:.1f}" for row in at]
 
-    (first,) = {*rank("digits", "fresh", 6, 18, 24, 35)}
-    yield f"of {first} with the factor over the five seeds ({rank('digits', 'fresh', 6, 12)[0]} at 12 steps)"
-    sets = (("fresh", 1), ("reproduction", 6), ("overfitted", 6))
-    yield "it is {} for one member, {} for sequential and {} for".format(*(rank("digits", *one, 35)[0] for one in sets))
+    six, one = ([float(text) for text in rank("digits", "fresh", members, 12, 18, 24, 35)] for members in (6, 1))
+    yield f"seeds of {span(six, 1)} for six members and {span(one, 1)} for one"
+    others = (rank("digits", name, 6, 35)[0] for name in ("reproduction", "overfitted"))
+    yield "it is {} for sequential and {} for overfitted members".format(*others)
     brief = [rank("mini-seeds", "fresh", members, 35)[0] for members in (6, 1)]
     yield "networks {} for six and {} for one".format(*brief)
     singles = [evaluated("mini", f"d{number}")["fid"] for number in range(6)]

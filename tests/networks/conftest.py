@@ -12,16 +12,6 @@ from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, bu
 from discriminator_guidance.networks.edm import EDMPrecond
 
 SIZE, CHANNELS = 16, 1
-EXTRACTOR = {
-    "image_size": SIZE,
-    "in_channels": CHANNELS,
-    "classes": 10,
-    "model_channels": 24,
-    "channel_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "attention_resolutions": [4],
-    "num_head_channels": 24,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +34,16 @@ def shuffled(network: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def denoiser() -> EDMPrecond:
-    options = {
-        "model_channels": 16,
-        "channel_mult": [1, 2, 2],
-        "num_blocks": 1,
-        "attn_resolutions": [4],
-        "dropout": 0.0,
-    }
-    network = EDMPrecond(SIZE, CHANNELS, **options)
+    widths = {"model_channels": 16, "channel_mult": [1, 2, 2], "num_blocks": 1, "attn_resolutions": [4]}
+    network = EDMPrecond(SIZE, CHANNELS, **widths, dropout=0.0)
     return shuffled(network).eval()
 
 
 @pytest.fixture
 def extractor() -> EncoderUNet:
-    return shuffled(build_extractor(**EXTRACTOR)).eval()
+    widths = {"model_channels": 24, "channel_mult": [1, 2, 2], "num_head_channels": 24}
+    network = build_extractor(SIZE, CHANNELS, classes=10, num_res_blocks=1, attention_resolutions=[4], **widths)
+    return shuffled(network).eval()
 
 
 @pytest.fixture
