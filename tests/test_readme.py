@@ -98,10 +98,6 @@ def span(values: Any, digits: int = 2) -> str:
     return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
-def percentages(values: Any) -> list[str]:
-    return [f"{100 * value:.0f} %" for value in values]
-
-
 def about_digits() -> Iterator[str]:
     """Phrases of README.md and docs/results.md on profiles `digits` and `digits-short`."""
     folder = REPORTS / "digits"
@@ -165,8 +161,8 @@ def about_the_cause() -> Iterator[str]:
     def average(profile: str, rule: str, members: int) -> float:
         return float(stats.gmean(at_the_corner(profile, rule, members, "fid_debiased")))
 
-    six, one = (values("digits", "mean_probability", count, "fid_debiased", 2) for count in (6, 1))
-    yield f"the de-biased distance is {six}; with one discriminator, it is {one}."
+    alone = [values("digits", "mean_probability", count, "fid_debiased", 2) for count in (6, 1)]
+    yield "the de-biased distance is {}; with one discriminator, it is {}.".format(*alone)
     ratios = [values(name, "clipped_logit_mean", 6, "ratio_to_d0", 0) for name in cells]
     yield "is {} for six at 35 steps (`digits-short`: {}; `mini-seeds`: {})".format(*ratios)
     by_rule = [average(name, "clipped_logit_mean", 6) for name in cells]
@@ -184,23 +180,14 @@ def about_the_cause() -> Iterator[str]:
         "VP time": [f"{time:.2f}" for time in mean.index],
         "standard deviation": [f"{value:.3f}" for value in mean["standard_deviation"]],
         "Platt slope (1: calibrated), range over seeds": [f"{low:.0f} to {high:.0f}" for low, high in slopes.values],
-        "images with a logit in (0, 1)": percentages(mean["share_in_unit"]),
+        "images with a logit in (0, 1)": [f"{100 * value:.0f} %" for value in mean["share_in_unit"]],
         "mean factor of their gradients": [f"{value:.0f}" for value in mean["amplification"]],
     }
     yield from (" | ".join([f"| {name}", *cells]) for name, cells in rows.items())
     yield f"standard errors of {span(six['slope_error'], 0)}"
 
-    def rank(profile: str, name: str, members: int, *steps: int) -> list[str]:
-        factors = json.loads((REPORTS / profile / "study/factorial.json").read_text())["factors"]
-        at = (row for row in factors if (row["set"], row["members"]) == (name, members) and row["steps"] in steps)
-        return [f"{row['spearman']:.1f}" for row in at]
-
-    six, one = ([float(text) for text in rank("digits", "fresh", members, 12, 18, 24, 35)] for members in (6, 1))
-    yield f"seeds of {span(six, 1)} for six members and {span(one, 1)} for one"
-    others = (rank("digits", name, 6, 35)[0] for name in ("reproduction", "overfitted"))
-    yield "it is {} for sequential and {} for overfitted members".format(*others)
-    brief = [rank("mini-seeds", "fresh", members, 35)[0] for members in (6, 1)]
-    yield "networks {} for six and {} for one".format(*brief)
+    factors = json.loads((REPORTS / "digits/study/factorial.json").read_text())["factors"]
+    yield f"rank correlations of {span([row['spearman'] for row in factors], 1)} with the factor"
     singles = [evaluated("mini", f"d{number}")["fid"] for number in range(6)]
     yield f"its members have {span(singles)} (one training seed"
     families = pd.read_csv(REPORTS / "mini-families/tables/table4.csv", index_col="ensemble", dtype=str)
