@@ -67,18 +67,15 @@ def intervals() -> Iterator[tuple[float, float, float]]:
             yield found["holdout_fid"], *found["holdout_fid_ci95"]
             kids += [(found["holdout_kid"], *found["holdout_kid_ci95"])]
         yield from 1000 * np.array(kids)
-    for path in REPORTS.glob("*/study/factorial.csv"):
-        yield from pd.read_csv(path)[["factor", "low", "high"]].itertuples(index=False, name=None)
     for path in REPORTS.glob("*/study/factorial.json"):
         for row in json.loads(path.read_text())["factors"]:
             yield row["factor"], row["low"], row["high"]
     rejected = json.loads((REPORTS / "digits/rejection.json").read_text())
     for name, unit in (("fid", 1), ("kid", 1000)):
         yield from unit * np.array([[rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]]])
-    for variant in ("prob_table1", "clip_table1", "d0_clip"):  # the ratio to one discriminator, over seeds
-        ours, theirs = (np.log(evaluated("mini-seeds", name)["fid_values"]) for name in (variant, "d0_table1"))
-        logs = ours - theirs
-        yield tuple(np.exp([np.mean(logs), *stats.ttest_1samp(logs, 0).confidence_interval()]))
+    ours, theirs = (np.log(evaluated("mini-seeds", name)["fid_values"]) for name in ("prob_table1", "d0_table1"))
+    logs = ours - theirs  # the ratio of six to one discriminator, over seeds
+    yield tuple(np.exp([np.mean(logs), *stats.ttest_1samp(logs, 0).confidence_interval()]))
 
 
 def test_intervals_in_the_text_are_those_of_the_committed_runs() -> None:
@@ -109,17 +106,15 @@ def about_digits() -> Iterator[str]:
     yield f"FIDs of {', '.join(f'{value:.2f}' for value in plain[:4])} and {plain[4]:.2f}, against {span(without)} "
     worse = [plain[seed] / without[seed] for seed in range(5) if plain[seed] > without[seed]]
     assert worse == pytest.approx([1.5], abs=0.05), "one of five rose by half"
-    debiased = edm["holdout_fid_debiased"], edm["fid_debiased"]
-    yield "{} real images; the FID grows as N falls (de-biased: {:.2f}, `edm`: {:.2f})".format(
-        edm["holdout_n"], *debiased
-    )
+    both = edm["holdout_fid_debiased"], edm["fid_debiased"]
+    yield "{} real images; the FID grows as N falls (de-biased: {:.2f}, `edm`: {:.2f})".format(edm["holdout_n"], *both)
     yield f"training images drawn again would score {edm['floor']:.2f}."
     yield f"lowers the FID by {-100 * fit['delta_fid'] / edm['fid']:.0f} % (p = {fit['delta_p']:.3f}) and the KID"
     yield f"lowers the FID of {evaluated('digits-short', 'edm')['fid']:.2f} by"
     yield from (f"({p_short}, a denoiser", f"(the same prespecified comparison, {p_short}")
     yield f"`d0_ema` has {max(ours['d0_ema']['fid_values']):.2f}"
     yield f"(`d0_ema_fit`, {adjusted['d0_ema_fit']})"
-    yield f"which is worse than no guidance ({adjusted['permuted']})"
+    yield f"which has a larger mean than no guidance ({adjusted['permuted']})"
     longer = np.subtract(ours["edm_long"]["fid_values"], without)
     yield f"by {min(longer):.2f} to {max(longer):+.2f} in single replicates"
     trials = pd.read_csv(folder / "study/discriminator.csv")[["value", "fid"]].dropna()
@@ -137,9 +132,8 @@ def about_digits() -> Iterator[str]:
     yield f"(NFE {json.loads((folder / 'rejection.json').read_text())['nfe']:.2f} instead of {edm['nfe']})"
     means, scatter = {}, []
     for name in ("d0", "d0_ema", "d0_best", "d0_shifted", "permuted"):
-        tests = [
-            json.loads(path.read_text())["test_loss"] for path in folder.glob(f"discriminator/{name}/r*/metrics.json")
-        ]
+        files = folder.glob(f"discriminator/{name}/r*/metrics.json")
+        tests = [json.loads(path.read_text())["test_loss"] for path in files]
         means[name], scatter = f"{np.mean(tests):.3f}", [*scatter, np.std(tests, ddof=1)]
     yield "{d0} for D0, {d0_ema} with EMA weights, {d0_best} at the best validation epoch, {d0_shifted}".format(**means)
     yield f"{means['permuted']} on permuted labels"
@@ -151,25 +145,32 @@ def about_the_cause() -> Iterator[str]:
     profiles = ("digits", "digits-short", "mini-seeds")
     cells = {name: pd.read_json(REPORTS / name / "reproduction.json") for name in profiles}
 
-    def at_the_corner(profile: str, rule: str, members: int, what: str) -> pd.Series[float]:
+    def corner(profile: str, rule: str, members: int) -> pd.DataFrame:
         cell = cells[profile].query("set == 'fresh' and steps == 35 and w2 == 0 and boosting == 1")
-        return cell[(cell["rule"] == rule) & (cell["members"] == members)][what]
+        return cell[(cell["rule"] == rule) & (cell["members"] == members)]
 
-    def values(profile: str, rule: str, members: int, what: str, digits: int) -> str:
-        return span(at_the_corner(profile, rule, members, what), digits)
-
-    def average(profile: str, rule: str, members: int) -> float:
-        return float(stats.gmean(at_the_corner(profile, rule, members, "fid_debiased")))
-
-    alone = [values("digits", "mean_probability", count, "fid_debiased", 2) for count in (6, 1)]
-    yield "the de-biased distance is {}; with one discriminator, it is {}.".format(*alone)
-    ratios = [values(name, "clipped_logit_mean", 6, "ratio_to_d0", 0) for name in cells]
+    alone = [span(corner("digits", "mean_probability", count)["fid_debiased"]) for count in (6, 1)]
+    yield "the de-biased FID is {}; with one discriminator, it is {}.".format(*alone)
+    clipped = [corner(name, "clipped_logit_mean", 6) for name in cells]
+    ratios = (span(cell["ratio_to_d0"], 0) for cell in clipped)
     yield "is {} for six at 35 steps (`digits-short`: {}; `mini-seeds`: {})".format(*ratios)
-    by_rule = [average(name, "clipped_logit_mean", 6) for name in cells]
-    yield f"(six: geometric means of {span(by_rule, 0)})"
-    yield "is {2:.0f} on networks trained as briefly".format(*by_rule)
-    yield "N = 500), {1:.0f} in `digits-short` and {0:.0f} in `digits`".format(*by_rule)
-    yield "falls from {2:.1f} to {1:.1f} and {0:.1f}".format(*(average(name, "mean_probability", 1) for name in cells))
+    by_rule = [stats.gmean(cell["fid_debiased"]) for cell in clipped]
+    yield f"geometric means of {span(by_rule, 0)}, single seeds of {span(pd.concat(clipped)['fid_debiased'], 0)})"
+    yield "is {2:.0f} in `mini-seeds`, {1:.0f} in `digits-short` and {0:.0f} in `digits`".format(*by_rule)
+    probable = (stats.gmean(corner(name, "mean_probability", 1)["fid_debiased"]) for name in cells)
+    yield "falls from {2:.1f} to {1:.1f} and {0:.1f}".format(*probable)
+    effects = pd.read_csv(REPORTS / "digits-short/study/factorial.csv").set_index(["members", "effect"])
+    for members, text in (
+        (6, "{:.0f} for six (single seeds: {:.0f} to {:.0f})"),
+        (1, "{:.0f} for one ({:.0f} to {:.0f})"),
+    ):
+        yield text.format(*effects.loc[members, "clipped logits"][["factor", "least", "most"]])
+    main, crossed = (
+        effects["factor"][6][[f"{start}35 steps", f"{start}w2 = 0"]] for start in ("", "clipped logits x ")
+    )
+    weight = "w2 = 0, which halves the guidance weight, by"
+    yield "multiply that of six by {:.1f}, and {weight} {:.2f};".format(*(main.values * crossed.values), weight=weight)
+    yield "with mean probability, by {:.1f} and {:.1f}.".format(*(main.values / crossed.values))
     files = (path for number in range(6) for path in REPORTS.glob(f"digits/discriminator/o{number}/r*/metrics.json"))
     yield f"validation cross-entropy {span([json.loads(path.read_text())['validation_loss'] for path in files], 1)} "
     frame = pd.read_csv(REPORTS / "digits/study/factorial_mechanism.csv")

@@ -84,6 +84,8 @@ def test_pooled_effects_are_those_of_a_regression_with_blocks():
     for key, expected in (("factor", fitted[:6]), ("low", low), ("high", high)):
         # In a fit of -1 and +1 a coefficient is half of the difference between the levels.
         np.testing.assert_allclose([row[key] for row in found], np.exp(2 * expected))
+    alone = [[row["factor"] for row in pooled_effects(names, runs, response[[block]])] for block in range(4)]
+    np.testing.assert_allclose([row["least"] for row in found], np.min(alone, axis=0))
 
 
 def known(config: Config) -> dict[Cell, optuna.trial.FrozenTrial]:
