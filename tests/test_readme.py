@@ -159,15 +159,13 @@ def about_the_cause() -> Iterator[str]:
     yield "is {2:.0f} in `mini-seeds`, {1:.0f} in `digits-short` and {0:.0f} in `digits`".format(*by_rule)
     probable = (stats.gmean(corner(name, "mean_probability", 1)["fid_debiased"]) for name in cells)
     yield "falls from {2:.1f} to {1:.1f} and {0:.1f}".format(*probable)
-    effects = pd.read_csv(REPORTS / "digits-short/study/factorial.csv").set_index(["members", "effect"])
-    for members, text in (
-        (6, "{:.0f} for six (single seeds: {:.0f} to {:.0f})"),
-        (1, "{:.0f} for one ({:.0f} to {:.0f})"),
-    ):
-        yield text.format(*effects.loc[members, "clipped logits"][["factor", "least", "most"]])
-    main, crossed = (
-        effects["factor"][6][[f"{start}35 steps", f"{start}w2 = 0"]] for start in ("", "clipped logits x ")
-    )
+    read = (pd.read_csv(REPORTS / name / "study/factorial.csv").set_index(["members", "effect"]) for name in cells)
+    effects, text = dict(zip(cells, read, strict=True)), "by {:.0f} for {} ({}{:.0f} to {:.0f})"
+    for name, words in (("digits", "single seeds: "), ("digits-short", "")):
+        six, one = ([*effects[name].loc[(count, "clipped logits"), ["factor", "least", "most"]]] for count in (6, 1))
+        yield f"{text.format(six[0], 'six', words, *six[1:])} and {text.format(one[0], 'one', '', *one[1:])}"
+    factor, names = effects["digits"]["factor"][6], ["35 steps", "w2 = 0"]
+    main, crossed = factor[names], factor[[f"clipped logits x {name}" for name in names]]
     weight = "w2 = 0, which halves the guidance weight, by"
     yield "multiply that of six by {:.1f}, and {weight} {:.2f};".format(*(main.values * crossed.values), weight=weight)
     yield "with mean probability, by {:.1f} and {:.1f}.".format(*(main.values / crossed.values))
