@@ -14,6 +14,7 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.evaluation.classification import classification_scores
 from discriminator_guidance.evaluation.features import extract_features
 from discriminator_guidance.evaluation.frechet import (
+    Gaussian,
     debiased_distance,
     floor_distance,
     frechet_influence,
@@ -137,22 +138,27 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         **compute.record(),
         "samples_sha256": [sha256(replicate.guided(variant) / "samples.npz") for replicate in layouts],
     }
-    if variant == UNGUIDED:  # what to hold a distance against: training images drawn again, and held-out ones
-        holdout = Measured.of([frechet_influence(real["holdout"], reference)])
-        holdout_kid = Measured.of([kid_influence(real["holdout"], real["train"])])
-        details |= {
-            "floor": floor_distance(real["train"], guided.images, FLOOR_DRAWS, settings.seed),
-            "holdout_fid": holdout.mean,
-            "holdout_fid_ci95": holdout.interval(),
-            "holdout_fid_debiased": debiased_distance(real["holdout"], reference),
-            "holdout_kid": holdout_kid.mean,
-            "holdout_kid_ci95": holdout_kid.interval(),
-        }
+    if variant == UNGUIDED:
+        details |= _real_distances(config, real, reference)
     write_npz(layout.evaluated(variant) / "influence.npz", influence=fid.influence, index=index)
     write_json(layout.evaluated(variant) / "details.json", details)
     write_json(layout.evaluation(variant), metrics)
     tracker.metrics(0, {f"discriminator_{name}": score for name, score in scores.items()})
     return metrics
+
+
+def _real_distances(config: Config, real: dict[str, np.ndarray], reference: Gaussian) -> dict[str, Any]:
+    """What to hold a distance against: training images drawn again, and held-out ones."""
+    fid = Measured.of([frechet_influence(real["holdout"], reference)])
+    kid_all = Measured.of([kid_influence(real["holdout"], real["train"])])
+    return {
+        "floor": floor_distance(real["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
+        "holdout_fid": fid.mean,
+        "holdout_fid_ci95": fid.interval(),
+        "holdout_fid_debiased": debiased_distance(real["holdout"], reference),
+        "holdout_kid": kid_all.mean,
+        "holdout_kid_ci95": kid_all.interval(),
+    }
 
 
 def _samples(layout: Layout, variant: str, index: np.ndarray) -> dict[str, np.ndarray]:
