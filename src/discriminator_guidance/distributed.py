@@ -6,6 +6,7 @@ torchrun sets RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; every f
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,6 +74,16 @@ def add_up_numbers(row: dict[str, float]) -> dict[str, float]:
 def share(count: int) -> range:
     """This process's contiguous part of a number of rows."""
     return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
+
+
+def own_jobs(jobs: Sequence[int]) -> Sequence[int]:
+    """This process's part of several independent jobs, which from here on it does as if it were the only process."""
+    if len(jobs) == 1:
+        return jobs
+    own = jobs[rank() :: world_size()]
+    for variable in ("RANK", "WORLD_SIZE"):  # it keeps its GPU, LOCAL_RANK
+        os.environ.pop(variable, None)
+    return own
 
 
 def gather_rows(own: Tensor, count: int) -> Tensor:

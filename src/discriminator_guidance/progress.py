@@ -21,7 +21,7 @@ LINE_EVERY_S, PLAIN_WIDTH = 10.0, 10_000
 @contextmanager
 def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Show progress on standard error; yields a function to be called with the number of units just done."""
-    console = Console(stderr=True, quiet=not distributed.is_first())
+    console = Console(stderr=True, quiet=distributed.local_rank() > 0)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
     shown = Progress(
         TextColumn("{task.description}", markup=False), *columns, console=console, disable=not console.is_terminal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 # OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
 SPINCOUNT = "10000"
+SAMPLING = ("fake", "guided")  # stages whose samples do not depend on how many processes divide them
 
 
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 
-    A stage that trains or samples runs once for each training replicate, or for one of them.
+    A stage that trains or samples runs once for each training replicate, or for one of them. Under torchrun, processes
+    divide the replicates that are trained, if there are enough; otherwise each batch, and the samples.
     """
     from discriminator_guidance import tracking
     from discriminator_guidance.config import load_config
@@ -41,9 +43,11 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
-    for number, own_layout in enumerate(layouts):
-        if replicate not in (None, number):
-            continue
+    numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
+    if word not in SAMPLING and len(numbers) >= distributed.world_size():
+        numbers = distributed.own_jobs(numbers)
+    for number in numbers:
+        own_layout = layouts[number]
         own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), own_layout.replicate]))
         tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
         with tracking.run(config.profile, name, tags, _settings(own, word, row)) as tracker:
