@@ -10,6 +10,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 FIRST_IN_PATH: list[str] = []  # folders whose commands are taken instead of those beside this Python
+TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", "--no-python")
 PRIVATE = ("unshare", "--map-root-user")  # what mounts or cuts off networks without touching the machine
 
 

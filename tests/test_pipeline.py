@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from discriminator_guidance.config import load_config
 from discriminator_guidance.stages.layout import Layout
 
-from .commands import PROJECT, environment, run, succeed, unshared
+from .commands import PROJECT, TORCHRUN, environment, run, succeed, unshared
 from .preforked import preforked
 from .stages.conftest import tiny_settings
 
@@ -121,7 +121,7 @@ def test_every_stage_runs_once_although_the_first_run_is_killed(root: Path, firs
 
 
 def test_a_second_repro_runs_nothing_whatever_the_launcher(root: Path, first_run: list[str]) -> None:
-    assert repro(root, DGUIDE_LAUNCH="torchrun --standalone --nproc-per-node 2 --no-python") == []
+    assert repro(root, DGUIDE_LAUNCH=" ".join(TORCHRUN)) == []
     assert changes(root) == ""
 
 

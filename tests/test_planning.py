@@ -40,6 +40,14 @@ def test_counts_of_mini_by_hand():
     assert stages["evaluation/d0"][Kind("fid features")] == 1000
 
 
+CASES = [("score", 1, 5), ("score", 2, 3), ("score", 10, 0.5), ("guided", 2, 2.5), ("fid_network", 2, 0.5)]
+
+
+@pytest.mark.parametrize(("word", "processes", "times"), CASES)
+def test_processes_divide_replicates_samples_or_batches(word, processes, times):
+    assert planning.rounds(word, 5, processes) == times
+
+
 @pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])
 @pytest.mark.parametrize(("w1", "w2"), [(2.0, 2.0), (2.0, 0.0)])
 def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from discriminator_guidance.data.files import sha256
 from discriminator_guidance.run import run_stage
 
+from .commands import TORCHRUN, succeed
 from .stages.conftest import prepare_study, tiny_settings, write_params
 
 STAGES = (
@@ -50,6 +52,11 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
         assert all(hashes(folder, "r1")[name] != value for name, value in alone[folder].items()), folder
     indices = [np.load(path.guided("edm") / "samples.npz")["index"] for path in (one, two)]
     assert np.array_equal(*indices), "replicates share the noise of evaluation samples"
+    each = [hashes(f"models/mini/discriminator/d1/{name}", "") for name in ("r0", "r1")]
+    shutil.rmtree(tmp_path / "models/mini/discriminator/d1")
+    shown = succeed(tmp_path, *TORCHRUN, "dguide", "discriminator", "d1")
+    assert shown.count("discriminator/d1\n") == 2, "each process trains and reports its replicate"
+    assert [hashes(f"models/mini/discriminator/d1/{name}", "") for name in ("r0", "r1")] == each
     for variant in ("edm", "mean_prob"):
         run_stage("evaluation", params, variant=variant)
     details = json.loads((layout.evaluated("mean_prob") / "details.json").read_text())

@@ -13,10 +13,9 @@ import pytest
 from discriminator_guidance import distributed
 from discriminator_guidance.stages.layout import Layout
 
-from .commands import succeed
+from .commands import TORCHRUN, succeed
 from .stages.conftest import prepare_study, run_stage, tiny_settings
 
-TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "python", "-c")
 STAGES = {"guided": {"variant": "mean_prob"}, "evaluation": {"variant": "mean_prob"}, "discriminator": {"member": "d1"}}
 PROGRAM = f"""
 from pathlib import Path
@@ -32,7 +31,7 @@ def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
     run_stage("guided", alone, "edm")
     layouts = (alone[1], Layout(folder, "mini"))
     shutil.copytree(alone[1].guided("edm"), layouts[1].guided("edm"))
-    shown = succeed(folder, *TORCHRUN, PROGRAM)
+    shown = succeed(folder, *TORCHRUN, "python", "-c", PROGRAM)
     for stage, row in STAGES.items():
         run_stage(stage, alone, *row.values())
         assert shown.count("/".join([stage, *row.values()])) == 1, "the first process alone reports"

@@ -253,13 +253,14 @@ def _converted(file: Path, network: nn.Module, arguments: dict[str, Any], folder
 @app.command(rich_help_panel=TOOLS)
 def plan(
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long to time this machine.")] = 30.0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of torchrun that share each stage.")] = 1,
     params: Params = PARAMS,
 ) -> None:
     """Estimate the time of each stage on this machine and list missing files, without running a stage."""
     from discriminator_guidance import planning
 
     settings, layout = _opened(params)
-    rows = planning.table(planning.estimate(settings, layout, seconds))
+    rows = planning.table(planning.estimate(settings, layout, seconds, processes))
     progress.summary(f"profile {settings.profile}: estimates", rows)
     for line in planning.missing_files(settings, layout.root):
         typer.echo(f"missing: {line}")

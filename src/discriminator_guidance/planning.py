@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from math import ceil
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -22,7 +23,7 @@ from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import head_settings
-from discriminator_guidance.stages.layout import REPLICATED
+from discriminator_guidance.stages.layout import REPLICATED, SAMPLING
 from discriminator_guidance.stages.sampling import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Schedule
@@ -62,8 +63,11 @@ class RealImages(NamedTuple):
     holdout: int
 
 
-def estimate(config: Config, layout: Layout, seconds: float) -> dict[str, float]:
-    """The seconds of each stage run: each kind of call that the profile makes is timed, for `seconds` in all."""
+def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1) -> dict[str, float]:
+    """The seconds of each stage run: each kind of call that the profile makes is timed, for `seconds` in all.
+
+    Several processes of torchrun are taken to be as fast as one each; evaluation and fits of weights gain less.
+    """
     real = real_images(config, layout)
     stages = dict(stage_calls(config, real))
     factor = torch.ones(EDGE, EDGE, dtype=torch.float64)
@@ -78,10 +82,17 @@ def estimate(config: Config, layout: Layout, seconds: float) -> dict[str, float]
             advance(1)
     took = dict[str, float]()
     for stage, calls in stages.items():
-        times = config.replicates if stage.partition("/")[0] in (*REPLICATED, "evaluation") else 1
-        took[stage] = times * sum(per_image[kind] * images for kind, images in calls.items())
+        runs = rounds(stage.partition("/")[0], config.replicates, processes)
+        took[stage] = runs * sum(per_image[kind] * images for kind, images in calls.items())
     commands = len(stages) + 2  # and stages `real` and `report`
     return {**took, f"start of {commands} commands": commands * COMMAND_S}
+
+
+def rounds(word: str, replicates: int, processes: int) -> float:
+    """The time of a stage in units of one replicate in one process: one trains a replicate, if there are enough."""
+    runs = replicates if word in (*REPLICATED, "evaluation") else 1
+    divided = word in (*SAMPLING, "evaluation") or runs < processes
+    return runs / processes if divided else ceil(runs / processes)
 
 
 def seconds_per_image(call: Call, batch: int, budget: float) -> float:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
 SPINCOUNT = "10000"
-SAMPLING = ("fake", "guided")  # stages whose samples do not depend on how many processes divide them
 
 
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
@@ -30,7 +29,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     """
     from discriminator_guidance import tracking
     from discriminator_guidance.config import load_config
-    from discriminator_guidance.stages.layout import REPLICATED, Layout
+    from discriminator_guidance.stages.layout import REPLICATED, SAMPLING, Layout
 
     config = load_config(params)
     layout = Layout(Path.cwd(), config.profile)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
+SAMPLING = ("fake", "guided")  # of them, those whose result does not depend on how many processes divide it
 
 
 @dataclass(frozen=True)
