@@ -73,6 +73,10 @@ def intervals() -> Iterator[tuple[float, float, float]]:
     rejected = json.loads((REPORTS / "digits/rejection.json").read_text())
     for name, unit in (("fid", 1), ("kid", 1000)):
         yield from unit * np.array([[rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]]])
+    for member in ("d0", "d0_ema", "d0_best", "d0_shifted", "permuted"):
+        files = REPORTS.glob(f"digits/discriminator/{member}/r*/metrics.json")
+        losses = [json.loads(path.read_text())["test_loss"] for path in files]
+        yield np.mean(losses), *stats.ttest_1samp(losses, 0).confidence_interval()
     ours, theirs = (np.log(evaluated("mini-seeds", name)["fid_values"]) for name in ("prob_table1", "d0_table1"))
     logs = ours - theirs  # the ratio of six to one discriminator, over seeds
     yield tuple(np.exp([np.mean(logs), *stats.ttest_1samp(logs, 0).confidence_interval()]))
@@ -130,14 +134,6 @@ def about_digits() -> Iterator[str]:
     for study, text in {"ensemble": "Optuna trials of weights", "discriminator": "trials of training settings"}.items():
         yield f"{json.loads((folder / 'study' / f'{study}.json').read_text())['n_trials']} {text}"
     yield f"(NFE {json.loads((folder / 'rejection.json').read_text())['nfe']:.2f} instead of {edm['nfe']})"
-    means, scatter = {}, []
-    for name in ("d0", "d0_ema", "d0_best", "d0_shifted", "permuted"):
-        files = folder.glob(f"discriminator/{name}/r*/metrics.json")
-        tests = [json.loads(path.read_text())["test_loss"] for path in files]
-        means[name], scatter = f"{np.mean(tests):.3f}", [*scatter, np.std(tests, ddof=1)]
-    yield "{d0} for D0, {d0_ema} with EMA weights, {d0_best} at the best validation epoch, {d0_shifted}".format(**means)
-    yield f"{means['permuted']} on permuted labels"
-    yield f"standard deviations over replicates are {span(scatter, 3)}."
 
 
 def about_the_cause() -> Iterator[str]:

@@ -30,16 +30,10 @@ def load_config(path: Path = PARAMS) -> Config:
 
 
 def parse(content: bytes, path: Path) -> Any:
-    """The values in YAML 1.2 (as DVC reads it: 1e-5 is a number) without aliases; mappings know their lines."""
+    """The values in YAML 1.2 (as DVC reads it: 1e-5 is a number); mappings know their lines."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.composer import Composer, ComposerError
-
-    class WithoutAliases(Composer):  # through which a few lines can stand for any number of values
-        def return_alias(self, a: Any) -> Any:
-            raise ComposerError(None, None, "an alias, which is not allowed", a.start_mark)
 
     reader = YAML(pure=True)
-    reader.Composer = WithoutAliases
     reader.preserve_quotes = True
     try:
         return reader.load(content)
