@@ -45,7 +45,7 @@ CASES = [("score", 1, 5), ("score", 2, 3), ("score", 10, 0.5), ("guided", 2, 2.5
 
 @pytest.mark.parametrize(("word", "processes", "times"), CASES)
 def test_processes_divide_replicates_samples_or_batches(word, processes, times):
-    assert planning.rounds(word, 5, processes) == times
+    assert planning.replicate_times(word, 5, processes) == times
 
 
 @pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])

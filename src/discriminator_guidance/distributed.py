@@ -78,10 +78,8 @@ def share(count: int) -> range:
 
 def own_jobs(jobs: Sequence[int]) -> Sequence[int]:
     """This process's part of several independent jobs, which from here on it does as if it were the only process."""
-    if len(jobs) == 1:
-        return jobs
     own = jobs[rank() :: world_size()]
-    for variable in ("RANK", "WORLD_SIZE"):  # it keeps its GPU, LOCAL_RANK
+    for variable in ("RANK", "WORLD_SIZE"):
         os.environ.pop(variable, None)
     return own
 

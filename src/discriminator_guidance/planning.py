@@ -66,7 +66,7 @@ class RealImages(NamedTuple):
 def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1) -> dict[str, float]:
     """The seconds of each stage run: each kind of call that the profile makes is timed, for `seconds` in all.
 
-    Several processes of torchrun are taken to be as fast as one each; evaluation and fits of weights gain less.
+    N processes are assumed to be N times as fast; in fact, evaluation and fits of weights gain less.
     """
     real = real_images(config, layout)
     stages = dict(stage_calls(config, real))
@@ -76,20 +76,20 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
     with progress.bar("timing this machine", len(kinds), "kinds of call") as advance:
         for number, kind in enumerate(kinds):
             began = perf_counter()
-            call, batch, times = call_of(config, real, kind)
-            per_image[kind] = seconds_per_image(call, batch, seconds / (len(kinds) - number)) / times
+            call, batch, uses = call_of(config, real, kind)
+            per_image[kind] = seconds_per_image(call, batch, seconds / (len(kinds) - number)) / uses
             seconds -= perf_counter() - began
             advance(1)
     took = dict[str, float]()
     for stage, calls in stages.items():
-        runs = rounds(stage.partition("/")[0], config.replicates, processes)
-        took[stage] = runs * sum(per_image[kind] * images for kind, images in calls.items())
+        times = replicate_times(stage.partition("/")[0], config.replicates, processes)
+        took[stage] = times * sum(per_image[kind] * images for kind, images in calls.items())
     commands = len(stages) + 2  # and stages `real` and `report`
     return {**took, f"start of {commands} commands": commands * COMMAND_S}
 
 
-def rounds(word: str, replicates: int, processes: int) -> float:
-    """The time of a stage in units of one replicate in one process: one trains a replicate, if there are enough."""
+def replicate_times(word: str, replicates: int, processes: int) -> float:
+    """How many times the time of one replicate a stage takes: a process trains whole replicates if there are enough."""
     runs = replicates if word in (*REPLICATED, "evaluation") else 1
     divided = word in (*SAMPLING, "evaluation") or runs < processes
     return runs / processes if divided else ceil(runs / processes)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.box import HEAVY_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,7 @@ LINE_EVERY_S, PLAIN_WIDTH = 10.0, 10_000
 @contextmanager
 def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Show progress on standard error; yields a function to be called with the number of units just done."""
-    console = Console(stderr=True, quiet=distributed.local_rank() > 0)
+    console = Console(stderr=True, quiet=not distributed.is_first() or distributed.local_rank() > 0)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
     shown = Progress(
         TextColumn("{task.description}", markup=False), *columns, console=console, disable=not console.is_terminal
@@ -56,8 +56,7 @@ def summary(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         table.add_column(Text(column))
     for row in rows:
         table.add_row(*(Text(_shown(row.get(column, ""))) for column in columns))
-    _print(console, title)
-    console.print(table)
+    console.print(Group(Text(title), table))  # at once: other processes print too
 
 
 def notice(message: str, kind: str = "note") -> None:

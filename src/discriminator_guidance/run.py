@@ -24,11 +24,12 @@ SPINCOUNT = "10000"
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 
-    A stage that trains or samples runs once for each training replicate, or for one of them. Under torchrun, processes
-    divide the replicates that are trained, if there are enough; otherwise each batch, and the samples.
+    A stage that trains or samples runs once for each training replicate, or for one of them. Under torchrun, a process
+    trains whole replicates if there are enough; otherwise all processes share each batch. They always share samples.
     """
     from discriminator_guidance import tracking
     from discriminator_guidance.config import load_config
+    from discriminator_guidance.networks.precision import prepare
     from discriminator_guidance.stages.layout import REPLICATED, SAMPLING, Layout
 
     config = load_config(params)
@@ -43,7 +44,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
-    if word not in SAMPLING and len(numbers) >= distributed.world_size():
+    if word not in SAMPLING and len(numbers) >= distributed.world_size() > 1:
+        prepare(config.runtime.device, "auto", config.runtime.threads)  # its rank chooses its GPU
         numbers = distributed.own_jobs(numbers)
     for number in numbers:
         own_layout = layouts[number]

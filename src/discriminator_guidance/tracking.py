@@ -11,7 +11,7 @@ import os
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ class Tracker:
 
         With a loss they are a discriminator's: a model that `mlflow.pyfunc` loads, and `best` is set again.
         """
-        path, client, wanted = os.path.relpath(weights), self._mlflow.MlflowClient(), f"name = '{name}'"
+        path, client = os.path.relpath(weights), self._mlflow.MlflowClient()
         tags = {"weights": path, "weights.sha256": sha256(weights), "validation_loss": str(loss)}
         if loss is None:
             model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
@@ -137,11 +137,11 @@ class Tracker:
                 name=name, python_model=str(loader), model_config=config, tags=tags,
                 pip_requirements=["discriminator-guidance"],
             ).model_id  # fmt: skip
-        if not client.search_registered_models(wanted):
+        with suppress(self._mlflow.MlflowException):  # it exists
             client.create_registered_model(name, description=MODEL)
         client.create_model_version(name, f"models:/{model}", self.run_id, tags, description=path, model_id=model)
         if loss is not None:
-            versions = client.search_model_versions(wanted, order_by=["version_number ASC"])
+            versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
             newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
             best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
             client.set_registered_model_alias(name, "best", best.version)
