@@ -78,8 +78,31 @@ def intervals() -> Iterator[tuple[float, float, float]]:
         losses = [json.loads(path.read_text())["test_loss"] for path in files]
         yield np.mean(losses), *stats.ttest_1samp(losses, 0).confidence_interval()
     ours, theirs = (np.log(evaluated("mini-seeds", name)["fid_values"]) for name in ("prob_table1", "d0_table1"))
-    logs = ours - theirs  # the ratio of six to one discriminator, over seeds
-    yield tuple(np.exp([np.mean(logs), *stats.ttest_1samp(logs, 0).confidence_interval()]))
+    yield over_seeds(ours - theirs)  # the ratio of six to one discriminator
+    yield from factorial_intervals()
+    trials = pd.read_csv(REPORTS / "digits/study/discriminator.csv")[["value", "fid"]].dropna()
+    rank = trials.corr("spearman").loc["value", "fid"]  # and its interval by Fisher's transformation
+    yield tuple(np.tanh(np.arctanh(rank) + np.array([0, -1, 1]) * 1.96 / np.sqrt(len(trials) - 3)))
+
+
+def over_seeds(logs: Any) -> tuple[float, ...]:
+    """A geometric mean over training seeds and its interval."""
+    return tuple(np.exp([np.mean(logs), *stats.ttest_1samp(logs, 0).confidence_interval()]))
+
+
+def factorial_intervals() -> Iterator[tuple[float, ...]]:
+    """De-biased distances at the reproduction's settings, and effects of single seeds in the cube, over seeds."""
+    factors = ["rule", "steps", "w2", "boosting"]
+    for name in ("digits", "digits-short", "mini-seeds"):
+        cells = pd.read_json(REPORTS / name / "reproduction.json").query("set == 'fresh' and steps in (12, 35)")
+        for _, part in cells.groupby("members"):
+            logs = np.log(part.pivot(index="seed", columns=factors, values="fid_debiased"))
+            clipped, probable = logs["clipped_logit_mean"], logs["mean_probability"]
+            yield from (over_seeds(rule[35, 0.0, True]) for rule in (clipped, probable))
+            if clipped.shape[1] == 8:
+                yield over_seeds(clipped.mean(axis=1) - probable.mean(axis=1))
+                steps, w2, boosting = (clipped.T.groupby(level).mean().T for level in factors[1:])
+                yield from map(over_seeds, (steps[35] - steps[12], w2[0] - w2[2], boosting[True] - boosting[False]))
 
 
 def test_intervals_in_the_text_are_those_of_the_committed_runs() -> None:
@@ -112,17 +135,11 @@ def about_digits() -> Iterator[str]:
     assert worse == pytest.approx([1.5], abs=0.05), "one of five rose by half"
     both = edm["holdout_fid_debiased"], edm["fid_debiased"]
     yield "{} real images; the FID grows as N falls (de-biased: {:.2f}, `edm`: {:.2f})".format(edm["holdout_n"], *both)
-    yield f"training images drawn again would score {edm['floor']:.2f}."
     yield f"lowers the FID by {-100 * fit['delta_fid'] / edm['fid']:.0f} % (p = {fit['delta_p']:.3f}) and the KID"
     yield f"lowers the FID of {evaluated('digits-short', 'edm')['fid']:.2f} by"
     yield from (f"({p_short}, a denoiser", f"(the same prespecified comparison, {p_short}")
-    yield f"`d0_ema` has {max(ours['d0_ema']['fid_values']):.2f}"
     yield f"(`d0_ema_fit`, {adjusted['d0_ema_fit']})"
     yield f"which has a larger mean than no guidance ({adjusted['permuted']})"
-    longer = np.subtract(ours["edm_long"]["fid_values"], without)
-    yield f"by {min(longer):.2f} to {max(longer):+.2f} in single replicates"
-    trials = pd.read_csv(folder / "study/discriminator.csv")[["value", "fid"]].dropna()
-    yield f"a rank correlation of {trials.corr('spearman').loc['value', 'fid']:.1f}"
     completed = (pd.read_csv(folder / "study/ensemble.csv")["state"] == "complete").sum()
     yield f"({completed} completed all five trainings)"
     for against, expected in {"delta_kid": [], "delta_kid_holdout": ["auto", "churn", "long", "nfe"]}.items():
@@ -147,24 +164,8 @@ def about_the_cause() -> Iterator[str]:
 
     alone = [span(corner("digits", "mean_probability", count)["fid_debiased"]) for count in (6, 1)]
     yield "the de-biased FID is {}; with one discriminator, it is {}.".format(*alone)
-    clipped = [corner(name, "clipped_logit_mean", 6) for name in cells]
-    ratios = (span(cell["ratio_to_d0"], 0) for cell in clipped)
+    ratios = (span(corner(name, "clipped_logit_mean", 6)["ratio_to_d0"], 0) for name in cells)
     yield "is {} for six at 35 steps (`digits-short`: {}; `mini-seeds`: {})".format(*ratios)
-    by_rule = [stats.gmean(cell["fid_debiased"]) for cell in clipped]
-    yield f"geometric means of {span(by_rule, 0)}, single seeds of {span(pd.concat(clipped)['fid_debiased'], 0)})"
-    yield "is {2:.0f} in `mini-seeds`, {1:.0f} in `digits-short` and {0:.0f} in `digits`".format(*by_rule)
-    probable = (stats.gmean(corner(name, "mean_probability", 1)["fid_debiased"]) for name in cells)
-    yield "falls from {2:.1f} to {1:.1f} and {0:.1f}".format(*probable)
-    read = (pd.read_csv(REPORTS / name / "study/factorial.csv").set_index(["members", "effect"]) for name in cells)
-    effects, text = dict(zip(cells, read, strict=True)), "by {:.0f} for {} ({}{:.0f} to {:.0f})"
-    for name, words in (("digits", "single seeds: "), ("digits-short", "")):
-        six, one = ([*effects[name].loc[(count, "clipped logits"), ["factor", "least", "most"]]] for count in (6, 1))
-        yield f"{text.format(six[0], 'six', words, *six[1:])} and {text.format(one[0], 'one', '', *one[1:])}"
-    factor, names = effects["digits"]["factor"][6], ["35 steps", "w2 = 0"]
-    main, crossed = factor[names], factor[[f"clipped logits x {name}" for name in names]]
-    weight = "w2 = 0, which halves the guidance weight, by"
-    yield "multiply that of six by {:.1f}, and {weight} {:.2f};".format(*(main.values * crossed.values), weight=weight)
-    yield "with mean probability, by {:.1f} and {:.1f}.".format(*(main.values / crossed.values))
     files = (path for number in range(6) for path in REPORTS.glob(f"digits/discriminator/o{number}/r*/metrics.json"))
     yield f"validation cross-entropy {span([json.loads(path.read_text())['validation_loss'] for path in files], 1)} "
     frame = pd.read_csv(REPORTS / "digits/study/factorial_mechanism.csv")
