@@ -40,7 +40,7 @@ def test_counts_of_mini_by_hand():
     assert stages["evaluation/d0"][Kind("fid features")] == 1000
 
 
-CASES = [("score", 1, 5), ("score", 2, 3), ("score", 10, 0.5), ("guided", 2, 2.5), ("fid_network", 2, 0.5)]
+CASES = [("score", 1, 5), ("score", 2, 3), ("score", 10, 0.5), ("guided", 2, 2.5), ("fid_network", 2, 1)]
 
 
 @pytest.mark.parametrize(("word", "processes", "times"), CASES)

@@ -16,7 +16,8 @@ from discriminator_guidance.stages.layout import Layout
 from .commands import TORCHRUN, succeed
 from .stages.conftest import prepare_study, run_stage, tiny_settings
 
-STAGES = {"guided": {"variant": "mean_prob"}, "evaluation": {"variant": "mean_prob"}, "discriminator": {"member": "d1"}}
+STAGES = {"guided": {"variant": "mean_prob"}, "evaluation": {"variant": "mean_prob"}, "discriminator": {"member": "d1"},
+          "fid_network": {}}  # the last, since its processes part  # fmt: skip
 PROGRAM = f"""
 from pathlib import Path
 from discriminator_guidance.run import run_stage
@@ -35,9 +36,9 @@ def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
     for stage, row in STAGES.items():
         run_stage(stage, alone, *row.values())
         assert shown.count("/".join([stage, *row.values()])) == 1, "the first process alone reports"
-    for name in ("samples.npz", "trajectory.npz"):
-        first, second = (layout.guided("mean_prob") / name for layout in layouts)
-        assert first.read_bytes() == second.read_bytes()
+    files = [f"data/mini/guided/mean_prob/{name}.npz" for name in ("samples", "trajectory")]
+    for file in (*files, "models/mini/fid_network/model.safetensors"):
+        assert (tmp_path / "alone" / file).read_bytes() == (folder / file).read_bytes()
     metrics, others = (json.loads(layout.evaluation("mean_prob").read_text()) for layout in layouts)
     assert metrics == pytest.approx(others, rel=1e-6, abs=1e-8)
     logits, others = (np.load(layout.discriminator("d1") / "test_logits.npz")["logits"] for layout in layouts)

@@ -91,7 +91,7 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
 def replicate_times(word: str, replicates: int, processes: int) -> float:
     """How many times the time of one replicate a stage takes: a process trains whole replicates if there are enough."""
     runs = replicates if word in (*REPLICATED, "evaluation") else 1
-    divided = word in (*SAMPLING, "evaluation") or runs < processes
+    divided = word in (*SAMPLING, "evaluation") or (runs < processes and word != "fid_network")
     return runs / processes if divided else ceil(runs / processes)
 
 

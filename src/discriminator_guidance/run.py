@@ -25,7 +25,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 
     A stage that trains or samples runs once for each training replicate, or for one of them. Under torchrun, a process
-    trains whole replicates if there are enough; otherwise all processes share each batch. They always share samples.
+    trains whole replicates if there are enough; otherwise all processes share each batch. They always share samples,
+    and never the training of the FID network, since distances must not depend on their number.
     """
     from discriminator_guidance import tracking
     from discriminator_guidance.config import load_config
@@ -44,7 +45,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
-    if word not in SAMPLING and len(numbers) >= distributed.world_size() > 1:
+    whole = word == "fid_network" or (word not in SAMPLING and len(numbers) >= distributed.world_size())
+    if whole and distributed.world_size() > 1:
         prepare(config.runtime.device, "auto", config.runtime.threads)  # its rank chooses its GPU
         numbers = distributed.own_jobs(numbers)
     for number in numbers:
@@ -56,7 +58,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             result: dict[str, Any] = stage.run(own, own_layout, tracker, *row.values())
             tracker.summary(result)
         results.append({"replicate": number, **result} if own_layout.replicate else result)
-    if distributed.is_first():
+    if distributed.is_first() and results:
         progress.summary("/".join([word, *row.values()]), results)
     distributed.barrier()  # the first rank may still read what the others wrote
 
