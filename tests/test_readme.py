@@ -127,7 +127,7 @@ def about_digits() -> Iterator[str]:
     folder = REPORTS / "digits"
     table = pd.read_csv(folder / "tables/table3.csv", index_col="variant", na_values="–")
     adjusted = {name: f"adjusted p = {p:.2f}" for name, p in table["ours: adjusted p"].dropna().items()}
-    ours = {path.stem: evaluated("digits", path.stem) for path in (folder / "details").iterdir()}
+    ours = {name: evaluated("digits", name) for name in rows("docs/results.md", "digits")}
     edm, fit, p_short = ours["edm"], ours["e_fit"], f"p = {evaluated('digits-short', 'e_fit')['delta_p']:.3f})"
     plain, without = ours["d0"]["fid_values"], edm["fid_values"]
     yield f"FIDs of {', '.join(f'{value:.2f}' for value in plain[:4])} and {plain[4]:.2f}, against {span(without)} "
