@@ -23,7 +23,7 @@ from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.evaluation.inception import INCEPTION_FEATURES
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.discriminator import head_settings
-from discriminator_guidance.stages.layout import REPLICATED, SAMPLING
+from discriminator_guidance.stages.layout import REPLICATED, work_apart
 from discriminator_guidance.stages.sampling import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Schedule
@@ -89,10 +89,9 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
 
 
 def replicate_times(word: str, replicates: int, processes: int) -> float:
-    """How many times the time of one replicate a stage takes: a process trains whole replicates if there are enough."""
+    """How many times the time of one replicate a stage takes."""
     runs = replicates if word in (*REPLICATED, "evaluation") else 1
-    divided = word in (*SAMPLING, "evaluation") or (runs < processes and word != "fid_network")
-    return runs / processes if divided else ceil(runs / processes)
+    return ceil(runs / processes) if work_apart(word, runs, processes) else runs / processes
 
 
 def seconds_per_image(call: Call, batch: int, budget: float) -> float:

@@ -56,7 +56,7 @@ def summary(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         table.add_column(Text(column))
     for row in rows:
         table.add_row(*(Text(_shown(row.get(column, ""))) for column in columns))
-    console.print(Group(Text(title), table))  # at once: other processes print too
+    console.print(Group(Text(title), table))  # in one write: other processes print too
 
 
 def notice(message: str, kind: str = "note") -> None:

@@ -24,14 +24,13 @@ SPINCOUNT = "10000"
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 
-    A stage that trains or samples runs once for each training replicate, or for one of them. Under torchrun, a process
-    trains whole replicates if there are enough; otherwise all processes share each batch. They always share samples,
-    and never the training of the FID network, since distances must not depend on their number.
+    A stage that trains or samples runs once for each training replicate, or for one of them. The processes of torchrun
+    divide the replicates, as `work_apart` says, or what is done in each.
     """
     from discriminator_guidance import tracking
     from discriminator_guidance.config import load_config
     from discriminator_guidance.networks.precision import prepare
-    from discriminator_guidance.stages.layout import REPLICATED, SAMPLING, Layout
+    from discriminator_guidance.stages.layout import REPLICATED, Layout, work_apart
 
     config = load_config(params)
     layout = Layout(Path.cwd(), config.profile)
@@ -45,8 +44,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
-    whole = word == "fid_network" or (word not in SAMPLING and len(numbers) >= distributed.world_size())
-    if whole and distributed.world_size() > 1:
+    if distributed.world_size() > 1 and work_apart(word, len(numbers), distributed.world_size()):
         prepare(config.runtime.device, "auto", config.runtime.threads)  # its rank chooses its GPU
         numbers = distributed.own_jobs(numbers)
     for number in numbers:

@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
-SAMPLING = ("fake", "guided")  # of them, those whose result does not depend on how many processes divide it
+DIVISIBLE = ("fake", "guided", "evaluation")  # stages whose result does not depend on how many processes divide them
+
+
+def work_apart(word: str, replicates: int, processes: int) -> bool:
+    """Whether each process of torchrun runs whole replicates of a stage alone, and the processes share nothing.
+
+    So do those of a stage that trains if no process is idle, and always of the FID network: distances must not depend
+    on the number of processes.
+    """
+    return word not in DIVISIBLE and (replicates >= processes or word == "fid_network")
 
 
 @dataclass(frozen=True)
