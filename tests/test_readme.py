@@ -70,6 +70,8 @@ def intervals() -> Iterator[tuple[float, float, float]]:
     for path in REPORTS.glob("*/study/factorial.json"):
         for row in json.loads(path.read_text())["factors"]:
             yield row["factor"], row["low"], row["high"]
+    for path in REPORTS.glob("*/study/factorial.csv"):
+        yield from pd.read_csv(path)[["factor", "seeds_low", "seeds_high"]].itertuples(index=False, name=None)
     rejected = json.loads((REPORTS / "digits/rejection.json").read_text())
     for name, unit in (("fid", 1), ("kid", 1000)):
         yield from unit * np.array([[rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]]])
@@ -91,7 +93,7 @@ def over_seeds(logs: Any) -> tuple[float, ...]:
 
 
 def factorial_intervals() -> Iterator[tuple[float, ...]]:
-    """De-biased distances at the reproduction's settings, and effects of single seeds in the cube, over seeds."""
+    """De-biased distances at the reproduction's settings, and effects of the other settings with its rule."""
     factors = ["rule", "steps", "w2", "boosting"]
     for name in ("digits", "digits-short", "mini-seeds"):
         cells = pd.read_json(REPORTS / name / "reproduction.json").query("set == 'fresh' and steps in (12, 35)")
@@ -100,7 +102,6 @@ def factorial_intervals() -> Iterator[tuple[float, ...]]:
             clipped, probable = logs["clipped_logit_mean"], logs["mean_probability"]
             yield from (over_seeds(rule[35, 0.0, True]) for rule in (clipped, probable))
             if clipped.shape[1] == 8:
-                yield over_seeds(clipped.mean(axis=1) - probable.mean(axis=1))
                 steps, w2, boosting = (clipped.T.groupby(level).mean().T for level in factors[1:])
                 yield from map(over_seeds, (steps[35] - steps[12], w2[0] - w2[2], boosting[True] - boosting[False]))
 

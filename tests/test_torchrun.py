@@ -16,7 +16,7 @@ from discriminator_guidance.stages.layout import Layout
 from .commands import TORCHRUN, succeed
 from .stages.conftest import prepare_study, run_stage, tiny_settings
 
-STAGES = {"guided": {"variant": "mean_prob"}, "evaluation": {"variant": "mean_prob"}, "discriminator": {"member": "d1"},
+STAGES = {"guided": {"variant": "own"}, "evaluation": {"variant": "own"}, "discriminator": {"member": "d1"},
           "fid_network": {}}  # the last, since its processes part  # fmt: skip
 PROGRAM = f"""
 from pathlib import Path
@@ -27,7 +27,8 @@ for stage, row in {STAGES}.items():
 
 
 def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
-    alone = prepare_study(tmp_path / "alone", tiny_settings())
+    own = tiny_settings()["variants"]["mean_prob"] | {"rule": "mean_logit", "weights": "fitted"}
+    alone = prepare_study(tmp_path / "alone", tiny_settings({"variants.own": own}))
     folder = Path(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
     run_stage("guided", alone, "edm")
     layouts = (alone[1], Layout(folder, "mini"))
@@ -36,10 +37,10 @@ def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
     for stage, row in STAGES.items():
         run_stage(stage, alone, *row.values())
         assert shown.count("/".join([stage, *row.values()])) == 1, "the first process alone reports"
-    files = [f"data/mini/guided/mean_prob/{name}.npz" for name in ("samples", "trajectory")]
+    files = [f"data/mini/guided/own/{name}.npz" for name in ("samples", "trajectory")]
     for file in (*files, "models/mini/fid_network/model.safetensors"):
         assert (tmp_path / "alone" / file).read_bytes() == (folder / file).read_bytes()
-    metrics, others = (json.loads(layout.evaluation("mean_prob").read_text()) for layout in layouts)
+    metrics, others = (json.loads(layout.evaluation("own").read_text()) for layout in layouts)
     assert metrics == pytest.approx(others, rel=1e-6, abs=1e-8)
     logits, others = (np.load(layout.discriminator("d1") / "test_logits.npz")["logits"] for layout in layouts)
     np.testing.assert_allclose(logits, others, rtol=1e-4, atol=1e-5)  # equal up to rounding

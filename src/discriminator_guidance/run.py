@@ -29,7 +29,6 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     """
     from discriminator_guidance import tracking
     from discriminator_guidance.config import load_config
-    from discriminator_guidance.networks.precision import prepare
     from discriminator_guidance.stages.layout import REPLICATED, Layout, work_apart
 
     config = load_config(params)
@@ -45,7 +44,6 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
     if distributed.world_size() > 1 and work_apart(word, len(numbers), distributed.world_size()):
-        prepare(config.runtime.device, "auto", config.runtime.threads)  # its rank chooses its GPU
         numbers = distributed.own_jobs(numbers)
     for number in numbers:
         own_layout = layouts[number]

@@ -27,8 +27,9 @@ def released(root: Path, cond: bool = False, **changes: object) -> tuple[Tiny, d
 
 
 def test_in_a_conditional_study_the_classes_decide_the_image(tmp_path: Path):
-    tiny = prepare_study(tmp_path, tiny_settings({"cond": True}))
-    run_stage("score", tiny)
+    tiny = prepare_study(tmp_path, tiny_settings({"cond": True, "score.snapshots": {"early": 1}}))
+    summary, _ = run_stage("score", tiny)
+    assert 0 < summary["holdout_loss"] < summary["holdout_loss_early"], "training lowers the loss on held-out images"
     network = load_denoiser(tiny[1], CPU)
     assert network.label_dim == 10
     x, sigma = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 1.0])

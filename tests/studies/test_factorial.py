@@ -85,7 +85,8 @@ def test_pooled_effects_are_those_of_a_regression_with_blocks():
         # In a fit of -1 and +1 a coefficient is half of the difference between the levels.
         np.testing.assert_allclose([row[key] for row in found], np.exp(2 * expected))
     alone = [[row["factor"] for row in pooled_effects(names, runs, response[[block]])] for block in range(4)]
-    np.testing.assert_allclose([row["least"] for row in found], np.min(alone, axis=0))
+    over_blocks = np.exp(stats.ttest_1samp(np.log(alone), 0).confidence_interval())
+    np.testing.assert_allclose([(row["seeds_low"], row["seeds_high"]) for row in found], over_blocks.T)
 
 
 def known(config: Config) -> dict[Cell, optuna.trial.FrozenTrial]:

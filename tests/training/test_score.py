@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from discriminator_guidance.training.loop import Schedule
-from discriminator_guidance.training.score import ScoreSettings, edm_loss, train_score
+from discriminator_guidance.training.score import ScoreSettings, edm_loss, holdout_loss, train_score
 
 from .memory import Memory, ignore
 from .test_discriminator import CPU
@@ -31,10 +33,27 @@ class Scale(nn.Module):
         return variance / (variance + sigma.view(-1, 1, 1, 1) ** 2) * x
 
 
-def test_training_finds_the_variance_of_gaussian_data():
+def gaussian_images() -> torch.Tensor:
+    """(2000, 1, 2, 2) uint8 whose pixels in [-1, 1] have the standard deviation 0.3."""
     images = 127.5 + 127.5 * 0.3 * torch.randn(2000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    images = images.round().clamp(0, 255).to(torch.uint8)
+    return images.round().clamp(0, 255).to(torch.uint8)
+
+
+def test_training_finds_the_variance_of_gaussian_data():
+    images = gaussian_images()
     settings = ScoreSettings(Schedule(0, 300, 64, 0.05, 0.0, 0.5, 100.0, 1000), -1.2, 1.2, 0.5, 0.9)
     network, history = train_score(Scale(), images, None, settings, CPU, Memory(), ignore)
     assert network.log_variance.exp().sqrt().item() == pytest.approx(0.3, rel=0.1)
     assert len(history) == 15
+
+
+def test_loss_on_held_out_images_of_the_exact_gaussian_denoiser_is_one():
+    """lambda(sigma) times its error sigma^2 s^2 / (s^2 + sigma^2) is 1 at each sigma where sigma_data is s."""
+    settings = ScoreSettings(Schedule(0, 1, 64, 0.1, 0.0, 0.0, 1.0, 1), -1.2, 1.2, 0.3, 0.9)
+    losses = []
+    for deviation in (0.15, 0.3, 0.6):
+        network = Scale()
+        network.log_variance.data.fill_(2 * math.log(deviation))
+        losses.append(holdout_loss(network, gaussian_images(), None, settings, CPU))
+    assert losses[1] == pytest.approx(1, rel=0.02)
+    assert min(losses[0], losses[2]) > 1.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -71,7 +72,9 @@ def prepare(device: str, precision: str, threads: int) -> Compute:
         precision = "bfloat16" if native else "float32"
     allow_tf32(precision == "tf32")
     torch.backends.cudnn.deterministic = True  # what is left to differ is the order of some atomic sums
-    return Compute(_gpu_of_rank() if kind == "cuda" and distributed.world_size() > 1 else torch.device(kind), precision)
+    return Compute(
+        _gpu_of_process() if kind == "cuda" and "LOCAL_RANK" in os.environ else torch.device(kind), precision
+    )
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -80,7 +83,8 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def _gpu_of_rank() -> torch.device:
+def _gpu_of_process() -> torch.device:
+    """The GPU of this process of torchrun, also where it works apart from the others."""
     index, count = distributed.local_rank(), torch.cuda.device_count()
     if index >= count:
         raise ConfigError("a GPU for each process", f"{count} of them and process {index}", f"start {count} processes")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from discriminator_guidance import distributed
 from discriminator_guidance.api.sampling import DiscriminatorGuidance
 from discriminator_guidance.config import Config, Variant
 from discriminator_guidance.data.files import read_npz
@@ -147,7 +148,9 @@ def fit_variant(
         return torch.from_numpy(draws.astype(np.float32)).to(compute.device)
 
     denoiser, logits = torch.no_grad()(compute.called(network)), compute.called(members)
-    return {"fit_sigma": sigmas, "fit_weights": fit_weights(denoiser, logits, images, sigmas, noise)}
+    own = distributed.share(len(sigmas))  # each process fits at some of the noise levels
+    fitted = fit_weights(denoiser, logits, images, sigmas[own], lambda step: noise(own.start + step))
+    return {"fit_sigma": sigmas, "fit_weights": distributed.gather_rows(fitted, len(sigmas))}
 
 
 def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from discriminator_guidance import distributed
@@ -17,11 +19,17 @@ from discriminator_guidance.data.resume import Resumable
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.networks import released_file, require_arguments, save_network, train_network
+from discriminator_guidance.stages.networks import (
+    load_denoiser,
+    released_file,
+    require_arguments,
+    save_network,
+    train_network,
+)
 from discriminator_guidance.tracking import Tracker
 from discriminator_guidance.training.loop import Report, Row, Schedule, Snapshots
 from discriminator_guidance.training.pairs import as_tensor
-from discriminator_guidance.training.score import ScoreSettings, train_score
+from discriminator_guidance.training.score import ScoreSettings, holdout_loss, train_score
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -41,17 +49,26 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     arguments = {**wanted, "sigma_data": settings.sigma_data, **settings.network.model_dump()}
     torch.manual_seed(settings.training.seed)
     network = EDMPrecond(**arguments).to(compute.device)
-    images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"])
-    condition = one_hot(labels.to(compute.device), classes) if classes else None
+
+    def tensors(real: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor | None]:
+        labels = torch.from_numpy(real["labels"]).to(compute.device)
+        return as_tensor(real["images"], compute.device), one_hot(labels, classes) if classes else None
+
     constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
     training = ScoreSettings(Schedule(**settings.training.model_dump()), *constants)
     snapshots: Snapshots = {iterations: {} for iterations in settings.snapshots.values()}
 
     def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
-        trained = train_score(network, images, condition, training, compute, checkpoints, report, snapshots)
+        trained = train_score(network, *tensors(real), training, compute, checkpoints, report, snapshots)
         if distributed.is_first():
             for name, iterations in settings.snapshots.items():
                 save_weights(layout.model("score") / name, snapshots[iterations], arguments)
         return trained
 
-    return train_network(config, layout, tracker, "score", compute, arguments, train)
+    summary = train_network(config, layout, tracker, "score", compute, arguments, train)
+    if distributed.is_first():
+        holdout = tensors(read_npz(layout.real / "holdout.npz", ["images", "labels"], "real"))
+        for name in (None, *settings.snapshots):
+            loss = holdout_loss(load_denoiser(layout, compute, name), *holdout, training, compute)
+            summary["_".join(filter(None, ["holdout_loss", name]))] = loss
+    return summary

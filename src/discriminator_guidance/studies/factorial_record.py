@@ -108,9 +108,10 @@ def pooled_effects(names: Sequence[str], levels: np.ndarray, response: np.ndarra
     """Main effects and two-factor interactions of a cube, as factors exp(effect) with 95 % intervals.
 
     levels: (R, F) of -1 and +1; response: (B, R), logarithms, a row for each block. Least squares with the blocks'
-    means; the error is pooled over all that is left, so that intervals are of these blocks; `least` and `most` are the
-    factors of single blocks. An effect is the mean at +1 minus that at -1, an interaction the same of the product of
-    the levels (Box, Hunter & Hunter 2005, Chapter 5).
+    means. The error of `low` and `high` is pooled over all that is left: an interval of these blocks. `seeds_low` and
+    `seeds_high` are Student's t over the effects of single blocks: an interval of all blocks, NaN for one. An effect is
+    the mean at +1 minus that at -1, an interaction the same of the product of the levels (Box, Hunter & Hunter 2005,
+    Chapter 5).
     """
     terms = [*combinations(range(len(names)), 1), *combinations(range(len(names)), 2)]
     columns = np.stack([levels[:, term].prod(axis=1) for term in terms], axis=1)
@@ -119,9 +120,10 @@ def pooled_effects(names: Sequence[str], levels: np.ndarray, response: np.ndarra
     left = response - response.mean(axis=1, keepdims=True) - columns @ effects / 2
     freedom = response.size - len(response) - len(terms)
     half = stats.t.ppf(0.975, freedom) * 2 * math.sqrt(np.sum(left**2) / freedom / response.size)
+    blocks = stats.t.ppf(0.975, len(response) - 1) * stats.sem(single) if len(response) > 1 else math.nan
     words = (" x ".join(names[i] for i in term) for term in terms)
-    values = np.exp([effects, effects - half, effects + half, single.min(axis=0), single.max(axis=0)]).T
-    keys = ("factor", "low", "high", "least", "most")
+    values = np.exp([effects, effects - half, effects + half, effects - blocks, effects + blocks]).T
+    keys = ("factor", "low", "high", "seeds_low", "seeds_high")
     return [{"effect": word, **dict(zip(keys, row, strict=True))} for word, row in zip(words, values, strict=True)]
 
 

@@ -14,6 +14,8 @@ from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, Snapshots, train
 from discriminator_guidance.training.pairs import scaled
 
+HOLDOUT_DRAWS = 4
+
 
 @dataclass(frozen=True)
 class ScoreSettings:
@@ -50,18 +52,39 @@ def train_score(
 
     def batch_of(iteration: int) -> Batch:
         rng = generator(settings.schedule.seed, "score", iteration, 0)
-        rows = torch.from_numpy(rng.integers(len(images), size=settings.schedule.batch_size)).to(images.device)
-        clean = scaled(images[rows])
-        z = torch.from_numpy(rng.standard_normal(settings.schedule.batch_size, dtype=np.float32)).to(images.device)
-        noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(images.device)
-        sigma = lognormal_sigmas(z, settings.p_mean, settings.p_std)
-        noisy = clean + sigma.view(-1, 1, 1, 1) * noise
-        return (noisy, sigma, clean) if classes is None else (noisy, sigma, clean, classes[rows])
+        return _noisy(images, classes, rng.integers(len(images), size=settings.schedule.batch_size), rng, settings)
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
-        noisy, sigma, clean, *condition = batch
-        with compute.autocast():
-            denoised = network(noisy, sigma, *condition)
-        return edm_loss(denoised.float(), clean, sigma, settings.sigma_data), {}
+        return _loss(network, batch, settings, compute), {}
 
     return train(network, batch_of, loss_of, settings.schedule, checkpoints, report, settings.ema_decay, snapshots)
+
+
+@torch.no_grad()
+def holdout_loss(
+    network: nn.Module, images: Tensor, classes: Tensor | None, settings: ScoreSettings, compute: Compute
+) -> float:
+    """The mean loss on images that the network was not trained on, each with HOLDOUT_DRAWS draws of noise."""
+    rng, total = generator(settings.schedule.seed, "holdout loss", 0, 0), 0.0
+    rows = np.tile(np.arange(len(images)), HOLDOUT_DRAWS)
+    for part in np.split(rows, range(settings.schedule.batch_size, len(rows), settings.schedule.batch_size)):
+        total += len(part) * _loss(network, _noisy(images, classes, part, rng, settings), settings, compute).item()
+    return total / len(rows)
+
+
+def _noisy(
+    images: Tensor, classes: Tensor | None, rows: np.ndarray, rng: np.random.Generator, settings: ScoreSettings
+) -> Batch:
+    clean = scaled(images[rows])
+    z = torch.from_numpy(rng.standard_normal(len(rows), dtype=np.float32)).to(images.device)
+    noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(images.device)
+    sigma = lognormal_sigmas(z, settings.p_mean, settings.p_std)
+    noisy = clean + sigma.view(-1, 1, 1, 1) * noise
+    return (noisy, sigma, clean) if classes is None else (noisy, sigma, clean, classes[rows])
+
+
+def _loss(network: nn.Module, batch: Batch, settings: ScoreSettings, compute: Compute) -> Tensor:
+    noisy, sigma, clean, *condition = batch
+    with compute.autocast():
+        denoised = network(noisy, sigma, *condition)
+    return edm_loss(denoised.float(), clean, sigma, settings.sigma_data)
