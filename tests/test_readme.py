@@ -74,7 +74,7 @@ def intervals() -> Iterator[tuple[float, float, float]]:
         yield from pd.read_csv(path)[["factor", "seeds_low", "seeds_high"]].itertuples(index=False, name=None)
     rejected = json.loads((REPORTS / "digits/rejection.json").read_text())
     for name, unit in (("fid", 1), ("kid", 1000)):
-        yield from unit * np.array([[rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]]])
+        yield unit * np.array([rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]])
     for member in ("d0", "d0_ema", "d0_best", "d0_shifted", "permuted"):
         files = REPORTS.glob(f"digits/discriminator/{member}/r*/metrics.json")
         losses = [json.loads(path.read_text())["test_loss"] for path in files]
@@ -99,11 +99,11 @@ def factorial_intervals() -> Iterator[tuple[float, ...]]:
         cells = pd.read_json(REPORTS / name / "reproduction.json").query("set == 'fresh' and steps in (12, 35)")
         for _, part in cells.groupby("members"):
             logs = np.log(part.pivot(index="seed", columns=factors, values="fid_debiased"))
-            clipped, probable = logs["clipped_logit_mean"], logs["mean_probability"]
-            yield from (over_seeds(rule[35, 0.0, True]) for rule in (clipped, probable))
-            if clipped.shape[1] == 8:
-                steps, w2, boosting = (clipped.T.groupby(level).mean().T for level in factors[1:])
-                yield from map(over_seeds, (steps[35] - steps[12], w2[0] - w2[2], boosting[True] - boosting[False]))
+            yield from (over_seeds(logs[rule, 35, 0.0, True]) for rule in ("clipped_logit_mean", "mean_probability"))
+            for factor in factors[1:]:
+                levels = logs["clipped_logit_mean"].T.groupby(factor).mean()
+                if len(levels) == 2:
+                    yield from (over_seeds(sign * (levels.iloc[1] - levels.iloc[0])) for sign in (1, -1))
 
 
 def test_intervals_in_the_text_are_those_of_the_committed_runs() -> None:
@@ -167,8 +167,9 @@ def about_the_cause() -> Iterator[str]:
     yield "the de-biased FID is {}; with one discriminator, it is {}.".format(*alone)
     ratios = (span(corner(name, "clipped_logit_mean", 6)["ratio_to_d0"], 0) for name in cells)
     yield "is {} for six at 35 steps (`digits-short`: {}; `mini-seeds`: {})".format(*ratios)
-    files = (path for number in range(6) for path in REPORTS.glob(f"digits/discriminator/o{number}/r*/metrics.json"))
-    yield f"validation cross-entropy {span([json.loads(path.read_text())['validation_loss'] for path in files], 1)} "
+    files = ((REPORTS / "digits/discriminator").glob(f"o{number}/r*/metrics.json") for number in range(6))
+    losses = [np.mean([json.loads(path.read_text())["validation_loss"] for path in each]) for each in files]
+    yield f"mean validation cross-entropy {span(losses, 1)} "
     frame = pd.read_csv(REPORTS / "digits/study/factorial_mechanism.csv")
     six = frame[(frame["set"] == "fresh") & (frame["members"] == 6) & (frame["time"] > 0.5)]
     part = six.groupby("time")

@@ -29,18 +29,15 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
     _, layout = prepare_study(tmp_path, tiny_settings(sequential))
     one, two = layout.replicates(2)
 
-    def hashes(folder: str, path: str) -> dict[str, str]:
-        found = sorted((tmp_path / folder / path).glob("*.safetensors")) + sorted(
-            (tmp_path / folder / path).glob("s*.npz")
-        )
-        return {path.name: sha256(path) for path in found}
+    def hashes(folder: str) -> dict[str, str]:
+        return {path.name: sha256(path) for path in (tmp_path / folder).glob("[ms]*.[sn]*")}  # weights, samples.npz
 
     folders = ["models/mini/score", "models/mini/extractor", "models/mini/discriminator/d1", "data/mini/fake",
                "data/mini/guided/edm", "data/mini/guided/mean_prob"]  # fmt: skip
     params = tmp_path / "params.yaml"
     for word, row in STAGES:
         run_stage(word, params, **row)
-    alone = {folder: hashes(folder, "") for folder in folders}
+    alone = {folder: hashes(folder) for folder in folders}
     write_params(tmp_path, tiny_settings({**sequential, "replicates": 2}))
     for word, row in STAGES:
         run_stage(word, params, 1, **row)
@@ -48,15 +45,15 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
     for word, row in STAGES:
         run_stage(word, params, 0, **row)
     for folder in folders:
-        assert hashes(folder, "r0") == alone[folder], folder
-        assert all(hashes(folder, "r1")[name] != value for name, value in alone[folder].items()), folder
+        assert hashes(f"{folder}/r0") == alone[folder], folder
+        assert all(hashes(f"{folder}/r1")[name] != value for name, value in alone[folder].items()), folder
     indices = [np.load(path.guided("edm") / "samples.npz")["index"] for path in (one, two)]
     assert np.array_equal(*indices), "replicates share the noise of evaluation samples"
-    each = [hashes(f"models/mini/discriminator/d1/{name}", "") for name in ("r0", "r1")]
+    each = [hashes(f"models/mini/discriminator/d1/{name}") for name in ("r0", "r1")]
     shutil.rmtree(tmp_path / "models/mini/discriminator/d1")
     shown = succeed(tmp_path, *TORCHRUN, "dguide", "discriminator", "d1")
     assert shown.count("discriminator/d1\n") == 2, "each process trains and reports its replicate"
-    assert [hashes(f"models/mini/discriminator/d1/{name}", "") for name in ("r0", "r1")] == each
+    assert [hashes(f"models/mini/discriminator/d1/{name}") for name in ("r0", "r1")] == each
     for variant in ("edm", "mean_prob"):
         run_stage("evaluation", params, variant=variant)
     details = json.loads((layout.evaluated("mean_prob") / "details.json").read_text())

@@ -112,8 +112,3 @@ def test_member_values_and_every_rule_agree(path: Path) -> None:
             values |= {f"{run}/score": score, f"{run}/log_ratio": marked(ratio)}
         vectors.check_all(prefix, values)
     assert not vectors.unchecked()
-
-
-def test_there_are_files():
-    assert SINGLE
-    assert ENSEMBLE

@@ -73,7 +73,3 @@ def test_every_trajectory_agrees(path: Path) -> None:
         for run, changes in vectors.meta["runs"].items():
             vectors.check_all(f"{prefix}/{run}", trajectory(vectors, changes, dtype))
     assert not vectors.unchecked()
-
-
-def test_there_are_files():
-    assert FILES

@@ -40,9 +40,8 @@ def gaussian_images() -> torch.Tensor:
 
 
 def test_training_finds_the_variance_of_gaussian_data():
-    images = gaussian_images()
     settings = ScoreSettings(Schedule(0, 300, 64, 0.05, 0.0, 0.5, 100.0, 1000), -1.2, 1.2, 0.5, 0.9)
-    network, history = train_score(Scale(), images, None, settings, CPU, Memory(), ignore)
+    network, history = train_score(Scale(), gaussian_images(), None, settings, CPU, Memory(), ignore)
     assert network.log_variance.exp().sqrt().item() == pytest.approx(0.3, rel=0.1)
     assert len(history) == 15
 
@@ -50,10 +49,11 @@ def test_training_finds_the_variance_of_gaussian_data():
 def test_loss_on_held_out_images_of_the_exact_gaussian_denoiser_is_one():
     """lambda(sigma) times its error sigma^2 s^2 / (s^2 + sigma^2) is 1 at each sigma where sigma_data is s."""
     settings = ScoreSettings(Schedule(0, 1, 64, 0.1, 0.0, 0.0, 1.0, 1), -1.2, 1.2, 0.3, 0.9)
-    losses = []
-    for deviation in (0.15, 0.3, 0.6):
+
+    def loss(deviation: float) -> float:
         network = Scale()
         network.log_variance.data.fill_(2 * math.log(deviation))
-        losses.append(holdout_loss(network, gaussian_images(), None, settings, CPU))
-    assert losses[1] == pytest.approx(1, rel=0.02)
-    assert min(losses[0], losses[2]) > 1.05
+        return holdout_loss(network, gaussian_images(), None, settings, CPU)
+
+    assert loss(0.3) == pytest.approx(1, rel=0.02)
+    assert min(loss(0.15), loss(0.6)) > 1.05

@@ -84,20 +84,6 @@ def resample(x: Tensor, low_pass: Tensor, up: bool, padding: int) -> Tensor:
     return F.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
 
 
-class Resample(nn.Module):
-    """Doubling or halving of an image: taps (1, 1) (DDPM++) or (1, 3, 3, 1) (NCSN++)."""
-
-    resample_filter: Tensor
-
-    def __init__(self, taps: Sequence[int], up: bool) -> None:
-        super().__init__()
-        self.up, self.margin = up, (len(taps) - 1) // 2
-        self.register_buffer("resample_filter", separable_filter(taps))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return resample(x, self.resample_filter, self.up, self.margin)
-
-
 class Linear(nn.Linear):
     """Affine map with Glorot-uniform weights and zero bias at its start (Glorot & Bengio 2010, Eq. 16)."""
 

@@ -15,7 +15,6 @@ from discriminator_guidance.networks.blocks import (
     FourierEmbedding,
     Linear,
     PositionalEmbedding,
-    Resample,
     UNetBlock,
     broadcast_batch,
     group_norm,
@@ -46,8 +45,8 @@ class SongUNet(nn.Module):
         dropout: float = 0.10,
         embedding_type: Literal["positional", "fourier"] = "positional",
         channel_mult_noise: int = 1,
-        encoder_type: Literal["standard", "residual", "skip"] = "standard",
-        decoder_type: Literal["standard", "skip"] = "standard",
+        encoder_type: Literal["standard", "residual"] = "standard",
+        decoder_type: Literal["standard"] = "standard",
         resample_filter: Sequence[int] = (1, 1),
     ) -> None:
         super().__init__()
@@ -74,9 +73,6 @@ class SongUNet(nn.Module):
                 self.enc[f"{size}_conv"] = Conv2d(in_channels, channels, 3)
             else:
                 self.enc[f"{size}_down"] = block(channels, channels, down=True)
-                if encoder_type == "skip":
-                    self.enc[f"{size}_aux_down"] = Resample(taps, up=False)
-                    self.enc[f"{size}_aux_skip"] = Conv2d(aux, channels, 1)
                 if encoder_type == "residual":
                     self.enc[f"{size}_aux_residual"] = Conv2d(aux, channels, 3, taps=taps, down=True, fused=True)
                     aux = channels
@@ -100,11 +96,8 @@ class SongUNet(nn.Module):
                 joined = channels + skips.pop()
                 self.dec[f"{size}_block{index}"] = block(joined, mult * model_channels, attention=attention)
                 channels = mult * model_channels
-            if decoder_type == "skip" or level == 0:
-                if decoder_type == "skip" and level < len(levels) - 1:
-                    self.dec[f"{size}_aux_up"] = Resample(taps, up=True)
-                self.dec[f"{size}_aux_norm"] = group_norm(channels)
-                self.dec[f"{size}_aux_conv"] = Conv2d(channels, out_channels, 3, gain=1e-5)
+        self.dec[f"{img_resolution}x{img_resolution}_aux_norm"] = group_norm(channels)
+        self.dec[f"{img_resolution}x{img_resolution}_aux_conv"] = Conv2d(channels, out_channels, 3, gain=1e-5)
 
     def forward(
         self, x: Tensor, noise: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None
@@ -117,29 +110,17 @@ class SongUNet(nn.Module):
         skips: list[Tensor] = []
         image = x
         for name, layer in self.enc.items():
-            if name.endswith("aux_down"):
-                image = layer(image)
-            elif name.endswith("aux_skip"):
-                x = skips[-1] = x + layer(image)
-            elif name.endswith("aux_residual"):
+            if name.endswith("aux_residual"):
                 x = skips[-1] = image = (x + layer(image)) * math.sqrt(0.5)
             else:
                 x = layer(x, embedding) if isinstance(layer, UNetBlock) else layer(x)
                 skips.append(x)
 
-        estimate: Tensor | None = None
-        normed = x
-        for name, layer in self.dec.items():
-            if name.endswith("aux_up"):
-                estimate = layer(estimate)
-            elif name.endswith("aux_norm"):
-                normed = F.silu(layer(x))
-            elif name.endswith("aux_conv"):
-                estimate = layer(normed) if estimate is None else estimate + layer(normed)
-            else:
-                x = layer(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, embedding)
-        assert estimate is not None
-        return estimate
+        *blocks, (_, norm), (_, convolution) = self.dec.items()
+        for name, layer in blocks:
+            x = layer(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, embedding)
+        raw: Tensor = convolution(F.silu(norm(x)))
+        return raw
 
     def embed(self, noise: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         """The joint embedding (N, model_channels * channel_mult_emb) of noise level, class and augmentation."""
