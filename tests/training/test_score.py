@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -52,7 +50,7 @@ def test_loss_on_held_out_images_of_the_exact_gaussian_denoiser_is_one():
 
     def loss(deviation: float) -> float:
         network = Scale()
-        network.log_variance.data.fill_(2 * math.log(deviation))
+        network.log_variance.data = 2 * torch.tensor(deviation).log()
         return holdout_loss(network, gaussian_images(), None, settings, CPU)
 
     assert loss(0.3) == pytest.approx(1, rel=0.02)
