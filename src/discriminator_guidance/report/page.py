@@ -99,8 +99,11 @@ def _singles(data: ReportData) -> list[str]:
 
 
 def _starts(data: ReportData, name: str) -> list[str]:
-    """The variants from which the search of a tuned one started: the plain mean, or d0 and members of its settings."""
+    """The baselines that a search started from: the plain mean; or, if guided alike, d0 and members of its settings."""
     known = {*BASELINES, *data.settings["members"]} - {REFERENCE}
     baselines = [other for other, found in data.differences.items() if name in found and other in known]
-    several = name in data.evaluations and len(data.settings["variants"][name]["members"]) > 1
-    return [other for other in baselines if (other == tables.PLAIN_MEAN) == several]
+    variants = data.settings["variants"]
+    if name in data.evaluations and len(variants[name]["members"]) > 1:
+        return [other for other in baselines if other == tables.PLAIN_MEAN]
+    alike = [other for other in baselines if all(variants[other][key] == variants[name][key] for key in ("w1", "w2"))]
+    return [other for other in alike if other != tables.PLAIN_MEAN]

@@ -71,4 +71,4 @@ RESULTS = {
         "0.680 (0.615 in its repository)",
     ),
 }
-OWN_HEADS = {"r0_prob": "d0_table1", "r_clip": "s_clip"}  # rows of the reproduction's own heads
+SAME_KIND = {"r0_prob": "d0_table1", "r_clip": "s_clip", "d0_paper": "authors_paper"}  # rows of other heads

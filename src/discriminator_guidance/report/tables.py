@@ -147,7 +147,7 @@ def _member(data: ReportData, member: Member) -> dict[str, str]:
 
 def result_table(data: ReportData) -> Table:
     """Table 3: every variant's result beside the published one of the same kind, then the other published results."""
-    columns, ours = published.RESULT_COLUMNS, {name: published.OWN_HEADS.get(name, name) for name in data.evaluations}
+    columns, ours = published.RESULT_COLUMNS, {name: published.SAME_KIND.get(name, name) for name in data.evaluations}
     kind = {} if data.settings["cond"] else published.RESULTS
     theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in kind.items()}
     none = dict.fromkeys(columns, MISSING)
