@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,9 @@ def factorial_intervals() -> Iterator[tuple[float, ...]]:
         cells = pd.read_json(REPORTS / name / "reproduction.json").query("set == 'fresh' and steps in (12, 35)")
         for _, part in cells.groupby("members"):
             logs = np.log(part.pivot(index="seed", columns=factors, values="fid_debiased"))
-            yield from (over_seeds(logs[rule, 35, 0.0, True]) for rule in ("clipped_logit_mean", "mean_probability"))
+            for rule, steps in product(("clipped_logit_mean", "mean_probability"), (12, 35)):
+                yield over_seeds(logs[rule, steps, 0.0, True])
+                yield over_seeds(logs[rule, steps, 0.0, True] - logs[rule, steps, 0.0, False])
             for factor in factors[1:]:
                 levels = logs["clipped_logit_mean"].T.groupby(factor).mean()
                 yield from (over_seeds(sign * (levels.iloc[-1] - levels.iloc[0])) for sign in (1, -1))
@@ -183,8 +186,11 @@ def about_the_cause() -> Iterator[str]:
     yield from (" | ".join([f"| {name}", *cells]) for name, cells in rows.items())
     yield f"standard errors of {span(six['slope_error'], 0)}"
 
-    factors = json.loads((REPORTS / "digits/study/factorial.json").read_text())["factors"]
-    yield f"rank correlations of {span([row['spearman'] for row in factors], 1)} with the factor"
+    found = [json.loads((REPORTS / name / "study/factorial.json").read_text())["factors"] for name in profiles]
+    for members, where in ((6, "six (`digits`, `digits-short`, `mini-seeds`)"), (1, "one")):
+        cell = "fresh", members, 35
+        rows = [row for each in found for row in each if (row["set"], row["members"], row["steps"]) == cell]
+        yield "{:.1f}, {:.1f} and {:.1f} for ".format(*(row["spearman"] for row in rows)) + where
     singles = [evaluated("mini", f"d{number}")["fid"] for number in range(6)]
     yield f"its members have {span(singles)} (one training seed"
     families = pd.read_csv(REPORTS / "mini-families/tables/table4.csv", index_col="ensemble", dtype=str)
