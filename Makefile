@@ -28,7 +28,7 @@ repro: setup ## run the pipeline and print its results; PROFILE=name activates a
 test: setup ## run every test in WORKERS=2 processes; a skipped one prints its reason
 	@OMP_NUM_THREADS=1 pytest -q -n $(WORKERS)
 
-fullsize: setup ## walk profile cifar10 with 16 images, full-size networks and random weights in the real file formats
+fullsize: setup ## walk cifar10 and cifar10-reproduction with 16 images, full-size networks and random weights in the real file formats
 	@DG_FULLSIZE=1 pytest -q tests/test_fullsize.py
 
 lint: setup ## check style, types and the layers

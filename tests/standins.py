@@ -34,14 +34,15 @@ def write_all(root: Path, config: Config) -> tuple[str, str]:
     torch.manual_seed(0)
     starts = {row.start for row in config.members.values() if row.start.startswith("data/raw/")}
     paths = [config.real.path, config.score.path, config.extractor.path, config.fid_network.path, *starts]
-    archive, score, extractor, inception, head = (root / path for path in paths)
+    archive, score, extractor, inception, *heads = (root / path for path in paths)
     archive.parent.mkdir(parents=True, exist_ok=True)
     arguments = {**EDM, "label_dim": 10 if config.cond else 0}
     network = alive(EDMPrecond(**arguments))
     content = lookalike.checkpoint(network, arguments, score.with_suffix(".executed"), scalar=lookalike.SCALAR_OLD)
     score.write_bytes(lookalike.dumps(content))  # its embedded source leaves a file if it is executed
     torch.save(alive(create_classifier(32, 3, RELEASED_CLASSES, 128, 4)).state_dict(), extractor)
-    made = alive(create_classifier(8, 512, 1, 128, 2, condition=config.cond))
-    torch.save(made.state_dict(), head, _use_new_zipfile_serialization=False)  # as the authors' file
+    for head in heads:
+        made = alive(create_classifier(8, 512, 1, 128, 2, condition=config.cond))
+        torch.save(made.state_dict(), head, _use_new_zipfile_serialization=False)  # as the authors' file
     torch.save(InceptionFeatures(None).network.state_dict(), inception)
     return cifar10.MD5, cifar_lookalike.write_archive(archive, cifar_lookalike.contents())

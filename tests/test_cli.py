@@ -104,7 +104,7 @@ def test_out_of_memory_names_the_batch_size(project: Path, monkeypatch: pytest.M
 
 
 def test_config_and_profile(project: Path) -> None:
-    assert "12 members, 15 variants" in dguide(project, "config").stdout
+    assert "12 members, 17 variants" in dguide(project, "config").stdout
     assert "profile cifar10" in dguide(project, "profile", "cifar10").stdout
     assert "profile cifar10" in dguide(project, "config").stdout
     params = project / "params.yaml"

@@ -1,6 +1,6 @@
-"""Profile `cifar10` from end to end: networks at full size, the real file formats, few images, random weights.
+"""Profiles on released files from end to end: networks at full size, the real formats, few images, random weights.
 
-It takes minutes and a gigabyte, so it runs only when asked for: `make fullsize`.
+They take minutes and a gigabyte, so they run only when asked for: `make fullsize`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from .standins import write_all
 
 IMAGES = 16
 # All discriminators, for the ensembles need them, and one variant of each kind.
-VARIANTS = ("edm", "d0", "authors", "d0_table1", "mean_prob", "mean_logit", "clip_logit")
-PARAMETERS = {"score": 55_733_891, "extractor": 47_771_112, "authors": 2_883_841, "d0": 2_883_841}
+VARIANTS = {
+    "cifar10": ("edm", "d0", "authors", "d0_table1", "mean_prob", "mean_logit", "clip_logit"),
+    "cifar10-reproduction": ("edm", "r0_prob", "r0_clip", "r_prob", "r_clip"),
+}
+PARAMETERS = {"score": 55_733_891, "extractor": 47_771_112, "discriminator": 2_883_841}
 
 pytestmark = [
     pytest.mark.integration,
@@ -42,23 +45,23 @@ def few(settings: dict[str, Any]) -> dict[str, Any]:
     settings["fake"] |= {"images": IMAGES, "shard_size": IMAGES}
     settings["discriminator"] |= {"images": IMAGES, "epoch_factor": 1e-3}
     settings["guided"] |= {"images": IMAGES, "shard_size": IMAGES}
-    settings["variants"] = {name: settings["variants"][name] for name in VARIANTS}
+    settings["variants"] = {name: settings["variants"][name] for name in VARIANTS[settings["profile"]]}
     settings["evaluation"] |= {"kid_subsets": 2, "kid_subset_size": 8}
     settings["report"]["images"] = 8
     return settings
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+@pytest.fixture(params=VARIANTS)
+def project(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A copy of the project with look-alikes of the released files in place."""
     for folder in ("src", "configs", ".dvc/plots"):
         shutil.copytree(PROJECT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for file in ("dvc.yaml", ".dvc/config", ".dvcignore"):
         shutil.copy(PROJECT / file, tmp_path / file)
     (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-    (tmp_path / "reports/cifar10/study").mkdir(parents=True)
+    (tmp_path / "reports" / request.param / "study").mkdir(parents=True)
     with (tmp_path / "params.yaml").open("w") as stream:
-        YAML().dump(few(YAML(typ="safe").load((tmp_path / "configs/cifar10.yaml").read_text())), stream)
+        YAML().dump(few(YAML(typ="safe").load((tmp_path / f"configs/{request.param}.yaml").read_text())), stream)
     official, written = write_all(tmp_path, load_config(tmp_path / "params.yaml"))
     reader = tmp_path / "src/discriminator_guidance/data/cifar10.py"
     reader.write_text(reader.read_text().replace(official, written))
@@ -80,16 +83,15 @@ def test_every_stage_runs_at_full_size(project: Path, capsys: pytest.CaptureFixt
                     print(f"{time.monotonic() - start:8.1f} s  {stages[-1]}", flush=True)
     assert process.returncode == 0, "".join(log[-30:])
 
-    members = load_config(project / "params.yaml").members
-    assert len(stages) == 6 + len(members) + 2 * len(VARIANTS)
+    config = load_config(project / "params.yaml")
+    assert len(stages) == 6 + len(config.members) + 2 * len(config.variants)
     assert not list((project / "data/raw").glob("*.executed"))
-    layout = Layout(project, "cifar10")
-    for name in VARIANTS:
+    layout = Layout(project, config.profile)
+    for name in config.variants:
         details = json.loads(layout.details(name).read_text())
         assert (details["n"], details["fid_network"], details["steps"]) == (IMAGES, "inception", 2)
-    folders = {"score": layout.model("score"), "extractor": layout.model("extractor")}
-    folders |= {name: layout.discriminator(name) for name in ("authors", "d0")}
-    assert {name: parameters(folder) for name, folder in folders.items()} == PARAMETERS
+    for folder in map(layout.model, ("score", "extractor", *(f"discriminator/{name}" for name in config.members))):
+        assert parameters(folder) == PARAMETERS[folder.relative_to(project / "models" / config.profile).parts[0]]
     assert (layout.report / "index.html").is_file()
     shutil.rmtree(project)  # gigabytes, which pytest would keep for three runs
 
