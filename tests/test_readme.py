@@ -150,7 +150,11 @@ def about_digits() -> Iterator[str]:
         assert opposed == [f"edm_{name}" for name in expected], "where FID and KID disagree in sign"
     yield f"recall is {ours['edm_auto']['recall']:.2f}, not {edm['recall']:.2f}"
     losses = json.loads((folder / "score_validation.json").read_text())
-    yield from (f"{loss:.3f} after {count:,}" for loss, count in zip(losses["loss"], losses["iterations"], strict=True))
+    mean, used = np.mean(losses["holdout_loss"], axis=0), losses["iterations"].index(6000)
+    least, rise = f"{losses['iterations'][mean.argmin()]:,} iterations", 100 * (mean[-1] / mean.min() - 1)
+    yield f"{least}, {100 * (1 - mean.min() / mean[used]):.1f} % below that at 6,000, and then rises by {rise:.0f} %"
+    unbiased = np.mean([values[1:] for values in losses["fid_debiased"]], axis=0)
+    yield "falling, from {:.2f} to {:.2f} (held-out images: {:.2f})".format(*unbiased[[used - 1, -1]], both[0])
     for study, text in {"ensemble": "Optuna trials of weights", "discriminator": "trials of training settings"}.items():
         yield f"{json.loads((folder / 'study' / f'{study}.json').read_text())['n_trials']} {text}"
     yield f"(NFE {json.loads((folder / 'rejection.json').read_text())['nfe']:.2f} instead of {edm['nfe']})"

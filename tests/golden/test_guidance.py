@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,10 @@ def test_every_run_of_one_discriminator_agrees(path: Path) -> None:
         for name, changes in vectors.meta["runs"].items():
             run = {**vectors.meta["defaults"], **changes}
             sigma = vectors[f"in/{name}/sigma"]
-            score, log_ratio = guidance_score(
-                single_head(vectors, run, dtype),
-                noisy(vectors, sigma),
-                sigma,
-                run["time_min"],
-                run["time_max"],
-                gate="batch",
-                network_time=cosine_time if run["img_resolution"] == 64 else None,
-                network_dtype=dtype,
-            )
+            clock = cosine_time if run["img_resolution"] == 64 else None
+            guided = partial(guidance_score, gate="batch", network_time=clock, network_dtype=dtype)
+            window = run["time_min"], run["time_max"]
+            score, log_ratio = guided(single_head(vectors, run, dtype), noisy(vectors, sigma), sigma, *window)
             values = {"score": score, "log_ratio": marked(log_ratio), "tau": tau_from_sigma(sigma)}
             vectors.check_all(f"{prefix}/{name}", values)
     assert not vectors.unchecked(guidance_names(vectors))
