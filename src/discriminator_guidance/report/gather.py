@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.report.format import Verdict, estimate, fid_label, number, samples_text, verdict
 
 REFERENCE = "edm"  # the unguided variant
-BASELINES = (REFERENCE, "d0", "mean_prob")  # variants that every other one is compared with
+BASELINES = (REFERENCE, "d0", "mean_prob")  # variants that tables compare every other one with
 SAMPLE_ROWS = ("edm", "d0", "mean_prob", "e_fit", "clip_logit", "clip_table1")  # variants of Fig. 3
 RATIO_PANELS = ("d0", "mean_prob", "mean_logit", "clip_logit")  # variants whose log ratios are drawn
 STUDIES = ("discriminator", "ensemble", "factorial")
@@ -28,15 +29,16 @@ TRAJECTORY = ("sigma", "states", "denoised", "log_ratio")
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant's FID minus another's, with the 95 % interval of the difference paired by sample index."""
+    """A variant's FID minus another's, paired by sample index, with its 95 % interval and p-value of no difference."""
 
     value: float
     bounds: tuple[float, float]
+    p: float = math.nan
 
     @classmethod
     def of(cls, measured: Any) -> Difference:
         """From an `evaluation.significance.Measured` difference."""
-        return cls(measured.mean, measured.interval())
+        return cls(measured.mean, measured.interval(), measured.p_value())
 
     @property
     def text(self) -> str:
@@ -66,7 +68,7 @@ class ReportInputs:
     settings: Mapping[str, Any]  # of the profile, as plain nested mappings
     data: Path  # data/<profile>
     report: Path  # reports/<profile>: evaluations in, tables and figures out
-    differences: Mapping[str, Mapping[str, Difference]]  # by baseline and variant
+    differences: Mapping[str, Mapping[str, Difference]]  # by the other variant and variant
     standings: Mapping[str, Standing]  # by ensemble
     probability_clip: float
     log_ratio_bound: float  # the largest |log ratio| that the probability clip leaves

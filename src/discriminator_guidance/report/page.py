@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from discriminator_guidance.data.files import write_bytes, write_csv
 from discriminator_guidance.report import figures, format, published, samples, tables
-from discriminator_guidance.report.gather import BASELINES, REFERENCE, ReportData, ReportInputs, gather, summary_rows
+from discriminator_guidance.report.gather import ReportData, ReportInputs, gather, summary_rows
 
 DRAWINGS = (
     samples.process_figure,
@@ -81,7 +81,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "label": data.label(),
         "published": published,
         "text": tables,
-        "singles": [{"name": name, "difference": data.difference(name)} for name in _singles(data)],
+        "singles": [{"name": name, "difference": data.difference(name)} for name in _alike(data, "d0")],
         "tuned": {
             name: (starts, data.studies[TUNED[name]].promoted) for name in TUNED if (starts := _starts(data, name))
         },
@@ -89,21 +89,20 @@ def _context(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _singles(data: ReportData) -> list[str]:
-    """Variants of one member that are sampled as d0 is, null discriminators aside."""
+def _alike(data: ReportData, name: str) -> list[str]:
+    """Variants of one member that are sampled as this one is, null discriminators aside."""
     members = data.settings["members"]
-    single = {name: row for name, row in data.settings["variants"].items() if len(row["members"]) == 1}
-    sampled = {name: {**row, "members": (), "needs": ""} for name, row in single.items()}
-    alike = [name for name, settings in sampled.items() if settings == sampled.get("d0")]
-    return [name for name in alike if not members[single[name]["members"][0]]["permute_labels"]]
+    single = {other: row for other, row in data.settings["variants"].items() if len(row["members"]) == 1}
+    sampled = {other: {**row, "members": (), "needs": ""} for other, row in single.items()}
+    alike = [other for other, settings in sampled.items() if settings == sampled.get(name)]
+    return [other for other in alike if not members[single[other]["members"][0]]["permute_labels"]]
 
 
 def _starts(data: ReportData, name: str) -> list[str]:
-    """The baselines that a search started from: the plain mean; or, if guided alike, d0 and members of its settings."""
-    known = {*BASELINES, *data.settings["members"]} - {REFERENCE}
-    baselines = [other for other, found in data.differences.items() if name in found and other in known]
-    variants = data.settings["variants"]
-    if name in data.evaluations and len(variants[name]["members"]) > 1:
-        return [other for other in baselines if other == tables.PLAIN_MEAN]
-    alike = [other for other in baselines if all(variants[other][key] == variants[name][key] for key in ("w1", "w2"))]
-    return [other for other in alike if other != tables.PLAIN_MEAN]
+    """What a tuned variant is compared with: others of its members, by a right rule; of one member, others alike."""
+    if name not in data.evaluations:
+        return []
+    own, mistaken = data.settings["variants"][name], "clipped_logit_mean"
+    same = [other for other, row in data.settings["variants"].items() if row["members"] == own["members"]]
+    right = [other for other in same if data.settings["variants"][other]["rule"] != mistaken]
+    return [other for other in (right if len(own["members"]) > 1 else _alike(data, name)) if other != name]

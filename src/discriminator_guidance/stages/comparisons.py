@@ -1,4 +1,4 @@
-"""Paired comparisons for the report: variants with baselines, and ensembles with their members."""
+"""Paired comparisons for the report: variants with each other, and ensembles with their members."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from discriminator_guidance.config import Variant
 from discriminator_guidance.data.files import read_json, read_npz
 from discriminator_guidance.evaluation.significance import Measured
-from discriminator_guidance.report.gather import BASELINES, Difference, Standing
+from discriminator_guidance.report.gather import Difference, Standing
 from discriminator_guidance.stages.layout import Layout
 
 SAMPLED = ("w1", "w2", "boosting", "window", "steps", "s_churn", "network", "autoguidance")  # settings of a variant
@@ -23,14 +23,11 @@ def read_evaluated(layout: Layout, variant: str) -> Measured:
     return Measured(tuple(details["fid_values"]), arrays["influence"], tuple(arrays["index"].tolist()))
 
 
-def differences(evaluated: Mapping[str, Measured], other: str = "edm") -> dict[str, dict[str, Difference]]:
-    """The difference of every variant from each evaluated baseline and one other variant, by these and variant."""
+def differences(evaluated: Mapping[str, Measured]) -> dict[str, dict[str, Difference]]:
+    """The difference of every variant from every other, by this other and variant."""
     return {
-        baseline: {
-            name: Difference.of(evaluated[name].minus(evaluated[baseline])) for name in evaluated if name != baseline
-        }
-        for baseline in dict.fromkeys((*BASELINES, "d0_table1", other))
-        if baseline in evaluated
+        other: {name: Difference.of(evaluated[name].minus(evaluated[other])) for name in evaluated if name != other}
+        for other in evaluated
     }
 
 

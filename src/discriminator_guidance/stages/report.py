@@ -13,9 +13,9 @@ from discriminator_guidance import distributed
 from discriminator_guidance.config import Config
 from discriminator_guidance.data.files import fingerprint, read_json, sha256, write_csv, write_json
 from discriminator_guidance.diffusion.vp_time import tau_from_sigma
-from discriminator_guidance.evaluation.significance import Measured, holm
+from discriminator_guidance.evaluation.significance import holm
 from discriminator_guidance.guidance.density_ratio import LOG_RATIO_BOUND, PROBABILITY_CLIP
-from discriminator_guidance.report.gather import Difference, ReportInputs
+from discriminator_guidance.report.gather import ReportInputs
 from discriminator_guidance.report.page import build_report
 from discriminator_guidance.stages.comparisons import differences, read_evaluated, standings
 from discriminator_guidance.stages.layout import Layout
@@ -23,7 +23,6 @@ from discriminator_guidance.tracking import Tracker, git
 
 LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
 CODE = ("src", "dvc.yaml")  # params.yaml is a copy of a profile; the hash of the settings tells of edits
-TUNED = "tuned"  # the variant of the member that `dguide study promote discriminator` writes
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -35,13 +34,14 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     for name in evaluated:  # from DVC's cache to where git keeps them
         details = read_json(layout.evaluated(name) / "details.json", "evaluation")
         write_json(layout.details(name), {**details, "provenance": origin})
-    p_values = {name: evaluated[name].minus(evaluated["edm"]).p_value() for name in evaluated if name != "edm"}
+    apart = differences(evaluated)
+    p_values = {name: found.p for name, found in apart["edm"].items()}
     rest = [name for name in p_values if (name, "edm") != tuple(config.report.primary)]
     inputs = ReportInputs(
         settings=config.model_dump(mode="json"),
         data=layout.real.parent,
         report=layout.report,
-        differences=differences(evaluated, config.report.primary[1]) | tuned_differences(config, evaluated),
+        differences=apart,
         standings=standings(config.variants, evaluated),
         probability_clip=PROBABILITY_CLIP,
         log_ratio_bound=LOG_RATIO_BOUND,
@@ -53,24 +53,13 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     build_report(inputs)
     note, rows = {"note": config.real.note} if config.real.note else {}, []
     for name, other in permutations(evaluated, 2):
-        found = evaluated[name].minus(evaluated[other])
-        low, high = found.interval()
-        row = {"variant": name, "other": other, "difference": found.mean, "low": low, "high": high}
-        rows.append({**row, "p": found.p_value(), **note})
+        found, pair = apart[other][name], {"variant": name, "other": other}
+        low, high = found.bounds
+        rows.append({**pair, "difference": found.value, "low": low, "high": high, "p": found.p, **note})
     write_csv(layout.report / "tables" / "differences.csv", rows)
     page = layout.report / "index.html"
     tracker.artifact(page)
     return {"page": str(page.relative_to(layout.root)), "variants": len(evaluated), "members": len(config.members)}
-
-
-def tuned_differences(config: Config, evaluated: dict[str, Measured]) -> dict[str, dict[str, Difference]]:
-    """The tuned member's difference from a row of Table 2 with its settings, where the search chose such a row."""
-    if TUNED not in config.members or TUNED not in evaluated:
-        return {}
-    tuned = config.member(TUNED)
-    rows = {name: config.member(name) for name in config.members if name in evaluated and name not in ("d0", TUNED)}
-    alike = [name for name, row in rows.items() if row.model_copy(update={"seed": tuned.seed}) == tuned]
-    return {name: {TUNED: Difference.of(evaluated[TUNED].minus(evaluated[name]))} for name in alike}
 
 
 def provenance(config: Config, layout: Layout) -> dict[str, Any]:
