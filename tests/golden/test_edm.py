@@ -19,11 +19,11 @@ def denoised(vectors: Vectors, denoiser: EDMPrecond) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     sigma, labels = vectors["in/sigma"], vectors.get("in/class_labels")
 
-    def run(name: str, level: Tensor, classes: Tensor | None, augment: Tensor | None = None) -> None:
+    def run(name: str, level: Tensor, classes: Tensor | None) -> None:
         if f"out/{name}" in vectors:
             last = slice(-len(vectors[f"out/{name}"]), None)
-            given = [None if labels is None else labels[last] for labels in (classes, augment)]
-            values[name] = denoiser(vectors["in/x"][last], level[last] if level.dim() else level, *given)
+            given = None if classes is None else classes[last]
+            values[name] = denoiser(vectors["in/x"][last], level[last] if level.dim() else level, given)
 
     hook = denoiser.model.map_layer1.register_forward_hook(
         lambda _layer, _inputs, embedding: values.__setitem__("emb_prelast", embedding)
@@ -31,7 +31,13 @@ def denoised(vectors: Vectors, denoiser: EDMPrecond) -> dict[str, Tensor]:
     run("D", sigma, labels)
     hook.remove()
     run("D_scalar_sigma", vectors["in/scalar_sigma"], labels)
-    run("D_augment", sigma, labels, vectors.get("in/augment_labels"))
+    if (augment := vectors.get("in/augment_labels")) is not None:  # which the product leaves out
+        last = augment[-len(vectors["out/D_augment"]) :]
+        hook = denoiser.model.map_layer0.register_forward_pre_hook(
+            lambda layer, given: given[0] + denoiser.model.map_augment(last.to(given[0].dtype))
+        )
+        run("D_augment", sigma, labels)
+        hook.remove()
     run("D_no_labels", sigma, None)
     return values
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from discriminator_guidance.diffusion.vp_time import cosine_time, marginal_mean, tau_from_sigma
-from discriminator_guidance.guidance.density_ratio import guidance_score
+from discriminator_guidance.diffusion.vp_time import marginal_mean, tau_from_sigma
+from discriminator_guidance.guidance.density_ratio import LogRatio, guidance_score
 from discriminator_guidance.guidance.ensemble import combine
 from discriminator_guidance.networks.adm import MemberLogits
 from tests.golden.vectors import Vectors, find
@@ -22,6 +22,19 @@ OUTSIDE = 1e7  # the public code's mark for "outside the time window", +infinity
 SINGLE = find(lambda vectors: "runs" in vectors.meta and "in/z" in vectors)
 ENSEMBLE = find(lambda vectors: "combiners" in vectors.meta)
 PRECISIONS = (("out", torch.float32), ("out64", torch.float64))
+
+
+def cosine_time(t: Tensor) -> Tensor:
+    """The time of the cosine schedule (Nichol & Dhariwal 2021) with the noise of a linear-schedule time: for 64x64."""
+    angle = torch.acos(math.cos(0.008 / 1.008 * math.pi / 2) * marginal_mean(t))
+    return (2 / math.pi) * 1.008 * angle - 0.008
+
+
+def official_score(log_ratio: LogRatio, x: Tensor, sigma: Tensor, low: float, high: float, **options: Any) -> Any:
+    """The guidance score with the official gate, which tests the smallest time of a batch for all its samples."""
+    inside = low <= tau_from_sigma(sigma.double()).min() <= high
+    window = (-math.inf, math.inf) if inside else (math.inf, math.inf)
+    return guidance_score(log_ratio, x, sigma, *window, **options)
 
 
 def noisy(vectors: Vectors, sigma: Tensor) -> Tensor:
@@ -53,10 +66,10 @@ def test_every_run_of_one_discriminator_agrees(path: Path) -> None:
         for name, changes in vectors.meta["runs"].items():
             run = {**vectors.meta["defaults"], **changes}
             sigma = vectors[f"in/{name}/sigma"]
-            clock = cosine_time if run["img_resolution"] == 64 else None
-            guided = partial(guidance_score, gate="batch", network_time=clock, network_dtype=dtype)
-            window = run["time_min"], run["time_max"]
-            score, log_ratio = guided(single_head(vectors, run, dtype), noisy(vectors, sigma), sigma, *window)
+            own, window = single_head(vectors, run, dtype), (run["time_min"], run["time_max"])
+            if run["img_resolution"] == 64:
+                own = lambda x, t, own=own: own(x, cosine_time(t))  # noqa: E731
+            score, log_ratio = official_score(own, noisy(vectors, sigma), sigma, *window, network_dtype=dtype)
             values = {"score": score, "log_ratio": marked(log_ratio), "tau": tau_from_sigma(sigma)}
             vectors.check_all(f"{prefix}/{name}", values)
     assert not vectors.unchecked(guidance_names(vectors))
@@ -103,7 +116,7 @@ def test_member_values_and_every_rule_agree(path: Path) -> None:
         for run, (names, rule) in ensemble_runs(vectors).items():
             log_ratio = combine(member_logits(names), rule, [1 / len(names)] * len(names))
             window = vectors.meta["time_min"], vectors.meta["time_max"]
-            score, ratio = guidance_score(log_ratio, x, sigma, *window, gate="batch", network_dtype=dtype)
+            score, ratio = official_score(log_ratio, x, sigma, *window, network_dtype=dtype)
             values |= {f"{run}/score": score, f"{run}/log_ratio": marked(ratio)}
         vectors.check_all(prefix, values)
     assert not vectors.unchecked()

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.api.sampling import EDM_SAMPLER
-from discriminator_guidance.guidance.density_ratio import guidance_score
 from discriminator_guidance.guidance.ensemble import combine
 from discriminator_guidance.guidance.sampler import SamplerSettings, sample
 from discriminator_guidance.networks.adm import MemberLogits
-from tests.golden.test_guidance import PRECISIONS, marked
+from tests.golden.test_guidance import PRECISIONS, marked, official_score
 from tests.golden.vectors import Vectors, find
 
 FILES = find(lambda vectors: "in/latents" in vectors)
@@ -46,9 +45,7 @@ def trajectory(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> dic
     log_ratio = combine(lambda x, t: discriminator(x, t, labels), "mean_probability", [1.0])
 
     def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return guidance_score(
-            log_ratio, x, sigma, meta["time_min"], meta["time_max"], gate="batch", network_dtype=dtype
-        )
+        return official_score(log_ratio, x, sigma, meta["time_min"], meta["time_max"], network_dtype=dtype)
 
     def observe(step: int, x: Tensor, denoised: Tensor, ratio: Tensor) -> None:
         steps.append(x)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.diffusion import vp_time
+from tests.golden.test_guidance import cosine_time
 from tests.golden.vectors import Vectors, find
 
 FILES = find(lambda vectors: "in/u" in vectors and "in/t_min" in vectors)
@@ -29,10 +30,10 @@ def values(vectors: Vectors) -> dict[str, Tensor]:
         "mean": vp_time.marginal_mean(t),
         "std": vp_time.marginal_std(t),
         "integral_beta": vp_time.beta_integral(t),
-        "t_cos": vp_time.cosine_time(t),
+        "t_cos": cosine_time(t),
         "mean_f32": vp_time.marginal_mean(t.float()),
         "std_f32": vp_time.marginal_std(t.float()),
-        "t_cos_f32": vp_time.cosine_time(t.float()),
+        "t_cos_f32": cosine_time(t.float()),
         "antiderivative": vp_time.importance_antiderivative(t[1:]),
         "Z": total - vp_time.importance_antiderivative(vectors["in/t_min"]),
         "t_importance": torch.stack([vp_time.importance_times(u, t_min) for t_min in t_mins]),

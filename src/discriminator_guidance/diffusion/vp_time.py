@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 BETA_MIN = 0.1
 BETA_MAX = 20.0
-COSINE_OFFSET = 0.008
 
 
 def beta_integral(t: Tensor) -> Tensor:
@@ -71,15 +68,6 @@ def uniform_times(u: Tensor, t_min: float) -> Tensor:
 def quantile_grid(count: int, t_min: float) -> Tensor:
     """The (count,) midpoint quantiles of the importance density, ascending: the times on which members are compared."""
     return importance_times((torch.arange(count, dtype=torch.float64) + 0.5) / count, t_min)
-
-
-def cosine_time(t: Tensor) -> Tensor:
-    """The time of the cosine schedule with the noise-to-signal ratio of a linear-schedule time.
-
-    Nichol & Dhariwal 2021 (offset 0.008); Kim et al. 2023 use it for 64x64 images.
-    """
-    angle = torch.acos(math.cos(COSINE_OFFSET / (1 + COSINE_OFFSET) * math.pi / 2) * marginal_mean(t))
-    return (2 / math.pi) * (1 + COSINE_OFFSET) * angle - COSINE_OFFSET
 
 
 def _time_of_integral(integral: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,8 +32,6 @@ def guidance_score(
     sigma: Tensor,
     time_min: float,
     time_max: float,
-    gate: Literal["sample", "batch"] = "sample",
-    network_time: Callable[[Tensor], Tensor] | None = None,
     network_dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.
@@ -43,16 +40,13 @@ def guidance_score(
     sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the term is 0
     and L is +inf; where L is not finite the term is NaN.
 
-    x: (N, C, H, W) float64 noisy images, unscaled (EDM units); sigma: (N,) float64. gate "batch" tests the smallest tau
-    of the batch for all samples, as the official code does, and serves comparisons with it alone. network_time maps tau
-    to the time that the network is given (`vp_time.cosine_time` for 64x64 images).
+    x: (N, C, H, W) float64 noisy images, unscaled (EDM units); sigma: (N,) float64.
 
     Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
-    *Deviation:* the official gate is batch-wide and marks "outside" by 1e7.
+    *Deviation:* the official code tests the smallest tau of a batch for all its samples, and marks "outside" by 1e7.
     """
     tau = tau_from_sigma(sigma.double())
-    gated = tau.min().expand_as(tau) if gate == "batch" else tau
-    active = (gated >= time_min) & (gated <= time_max)
+    active = (tau >= time_min) & (tau <= time_max)
     score = torch.zeros_like(x, dtype=torch.float64)
     ratio = torch.full_like(tau, math.inf)
     if not bool(active.any()):
@@ -60,8 +54,7 @@ def guidance_score(
     mean = marginal_mean(tau).view(-1, 1, 1, 1)
     with torch.inference_mode(False), torch.enable_grad():
         x_vp = (mean * x).to(network_dtype).detach().clone().requires_grad_(True)
-        time = (tau if network_time is None else network_time(tau)).to(network_dtype).clone()
-        value = log_ratio(x_vp, time)
+        value = log_ratio(x_vp, tau.to(network_dtype).clone())
         (gradient,) = torch.autograd.grad(value.sum(), x_vp)
     # A rule's clip may have made the gradient of what is not finite 0.
     gradient = gradient.masked_fill(~value.isfinite().view(-1, 1, 1, 1), math.nan)

@@ -99,14 +99,16 @@ class SongUNet(nn.Module):
         self.dec[f"{img_resolution}x{img_resolution}_aux_norm"] = group_norm(channels)
         self.dec[f"{img_resolution}x{img_resolution}_aux_conv"] = Conv2d(channels, out_channels, 3, gain=1e-5)
 
-    def forward(
-        self, x: Tensor, noise: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The raw network F of scaled noisy images and (N,) noise conditioning: ln(sigma) / 4 in EDM.
 
-        class_labels (N, label_dim) one-hot; augment_labels (N, augment_dim), None for images that were not augmented.
+        class_labels: (N, label_dim) one-hot. Images are not augmented: `map_augment` of a released file has no input.
         """
-        embedding = self.embed(noise, class_labels, augment_labels)
+        cosines, sines = self.map_noise(noise).chunk(2, dim=1)
+        embedding = torch.cat([sines, cosines], dim=1)
+        if self.map_label is not None and class_labels is not None:
+            embedding = embedding + self.map_label(class_labels * math.sqrt(self.map_label.in_features))
+        embedding = F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
         skips: list[Tensor] = []
         image = x
         for name, layer in self.enc.items():
@@ -121,16 +123,6 @@ class SongUNet(nn.Module):
             x = layer(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, embedding)
         raw: Tensor = convolution(F.silu(norm(x)))
         return raw
-
-    def embed(self, noise: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        """The joint embedding (N, model_channels * channel_mult_emb) of noise level, class and augmentation."""
-        cosines, sines = self.map_noise(noise).chunk(2, dim=1)
-        embedding = torch.cat([sines, cosines], dim=1)
-        if self.map_label is not None and class_labels is not None:
-            embedding = embedding + self.map_label(class_labels * math.sqrt(self.map_label.in_features))
-        if self.map_augment is not None and augment_labels is not None:
-            embedding = embedding + self.map_augment(augment_labels)
-        return F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
 
 
 class EDMPrecond(nn.Module):
@@ -151,9 +143,7 @@ class EDMPrecond(nn.Module):
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
         self.model = SongUNet(img_resolution, img_channels, img_channels, label_dim, **unet_kwargs)
 
-    def forward(
-        self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The expected clean images of x = x0 + sigma n, (N, C, H, W), in the dtype of the parameters.
 
         sigma: 0-dim or (N,), positive. class_labels: (N, label_dim) one-hot; None stands for all zeros. Autocast acts
@@ -167,8 +157,6 @@ class EDMPrecond(nn.Module):
             class_labels = x.new_zeros(len(x), self.label_dim)
         else:
             class_labels = class_labels.to(dtype).reshape(-1, self.label_dim)
-        if augment_labels is not None:
-            augment_labels = augment_labels.to(dtype)
 
         level = sigma.view(-1, 1, 1, 1)
         variance = level.square() + self.sigma_data**2
@@ -176,6 +164,6 @@ class EDMPrecond(nn.Module):
         c_out = level * self.sigma_data * variance.rsqrt()
         c_in = variance.rsqrt()
         c_noise = sigma.log() / 4
-        raw = self.model(c_in * x, c_noise, class_labels, augment_labels)
+        raw = self.model(c_in * x, c_noise, class_labels)
         denoised: Tensor = c_skip * x + c_out * raw.to(dtype)
         return denoised
