@@ -109,7 +109,7 @@ def test_a_finding_follows_the_interval(make_inputs: Maker, word: str) -> None:
 
 
 @pytest.mark.usefixtures("words_only")
-def test_tuned_variants_are_compared_with_their_start_on_the_samples_of_this_run(make_inputs: Maker) -> None:
+def test_tuned_variants_are_compared_with_others_on_the_samples_of_this_run(make_inputs: Maker) -> None:
     rows = MINI["variants"] | {"tuned_mean": MINI["variants"]["mean_prob"]}
     inputs = make_inputs(variants=(*VARIANTS, "tuned", "tuned_mean"), settings={**MINI, "variants": rows})
     promoted = {"study": "discriminator", "trial": 17, "values": {"fid": 9.876}, "params": {}}

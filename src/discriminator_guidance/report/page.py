@@ -83,7 +83,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "text": tables,
         "singles": [{"name": name, "difference": data.difference(name)} for name in _alike(data, "d0")],
         "tuned": {
-            name: (starts, data.studies[TUNED[name]].promoted) for name in TUNED if (starts := _starts(data, name))
+            name: (others, data.studies[TUNED[name]].promoted) for name in TUNED if (others := _comparable(data, name))
         },
         "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations))),
     }
@@ -98,11 +98,11 @@ def _alike(data: ReportData, name: str) -> list[str]:
     return [other for other in alike if not members[single[other]["members"][0]]["permute_labels"]]
 
 
-def _starts(data: ReportData, name: str) -> list[str]:
-    """What a tuned variant is compared with: others of its members, by a right rule; of one member, others alike."""
+def _comparable(data: ReportData, name: str) -> list[str]:
+    """Other variants of the same members by a right rule; for one member, others of one member that are alike."""
     if name not in data.evaluations:
         return []
-    own, mistaken = data.settings["variants"][name], "clipped_logit_mean"
-    same = [other for other, row in data.settings["variants"].items() if row["members"] == own["members"]]
-    right = [other for other in same if data.settings["variants"][other]["rule"] != mistaken]
-    return [other for other in (right if len(own["members"]) > 1 else _alike(data, name)) if other != name]
+    variants = data.settings["variants"]
+    members, right = variants[name]["members"], {k for k, v in variants.items() if v["rule"] != "clipped_logit_mean"}
+    same = [other for other in variants if other in right and variants[other]["members"] == members]
+    return [other for other in (same if len(members) > 1 else _alike(data, name)) if other != name]

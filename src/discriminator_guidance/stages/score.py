@@ -50,9 +50,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     torch.manual_seed(settings.training.seed)
     network = EDMPrecond(**arguments).to(compute.device)
 
-    def tensors(real: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor | None]:
-        labels = torch.from_numpy(real["labels"]).to(compute.device)
-        return as_tensor(real["images"], compute.device), one_hot(labels, classes) if classes else None
+    def tensors(part: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor | None]:
+        labels = torch.from_numpy(part["labels"]).to(compute.device)
+        return as_tensor(part["images"], compute.device), one_hot(labels, classes) if classes else None
 
     constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
     training = ScoreSettings(Schedule(**settings.training.model_dump()), *constants)
