@@ -109,6 +109,19 @@ def test_a_failure_passes_through_and_is_recorded(store: Any, error: BaseExcepti
     assert runs(store, "failures")[status].info.status == status
 
 
+def test_a_terminated_stage_is_recorded(project: Path, store: Any) -> None:
+    iterations = {"score.training.iterations": 10**6, "score.training.checkpoint_every": 20}
+    _, layout = prepare_study(project / "ended", tiny_settings(iterations))
+    variables = environment(DGUIDE_TRACKING="on", DVC_ROOT=str(project))
+    command = [sys.executable, "-m", "discriminator_guidance", "score"]
+    with subprocess.Popen(command, cwd=layout.root, env=variables) as process:
+        while not list(layout.partial.glob("*/checkpoint.pt")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+    assert runs(store, "mini")["score"].info.status == "KILLED"
+
+
 def test_an_evaluation_can_be_compared_in_the_runs_table(
     project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,13 @@
 """The command `dguide`, where packages that it needs may be missing."""
 
+import signal
 import sys
 
 
 def main() -> None:
     """Run `dguide`; an error that a user can correct becomes one line and exit code 2."""
+    # Schedulers and torchrun end processes by SIGTERM: as after Ctrl-C, runs in MLflow and trials are closed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from discriminator_guidance.cli import app
         from discriminator_guidance.run import one_line_errors
