@@ -15,9 +15,9 @@ from scipy import stats
 
 from .commands import PROJECT
 
-REPORTS, PROFILES = PROJECT / "reports", ("mini", "mini-seeds", "digits", "digits-short", "cifar10-small")
+REPORTS = PROJECT / "reports"
 NUMBER = r"[+−-]?\d+\.\d+"
-TABLES = [("README.md", "digits"), ("docs/results.md", "digits"), ("docs/results.md", "digits-short")]
+TABLES = [("README.md", "digits"), ("docs/results.md", "digits")]
 
 
 def rows(page: str, marker: str) -> dict[str, list[str]]:
@@ -33,19 +33,33 @@ def evaluated(profile: str, variant: str) -> dict[str, Any]:
     return {key: value for path in files for key, value in json.loads(path.read_text()).items()}
 
 
+def measured(profile: str, variant: str) -> tuple[list[float], list[float]]:
+    """FID and KID x 1,000 of a variant, and the differences from no guidance, with their intervals."""
+    found = evaluated(profile, variant)
+    values = found["fid"], found["fid_low"], found["fid_high"], found["kid_all"], *found["kid_ci95"]
+    change = found["delta_fid"], found["delta_low"], found["delta_high"], found["delta_kid"], *found["delta_kid_ci95"]
+    return [[*each[:3], *np.multiply(1000, each[3:])] for each in (values, change)]
+
+
+def same(shown: str, values: list[float]) -> None:
+    numbers = [text.replace("−", "-") for text in re.findall(NUMBER, shown)]
+    expected = [round(value, len(text.partition(".")[2])) for value, text in zip(values, numbers, strict=True)]
+    assert list(map(float, numbers)) == expected
+
+
 @pytest.mark.parametrize(("page", "profile", "variant"), [(*table, row) for table in TABLES for row in rows(*table)])
 def test_results_are_those_of_the_committed_run(page: str, profile: str, variant: str) -> None:
-    found, cells = evaluated(profile, variant), rows(page, profile)[variant]
-    values = [found["fid"], found["fid_low"], found["fid_high"]]
-    delta = [] if variant == "edm" else [found["delta_fid"], found["delta_low"], found["delta_high"]]
-    kid = [found["kid_all"], *found["kid_ci95"]]
-    if delta and len(cells) > 4:
-        kid += [found["delta_kid"], *found["delta_kid_ci95"]]
-    values += [*delta, *np.multiply(1000, kid)]
-    shown = re.findall(NUMBER, " ".join(cells[1:]))
-    assert len(shown) == len(values)
-    for value, text in zip(values, shown, strict=True):
-        assert float(text.replace("−", "-")) == round(value, len(text.partition(".")[2])), text
+    _, fid, fid_change, kid, kid_change = rows(page, profile)[variant]
+    values, change = measured(profile, variant)
+    same(f"{fid} {kid}", values)
+    same(f"{fid_change} {kid_change}", [] if variant == "edm" else change)
+
+
+@pytest.mark.parametrize("variant", rows("docs/results.md", "lengths"))
+def test_other_lengths_of_training_are_those_of_the_committed_runs(variant: str) -> None:
+    paths = [path for name in ("short", "long") for path in REPORTS.glob(f"digits-{name}/details/{variant}.json")]
+    found = [value for path in paths for value in measured(path.parts[-3], variant)[variant != "edm"]]
+    same(" ".join(rows("docs/results.md", "lengths")[variant]), found)
 
 
 def test_the_figure_of_the_docs_is_that_of_the_committed_study() -> None:
@@ -58,8 +72,8 @@ def intervals() -> Iterator[tuple[float, float, float]]:
     sampling = {"fid": "fid_ci95_sampling", "delta_fid": "delta_ci95_sampling"}
     for path in REPORTS.glob("*/tables/differences.csv"):
         yield from pd.read_csv(path)[["difference", "low", "high"]].itertuples(index=False, name=None)
-    for profile, path in [(name, path) for name in PROFILES for path in (REPORTS / name / "details").iterdir()]:
-        found = evaluated(profile, path.stem)
+    for path in REPORTS.glob("*/details/*.json"):
+        found = evaluated(path.parts[-3], path.stem)
         yield found["fid"], found["fid_low"], found["fid_high"]
         yield from ((found[value], *found[ends]) for value, ends in sampling.items())
         kids = [(found["kid_all"], *found["kid_ci95"])]
@@ -80,8 +94,9 @@ def intervals() -> Iterator[tuple[float, float, float]]:
         files = REPORTS.glob(f"digits/discriminator/{member}/r*/metrics.json")
         losses = [json.loads(path.read_text())["test_loss"] for path in files]
         yield np.mean(losses), *stats.ttest_1samp(losses, 0).confidence_interval()
-    ours, theirs = (np.log(evaluated("mini-seeds", name)["fid_values"]) for name in ("prob_table1", "d0_table1"))
-    yield over_seeds(ours - theirs)  # the ratio of six to one discriminator
+    for profile, name in (("mini-seeds", "prob_table1"), ("digits-long", "d0_clip")):  # ratios to D0 by its probability
+        ours, theirs = (np.log(evaluated(profile, each)["fid_values"]) for each in (name, "d0_table1"))
+        yield over_seeds(ours - theirs)
     yield from factorial_intervals()
     trials = pd.read_csv(REPORTS / "digits/study/discriminator.csv")[["value", "fid"]].dropna()
     rank = trials.corr("spearman").loc["value", "fid"]  # and its interval by Fisher's transformation
@@ -126,7 +141,7 @@ def span(values: Any, digits: int = 2) -> str:
 
 
 def about_digits() -> Iterator[str]:
-    """Phrases of README.md and docs/results.md on profiles `digits` and `digits-short`."""
+    """Phrases of README.md and docs/results.md on profiles `digits`, `digits-short` and `digits-long`."""
     folder = REPORTS / "digits"
     table = pd.read_csv(folder / "tables/table3.csv", index_col="variant", na_values="–")
     adjusted = {name: f"adjusted p = {p:.2f}" for name, p in table["ours: adjusted p"].dropna().items()}
@@ -140,7 +155,8 @@ def about_digits() -> Iterator[str]:
     yield "{} real images; the FID grows as N falls (de-biased: {:.2f}, `edm`: {:.2f})".format(edm["holdout_n"], *both)
     yield f"lowers the FID by {-100 * fit['delta_fid'] / edm['fid']:.0f} % (p = {fit['delta_p']:.3f}) and the KID"
     yield f"lowers the FID of {evaluated('digits-short', 'edm')['fid']:.2f} by"
-    yield from (f"({p_short}, a denoiser", f"(the same prespecified comparison, {p_short}")
+    yield from (f"({p_short}, a denoiser", f"(the same prespecified comparison, {p_short.strip(')')}")
+    yield f"`e_fit` (p = {evaluated('digits-long', 'e_fit')['delta_p']:.3f}) lowers FID and KID"
     yield f"(`d0_ema_fit`, {adjusted['d0_ema_fit']})"
     yield f"which has a larger mean than no guidance ({adjusted['permuted']})"
     completed = (pd.read_csv(folder / "study/ensemble.csv")["state"] == "complete").sum()
@@ -151,8 +167,10 @@ def about_digits() -> Iterator[str]:
     yield f"recall is {ours['edm_auto']['recall']:.2f}, not {edm['recall']:.2f}"
     losses = json.loads((folder / "score_validation.json").read_text())
     mean, used = np.mean(losses["holdout_loss"], axis=0), losses["iterations"].index(6000)
-    least, rise = f"{losses['iterations'][mean.argmin()]:,} iterations", 100 * (mean[-1] / mean.min() - 1)
-    yield f"{least}, {100 * (1 - mean.min() / mean[used]):.1f} % below that at 6,000, and then rises by {rise:.0f} %"
+    five = pd.Series(*(losses["of_five_replicates"][key] for key in ("holdout_loss", "iterations")))
+    yield f"is smallest near {five.idxmin():,}, {100 * (1 - five.min() / five[6000]):.1f} % lower"
+    yield f"held-out loss is then {100 * (five[6000] / five.min() - 1):.1f} % above the minimum"
+    yield f"it then rises by {100 * (mean[-1] / mean.min() - 1):.0f} %"
     unbiased = np.mean([values[1:] for values in losses["fid_debiased"]], axis=0)
     yield "falling, from {:.2f} to {:.2f} (held-out images: {:.2f})".format(*unbiased[[used - 1, -1]], both[0])
     for study, text in {"ensemble": "Optuna trials of weights", "discriminator": "trials of training settings"}.items():

