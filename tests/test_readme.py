@@ -94,7 +94,7 @@ def intervals() -> Iterator[tuple[float, float, float]]:
         files = REPORTS.glob(f"digits/discriminator/{member}/r*/metrics.json")
         losses = [json.loads(path.read_text())["test_loss"] for path in files]
         yield np.mean(losses), *stats.ttest_1samp(losses, 0).confidence_interval()
-    for profile, name in (("mini-seeds", "prob_table1"), ("digits-long", "d0_clip")):  # ratios to D0 by its probability
+    for profile, name in (("mini-seeds", "prob_table1"), ("digits-long", "d0_clip"), ("digits-long", "clip_table1")):
         ours, theirs = (np.log(evaluated(profile, each)["fid_values"]) for each in (name, "d0_table1"))
         yield over_seeds(ours - theirs)
     yield from factorial_intervals()
