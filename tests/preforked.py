@@ -50,9 +50,9 @@ def preforked(folder: Path) -> Iterator[None]:
 
 def main() -> None:
     """Serve until terminated."""
-    from discriminator_guidance.__main__ import main as dguide
+    from dguide.__main__ import main as dguide
 
-    for name in (*(f"discriminator_guidance.stages.{word}" for word in STAGES), "matplotlib.pyplot"):
+    for name in (*(f"dguide.stages.{word}" for word in STAGES), "matplotlib.pyplot"):
         import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:

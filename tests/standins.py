@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from discriminator_guidance.config import Config
-from discriminator_guidance.data import cifar10
-from discriminator_guidance.evaluation.inception import InceptionFeatures
+from dguide.settings import Config
+from dguide.sources import cifar10
+from discriminator_guidance.metrics.inception import InceptionFeatures
 from discriminator_guidance.networks.adm import create_classifier
 from discriminator_guidance.networks.edm import EDMPrecond
 from tests.checkpoints import lookalike
-from tests.data import cifar_lookalike
+from tests.sources import cifar_lookalike
 
 EDM = {"img_resolution": 32, "img_channels": 3, "model_channels": 128, "channel_mult": [2, 2, 2], "num_blocks": 4,
        "attn_resolutions": [16], "augment_dim": 9}  # fmt: skip

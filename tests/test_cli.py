@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from discriminator_guidance import cli
-from discriminator_guidance.__main__ import main
-from discriminator_guidance.config import load_config
-from discriminator_guidance.data.files import write_json
-from discriminator_guidance.run import one_line_errors
-from discriminator_guidance.stages.layout import Layout
+from dguide import cli
+from dguide.__main__ import main
+from dguide.run import one_line_errors
+from dguide.settings import load_config
+from dguide.stages.layout import Layout
+from discriminator_guidance.files import write_json
 
 from .commands import PROJECT, refused, run, succeed
 from .report.conftest import evaluation

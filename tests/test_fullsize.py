@@ -18,8 +18,8 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
-from discriminator_guidance.config import load_config
-from discriminator_guidance.stages.layout import Layout
+from dguide.settings import load_config
+from dguide.stages.layout import Layout
 
 from .commands import PROJECT, environment
 from .standins import write_all
@@ -63,7 +63,7 @@ def project(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     with (tmp_path / "params.yaml").open("w") as stream:
         YAML().dump(few(YAML(typ="safe").load((tmp_path / f"configs/{request.param}.yaml").read_text())), stream)
     official, written = write_all(tmp_path, load_config(tmp_path / "params.yaml"))
-    reader = tmp_path / "src/discriminator_guidance/data/cifar10.py"
+    reader = tmp_path / "src/dguide/sources/cifar10.py"
     reader.write_text(reader.read_text().replace(official, written))
     return tmp_path
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from discriminator_guidance import planning
-from discriminator_guidance.config import Config, load_config
-from discriminator_guidance.guidance.density_ratio import guidance_score
-from discriminator_guidance.guidance.sampler import sample
-from discriminator_guidance.planning import Kind, RealImages
-from discriminator_guidance.stages.sampling import sampler_settings, window_of
+from dguide import planning
+from dguide.planning import Kind, RealImages
+from dguide.settings import Config, load_config
+from dguide.stages.sampling import sampler_settings, window_of
+from discriminator_guidance.guidance import guidance_score
+from discriminator_guidance.sampler import heun as sample
 from tests.commands import PROJECT
-from tests.config.settings import MINI, read
+from tests.settings.settings import MINI, read
 from tests.stages.conftest import tiny_settings, write_params
 
 DIGITS = RealImages((1, 16, 16), 10, 1438, 359)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from discriminator_guidance.data.files import sha256
-from discriminator_guidance.run import run_stage
+from dguide.run import run_stage
+from discriminator_guidance.files import sha256
 
 from .commands import TORCHRUN, succeed
 from .stages.conftest import prepare_study, tiny_settings, write_params

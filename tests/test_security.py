@@ -7,8 +7,11 @@ from collections.abc import Iterator
 
 from .commands import PROJECT
 
-SOURCE = PROJECT / "src/discriminator_guidance"
-UNPICKLERS = {"checkpoints/weights.py", "data/restricted_pickle.py"}  # by allow-lists
+SOURCE = PROJECT / "src"
+UNPICKLERS = {  # by allow-lists
+    "discriminator_guidance/checkpoints/weights.py",
+    "discriminator_guidance/checkpoints/restricted_pickle.py",
+}
 LOADERS = {"_pickle", "cloudpickle", "code", "dill", "joblib", "marshal", "shelve", "yaml"}
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "pickle.loads",
              "pickle.Unpickler", "torch.hub.load", "pd.read_pickle"}  # fmt: skip

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dguide.stages.layout import Layout
 from discriminator_guidance import distributed
-from discriminator_guidance.stages.layout import Layout
 
 from .commands import TORCHRUN, succeed
 from .stages.conftest import prepare_study, run_stage, tiny_settings
@@ -19,7 +19,7 @@ STAGES = {"guided": {"variant": "own"}, "evaluation": {"variant": "own"}, "discr
           "fid_network": {}}  # the last, since its processes part  # fmt: skip
 PROGRAM = f"""
 from pathlib import Path
-from discriminator_guidance.run import run_stage
+from dguide.run import run_stage
 for stage, row in {STAGES}.items():
     run_stage(stage, Path("params.yaml"), **row)
 """

@@ -18,12 +18,12 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from discriminator_guidance import tracking
-from discriminator_guidance.data.files import sha256
+from dguide import tracking
+from dguide.run import run_stage
+from dguide.stages.networks import load_extractor, load_head
+from discriminator_guidance.files import sha256
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.networks.precision import prepare
-from discriminator_guidance.run import run_stage
-from discriminator_guidance.stages.networks import load_extractor, load_head
 
 from .commands import PROJECT, environment, run, succeed
 from .stages.conftest import prepare_study, tiny_settings, write_params
@@ -98,7 +98,7 @@ def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project
 
 def test_a_terminated_stage_is_recorded(project: Path, store: Any) -> None:
     _, layout = prepare_study(project / "ended", tiny_settings({"score.training.iterations": 10**6}))
-    own, command = environment(**ON, DVC_ROOT=str(project)), [sys.executable, "-m", "discriminator_guidance", "score"]
+    own, command = environment(**ON, DVC_ROOT=str(project)), [sys.executable, "-m", "dguide", "score"]
     with subprocess.Popen(command, cwd=layout.root, env=own) as process:
         while not list(layout.partial.glob("*/checkpoint.pt")):
             assert process.poll() is None

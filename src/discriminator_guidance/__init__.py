@@ -4,19 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from discriminator_guidance.api.adapters import from_diffusers, guided_unet
-    from discriminator_guidance.api.distance import frechet_distance
-    from discriminator_guidance.api.pretrained import from_pretrained, load_discriminator, load_edm
-    from discriminator_guidance.api.sampling import DiscriminatorGuidance, sample, to_uint8
-    from discriminator_guidance.api.training import train_discriminator
+    from discriminator_guidance.checkpoints.pretrained import from_pretrained, load_discriminator, load_edm
+    from discriminator_guidance.denoisers import from_diffusers, guided_unet
+    from discriminator_guidance.guidance import DiscriminatorGuidance
+    from discriminator_guidance.images import to_uint8
+    from discriminator_guidance.metrics.distance import frechet_distance
+    from discriminator_guidance.sampler import sample
+    from discriminator_guidance.training.discriminator import train_discriminator
 
 __version__ = "0.1.0"
 _MODULES = {
-    "adapters": ["from_diffusers", "guided_unet"],
-    "distance": ["frechet_distance"],
-    "pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
-    "sampling": ["DiscriminatorGuidance", "sample", "to_uint8"],
-    "training": ["train_discriminator"],
+    "checkpoints.pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
+    "denoisers": ["from_diffusers", "guided_unet"],
+    "guidance": ["DiscriminatorGuidance"],
+    "images": ["to_uint8"],
+    "metrics.distance": ["frechet_distance"],
+    "sampler": ["sample"],
+    "training.discriminator": ["train_discriminator"],
 }
 __all__ = ["DiscriminatorGuidance", "frechet_distance", "from_diffusers", "from_pretrained", "guided_unet"]
 __all__ += ["load_discriminator", "load_edm", "sample", "to_uint8", "train_discriminator"]
@@ -25,7 +29,7 @@ __all__ += ["load_discriminator", "load_edm", "sample", "to_uint8", "train_discr
 def __getattr__(name: str) -> Any:  # PEP 562: commands that compute nothing start without torch
     for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"discriminator_guidance.api.{module}"), name)
+            return getattr(import_module(f"discriminator_guidance.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

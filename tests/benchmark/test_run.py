@@ -8,8 +8,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from discriminator_guidance.benchmark import baseline, run
-from discriminator_guidance.config import Config
+from dguide.benchmark import baseline, run
+from dguide.settings import Config
 from discriminator_guidance.networks import cpu
 from discriminator_guidance.networks.adm import MemberLogits, build_extractor, build_head
 from discriminator_guidance.networks.precision import Compute

@@ -40,7 +40,7 @@ def test_a_disk_that_takes_nothing_keeps_the_earlier_result(project: Path, optio
 def test_a_quota_keeps_the_earlier_result(project: Path) -> None:
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
-        "from discriminator_guidance.__main__ import main; main()"
+        "from dguide.__main__ import main; main()"
     )
     refused(run(project, sys.executable, "-c", program, "real"), "data/mini/real/", "File too large", "free disk space")
     assert (project / "data/mini/real/train.npz").read_bytes() == b"earlier result"

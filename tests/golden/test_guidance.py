@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from discriminator_guidance.diffusion.vp_time import marginal_mean, tau_from_sigma
-from discriminator_guidance.guidance.density_ratio import LogRatio, guidance_score
-from discriminator_guidance.guidance.ensemble import combine
+from discriminator_guidance.ensemble import LogRatio, combine
+from discriminator_guidance.guidance import guidance_score
 from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.noise import marginal_mean, tau_from_sigma
 from tests.golden.vectors import Vectors, find
 
 OUTSIDE = 1e7  # the public code's mark for "outside the time window", +infinity here

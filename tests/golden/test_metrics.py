@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.evaluation.frechet import frechet_distance, frechet_influence, gaussian_of_features
-from discriminator_guidance.evaluation.kid import kid
-from discriminator_guidance.evaluation.manifold import precision_recall
-from tests.evaluation.sets import gaussian_statistics
+from discriminator_guidance.metrics.frechet import frechet_distance, frechet_influence, gaussian_of_features
+from discriminator_guidance.metrics.kid import kid
+from discriminator_guidance.metrics.manifold import precision_recall
 from tests.golden.vectors import Vectors, find
+from tests.metrics.sets import gaussian_statistics
 
 # What the product does not compute: F score, density and coverage; the Inception score, its logits and order.
 UNCOVERED = re.compile(

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.api.sampling import EDM_SAMPLER
-from discriminator_guidance.guidance.ensemble import combine
-from discriminator_guidance.guidance.sampler import SamplerSettings, sample
+from discriminator_guidance.ensemble import combine
 from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.sampler import EDM_SAMPLER, SamplerSettings
+from discriminator_guidance.sampler import heun as sample
 from tests.golden.test_guidance import PRECISIONS, marked, official_score
 from tests.golden.vectors import Vectors, find
 

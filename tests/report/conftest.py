@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from discriminator_guidance.config import load_config
-from discriminator_guidance.data.files import write_csv, write_json, write_npz
-from discriminator_guidance.report.gather import BASELINES, Difference, ReportInputs, Standing
+from dguide.report.gather import BASELINES, Difference, ReportInputs, Standing
+from dguide.settings import load_config
+from discriminator_guidance.files import write_csv, write_json, write_npz
 
 PROJECT = Path(__file__).parents[2]
 MINI = load_config(PROJECT / "configs" / "mini.yaml").model_dump(mode="json")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from discriminator_guidance.report import figures, samples
-from discriminator_guidance.report.gather import gather
+from dguide.report import figures, samples
+from dguide.report.gather import gather
 
 from .conftest import Maker
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from discriminator_guidance.config import load_config
-from discriminator_guidance.data.files import write_json
+from dguide.report import page
+from dguide.report.gather import ReportInputs, Standing
+from dguide.report.page import build_report
+from dguide.settings import load_config
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.report import page
-from discriminator_guidance.report.gather import ReportInputs, Standing
-from discriminator_guidance.report.page import build_report
+from discriminator_guidance.files import write_json
 
 from .conftest import MINI, PROJECT, VARIANTS, Maker, difference, maker_in
 

@@ -7,15 +7,9 @@ import re
 import pandas as pd
 import pytest
 
-from discriminator_guidance.report.format import estimate
-from discriminator_guidance.report.gather import Standing, gather
-from discriminator_guidance.report.tables import (
-    Table,
-    discriminator_table,
-    ensemble_table,
-    result_table,
-    sampling_table,
-)
+from dguide.report.format import estimate
+from dguide.report.gather import Standing, gather
+from dguide.report.tables import Table, discriminator_table, ensemble_table, result_table, sampling_table
 
 from .conftest import Maker, difference
 

@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import nn
 
+from dguide.settings import Config, load_config
+from dguide.stages.layout import Layout
 from discriminator_guidance.checkpoints.weights import save_weights
-from discriminator_guidance.config import Config, load_config
-from discriminator_guidance.data.files import write_json, write_npz
+from discriminator_guidance.files import write_json, write_npz
 from discriminator_guidance.networks.adm import build_extractor, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.networks.fid_network import FidNetwork
-from discriminator_guidance.stages.layout import Layout
-from tests.config.settings import MINI, changed
+from tests.settings.settings import MINI, changed
 
 Tiny = tuple[Config, Layout]
 IMAGES = 40  # real ones for training, and fakes
@@ -133,7 +133,7 @@ class Recorder:
 def run_stage(word: str, tiny: Tiny, *name: str) -> tuple[dict[str, Any], Recorder]:
     """Run a stage, of a member or variant if it has them."""
     tracker = Recorder()
-    summary = import_module(f"discriminator_guidance.stages.{word}").run(*tiny, tracker, *name)
+    summary = import_module(f"dguide.stages.{word}").run(*tiny, tracker, *name)
     return summary, tracker
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from discriminator_guidance.config import Variant
+from dguide.settings import Variant
+from dguide.stages.comparisons import differences, standings
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.significance import Measured
-from discriminator_guidance.stages.comparisons import differences, standings
+from discriminator_guidance.metrics.significance import Measured
 
 from .conftest import Tiny
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from discriminator_guidance import cli
+from dguide import cli
 from discriminator_guidance.checkpoints.weights import load_network
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond

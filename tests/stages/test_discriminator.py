@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dguide.stages import discriminator
+from dguide.stages.discriminator import head_settings, open_inputs
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.stages import discriminator
-from discriminator_guidance.stages.discriminator import head_settings, open_inputs
 
 from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
 from .released import head_file

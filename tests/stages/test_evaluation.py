@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from discriminator_guidance.data.files import write_npz
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.evaluation.classification import classification_scores
-from discriminator_guidance.evaluation.significance import Measured
-from tests.evaluation.sets import gaussian_statistics
+from discriminator_guidance.files import write_npz
+from discriminator_guidance.metrics.classification import classification_scores
+from discriminator_guidance.metrics.significance import Measured
+from tests.metrics.sets import gaussian_statistics
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dguide.stages.networks import load_extractor
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.stages.networks import load_extractor
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params
 from .released import FEATURES, classifier_file

@@ -12,10 +12,10 @@ from typing import Any
 import pooch
 import pytest
 
-from discriminator_guidance.config import Config, load_config
-from discriminator_guidance.config.sections import Download, Fetch
+from dguide.settings import Config, load_config
+from dguide.settings.sections import Download, Fetch
+from dguide.stages import fetch
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.stages import fetch
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONTENT = b"\x80\x04" + bytes(range(256)) * 2000

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from dguide.stages import guided
+from dguide.stages.layout import Layout
 from discriminator_guidance.checkpoints.weights import load_weights, save_weights
-from discriminator_guidance.data.images import to_uint8
-from discriminator_guidance.diffusion.vp_time import tau_from_sigma
 from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.stages import guided
-from discriminator_guidance.stages.layout import Layout
+from discriminator_guidance.images import to_uint8
+from discriminator_guidance.noise import tau_from_sigma
 
 from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
 
@@ -65,7 +65,7 @@ def test_the_trajectory_ends_in_the_samples(study: Layout) -> None:
     assert way["states"].shape == (5, 2, 8, 8, 1)
     assert way["denoised"].shape == (4, 2, 8, 8, 1)
     assert way["log_ratio"].shape == (4, 24)
-    assert np.array_equal(to_uint8(way["states"][-1].transpose(0, 3, 1, 2)), samples["images"][:2])
+    assert np.array_equal(to_uint8(torch.from_numpy(way["states"][-1].transpose(0, 3, 1, 2))), samples["images"][:2])
     assert (study.guided("d0") / "grid.png").is_file()
 
 

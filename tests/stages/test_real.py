@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from discriminator_guidance.config import load_config
-from discriminator_guidance.data.digits import read_digits
-from discriminator_guidance.data.images import content_digest
+from dguide.settings import load_config
+from dguide.sources.digits import read_digits
+from dguide.stages import real
+from dguide.stages.layout import Layout
+from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.stages import real
-from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.tracking import Tracker
-from tests.data import cifar_lookalike
+from discriminator_guidance.images import content_digest
+from tests.sources import cifar_lookalike
 
 PROJECT = Path(__file__).resolve().parents[2]
 DIGITS = PROJECT / "data" / "raw" / "digits.npz"

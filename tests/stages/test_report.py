@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
-from discriminator_guidance.data.files import sha256, write_json
-from discriminator_guidance.stages.report import provenance
+from dguide.stages.report import provenance
+from discriminator_guidance.files import sha256, write_json
 
 from .conftest import Tiny
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.guidance.density_ratio import Guidance
-from discriminator_guidance.guidance.sampler import SamplerSettings
+from dguide.stages.sampling import OpenVariant
+from discriminator_guidance.guidance import Guidance
 from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.stages.sampling import OpenVariant
+from discriminator_guidance.sampler import SamplerSettings
 
 CPU = Compute(torch.device("cpu"), "float32")
 SETTINGS = SamplerSettings(4, 0.2, 80.0, 7.0, 10.0, 0.0, float("inf"), 1.0, 1.0, 1.0, 1.0, True)  # churn and boosting

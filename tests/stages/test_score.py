@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dguide.stages.networks import load_denoiser
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.stages.networks import load_denoiser
 from tests.checkpoints import lookalike
 
 from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from discriminator_guidance.config import load_config
-from discriminator_guidance.stages.layout import Layout
+from dguide.settings import load_config
+from dguide.stages.layout import Layout
 from tests.stages.conftest import Tiny, made, tiny, tiny_settings, write_params
 
 __all__ = ["made", "tiny"]
@@ -38,7 +38,7 @@ def search(made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
         config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DGUIDE_TRACKING", "off")
-            import_module(f"discriminator_guidance.studies.{word}").run(config, layout, str(trials), False)
+            import_module(f"dguide.studies.{word}").run(config, layout, str(trials), False)
         return config, layout
 
     return run

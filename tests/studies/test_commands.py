@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from discriminator_guidance.config import load_config
+from dguide.settings import load_config
+from dguide.studies.record import promote_winner
 from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.studies.record import promote_winner
 from tests.commands import PROJECT
 
 ROW = {"needs": "discriminator", "members": ["d0", "d1"], "rule": "mean_logit", "weights": [0.25, 0.75], "w1": 1.5,

@@ -12,18 +12,18 @@ import numpy as np
 import optuna
 import pytest
 
-from discriminator_guidance.config import load_config
+from dguide.settings import load_config
+from dguide.stages.discriminator import open_inputs, start_head
+from dguide.stages.layout import Layout
+from dguide.stages.networks import load_fid_network
+from dguide.studies.discriminator import run, scores, starting_points, suggest
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.evaluation.features import extract_features
-from discriminator_guidance.evaluation.frechet import frechet_distance
+from discriminator_guidance.metrics.features import extract_features
+from discriminator_guidance.metrics.frechet import frechet_distance
 from discriminator_guidance.networks.precision import prepare
-from discriminator_guidance.stages.discriminator import open_inputs, start_head
-from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.stages.networks import load_fid_network
-from discriminator_guidance.studies.discriminator import run, scores, starting_points, suggest
-from discriminator_guidance.training.discriminator import fit_head
+from discriminator_guidance.training.heads import fit_head
 from tests.commands import environment
-from tests.evaluation.sets import gaussian_statistics
+from tests.metrics.sets import gaussian_statistics
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
 from tests.studies.conftest import table
 
@@ -121,7 +121,7 @@ def test_a_member_outside_of_what_is_searched_is_refused_before_anything_runs(ti
 def test_a_killed_training_ends_as_one_that_was_not(tiny: Tiny):
     epochs = {f"members.{name}.epochs": count for name, count in (("d0", 16), ("d1", 1))}
     config, layout = write_params(tiny[1].root, tiny_settings(epochs | {"study.discriminator.epochs": [1, 16]}))
-    command = [sys.executable, "-m", "discriminator_guidance", "study", "discriminator", "--trials", "2"]
+    command = [sys.executable, "-m", "dguide", "study", "discriminator", "--trials", "2"]
     worker = subprocess.Popen(command, cwd=layout.root, env=environment())
     while not (checkpoints := list(layout.partial.glob("study-*/checkpoint.pt"))):
         assert worker.poll() is None

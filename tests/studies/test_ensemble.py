@@ -8,10 +8,10 @@ from pathlib import Path
 import optuna
 import pytest
 
-from discriminator_guidance.config import load_config
+from dguide.settings import load_config
+from dguide.stages.layout import Layout
+from dguide.studies.ensemble import run, simplex_point, starting_points, suggest
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.studies.ensemble import run, simplex_point, starting_points, suggest
 from tests.stages.conftest import Tiny
 from tests.studies.conftest import table
 

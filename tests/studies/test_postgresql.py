@@ -10,10 +10,10 @@ from pathlib import Path
 import optuna
 import pytest
 
+from dguide.studies import storage
+from dguide.studies.storage import lost, storage_errors
+from dguide.studies.trials import ended
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.studies import storage
-from discriminator_guidance.studies.storage import lost, storage_errors
-from discriminator_guidance.studies.trials import ended
 from tests.stages.conftest import tiny_settings, write_params
 from tests.studies.postgres import Server, postgres_server, server_programs
 from tests.studies.worker import CORNERS, IMPATIENT, start, take_part

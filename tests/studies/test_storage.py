@@ -10,9 +10,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from dguide.studies.storage import lost
+from dguide.studies.trials import complete, ended, wanted
 from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.studies.storage import lost
-from discriminator_guidance.studies.trials import complete, ended, wanted
 from tests.studies.worker import CORNERS, PLAN, start, take_part
 
 

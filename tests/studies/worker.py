@@ -11,12 +11,12 @@ from pathlib import Path
 
 import optuna
 
-from discriminator_guidance.config import load_config
+from dguide.settings import load_config
+from dguide.stages.layout import Layout
+from dguide.studies import storage
+from dguide.studies.storage import StudyPlan
+from dguide.studies.trials import begin, run_trials
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.stages.layout import Layout
-from discriminator_guidance.studies import storage
-from discriminator_guidance.studies.storage import StudyPlan
-from discriminator_guidance.studies.trials import begin, run_trials
 from tests.commands import PROJECT, environment
 
 CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from discriminator_guidance.diffusion.seeds import generator
-from discriminator_guidance.diffusion.vp_time import importance_times, marginal_mean, marginal_std
+from discriminator_guidance.noise import generator, importance_times, marginal_mean, marginal_std
 from discriminator_guidance.training.pairs import (
     bootstrap_rows,
     draw_noised,

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.diffusion.seeds import generator
 from discriminator_guidance.networks.adm import build_extractor, build_head
+from discriminator_guidance.noise import generator
 from discriminator_guidance.training.pairs import Pairs, Split
 from discriminator_guidance.training.score import edm_loss
 from discriminator_guidance.training.score_matching import ScoreMatching
-from tests.guidance.gaussians import SHAPE, Gaussian, log_ratio_of
+from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.standins import alive
 
 from .test_discriminator import labelled_pairs, run

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.checkpoints.weights import AS_PUBLISHED, fit_network, load_torch
-from discriminator_guidance.data.files import reason
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.files import reason
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from discriminator_guidance.checkpoints.restricted_pickle import Call, read_pickle
 from discriminator_guidance.checkpoints.weights import AS_PUBLISHED, fit_network, load_torch
-from discriminator_guidance.data.files import reason
-from discriminator_guidance.data.restricted_pickle import Call, read_pickle
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.files import reason
 from discriminator_guidance.networks.edm import EDMPrecond
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"

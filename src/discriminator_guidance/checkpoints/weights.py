@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from discriminator_guidance.data.files import read_json, reason, require, write_bytes, write_json
 from discriminator_guidance.errors import InputError, UserError
+from discriminator_guidance.files import read_json, reason, require, write_bytes, write_json
 
 WEIGHT_FILES = ("model.safetensors", "config.json")
 AS_PUBLISHED = "use the file as its authors published it"

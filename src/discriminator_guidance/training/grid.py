@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from discriminator_guidance import distributed
-from discriminator_guidance.diffusion.seeds import normal
-from discriminator_guidance.diffusion.vp_time import quantile_grid
 from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.noise import normal, quantile_grid
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import Pairs, scaled, vp_noised
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from discriminator_guidance import distributed
-from discriminator_guidance.diffusion.seeds import torch_seed
 from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.noise import torch_seed
 
 Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image

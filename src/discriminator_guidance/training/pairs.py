@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.diffusion.seeds import generator
-from discriminator_guidance.diffusion.vp_time import importance_times, marginal_mean, marginal_std, uniform_times
+from discriminator_guidance.noise import generator, importance_times, marginal_mean, marginal_std, uniform_times
 
 
 @dataclass(frozen=True)

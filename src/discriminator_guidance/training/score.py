@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.diffusion.noise_levels import lognormal_sigmas
-from discriminator_guidance.diffusion.seeds import generator
 from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.noise import generator, lognormal_sigmas
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, Snapshots, train
 from discriminator_guidance.training.pairs import scaled
 

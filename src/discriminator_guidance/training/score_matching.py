@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from discriminator_guidance.diffusion.noise_levels import lognormal_sigmas
-from discriminator_guidance.diffusion.vp_time import marginal_mean, sigma_from_tau, tau_from_sigma
+from discriminator_guidance.noise import lognormal_sigmas, marginal_mean, sigma_from_tau, tau_from_sigma
 from discriminator_guidance.training.grid import Features
 from discriminator_guidance.training.loop import Batch
 from discriminator_guidance.training.pairs import Pairs, scaled

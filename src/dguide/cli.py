@@ -1,0 +1,281 @@
+"""The command `dguide`: parse, call, show."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dguide import progress
+from dguide.run import run_stage
+from dguide.stages.layout import Layout
+from dguide.studies.commands import PARAMS, Params, study
+from discriminator_guidance import __version__
+from discriminator_guidance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dguide.settings import Config
+
+PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
+MOST_SEEDS = 10**6
+
+app = typer.Typer(
+    help="A reproducible study of Discriminator Guidance for diffusion models. Settings come from params.yaml.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+convert = typer.Typer(help="Convert a released checkpoint to safetensors; nothing in it is executed.")
+app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
+app.add_typer(convert, name="convert", rich_help_panel=TOOLS, no_args_is_help=True)
+
+Replicate = Annotated[
+    int | None, typer.Option("--replicate", min=0, help="Run only this training replicate, e.g. as one of many jobs.")
+]
+Member = Annotated[str, typer.Argument(help="A row of `members`.")]
+Variant = Annotated[str, typer.Argument(help="A row of `variants`.")]
+
+
+def _opened(params: Path) -> tuple[Config, Layout]:
+    """The settings, whose types take a while to import, and the folders of their profile."""
+    from dguide.settings import load_config
+
+    settings = load_config(params)
+    return settings, Layout(Path.cwd(), settings.profile)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=PIPELINE)
+def real(params: Params = PARAMS) -> None:
+    """Prepare the real images: training set, held-out set, data card."""
+    run_stage("real", params)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def score(replicate: Replicate = None, params: Params = PARAMS) -> None:
+    """Train or convert the score network, the EDM denoiser."""
+    run_stage("score", params, replicate)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def extractor(replicate: Replicate = None, params: Params = PARAMS) -> None:
+    """Train or convert the time-conditional classifier whose features feed the discriminators."""
+    run_stage("extractor", params, replicate)
+
+
+@app.command("fid_network", rich_help_panel=PIPELINE)
+def fid_network(params: Params = PARAMS) -> None:
+    """Train or convert the network whose features define the Frechet distance."""
+    run_stage("fid_network", params)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def fake(replicate: Replicate = None, params: Params = PARAMS) -> None:
+    """Draw the unguided samples that discriminators learn from."""
+    run_stage("fake", params, replicate)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def discriminator(member: Member, replicate: Replicate = None, params: Params = PARAMS) -> None:
+    """Train one discriminator."""
+    run_stage("discriminator", params, replicate, member=member)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def guided(variant: Variant, replicate: Replicate = None, params: Params = PARAMS) -> None:
+    """Draw the evaluation samples of one variant."""
+    run_stage("guided", params, replicate, variant=variant)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def evaluation(variant: Variant, params: Params = PARAMS) -> None:
+    """Evaluate the samples of one variant: FID, KID, precision, recall, intervals."""
+    run_stage("evaluation", params, variant=variant)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def report(params: Params = PARAMS) -> None:
+    """Write tables, figures and index.html."""
+    run_stage("report", params)
+
+
+@app.command(rich_help_panel=TOOLS)
+def profile(
+    name: Annotated[str, typer.Argument(help="A file in configs/, without .yaml.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no profile has.")] = False,
+) -> None:
+    """Activate a profile: copy configs/NAME.yaml to params.yaml."""
+    from dguide.settings import use_profile
+
+    use_profile(Path.cwd(), name, force)
+    typer.echo(f"params.yaml is now profile {name}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def config(params: Params = PARAMS) -> None:
+    """Check the settings without running anything."""
+    settings, _ = _opened(params)
+    rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
+    typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def summary(
+    file: Annotated[Path | None, typer.Option("--json", help="Where to write the results.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Print the results of the profile."""
+    from dguide.report.gather import read_evaluation, summary_record, summary_rows
+    from dguide.tracking import recorded_seconds
+    from discriminator_guidance.files import write_json
+
+    settings, layout = _opened(params)
+    folder = layout.report
+    evaluations = {name: read_evaluation(folder, name) for name in settings.variants}
+    if file is not None:
+        write_json(file, summary_record(evaluations, settings.model_dump(), recorded_seconds(settings.profile)))
+    cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
+    title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
+    progress.summary(title, summary_rows(evaluations))
+    typer.echo(f"tables, figures and the page: {folder.relative_to(Path.cwd())}/index.html")
+
+
+@app.command(rich_help_panel=TOOLS)
+def sample(
+    variant: Annotated[str, typer.Option(help="A row of `variants`.")],
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Sample seeds, e.g. 0-63 or 3,5-7.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder for <seed>.png files, or a .png for a grid.")],
+    params: Params = PARAMS,
+) -> None:
+    """Draw single samples of a variant by their seeds, as PNG files."""
+    from dguide.stages.guided import write_images
+
+    (settings, layout), numbers = _opened(params), _seeds(seeds)
+    write_images(settings, layout.replicates(settings.replicates)[0], variant, numbers, out)
+    typer.echo(f"{len(numbers)} samples of {variant}: {out}")
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip()) for part in text.split(",")]
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    if None in parts or not 1 <= sum(map(len, ranges)) <= MOST_SEEDS:
+        raise ConfigError(f"1 to {MOST_SEEDS:,} seeds such as 0-63 or 3,5-7", repr(text), "correct --seeds")
+    return list(dict.fromkeys(chain(*ranges)))
+
+
+@app.command(rich_help_panel=TOOLS)
+def fid(
+    images: Annotated[Path, typer.Option(help="Generated images: a folder, a zip or an .npz.")],
+    reference: Annotated[Path, typer.Option(help="Real images, in the same formats.")],
+    against: Annotated[Path | None, typer.Option(help="Other generated images to compare with.")] = None,
+    network: Annotated[str, typer.Option(help="`inception`, its .pth file, or a folder `fid_network`.")] = "inception",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one feature pass.")] = 64,
+) -> None:
+    """Measure FID, KID, precision and recall of any images, with intervals; compare two sets."""
+    from dguide.stages import fid as command
+
+    found = command.run(images, against, reference, network, batch_size)
+    counts = ", ".join(f"{len(each.names):,} {name} ({each.path})" for name, each in found.sets.items())
+    progress.summary(f"{counts}: 95 % intervals cover sampling noise; network and reference are fixed", found.rows())
+    if against is not None:
+        typer.echo(found.sentence())
+
+
+@app.command(rich_help_panel=TOOLS)
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Files of `fetch.files` (default: all).")] = None,
+    only_list: Annotated[bool, typer.Option("--list", help="Show which files are present or missing.")] = False,
+    params: Params = PARAMS,
+) -> None:
+    """Download the third-party files that a profile needs, and check their hashes."""
+    from dguide.stages import fetch as stage
+
+    settings, layout = _opened(params)
+    action = stage.listing if only_list else stage.run
+    rows = action(settings, layout.root, names or [])
+    progress.summary(f"profile {settings.profile}: third-party files", rows)
+
+
+@app.command(rich_help_panel=TOOLS)
+def release(
+    folder: Annotated[Path, typer.Argument(help="Where to write a folder named after the profile.")] = Path("dist"),
+    params: Params = PARAMS,
+) -> None:
+    """Pack the networks of the profile so that others can load them with `from_pretrained`."""
+    from dguide.stages import release as stage
+
+    settings, layout = _opened(params)
+    rows = stage.run(settings, layout, folder / settings.profile)
+    progress.summary(f"profile {settings.profile}: released networks", rows)
+
+
+@convert.command("edm")
+def convert_edm(
+    file: Annotated[Path, typer.Argument(help="An EDM .pkl.")],
+    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")],
+) -> None:
+    """Convert an EDM score network."""
+    from discriminator_guidance.checkpoints.edm_pickle import read_edm
+
+    _converted(file, *read_edm(file), folder)
+
+
+@convert.command("adm")
+def convert_adm(
+    file: Annotated[Path, typer.Argument(help="A classifier or discriminator .pt.")],
+    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")],
+    head_channels: Annotated[int, typer.Option(min=1, help="Channels of an attention head.")] = 64,
+) -> None:
+    """Convert an ADM classifier or a DG discriminator."""
+    from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+
+    _converted(file, *read_adm(file, head_channels), folder)
+
+
+def _converted(file: Path, network: nn.Module, arguments: dict[str, Any], folder: Path) -> None:
+    from discriminator_guidance.checkpoints.weights import save_weights
+
+    state = network.state_dict()
+    save_weights(folder, state, arguments)
+    held = {"tensors": len(state), "elements": sum(tensor.numel() for tensor in state.values())}
+    progress.summary(f"converted {file.name}", [{**held, "folder": folder}])
+
+
+@app.command(rich_help_panel=TOOLS)
+def plan(
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long to time this machine.")] = 30.0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of torchrun that share each stage.")] = 1,
+    params: Params = PARAMS,
+) -> None:
+    """Estimate the time of each stage on this machine and list missing files, without running a stage."""
+    from dguide import planning
+
+    settings, layout = _opened(params)
+    rows = planning.table(planning.estimate(settings, layout, seconds, processes))
+    progress.summary(f"profile {settings.profile}: estimates", rows)
+    for line in planning.missing_files(settings, layout.root):
+        typer.echo(f"missing: {line}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def benchmark(
+    file: Annotated[Path | None, typer.Option("--json", help="Where to write (default: reports/<profile>).")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Approximate duration in seconds.")] = 120.0,
+    params: Params = Path("configs/cifar10.yaml"),
+) -> None:
+    """Time this project against the baseline."""
+    from dguide.benchmark import run
+
+    settings, layout = _opened(params)
+    rows = run.benchmark(settings, seconds, file or layout.report / "benchmark.json")
+    progress.summary(f"profile {settings.profile}: seconds of a call, medians", rows)

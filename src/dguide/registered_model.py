@@ -1,0 +1,45 @@
+"""A registered discriminator as MLflow loads it: networks from the folders in which DVC keeps them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import torch
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from pydantic import BaseModel
+
+from dguide.stages.layout import Layout
+from dguide.stages.networks import load_extractor, load_head
+from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.networks.precision import prepare
+
+
+class NoisyImage(BaseModel):
+    """An image (C, H, W) in VP scale at a VP time, and its class for a conditional discriminator."""
+
+    x_vp: list[list[list[float]]]
+    tau: float
+    label: int | None = None
+
+
+class RegisteredDiscriminator(PythonModel):
+    """A discriminator with its extractor, loaded from the project folder."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read the networks; `folder` is models/<profile>/discriminator/<member>[/<replicate>]."""
+        _, profile, _, member, *replicate = Path(context.model_config["folder"]).parts
+        layout, compute = Layout(Path.cwd(), profile, *replicate), prepare("cpu", "float32", torch.get_num_threads())
+        self.members = MemberLogits(load_extractor(layout, compute), [load_head(layout, member, compute)])
+
+    def predict(self, context: PythonModelContext, model_input: list[NoisyImage], params: Any = None) -> list[float]:
+        """The logit of real against fake for each image."""
+        x_vp, tau = (torch.tensor([getattr(image, name) for image in model_input]) for name in ("x_vp", "tau"))
+        conditional = model_input[0].label is not None
+        labels = torch.tensor([image.label for image in model_input]) if conditional else None
+        with torch.no_grad():
+            return [float(logit) for logit in self.members(x_vp, tau, labels)[0]]
+
+
+mlflow.models.set_model(RegisteredDiscriminator())

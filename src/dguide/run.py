@@ -1,0 +1,103 @@
+"""One stage as a process: settings, inputs, an MLflow run, and errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dguide import progress
+from discriminator_guidance import distributed
+from discriminator_guidance.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from dguide.settings import Config
+    from dguide.stages.layout import Layout
+
+# OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
+SPINCOUNT = "10000"
+
+
+def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
+    """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
+
+    A stage that trains or samples runs once for each training replicate, or for one of them. The processes of torchrun
+    divide the replicates, as `work_apart` says, or what is done in each.
+    """
+    from dguide import tracking
+    from dguide.settings import load_config
+    from dguide.stages.layout import REPLICATED, Layout, work_apart
+
+    config = load_config(params)
+    layout = Layout(Path.cwd(), config.profile)
+    for kind, name in row.items():
+        rows = getattr(config, f"{kind}s")
+        if name not in rows:
+            raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
+    stage: Any = import_module(f"dguide.stages.{word}")
+    results = []
+    layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
+    if replicate is not None and replicate >= len(layouts):
+        raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
+    numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
+    if distributed.world_size() > 1 and work_apart(word, len(numbers), distributed.world_size()):
+        numbers = distributed.own_jobs(numbers)
+    for number in numbers:
+        own_layout = layouts[number]
+        own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), own_layout.replicate]))
+        tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
+        with tracking.run(config.profile, name, tags, _settings(own, word, row)) as tracker:
+            tracker.inputs(_inputs(own_layout, word, row))
+            result: dict[str, Any] = stage.run(own, own_layout, tracker, *row.values())
+            tracker.summary(result)
+        results.append({"replicate": number, **result} if own_layout.replicate else result)
+    if distributed.is_first() and results:
+        progress.summary("/".join([word, *row.values()]), results)
+    distributed.barrier()  # the first rank may still read what the others wrote
+
+
+def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
+    """What MLflow records as parameters: the sections and the row that the stage reads."""
+    words = {"runtime", word, *(("sampler",) if word in ("fake", "guided", "evaluation") else ())}
+    sections = {key: value for key, value in config.model_dump(mode="json").items() if key in words}
+    for kind, name in row.items():
+        of_row = config.member(name) if kind == "member" else config.variants[name]
+        sections |= {kind: {"name": name, **of_row.model_dump(mode="json")}}
+    return sections
+
+
+def _inputs(layout: Layout, word: str, row: dict[str, str]) -> dict[str, Path]:
+    """The image sets that a stage reads."""
+    real, fake = layout.real / "train.npz", layout.fake / "samples.npz"
+    if word == "evaluation":
+        return {"real": real, "samples": layout.guided(row["variant"]) / "samples.npz"}
+    sets = {"score": {"real": real}, "extractor": {"real": real}, "fid_network": {"real": real},
+            "discriminator": {"real": real, "fake": fake}}  # fmt: skip
+    return sets.get(word, {})
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Show what a user can correct as one line, and exit with code 2."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)  # read when torch starts
+    try:
+        yield
+        return
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        if error.strerror is None or error.filename is None:
+            raise
+        message = f"expected to read or write {error.filename}; got {error.strerror}; correct it and try again"
+    except (MemoryError, RuntimeError) as error:
+        signs = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
+            raise
+        message = "expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu"
+    progress.notice(message, "error")
+    sys.exit(2)

@@ -1,0 +1,25 @@
+"""Stage `fake`: unguided samples, which discriminators learn to distinguish from real images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dguide.settings import Config
+from dguide.stages.guided import draw_samples
+from dguide.stages.layout import Layout
+from dguide.tracking import Tracker
+from discriminator_guidance import distributed
+from discriminator_guidance.files import write_npz
+from discriminator_guidance.images import write_grid
+
+
+def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
+    """Write samples.npz (images, index, labels of a conditional profile) and grid.png."""
+    drawn = draw_samples(config, layout, config.variants["edm"], config.fake, "fake")
+    if not distributed.is_first():
+        return {}
+    arrays = {name: drawn[name] for name in ("images", "index", "labels") if name in drawn}
+    write_npz(layout.fake / "samples.npz", **arrays)
+    write_grid(layout.fake / "grid.png", drawn["images"])
+    tracker.artifact(layout.fake / "grid.png")
+    return {"images": len(drawn["images"])}

@@ -1,0 +1,69 @@
+"""Command `fetch`: the files that a profile needs from elsewhere, downloaded with pooch, checked, or described."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pooch
+
+from dguide.settings import Config
+from dguide.settings.sections import Download
+from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.files import reason
+
+
+def listing(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Rows `file`, `state`, `path`, `detail` of the named files (all without names), whether they are here or not."""
+    files = config.fetch.files
+    if unknown := [name for name in names if name not in files]:
+        raise ConfigError("a file of fetch.files", repr(unknown[0]), f"choose from: {', '.join(files) or 'none here'}")
+    return [_row(name, files[name], root) for name in names or files]
+
+
+def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Download what is missing, every file even if another fails; the rows of `listing` afterwards."""
+    failures = []
+    for row in listing(config, root, names):
+        name, missing = row["file"], row["state"] == "missing"
+        file = config.fetch.files[name]
+        try:
+            if missing and file.url is not None:
+                _download(name, file, root)
+            elif row["state"] == "wrong" or (missing and names):
+                raise InputError(f"{name} at {file.path}", row["detail"], _by_hand(file))
+        except InputError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return listing(config, root, names)
+
+
+def _row(name: str, file: Download, root: Path) -> dict[str, str]:
+    path, kind = root / file.path, (file.hash or "sha256:").partition(":")[0]
+    found = f"{kind}:{pooch.file_hash(str(path), alg=kind)}" if path.is_file() else None
+    if found is None:
+        state, detail = "missing", f"dguide fetch {name}, or {_by_hand(file)}" if file.url else _by_hand(file)
+    elif file.hash is None:
+        state, detail = "unchecked", f"its publisher gives no hash; to check it from now on: hash: {found}"
+    elif found != file.hash:
+        state, detail = "wrong", f"{found} instead of {file.hash}: remove it"
+    else:
+        state, detail = "checked", ""
+    return {"file": name, "state": state, "path": str(file.path), "detail": detail}
+
+
+def _by_hand(file: Download) -> str:
+    return f"put the file at {file.path} by hand ({file.by_hand})"
+
+
+def _download(name: str, file: Download, root: Path) -> None:
+    path = root / file.path
+    pooch.get_logger().setLevel(logging.WARNING)
+    where = {"registry": {path.name: file.hash}, "urls": {path.name: file.url}}
+    files = pooch.create(path.parent, base_url="", retry_if_failed=3, **where)
+    try:
+        files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
+    except Exception as error:  # requests, urllib3 and pooch raise some dozen types
+        raise InputError(f"{name} from {file.url}", reason(error), f"fetch it again, or {_by_hand(file)}") from error

@@ -1,0 +1,104 @@
+"""Command `fid`: distances of images from anywhere to a reference, and whether two sets of them differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dguide import progress
+from dguide.report.format import estimate, verdict
+from dguide.stages.layout import Layout
+from dguide.stages.networks import INCEPTION, load_fid_network, released_file
+from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.files import read_json
+from discriminator_guidance.image_files import ImageSet, open_images
+from discriminator_guidance.metrics.features import extract_features
+from discriminator_guidance.metrics.frechet import frechet_influence, gaussian_of_features
+from discriminator_guidance.metrics.inception import InceptionFeatures
+from discriminator_guidance.metrics.kid import kid_influence
+from discriminator_guidance.metrics.manifold import precision_recall
+from discriminator_guidance.metrics.significance import Measured
+from discriminator_guidance.networks.fid_network import FidNetwork
+from discriminator_guidance.networks.precision import Compute, prepare
+
+INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
+NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """The metrics of one or two sets of images, and their difference: FID, KID, precision, recall."""
+
+    sets: dict[str, ImageSet]  # "images", "against" if given, "reference"
+    columns: dict[str, dict[str, Measured]]  # "images", and with "against" also that and "difference"
+    paired: bool
+
+    def rows(self) -> list[dict[str, str]]:
+        """Values with 95 % intervals, a row for each metric."""
+        names = self.columns["images"]
+        return [{"metric": name, **{column: self._text(column, name) for column in self.columns}} for name in names]
+
+    def sentence(self) -> str:
+        """Whether the two sets differ in FID, and whether KID agrees."""
+        (name, fid), (_, kid), *_ = self.columns["difference"].items()
+        words = {"better": "significantly below", "worse": "significantly above"}
+        found = words.get(verdict(fid.interval()), "indistinguishable from")
+        numbers = f"{self._text('difference', name)}, p = {fid.p_value():.2g}, {'' if self.paired else 'un'}paired"
+        odd = "; KID disagrees in sign" if fid.mean * kid.mean < 0 else ""
+        return f"{name}: {self.sets['images'].path} is {found} {self.sets['against'].path} ({numbers}){odd}"
+
+    def _text(self, column: str, name: str) -> str:
+        measured, digits = self.columns[column][name], 5 if name.startswith("KID") else 3
+        return estimate(measured.mean, measured.interval(), digits, column == "difference")
+
+
+def run(images: Path, against: Path | None, reference: Path, network: str, batch_size: int) -> Distances:
+    """Measure one or two sets of images; those with the same names are paired."""
+    paths = {"images": images, "against": against, "reference": reference}
+    sets = {name: open_images(path) for name, path in paths.items() if path is not None}
+    shape = sets["reference"].shape
+    for name, each in sets.items():
+        if each.shape != shape or len(each.names) < NEIGHBORHOOD + 2:
+            expected = f"{NEIGHBORHOOD + 2} or more images (H, W, C) {shape}, as in {reference}, in --{name}"
+            found = f"{len(each.names)} {each.shape} in {each.path}"
+            raise InputError(expected, found, "give more images, or bring all to one size")
+    compute = prepare("auto", "float32", torch.get_num_threads())
+    label, extractor = _network(network, shape, compute)
+    features = {}
+    for name, each in sets.items():
+        with progress.bar(f"features of {each.path}", len(each.names), "images") as advance:
+            batches = each.batches(batch_size)
+            parts = [extract_features(extractor.features, b, batch_size, compute.device, advance) for b in batches]
+        features[name] = np.concatenate(parts)
+    real = features.pop("reference")
+    gaussian, columns = gaussian_of_features(real), dict[str, dict[str, Measured]]()
+    for name, rows in features.items():
+        shares = precision_recall(rows, real, NEIGHBORHOOD, device=compute.device)
+        values = frechet_influence(rows, gaussian), kid_influence(rows, real), *shares
+        names = label, label.replace("FID", "KID", 1), "precision", "recall"
+        columns[name] = {metric: Measured.of([each]) for metric, each in zip(names, values, strict=True)}
+    paired = against is not None and sets["images"].names == sets["against"].names
+    if against is not None:
+        minus = Measured.minus if paired else Measured.minus_independent
+        columns["difference"] = {key: minus(each, columns["against"][key]) for key, each in columns["images"].items()}
+    return Distances(sets, columns, paired)
+
+
+def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FidNetwork | InceptionFeatures]:
+    """The name of a distance and its network: torch-fidelity's Inception, or the `fid_network` of a profile."""
+    if choice == "inception" or choice.endswith(".pth"):
+        key = "--network inception (dguide fetch inception --params configs/cifar10.yaml)"
+        path = INCEPTION_WEIGHTS if choice == "inception" else choice
+        weights = released_file(Layout(Path.cwd(), ""), path, key)
+        return "FID", InceptionFeatures(read_state_dict(weights)).to(compute.device).eval().requires_grad_(False)
+    folder = Path(choice).parent if choice.endswith(".safetensors") else Path(choice)
+    arguments = read_json(folder / "config.json", "fid_network")
+    size, channels = arguments.get("image_size"), arguments.get("in_channels")
+    if arguments != INCEPTION and (size, size, channels) != shape:
+        expected = f"images (H, W, C) ({size}, {size}, {channels}), of which {folder} has features"
+        raise InputError(expected, f"{shape}", "choose another --network, or other images")
+    return "FID" if arguments == INCEPTION else f"FID ({folder})", load_fid_network(folder, compute)

@@ -1,0 +1,89 @@
+"""Stage `real`: the images the study is about, split into training and held-out ones, with a data card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dguide import progress
+from dguide.settings import Config
+from dguide.sources.cifar10 import read_cifar10
+from dguide.sources.digits import read_digits
+from dguide.stages.layout import Layout
+from dguide.tracking import Tracker
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.files import write_json, write_npz
+from discriminator_guidance.image_files import open_images, read_images
+from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, Images, content_digest, write_grid
+from discriminator_guidance.noise import generator
+
+
+def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
+    """Make `train.npz`, `holdout.npz`, `card.json` and `grid.png`, or nothing where a source is not as it should be."""
+    settings, path, size = config.real, layout.root / config.real.path, config.real.image_size
+    if settings.source == "cifar10":
+        train, holdout = read_cifar10(path, size)
+    elif settings.separate_holdout is None:
+        images = read_digits(path, size) if settings.source == "digits" else _read(path, size)
+        train, holdout = _split(images, settings.seed, settings.holdout_fraction)
+    else:
+        other = layout.root / settings.separate_holdout
+        train, holdout = _read(path, size), _read(other, size)
+        _check_alike(train, holdout, other)
+
+    for name, part in (("train", train), ("holdout", holdout)):
+        write_npz(layout.real / f"{name}.npz", images=part.images, labels=part.labels)
+    labels = np.concatenate([train.labels, holdout.labels])
+    per_class = np.bincount(labels, minlength=len(train.classes)).tolist()
+    card = {
+        "source": settings.source,
+        "note": settings.note,
+        "count": len(labels),
+        "train": len(train.labels),
+        "holdout": len(holdout.labels),
+        "shape": list(train.images.shape[1:]),
+        "classes": dict(zip(train.classes, per_class, strict=True)),
+    }
+    write_json(layout.real / "card.json", card)
+    write_grid(layout.real / "grid.png", _shown(train))
+    tracker.artifact(layout.real / "card.json")
+    tracker.artifact(layout.real / "grid.png")
+    return {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
+
+
+def _read(path: Path, image_size: int) -> Images:
+    with progress.bar(f"real {path.name}", len(open_images(path).names), "images") as advance:
+        return read_images(path, image_size, advance)
+
+
+def _split(images: Images, seed: int, holdout_fraction: float) -> tuple[Images, Images]:
+    """Training and held-out images, drawn at random, in their order."""
+    order = generator(seed, "holdout", 0, 0).permutation(len(images.images))
+    held_out = round(holdout_fraction * len(order))
+    if held_out in (0, len(order)):
+        remedy = "change real.holdout_fraction or give more images"
+        raise InputError("images in both parts", f"{held_out} of {len(order)} held out", remedy)
+    parts = np.sort(order[held_out:]), np.sort(order[:held_out])
+    train, holdout = (Images(images.images[rows], images.labels[rows], images.classes) for rows in parts)
+    return train, holdout
+
+
+def _check_alike(train: Images, holdout: Images, path: Path) -> None:
+    if train.classes != holdout.classes:
+        odd = sorted(set(train.classes) ^ set(holdout.classes))[0]
+        raise InputError(f"the classes of the training images in {path}", f"a difference: {odd}", "make them agree")
+    shape = train.images.shape[1:]
+    if shape != holdout.images.shape[1:]:
+        raise InputError(f"images (H, W, C) {shape} in {path}", f"{holdout.images.shape[1:]}", "make them agree")
+    if content_digest(train.images) == content_digest(holdout.images):
+        raise InputError(f"other images in {path}", "the training images", "correct real.holdout_path")
+
+
+def _shown(train: Images) -> np.ndarray:
+    """Images for the grid: the first ones, or evenly spread ones where the first would all be of one class."""
+    if (np.diff(train.labels) < 0).any():
+        return train.images
+    count = min(len(train.images), GRID_COLUMNS * GRID_ROWS)
+    return train.images[np.arange(count) * len(train.images) // count]

@@ -1,0 +1,55 @@
+"""Command `release`: the networks of a profile in Hugging Face's layout, which `from_pretrained` reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dguide.stages.networks import INCEPTION
+from discriminator_guidance.checkpoints.weights import load_weights, save_weights
+from discriminator_guidance.files import write_bytes
+
+if TYPE_CHECKING:
+    from dguide.settings import Config
+    from dguide.stages.layout import Layout
+
+CARD = """---
+library_name: discriminator-guidance
+license: {license}
+tags: [diffusion, discriminator-guidance]
+---
+# {profile}/{part}
+
+A network for images of {size}x{size} pixels ({source}). `discriminator_guidance.from_pretrained` loads the folder
+`{profile}`. Settings of this network:
+
+```json
+{settings}
+```
+"""
+
+
+def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
+    """Write model.safetensors, config.json and README.md of each network into folder/<part>; rows of what they hold.
+
+    Of several training replicates the first is taken. Inception is left out.
+    """
+    first = layout.replicates(config.replicates)[0]
+    parts = {word: (first.model(word), getattr(config, word)) for word in ("score", "extractor", "fid_network")}
+    parts |= {f"discriminator/{name}": (first.discriminator(name), config.member(name)) for name in config.members}
+    here = {config.score.source, config.extractor.source} == {"train"} and all(
+        member.start.startswith("models/") for member in config.members.values()
+    )
+    about = {"profile": config.profile, "source": config.real.source, "size": config.real.image_size}
+    about |= {"license": "mit" if here else "other  # that of the pretrained weights in it"}
+    rows = []
+    for part, (source, settings) in parts.items():
+        state, arguments = load_weights(source, part.partition("/")[0])
+        if arguments == INCEPTION:
+            continue
+        text = CARD.format(part=part, settings=json.dumps(settings.model_dump(mode="json"), indent=2), **about)
+        save_weights(folder / part, state, arguments)
+        write_bytes(folder / part / "README.md", text.encode())
+        rows.append({"folder": folder / part, "elements": sum(tensor.numel() for tensor in state.values())})
+    return rows

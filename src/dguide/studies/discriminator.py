@@ -1,0 +1,195 @@
+"""Study `discriminator`: with which settings a discriminator has the best probabilities, and guides best.
+
+Trials are searched for by their probabilities on validation images, which are cheap enough to prune by. Each trial that
+ends is then judged by the distance of the samples that it guides; of the best few, the finalists, the smallest wins.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.pruners import PercentilePruner
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
+
+from dguide.settings import Config, HeadNetwork, Member, Variant
+from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
+from dguide.stages.layout import Layout
+from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
+from dguide.studies.record import attach_samples, draw_pareto, seconds, write_record
+from dguide.studies.storage import StudyPlan
+from dguide.studies.trials import GRID, begin, complete, run_trials, wanted
+from dguide.tracking import Tracker
+from discriminator_guidance.errors import ConfigError, DivergenceError
+from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
+from discriminator_guidance.training.grid import grid_logits
+from discriminator_guidance.training.heads import fit_head
+from discriminator_guidance.training.loop import Row
+
+WORD, TUNED = "discriminator", "tuned"
+CHOICES = ("importance_sampling", "model_channels", "bagging")  # parameters without an order
+LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned there
+
+
+def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
+    """Search up to a number of trials and write the record; returns the winner."""
+    study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
+    total = wanted(trials, study)
+    distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout, _first(config))
+    run_trials(study, partial(_objective, inputs, distances), total, config, config.study.discriminator.model_dump())
+    return write_results(study, config, layout)
+
+
+def plan(config: Config, layout: Layout) -> StudyPlan:
+    """The search."""
+    search, pruner = config.study.discriminator, config.study.discriminator.pruner
+    if None in search.bagging and config.discriminator.bagging is not None:
+        remedy = "remove null from study.discriminator.bagging: a row of members cannot say it"
+        raise ConfigError("discriminator.bagging: null", str(config.discriminator.bagging), remedy)
+    return StudyPlan(
+        word=WORD,
+        objective=f"validation cross entropy + {search.calibration_weight:g} x calibration error",
+        settings={
+            "search": search.model_dump(exclude={"finalists", "pruner"}),
+            "discriminator": config.discriminator.model_dump(),
+            "variant": _variant(config).model_dump(),
+            **distance_settings(config),
+        },
+        inputs=(*distance_inputs([layout]), layout.fake / "samples.npz"),
+        pruner=PercentilePruner(
+            pruner.percentile, pruner.startup_trials, pruner.warmup_epochs, n_min_trials=LEAST_COMPARED
+        ),
+    )
+
+
+def starting_points(config: Config) -> dict[str, dict[str, Any]]:
+    """The rows of Table 2, which the search tries first, each trained afresh."""
+    search, points = config.study.discriminator, dict[str, dict[str, Any]]()
+    for name in config.variants[config.study.start].members:
+        row = config.member(name)
+        settings = {**row.model_dump(), **(row.network or config.discriminator.network).model_dump()}
+        settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
+        points[name.upper()] = {key: settings[key] for key in type(search).model_fields if key in settings}
+        for key, value in points[name.upper()].items():
+            allowed = getattr(search, key)
+            if not (value in allowed if key in CHOICES else allowed[0] <= value <= allowed[1]):
+                expected = f"study.discriminator.{key} to hold {value} of member {name}"
+                raise ConfigError(expected, str(list(allowed)), "widen it: the search begins with these members")
+    return points
+
+
+def suggest(trial: optuna.Trial, config: Config) -> Member:
+    """Draw a member, with 3 significant digits, so that what is promoted is what was tried."""
+    search, begun = config.study.discriminator, _first(config)
+    decay = _rounded(trial.suggest_float("weight_decay", *search.weight_decay, log=True))
+    network = HeadNetwork(
+        model_channels=trial.suggest_categorical("model_channels", search.model_channels),
+        num_res_blocks=trial.suggest_int("num_res_blocks", *search.num_res_blocks),
+        num_head_channels=config.discriminator.network.num_head_channels,
+        dropout=round(trial.suggest_float("dropout", *search.dropout), 3),
+    )
+    drawn: dict[str, Any] = {
+        "start": f"models/{config.profile}/extractor",
+        "seed": config.study.seed,
+        "epochs": trial.suggest_int("epochs", *search.epochs, log=True),
+        "learning_rate": _rounded(trial.suggest_float("learning_rate", *search.learning_rate, log=True)),
+        "weight_decay": 0.0 if decay <= search.weight_decay[0] else decay,
+        "t_min": _rounded(trial.suggest_float("t_min", *search.t_min, log=True)),
+        "importance_sampling": trial.suggest_categorical("importance_sampling", search.importance_sampling),
+        "checkpoint": "best" if begun.checkpoint == "best" else "last",
+        "label_smoothing": round(trial.suggest_float("label_smoothing", *search.label_smoothing), 3),
+        "bagging": trial.suggest_categorical("bagging", search.bagging),
+        "network": network,
+    }
+    return Member(**{**begun.model_dump(), **drawn})
+
+
+def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: optuna.Trial, tracker: Tracker) -> float:
+    config = inputs.config
+    member = suggest(trial, config)
+    checkpoints = resumable_head(inputs, "study-discriminator", member)
+
+    def value_of(row: Row) -> float:
+        return row["bce"] + config.study.discriminator.calibration_weight * row["calibration_error"]
+
+    def report(epoch: int, row: Row) -> None:
+        tracker.metrics(epoch, row)
+        trial.report(value_of(row), epoch)
+        if GRID not in trial.user_attrs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        head, rest = start_head(inputs, member), (inputs.settings(member), inputs.compute, checkpoints, report)
+        kept, _ = fit_head(head, inputs.features, inputs.pairs, partial(scores, inputs), *rest)
+    except (optuna.TrialPruned, DivergenceError):
+        checkpoints.remove()
+        raise
+    head.load_state_dict(kept)
+    row = scores(inputs, head)
+    placed = distances.compute.place(head)
+    draws = distances.draws(_variant(config), [placed], config.study.tuning)
+    features, _, images = zip(*draws, strict=True)
+    fid, _ = distances.distance(features)
+    attach_samples(trial, tracker, images[0], distances.layout)
+    for key, value in {**row, "fid": fid, "member": member.model_dump(mode="json", exclude_none=True)}.items():
+        trial.set_user_attr(key, value)
+    tracker.summary({"fid": fid})
+    checkpoints.remove()
+    return value_of(row)
+
+
+def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:
+    """Validation scores of a head; bce and calibration_error are averaged over the noise levels, which count alike."""
+    grid = inputs.validation
+    logits = grid_logits(head, grid, inputs.compute)
+    found, labels = logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64)
+    losses = binary_cross_entropy(logits.double(), grid.labels.double(), reduction="none").cpu().numpy()
+    errors = expected_calibration_error(calibration_bins(found, labels, grid.time))
+    return {
+        "validation_loss": binary_cross_entropy(logits, grid.labels).item(),
+        "bce": float(np.mean([losses[grid.time == time].mean() for time in errors])),
+        "calibration_error": float(np.mean([*errors.values()])),
+    }
+
+
+def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
+    """Write the record; returns the winner."""
+    trials = complete(study)
+    finalists = sorted(trials[: config.study.discriminator.finalists], key=lambda trial: trial.user_attrs["fid"])
+    winner, begun = finalists[0], {trial.user_attrs.get(GRID): trial.user_attrs["fid"] for trial in trials}
+    values = {
+        "fid": winner.user_attrs["fid"],
+        "start_fid": begun.get(config.variants[config.study.start].members[0].upper()),
+        "objective": winner.value,
+    }
+    shared = config.discriminator.model_dump(mode="json")
+    row = {key: value for key, value in winner.user_attrs["member"].items() if value != shared.get(key, ...)}
+    variant = _variant(config).model_dump(mode="json", exclude_none=True)
+    record = {
+        "finalists": [{"trial": trial.number, "fid": trial.user_attrs["fid"]} for trial in finalists],
+        "winner": {"trial": winner.number, "values": values, "params": winner.params},
+        "rows": {"members": {TUNED: row}, "variants": {TUNED: variant}},
+    }
+    write_record(study, config, layout, record)
+    names = ["seconds of the trial", f"FID ({config.fid_network.name})"]
+    pairs = [(seconds(trial) or 0.0, trial.user_attrs["fid"]) for trial in trials]
+    draw_pareto(pairs, names, layout.study / f"{WORD}_pareto.png", config)
+    return {"trials": len(trials), "winner": winner.number, **values}
+
+
+def _first(config: Config) -> Member:
+    """The first member of variant `study.start`, whose settings a trial keeps where the search draws none."""
+    return config.member(config.variants[config.study.start].members[0])
+
+
+def _variant(config: Config) -> Variant:
+    """How trials guide: as variant `study.start`, with one member."""
+    fields = {"needs": f"{WORD}/{TUNED}", "members": (TUNED,), "rule": "mean_probability", "weights": "equal"}
+    return config.variants[config.study.start].model_copy(update=fields)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")

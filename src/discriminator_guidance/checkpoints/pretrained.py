@@ -1,0 +1,95 @@
+"""Pretrained networks: files of EDM, ADM and DG as their authors released them, and releases of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+from discriminator_guidance.checkpoints.edm_pickle import read_edm
+from discriminator_guidance.checkpoints.weights import load_network
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.files import read_json
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
+from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.networks.fid_network import FidNetwork
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Pretrained(NamedTuple):
+    """The content of a release: a denoiser, discriminators, and a FID network unless that is Inception."""
+
+    denoiser: EDMPrecond  # (x, sigma[, one-hot class labels]) -> D
+    discriminator: MemberLogits  # (x_vp, tau[, classes]) -> logits (M, N)
+    fid_network: FidNetwork | None  # its `features` are a network for `frechet_distance`
+    shape: tuple[int, int, int]  # (C, H, W) of an image
+
+
+def from_pretrained(folder: str | Path, *members: str, device: torch.device | str = "cpu") -> Pretrained:
+    """The networks in dist/<profile>, which `make release` wrote, with the named discriminators or the first.
+
+    models/<profile> of a single training loads alike.
+
+    >>> models = from_pretrained("dist/mini", "d0", "d1")
+    >>> guidance = DiscriminatorGuidance(models.discriminator)
+    >>> sample(models.denoiser, (4, *models.shape), guidance=guidance, steps=4).shape[0]
+    4
+    """
+    root = Path(folder)
+
+    def load(build: Callable[..., Network], part: str) -> Network:
+        try:
+            return _frozen(load_network(build, root / part, part), device)
+        except InputError as error:
+            remedy = "pack it again with `make release`, or download it again"
+            raise InputError(error.expected, error.got, remedy) from error
+
+    score = load(EDMPrecond, "score")
+    chosen = members or sorted(path.name for path in (root / "discriminator").glob("[!.]*"))[:1]
+    heads = [load(EncoderUNet, f"discriminator/{name}") for name in chosen]
+    fid = root / "fid_network"
+    trained = fid.exists() and "image_size" in read_json(fid / "config.json", "fid_network")
+    fid_network = load(FidNetwork, "fid_network") if trained else None
+    shape = (score.img_channels, score.img_resolution, score.img_resolution)
+    return Pretrained(score, MemberLogits(load(EncoderUNet, "extractor"), heads), fid_network, shape)
+
+
+def load_edm(path: str | Path, device: torch.device | str = "cpu") -> EDMPrecond:
+    """The denoiser (x, sigma[, one-hot class labels]) -> D in one of EDM's .pkl files; nothing in it is executed.
+
+    >>> denoiser = load_edm("edm-cifar10-32x32-uncond-vp.pkl")
+    >>> images = torch.zeros(1, denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
+    >>> denoiser(images, torch.ones(1)).shape == images.shape
+    True
+    """
+    return _frozen(read_edm(Path(path))[0], device)
+
+
+def load_discriminator(
+    extractor: str | Path, *heads: str | Path, head_channels: int = 64, device: torch.device | str = "cpu"
+) -> MemberLogits | EncoderUNet:
+    """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from an extractor and M heads.
+
+    Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote. A folder
+    alone is a discriminator that was trained without an extractor. head_channels: channels of an attention head, which
+    leave no trace in .pt files.
+
+    >>> discriminator = load_discriminator("32x32_classifier.pt", "discriminator_60.pt")
+    >>> discriminator(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.5])).shape
+    torch.Size([1, 2])
+    """
+
+    def load(path: Path) -> EncoderUNet:
+        return load_network(EncoderUNet, path, "discriminator") if path.is_dir() else read_adm(path, head_channels)[0]
+
+    first, *others = (load(Path(path)) for path in (extractor, *heads))
+    return _frozen(MemberLogits(first, others) if others else first, device)
+
+
+def _frozen(network: Network, device: torch.device | str) -> Network:
+    return network.to(device).eval().requires_grad_(False)

@@ -1,1 +1,0 @@
-"""Images in and out, complete files, resumable work."""

@@ -1,1 +1,0 @@
-"""Noise levels, VP time and per-sample random streams."""

@@ -1,0 +1,134 @@
+"""Discriminator guidance: what the log density ratio of discriminators adds to the EDM slope."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discriminator_guidance.ensemble import RULES, SHRUNK, Denoiser, LogRatio, WeightsOfTime, combine, simplex_weights
+from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.noise import marginal_mean, tau_from_sigma
+
+Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
+
+
+def guidance_score(
+    log_ratio: LogRatio,
+    x: Tensor,
+    sigma: Tensor,
+    time_min: float,
+    time_max: float,
+    network_dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.
+
+    With x_vp = mean(tau) x, the term is -sigma^2 mean(tau) grad_{x_vp} L = -sigma^2 grad_x L: the sampler divides it by
+    sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the term is 0
+    and L is +inf; where L is not finite the term is NaN.
+
+    x: (N, C, H, W) float64 noisy images, unscaled (EDM units); sigma: (N,) float64.
+
+    Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
+    *Deviation:* the official code tests the smallest tau of a batch for all its samples, and marks "outside" by 1e7.
+    """
+    tau = tau_from_sigma(sigma.double())
+    active = (tau >= time_min) & (tau <= time_max)
+    score = torch.zeros_like(x, dtype=torch.float64)
+    ratio = torch.full_like(tau, math.inf)
+    if not bool(active.any()):
+        return score, ratio
+    mean = marginal_mean(tau).view(-1, 1, 1, 1)
+    with torch.inference_mode(False), torch.enable_grad():
+        x_vp = (mean * x).to(network_dtype).detach().clone().requires_grad_(True)
+        value = log_ratio(x_vp, tau.to(network_dtype).clone())
+        (gradient,) = torch.autograd.grad(value.sum(), x_vp)
+    # A rule's clip may have made the gradient of what is not finite 0.
+    gradient = gradient.masked_fill(~value.isfinite().view(-1, 1, 1, 1), math.nan)
+    inside = active.view(-1, 1, 1, 1)
+    sigma_squared = sigma.double().view(-1, 1, 1, 1) ** 2
+    score = torch.where(inside, -sigma_squared * mean * gradient.double(), score)
+    return score, torch.where(active, value.detach().double(), ratio)
+
+
+Discriminator = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> raw logits (N,), or (M, N) of M members
+Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
+
+# Karras et al. 2022, Table 1: EDM's deterministic sampler.
+
+
+@dataclass(frozen=True)
+class DiscriminatorGuidance:
+    """Guidance by the log density ratio of one or several discriminators (Kim et al. 2023, Eq. 6-8).
+
+    discriminators: (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that returns the
+    (M, N) logits of M members. x_vp = x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W) float32, in which logits
+    must be differentiable; tau (N,) their VP times. Classes come by closure. weight: of both orders; (w1, w2) of the
+    Euler step and of Heun's correction; or a function of sigma (N,). rule: a key of `ensemble.RULES`, or
+    `shrunk_mean_logit`. window: the VP times with guidance. member_weights: one for each member, or a function of VP
+    time; equal if not given.
+
+    >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)), weight=lambda sigma: sigma < 1)
+    >>> score, log_ratio = guidance(torch.ones(2, 1, 4, 4).double(), torch.tensor([0.5, 2.0]).double())
+    >>> score.flatten(1).any(dim=1).tolist()
+    [True, False]
+    """
+
+    discriminators: Discriminator | Sequence[Discriminator]
+    weight: float | tuple[float, float] | Schedule = 1.0
+    rule: str = "mean_probability"
+    window: tuple[float, float] = (0.01, 1.0)
+    member_weights: Sequence[float] | WeightsOfTime | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule not in (rules := (*RULES, SHRUNK)):
+            raise ConfigError("a rule for several discriminators", repr(self.rule), f"choose from: {', '.join(rules)}")
+        if self.window[0] > self.window[1]:
+            raise ConfigError("a window (first, last) of VP times", str(self.window), "exchange its ends")
+
+    @property
+    def orders(self) -> tuple[float, float]:
+        """The weights w1 and w2 by which a Heun step multiplies the score; 1 with a schedule, which is part of it."""
+        if callable(self.weight):
+            return 1.0, 1.0
+        return (self.weight, self.weight) if isinstance(self.weight, int | float) else self.weight
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The score (N, C, H, W) and the log ratio (N,) of `density_ratio.guidance_score` at float64 x and sigma."""
+        score, log_ratio = guidance_score(self._log_ratio, x, sigma, *self.window)
+        if callable(self.weight):
+            score = torch.as_tensor(self.weight(sigma)).to(score).view(-1, 1, 1, 1) * score
+        return score, log_ratio
+
+    def denoise(self, denoiser: Denoiser) -> Denoiser:
+        """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2.
+
+        >>> guided = DiscriminatorGuidance(lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3))).denoise(lambda x, sigma: 0 * x)
+        >>> guided(torch.zeros(1, 1, 1, 1), torch.ones(1)).item() > 0
+        True
+        """
+
+        def guided(x: Tensor, sigma: Tensor) -> Tensor:
+            score, _ = self(x.double(), sigma.double())
+            return denoiser(x, sigma) - (sum(self.orders) / 2 * score).to(x.dtype)
+
+        return guided
+
+    def _log_ratio(self, x_vp: Tensor, tau: Tensor) -> Tensor:
+        single = callable(self.discriminators) and not isinstance(self.discriminators, torch.nn.ModuleList)
+        members: Any = [self.discriminators] if single else self.discriminators
+        found, count = [member(x_vp, tau) for member in members], len(tau)
+        if wrong := [logits.shape for logits in found if count not in (logits.numel(), *logits.shape[-1:])]:
+            expected = f"logits of shape ({count},) or (M, {count})"
+            raise ConfigError(expected, str(tuple(wrong[0])), "give one for each image")
+        logits = torch.cat([logits.reshape(-1, count) for logits in found])
+        weights = simplex_weights("equal", len(logits)) if self.member_weights is None else self.member_weights
+        if not callable(weights) and len(weights) != len(logits):
+            raise ConfigError(f"{len(logits)} member_weights", str(len(weights)), "give one for each discriminator")
+        if self.rule == SHRUNK and len(logits) < 2:
+            raise ConfigError(f"two or more discriminators for {SHRUNK}", "one", "choose another rule")
+        return combine(lambda *_: logits, self.rule, weights)(x_vp, tau)

@@ -1,1 +1,0 @@
-"""Discriminator guidance: density ratio, ensemble rules and the guided sampler."""

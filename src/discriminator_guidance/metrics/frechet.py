@@ -1,0 +1,124 @@
+"""The Frechet distance between two Gaussians, and the influence of each generated image on it.
+
+|mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2) (Heusel et al. 2017, Eq. 6; Dowson & Landau 1982). The last trace is
+the sum of the singular values of R1 R2^T for any roots with Ri^T Ri = Si. Roots that come from the features, or from
+the eigenvectors of Si, make it accurate to eps at any rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.metrics.features import Doubles, Floats, comparable
+
+EPS = np.finfo(np.float64).eps
+RESOLVED = 100 * EPS  # smallest eigenvalue, relative to the largest, that is not rounding
+ROUNDING = 1e-8  # the same for published statistics; sums over 50,000 features are rounded at about 1e-13
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean (d,) and root (k, d), R with R^T R the covariance, in double precision."""
+
+    mean: Doubles
+    root: Doubles
+
+
+def gaussian_of_features(features: Floats) -> Gaussian:
+    """The Gaussian of (N, d) features with unbiased covariance."""
+    (features,) = comparable(features)
+    mean = features.mean(axis=0)
+    root = np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
+    return Gaussian(mean, np.asarray(root))
+
+
+def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -> Gaussian:
+    """The Gaussian of published statistics, such as EDM's `cifar10-32x32.npz`, for features of this width.
+
+    Errors name `source`: other shapes, or no covariance even after rounding.
+    """
+    remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
+    expected = f"finite mu of shape ({width},) and a covariance sigma of shape ({width}, {width}) in {source}"
+    finite = np.isfinite(mu).all() and np.isfinite(sigma).all()
+    if mu.shape != (width,) or sigma.shape != (width, width) or not finite:
+        raise InputError(expected, f"shapes {mu.shape} and {sigma.shape}", remedy)
+    covariance = sigma.astype(np.float64)
+    eigenvalues, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    asymmetry = np.abs(covariance - covariance.T).max()
+    if max(asymmetry, -eigenvalues[0]) > ROUNDING * max(eigenvalues[-1], 0.0):
+        raise InputError(expected, f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}", remedy)
+    kept = eigenvalues > width * EPS * max(eigenvalues[-1], 0.0)
+    return Gaussian(mu.astype(np.float64), np.sqrt(eigenvalues[kept])[:, None] * vectors[:, kept].T)
+
+
+def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Doubles]:
+    """Frechet distance F of (n, d) generated features to a Gaussian, and the influence (n,) of each of them on it.
+
+    With z_i = x_i - mu and unbiased covariances S (generated) and S_r (reference), dF = 2 (mu - mu_r).dmu +
+    tr((I - T) dS), where T = S_r^(1/2) (S_r^(1/2) S S_r^(1/2))^(-1/2) S_r^(1/2) is the optimal transport map (Dowson &
+    Landau 1982). More weight on image i moves mu by z_i and S by n/(n-1) z_i z_i^T - S, so that
+    psi_i = 2 (mu - mu_r).z_i + n/(n-1) z_i^T (I - T) z_i - tr((I - T) S), whose mean is 0 (Efron 1982, Chapter 6).
+
+    Neither S nor T is formed: with A^T A = S, R^T R = S_r and A R^T = U diag(s) V^T, T = P P^T for
+    P = R^T V diag(s)^(-1/2). Directions with s = 0 up to rounding are left out: T takes the pseudo-inverse.
+    """
+    own, (n, width) = gaussian_of_features(generated), generated.shape
+    if width != len(reference.mean):
+        found = f"{width} and {len(reference.mean)} features"
+        raise InputError("generated and real features of one network", found, "extract both with the same network")
+    _, singular_values, right = np.linalg.svd(own.root @ reference.root.T, full_matrices=False)
+    kept = singular_values > max(width, n) * EPS * singular_values[0]
+    transport_root = (reference.root.T @ right[kept].T) / np.sqrt(singular_values[kept])
+    centred = generated - own.mean
+    spread = np.sum(centred**2, axis=1) - np.sum((centred @ transport_root) ** 2, axis=1)
+    influence: Doubles = 2 * centred @ (own.mean - reference.mean) + n / (n - 1) * spread
+    influence -= influence.mean()
+    return _distance(own, reference, singular_values), influence
+
+
+def frechet_distance(mu1: Doubles, sigma1: Doubles, mu2: Doubles, sigma2: Doubles) -> float:
+    """The squared Frechet distance from means (d,) and covariances (d, d) of any rank, when no influence is needed.
+
+    With S1 = L L^T (Cholesky) the trace is the sum of the roots of the eigenvalues of L^T S2 L: fast, but a root is
+    accurate to sqrt(eps) only. Where one of them is not resolved, the roots of both covariances are multiplied.
+    """
+    try:
+        lower = np.linalg.cholesky(sigma1)
+        eigenvalues = np.linalg.eigvalsh(lower.T @ sigma2 @ lower)
+        if eigenvalues[0] > RESOLVED * eigenvalues[-1]:
+            traces = np.trace(sigma1) + np.trace(sigma2) - 2 * np.sum(np.sqrt(eigenvalues))
+            return float(np.sum((mu1 - mu2) ** 2) + traces)
+    except np.linalg.LinAlgError:  # S1 is singular
+        pass
+    sets = ((mu1, sigma1, "the first set"), (mu2, sigma2, "the second set"))
+    one, other = (gaussian_of_statistics(mu, sigma, len(mu1), name) for mu, sigma, name in sets)
+    return _distance(one, other)
+
+
+def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) -> float:
+    """The Frechet distance F of (n, d) features without its bias of order 1 / n, by a grouped jackknife.
+
+    g F - (g - 1) mean_j F_(-j), where F_(-j) leaves out the rows j, j + g, ... (Efron 1982, Chapter 2). It may be
+    negative. For n that is not well above d, higher orders of the bias remain.
+    """
+    distance = _distance(gaussian_of_features(generated), reference)
+    others = (np.delete(generated, np.s_[group::groups], axis=0) for group in range(groups))
+    without = [_distance(gaussian_of_features(rows), reference) for rows in others]
+    return float(groups * distance - (groups - 1) * np.mean(without))
+
+
+def floor_distance(real: Floats, n: int, draws: int, seed: int) -> float:
+    """The mean distance of n real rows, drawn with replacement, to all real rows."""
+    reference, generator = gaussian_of_features(real), np.random.default_rng(seed)
+    samples = (real[generator.integers(len(real), size=n)] for _ in range(draws))
+    return float(np.mean([_distance(gaussian_of_features(sample), reference) for sample in samples]))
+
+
+def _distance(one: Gaussian, other: Gaussian, singular_values: Floats | None = None) -> float:
+    if singular_values is None:
+        singular_values = np.linalg.svd(one.root @ other.root.T, compute_uv=False)
+    traces = np.sum(one.root**2) + np.sum(other.root**2) - 2 * np.sum(singular_values)
+    return float(np.sum((one.mean - other.mean) ** 2) + traces)

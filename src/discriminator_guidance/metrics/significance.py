@@ -1,0 +1,117 @@
+"""Intervals for Frechet distances, and for their differences, by the infinitesimal jackknife (Efron 1982, Chapter 6).
+
+They cover the noise of drawing n generated images, with networks, reference and training seeds fixed; the number
+covered is the distance that n images have on average, which is above that of infinitely many. Where generated and real
+Gaussians agree, the distance has no first-order term, and the interval is too narrow. Training seeds are covered too by
+`Measured.interval` and `Measured.p_value`, from networks trained K times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.metrics.features import Doubles
+
+NORMAL_95 = 1.96  # two-sided 95 % quantile of the standard normal distribution
+
+
+def standard_error(influence: Doubles) -> float:
+    """The standard error of an estimate, from its (n,) influence values.
+
+    *Deviation:* n (n - 1) in place of Efron's n^2, as in the usual standard error of a mean.
+    """
+    n = len(influence)
+    return float(np.sqrt(np.sum(influence**2) / (n * (n - 1))))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for their number m, in the given order: max over j <= i of (m - j + 1) p_(j), at most 1.
+
+    Rejecting those below 0.05 makes any false rejection at most 5 % likely, however they depend on each other (Holm
+    1979).
+    """
+    order = np.argsort(p_values)
+    adjusted = np.array(p_values, dtype=np.float64)
+    steps = np.arange(len(order), 0, -1) * adjusted[order]
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return [float(value) for value in adjusted]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A distance, or a difference of two, in each of K training replicates, and the influence of every image on it."""
+
+    values: tuple[float, ...]  # (K,)
+    influence: Doubles  # (K, n)
+    index: tuple[int, ...] = ()  # (n,) of the images, where they must agree
+
+    @classmethod
+    def of(cls, replicates: Iterable[tuple[float, Doubles]]) -> Measured:
+        """From the value and the influence of each replicate."""
+        values, influence = zip(*replicates, strict=True)
+        return cls(values, np.stack(influence))
+
+    @property
+    def mean(self) -> float:
+        """Over the replicates."""
+        return float(np.mean(self.values))
+
+    def minus(self, other: Measured) -> Measured:
+        """The difference, paired by replicate and image: what shared noise does to both cancels."""
+        if self.influence.shape != other.influence.shape or self.index != other.index:
+            found = f"shapes {self.influence.shape} and {other.influence.shape}, or other indices"
+            raise InputError(
+                "the same images of both variants", found, "run stages guided and evaluation of both again"
+            )
+        values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
+        return Measured(values, self.influence - other.influence, self.index)
+
+    def minus_independent(self, other: Measured) -> Measured:
+        """The difference from images that share no noise: the influence of all, so that squared errors add up."""
+        (n, m), values = (self.influence.shape[1], other.influence.shape[1]), np.subtract(self.values, other.values)
+        one, two = (np.sqrt((n + m) * (n + m - 1) / (count * (count - 1))) for count in (n, m))
+        return Measured(tuple(values.tolist()), np.hstack([one * self.influence, -two * other.influence]))
+
+    def sampling_interval(self) -> tuple[float, float]:
+        """The 95 % interval, point -+ 1.96 standard errors, over sampling noise that the networks share."""
+        half_width = NORMAL_95 * standard_error(self.influence.mean(axis=0))
+        return self.mean - half_width, self.mean + half_width
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval F -+ t_{K-1} (V_s + V_t)^(1/2) over sampling noise and training seeds.
+
+        It covers the distance of n images, expected over their noise and over the training seed. One network has no
+        spread of training: its interval is that of sampling. Where sampling outweighs training, t_{K-1} makes it cover
+        more: 99.5 % for K = 5. The lower end of a distance is not cut at 0.
+        """
+        if len(self.values) == 1:
+            return self.sampling_interval()
+        from scipy import stats
+
+        half_width = float(stats.t.ppf(0.975, len(self.values) - 1)) * self._error()
+        return self.mean - half_width, self.mean + half_width
+
+    def p_value(self) -> float:
+        """The two-sided p-value of the mean being 0; normal for K = 1."""
+        from scipy import stats
+
+        if self.mean == 0:  # also for variants that are equal, whose error is 0
+            return 1.0
+        return float(2 * stats.t.sf(abs(self.mean) / self._error(), len(self.values) - 1 or np.inf))
+
+    def _error(self) -> float:
+        """(V_s + V_t)^(1/2), V_s = se(psi_mean)^2, V_t = max(0, S^2(F_s) - mean_s se(psi_s - psi_mean)^2) / K.
+
+        S^2(F_s) holds the spread of training and the sampling noise that replicates do not share; V_t takes that out.
+        """
+        shared = self.influence.mean(axis=0)
+        sampling = standard_error(shared) ** 2
+        if len(self.values) == 1:
+            return float(np.sqrt(sampling))
+        unshared = np.mean([standard_error(psi - shared) ** 2 for psi in self.influence])
+        training = max(0.0, float(np.var(self.values, ddof=1) - unshared)) / len(self.values)
+        return float(np.sqrt(sampling + training))

@@ -1,0 +1,131 @@
+"""Noise levels of EDM, VP time, and random streams of single samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    """The (steps + 1,) float64 noise levels of the sampler, from sigma_max down to sigma_min and 0.
+
+    Karras et al. 2022, Eq. 5.
+    """
+    ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    sigmas = (high + ramp * (low - high)) ** rho
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def lognormal_sigmas(z: Tensor, p_mean: float, p_std: float) -> Tensor:
+    """Training noise levels of standard normal draws z, ln sigma ~ N(p_mean, p_std^2) (Karras et al. 2022, Table 1)."""
+    return (p_mean + p_std * z).exp()
+
+
+BETA_MIN = 0.1
+BETA_MAX = 20.0
+
+
+def beta_integral(t: Tensor) -> Tensor:
+    """The integral of beta from 0 to VP time t of the linear schedule 0.1 .. 20 (Song et al. 2021, Appendix C)."""
+    return BETA_MIN * t + 0.5 * (BETA_MAX - BETA_MIN) * t**2
+
+
+def marginal_mean(t: Tensor) -> Tensor:
+    """The signal scale of x_vp at VP time t, exp(-integral / 2) (Song et al. 2021, Eq. 29)."""
+    return torch.exp(-0.5 * beta_integral(t))
+
+
+def marginal_std(t: Tensor) -> Tensor:
+    """The noise scale of x_vp at VP time t, sqrt(1 - exp(-integral)) (Song et al. 2021, Eq. 29)."""
+    return torch.sqrt(1 - torch.exp(-beta_integral(t)))
+
+
+def tau_from_sigma(sigma: Tensor) -> Tensor:
+    """The VP time whose noise-to-signal ratio is sigma: sigma^2 = exp(integral) - 1.
+
+    sigma: EDM noise levels in units of data scaled to [-1, 1]. Kim et al. 2023, Appendix (time conversion).
+    """
+    # The plain logarithm loses nothing that matters in float64, where sampling computes, and rounds in float32 as
+    # the official code does.
+    return _time_of_integral(torch.log(1 + sigma**2))
+
+
+def sigma_from_tau(t: Tensor) -> Tensor:
+    """The EDM noise level of a VP time, the inverse of `tau_from_sigma`."""
+    return torch.sqrt(torch.expm1(beta_integral(t)))
+
+
+def importance_antiderivative(t: Tensor) -> Tensor:
+    """An antiderivative of the importance weight beta(t) / (1 - exp(-integral beta)): log(exp(integral) - 1).
+
+    Song et al. 2021 (likelihood weighting), as used for the discriminator by Kim et al. 2023.
+    """
+    integral = beta_integral(t)
+    return integral + torch.log(1 - torch.exp(-integral))
+
+
+def importance_times(u: Tensor, t_min: float) -> Tensor:
+    """VP times in [t_min, 1] (float64) with density proportional to the importance weight, from uniform draws u.
+
+    Inverts the distribution function; Kim et al. 2023 (training of the discriminator), Song et al. 2021.
+    *Deviation:* float64; the normalising constant of the official float32 is off by 1.2e-2 at t_min = 1e-5.
+    """
+    low, high = importance_antiderivative(torch.tensor([t_min, 1.0], dtype=torch.float64))
+    target = low + u.double() * (high - low)
+    # log(exp(B) - 1) = target, so B = log(1 + exp(target)).
+    return _time_of_integral(torch.nn.functional.softplus(target, threshold=40.0))
+
+
+def uniform_times(u: Tensor, t_min: float) -> Tensor:
+    """float64 VP times uniform on [t_min, 1], from uniform draws u in [0, 1)."""
+    return t_min + (1 - t_min) * u.double()
+
+
+def quantile_grid(count: int, t_min: float) -> Tensor:
+    """The (count,) midpoint quantiles of the importance density, ascending: the times on which members are compared."""
+    return importance_times((torch.arange(count, dtype=torch.float64) + 0.5) / count, t_min)
+
+
+def _time_of_integral(integral: Tensor) -> Tensor:
+    # The root of 0.1 t + 9.95 t^2 = integral.
+    slope = BETA_MAX - BETA_MIN
+    return (torch.sqrt(BETA_MIN**2 + 2 * slope * integral) - BETA_MIN) / slope
+
+
+if TYPE_CHECKING:  # stages that only read and split images start without torch
+    from torch import Tensor
+
+
+def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Generator:
+    """The generator of one stream: seed and index below 2**63; step 0 for streams without steps."""
+    word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+    key = np.array([seed, word], dtype=np.uint64)
+    # The lowest word of the counter is the position inside the stream; the others name the stream.
+    counter = np.array([0, 0, step, index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal float32 numbers of one stream, on the CPU."""
+    import torch
+
+    drawn = generator(seed, purpose, index, step).standard_normal(tuple(shape), dtype=np.float32)
+    return torch.from_numpy(drawn)
+
+
+def normal_batch(seed: int, purpose: str, indices: Sequence[int], step: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal numbers (N, *shape) for N sample indices, each from its own stream."""
+    import torch
+
+    return torch.stack([normal(seed, purpose, index, step, shape) for index in indices])
+
+
+def torch_seed(seed: int, purpose: str, index: int) -> int:
+    """A seed for torch's global generator (dropout), below 2**32: all that its CPU generator keeps."""
+    return int(generator(seed, purpose, index, 0).integers(2**32))

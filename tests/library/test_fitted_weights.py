@@ -1,0 +1,101 @@
+"""Fitted weights against Gaussian data, for which the exact correction is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from discriminator_guidance.ensemble import combine, fit_weights, interpolated
+from discriminator_guidance.guidance import guidance_score
+from discriminator_guidance.noise import tau_from_sigma
+from discriminator_guidance.sampler import heun as sample
+
+from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
+
+TRUE, WRONG = Gaussian(mean=0.3, std=0.4), Gaussian(mean=-0.1, std=0.6)
+SIGMAS = torch.tensor([5.0, 1.0, 0.3, 0.1])
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn((*shape, *SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+IMAGES = TRUE.mean + TRUE.std * normal(6000, seed=0)
+
+
+def members(*scales: float):
+    """Members that return multiples of the exact log ratio."""
+    exact = log_ratio_of(TRUE, WRONG)
+    return lambda x_vp, tau: torch.stack([scale * exact(x_vp, tau) for scale in scales])
+
+
+def fitted(member_logits, sigmas: Tensor = SIGMAS, **changes) -> Tensor:
+    return fit_weights(WRONG.denoise, member_logits, IMAGES, sigmas, lambda t: normal(2, 6000, seed=t + 1), **changes)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25, 3.0])
+def test_a_scaled_log_ratio_gets_the_inverse_weight(scale):
+    weights = fitted(members(scale))
+    assert weights.shape == (4, 1)
+    # A Monte Carlo error remains, largest where the noise hides most of the image.
+    assert torch.allclose(scale * weights, torch.ones(4, 1).double(), atol=0.05)
+
+
+def test_a_correction_that_points_to_the_fakes_gets_no_weight():
+    assert torch.equal(fitted(members(-1.0)), torch.zeros(4, 1).double())
+
+
+def test_ridge_shrinks_relative_to_the_size_of_the_correction():
+    for scale in (0.01, 100.0):
+        plain, ridged = fitted(members(scale), ridge=0.0), fitted(members(scale), ridge=0.25)
+        assert torch.allclose(ridged, plain / 1.25)
+
+
+@pytest.mark.parametrize(
+    ("scales", "expected"), [((1.0, 0.0), (1.0, 0.0)), ((1.0, 1.0), (0.5, 0.5)), ((1.0, -1.0), (1.0, 0.0))]
+)
+def test_stacked_weights_share_what_members_have_in_common(scales, expected):
+    weights = fitted(members(*scales))
+    assert torch.allclose(weights, torch.tensor(expected).double().expand(4, 2), atol=0.05)
+
+
+def test_stacking_finds_the_parts_of_the_log_ratio():
+    def parts(x_vp: Tensor, tau: Tensor) -> Tensor:
+        # Each part is half of the log ratio's gradient plus and minus one that the other part cancels.
+        exact, odd = log_ratio_of(TRUE, WRONG)(x_vp, tau), 5 * x_vp[:, 0].flatten(1).sum(1)
+        return torch.stack([exact / 2 + odd, exact / 2 - odd])
+
+    assert torch.allclose(fitted(parts, SIGMAS[1:], ridge=0.0), torch.ones(3, 2).double(), atol=0.05)
+
+
+def test_interpolation_is_linear_in_ln_sigma_and_constant_outside():
+    weights_of = interpolated(torch.tensor([4.0, 1.0, 0.25]), torch.tensor([[0.0, 3.0], [1.0, 1.0], [0.5, 1.0]]))
+    sigma = torch.tensor([80.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.002, 0.0], dtype=torch.float64)
+    expected = torch.tensor([[0.0, 0.0, 0.5, 1.0, 0.75, 0.5, 0.5, 0.5], [3.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    assert torch.allclose(weights_of(tau_from_sigma(sigma)).float(), expected, atol=1e-6)
+    assert torch.allclose(weights_of(tau_from_sigma(sigma[2])).float(), expected[:, 2:3], atol=1e-6)
+
+
+def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():
+    def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
+        # Overconfident at low noise and timid at high noise, as no constant weight could correct.
+        return (torch.exp(4 * (0.5 - tau)) * log_ratio_of(TRUE, WRONG)(x_vp, tau)).unsqueeze(0)
+
+    sigmas = torch.logspace(math.log10(80), -2, 30)
+    ratios = {
+        "fitted": combine(logits, "mean_logit", interpolated(sigmas, fitted(logits, sigmas))),
+        "constant": combine(logits, "mean_logit", [1.0]),
+    }
+    latents, chosen = seeded_latents(200), settings(w1=1.0, w2=1.0)
+    exact = sample(TRUE.denoise, None, latents, no_noise, chosen)
+
+    def error(name: str) -> float:
+        def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+            return guidance_score(ratios[name], x, sigma, 0.0, 1.0)
+
+        return (sample(WRONG.denoise, guidance, latents, no_noise, chosen) - exact).abs().mean().item()
+
+    assert error("fitted") < 0.02 < 0.1 < error("constant")

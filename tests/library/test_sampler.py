@@ -1,0 +1,120 @@
+"""The sampler against Gaussian oracles, and its order by regression."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from discriminator_guidance.ensemble import combine
+from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.guidance import guidance_score
+from discriminator_guidance.sampler import heun as sample
+
+from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
+
+TRUE = Gaussian(mean=0.3, std=0.4)
+WRONG = Gaussian(mean=-0.1, std=0.6)
+
+
+def guidance_of(true: Gaussian, wrong: Gaussian):
+    log_ratio = log_ratio_of(true, wrong)
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return guidance_score(log_ratio, x, sigma, 0.0, 1.0, network_dtype=torch.float64)
+
+    return guidance
+
+
+def exact_flow(gaussian: Gaussian, start: Tensor, sigma_max: float) -> Tensor:
+    """The probability-flow solution of Gaussian data from sigma_max to 0."""
+    scale = gaussian.std / math.sqrt(gaussian.std**2 + sigma_max**2)
+    return gaussian.mean + (start - gaussian.mean) * scale
+
+
+def test_guidance_turns_the_wrong_gaussian_into_the_right_one():
+    latents = seeded_latents(400)
+    chosen = settings(w1=1.0, w2=1.0, steps=200)
+    drawn = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, chosen)
+    expected = exact_flow(TRUE, latents * 80.0, 80.0)
+    assert torch.allclose(drawn, expected, atol=2e-3)
+    unguided = sample(WRONG.denoise, None, latents, no_noise, chosen)
+    assert torch.allclose(unguided, exact_flow(WRONG, latents * 80.0, 80.0), atol=2e-3)
+    assert (unguided - expected).abs().mean() > 0.1
+
+
+def test_w1_of_two_alone_is_a_total_weight_of_one_to_first_order():
+    latents = seeded_latents(64)
+    both = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=1.0, w2=1.0, steps=400))
+    euler_only = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=2.0, steps=400))
+    double = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=2.0, w2=2.0, steps=400))
+    assert (euler_only - both).abs().max() < 0.02
+    assert (double - both).abs().mean() > 0.1
+
+
+def test_heun_is_of_second_order():
+    latents = seeded_latents(16)
+    exact = exact_flow(TRUE, latents * 80.0, 80.0)
+    steps = np.array([40, 80, 160, 320])
+    # The last Euler step to sigma = 0 is exact to O(sigma_min^2), so sigma_min is taken small.
+    errors = [
+        (sample(TRUE.denoise, None, latents, no_noise, settings(steps=int(n), sigma_min=1e-5)) - exact)
+        .abs()
+        .max()
+        .item()
+        for n in steps
+    ]
+    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert 1.8 < order < 2.4
+
+
+def test_churn_keeps_the_distribution():
+    count = 4000
+    latents, random = seeded_latents(count), torch.Generator().manual_seed(8)
+
+    def noise(step: int, raised: Tensor) -> Tensor:
+        assert bool(raised.all())
+        return torch.randn((count, *SHAPE), generator=random)
+
+    drawn = sample(TRUE.denoise, None, latents, noise, settings(s_churn=20.0, steps=120))
+    deterministic = sample(TRUE.denoise, None, latents, no_noise, settings(steps=120))
+    assert (drawn - deterministic).abs().mean() > 0.1
+    assert abs(drawn.mean().item() - TRUE.mean) < 0.01
+    assert abs(drawn.std().item() - TRUE.std) < 0.01
+
+
+@pytest.mark.parametrize(("w1", "w2", "calls"), [(0.0, 0.0, 0), (1.0, 0.0, 5), (0.0, 1.0, 4), (1.0, 1.0, 9)])
+def test_guidance_is_evaluated_only_where_it_has_weight(w1, w2, calls):
+    count = 0
+
+    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal count
+        count += 1
+        return torch.zeros_like(x), torch.ones(len(x), dtype=torch.float64)
+
+    sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(w1=w1, w2=w2, steps=5))
+    assert count == calls
+
+
+@pytest.mark.parametrize("weights", [{"w1": 1.0}, {"w2": 1.0}])
+@pytest.mark.parametrize("wrong", [math.inf, math.nan])
+def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
+    def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
+        return (x_vp.flatten(1).sum(1) + torch.tensor([0.0, wrong])).unsqueeze(0)
+
+    log_ratio = combine(logits, "mean_probability", [1.0])
+    guidance = partial(guidance_score, log_ratio, time_min=0.0, time_max=1.0)
+    with pytest.raises(DivergenceError, match=r"row 1 of the batch after step 1, at sigma = 80;"):
+        sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(steps=4, **weights))
+
+
+def test_an_image_that_is_not_finite_stops_the_sampler():
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.where(sigma.view(-1, 1, 1, 1) < 1.0, torch.nan, TRUE.denoise(x, sigma))
+
+    with pytest.raises(DivergenceError, match=r"row 0 of the batch after step \d"):
+        sample(denoiser, None, seeded_latents(2), no_noise, settings(steps=6))

@@ -1,0 +1,159 @@
+"""Training in one call: Gaussian images, whose log density ratio is known at every noise level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from discriminator_guidance.checkpoints.pretrained import load_discriminator
+from discriminator_guidance.checkpoints.weights import save_weights
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.images import to_uint8, write_png
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
+from discriminator_guidance.noise import marginal_mean, marginal_std
+from discriminator_guidance.resume import Resumable
+from discriminator_guidance.sampler import sample
+from discriminator_guidance.training.discriminator import TrainedDiscriminator, train_discriminator
+
+STD, GAP = 0.25, 0.1  # of each pixel, and between the means of real and fake
+QUICK = {"epochs": 6, "learning_rate": 1e-3, "device": "cpu"}
+
+
+def gaussians(count: int, mean: float, seed: int) -> Tensor:
+    return mean + STD * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+REAL, FAKE = gaussians(400, GAP / 2, 0), gaussians(400, -GAP / 2, 1)
+
+
+def encoder() -> EncoderUNet:
+    torch.manual_seed(3)
+    return EncoderUNet(8, 1, 32, 10, 1, [1], [1], num_head_channels=32).train()
+
+
+def shrink(x: Tensor, sigma: Tensor) -> Tensor:
+    return x * (STD**2 / (STD**2 + sigma.view(-1, 1, 1, 1) ** 2)).to(x.dtype)
+
+
+def train(
+    real: object = REAL, fake: object = FAKE, extractor: object = None, **options: object
+) -> TrainedDiscriminator:
+    return train_discriminator(real, fake, extractor, **{**QUICK, **options})
+
+
+@pytest.mark.parametrize("extractor", [None, lambda x_vp, tau: x_vp])
+def test_logits_follow_the_known_log_ratio_and_their_gradient_points_to_the_real_images(extractor) -> None:
+    trained = train(extractor=extractor)
+    for tau in (0.05, 0.2):
+        t = torch.tensor(tau, dtype=torch.float64)
+        mean, std = float(marginal_mean(t)), float(marginal_std(t))
+        clean = torch.cat([gaussians(150, GAP / 2, 2), gaussians(150, -GAP / 2, 3)])
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(4))
+        x_vp = (mean * clean + std * noise).requires_grad_()
+        # Its gradient is the same in every pixel: mean GAP / (mean^2 STD^2 + std^2).
+        expected = mean * GAP / ((mean * STD) ** 2 + std**2) * x_vp.detach().sum(dim=(1, 2, 3))
+        logits = trained.discriminator(x_vp, torch.tensor(tau))
+        assert torch.corrcoef(torch.stack([logits.detach(), expected]))[0, 1] > 0.5
+        (gradient,) = torch.autograd.grad(logits.sum(), x_vp)
+        assert torch.cosine_similarity(gradient.mean(0).flatten(), torch.ones(64), dim=0) > 0.7
+    at = {each.time for each in trained.calibration}
+    assert (len(at), sum(each.count for each in trained.calibration)) == (8, 80 * 8)
+    early = [each for each in trained.calibration if each.time == min(at)]
+    assert np.corrcoef([e.mean_probability for e in early], [e.fraction_real for e in early])[0, 1] > 0.5
+
+
+def test_a_pretrained_extractor_stays_as_it_is_and_serves_a_head() -> None:
+    extractor = encoder()
+    before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}
+    trained = train(REAL[:20], FAKE[:20], extractor=extractor, epochs=2)
+    assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
+    x_vp, tau = torch.ones(2, 1, 8, 8, requires_grad=True), torch.tensor([0.1, 0.5])
+    logits = trained.discriminator(x_vp, tau)
+    assert torch.equal(logits, MemberLogits(extractor, [trained.head])(x_vp, tau)[0])
+    logits.sum().backward()
+    assert [parameter.grad for parameter in (*extractor.parameters(), *trained.head.parameters())].count(None) > 50
+    assert x_vp.grad.isfinite().all()
+
+
+def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options, state = {"epochs": 4, "extractor": encoder()}, torch.random.get_rng_state()
+    whole = train(REAL[:40], FAKE[:40], **options)
+    assert torch.equal(torch.random.get_rng_state(), state), "the user's random numbers go on as they would have"
+    options["checkpoints"] = tmp_path / "kept"
+    saved, save = [], Resumable.save
+
+    def killed(self: Resumable, state: dict) -> None:
+        save(self, state)
+        saved.append(len(state["history"]))
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Resumable, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(REAL[:40], FAKE[:40], **options)
+    epochs = []
+    resumed = train(REAL[:40], FAKE[:40], **options, progress=lambda epoch, row: epochs.append(epoch))
+    assert (saved, epochs) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    assert resumed.history == whole.history
+    weights = resumed.head.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.head.state_dict().items())
+    train(REAL[:40], -FAKE[:40], **options)
+    assert saved[4:] == [1, 2, 3, 4], "other images are another training"
+    train(REAL[:40], FAKE[:40], **options, classes=np.arange(80) % 2)
+    assert saved[8:] == [1, 2, 3, 4], "and other classes"
+
+
+def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
+    arrays = [to_uint8(images[:20]) for images in (REAL, FAKE)]
+    for folder, images in zip(("real", "fake"), arrays, strict=True):
+        for number, image in enumerate(images):
+            write_png(tmp_path / folder / f"{number:02d}.png", image)
+    sources = [(REAL[:20], FAKE[:20]), arrays, (tmp_path / "real", str(tmp_path / "fake"))]
+    sources += [(REAL[:20], fake) for fake in (sample(shrink, (20, 1, 8, 8)), shrink)]
+    one, two, three, drawn, denoised = (train(*source, epochs=1).history for source in sources)
+    assert (one, drawn) == (two, denoised)
+    assert two == three
+
+
+@pytest.mark.parametrize(
+    ("real", "words"),
+    [
+        (((REAL + 1) / 2).clamp(0, 1), r"real images: .* in \[-1, 1\], some of it below 0; got values from 0 to"),
+        (4 * REAL, "got values from -4"),
+        (torch.full_like(REAL, torch.nan), "got values from nan"),
+        (REAL.numpy(), "of uint8, .*got float32"),
+        (REAL[:9], "10 or more real and fake images"),
+        (REAL.repeat(1, 3, 1, 1), "of one shape; got .*8, 3.*8, 1"),
+        (REAL[..., :4], r"\(N, H, H, C\)"),
+    ],
+)
+def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        train(real)
+
+
+@pytest.mark.parametrize("extractor", [None, "encoder"])
+def test_conditional_discriminators_are_given_classes(extractor: str | None) -> None:
+    few, classes = {"epochs": 1, "extractor": encoder() if extractor else None}, np.arange(80) % 10
+    trained = train(REAL[:40], FAKE[:40], classes=classes, **few)
+    x_vp, tau = REAL[:2], torch.tensor(0.1)
+    first, second = (trained(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
+    assert first.shape == (2,)
+    assert not torch.equal(first, second)
+
+
+def test_a_saved_discriminator_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    trained = train(REAL[:40], FAKE[:40], epochs=1)
+    trained.save(tmp_path / "whole")
+    x_vp, tau = REAL[:2], torch.tensor(0.1)
+    assert torch.equal(load_discriminator(tmp_path / "whole")(x_vp, tau).squeeze(1), trained(x_vp, tau))
+    features = encoder()
+    save_weights(tmp_path / "features", features.state_dict(), features.arguments)
+    on_features = train(REAL[:40], FAKE[:40], features, epochs=1)
+    on_features.save(tmp_path / "head")
+    loaded = load_discriminator(tmp_path / "features", tmp_path / "head")
+    assert torch.allclose(loaded(x_vp, tau)[0], on_features(x_vp, tau), atol=1e-6)

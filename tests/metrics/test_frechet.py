@@ -1,0 +1,148 @@
+"""The Frechet distance and its influence values against public implementations and derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from pytorch_fid.fid_score import calculate_frechet_distance
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.metrics.frechet import (
+    Gaussian,
+    debiased_distance,
+    floor_distance,
+    frechet_distance,
+    frechet_influence,
+    gaussian_of_features,
+    gaussian_of_statistics,
+)
+from tests.metrics.sets import correlated, gaussian_statistics
+
+
+def from_statistics(generated: np.ndarray, real: np.ndarray) -> float:
+    return frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real))
+
+
+def from_features(generated: np.ndarray, real: np.ndarray) -> float:
+    return frechet_influence(generated, gaussian_of_features(real))[0]
+
+
+def from_torchmetrics(generated: np.ndarray, real: np.ndarray) -> float:
+    identity = torch.nn.Identity()
+    identity.num_features = generated.shape[1]
+    metric = FrechetInceptionDistance(feature=identity)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(generated), real=False)
+    return float(metric.compute())
+
+
+def rotation(seed: int, width: int) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
+
+
+@pytest.mark.parametrize(("width", "count"), [(2, 50), (16, 40), (64, 300), (192, 500)])
+def test_every_public_implementation_gives_the_same_distance(width: int, count: int) -> None:
+    generated, real = correlated(1, count, width, 1.2, 0.1), correlated(2, count + 7, width)
+    statistics = [fid_features_to_statistics(torch.from_numpy(features)) for features in (generated, real)]
+    values = {
+        "torchmetrics": from_torchmetrics(generated, real),
+        "pytorch-fid": calculate_frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real)),
+        "torch-fidelity": fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"],
+        "statistics": from_statistics(generated, real),
+    }
+    assert values == pytest.approx(dict.fromkeys(values, from_features(generated, real)), rel=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize(
+    "variances",
+    [np.ones(5), *(np.geomspace(1, smallest, 48) for smallest in (1e-6, 1e-10, 1e-16))]
+    # Here L^T S L has eigenvalues near rest^2, just above or below the rounding of the largest.
+    + [np.array([1.0] + [rest] * 191) for rest in (1e-6, 5e-8, 1e-8, 1e-12)],
+    ids=str,
+)
+def test_tiny_eigenvalues_do_not_spoil_the_trace(variances: np.ndarray, unit: float) -> None:
+    width, scales = len(variances), unit * np.sqrt(variances)
+    sets = [correlated(seed, size * width, width) * scales @ rotation(5, width) for seed, size in ((1, 3), (2, 4))]
+    (_, sigma1), (_, sigma2) = map(gaussian_statistics, sets)
+    roots = [gaussian_of_features(features).root for features in sets]
+    exact = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    distance = frechet_distance(np.zeros(width), sigma1, np.zeros(width), sigma2)
+    assert (np.trace(sigma1) + np.trace(sigma2) - distance) / 2 == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize(("count", "reference", "width"), [(60, 80, 6), (15, 60, 20), (60, 15, 20), (12, 15, 20)])
+def test_influence_is_the_derivative_by_the_weight_of_a_sample(count: int, reference: int, width: int) -> None:
+    generated, real = correlated(1, count, width, 1.4, 0.3), correlated(2, reference, width)
+
+    def distance(weights: np.ndarray) -> float:
+        mean = weights @ generated
+        centred = generated - mean
+        covariance = count / (count - 1) * (centred * weights[:, None]).T @ centred
+        return frechet_distance(mean, covariance, *gaussian_statistics(real))
+
+    _, influence = frechet_influence(generated, gaussian_of_features(real))
+    for row in (0, 5, count - 1):
+        direction = 1e-3 / count * (np.eye(count)[row] - 1 / count)
+        slope = (distance(1 / count + direction) - distance(1 / count - direction)) / (2e-3 / count)
+        assert influence[row] == pytest.approx(slope, rel=1e-4, abs=1e-4)
+    assert influence.mean() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [80, 5])  # of five images, eigenvalues are 0
+@pytest.mark.parametrize("rounding", [0, 1e-13])
+def test_published_statistics_are_as_good_as_the_features(count: int, rounding: float) -> None:
+    generated, real = correlated(1, 60, 6), correlated(2, count, 6)
+    mu, sigma = gaussian_statistics(real)
+    noise = rounding * np.random.default_rng(0).standard_normal(sigma.shape)
+    found = frechet_influence(generated, gaussian_of_statistics(mu, sigma + noise, 6, "real.npz"))
+    for value, expected in zip(found, frechet_influence(generated, gaussian_of_features(real)), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda mu, sigma: (mu[:5], sigma[:5, :5]), r"shapes \(5,\) and \(5, 5\)"),
+        (lambda mu, sigma: (mu, sigma[:5]), r"shapes \(6,\) and \(5, 6\)"),
+        (lambda mu, sigma: (mu, sigma * np.inf), r"finite mu of shape \(6,\) .* in statistics\.npz"),
+        (lambda mu, sigma: (mu, 1e6 * (sigma + 1e-6 * np.triu(sigma))), "asymmetry"),
+        (lambda mu, sigma: (mu, 1e-6 * (sigma - 1.1 * np.linalg.eigvalsh(sigma)[0] * np.eye(6))), "eigenvalue -"),
+    ],
+)
+def test_what_is_no_gaussian_of_these_features_is_refused(
+    change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]], message: str
+) -> None:
+    with pytest.raises(InputError, match=rf"{message}.*; get the file again"):
+        gaussian_of_statistics(*change(*gaussian_statistics(correlated(2, 80, 6))), 6, "statistics.npz")
+
+
+def test_features_of_another_network_are_refused() -> None:
+    with pytest.raises(InputError, match="of one network; got 3 and 4 features"):
+        frechet_influence(correlated(1, 10, 3), gaussian_of_features(correlated(2, 20, 4)))
+
+
+def gaussian_set(seed: int, count: int, scale: float = 1.0) -> np.ndarray:
+    return scale * np.random.default_rng(seed).standard_normal((count, 8))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_the_jackknife_takes_out_the_bias_of_few_images(scale: float) -> None:
+    exact, reference = 8 * (scale - 1) ** 2, Gaussian(np.zeros(8), np.eye(8))
+    sets = [gaussian_set(seed, 200, scale) for seed in range(100)]
+    plain = np.mean([frechet_influence(features, reference)[0] for features in sets])
+    assert abs(np.mean([debiased_distance(features, reference) for features in sets]) - exact) < 0.2 * (plain - exact)
+
+
+def test_the_floor_is_the_distance_of_new_real_images() -> None:
+    real = gaussian_set(0, 4000)
+    new = [frechet_influence(gaussian_set(seed, 200), gaussian_of_features(real))[0] for seed in range(1, 41)]
+    floor = floor_distance(real, 200, draws=40, seed=0)
+    assert floor == pytest.approx(np.mean(new), rel=0.15)
+    assert floor == floor_distance(real, 200, draws=40, seed=0) != floor_distance(real, 200, draws=40, seed=1)
+    assert floor_distance(real, 800, draws=40, seed=0) == pytest.approx(floor / 4, rel=0.15)

@@ -1,0 +1,102 @@
+"""Intervals against repeated simulation and closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from discriminator_guidance.errors import InputError
+from discriminator_guidance.metrics.frechet import frechet_influence, gaussian_of_features
+from discriminator_guidance.metrics.significance import Measured, holm, standard_error
+from tests.metrics.sets import of_noise
+
+
+def noise(seed: int, count: int, width: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, width))
+
+
+def test_intervals_cover_the_expectation_over_repeated_sampling() -> None:
+    """300 repetitions of sampling two variants that share their noise, N = 500 in d = 8."""
+    reference, rows = gaussian_of_features(of_noise(noise(0, 1000, 8), 1.0, 0.0)), []
+    for seed in range(1, 301):
+        shared = noise(seed, 500, 8)
+        first, influence = frechet_influence(of_noise(shared, 1.3, 0.2), reference)
+        other = of_noise(shared + 0.1 * noise(10_000 + seed, 500, 8), 1.2, 0.15)
+        second, other_influence = frechet_influence(other, reference)
+        errors = [standard_error(psi) for psi in (influence, other_influence, influence - other_influence)]
+        rows.append((first, errors[0], first - second, errors[2], np.hypot(errors[0], errors[1])))
+    distance, error, difference, paired_error, unpaired_error = np.array(rows).T
+    for estimates, errors in ((distance, error), (difference, paired_error)):
+        assert errors.mean() == pytest.approx(estimates.std(ddof=1), rel=0.15)
+        covered = np.abs(estimates - estimates.mean()) <= 1.96 * errors
+        # Four standard deviations of a binomial share around 0.95.
+        assert covered.mean() == pytest.approx(0.95, abs=0.05)
+    assert paired_error.mean() < 0.4 * unpaired_error.mean()
+
+
+def test_a_difference_is_paired_by_replicate_and_image() -> None:
+    first, second = Measured((1.0, 2.0, 6.0), noise(1, 30, 3).T), Measured((0.5, 1.0, 1.5), noise(2, 30, 3).T)
+    delta, reverse = first.minus(second), second.minus(first)
+    assert delta.mean == pytest.approx(2.0)
+    assert delta.interval() == Measured((0.5, 1.0, 4.5), first.influence - second.influence).interval()
+    assert reverse.interval() == pytest.approx(tuple(-bound for bound in reversed(delta.interval())))
+    with pytest.raises(InputError, match=r"shapes \(3, 30\) and \(1, 20\)"):
+        first.minus(Measured((0.0,), np.zeros((1, 20))))
+
+
+def test_replicates_cover_the_expectation_over_training_seeds() -> None:
+    """400 studies of 5 networks and 200 images; a training deviation of 2.25 sampling errors, as on `mini`."""
+    generator = np.random.default_rng(0)
+    shared = generator.standard_normal((400, 1, 1, 200))
+    own = 0.5 * generator.standard_normal((400, 2, 5, 200))
+    training = 2.25 * (1.25 / 200) ** 0.5 * generator.standard_normal((400, 2, 5, 1))
+    gain, truth = np.array([1.0, 1.5])[:, None, None], np.array([1.0, 0.7])[:, None, None]
+    images = truth + training + gain * shared + own  # (study, variant, replicate, image); each distance is a mean
+    for estimates, expected in ((images[:, 0], 1.0), (images[:, 0] - images[:, 1], 0.3)):
+        values = estimates.mean(axis=2)
+        studies = [Measured(*study) for study in zip(values, estimates - values[:, :, None], strict=True)]
+        intervals = [study.interval() for study in studies]
+        # In the long run 98.6 % for the mean, 96.4 % for the difference: t_{K-1} is cautious about known V_s.
+        assert 0.90 <= np.mean([low <= expected <= high for low, high in intervals]) <= 0.99
+        sampling = [study.sampling_interval() for study in studies]
+        assert np.mean([low <= expected <= high for low, high in sampling]) < 0.88
+        assert [study.p_value() < 0.05 for study in studies] == [not low <= 0 <= high for low, high in intervals]
+
+
+def test_spread_of_replicates_beyond_their_own_noise_widens_the_interval() -> None:
+    influence = noise(1, 3 * 50).reshape(3, 50)
+    influence -= influence.mean(axis=1, keepdims=True)
+    sampling = influence.mean(axis=0).var(ddof=1) / 50
+    unshared = np.mean([(psi - influence.mean(axis=0)).var(ddof=1) / 50 for psi in influence])
+    for values, training in (((2.0, 3.0, 4.0), (1 - unshared) / 3), ((3.0, 3.0, 3.0), 0.0)):
+        half_width = 4.302653 * np.sqrt(sampling + training)  # t with two degrees of freedom
+        assert Measured(values, influence).interval() == pytest.approx((3 - half_width, 3 + half_width))
+
+
+def test_one_network_has_the_interval_and_p_value_of_sampling() -> None:
+    influence = noise(1, 400).T - noise(1, 400).mean()
+    value = 1.959964 * influence.std(ddof=1) / 20
+    measured = Measured((value,), influence)
+    assert measured.interval() == measured.sampling_interval() == pytest.approx((0, 2 * value), abs=1e-4 * value)
+    assert measured.p_value() == Measured((-value,), influence).p_value() == pytest.approx(0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize("replicates", [1, 3])
+def test_equal_variants_differ_by_nothing(replicates: int) -> None:
+    measured = Measured((2.0,) * replicates, noise(1, 50, replicates).T)
+    nothing = measured.minus(measured)
+    assert nothing.interval() == (0.0, 0.0)
+    assert nothing.p_value() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.9, 0.02], [1.0, 1.0, 0.06]),
+        ([0.03], [0.03]),
+        ([], []),
+    ],
+)
+def test_holm_steps_down_from_the_smallest(given: list[float], adjusted: list[float]) -> None:
+    assert holm(given) == pytest.approx(adjusted)
