@@ -9,7 +9,7 @@ from torch import nn
 
 from dguide.settings import Config
 from dguide.sources import cifar10
-from discriminator_guidance.metrics.inception import InceptionFeatures
+from discriminator_guidance.metrics.features import InceptionFeatures
 from discriminator_guidance.networks.adm import create_classifier
 from discriminator_guidance.networks.edm import EDMPrecond
 from tests.checkpoints import lookalike

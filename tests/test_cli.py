@@ -15,9 +15,9 @@ import pytest
 
 from dguide import cli
 from dguide.__main__ import main
+from dguide.artifacts import Layout
 from dguide.run import one_line_errors
 from dguide.settings import load_config
-from dguide.stages.layout import Layout
 from discriminator_guidance.files import write_json
 
 from .commands import PROJECT, refused, run, succeed

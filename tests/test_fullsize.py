@@ -18,8 +18,8 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
+from dguide.artifacts import Layout
 from dguide.settings import load_config
-from dguide.stages.layout import Layout
 
 from .commands import PROJECT, environment
 from .standins import write_all

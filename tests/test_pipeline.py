@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from dguide.artifacts import Layout
 from dguide.settings import load_config
-from dguide.stages.layout import Layout
 
 from .commands import PROJECT, TORCHRUN, environment, run, succeed, unshared
 from .preforked import preforked

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dguide.stages.layout import Layout
-from discriminator_guidance import distributed
+from dguide.artifacts import Layout
+from discriminator_guidance.runtime import share
 
 from .commands import TORCHRUN, succeed
 from .stages.conftest import prepare_study, run_stage, tiny_settings
@@ -55,6 +55,6 @@ def test_shares_cover_all_rows_once_and_are_even(monkeypatch: pytest.MonkeyPatch
     shares = []
     for rank in range(size):
         monkeypatch.setenv("RANK", str(rank))
-        shares.append(distributed.share(count))
+        shares.append(share(count))
     assert [row for share in shares for row in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

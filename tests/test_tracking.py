@@ -19,11 +19,11 @@ import torch
 from optuna.trial import TrialState
 
 from dguide import tracking
+from dguide.artifacts import load_extractor, load_head
 from dguide.run import run_stage
-from dguide.stages.networks import load_extractor, load_head
 from discriminator_guidance.files import sha256
 from discriminator_guidance.networks.adm import MemberLogits
-from discriminator_guidance.networks.precision import prepare
+from discriminator_guidance.runtime import prepare
 
 from .commands import PROJECT, environment, run, succeed
 from .stages.conftest import prepare_study, tiny_settings, write_params

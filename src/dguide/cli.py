@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import Layout
 from dguide.run import run_stage
-from dguide.stages.layout import Layout
 from dguide.studies.commands import PARAMS, Params, study
 from discriminator_guidance import __version__
 from discriminator_guidance.errors import ConfigError
@@ -146,7 +146,7 @@ def summary(
         write_json(file, summary_record(evaluations, settings.model_dump(), recorded_seconds(settings.profile)))
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
-    progress.summary(title, summary_rows(evaluations))
+    tracking.table(title, summary_rows(evaluations))
     typer.echo(f"tables, figures and the page: {folder.relative_to(Path.cwd())}/index.html")
 
 
@@ -186,7 +186,7 @@ def fid(
 
     found = command.run(images, against, reference, network, batch_size)
     counts = ", ".join(f"{len(each.names):,} {name} ({each.path})" for name, each in found.sets.items())
-    progress.summary(f"{counts}: 95 % intervals cover sampling noise; network and reference are fixed", found.rows())
+    tracking.table(f"{counts}: 95 % intervals cover sampling noise; network and reference are fixed", found.rows())
     if against is not None:
         typer.echo(found.sentence())
 
@@ -203,7 +203,7 @@ def fetch(
     settings, layout = _opened(params)
     action = stage.listing if only_list else stage.run
     rows = action(settings, layout.root, names or [])
-    progress.summary(f"profile {settings.profile}: third-party files", rows)
+    tracking.table(f"profile {settings.profile}: third-party files", rows)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -216,7 +216,7 @@ def release(
 
     settings, layout = _opened(params)
     rows = stage.run(settings, layout, folder / settings.profile)
-    progress.summary(f"profile {settings.profile}: released networks", rows)
+    tracking.table(f"profile {settings.profile}: released networks", rows)
 
 
 @convert.command("edm")
@@ -243,12 +243,12 @@ def convert_adm(
 
 
 def _converted(file: Path, network: nn.Module, arguments: dict[str, Any], folder: Path) -> None:
-    from discriminator_guidance.checkpoints.weights import save_weights
+    from discriminator_guidance.files import save_weights
 
     state = network.state_dict()
     save_weights(folder, state, arguments)
     held = {"tensors": len(state), "elements": sum(tensor.numel() for tensor in state.values())}
-    progress.summary(f"converted {file.name}", [{**held, "folder": folder}])
+    tracking.table(f"converted {file.name}", [{**held, "folder": folder}])
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -262,7 +262,7 @@ def plan(
 
     settings, layout = _opened(params)
     rows = planning.table(planning.estimate(settings, layout, seconds, processes))
-    progress.summary(f"profile {settings.profile}: estimates", rows)
+    tracking.table(f"profile {settings.profile}: estimates", rows)
     for line in planning.missing_files(settings, layout.root):
         typer.echo(f"missing: {line}")
 
@@ -278,4 +278,4 @@ def benchmark(
 
     settings, layout = _opened(params)
     rows = run.benchmark(settings, seconds, file or layout.report / "benchmark.json")
-    progress.summary(f"profile {settings.profile}: seconds of a call, medians", rows)
+    tracking.table(f"profile {settings.profile}: seconds of a call, medians", rows)

@@ -14,24 +14,24 @@ import torch
 from torch.nn.functional import one_hot
 from torch.utils.benchmark import timer  # waits for a GPU
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import REPLICATED, work_apart
 from dguide.benchmark.networks import SAMPLER, TRAINING_STEPS, Call, Calls, head_network
 from dguide.settings.sections import HeadNetwork
 from dguide.stages.discriminator import head_settings
-from dguide.stages.layout import REPLICATED, work_apart
 from dguide.stages.sampling import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.files import read_json
-from discriminator_guidance.metrics.inception import INCEPTION_FEATURES
-from discriminator_guidance.networks.precision import prepare
+from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.noise import karras_sigmas, tau_from_sigma
+from discriminator_guidance.runtime import prepare
 from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import split_pairs
 from discriminator_guidance.training.score import ScoreSettings, train_score
 
 if TYPE_CHECKING:
+    from dguide.artifacts import Layout
     from dguide.settings import Config, Variant
-    from dguide.stages.layout import Layout
 
 DIGITS, CIFAR10_TRAIN, CIFAR10_TEST, CLASSES = 1797, 50_000, 10_000, 10
 METRICS_SHARE, EDGE = 0.5, 1024  # what metrics reach of the rate of one large float64 product, and its size
@@ -72,7 +72,7 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
     factor = torch.ones(EDGE, EDGE, dtype=torch.float64)
     per_image = {METRICS: seconds_per_image(lambda _: factor @ factor, 1, 1.0) / (METRICS_SHARE * 2 * EDGE**3)}
     kinds = list(dict.fromkeys(kind for calls in stages.values() for kind in calls if kind != METRICS))
-    with progress.bar("timing this machine", len(kinds), "kinds of call") as advance:
+    with tracking.bar("timing this machine", len(kinds), "kinds of call") as advance:
         for number, kind in enumerate(kinds):
             began = perf_counter()
             call, batch, uses = call_of(config, real, kind)

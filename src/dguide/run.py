@@ -10,13 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dguide import progress
-from discriminator_guidance import distributed
+from dguide import tracking
 from discriminator_guidance.errors import ConfigError, UserError
+from discriminator_guidance.runtime import barrier, is_first, own_jobs, world_size
 
 if TYPE_CHECKING:
+    from dguide.artifacts import Layout
     from dguide.settings import Config
-    from dguide.stages.layout import Layout
 
 # OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
 SPINCOUNT = "10000"
@@ -29,8 +29,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     divide the replicates, as `work_apart` says, or what is done in each.
     """
     from dguide import tracking
+    from dguide.artifacts import REPLICATED, Layout, work_apart
     from dguide.settings import load_config
-    from dguide.stages.layout import REPLICATED, Layout, work_apart
 
     config = load_config(params)
     layout = Layout(Path.cwd(), config.profile)
@@ -44,8 +44,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
-    if distributed.world_size() > 1 and work_apart(word, len(numbers), distributed.world_size()):
-        numbers = distributed.own_jobs(numbers)
+    if world_size() > 1 and work_apart(word, len(numbers), world_size()):
+        numbers = own_jobs(numbers)
     for number in numbers:
         own_layout = layouts[number]
         own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), own_layout.replicate]))
@@ -55,9 +55,9 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             result: dict[str, Any] = stage.run(own, own_layout, tracker, *row.values())
             tracker.summary(result)
         results.append({"replicate": number, **result} if own_layout.replicate else result)
-    if distributed.is_first() and results:
-        progress.summary("/".join([word, *row.values()]), results)
-    distributed.barrier()  # the first rank may still read what the others wrote
+    if is_first() and results:
+        tracking.table("/".join([word, *row.values()]), results)
+    barrier()  # the first rank may still read what the others wrote
 
 
 def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
@@ -99,5 +99,5 @@ def one_line_errors() -> Iterator[None]:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
             raise
         message = "expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu"
-    progress.notice(message, "error")
+    tracking.notice(message, "error")
     sys.exit(2)

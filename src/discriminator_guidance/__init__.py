@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from discriminator_guidance.denoisers import from_diffusers, guided_unet
     from discriminator_guidance.guidance import DiscriminatorGuidance
     from discriminator_guidance.images import to_uint8
-    from discriminator_guidance.metrics.distance import frechet_distance
+    from discriminator_guidance.metrics.distances import frechet_distance
     from discriminator_guidance.sampler import sample
     from discriminator_guidance.training.discriminator import train_discriminator
 
@@ -18,7 +18,7 @@ _MODULES = {
     "denoisers": ["from_diffusers", "guided_unet"],
     "guidance": ["DiscriminatorGuidance"],
     "images": ["to_uint8"],
-    "metrics.distance": ["frechet_distance"],
+    "metrics.distances": ["frechet_distance"],
     "sampler": ["sample"],
     "training.discriminator": ["train_discriminator"],
 }

@@ -1,100 +1,19 @@
-"""Rules that combine the members' logits into one log density ratio, and their weights."""
+"""What ensembles need beyond a mean: gradients shrunk where members disagree, and weights fitted by noise level."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from discriminator_guidance.noise import marginal_mean, sigma_from_tau, tau_from_sigma
 
-PROBABILITY_CLIP = 1e-5  # a probability closer to 0 or 1 is not taken for true
-LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
-
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
 LogRatio = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (N,) log density ratio, differentiable in x_vp
-EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
 RawLogits = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (M, N) raw logits, differentiable in x_vp
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
-
-
-def clip_log_ratio(log_ratio: Tensor) -> Tensor:
-    """The log ratio of a probability clipped to [1e-5, 1 - 1e-5], with gradient 0 outside (Kim et al. 2023, Eq. 8).
-
-    Clamping L is the same as clipping d before L = log d/(1-d), and keeps the digits of L in float32.
-    *Deviation:* both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
-    """
-    return log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
-
-
-def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
-    """The clipped log ratio log d/(1-d) of the mean probability d = sum_m w_m sigmoid(logit_m): (M, N) -> (N,).
-
-    The reproduction's Eq. 3 with equal weights. One member alone gives its own clipped log ratio.
-    """
-    log_weights = weights.log().view(len(logits), -1)  # a weight of 0 becomes -inf and drops out of the sum
-    real = torch.logsumexp(log_weights + logsigmoid(logits), dim=0)
-    fake = torch.logsumexp(log_weights + logsigmoid(-logits), dim=0)
-    return clip_log_ratio(real - fake)
-
-
-def mean_logit(logits: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of the members' log ratios, the log of the geometric mean of their ratios: (M, N) -> (N,).
-
-    *Deviation:* not clipped, unlike the log ratio of one discriminator, since no mean of probabilities is taken.
-    """
-    return (weights.view(len(logits), -1) * logits).sum(dim=0)
-
-
-def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
-    """What the reproduction's published code computed: the mean of RAW LOGITS, clipped as if it were a probability.
-
-    Kept only to show why its ensemble scored FID 14.35. Where the mean logit lies outside (0, 1) the log ratio is
-    pinned at +-11.5 and its gradient is 0; inside, the gradient is scaled by 1 / (p (1 - p)) >= 4. (M, N) logits ->
-    (N,) float64.
-    """
-    mistaken = mean_logit(logits, weights).double().clamp(PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
-    return mistaken.log() - torch.log1p(-mistaken)
-
-
-RULES: dict[str, EnsembleRule] = {
-    "mean_probability": mean_probability,
-    "mean_logit": mean_logit,
-    "clipped_logit_mean": clipped_logit_mean,
-}
-SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
-
-
-def simplex_weights(weights: Literal["equal", "fitted"] | Sequence[float], members: int) -> tuple[float, ...]:
-    """One weight for each member: the given ones, or equal ones, also in place of those fitted by noise level."""
-    if isinstance(weights, str):
-        return (1.0 / members,) * members
-    return tuple(float(weight) for weight in weights)
-
-
-def combine(member_logits: RawLogits, rule: str, weights: Sequence[float] | WeightsOfTime) -> LogRatio:
-    """The ensemble's log ratio, (x_vp, tau) -> (N,), from raw logits by a rule of `RULES`, or `shrunk_mean_logit`.
-
-    weights: one for each member, or a function of VP time (`fitted_weights.interpolated`, for mean_logit). The log
-    ratio is NaN where a member's logit is not finite, which a rule's clip would hide.
-    """
-    if rule == SHRUNK:
-        return shrunk_mean_logit(member_logits)
-    fuse = RULES[rule]
-
-    def log_ratio(x_vp: Tensor, tau: Tensor) -> Tensor:
-        logits = member_logits(x_vp, tau)
-        # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        ratio = fuse(logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
-        return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
-
-    return log_ratio
 
 
 def member_gradients(logits: Tensor, x_vp: Tensor) -> Tensor:

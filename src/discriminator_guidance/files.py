@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written under a temporary name, then renamed."""
+"""Files that are complete or absent: JSON, tables, arrays, weights, and work that survives a kill."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import hashlib
 import io
 import json
 import os
+import pickle
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from discriminator_guidance.errors import InputError, UserError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # commands that compute nothing start without torch
     import pandas as pd
+    from torch import Tensor, nn
 
 DIGITS = 9  # significant ones of every number in JSON and CSV: the same on every machine, unlike the last ones
 MAX_ARRAY_BYTES = 2**32
@@ -127,3 +131,129 @@ def sha256(path: Path) -> str:
 def fingerprint(data: Mapping[str, Any]) -> str:
     """The SHA-256 of JSON-like settings, whatever the order of their keys; infinity is allowed."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+class Resumable:
+    """The resumable part of one run: a folder `root`/`name`-<hash of `key`>; damaged files count as missing."""
+
+    def __init__(self, root: Path, name: str, key: Mapping[str, Any]) -> None:
+        self.folder = root / f"{name}-{fingerprint(key)[:20]}"
+
+    def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
+        """The arrays of a shard by name."""
+        try:
+            return load_arrays(self._shard(number), None, "delete it")
+        except InputError:
+            return None
+
+    def save_shard(self, number: int, **arrays: np.ndarray) -> None:
+        """Keep a finished shard, counted from 0."""
+        write_npz(self._shard(number), **arrays)
+
+    def load(self) -> dict[str, Any] | None:
+        """The state last given to `save`, on the CPU: networks and optimizers move it to their own device."""
+        import torch
+
+        path = self.folder / "checkpoint.pt"
+        try:
+            with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums and does not compare them
+                if archive.testzip() is not None:
+                    return None
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # zipfile and PyTorch raise some dozen types on damaged bytes
+            return None
+        return state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the training state: tensors and plain values, nested in dictionaries and lists."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        write_bytes(self.folder / "checkpoint.pt", buffer.getvalue())
+
+    def remove(self) -> None:
+        """Delete the folder, once the outputs of the stage are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _shard(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.npz"
+
+
+WEIGHT_FILES = ("model.safetensors", "config.json")
+AS_PUBLISHED = "use the file as its authors published it"
+Network = TypeVar("Network", bound="nn.Module")
+
+
+def save_weights(folder: Path, state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` (tensors by their original names) and `config.json` (constructor arguments)."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_bytes(folder / "model.safetensors", save(tensors))
+    write_json(folder / "config.json", arguments)
+
+
+def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name and constructor arguments, as `save_weights` wrote them."""
+    from safetensors.torch import load_file
+
+    path = folder / "model.safetensors"
+    require(path, stage)
+    arguments = read_json(folder / "config.json", stage)
+    try:
+        return load_file(path), arguments
+    except Exception as error:  # safetensors and torch raise several types on damaged files
+        raise InputError(f"complete weights in {path}", reason(error), f"run stage {stage} again") from error
+
+
+def load_torch(file: Path | io.BytesIO) -> Any:
+    """The content of a file by `torch.save`, on the CPU, if it has only tensors and plain containers."""
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch wraps what it met in advice to load the file all the same.
+        raise ValueError(str(error.__context__ or error).partition(" Please")[0]) from error
+
+
+def load_network(build: Callable[..., Network], folder: Path, stage: str) -> Network:
+    """The network of which a stage wrote the arguments and the weights."""
+    state, arguments = load_weights(folder, stage)
+    return fit_network(build, arguments, state, "weights that fit their config.json", f"run stage {stage} again")
+
+
+def fit_network(
+    build: Callable[..., Network], arguments: Mapping[str, Any], state: Mapping[str, Tensor], what: str, remedy: str
+) -> Network:
+    """A network with weights that fit it; arguments from a file are followed only as far as its tensors reach."""
+    try:
+        with _at_most(sum(tensor.numel() for tensor in state.values())):
+            network = build(**arguments)
+        network.load_state_dict(state)
+    except UserError as error:
+        raise InputError(what, f"{error.got}, not {error.expected}", remedy) from error
+    except Exception as error:  # constructors raise anything on arguments that are not their own
+        raise InputError(what, reason(error), remedy) from error
+    return network
+
+
+@contextmanager
+def _at_most(elements: int) -> Iterator[None]:
+    """Stop the construction of a network with more parameters."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    left = elements
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal left
+        left -= parameter.numel()
+        if left < 0:
+            raise ValueError(f"a network of more than the {elements:,} numbers in the file")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -10,9 +10,9 @@ import torch
 
 from dguide.benchmark import baseline, run
 from dguide.settings import Config
-from discriminator_guidance.networks import cpu
+from discriminator_guidance.networks import layers
 from discriminator_guidance.networks.adm import MemberLogits, build_extractor, build_head
-from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.runtime import Compute
 from tests.stages.conftest import tiny_settings
 from tests.standins import alive
 
@@ -51,7 +51,7 @@ def test_the_baseline_has_the_same_gradients_and_computes_attention_again():
         gradients.append(torch.autograd.grad(logits, (x, *used)))
     baseline.prepare(False)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
-    assert (len(calls), cpu.WIDEST) == (2, 64)
+    assert (len(calls), layers.WIDEST) == (2, 64)
 
 
 @pytest.mark.parametrize(("budget", "images", "rounds"), [(39.0, 5, 1), (100.0, 7, 2), (4.0, 1, 1), (2.0, 1, 1)])

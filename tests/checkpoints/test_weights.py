@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from discriminator_guidance.checkpoints.weights import load_network, load_weights, save_weights
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.files import load_network, load_weights, save_weights
 from discriminator_guidance.networks.edm import EDMPrecond
 
 from .lookalike import TINY, network

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dguide.stages.layout import Layout
-from discriminator_guidance.resume import Resumable
+from dguide.artifacts import Layout
+from discriminator_guidance.files import Resumable
 from tests.stages.conftest import prepare_study, run_stage, tiny_settings
 
 FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from discriminator_guidance.ensemble import LogRatio, combine
-from discriminator_guidance.guidance import guidance_score
+from discriminator_guidance.guidance import LogRatio, combine, guidance_score
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.noise import marginal_mean, tau_from_sigma
 from tests.golden.vectors import Vectors, find

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.metrics.frechet import frechet_distance, frechet_influence, gaussian_of_features
-from discriminator_guidance.metrics.kid import kid
+from discriminator_guidance.metrics.distances import distance_of_moments, frechet_influence, gaussian_of_features, kid
 from discriminator_guidance.metrics.manifold import precision_recall
 from tests.golden.vectors import Vectors, find
 from tests.metrics.sets import gaussian_statistics
@@ -110,11 +109,11 @@ def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
     if quantity == "trace_sqrt":
         spread, origin = np.trace(sigma_1) + np.trace(sigma_2), np.zeros_like(mu_1)
         pairs = ((sigma_1, sigma_2), (sigma_2, sigma_1))
-        return [(spread - frechet_distance(origin, one, origin, other)) / 2 for one, other in pairs]
+        return [(spread - distance_of_moments(origin, one, origin, other)) / 2 for one, other in pairs]
     if quantity.startswith("fid_"):
         other = statistics[0] if quantity == "fid_pytorch_fid_self" else statistics[1]
         reference = gaussian_of_features(generated if quantity == "fid_pytorch_fid_self" else real)
-        return [frechet_distance(mu_1, sigma_1, *other), frechet_influence(generated, reference)[0]]
+        return [distance_of_moments(mu_1, sigma_1, *other), frechet_influence(generated, reference)[0]]
     if match := re.fullmatch(r"(?:prdc_)?(precision|recall)_k(\d+)", quantity):
         return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"][0]]
     if quantity in ("kid_mean", "kid_mean_f32", "kid_std"):

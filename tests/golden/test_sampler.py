@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.ensemble import combine
+from discriminator_guidance.guidance import combine
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.sampler import EDM_SAMPLER, SamplerSettings
 from discriminator_guidance.sampler import heun as sample

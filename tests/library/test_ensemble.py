@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discriminator_guidance.ensemble import RULES, combine, mean_probability
+from discriminator_guidance.guidance import RULES, combine, mean_probability
 
 finite = st.floats(-9, 9)
 

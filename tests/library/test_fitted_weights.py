@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.ensemble import combine, fit_weights, interpolated
-from discriminator_guidance.guidance import guidance_score
+from discriminator_guidance.ensemble import fit_weights, interpolated
+from discriminator_guidance.guidance import combine, guidance_score
 from discriminator_guidance.noise import tau_from_sigma
 from discriminator_guidance.sampler import heun as sample
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.resume import Resumable
+from discriminator_guidance.files import Resumable
 
 KEY = {"inputs": {"a": "0" * 64}, "settings": {"steps": 12}}
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.ensemble import combine
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.guidance import guidance_score
+from discriminator_guidance.guidance import combine, guidance_score
 from discriminator_guidance.sampler import heun as sample
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from dguide.artifacts import load_fid_network
 from dguide.stages import guided, release
-from dguide.stages.networks import load_fid_network
 from discriminator_guidance import DiscriminatorGuidance, frechet_distance, from_pretrained, sample, to_uint8
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.files import write_json
-from discriminator_guidance.networks.fid_network import FidNetwork
-from discriminator_guidance.networks.precision import prepare
+from discriminator_guidance.metrics.features import FidNetwork
+from discriminator_guidance.runtime import prepare
 from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.stages.conftest import prepare_study, tiny_settings
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.ensemble import combine, shrunk_mean_logit
-from discriminator_guidance.guidance import guidance_score
+from discriminator_guidance.ensemble import shrunk_mean_logit
+from discriminator_guidance.guidance import combine, guidance_score
 
 N, SHAPE = 500, (2, 4, 4)
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.checkpoints.pretrained import load_discriminator
-from discriminator_guidance.checkpoints.weights import save_weights
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.files import Resumable, save_weights
 from discriminator_guidance.images import to_uint8, write_png
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.noise import marginal_mean, marginal_std
-from discriminator_guidance.resume import Resumable
 from discriminator_guidance.sampler import sample
 from discriminator_guidance.training.discriminator import TrainedDiscriminator, train_discriminator
 

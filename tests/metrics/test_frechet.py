@@ -12,11 +12,11 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.metrics.frechet import (
+from discriminator_guidance.metrics.distances import (
     Gaussian,
     debiased_distance,
+    distance_of_moments,
     floor_distance,
-    frechet_distance,
     frechet_influence,
     gaussian_of_features,
     gaussian_of_statistics,
@@ -25,7 +25,7 @@ from tests.metrics.sets import correlated, gaussian_statistics
 
 
 def from_statistics(generated: np.ndarray, real: np.ndarray) -> float:
-    return frechet_distance(*gaussian_statistics(generated), *gaussian_statistics(real))
+    return distance_of_moments(*gaussian_statistics(generated), *gaussian_statistics(real))
 
 
 def from_features(generated: np.ndarray, real: np.ndarray) -> float:
@@ -72,7 +72,7 @@ def test_tiny_eigenvalues_do_not_spoil_the_trace(variances: np.ndarray, unit: fl
     (_, sigma1), (_, sigma2) = map(gaussian_statistics, sets)
     roots = [gaussian_of_features(features).root for features in sets]
     exact = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
-    distance = frechet_distance(np.zeros(width), sigma1, np.zeros(width), sigma2)
+    distance = distance_of_moments(np.zeros(width), sigma1, np.zeros(width), sigma2)
     assert (np.trace(sigma1) + np.trace(sigma2) - distance) / 2 == pytest.approx(exact, rel=1e-9)
 
 
@@ -84,7 +84,7 @@ def test_influence_is_the_derivative_by_the_weight_of_a_sample(count: int, refer
         mean = weights @ generated
         centred = generated - mean
         covariance = count / (count - 1) * (centred * weights[:, None]).T @ centred
-        return frechet_distance(mean, covariance, *gaussian_statistics(real))
+        return distance_of_moments(mean, covariance, *gaussian_statistics(real))
 
     _, influence = frechet_influence(generated, gaussian_of_features(real))
     for row in (0, 5, count - 1):

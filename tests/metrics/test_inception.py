@@ -10,8 +10,7 @@ import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.metrics.features import extract_features
-from discriminator_guidance.metrics.inception import InceptionFeatures
+from discriminator_guidance.metrics.features import InceptionFeatures, extract_features
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.metrics.kid import kid, kid_influence
+from discriminator_guidance.metrics.distances import kid, kid_influence
 from tests.metrics.sets import correlated
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.metrics.frechet import frechet_influence, gaussian_of_features
+from discriminator_guidance.metrics.distances import frechet_influence, gaussian_of_features
 from discriminator_guidance.metrics.significance import Measured, holm, standard_error
 from tests.metrics.sets import of_noise
 

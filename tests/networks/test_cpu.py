@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from discriminator_guidance.networks.cpu import MANY, WIDEST, attend, double, halve
+from discriminator_guidance.networks.layers import MANY, WIDEST, attend, double, halve
 
 WAYS = {
     "halve": (halve, lambda x: F.avg_pool2d(x, 2)),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.networks.precision import Compute, prepare
+from discriminator_guidance.runtime import Compute, prepare
 
 
 @pytest.fixture

@@ -16,13 +16,12 @@ import pytest
 import torch
 from torch import nn
 
+from dguide.artifacts import Layout
 from dguide.settings import Config, load_config
-from dguide.stages.layout import Layout
-from discriminator_guidance.checkpoints.weights import save_weights
-from discriminator_guidance.files import write_json, write_npz
+from discriminator_guidance.files import save_weights, write_json, write_npz
+from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.networks.adm import build_extractor, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.networks.fid_network import FidNetwork
 from tests.settings.settings import MINI, changed
 
 Tiny = tuple[Config, Layout]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dguide.stages.networks import load_extractor
+from dguide.artifacts import load_extractor
 from discriminator_guidance.errors import InputError
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params

@@ -14,12 +14,11 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from dguide.stages import fid
-from discriminator_guidance.checkpoints.weights import load_torch
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import read_json, write_npz
+from discriminator_guidance.files import load_torch, read_json, write_npz
 from discriminator_guidance.image_files import open_images
 from discriminator_guidance.images import write_png
-from discriminator_guidance.metrics.inception import InceptionFeatures
+from discriminator_guidance.metrics.features import InceptionFeatures
 from tests.commands import PROJECT
 
 from .conftest import Tiny, run_stage

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dguide.stages.networks import load_fid_network
+from dguide.artifacts import load_fid_network
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import sha256
-from discriminator_guidance.metrics.inception import InceptionFeatures
+from discriminator_guidance.metrics.features import InceptionFeatures
 
 from .conftest import Tiny, run_stage, tiny_settings, write_params
 from .test_networks import CPU

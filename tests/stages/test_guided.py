@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dguide.artifacts import Layout
 from dguide.stages import guided
-from dguide.stages.layout import Layout
-from discriminator_guidance.checkpoints.weights import load_weights, save_weights
 from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.files import load_weights, save_weights
 from discriminator_guidance.images import to_uint8
 from discriminator_guidance.noise import tau_from_sigma
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dguide.stages.networks import load_denoiser, load_extractor, load_fid_network, load_head
-from discriminator_guidance.checkpoints.weights import save_weights
+from dguide.artifacts import load_denoiser, load_extractor, load_fid_network, load_head
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.files import save_weights
+from discriminator_guidance.runtime import Compute
 
 from .conftest import Tiny, run_stage
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dguide.artifacts import Layout
 from dguide.settings import load_config
 from dguide.sources.digits import read_digits
 from dguide.stages import real
-from dguide.stages.layout import Layout
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.images import content_digest

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dguide.stages.sampling import OpenVariant
 from discriminator_guidance.guidance import Guidance
-from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.runtime import Compute
 from discriminator_guidance.sampler import SamplerSettings
 
 CPU = Compute(torch.device("cpu"), "float32")

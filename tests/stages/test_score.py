@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dguide.stages.networks import load_denoiser
+from dguide.artifacts import load_denoiser
 from discriminator_guidance.errors import InputError
 from tests.checkpoints import lookalike
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dguide.artifacts import Layout
 from dguide.settings import load_config
-from dguide.stages.layout import Layout
 from tests.stages.conftest import Tiny, made, tiny, tiny_settings, write_params
 
 __all__ = ["made", "tiny"]

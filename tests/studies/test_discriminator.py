@@ -12,16 +12,15 @@ import numpy as np
 import optuna
 import pytest
 
+from dguide.artifacts import Layout, load_fid_network
 from dguide.settings import load_config
 from dguide.stages.discriminator import open_inputs, start_head
-from dguide.stages.layout import Layout
-from dguide.stages.networks import load_fid_network
 from dguide.studies.discriminator import run, scores, starting_points, suggest
 from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.metrics.distances import distance_of_moments
 from discriminator_guidance.metrics.features import extract_features
-from discriminator_guidance.metrics.frechet import frechet_distance
-from discriminator_guidance.networks.precision import prepare
-from discriminator_guidance.training.heads import fit_head
+from discriminator_guidance.runtime import prepare
+from discriminator_guidance.training.discriminator import fit_head
 from tests.commands import environment
 from tests.metrics.sets import gaussian_statistics
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
@@ -98,7 +97,7 @@ def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
     network = load_fid_network(layout.model("fid_network"), prepare("cpu", "float32", 1))
     drawn = gaussian_statistics(extract_features(network.features, images, 8, "cpu"))
     real = gaussian_statistics(np.load(layout.model("fid_network") / "features.npz")["train"])
-    assert float(row["fid"]) == pytest.approx(frechet_distance(*drawn, *real), rel=1e-4)
+    assert float(row["fid"]) == pytest.approx(distance_of_moments(*drawn, *real), rel=1e-4)
 
 
 def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):

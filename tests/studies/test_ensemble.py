@@ -8,8 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from dguide.artifacts import Layout
 from dguide.settings import load_config
-from dguide.stages.layout import Layout
 from dguide.studies.ensemble import run, simplex_point, starting_points, suggest
 from discriminator_guidance.errors import InputError
 from tests.stages.conftest import Tiny

@@ -14,15 +14,15 @@ import torch
 from scipy import stats
 from scipy.special import expit
 
+from dguide.artifacts import load_head
 from dguide.settings import Config
 from dguide.settings.sections import SampleRange
-from dguide.stages.networks import load_head
 from dguide.studies import factorial, trials
 from dguide.studies.distances import GuidedDistances
 from dguide.studies.factorial import RULES, Cell, cell_variant, planned_cells, share_and_amplification
 from dguide.studies.factorial_record import cell_frame, effect_rows, factors, platt_slope, pooled_effects
-from discriminator_guidance.ensemble import LOG_RATIO_BOUND, clipped_logit_mean
-from discriminator_guidance.metrics.frechet import debiased_distance
+from discriminator_guidance.guidance import LOG_RATIO_BOUND, clipped_logit_mean
+from discriminator_guidance.metrics.distances import debiased_distance
 from tests.stages.conftest import Tiny, save_untrained, tiny_settings, write_params
 from tests.studies.conftest import table
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import optuna
 
+from dguide.artifacts import Layout
 from dguide.settings import load_config
-from dguide.stages.layout import Layout
 from dguide.studies import storage
 from dguide.studies.storage import StudyPlan
 from dguide.studies.trials import begin, run_trials

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.training import heads as discriminator
-from discriminator_guidance.training.grid import grid_features, validate
-from discriminator_guidance.training.heads import DiscriminatorSettings, fit_head, used_epoch
-from discriminator_guidance.training.pairs import Pairs, Split
+from discriminator_guidance.runtime import Compute
+from discriminator_guidance.training import discriminator
+from discriminator_guidance.training.discriminator import DiscriminatorSettings, fit_head, used_epoch
+from discriminator_guidance.training.pairs import Pairs, Split, grid_features, validate
 from discriminator_guidance.training.score_matching import ScoreMatching
 
 from .memory import Memory, ignore

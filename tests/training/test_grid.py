@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.training.grid import grid_features
+from discriminator_guidance.training.pairs import grid_features
 
 from .test_discriminator import brightness, make_pairs
 

@@ -14,14 +14,20 @@ from typing import TypeVar
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from discriminator_guidance.networks import cpu
+from discriminator_guidance import runtime
+from discriminator_guidance.networks import layers
 from discriminator_guidance.networks.adm import AttentionBlock
 
 Network = TypeVar("Network", bound=nn.Module)
 # Where glibc's own thresholds arrive after the first large block was freed, by the parameters of mallopt(3).
 M_MMAP_THRESHOLD = -3
-RETURNED = {cpu.M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 2**25, cpu.M_TRIM_THRESHOLD: 2**26, cpu.M_TOP_PAD: 2**17}
-MANY, WIDEST = cpu.MANY, cpu.WIDEST
+RETURNED = {
+    runtime.M_MMAP_MAX: 65536,
+    M_MMAP_THRESHOLD: 2**25,
+    runtime.M_TRIM_THRESHOLD: 2**26,
+    runtime.M_TOP_PAD: 2**17,
+}
+MANY, WIDEST = layers.MANY, layers.WIDEST
 
 
 def as_published(network: Network) -> Network:
@@ -34,5 +40,5 @@ def as_published(network: Network) -> Network:
 
 def prepare(published: bool) -> None:
     """Switch what exists only because of CPUs off for the baseline, and on for this project."""
-    cpu.MANY, cpu.WIDEST = (sys.maxsize, 0) if published else (MANY, WIDEST)
-    cpu.tune_malloc(RETURNED if published else cpu.KEPT)
+    layers.MANY, layers.WIDEST = (sys.maxsize, 0) if published else (MANY, WIDEST)
+    runtime.tune_malloc(RETURNED if published else runtime.KEPT)

@@ -16,7 +16,7 @@ from dguide.settings.sections import HeadNetwork
 from dguide.stages.discriminator import frozen_features, head_settings
 from dguide.stages.sampling import GuidanceOf, OpenVariant
 from discriminator_guidance.guidance import DiscriminatorGuidance
-from discriminator_guidance.metrics.inception import InceptionFeatures
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from discriminator_guidance.networks.adm import (
     EncoderUNet,
     MemberLogits,
@@ -25,10 +25,9 @@ from discriminator_guidance.networks.adm import (
     create_classifier,
 )
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.networks.fid_network import FidNetwork
-from discriminator_guidance.networks.precision import Compute
+from discriminator_guidance.runtime import Compute
 from discriminator_guidance.sampler import EDM_SAMPLER
-from discriminator_guidance.training.heads import fit_head
+from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.pairs import Pairs, Split
 
 if TYPE_CHECKING:

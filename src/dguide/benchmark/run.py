@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch.utils.benchmark import timer  # waits for a GPU
 
-from dguide import progress
+from dguide import tracking
 from dguide.benchmark import baseline
 from dguide.benchmark.networks import Call, Calls, head_network
 from discriminator_guidance.files import write_json
-from discriminator_guidance.metrics.frechet import frechet_distance
-from discriminator_guidance.networks.precision import Compute, prepare
+from discriminator_guidance.metrics.distances import distance_of_moments
+from discriminator_guidance.runtime import Compute, prepare
 
 if TYPE_CHECKING:
     from dguide.settings import Config
@@ -52,7 +52,7 @@ def benchmark(config: Config, seconds: float, file: Path) -> list[dict[str, Any]
         "torch": torch.__version__,
     }
     rows: list[dict[str, Any]] = []
-    with progress.bar("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
+    with tracking.bar("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
         for row in rows_of(config, compute):
             rows.append({**timed(row, row.share * seconds), "conditions": conditions})
             write_json(file, rows)
@@ -92,7 +92,7 @@ def frechet_row() -> Row:
         root = np.trace(sqrtm(sigma1 @ sigma2).real)
         return float(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
 
-    return Row(f"frechet_{width}", baseline_distance, lambda _: frechet_distance(mu1, sigma1, mu2, sigma2), 0.2)
+    return Row(f"frechet_{width}", baseline_distance, lambda _: distance_of_moments(mu1, sigma1, mu2, sigma2), 0.2)
 
 
 def timed(row: Row, budget: float, clock: Callable[[], float] = timer) -> dict[str, Any]:

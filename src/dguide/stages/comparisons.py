@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dguide.artifacts import Layout
 from dguide.report.gather import Difference, Standing
 from dguide.settings import Variant
-from dguide.stages.layout import Layout
 from discriminator_guidance.files import read_json, read_npz
 from discriminator_guidance.metrics.significance import Measured
 

@@ -13,10 +13,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 from torch.nn.functional import one_hot
 
-from dguide.settings import Config, Member
-from dguide.settings.sections import Discriminator
-from dguide.stages.layout import Layout
-from dguide.stages.networks import (
+from dguide.artifacts import (
+    Layout,
     load_denoiser,
     load_extractor,
     released_file,
@@ -24,18 +22,25 @@ from dguide.stages.networks import (
     resumable,
     training_report,
 )
+from dguide.settings import Config, Member
+from dguide.settings.sections import Discriminator
 from dguide.tracking import Tracker
-from discriminator_guidance import distributed
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
-from discriminator_guidance.checkpoints.weights import WEIGHT_FILES, load_network, save_weights
-from discriminator_guidance.files import read_npz, sha256, write_csv, write_json, write_npz
+from discriminator_guidance.files import (
+    WEIGHT_FILES,
+    Resumable,
+    load_network,
+    read_npz,
+    save_weights,
+    sha256,
+    write_csv,
+    write_json,
+    write_npz,
+)
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
-from discriminator_guidance.networks.precision import Compute, allow_tf32, prepare
-from discriminator_guidance.resume import Resumable
-from discriminator_guidance.training.discriminator import train_discriminator
-from discriminator_guidance.training.grid import Features, GridFeatures, validate
-from discriminator_guidance.training.heads import DiscriminatorSettings, used_epoch
-from discriminator_guidance.training.pairs import Pairs, pair_up
+from discriminator_guidance.runtime import Compute, allow_tf32, is_first, prepare, world_size
+from discriminator_guidance.training.discriminator import DiscriminatorSettings, train_discriminator, used_epoch
+from discriminator_guidance.training.pairs import Features, GridFeatures, Pairs, pair_up, validate
 from discriminator_guidance.training.score_matching import ScoreMatching
 
 RELEASED = (0.5, -1.2, 1.2)  # sigma_data, p_mean, p_std of the released EDM networks (Karras et al. 2022, Table 1)
@@ -127,7 +132,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     }
 
     folder, reports = layout.discriminator(member), layout.discriminator_report(member)
-    if distributed.is_first():
+    if is_first():
         save_weights(folder, head.state_dict(), head.arguments)
         shutil.rmtree(folder / LAST, ignore_errors=True)
         if used["epoch"] < settings.epochs or settings.ema_decay is not None:
@@ -191,7 +196,7 @@ def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Re
         "cond": config.cond,
         "feature_precision": inputs.feature_precision,
         "start": [sha256(path) for path in started_from],
-        "ranks": distributed.world_size(),
+        "ranks": world_size(),
     }
     return resumable(layout, name, files, key, inputs.compute)
 

@@ -7,30 +7,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import Layout, load_fid_network
 from dguide.settings import Config, Variant
-from dguide.stages.layout import Layout
-from dguide.stages.networks import load_fid_network
 from dguide.stages.sampling import sampler_settings, window_of
 from dguide.tracking import Tracker
-from discriminator_guidance import distributed
-from discriminator_guidance.ensemble import RULES, simplex_weights
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import load_arrays, read_npz, sha256, write_json, write_npz
+from discriminator_guidance.guidance import RULES, simplex_weights
 from discriminator_guidance.metrics.classification import classification_scores
-from discriminator_guidance.metrics.features import extract_features
-from discriminator_guidance.metrics.frechet import (
+from discriminator_guidance.metrics.distances import (
     Gaussian,
     debiased_distance,
     floor_distance,
     frechet_influence,
     gaussian_of_features,
     gaussian_of_statistics,
+    kid,
+    kid_influence,
 )
-from discriminator_guidance.metrics.kid import kid, kid_influence
+from discriminator_guidance.metrics.features import extract_features
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Measured
-from discriminator_guidance.networks.precision import allow_tf32, prepare
+from discriminator_guidance.runtime import allow_tf32, gather_rows, is_first, prepare, share
 
 UNGUIDED = "edm"
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
@@ -81,15 +80,15 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     compute = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
     network = load_fid_network(layout.model("fid_network"), compute)
-    own = distributed.share(len(index))
+    own = share(len(index))
     sets: dict[str, list[np.ndarray]] = {variant: [], UNGUIDED: []}  # features of each replicate
-    with progress.bar(f"features of {variant}", len(own) * len(sets) * len(drawn), "images") as advance:
+    with tracking.bar(f"features of {variant}", len(own) * len(sets) * len(drawn), "images") as advance:
         for images in drawn:
             for name, complete in images.items():
                 part = complete[own.start : own.stop]
                 rows = extract_features(network.features, part, settings.batch_size, compute.device, advance)
-                sets[name].append(distributed.gather_rows(torch.from_numpy(rows), len(index)).numpy())
-    if not distributed.is_first():
+                sets[name].append(gather_rows(torch.from_numpy(rows), len(index)).numpy())
+    if not is_first():
         return {}
 
     fids = {name: Measured.of(frechet_influence(rows, reference) for rows in sets[name]) for name in sets}

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
+from dguide.artifacts import Layout, released_file, require_arguments, save_network, train_network
 from dguide.settings import Config
-from dguide.stages.layout import Layout
-from dguide.stages.networks import released_file, require_arguments, save_network, train_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.files import read_npz
 from discriminator_guidance.networks.adm import build_extractor
-from discriminator_guidance.networks.precision import prepare
+from discriminator_guidance.runtime import prepare
 from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor

@@ -8,22 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import INCEPTION, Layout, load_fid_network, released_file
 from dguide.report.format import estimate, verdict
-from dguide.stages.layout import Layout
-from dguide.stages.networks import INCEPTION, load_fid_network, released_file
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import read_json
 from discriminator_guidance.image_files import ImageSet, open_images
-from discriminator_guidance.metrics.features import extract_features
-from discriminator_guidance.metrics.frechet import frechet_influence, gaussian_of_features
-from discriminator_guidance.metrics.inception import InceptionFeatures
-from discriminator_guidance.metrics.kid import kid_influence
+from discriminator_guidance.metrics.distances import frechet_influence, gaussian_of_features, kid_influence
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Measured
-from discriminator_guidance.networks.fid_network import FidNetwork
-from discriminator_guidance.networks.precision import Compute, prepare
+from discriminator_guidance.runtime import Compute, prepare
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
@@ -70,7 +66,7 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
     label, extractor = _network(network, shape, compute)
     features = {}
     for name, each in sets.items():
-        with progress.bar(f"features of {each.path}", len(each.names), "images") as advance:
+        with tracking.bar(f"features of {each.path}", len(each.names), "images") as advance:
             batches = each.batches(batch_size)
             parts = [extract_features(extractor.features, b, batch_size, compute.device, advance) for b in batches]
         features[name] = np.concatenate(parts)

@@ -7,19 +7,15 @@ from typing import Any
 
 import torch
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import INCEPTION, Layout, load_fid_network, released_file, save_network, train_network
 from dguide.settings import Config
-from dguide.stages.layout import Layout
-from dguide.stages.networks import INCEPTION, load_fid_network, released_file, save_network, train_network
 from dguide.tracking import Tracker
-from discriminator_guidance import distributed
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import read_npz, sha256, write_npz
-from discriminator_guidance.metrics.features import extract_features
-from discriminator_guidance.metrics.inception import InceptionFeatures
-from discriminator_guidance.networks.fid_network import FidNetwork
-from discriminator_guidance.networks.precision import allow_tf32, prepare
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
+from discriminator_guidance.runtime import allow_tf32, is_first, prepare
 from discriminator_guidance.training.classifiers import train_classifier
 from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
@@ -50,12 +46,12 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         train = partial(train_classifier, network, images, labels, schedule, compute)
         summary = train_network(config, layout, tracker, "fid_network", compute, arguments, train)
 
-    if distributed.is_first():
+    if is_first():
         allow_tf32(False)  # metrics are compared to many digits
         batch_size = config.evaluation.batch_size
         features, saved = {}, load_fid_network(layout.model("fid_network"), compute)
         for name, shown in (("train", real["images"]), ("holdout", holdout["images"])):
-            with progress.bar(f"features of {name} images", len(shown), "images") as advance:
+            with tracking.bar(f"features of {name} images", len(shown), "images") as advance:
                 features[name] = extract_features(saved.features, shown, batch_size, compute.device, advance)
         write_npz(layout.model("fid_network") / "features.npz", **features)
     return summary

@@ -8,19 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import Layout, resumable
 from dguide.settings import Config, Variant
 from dguide.settings.sections import Fake, Guided
-from dguide.stages.layout import Layout
-from dguide.stages.networks import resumable
 from dguide.stages.sampling import Arrays, open_variant, sampler_settings, window_of
 from dguide.tracking import Tracker
-from discriminator_guidance import distributed
-from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
 from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.files import write_npz
+from discriminator_guidance.files import WEIGHT_FILES, write_npz
 from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, write_grid, write_png
 from discriminator_guidance.noise import karras_sigmas
+from discriminator_guidance.runtime import barrier, broadcast, is_first, rank, world_size
 
 PATH = ("sigma", "states", "denoised", "log_ratio", "fit_sigma", "fit_weights")  # what trajectory.npz holds
 
@@ -30,7 +28,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     keep, row = config.guided.trajectory_images, config.variants[variant]
     tracker.params({**vars(sampler_settings(config, row)), "members": row.members, "rule": row.rule})
     drawn = draw_samples(config, layout, row, config.guided, f"guided-{variant}", keep)
-    if not distributed.is_first():
+    if not is_first():
         return {}
     folder = layout.guided(variant)
     write_npz(folder / "trajectory.npz", **{name: drawn.pop(name) for name in PATH if name in drawn})
@@ -49,7 +47,7 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
         expected, found = f"--out: a folder, or a .png of at most {most} seeds", f"{out} and {len(seeds)} seeds"
         raise ConfigError(expected, found, "choose another --out")
     opened, size = open_variant(config, layout, config.variants[variant]), config.guided.batch_size
-    with progress.bar(f"samples of {variant}", len(seeds), "images") as advance:
+    with tracking.bar(f"samples of {variant}", len(seeds), "images") as advance:
         for batch in (seeds[start : start + size] for start in range(0, len(seeds), size)):
             drawn.append(opened.draw(config.guided.seed, batch)["images"])
             if not grid:
@@ -84,10 +82,10 @@ def draw_samples(
     }
     weights = [folder / file for folder in opened.folders for file in WEIGHT_FILES]
     work = resumable(layout, name, weights, settings, opened.compute)
-    missing = distributed.broadcast([number for number in range(len(shards)) if work.load_shard(number) is None])
-    with progress.bar(name, count, "images") as advance:
+    missing = broadcast([number for number in range(len(shards)) if work.load_shard(number) is None])
+    with tracking.bar(name, count, "images") as advance:
         advance(count - sum(len(shards[number]) for number in missing))
-        for number in missing[distributed.rank() :: distributed.world_size()]:
+        for number in missing[rank() :: world_size()]:
             batches = []
             for start in range(0, len(shards[number]), span.batch_size):
                 batch = shards[number][start : start + span.batch_size]
@@ -95,8 +93,8 @@ def draw_samples(
                 batches.append(opened.draw(span.seed, batch, kept))
                 advance(len(batch))
             work.save_shard(number, **_merged(batches))
-    distributed.barrier()
-    if not distributed.is_first():
+    barrier()
+    if not is_first():
         return {}
     parts = [part for number in range(len(shards)) if (part := work.load_shard(number)) is not None]
     if len(parts) < len(shards):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import Layout
 from dguide.settings import Config
 from dguide.sources.cifar10 import read_cifar10
 from dguide.sources.digits import read_digits
-from dguide.stages.layout import Layout
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import write_json, write_npz
@@ -54,7 +54,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
 
 def _read(path: Path, image_size: int) -> Images:
-    with progress.bar(f"real {path.name}", len(open_images(path).names), "images") as advance:
+    with tracking.bar(f"real {path.name}", len(open_images(path).names), "images") as advance:
         return read_images(path, image_size, advance)
 
 

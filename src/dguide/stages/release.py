@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dguide.stages.networks import INCEPTION
-from discriminator_guidance.checkpoints.weights import load_weights, save_weights
-from discriminator_guidance.files import write_bytes
+from dguide.artifacts import INCEPTION
+from discriminator_guidance.files import load_weights, save_weights, write_bytes
 
 if TYPE_CHECKING:
+    from dguide.artifacts import Layout
     from dguide.settings import Config
-    from dguide.stages.layout import Layout
 
 CARD = """---
 library_name: discriminator-guidance

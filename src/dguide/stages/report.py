@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
+from dguide.artifacts import Layout
 from dguide.report.gather import ReportInputs
 from dguide.report.page import build_report
 from dguide.settings import Config
 from dguide.stages.comparisons import differences, read_evaluated, standings
-from dguide.stages.layout import Layout
 from dguide.tracking import Tracker, git
-from discriminator_guidance import distributed
-from discriminator_guidance.ensemble import LOG_RATIO_BOUND, PROBABILITY_CLIP
 from discriminator_guidance.files import fingerprint, read_json, sha256, write_csv, write_json
+from discriminator_guidance.guidance import LOG_RATIO_BOUND, PROBABILITY_CLIP
 from discriminator_guidance.metrics.significance import holm
 from discriminator_guidance.noise import tau_from_sigma
+from discriminator_guidance.runtime import is_first
 
 LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
 CODE = ("src", "dvc.yaml")  # params.yaml is a copy of a profile; the hash of the settings tells of edits
@@ -27,7 +27,7 @@ CODE = ("src", "dvc.yaml")  # params.yaml is a copy of a profile; the hash of th
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Write details, tables, figures, curves.csv, provenance.json and index.html."""
-    if not distributed.is_first():
+    if not is_first():
         return {}
     evaluated = {name: read_evaluated(layout, name) for name in config.variants}
     origin = provenance(config, layout)

@@ -12,19 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from dguide.artifacts import Layout, load_denoiser, load_extractor, load_head, require_arguments
 from dguide.settings import Config, Variant
-from dguide.stages.layout import Layout
-from dguide.stages.networks import load_denoiser, load_extractor, load_head, require_arguments
-from discriminator_guidance import distributed
-from discriminator_guidance.ensemble import fit_weights, interpolated, simplex_weights
+from discriminator_guidance.ensemble import fit_weights, interpolated
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.files import read_npz
-from discriminator_guidance.guidance import DiscriminatorGuidance, Guidance
+from discriminator_guidance.guidance import DiscriminatorGuidance, Guidance, simplex_weights
 from discriminator_guidance.images import to_uint8
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.networks.precision import Compute, prepare
 from discriminator_guidance.noise import generator, karras_sigmas, normal, normal_batch, tau_from_sigma
+from discriminator_guidance.runtime import Compute, gather_rows, prepare, share
 from discriminator_guidance.sampler import SamplerSettings
 from discriminator_guidance.sampler import heun as sample
 from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
@@ -145,9 +143,9 @@ def fit_variant(
         return torch.from_numpy(draws.astype(np.float32)).to(compute.device)
 
     denoiser, logits = torch.no_grad()(compute.called(network)), compute.called(members)
-    own = distributed.share(len(sigmas))  # each process fits at some of the noise levels
+    own = share(len(sigmas))  # each process fits at some of the noise levels
     fitted = fit_weights(denoiser, logits, images, sigmas[own], lambda step: noise(own.start + step))
-    return {"fit_sigma": sigmas, "fit_weights": distributed.gather_rows(fitted, len(sigmas))}
+    return {"fit_sigma": sigmas, "fit_weights": gather_rows(fitted, len(sigmas))}
 
 
 def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:

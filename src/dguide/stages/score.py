@@ -10,17 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from dguide.artifacts import Layout, load_denoiser, released_file, require_arguments, save_network, train_network
 from dguide.settings import Config
-from dguide.stages.layout import Layout
-from dguide.stages.networks import load_denoiser, released_file, require_arguments, save_network, train_network
 from dguide.tracking import Tracker
-from discriminator_guidance import distributed
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
-from discriminator_guidance.checkpoints.weights import save_weights
-from discriminator_guidance.files import read_npz
+from discriminator_guidance.files import Resumable, read_npz, save_weights
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.networks.precision import prepare
-from discriminator_guidance.resume import Resumable
+from discriminator_guidance.runtime import is_first, prepare
 from discriminator_guidance.training.loop import Report, Row, Schedule, Snapshots
 from discriminator_guidance.training.pairs import as_tensor
 from discriminator_guidance.training.score import ScoreSettings, holdout_loss, train_score
@@ -54,13 +50,13 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
     def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
         trained = train_score(network, *tensors(real), training, compute, checkpoints, report, snapshots)
-        if distributed.is_first():
+        if is_first():
             for name, iterations in settings.snapshots.items():
                 save_weights(layout.model("score") / name, snapshots[iterations], arguments)
         return trained
 
     summary = train_network(config, layout, tracker, "score", compute, arguments, train)
-    if distributed.is_first():
+    if is_first():
         holdout = tensors(read_npz(layout.real / "holdout.npz", ["images", "labels"], "real"))
         for name in (None, *settings.snapshots):
             loss = holdout_loss(load_denoiser(layout, compute, name), *holdout, training, compute)

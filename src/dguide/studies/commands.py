@@ -56,9 +56,9 @@ def promote(name: Annotated[str, typer.Argument(help="discriminator or ensemble.
 def _run(word: str, recover: bool, params: Path, *trials: str) -> None:
     from importlib import import_module
 
-    from dguide import progress
+    from dguide import tracking
+    from dguide.artifacts import Layout
     from dguide.settings import load_config
-    from dguide.stages.layout import Layout
 
     config = load_config(params)
     threads = config.study.factorial.threads if word == "factorial" else config.study.threads
@@ -68,4 +68,4 @@ def _run(word: str, recover: bool, params: Path, *trials: str) -> None:
         layout = layout.replicates(config.replicates)[0]
     with import_module("dguide.studies.storage").storage_errors():
         result = import_module(f"dguide.studies.{word}").run(config, layout, *trials, recover)
-    progress.summary(f"study {word}", [result])
+    tracking.table(f"study {word}", [result])

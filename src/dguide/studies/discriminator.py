@@ -15,9 +15,9 @@ from optuna.pruners import PercentilePruner
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
+from dguide.artifacts import Layout
 from dguide.settings import Config, HeadNetwork, Member, Variant
 from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
-from dguide.stages.layout import Layout
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import attach_samples, draw_pareto, seconds, write_record
 from dguide.studies.storage import StudyPlan
@@ -25,9 +25,9 @@ from dguide.studies.trials import GRID, begin, complete, run_trials, wanted
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
-from discriminator_guidance.training.grid import grid_logits
-from discriminator_guidance.training.heads import fit_head
+from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.loop import Row
+from discriminator_guidance.training.pairs import grid_logits
 
 WORD, TUNED = "discriminator", "tuned"
 CHOICES = ("importance_sampling", "model_channels", "bagging")  # parameters without an order

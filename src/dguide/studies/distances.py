@@ -10,17 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dguide.artifacts import Layout, load_denoiser, load_extractor, load_fid_network
 from dguide.settings import Config, Variant
 from dguide.settings.sections import SampleRange
-from dguide.stages.layout import Layout
-from dguide.stages.networks import load_denoiser, load_extractor, load_fid_network
 from dguide.stages.sampling import OpenVariant, fit_variant, member_guidance, sampler_settings
-from discriminator_guidance.checkpoints.weights import WEIGHT_FILES
-from discriminator_guidance.files import read_npz
+from discriminator_guidance.files import WEIGHT_FILES, read_npz
+from discriminator_guidance.metrics.distances import frechet_influence, gaussian_of_features
 from discriminator_guidance.metrics.features import extract_features
-from discriminator_guidance.metrics.frechet import frechet_influence, gaussian_of_features
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
-from discriminator_guidance.networks.precision import allow_tf32, prepare
+from discriminator_guidance.runtime import allow_tf32, prepare
 
 
 class GuidedDistances:

@@ -11,9 +11,8 @@ import numpy as np
 import optuna
 from optuna.pruners import PercentilePruner
 
+from dguide.artifacts import Layout, load_head
 from dguide.settings import Config, Variant
-from dguide.stages.layout import Layout
-from dguide.stages.networks import load_head
 from dguide.stages.sampling import window_of
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import attach_samples, write_record

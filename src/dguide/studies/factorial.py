@@ -16,17 +16,16 @@ import numpy as np
 import optuna
 from scipy.special import expit
 
+from dguide.artifacts import Layout, load_head
 from dguide.settings import Config, Variant
 from dguide.settings.sections import Rule
-from dguide.stages.layout import Layout
-from dguide.stages.networks import load_head
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.storage import StudyPlan
 from dguide.studies.trials import begin, run_trials
 from dguide.tracking import Tracker
-from discriminator_guidance.ensemble import PROBABILITY_CLIP
+from discriminator_guidance.guidance import PROBABILITY_CLIP
+from discriminator_guidance.metrics.distances import debiased_distance
 from discriminator_guidance.metrics.features import Doubles
-from discriminator_guidance.metrics.frechet import debiased_distance
 from discriminator_guidance.noise import karras_sigmas, tau_from_sigma
 
 WORD = "factorial"

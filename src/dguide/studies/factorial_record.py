@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 from scipy.special import expit
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import Layout
 from dguide.settings import Config
 from dguide.settings.sections import FactorialStudy
-from dguide.stages.layout import Layout
 from dguide.studies.factorial import RULES, WORD, Cell, share_and_amplification
 from dguide.studies.record import draw
 from dguide.studies.trials import ended
@@ -39,7 +39,7 @@ def write_results(study: optuna.Study, cells: Sequence[Cell], config: Config, la
     done = {cell: trials[cell] for cell in cells if cell in trials}
     if missing := [cell for cell in cells if cell not in done]:
         what = f"{len(missing)} cells are not complete, the first is {missing[0]}"
-        progress.notice(f"{what}: run the command again, unless they diverged")
+        tracking.notice(f"{what}: run the command again, unless they diverged")
     counts = {"cells": len(done), "missing": len(missing), "replicates": config.replicates}
     if not done:
         return counts

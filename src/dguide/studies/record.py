@@ -13,9 +13,9 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial
 
+from dguide.artifacts import Layout
 from dguide.settings import Config, load_config, promote
 from dguide.settings.load import PARAMS
-from dguide.stages.layout import Layout
 from dguide.studies.trials import GRID, complete, ended
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError

@@ -19,9 +19,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from dguide import progress
+from dguide import tracking
+from dguide.artifacts import Layout
 from dguide.settings import Config
-from dguide.stages.layout import Layout
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.files import fingerprint, reason, sha256
 
@@ -87,7 +87,7 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
         remedy = f"go back to them, or move {journal.with_suffix('')}* away and begin again"
         raise ConfigError(f"study {study.study_name} with the settings it was begun with", "other settings", remedy)
     if begun["inputs"] != digests["inputs"]:
-        progress.notice(f"study {study.study_name} was begun with other networks or images: values compare roughly")
+        tracking.notice(f"study {study.study_name} was begun with other networks or images: values compare roughly")
     if "settings" not in study.user_attrs:
         study.set_metric_names([plan.objective])
         for key, digest in digests.items():

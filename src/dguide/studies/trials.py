@@ -9,9 +9,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from dguide import progress, tracking
+from dguide import tracking
+from dguide.artifacts import Layout
 from dguide.settings import Config
-from dguide.stages.layout import Layout
 from dguide.studies.storage import REASON, StudyPlan, lost, open_study, recover
 from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
 
@@ -58,12 +58,12 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
     `objective` raises `optuna.TrialPruned` to give a trial up; a trial that diverges fails for good.
     """
     if (present := count(study)) >= total:
-        progress.notice(f"study {study.study_name} has {present} trials: no more to run")
+        tracking.notice(f"study {study.study_name} has {present} trials: no more to run")
         return
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
         tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
-        progress.bar(study.study_name, total, "trials") as advance,
+        tracking.bar(study.study_name, total, "trials") as advance,
     ):
 
         def tracked(trial: optuna.Trial) -> float:
@@ -92,7 +92,7 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
         advance(total - shown)
     if running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         numbers = ", ".join(str(trial.number) for trial in running)
-        progress.notice(f"trials {numbers} of {study.study_name} run elsewhere; if they were killed, add --recover")
+        tracking.notice(f"trials {numbers} of {study.study_name} run elsewhere; if they were killed, add --recover")
 
 
 def count(study: optuna.Study) -> int:

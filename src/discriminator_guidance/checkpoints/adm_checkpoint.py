@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discriminator_guidance.checkpoints.weights import AS_PUBLISHED, fit_network, load_torch
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import reason
+from discriminator_guidance.files import AS_PUBLISHED, fit_network, load_torch, reason
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]

@@ -11,12 +11,11 @@ from torch import nn
 
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
-from discriminator_guidance.checkpoints.weights import load_network
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import read_json
+from discriminator_guidance.files import load_network, read_json
+from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.networks.fid_network import FidNetwork
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -1,15 +1,98 @@
-"""Features of images in a fixed network, and the check that every set of them passes before a metric reads it."""
+"""Feature networks, features of images, and the check that each set of them passes before a metric reads it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from discriminator_guidance.errors import InputError
+
+
+class FidNetwork(nn.Module):
+    """Four convolutions, halving after the second and the fourth, a layer of features, and the logits.
+
+    Images (N, C, H, W) in [-1, 1] -> (N, classes).
+    """
+
+    def __init__(self, image_size: int, in_channels: int, channels: Sequence[int], features: int, classes: int) -> None:
+        super().__init__()
+        first, second, third, fourth = channels
+        self.convolutions = nn.Sequential(
+            *_convolution(in_channels, first),
+            *_convolution(first, second),
+            nn.MaxPool2d(2),
+            *_convolution(second, third),
+            *_convolution(third, fourth),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        # Normalised, because training lets raw features grow without bound, and a Frechet distance
+        # ruled by a few is blind to the rest; SiLU, because a ReLU that never fires leaves one constant.
+        self.penultimate = nn.Sequential(
+            nn.Linear(fourth * (image_size // 4) ** 2, features), nn.LayerNorm(features), nn.SiLU()
+        )
+        self.classifier = nn.Linear(features, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The penultimate features, (N, features)."""
+        penultimate: Tensor = self.penultimate(self.convolutions(x))
+        return penultimate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits, (N, classes)."""
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
+
+
+def _convolution(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.SiLU()
+
+
+INCEPTION_FEATURES = 2048
+
+
+class InceptionFeatures(nn.Module):
+    """Pooled features after resizing to 299 x 299 as TensorFlow 1 did; `state` holds torch-fidelity's weights by name.
+
+    Without `state` it has random weights, to be timed. Not torchmetrics' `NoTrainInceptionV3`, whose default
+    `antialias=True` shifts features against all published values.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor] | None) -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        class AsDrawn(FeatureExtractorInceptionV3):  # type: ignore[misc]
+            def load_state_dict(self, *_: Any, **__: Any) -> None:
+                """Load nothing: torch-fidelity would download weights, or unpickle a file freely."""
+
+        super().__init__()
+        empty = io.BytesIO()
+        torch.save({}, empty)
+        empty.seek(0)
+        self.network: nn.Module = AsDrawn("inception", [str(INCEPTION_FEATURES)], empty)
+        if state is None:
+            for layer in self.network.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight)  # keeps the scale of features from layer to layer
+            return
+        try:
+            nn.Module.load_state_dict(self.network, state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()[:200]
+            raise InputError("weights of torch-fidelity's Inception", reason, "get the file again") from error
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, 2048) features of (N, C, H, W) images in [-1, 1] that had 8 bits; one channel is repeated to three."""
+        pixels = ((x + 1) * 127.5).round().to(torch.uint8)
+        features: Tensor = self.network(pixels.expand(-1, 3, -1, -1))[0]
+        return features
+
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.networks.blocks import attend, broadcast_batch, sinusoidal_embedding
-from discriminator_guidance.networks.cpu import halve
+from discriminator_guidance.networks.layers import attend, broadcast_batch, halve, sinusoidal_embedding
 
 TIME_SCALE = 999.0  # VP times in [0, 1] become the step numbers the embedding was made for
 LABEL_ROWS = 1000  # rows of the label embedding, whatever the number of classes

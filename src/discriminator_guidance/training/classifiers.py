@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.noise import generator
+from discriminator_guidance.runtime import Compute
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, train
 from discriminator_guidance.training.pairs import draw_noised, scaled
 

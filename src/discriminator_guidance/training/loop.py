@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance import distributed
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.noise import torch_seed
+from discriminator_guidance.runtime import add_up, add_up_numbers, broadcast, is_first, rank, share
 
 Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image
@@ -121,7 +121,7 @@ class Training:
             self.parts["average"] = self.used
         self.history: list[Row] = []
         self.kept: Snapshots = {}
-        if (state := distributed.broadcast(None if checkpoints is None else checkpoints.load())) is not None:
+        if (state := broadcast(None if checkpoints is None else checkpoints.load())) is not None:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
             self.history, self.kept = state["history"], state["kept"]
@@ -143,8 +143,8 @@ class Training:
         self.network.zero_grad(set_to_none=True)
         loss, means = loss_of(batch)
         (weight * loss).backward()  # type: ignore[no-untyped-call]
-        distributed.add_up([parameter.grad for parameter in self.network.parameters() if parameter.grad is not None])
-        row = distributed.add_up_numbers({key: weight * value for key, value in {"loss": loss.item(), **means}.items()})
+        add_up([parameter.grad for parameter in self.network.parameters() if parameter.grad is not None])
+        row = add_up_numbers({key: weight * value for key, value in {"loss": loss.item(), **means}.items()})
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), clip))
         require_finite(where, training_loss=row["loss"], gradient_norm=norm)
         self.optimizer.step()
@@ -159,7 +159,7 @@ class Training:
 
     def save(self) -> None:
         """Replace the checkpoint."""
-        if self.checkpoints is not None and distributed.is_first():
+        if self.checkpoints is not None and is_first():
             states = {name: part.state_dict() for name, part in self.parts.items()}
             self.checkpoints.save({**states, "history": self.history, "kept": self.kept})
 
@@ -174,13 +174,13 @@ def own_part(count: int) -> tuple[slice, float]:
 
     A process for which no row is left takes the first with weight 0: it needs gradients of the same parameters.
     """
-    own = distributed.share(count)
+    own = share(count)
     return (slice(own.start, own.stop), len(own) / count) if own else (slice(0, 1), 0.0)
 
 
 def seed_dropout(seed: int, purpose: str, index: int) -> None:
     """Start torch's own random stream, which draws dropout masks, for one step; each process has a stream."""
-    own = purpose if distributed.is_first() else f"{purpose} of rank {distributed.rank()}"
+    own = purpose if is_first() else f"{purpose} of rank {rank()}"
     torch.manual_seed(torch_seed(seed, own, index))
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.networks.precision import Compute
 from discriminator_guidance.noise import generator, lognormal_sigmas
+from discriminator_guidance.runtime import Compute
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, Snapshots, train
 from discriminator_guidance.training.pairs import scaled
 

@@ -1,9 +1,10 @@
-"""Networks as the stages train, load and save them."""
+"""The folders of a profile, and how the networks in them are trained, read and saved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,104 @@ import numpy as np
 import torch
 from torch import nn
 
-from dguide import progress
+from dguide import tracking
 from dguide.settings import Config
-from dguide.stages.layout import Layout
 from dguide.tracking import Tracker
-from discriminator_guidance import distributed
-from discriminator_guidance.checkpoints.weights import load_network, load_weights, save_weights
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import sha256, write_csv
-from discriminator_guidance.metrics.inception import InceptionFeatures
+from discriminator_guidance.files import Resumable, load_network, load_weights, save_weights, sha256, write_csv
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.networks.fid_network import FidNetwork
-from discriminator_guidance.networks.precision import Compute
-from discriminator_guidance.resume import Resumable
+from discriminator_guidance.runtime import Compute, is_first, world_size
 from discriminator_guidance.training.loop import Report, Row, without
+
+REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
+DIVISIBLE = ("fake", "guided", "evaluation")  # stages whose result does not depend on how many processes divide them
+
+
+def work_apart(word: str, replicates: int, processes: int) -> bool:
+    """Whether each process of torchrun runs whole replicates of a stage alone, and the processes share nothing.
+
+    So do those of a stage that trains if no process is idle, and always of the FID network: distances must not depend
+    on the number of processes.
+    """
+    return word not in DIVISIBLE and (replicates >= processes or word == "fid_network")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one profile in the project folder `root`, or of one of its training replicates."""
+
+    root: Path
+    profile: str
+    replicate: str = ""  # "r0": what has training seeds of its own lies in a folder of this name; "" with one replicate
+
+    def replicates(self, count: int) -> list[Layout]:
+        """The folders of each replicate."""
+        return [replace(self, replicate=f"r{number}" if count > 1 else "") for number in range(count)]
+
+    @property
+    def real(self) -> Path:
+        """train.npz, holdout.npz, card.json, grid.png."""
+        return self.root / "data" / self.profile / "real"
+
+    @property
+    def fake(self) -> Path:
+        """samples.npz, grid.png."""
+        return self.root / "data" / self.profile / "fake" / self.replicate
+
+    def guided(self, variant: str) -> Path:
+        """samples.npz, trajectory.npz, grid.png of a variant."""
+        return self.root / "data" / self.profile / "guided" / variant / self.replicate
+
+    def model(self, word: str) -> Path:
+        """model.safetensors, config.json, history.csv of `score`, `extractor` or `fid_network`."""
+        return self.root / "models" / self.profile / word / ("" if word == "fid_network" else self.replicate)
+
+    def discriminator(self, member: str) -> Path:
+        """Weights and test logits of a member."""
+        return self.root / "models" / self.profile / "discriminator" / member / self.replicate
+
+    def start(self, path: str) -> Path:
+        """The start of a member: a network of this replicate, or a released file."""
+        return self.root / path / (self.replicate if path.startswith("models/") else "")
+
+    @property
+    def report(self) -> Path:
+        """Tables, figures, index.html, and what other stages report."""
+        return self.root / "reports" / self.profile
+
+    def discriminator_report(self, member: str) -> Path:
+        """metrics.json, history.csv, calibration.csv of a member."""
+        return self.report / "discriminator" / member / self.replicate
+
+    def evaluation(self, variant: str) -> Path:
+        """The metrics of a variant that DVC compares."""
+        return self.report / "evaluation" / f"{variant}.json"
+
+    def evaluated(self, variant: str) -> Path:
+        """The folder of details.json and of influence.npz, for paired differences."""
+        return self.root / "data" / self.profile / "evaluation" / variant
+
+    def details(self, variant: str) -> Path:
+        """The other results of a variant, as stage `report` shows them: scores, settings, seeds."""
+        return self.report / "details" / f"{variant}.json"
+
+    @property
+    def study(self) -> Path:
+        """Journals, tables and figures of the studies."""
+        return self.report / "study"
+
+    @property
+    def trials(self) -> Path:
+        """Samples of the trials of studies."""
+        return self.root / "data" / self.profile / "study"
+
+    @property
+    def partial(self) -> Path:
+        """Shards and checkpoints of interrupted stages; safe to delete when nothing runs."""
+        return self.root / ".partial" / self.profile / self.replicate
+
 
 INCEPTION = {"source": "inception"}  # in config.json, in place of constructor arguments: Inception has none
 
@@ -65,12 +149,12 @@ def train_network(
     """Train the network of stage `word` on the real images and save it; its summary."""
     settings = getattr(config, word)
     total = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
-    key = {**settings.model_dump(exclude={"name"}), "cond": config.cond, "ranks": distributed.world_size()}
+    key = {**settings.model_dump(exclude={"name"}), "cond": config.cond, "ranks": world_size()}
     checkpoints = resumable(layout, word, [layout.real / "train.npz"], key, compute)
     with training_report(tracker, f"training {word}", total, "iterations") as report:
         network, history = train(checkpoints, report)
     summary = save_network(layout, tracker, word, network, arguments, history)
-    if distributed.is_first():
+    if is_first():
         checkpoints.remove()
     ends = {f"final_{name}": value for name, value in without(history[-1], "iteration").items()}
     return {**ends, "precision": compute.mode, **compute.record(), **summary}
@@ -86,7 +170,7 @@ def save_network(
 ) -> dict[str, Any]:
     """Write model.safetensors, config.json and history.csv, which is empty for a released network; its summary."""
     folder = layout.model(word)
-    if distributed.is_first():
+    if is_first():
         save_weights(folder, network.state_dict(), arguments)
         write_csv(folder / "history.csv", history, ("iteration", "loss"))
     tracker.model(f"{word}-{layout.profile}", folder / "model.safetensors")
@@ -127,7 +211,7 @@ def require_arguments(what: str, wanted: Mapping[str, Any], found: Mapping[str, 
 @contextmanager
 def training_report(tracker: Tracker, description: str, total: int, unit: str) -> Iterator[Report]:
     """Show the progress of a training and track its curve."""
-    with progress.bar(description, total, unit) as advance:
+    with tracking.bar(description, total, unit) as advance:
         done = 0
 
         def report(now: int, row: Row) -> None:

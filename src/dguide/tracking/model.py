@@ -10,10 +10,7 @@ import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pydantic import BaseModel
 
-from dguide.stages.layout import Layout
-from dguide.stages.networks import load_extractor, load_head
-from discriminator_guidance.networks.adm import MemberLogits
-from discriminator_guidance.networks.precision import prepare
+from discriminator_guidance import load_discriminator
 
 
 class NoisyImage(BaseModel):
@@ -29,9 +26,8 @@ class RegisteredDiscriminator(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the networks; `folder` is models/<profile>/discriminator/<member>[/<replicate>]."""
-        _, profile, _, member, *replicate = Path(context.model_config["folder"]).parts
-        layout, compute = Layout(Path.cwd(), profile, *replicate), prepare("cpu", "float32", torch.get_num_threads())
-        self.members = MemberLogits(load_extractor(layout, compute), [load_head(layout, member, compute)])
+        models, profile, _, _, *replicate = (folder := Path(context.model_config["folder"])).parts
+        self.members = load_discriminator(Path(models, profile, "extractor", *replicate), folder)
 
     def predict(self, context: PythonModelContext, model_input: list[NoisyImage], params: Any = None) -> list[float]:
         """The logit of real against fake for each image."""

@@ -1,6 +1,7 @@
-"""MLflow, best effort: files are the record, and trouble with MLflow costs one warning.
+"""What a run shows and records: progress in the terminal, and a run in MLflow, best effort.
 
-Environment: MLFLOW_TRACKING_URI (default: mlflow.db in the project folder), DGUIDE_TRACKING=off (no tracking).
+Files are the record; trouble with MLflow costs one warning. Environment: MLFLOW_TRACKING_URI (default: mlflow.db in the
+project folder), DGUIDE_TRACKING=off (no tracking).
 """
 
 from __future__ import annotations
@@ -9,18 +10,83 @@ import logging
 import math
 import os
 import subprocess
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import HEAVY_HEAD
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
-from dguide import progress
-from discriminator_guidance import distributed
 from discriminator_guidance.files import reason, sha256
+from discriminator_guidance.runtime import is_first, local_rank
+
+# Without a terminal, where a bar would fill a log and lines are as long as they have to be.
+LINE_EVERY_S, PLAIN_WIDTH = 10.0, 10_000
+
+
+@contextmanager
+def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show progress on standard error; yields a function to be called with the number of units just done."""
+    console = Console(stderr=True, quiet=not is_first() or local_rank() > 0)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
+    shown = Progress(
+        TextColumn("{task.description}", markup=False), *columns, console=console, disable=not console.is_terminal
+    )
+    shown.add_task(description, total=total)
+    (task,) = shown.tasks
+    start = said = time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal said
+        shown.advance(task.id, count)
+        now = time.monotonic()
+        if shown.disable and now - said >= LINE_EVERY_S:
+            said = now
+            left = (now - start) / max(task.completed, 1) * (total - task.completed)
+            _print(console, f"{description}: {task.completed:.0f}/{total} {unit}, {left:.0f} s left")
+
+    with shown:
+        yield advance
+    if shown.disable and (took := time.monotonic() - start) >= 1:
+        _print(console, f"{description}: {task.completed:.0f}/{total} {unit} in {took:.0f} s")
+
+
+def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Print results as a table on standard output; plain aligned columns where there is no terminal."""
+    console = Console()
+    shown = Table(box=HEAVY_HEAD)
+    if not console.is_terminal:
+        shown.box, console.width = None, PLAIN_WIDTH
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for column in columns:
+        shown.add_column(Text(column))
+    for row in rows:
+        shown.add_row(*(Text(_shown(row.get(column, ""))) for column in columns))
+    console.print(Group(Text(title), shown))  # in one write: other processes print too
+
+
+def notice(message: str, kind: str = "note") -> None:
+    """Print one line on standard error."""
+    _print(Console(stderr=True), f"{kind}: {message}")
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
 
 # Set unless the user did. MLflow's own defaults wait four minutes for a dead server.
 ENVIRONMENT = {
@@ -133,7 +199,7 @@ class Tracker:
         if loss is None:
             model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
         else:
-            loader, config = Path(__file__).with_name("registered_model.py"), {"folder": str(Path(path).parent)}
+            loader, config = Path(__file__).with_name("model.py"), {"folder": str(Path(path).parent)}
             model = self._mlflow.pyfunc.log_model(
                 name=name, python_model=str(loader), model_config=config, tags=tags,
                 pip_requirements=["discriminator-guidance"],
@@ -218,11 +284,11 @@ def _project() -> Path:
 
 
 def _wanted() -> bool:
-    return os.environ.get("DGUIDE_TRACKING") != "off" and distributed.is_first()
+    return os.environ.get("DGUIDE_TRACKING") != "off" and is_first()
 
 
 def _warn(error: Exception) -> None:
-    progress.notice(f"not tracked in MLflow ({reason(error)}); files are complete, nothing else depends on it")
+    notice(f"not tracked in MLflow ({reason(error)}); files are complete, nothing else depends on it")
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,217 @@
+"""The device, the number format and the processes of torchrun that compute."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from discriminator_guidance.errors import ConfigError
+
+if TYPE_CHECKING:  # commands that compute nothing start without torch
+    import torch
+    from torch import Tensor, nn
+
+Network = TypeVar("Network", bound="nn.Module")
+Value = TypeVar("Value")
+
+
+# Parameters of mallopt(3): no mmap for large blocks, and freed memory stays with the process.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
+
+
+def tune_malloc(parameters: Mapping[int, int] = KEPT) -> None:
+    """Keep freed memory for the next layer: glibc hands large blocks back to the kernel, which zeroes them again."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries need no such switch
+        libc = ctypes.CDLL("libc.so.6")
+        for parameter, value in parameters.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)  # what is free by now
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the format of inner products: "float32", "tf32" (CUDA) or "bfloat16" (autocast).
+
+    Parameters in training, preconditioning and the sampler's state keep full precision.
+    """
+
+    device: torch.device
+    mode: str
+
+    def autocast(self) -> torch.autocast:
+        """A context manager for calls in this format; without bfloat16 it does nothing."""
+        import torch
+
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mode == "bfloat16")
+
+    def called(self, network: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """A network, or a part of one, that is called in this format."""
+
+        def call(*given: Any, **named: Any) -> torch.Tensor:
+            with self.autocast():
+                return network(*given, **named)
+
+        return call
+
+    def record(self) -> dict[str, str]:
+        """The name of the GPU under "device"; empty on a CPU."""
+        import torch
+
+        return {"device": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
+
+    def place(self, network: Network) -> Network:
+        """Freeze a network on the device, in evaluation mode, to be called under `autocast`."""
+        import torch
+        from torch import nn
+
+        network = network.to(self.device).eval().requires_grad_(False)
+        if self.mode == "bfloat16":  # autocast would convert frozen kernels again in every call
+            for layer in network.modules():
+                if isinstance(layer, nn.Conv1d | nn.Conv2d):
+                    layer.to(torch.bfloat16).register_forward_pre_hook(_in_format_of_kernel)
+        return network
+
+
+def prepare(device: str, precision: str, threads: int) -> Compute:
+    """Set this process up for `runtime.device`, a precision and a number of CPU threads.
+
+    "auto" is cuda where there is one, and bfloat16 where the device has it natively.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    tune_malloc()
+    here = torch.cuda.is_available()
+    kind = ("cuda" if here else "cpu") if device == "auto" else device
+    if kind == "cuda" and not here:
+        raise ConfigError("a CUDA device, as runtime.device says", "none", "choose runtime.device: auto or cpu")
+    if precision == "tf32" and kind != "cuda":
+        raise ConfigError("runtime precision tf32 on a CUDA device", f"device {kind}", "choose float32 or auto")
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported(False) if kind == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        precision = "bfloat16" if native else "float32"
+    allow_tf32(precision == "tf32")
+    torch.backends.cudnn.deterministic = True  # what is left to differ is the order of some atomic sums
+    return Compute(
+        _gpu_of_process() if kind == "cuda" and "LOCAL_RANK" in os.environ else torch.device(kind), precision
+    )
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let CUDA round the factors of float32 inner products to 10 bits, or forbid it; torch's own default is mixed."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def _gpu_of_process() -> torch.device:
+    """The GPU of this process of torchrun, also where it works apart from the others."""
+    import torch
+
+    index, count = local_rank(), torch.cuda.device_count()
+    if index >= count:
+        raise ConfigError("a GPU for each process", f"{count} of them and process {index}", f"start {count} processes")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _in_format_of_kernel(layer: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
+    return given[0].to(layer.weight.dtype)  # type: ignore[arg-type]
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process's number on its machine: that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of processes that share the stage."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process writes, tracks and reports."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        _group().barrier()
+
+
+def broadcast(value: Value) -> Value:
+    """The value that the first process has."""
+    if world_size() == 1:
+        return value
+    held: list[Any] = [value]
+    _group().broadcast_object_list(held, src=0)
+    found: Value = held[0]
+    return found
+
+
+def add_up(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its sum over the processes."""
+    if world_size() > 1:
+        for tensor in tensors:
+            _group().all_reduce(tensor)
+
+
+def add_up_numbers(row: dict[str, float]) -> dict[str, float]:
+    """The sums over the processes of numbers that all of them name alike."""
+    if world_size() == 1:
+        return row
+    import torch
+
+    device = f"cuda:{local_rank()}" if _group().get_backend() == "nccl" else "cpu"
+    sums = torch.tensor(list(row.values()), dtype=torch.float64, device=device)
+    add_up([sums])
+    return dict(zip(row, sums.tolist(), strict=True))
+
+
+def share(count: int) -> range:
+    """This process's contiguous part of a number of rows."""
+    return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
+
+
+def own_jobs(jobs: Sequence[int]) -> Sequence[int]:
+    """This process's part of several independent jobs, which from here on it does as if it were the only process."""
+    own = jobs[rank() :: world_size()]
+    for variable in ("RANK", "WORLD_SIZE"):
+        os.environ.pop(variable, None)
+    return own
+
+
+def gather_rows(own: Tensor, count: int) -> Tensor:
+    """All rows, each process having those of `share(count)`; on the CPU."""
+    if world_size() == 1:
+        return own.cpu()
+    import torch
+
+    parts: list[Any] = [None] * world_size()
+    _group().all_gather_object(parts, own.cpu())
+    rows = torch.cat([part for part in parts if len(part)])
+    assert len(rows) == count, "every process takes its share of the rows"
+    return rows
+
+
+def _group() -> Any:
+    import torch
+
+    if not torch.distributed.is_initialized():
+        # The others wait while the first process computes metrics alone.
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
+    return torch.distributed
