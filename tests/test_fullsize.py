@@ -42,9 +42,9 @@ def few(settings: dict[str, Any]) -> dict[str, Any]:
     """The profile with nothing changed but counts."""
     settings["runtime"]["threads"] = os.cpu_count()
     settings["sampler"]["steps"] = 2
-    settings["fake"] |= {"images": IMAGES, "shard_size": IMAGES}
+    settings["fake"] |= {"images": IMAGES}
     settings["discriminator"] |= {"images": IMAGES, "epoch_factor": 1e-3}
-    settings["guided"] |= {"images": IMAGES, "shard_size": IMAGES}
+    settings["guided"] |= {"images": IMAGES}
     settings["variants"] = {name: settings["variants"][name] for name in VARIANTS[settings["profile"]]}
     settings["evaluation"] |= {"kid_subsets": 2, "kid_subset_size": 8}
     settings["report"]["images"] = 8

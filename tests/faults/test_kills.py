@@ -18,8 +18,7 @@ FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes 
 FORKS.set_forkserver_preload(["tests.stages.conftest"])
 MANY = {  # pieces, so that a random moment falls between two
     "score.training.iterations": 80,
-    "guided.images": 48,
-    "guided.shard_size": 8,
+    "guided.images": 48,  # in batches of 8
     "members.d0.epochs": 8,
 }
 

@@ -138,7 +138,7 @@ def test_notes_names_and_provenance_add_no_element(make_inputs: Maker, built: Re
 
 
 @pytest.mark.usefixtures("words_only")
-@pytest.mark.parametrize("profile", ["cifar10", "mini-families"])
+@pytest.mark.parametrize("profile", ["cifar10", "mini"])
 def test_fid_of_inception_is_plain_and_of_other_networks_never(make_inputs: Maker, profile: str) -> None:
     settings = load_config(PROJECT / "configs" / f"{profile}.yaml").model_dump(mode="json")
     names, network = [name for name in VARIANTS if name in settings["variants"]], settings["fid_network"]["name"]

@@ -29,7 +29,8 @@ D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
         ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 continues .*d0 and needs its network"),
         ({"discriminator.checkpoint": 55}, "members.d1 uses checkpoint 55 of 40 epochs; lower it"),
         ({"discriminator.split.test": 0.2}, "must be 1, they are 1.1"),
-        ({"variants.edm": ...}, "variants must hold edm without members"),
+        ({"evaluation.baseline": "d0"}, "evaluation.baseline: d0 is no variant without members"),
+        ({"report.samples": ["d0", "d9"]}, "report.samples names 'd9'; choose among edm"),
         ({"variants.d0": SAMPLED | {"needs": "discriminator"}}, "write needs: discriminator/d0"),
         ({"variants.d0": SAMPLED | {"needs": "discriminator/d9", "members": ["d9"]}}, "names 'd9'; choose among d0"),
         ({"variants.d0.weights": [0.5, 0.5]}, "weights has 2 entries for 1 members"),
@@ -74,6 +75,7 @@ def test_a_contradiction_is_refused(changes: dict[str, Any], complaint: str) -> 
          "score.network.attn_resolutions": [8], "extractor.network.attention_resolutions": [8]},
         {"members.d0.start": "data/raw/head.pt", "members.d0.epochs": 0},
         {"guided.seed_start": 1000, "guided.seed": 11, "variants.d0.window": [0.1, 0.5], "variants.d0.steps": 35},
+        {"study": None},
         {"fetch.files": {"a": FILE}, "evaluation.reference": "data/raw/reference.npz"},
     ],
 )  # fmt: skip

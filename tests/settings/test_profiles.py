@@ -27,7 +27,7 @@ TABLE_2 = {  # epochs, learning rate, weight decay, t_min
 def test_params_is_mini_and_the_profiles_are_there() -> None:
     assert (PROJECT / "params.yaml").read_bytes() == (PROJECT / "configs/mini.yaml").read_bytes()
     cifar10 = {f"cifar10{kind}" for kind in ("", "-small", "-cond", "-reproduction")}
-    assert set(PROFILES) == {"mini", "mini-seeds", "mini-families", "digits", "digits-short", "digits-long", *cifar10}
+    assert set(PROFILES) == {"mini", "digits", *cifar10}
     for name, config in PROFILES.items():
         assert config.profile == name
 

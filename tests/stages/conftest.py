@@ -38,18 +38,20 @@ SMALL = {
     "fid_network": MINI["fid_network"] | {"channels": [4, 4, 8, 8], "features": 6},
     **{f"{word}.training": MINI[word]["training"] | LOOP for word in ("score", "extractor", "fid_network")},
     "sampler.steps": 4,
-    "fake": MINI["fake"] | {"images": IMAGES, "batch_size": 16, "shard_size": 16},
+    "fake": MINI["fake"] | {"images": IMAGES, "batch_size": 16},
     "discriminator": MINI["discriminator"]
     | {"batch_size": 16, "epoch_factor": 1.0, "checkpoint_every": 2}
     | {"grid_times": 4, "grid_times_per_image": 2, "network": HEAD},
     "members": {name: MINI["members"][name] | {"epochs": 3} for name in ("d0", "d1")},
-    "guided": MINI["guided"] | {"images": 24, "batch_size": 8, "shard_size": 16, "trajectory_images": 2},
+    "guided": MINI["guided"] | {"images": 24, "batch_size": 8, "trajectory_images": 2},
     "variants": {
         name: MINI["variants"][name] | ({"members": ["d0", "d1"]} if name in ("mean_prob", "clip_logit") else {})
         for name in VARIANTS
     },
     "evaluation": MINI["evaluation"] | {"kid_subsets": 2, "kid_subset_size": 10},
-    "report": {"images": 4, "dpi": 60, "primary": ["d0", "edm"]},
+    "report": MINI["report"]
+    | {"images": 4, "dpi": 60, "primary": ["d0", "edm"], "trajectory_images": 2}
+    | {"samples": VARIANTS[:2], "log_ratios": ["d0"], "compare": ["d0"], "sampling": VARIANTS[:3]},
     "study.tuning": MINI["study"]["tuning"] | {"images": 16, "batch_size": 8},
     "study.discriminator": MINI["study"]["discriminator"] | {"model_channels": [8, 16], "epochs": [1, 3]},
     "study.factorial": MINI["study"]["factorial"] | {"sets": {"fresh": ["d0", "d1"]}, "images": 16},

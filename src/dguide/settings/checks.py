@@ -53,8 +53,9 @@ def _members(config: Config) -> Iterator[str]:
 def _names(config: Config) -> Iterator[str]:
     members, variants = config.members, config.variants
     snapshots = config.score.snapshots if config.score.source == "train" else {}
-    if "edm" not in variants or variants["edm"].members:
-        yield "variants must hold edm without members: every difference refers to it; add it"
+    baseline = config.evaluation.baseline
+    if baseline not in variants or variants[baseline].members:
+        yield f"evaluation.baseline: {baseline} is no variant without members; add it to variants, or name another"
     named: list[tuple[str, str | None, Collection[str]]] = []
     for key, variant in variants.items():
         named += [(f"variants.{key}.members", name, members) for name in variant.members]
@@ -63,21 +64,25 @@ def _names(config: Config) -> Iterator[str]:
             named += [(f"variants.{key}.autoguidance", variant.autoguidance.network, snapshots)]
         if variant.weights == "fitted" and config.cond:
             yield f"variants.{key}.weights: fitted are not for a class-conditional profile; write equal"
-    named += [("report.primary", name, variants) for name in config.report.primary]
-    if config.report.primary[0] == "edm":
-        yield "report.primary compares edm, to which every difference refers; write another variant first"
+    for key in ("primary", "samples", "log_ratios", "compare", "sampling"):
+        named += [(f"report.{key}", name, variants) for name in getattr(config.report, key)]
+    if config.report.primary[0] == baseline:
+        yield f"report.primary compares {baseline}, to which every difference refers; write another variant first"
     ensembles = {name for name, variant in variants.items() if len(variant.members) > 1 and not variant.autoguidance}
-    named += [("study.start", config.study.start, ensembles)]
-    for key, names in config.study.factorial.sets.items():
-        named += [(f"study.factorial.sets.{key}", name, members) for name in names]
+    if config.study is not None:
+        named += [("study.start", config.study.start, ensembles)]
+        for key, names in config.study.factorial.sets.items():
+            named += [(f"study.factorial.sets.{key}", name, members) for name in names]
     for key, name, known in named:
         if name is not None and name not in known:
             yield f"{key} names {name!r}; choose among {', '.join(known) or 'none'}"
 
 
 def _sample_ranges(config: Config) -> Iterator[str]:
-    fake, guided, tuning, factorial = config.fake, config.guided, config.study.tuning, config.study.factorial
-    spans: dict[str, Any] = {"fake": fake, "guided": guided, "study.tuning": tuning, "study.factorial": factorial}
+    fake, guided = config.fake, config.guided
+    spans: dict[str, Any] = {"fake": fake, "guided": guided}
+    if config.study is not None:
+        spans |= {"study.tuning": config.study.tuning, "study.factorial": config.study.factorial}
     for (first, one), (second, other) in combinations(spans.items(), 2):
         apart = one.seed_start + one.images <= other.seed_start or other.seed_start + other.images <= one.seed_start
         if not apart and getattr(one, "seed", guided.seed) == getattr(other, "seed", guided.seed):
@@ -117,6 +122,8 @@ def _networks(config: Config) -> Iterator[str]:
 
 
 def _studies(config: Config) -> Iterator[str]:
+    if config.study is None:
+        return
     channels = config.discriminator.network.num_head_channels
     for width in config.study.discriminator.model_channels:
         if width % channels:

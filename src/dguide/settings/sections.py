@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dguide.settings import checks
+from discriminator_guidance.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -248,13 +249,7 @@ class SampleRange(Section):
     batch_size: Count
 
 
-class Fake(SampleRange):
-    """Stage `fake`."""
-
-    shard_size: Count
-
-
-class Guided(Fake):
+class Guided(SampleRange):
     """Stage `guided`, what all variants share."""
 
     time_min: VpTime
@@ -340,6 +335,7 @@ class Member(Section):
     permute_labels: bool | None = None  # a discriminator that can learn nothing
     precision: Precision | None = None  # None: runtime.training_precision
     network: HeadNetwork | None = None
+    published: Name | None = None  # the published row of Table 2 beside it
 
 
 class Autoguidance(Section):
@@ -364,6 +360,7 @@ class Variant(Section):
     s_churn: NonNegative | None = None
     network: Name | None = None  # a snapshot of the score network; None: the score network itself
     autoguidance: Autoguidance | None = None
+    published: Name | None = None  # the published row of Table 3 beside it
 
     def _problems(self) -> Iterator[str]:
         members = self.members
@@ -390,6 +387,7 @@ class Variant(Section):
 class Evaluation(Section):
     """Stage `evaluation`."""
 
+    baseline: Name  # the variant without guidance that every difference refers to
     reference: Path
     batch_size: Count
     kid_subsets: Count
@@ -404,6 +402,11 @@ class Report(Section):
     images: Annotated[int, Field(ge=1, le=64)]
     dpi: Annotated[int, Field(ge=50, le=600)]
     primary: tuple[Name, Name]  # a variant and the one it is compared with, chosen before the results were seen
+    samples: Distinct[Name]  # the rows of Fig. 3
+    log_ratios: Distinct[Name]  # variants whose log ratios are drawn
+    compare: Distinct[Name]  # variants with which tables compare every other one, beside the baseline
+    sampling: Distinct[Name]  # columns of Table 1
+    trajectory_images: Count
 
 
 class Pruner(Section):
@@ -506,18 +509,26 @@ class Config(Section):
     extractor: Annotated[TrainedExtractor | AdmExtractor, Field(discriminator="source")]
     fid_network: Annotated[TrainedFidNetwork | InceptionFidNetwork, Field(discriminator="source")]
     sampler: Sampler
-    fake: Fake
+    fake: SampleRange
     discriminator: Discriminator
     members: dict[Name, Member]
     guided: Guided
     variants: dict[Name, Variant]
     evaluation: Evaluation
     report: Report
-    study: Study
+    study: Study | None
     fetch: Fetch
 
     def _problems(self) -> Iterator[str]:
         return checks.problems(self)
+
+    @property
+    def studies(self) -> Study:
+        """Section `study`, for the commands that need it."""
+        if self.study is None:
+            remedy = "write that section; configs/mini.yaml has one"
+            raise ConfigError(f"section study of profile {self.profile}", "study: null", remedy)
+        return self.study
 
     def replicate(self, number: int) -> Config:
         """The settings of one training replicate: new seeds for score network, extractor, fakes and members."""

@@ -15,7 +15,7 @@ from discriminator_guidance.runtime import is_first
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Write samples.npz (images, index, labels of a conditional profile) and grid.png."""
-    drawn = draw_samples(config, layout, config.variants["edm"], config.fake, "fake")
+    drawn = draw_samples(config, layout, config.variants[config.evaluation.baseline], config.fake, "fake")
     if not is_first():
         return {}
     arrays = {name: drawn[name] for name in ("images", "index", "labels") if name in drawn}

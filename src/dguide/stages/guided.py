@@ -11,7 +11,7 @@ import numpy as np
 from dguide import tracking
 from dguide.artifacts import Layout, resumable
 from dguide.settings import Config, Variant
-from dguide.settings.sections import Fake, Guided
+from dguide.settings.sections import SampleRange
 from dguide.stages.sampling import Arrays, open_variant, sampler_settings, window_of
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, InputError
@@ -59,7 +59,7 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
 
 
 def draw_samples(
-    config: Config, layout: Layout, variant: Variant, span: Fake | Guided, name: str, keep: int = 0
+    config: Config, layout: Layout, variant: Variant, span: SampleRange, name: str, keep: int = 0
 ) -> Arrays:
     """The samples of a range: images (N, H, W, C) uint8, index (N,), labels (N,) of a conditional profile, log_ratio
     (steps, N), and of the first `keep` samples states (steps + 1, keep, H, W, C) and denoised, at noise levels sigma;
@@ -71,7 +71,7 @@ def draw_samples(
     sampler, fit = opened.sampler, opened.fit
     count = span.images
     indices = range(span.seed_start, span.seed_start + count)
-    shards = [indices[start : start + span.shard_size] for start in range(0, count, span.shard_size)]
+    shards = [indices[start : start + span.batch_size] for start in range(0, count, span.batch_size)]
     settings = {
         "sampler": vars(sampler),
         "variant": variant.model_dump(mode="json"),
@@ -86,13 +86,10 @@ def draw_samples(
     with tracking.bar(name, count, "images") as advance:
         advance(count - sum(len(shards[number]) for number in missing))
         for number in missing[rank() :: world_size()]:
-            batches = []
-            for start in range(0, len(shards[number]), span.batch_size):
-                batch = shards[number][start : start + span.batch_size]
-                kept = len(range(batch.start, min(batch.stop, indices.start + keep)))
-                batches.append(opened.draw(span.seed, batch, kept))
-                advance(len(batch))
-            work.save_shard(number, **_merged(batches))
+            batch = shards[number]
+            kept = len(range(batch.start, min(batch.stop, indices.start + keep)))
+            work.save_shard(number, **opened.draw(span.seed, batch, kept))
+            advance(len(batch))
     barrier()
     if not is_first():
         return {}

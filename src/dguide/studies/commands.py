@@ -61,7 +61,7 @@ def _run(word: str, recover: bool, params: Path, *trials: str) -> None:
     from dguide.settings import load_config
 
     config = load_config(params)
-    threads = config.study.factorial.threads if word == "factorial" else config.study.threads
+    threads = config.studies.factorial.threads if word == "factorial" else config.studies.threads
     runtime = config.runtime.model_copy(update={"threads": threads})
     config, layout = config.model_copy(update={"runtime": runtime}), Layout(Path.cwd(), config.profile)
     if word == "discriminator":  # the others sample every training replicate

@@ -39,13 +39,13 @@ def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[
     study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
     total = wanted(trials, study)
     distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout, _first(config))
-    run_trials(study, partial(_objective, inputs, distances), total, config, config.study.discriminator.model_dump())
+    run_trials(study, partial(_objective, inputs, distances), total, config, config.studies.discriminator.model_dump())
     return write_results(study, config, layout)
 
 
 def plan(config: Config, layout: Layout) -> StudyPlan:
     """The search."""
-    search, pruner = config.study.discriminator, config.study.discriminator.pruner
+    search, pruner = config.studies.discriminator, config.studies.discriminator.pruner
     if None in search.bagging and config.discriminator.bagging is not None:
         remedy = "remove null from study.discriminator.bagging: a row of members cannot say it"
         raise ConfigError("discriminator.bagging: null", str(config.discriminator.bagging), remedy)
@@ -67,8 +67,8 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
 
 def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     """The rows of Table 2, which the search tries first, each trained afresh."""
-    search, points = config.study.discriminator, dict[str, dict[str, Any]]()
-    for name in config.variants[config.study.start].members:
+    search, points = config.studies.discriminator, dict[str, dict[str, Any]]()
+    for name in config.variants[config.studies.start].members:
         row = config.member(name)
         settings = {**row.model_dump(), **(row.network or config.discriminator.network).model_dump()}
         settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
@@ -83,7 +83,7 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 
 def suggest(trial: optuna.Trial, config: Config) -> Member:
     """Draw a member, with 3 significant digits, so that what is promoted is what was tried."""
-    search, begun = config.study.discriminator, _first(config)
+    search, begun = config.studies.discriminator, _first(config)
     decay = _rounded(trial.suggest_float("weight_decay", *search.weight_decay, log=True))
     network = HeadNetwork(
         model_channels=trial.suggest_categorical("model_channels", search.model_channels),
@@ -93,7 +93,7 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
     )
     drawn: dict[str, Any] = {
         "start": f"models/{config.profile}/extractor",
-        "seed": config.study.seed,
+        "seed": config.studies.seed,
         "epochs": trial.suggest_int("epochs", *search.epochs, log=True),
         "learning_rate": _rounded(trial.suggest_float("learning_rate", *search.learning_rate, log=True)),
         "weight_decay": 0.0 if decay <= search.weight_decay[0] else decay,
@@ -113,7 +113,7 @@ def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: o
     checkpoints = resumable_head(inputs, "study-discriminator", member)
 
     def value_of(row: Row) -> float:
-        return row["bce"] + config.study.discriminator.calibration_weight * row["calibration_error"]
+        return row["bce"] + config.studies.discriminator.calibration_weight * row["calibration_error"]
 
     def report(epoch: int, row: Row) -> None:
         tracker.metrics(epoch, row)
@@ -130,7 +130,7 @@ def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: o
     head.load_state_dict(kept)
     row = scores(inputs, head)
     placed = distances.compute.place(head)
-    draws = distances.draws(_variant(config), [placed], config.study.tuning)
+    draws = distances.draws(_variant(config), [placed], config.studies.tuning)
     features, _, images = zip(*draws, strict=True)
     fid, _ = distances.distance(features)
     attach_samples(trial, tracker, images[0], distances.layout)
@@ -158,11 +158,11 @@ def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:
 def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
     """Write the record; returns the winner."""
     trials = complete(study)
-    finalists = sorted(trials[: config.study.discriminator.finalists], key=lambda trial: trial.user_attrs["fid"])
+    finalists = sorted(trials[: config.studies.discriminator.finalists], key=lambda trial: trial.user_attrs["fid"])
     winner, begun = finalists[0], {trial.user_attrs.get(GRID): trial.user_attrs["fid"] for trial in trials}
     values = {
         "fid": winner.user_attrs["fid"],
-        "start_fid": begun.get(config.variants[config.study.start].members[0].upper()),
+        "start_fid": begun.get(config.variants[config.studies.start].members[0].upper()),
         "objective": winner.value,
     }
     shared = config.discriminator.model_dump(mode="json")
@@ -182,13 +182,13 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
 
 def _first(config: Config) -> Member:
     """The first member of variant `study.start`, whose settings a trial keeps where the search draws none."""
-    return config.member(config.variants[config.study.start].members[0])
+    return config.member(config.variants[config.studies.start].members[0])
 
 
 def _variant(config: Config) -> Variant:
     """How trials guide: as variant `study.start`, with one member."""
     fields = {"needs": f"{WORD}/{TUNED}", "members": (TUNED,), "rule": "mean_probability", "weights": "equal"}
-    return config.variants[config.study.start].model_copy(update=fields)
+    return config.variants[config.studies.start].model_copy(update=fields)
 
 
 def _rounded(value: float) -> float:

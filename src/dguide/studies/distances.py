@@ -77,5 +77,5 @@ def distance_inputs(layouts: Sequence[Layout], members: Iterable[str] = ()) -> t
 def distance_settings(config: Config) -> dict[str, Any]:
     """The settings that every distance depends on, beside its variant."""
     window = [config.guided.time_min, config.guided.time_max]
-    tuning, sampler = config.study.tuning.model_dump(), config.sampler.model_dump()
+    tuning, sampler = config.studies.tuning.model_dump(), config.sampler.model_dump()
     return {"tuning": tuning, "sampler": sampler, "window": window, "cond": config.cond}

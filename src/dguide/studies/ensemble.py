@@ -31,16 +31,16 @@ def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[
     study = begin(config, layout, plan(config, layouts), starting_points(config), recover_all)
     total = wanted(trials, study)
     trained = [GuidedDistances(config.replicate(number), one) for number, one in enumerate(layouts)]
-    run_trials(study, partial(_objective, trained), total, config, config.study.ensemble.model_dump())
+    run_trials(study, partial(_objective, trained), total, config, config.studies.ensemble.model_dump())
     return write_results(study, config, layout)
 
 
 def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
     """The search."""
-    search, plain = config.study.ensemble, config.variants[config.study.start]
+    search, plain = config.studies.ensemble, config.variants[config.studies.start]
     return StudyPlan(
         word=WORD,
-        objective=f"FID ({config.fid_network.name}) of {config.study.tuning.images} guided tuning samples"
+        objective=f"FID ({config.fid_network.name}) of {config.studies.tuning.images} guided tuning samples"
         + (f", mean of {len(layouts)} trainings" if len(layouts) > 1 else ""),
         settings={
             "search": search.model_dump(exclude={"pruner"}),
@@ -54,7 +54,7 @@ def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
 
 def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     """The first trials: the plain mean by each rule and each member alone, guided as `study.start`; the fit."""
-    search, plain = config.study.ensemble, config.variants[config.study.start]
+    search, plain = config.studies.ensemble, config.variants[config.studies.start]
     low, high = window_of(config, plain)
     guidance = {"w1": plain.w1, "w2": plain.w2, "time_min": low, "time_max": high, "boosting": plain.boosting}
     fixed, (*others, _) = guidance | ({FITTED: False} if search.fitted else {}), plain.members  # the last has the rest
@@ -68,7 +68,7 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 
 def suggest(trial: optuna.Trial, config: Config) -> Variant:
     """Draw the members' weights on their simplex and a rule, or fit weights by noise level; and the guidance."""
-    search, plain = config.study.ensemble, config.variants[config.study.start]
+    search, plain = config.studies.ensemble, config.variants[config.studies.start]
     w1, w2 = (round(trial.suggest_float(key, *getattr(search, key)), DIGITS) for key in ("w1", "w2"))
     low = trial.suggest_float("time_min", *search.time_min, log=True)
     high = trial.suggest_float("time_max", *search.time_max)
@@ -111,7 +111,7 @@ def _objective(trained: Sequence[GuidedDistances], trial: optuna.Trial, tracker:
     for one in trained:
         heads, batches = [load_head(one.layout, name, one.compute) for name in variant.members], list[np.ndarray]()
         fids.append(math.inf)
-        for features, _, images in one.draws(variant, heads, one.config.study.tuning):
+        for features, _, images in one.draws(variant, heads, one.config.studies.tuning):
             if not done:
                 attach_samples(trial, tracker, images, one.layout)
             batches.append(features)

@@ -57,7 +57,7 @@ def run(config: Config, layout: Layout, recover_all: bool) -> dict[str, Any]:
     study = begin(config, layout, plan(config, layouts), starts, recover_all)
     networks = cache(lambda seed: GuidedDistances(config, layouts[seed]))
     try:
-        settings = config.study.factorial.model_dump()
+        settings = config.studies.factorial.model_dump()
         run_trials(study, partial(_objective, config, networks), len(cells), config, settings)
     finally:
         result = write_results(study, cells, config, layout)
@@ -66,7 +66,7 @@ def run(config: Config, layout: Layout, recover_all: bool) -> dict[str, Any]:
 
 def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
     """The experiment; more replicates may be added to it."""
-    section = config.study.factorial
+    section = config.studies.factorial
     members = sorted({name for names in section.sets.values() for name in names})
     own = {"factorial": section.model_dump(exclude={"threads"}), "seed": config.guided.seed}
     return StudyPlan(
@@ -79,7 +79,7 @@ def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
 
 def planned_cells(config: Config) -> list[Cell]:
     """Every cell once: the reproduction's w2 and boosting first, which answer the question, then the other corners."""
-    section, seeds = config.study.factorial, range(config.replicates)
+    section, seeds = config.studies.factorial, range(config.replicates)
     (first, members), *others = section.sets.items()
     steps, w2, boosting = (both[1:] for both in (section.steps, section.w2, section.boosting))  # the reproduction's
 
@@ -95,7 +95,7 @@ def planned_cells(config: Config) -> list[Cell]:
 
 def suggest(trial: optuna.Trial, config: Config) -> Cell:
     """The cell of an enqueued trial."""
-    section = config.study.factorial
+    section = config.studies.factorial
     sizes, steps = sorted({1, *map(len, section.sets.values())}), (*section.steps, *section.more_steps)
     choices: dict[str, Sequence[Any]] = {"set": [*section.sets], "rule": RULES, "members": sizes, "steps": steps}
     choices |= {"w2": section.w2, "boosting": section.boosting}
@@ -105,7 +105,7 @@ def suggest(trial: optuna.Trial, config: Config) -> Cell:
 
 def cell_variant(cell: Cell, config: Config) -> Variant:
     """The variant by which a cell is sampled."""
-    section = config.study.factorial
+    section = config.studies.factorial
     names = section.sets[cell.set][: cell.members]
     needs = "discriminator" if len(names) > 1 else f"discriminator/{names[0]}"
     levels: dict[str, Any] = {key: getattr(cell, key) for key in ("rule", "steps", "w2", "boosting")}
@@ -125,7 +125,7 @@ def share_and_amplification(mistaken: Doubles) -> dict[str, float | None]:
 def _objective(
     config: Config, networks: Callable[[int], GuidedDistances], trial: optuna.Trial, tracker: Tracker
 ) -> float:
-    cell, section = suggest(trial, config), config.study.factorial
+    cell, section = suggest(trial, config), config.studies.factorial
     variant, own = cell_variant(cell, config), networks(cell.seed)
     heads = [load_head(own.layout, name, own.compute) for name in variant.members]
     span = config.guided.model_copy(update={"images": section.images, "seed_start": section.seed_start})

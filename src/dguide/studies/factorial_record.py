@@ -34,7 +34,7 @@ NEWTON_STEPS, RIDGE = 25, 1e-3  # the ridge is that of one image in a thousand; 
 
 def write_results(study: optuna.Study, cells: Sequence[Cell], config: Config, layout: Layout) -> Row:
     """Write reproduction.json and study/factorial* from the cells that are complete; returns how many those are."""
-    section, note = config.study.factorial, {"note": config.real.note} if config.real.note else {}
+    section, note = config.studies.factorial, {"note": config.real.note} if config.real.note else {}
     trials = {Cell(**t.params): t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
     done = {cell: trials[cell] for cell in cells if cell in trials}
     if missing := [cell for cell in cells if cell not in done]:
@@ -144,7 +144,7 @@ def platt_slope(logits: Floats, labels: Floats) -> tuple[float, float]:
 
 def mechanism_rows(config: Config, layouts: Sequence[Layout]) -> Iterator[Row]:
     """The mean logit of the first member and of all on test images: a row for each replicate, set and noise level."""
-    for (seed, layout), (name, members) in product(enumerate(layouts), config.study.factorial.sets.items()):
+    for (seed, layout), (name, members) in product(enumerate(layouts), config.studies.factorial.sets.items()):
         paths = [layout.discriminator(member) / "test_logits.npz" for member in members]
         tested = [read_npz(path, ["logits", "labels", "time"], "discriminator") for path in paths]
         labels, times = tested[0]["labels"], tested[0]["time"]
@@ -166,7 +166,7 @@ def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
 
-    section, (_, axes) = config.study.factorial, plt.subplots(figsize=(8.6, 4.4), layout="constrained")
+    section, (_, axes) = config.studies.factorial, plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     shown = _clipped(frame, section)
     shown = shown[shown["set"] == next(iter(section.sets))]
     for seed, members in product(range(config.replicates), sorted(set(shown["members"]))):

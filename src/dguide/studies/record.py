@@ -41,13 +41,13 @@ def write_record(study: optuna.Study, config: Config, layout: Layout, record: Ma
     import pandas as pd
     from optuna.visualization import matplotlib as charts
 
-    word, trials, tuning = study.study_name.rpartition("-")[2], ended(study), config.study.tuning
+    word, trials, tuning = study.study_name.rpartition("-")[2], ended(study), config.studies.tuning
     note = {"note": config.real.note} if config.real.note else {}
     write_csv(layout.study / f"{word}.csv", pd.DataFrame([{**_row(trial), **note} for trial in trials]))
     facts = {
         "study": word,
         "n_trials": len(trials),
-        "seed": config.study.seed,
+        "seed": config.studies.seed,
         "objective": (study.metric_names or [""])[0],
         "fid_network": config.fid_network.name,
         "tuning": {"images": tuning.images, "seed": tuning.seed, "seed_start": tuning.seed_start},
@@ -55,7 +55,7 @@ def write_record(study: optuna.Study, config: Config, layout: Layout, record: Ma
     write_json(layout.study / f"{word}.json", {**facts, **record, **note})
     plots: dict[str, Callable[[], Any]] = {"history": lambda: charts.plot_optimization_history(study)}
     if len({trial.value for trial in complete(study)}) >= ENOUGH:
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=config.study.seed)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=config.studies.seed)
         plots["importances"] = lambda: charts.plot_param_importances(study, evaluator=evaluator)
         plots["parallel"] = lambda: _wide(charts.plot_parallel_coordinate(study))
         plots["slice"] = lambda: charts.plot_slice(study)

@@ -66,12 +66,12 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
     journal = layout.study / f"{plan.word}.journal"
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:
-        url = config.study.storage
+        url = config.studies.storage
         kept = RDBStorage(url, **DATABASE) if url else JournalStorage(JournalFileBackend(str(journal)))
         name = f"{layout.profile}-{plan.word}"
         if name not in optuna.get_all_study_names(kept):  # `create_study` would also write to a journal that has it
             optuna.create_study(storage=kept, study_name=name, load_if_exists=True)
-        sampler = TrialSampler(config.study.seed)
+        sampler = TrialSampler(config.studies.seed)
         study = optuna.load_study(storage=kept, study_name=name, sampler=sampler, pruner=plan.pruner)
     except ImportError as error:
         remedy = "install it, e.g. psycopg for postgresql+psycopg://"
