@@ -55,13 +55,6 @@ def test_results_are_those_of_the_committed_run(page: str, profile: str, variant
     same(f"{fid_change} {kid_change}", [] if variant == "edm" else change)
 
 
-@pytest.mark.parametrize("variant", rows("docs/results.md", "lengths"))
-def test_other_lengths_of_training_are_those_of_the_committed_runs(variant: str) -> None:
-    paths = [path for name in ("short", "long") for path in REPORTS.glob(f"digits-{name}/details/{variant}.json")]
-    found = [value for path in paths for value in measured(path.parts[-3], variant)[variant != "edm"]]
-    same(" ".join(rows("docs/results.md", "lengths")[variant]), found)
-
-
 def test_the_figure_of_the_docs_is_that_of_the_committed_study() -> None:
     figure = (REPORTS / "digits/study/factorial_steps.png").read_bytes()
     assert (PROJECT / "docs/images/factor.png").read_bytes() == figure
@@ -94,9 +87,6 @@ def intervals() -> Iterator[tuple[float, float, float]]:
         files = REPORTS.glob(f"digits/discriminator/{member}/r*/metrics.json")
         losses = [json.loads(path.read_text())["test_loss"] for path in files]
         yield np.mean(losses), *stats.ttest_1samp(losses, 0).confidence_interval()
-    for profile, name in (("mini-seeds", "prob_table1"), ("digits-long", "d0_clip"), ("digits-long", "clip_table1")):
-        ours, theirs = (np.log(evaluated(profile, each)["fid_values"]) for each in (name, "d0_table1"))
-        yield over_seeds(ours - theirs)
     yield from factorial_intervals()
     trials = pd.read_csv(REPORTS / "digits/study/discriminator.csv")[["value", "fid"]].dropna()
     rank = trials.corr("spearman").loc["value", "fid"]  # and its interval by Fisher's transformation
@@ -109,18 +99,16 @@ def over_seeds(logs: Any) -> tuple[float, ...]:
 
 
 def factorial_intervals() -> Iterator[tuple[float, ...]]:
-    """De-biased distances at the reproduction's settings, and effects of the other settings with its rule."""
+    """Effects of boosting at the reproduction's settings, and of the other settings with its rule."""
     factors = ["rule", "steps", "w2", "boosting"]
-    for name in ("digits", "digits-short", "mini-seeds"):
-        cells = pd.read_json(REPORTS / name / "reproduction.json").query("set == 'fresh' and steps in (12, 35)")
-        for _, part in cells.groupby("members"):
-            logs = np.log(part.pivot(index="seed", columns=factors, values="fid_debiased"))
-            for rule, steps in product(("clipped_logit_mean", "mean_probability"), (12, 35)):
-                yield over_seeds(logs[rule, steps, 0.0, True])
-                yield over_seeds(logs[rule, steps, 0.0, True] - logs[rule, steps, 0.0, False])
-            for factor in factors[1:]:
-                levels = logs["clipped_logit_mean"].T.groupby(factor).mean()
-                yield from (over_seeds(sign * (levels.iloc[-1] - levels.iloc[0])) for sign in (1, -1))
+    cells = pd.read_json(REPORTS / "digits/reproduction.json").query("set == 'fresh' and steps in (12, 35)")
+    for _, part in cells.groupby("members"):
+        logs = np.log(part.pivot(index="seed", columns=factors, values="fid_debiased"))
+        for rule, steps in product(("clipped_logit_mean", "mean_probability"), (12, 35)):
+            yield over_seeds(logs[rule, steps, 0.0, True] - logs[rule, steps, 0.0, False])
+        for factor in factors[1:]:
+            levels = logs["clipped_logit_mean"].T.groupby(factor).mean()
+            yield from (over_seeds(sign * (levels.iloc[-1] - levels.iloc[0])) for sign in (1, -1))
 
 
 def test_intervals_in_the_text_are_those_of_the_committed_runs() -> None:
@@ -128,8 +116,6 @@ def test_intervals_in_the_text_are_those_of_the_committed_runs() -> None:
     for triple in intervals():
         known |= {tuple(f"{round(value, digits) + 0.0:.{digits}f}" for value in triple) for digits in (0, 1, 2, 3, 4)}
     interval = r"([+-]?[\d.]+)\s\[([+-]?[\d.]+), ([+-]?[\d.]+)\]"
-    families = re.findall(interval, (REPORTS / "mini-families/tables/table4.csv").read_text())
-    known |= {tuple(number.lstrip("+") for number in shown) for shown in families}
     for page in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]:
         found = re.findall(interval, page.read_text())
         unknown = [shown for shown in found if tuple(number.lstrip("+") for number in shown) not in known]
@@ -141,12 +127,12 @@ def span(values: Any, digits: int = 2) -> str:
 
 
 def about_digits() -> Iterator[str]:
-    """Phrases of README.md and docs/results.md on profiles `digits`, `digits-short` and `digits-long`."""
+    """Phrases of README.md and docs/results.md on profile `digits`."""
     folder = REPORTS / "digits"
     table = pd.read_csv(folder / "tables/table3.csv", index_col="variant", na_values="–")
     adjusted = {name: f"adjusted p = {p:.2f}" for name, p in table["ours: adjusted p"].dropna().items()}
     ours = {name: evaluated("digits", name) for name in rows("docs/results.md", "digits")}
-    edm, fit, p_short = ours["edm"], ours["e_fit"], f"p = {evaluated('digits-short', 'e_fit')['delta_p']:.3f})"
+    edm, fit = ours["edm"], ours["e_fit"]
     plain, without = ours["d0"]["fid_values"], edm["fid_values"]
     yield f"FIDs of {', '.join(f'{value:.2f}' for value in plain[:4])} and {plain[4]:.2f}, against {span(without)} "
     worse = [plain[seed] / without[seed] for seed in range(5) if plain[seed] > without[seed]]
@@ -154,9 +140,6 @@ def about_digits() -> Iterator[str]:
     both = edm["holdout_fid_debiased"], edm["fid_debiased"]
     yield "{} real images; the FID grows as N falls (de-biased: {:.2f}, `edm`: {:.2f})".format(edm["holdout_n"], *both)
     yield f"lowers the FID by {-100 * fit['delta_fid'] / edm['fid']:.0f} % (p = {fit['delta_p']:.3f}) and the KID"
-    yield f"lowers the FID of {evaluated('digits-short', 'edm')['fid']:.2f} by"
-    yield from (f"({p_short}, a denoiser", f"(the same prespecified comparison, {p_short.strip(')')}")
-    yield f"`e_fit` (p = {evaluated('digits-long', 'e_fit')['delta_p']:.3f}) lowers FID and KID"
     yield f"(`d0_ema_fit`, {adjusted['d0_ema_fit']})"
     yield f"which has a larger mean than no guidance ({adjusted['permuted']})"
     completed = (pd.read_csv(folder / "study/ensemble.csv")["state"] == "complete").sum()
@@ -180,17 +163,16 @@ def about_digits() -> Iterator[str]:
 
 def about_the_cause() -> Iterator[str]:
     """Phrases of docs/ensemble.md on the factorial."""
-    profiles = ("digits", "digits-short", "mini-seeds")
-    cells = {name: pd.read_json(REPORTS / name / "reproduction.json") for name in profiles}
-
-    def corner(profile: str, rule: str, members: int) -> pd.DataFrame:
-        cell = cells[profile].query("set == 'fresh' and steps == 35 and w2 == 0 and boosting == 1")
-        return cell[(cell["rule"] == rule) & (cell["members"] == members)]
-
-    alone = [span(corner("digits", "mean_probability", count)["fid_debiased"]) for count in (6, 1)]
+    cells = pd.read_json(REPORTS / "digits/reproduction.json")
+    cells = cells.query("set == 'fresh' and steps == 35 and w2 == 0 and boosting == 1").set_index(["rule", "members"])
+    alone = [span(cells.loc[("mean_probability", count), "fid_debiased"]) for count in (6, 1)]
     yield "the de-biased FID is {}; with one discriminator, it is {}.".format(*alone)
-    ratios = (span(corner(name, "clipped_logit_mean", 6)["ratio_to_d0"], 0) for name in cells)
-    yield "is {} for six at 35 steps (`digits-short`: {}; `mini-seeds`: {})".format(*ratios)
+    clipped = cells.loc["clipped_logit_mean"]
+    yield f"The factor of a single seed is {span(clipped.loc[6, 'ratio_to_d0'], 0)} for six at 35 steps"
+    deviations = np.log(cells["fid_debiased"]).groupby(level=[0, 1]).std()
+    six, single = (deviations["clipped_logit_mean", count] for count in (6, 1))
+    plain = deviations["mean_probability", 1]
+    yield f"of its logarithm: {six:.1f} for six and {single:.1f} for one; of that of D0 by probability: {plain:.1f})"
     files = ((REPORTS / "digits/discriminator").glob(f"o{number}/r*/metrics.json") for number in range(6))
     losses = [np.mean([json.loads(path.read_text())["validation_loss"] for path in each]) for each in files]
     yield f"mean validation cross-entropy {span(losses, 1)} "
@@ -208,19 +190,11 @@ def about_the_cause() -> Iterator[str]:
     yield from (" | ".join([f"| {name}", *cells]) for name, cells in rows.items())
     yield f"standard errors of {span(six['slope_error'], 0)}"
 
-    found = [json.loads((REPORTS / name / "study/factorial.json").read_text())["factors"] for name in profiles]
-    for members, where in ((6, "six (`digits`, `digits-short`, `mini-seeds`)"), (1, "one")):
-        cell = "fresh", members, 35
-        rows = [row for each in found for row in each if (row["set"], row["members"], row["steps"]) == cell]
-        yield "{:.1f}, {:.1f} and {:.1f} for ".format(*(row["spearman"] for row in rows)) + where
+    factors = json.loads((REPORTS / "digits/study/factorial.json").read_text())["factors"]
+    ranks = {row["members"]: row["spearman"] for row in factors if row["set"] == "fresh" and row["steps"] == 35}
+    yield f"rank correlations with it of {ranks[6]:.1f} for six and {ranks[1]:.1f} for one."
     singles = [evaluated("mini", f"d{number}")["fid"] for number in range(6)]
     yield f"its members have {span(singles)} (one training seed"
-    families = pd.read_csv(REPORTS / "mini-families/tables/table4.csv", index_col="ensemble", dtype=str)
-    label, other = "FID (digits network) [95 %]: ", "ensemble's difference [95 %] from: "
-    keys = [f"{label}ensemble", f"{label}mean of its members"]
-    keys += [f"{other}{name}" for name in ("the mean of its members", "its best member", "mean_prob")]
-    for name in ("mean_prob", "bagged", "architecture", "snapshot", "seeds"):
-        yield " | ".join([f"| `{name}`", *families.loc[name, keys]])
 
 
 @pytest.mark.parametrize("phrase", [*about_digits(), *about_the_cause()])
