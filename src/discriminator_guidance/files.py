@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -13,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # commands that compute nothing start without torch
 
 DIGITS = 9  # significant ones of every number in JSON and CSV: the same on every machine, unlike the last ones
 MAX_ARRAY_BYTES = 2**32
+MAX_EXPANSION, SMALL_BYTES = 100, 2**26  # an archive unpacks to so many times its size, or to so many bytes, at most
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -68,8 +70,8 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
     require(path, stage)
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"a JSON object in {path}", str(error), f"run stage {stage} again") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"a JSON object in {path}", reason(error), f"run stage {stage} again") from error
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
@@ -92,15 +94,54 @@ def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarr
 def load_arrays(path: Path, names: Sequence[str] | None, remedy: str) -> dict[str, np.ndarray]:
     """Read named plain arrays (None: all) of an .npz from anywhere, checksums compared, nothing unpickled."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (size := max(entry.file_size for entry in archive.infolist())) > MAX_ARRAY_BYTES:
-                raise ValueError(f"an array of {size:,} bytes")
-            if damaged := archive.testzip():  # numpy reads no further than it needs, and compares nothing then
-                raise ValueError(f"damage in {damaged}")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names or arrays}
+        with open_archive(path) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            if missing := [name for name in names or () if name not in entries]:
+                raise ValueError(f"no array {missing[0]} in it")
+            return {name: _read_array(archive, entries[name]) for name in names or entries}
     except Exception as error:  # zipfile, zlib and numpy raise some dozen types on damaged bytes
         raise InputError(f"a complete .npz file {path}", reason(error), remedy) from error
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip whose entries, of which none is unpacked here, do not grow beyond measure; reading compares checksums."""
+    with zipfile.ZipFile(regular(path)) as archive:
+        entries = archive.infolist()
+        if odd := [e.filename for e in entries if e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]:
+            raise ValueError(f"{odd[0]}, compressed neither by deflate nor not at all")  # others unpack without limit
+        size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
+        if unpacked > max(SMALL_BYTES, MAX_EXPANSION * size):
+            raise ValueError(f"an archive of {size:,} bytes that unpacks to {unpacked:,}")
+        yield archive
+
+
+def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type of the .npy array that must fill a stream of `size` bytes."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, by_column, dtype = readers[np.lib.format.read_magic(stream)](stream)
+    held = size - stream.tell()
+    if min(shape, default=0) < 0 or not dtype.itemsize or math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"{held:,} bytes of an array {shape} {dtype}")
+    return shape, by_column, dtype
+
+
+def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    if entry.file_size > MAX_ARRAY_BYTES:
+        raise ValueError(f"an array of {entry.file_size:,} bytes")
+    with archive.open(entry) as stream:
+        array_header(stream, entry.file_size)
+    with archive.open(entry) as stream:
+        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+        stream.read(1)  # past the end: only then are checksums compared
+    return array
+
+
+def regular(path: Path) -> Path:
+    """The path, unless it is a pipe or a device, from which reading may never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError("a pipe or a device")
+    return path
 
 
 def reason(error: Exception) -> str:

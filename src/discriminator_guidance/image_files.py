@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from discriminator_guidance.errors import ConfigError, InputError, UserError
-from discriminator_guidance.files import load_arrays, reason
+from discriminator_guidance.files import array_header, load_arrays, open_archive, reason
 from discriminator_guidance.images import Images, shrink
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -33,12 +34,12 @@ class ImageSet:
     """Images of one shape (H, W, C), in the order of folder and name, or of an .npz file."""
 
     path: Path
-    names: tuple[str, ...]  # of files; of an .npz numbers from 0
+    names: tuple[str, ...] | range  # of files; of an .npz numbers from 0
     shape: tuple[int, ...]
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Arrays (N, H, W, C) uint8 of at most `size` images."""
-        with _one_error(self.path), _opened(self.path) as (_, image_of):
+        with _as_input_error(self.path), _opened(self.path) as (_, image_of):
             for start in range(0, len(self.names), size):
                 images = {name: image_of(name) for name in self.names[start : start + size]}
                 if odd := [f"{name} {image.shape}" for name, image in images.items() if image.shape != self.shape]:
@@ -48,8 +49,8 @@ class ImageSet:
 
 def open_images(path: Path) -> ImageSet:
     """List the images and read the first."""
-    with _one_error(path), _opened(path) as (names, image_of):
-        return ImageSet(path, tuple(names), image_of(names[0]).shape)
+    with _as_input_error(path), _opened(path) as (names, image_of):
+        return ImageSet(path, names, image_of(names[0]).shape)
 
 
 def read_images(path: Path, image_size: int, advance: Callable[[int], None] = lambda count: None) -> Images:
@@ -58,17 +59,17 @@ def read_images(path: Path, image_size: int, advance: Callable[[int], None] = la
     Classes are the folders that hold the images, in alphabetical order; with `dataset.json` and in an .npz file they
     are the labels 0, 1, ... themselves.
     """
-    found, images = open_images(path), []
-    with _one_error(path):
-        labels, classes = _labelled(found)
-        for batch in found.batches(BATCH):
+    opened, images = open_images(path), []
+    with _as_input_error(path):
+        labels, classes = _labelled(opened)
+        for batch in opened.batches(BATCH):
             images.append(shrink(batch, image_size))
             advance(len(batch))
         return Images(np.concatenate(images), labels, classes)
 
 
 @contextmanager
-def _one_error(path: Path) -> Iterator[None]:
+def _as_input_error(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
@@ -78,26 +79,28 @@ def _one_error(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], np.ndarray]]]:
+def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any], np.ndarray]]]:
     """The names, and what gives an image; those of an .npz are to be asked for in order."""
     if path.suffix.lower() != ".npz":
         with _files(path) as (files, read):
             names = [name for name in files if name.lower().endswith(SUFFIXES) and not _hidden(name)]
             if not names:
                 raise ValueError(f"no file that ends in {', '.join(SUFFIXES)}")
-            yield sorted(names, key=lambda name: name.rpartition("/")[::2]), lambda name: _decode(name, read)
+            ordered = sorted(names, key=lambda name: name.rpartition("/")[::2])
+            yield tuple(ordered), lambda name: _decode(name, read)
         return
-    with zipfile.ZipFile(path) as archive:
-        held = [name for name in ARRAYS if name in archive.namelist()]
-        if not held:
+    with open_archive(path) as archive:
+        arrays = [name for name in ARRAYS if name in archive.namelist()]
+        if not arrays:
             raise ValueError(f"no array {' or '.join(ARRAYS)}")
-        with archive.open(held[0]) as stream:
-            np.lib.format.read_magic(stream)
-            (count, *shape), fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-            size = int(np.prod(shape))
-            if dtype != np.uint8 or fortran or len(shape) != 3 or shape[2] not in (1, 3) or not count * size:
-                raise ValueError(f"{held[0]} {(count, *shape)} {dtype} instead of (N, H, W, 1 or 3) uint8")
-            yield list(map(str, range(count))), lambda _: np.frombuffer(stream.read(size), np.uint8).reshape(shape)
+        with archive.open(arrays[0]) as stream:
+            shape, by_column, dtype = array_header(stream, archive.getinfo(arrays[0]).file_size)
+            if dtype != np.uint8 or by_column or len(shape) != 4 or shape[3] not in (1, 3) or not math.prod(shape):
+                raise ValueError(f"{arrays[0]} {shape} {dtype} instead of (N, H, W, 1 or 3) uint8")
+            size = math.prod(shape[1:])
+            if size > MAX_FILE_BYTES:
+                raise ValueError(f"{arrays[0]} with images of {size:,} bytes, more than {MAX_FILE_BYTES:,}")
+            yield range(shape[0]), lambda _: np.frombuffer(stream.read(size), np.uint8).reshape(shape[1:])
             stream.read(1)  # past the end: only then are checksums compared
 
 
@@ -108,21 +111,21 @@ def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
         names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
         yield names, lambda name: (path / name).read_bytes()
         return
-    with zipfile.ZipFile(path) as archive:
+    with open_archive(path) as archive:
         for entry in archive.infolist():
             if entry.file_size > MAX_FILE_BYTES:  # no more is unpacked of it, whatever the compressed data hold
                 raise ValueError(f"{entry.filename} of {entry.file_size:,} bytes, more than {MAX_FILE_BYTES:,}")
         yield archive.namelist(), archive.read
 
 
-def _labelled(found: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
-    names = found.names
-    if found.path.suffix.lower() == ".npz":
-        labels = load_arrays(found.path, ("labels",), REMEDY)["labels"]
+def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = opened.names
+    if isinstance(names, range):
+        labels = load_arrays(opened.path, ("labels",), REMEDY)["labels"]
         if labels.shape != (len(names),):
             raise ValueError(f"labels {labels.shape} of {len(names)} images")
         return labels.astype(np.int64), _numbered(labels)
-    with _files(found.path) as (files, read):
+    with _files(opened.path) as (files, read):
         if LABELS in files:
             label_of = dict(json.loads(read(LABELS))["labels"])
             if odd := sorted(label_of.keys() ^ set(names)):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -70,18 +72,18 @@ def test_folder_zip_and_nested_zip_hold_the_same_set(tmp_path):
         write_zip(tmp_path / "flat.zip", backwards),
         write_zip(tmp_path / "nested.zip", {f"train/{name}": content for name, content in backwards.items()}),
     ):
-        found = read_images(path, 8)
-        assert (found.images == IMAGES).all()
-        assert found.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-        assert found.classes == CLASSES
+        images = read_images(path, 8)
+        assert (images.images == IMAGES).all()
+        assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert images.classes == CLASSES
 
 
 def test_edm_zip_takes_classes_from_its_list(tmp_path):
     labels = [[f"00000/img{index:08d}.png", index % 2] for index in range(len(NAMES))]
-    found = read_images(edm_zip(tmp_path / "edm.zip", labels[::-1]), 8)
-    assert (found.images == IMAGES).all()
-    assert found.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
-    assert found.classes == ("0", "1")
+    images = read_images(edm_zip(tmp_path / "edm.zip", labels[::-1]), 8)
+    assert (images.images == IMAGES).all()
+    assert images.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+    assert images.classes == ("0", "1")
 
 
 def test_edm_list_that_does_not_fit(tmp_path):
@@ -92,18 +94,18 @@ def test_edm_list_that_does_not_fit(tmp_path):
         ([[name, index % 2 * 2] for index, name in enumerate(names)], "[0, 2] int64 instead"),
     ]:
         assert complaint in message_of(edm_zip(tmp_path / "edm.zip", labels))
-    for text in (b"{", b"[" * 100_000):
+    for text in (b"{", b"[" * 100_000, b'{"labels": ' + b"[" * 100_000):
         message_of(write_zip(tmp_path / "edm.zip", FILES | {"dataset.json": text}))
 
 
 def test_arrays(tmp_path):
     labels = np.array([0, 1, 2] * 3, dtype=np.uint8)
     np.savez(tmp_path / "set.npz", images=IMAGES, labels=labels, index=np.arange(9))
-    found = read_images(tmp_path / "set.npz", 8)
-    assert (found.images == IMAGES).all()
-    assert found.labels.dtype == np.int64
-    assert found.labels.tolist() == labels.tolist()
-    assert found.classes == ("0", "1", "2")
+    images = read_images(tmp_path / "set.npz", 8)
+    assert (images.images == IMAGES).all()
+    assert images.labels.dtype == np.int64
+    assert images.labels.tolist() == labels.tolist()
+    assert images.classes == ("0", "1", "2")
     np.savez_compressed(tmp_path / "grey.npz", images=IMAGES[..., :1], labels=labels)
     assert read_images(tmp_path / "grey.npz", 8).images.shape == (9, 8, 8, 1)
 
@@ -115,7 +117,7 @@ def test_arrays_of_the_wrong_kind(tmp_path):
         ({"images": IMAGES[:0], "labels": labels[:0]}, "(0, 8, 8, 3)"),
         ({"images": IMAGES, "labels": labels[:8]}, "labels (8,) of 9"),
         ({"images": IMAGES, "labels": labels * 2}, "[0, 2, 4]"),
-        ({"images": IMAGES, "labels": np.array(["cat"] * 9, dtype=object)}, "allow_pickle"),
+        ({"images": IMAGES, "labels": np.array(["cat"] * 9, dtype=object)}, "(9,) object"),
         ({"images": IMAGES[:, :, :6], "labels": labels}, "6x8"),
     ]
     for arrays, complaint in wrong:
@@ -166,3 +168,42 @@ def test_files_that_unpack_to_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "MAX_FILE_BYTES", 2**16)
     path = write_zip(tmp_path / "set.zip", FILES | {"cat/bomb.png": bytes(2**16 + 1)})
     assert "cat/bomb.png of 65,537 bytes" in message_of(path)
+
+
+def header_alone(shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(2**40, 8, 8, 3), (2**40, 1, 1, 1), (2, -8, -8, 3), (0, 8, 8, 3)])
+def test_arrays_that_are_not_as_large_as_their_header_says(tmp_path, shape):
+    path = write_zip(tmp_path / "set.npz", {"images.npy": header_alone(shape), "labels.npy": header_alone((2**40,))})
+    assert path.stat().st_size < 700
+    assert str(shape) in message_of(path)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "zip"])
+def test_archives_that_grow_beyond_measure_are_not_unpacked(tmp_path, suffix):
+    path, half = tmp_path / f"zeros.{suffix}", 2**20 - 64
+    content = header_alone((2 * half, 8, 8, 1)) + bytes(half * 128)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", content)
+    assert "unpacks to 134," in message_of(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:  # whose reader has no limit of its own
+        archive.writestr("images.npy", content[:1000])
+    assert "compressed" in message_of(path)
+
+
+def test_small_images_in_great_number_are_listed_without_memory(tmp_path):
+    np.savez(tmp_path / "set.npz", images=np.zeros((2**20, 1, 1, 1), np.uint8))
+    tracemalloc.start()
+    assert len(image_files.open_images(tmp_path / "set.npz").names) == 2**20
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["set.npz", "set.zip", "set"])
+def test_pipes_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert "a pipe or a device" in message_of(tmp_path / name)
