@@ -55,7 +55,16 @@ def test_digits_are_those_of_scikit_learn_enlarged_as_torch_does(image_size):
     assert digits.classes == tuple(str(name) for name in source.target_names)
 
 
-def test_other_arrays_are_no_digits(tmp_path):
-    np.savez(tmp_path / "d.npz", images=np.full((3, 8, 8), 17, np.uint8), labels=np.zeros(3, np.uint8))
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (np.full((3, 8, 8), 17, np.uint8), np.zeros(3, np.uint8)),
+        (np.zeros((3, 8, 8), np.uint8), np.array(["a", "b", "c"])),
+        (np.zeros((8, 8), np.uint8), np.uint8(1)),
+        (np.zeros((0, 8, 8), np.uint8), np.zeros(0, np.uint8)),
+    ],
+)
+def test_other_arrays_are_no_digits(tmp_path, images, labels):
+    np.savez(tmp_path / "d.npz", images=images, labels=labels)
     with pytest.raises(InputError, match="from git"):
         read_digits(tmp_path / "d.npz", 8)

@@ -12,7 +12,7 @@ import numpy as np
 
 from discriminator_guidance.checkpoints.restricted_pickle import read_pickle
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import reason
+from discriminator_guidance.files import reason, regular
 from discriminator_guidance.images import Images, shrink
 
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -24,9 +24,9 @@ ALLOWED = {"numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"}
 def read_cifar10(path: Path, image_size: int) -> tuple[Images, Images]:
     """The training and the test images in their official order, of `image_size` pixels, at most 32."""
     try:
-        content = path.read_bytes()
-        if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != MD5:
-            raise ValueError(f"md5 {found} of {len(content):,} bytes")
+        content = regular(path).read_bytes()
+        if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) != MD5:
+            raise ValueError(f"md5 {md5} of {len(content):,} bytes")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             names = tuple(name.decode("ascii") for name in _unpickled(archive, META)[b"label_names"])
             train, test = ([_unpickled(archive, part) for part in parts] for parts in (TRAIN, [TEST]))

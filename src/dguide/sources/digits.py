@@ -18,7 +18,8 @@ def read_digits(path: Path, image_size: int) -> Images:
     remedy = "restore data/raw/digits.npz from git"
     arrays = load_arrays(path, ("images", "labels"), remedy)
     small, labels = arrays["images"], arrays["labels"]
-    if small.shape != (len(labels), SIDE, SIDE) or small.dtype != np.uint8 or small.max() > LEVELS or labels.max() > 9:
+    fitting = small.dtype == labels.dtype == np.uint8 and small.shape == (labels.size, SIDE, SIDE) and labels.ndim == 1
+    if not fitting or not small.size or small.max() > LEVELS or labels.max() > 9:
         raise InputError(f"images (N, 8, 8) of 0 .. 16 and their labels in {path}", f"{small.shape}", remedy)
     weights = _bilinear(SIDE, image_size)
     sums = np.tensordot(np.tensordot(small.astype(np.int64), weights, axes=(1, 1)), weights, axes=(1, 1))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import AS_PUBLISHED, fit_network, load_torch, reason
+from discriminator_guidance.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]
@@ -21,10 +21,12 @@ Shapes = Mapping[str, Sequence[int]]
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a plain state dict (zip or legacy format) by their original names, on the CPU."""
     try:
-        state, size = load_torch(path), path.stat().st_size
+        state, size = load_torch(regular(path)), path.stat().st_size
         if not isinstance(state, dict) or not state:
             raise ValueError(f"a {type(state).__name__}" if state else "nothing")
-        if odd := [f"{type(each).__name__} under {name}" for name, each in state.items() if type(each) is not Tensor]:
+        if odd := [
+            f"{type(value).__name__} under {name}" for name, value in state.items() if type(value) is not Tensor
+        ]:
             raise ValueError(odd[0])
         if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in state.values())) > size:
             raise ValueError(f"tensors of {claimed:,} bytes in a file of {size:,}")
@@ -56,7 +58,7 @@ def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
     size = math.isqrt(max(positions - 1, 0))
     if size == 0 or size**2 + 1 != positions:
         raise ValueError(f"out.2.positional_embedding with {positions} positions, one more than no square")
-    count = 1 + max(int(found[1]) for name in shapes if (found := re.match(r"input_blocks\.(\d{1,3})\.", name)))
+    count = 1 + max(int(block[1]) for name in shapes if (block := re.match(r"input_blocks\.(\d{1,3})\.", name)))
     fitting = []
     for depth in range(1, count):
         if count % (depth + 1):  # a level is so many blocks and, but for the last, one that halves
@@ -79,7 +81,7 @@ def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
             fitting.append(arguments)
     if len(fitting) > 1:
         # Multipliers of the released networks settle what shapes leave open.
-        usual = [each for each in fitting if CHANNEL_MULT.get(each["image_size"]) == tuple(each["channel_mult"])]
+        usual = [fit for fit in fitting if CHANNEL_MULT.get(fit["image_size"]) == tuple(fit["channel_mult"])]
         fitting = usual or fitting
     if len(fitting) != 1:
         raise ValueError(f"{count - 1} input blocks whose shapes fit {len(fitting)} networks")

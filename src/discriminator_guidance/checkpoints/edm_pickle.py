@@ -14,7 +14,7 @@ from torch import Tensor
 
 from discriminator_guidance.checkpoints.restricted_pickle import Call, read_pickle
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import AS_PUBLISHED, fit_network, load_torch, reason
+from discriminator_guidance.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
 from discriminator_guidance.networks.edm import EDMPrecond
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -37,7 +37,7 @@ TRAINING_ONLY = ("use_fp16", "label_dropout", "model_type")
 def read_edm_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of the averaged network by their original names, and the arguments of `networks.edm.EDMPrecond`."""
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
         network = _module(read_pickle(content, ALLOWED)["ema"], "EDMPrecond")
         return _tensors(network, len(content)), _constructor_arguments(network)
     except Exception as error:  # damaged and hostile pickles raise some dozen types
@@ -52,12 +52,12 @@ def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
 
 def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
     """The tensors of a module and of those below it by name, if they fit into so many bytes."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     modules, left = [("", network)], most
     while modules:
         prefix, module = modules.pop()
         left -= MODULE_BYTES
-        records = {name: _arguments(each, PARAMETER)[0] for name, each in module["_parameters"].items() if each}
+        records = {name: _arguments(made, PARAMETER)[0] for name, made in module["_parameters"].items() if made}
         kept = module["_buffers"].keys() - module["_non_persistent_buffers_set"]
         records |= {name: module["_buffers"][name] for name in kept if module["_buffers"][name]}
         for name, record in records.items():
@@ -67,9 +67,11 @@ def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
             if left < 0:
                 raise ValueError("more than the file can hold")
             storage = torch.empty(0, dtype=flat.dtype).set_(flat)
-            found[prefix + name] = storage.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
-        modules += [(f"{prefix}{name}.", _module(each)) for name, each in module["_modules"].items() if each]
-    return found
+            tensors[prefix + name] = storage.as_strided(size, stride, offset).clone(
+                memory_format=torch.contiguous_format
+            )
+        modules += [(f"{prefix}{name}.", _module(below)) for name, below in module["_modules"].items() if below]
+    return tensors
 
 
 def _module(record: Any, class_name: str | None = None) -> Mapping[str, Any]:
@@ -92,18 +94,18 @@ def _arguments(record: Any, name: str) -> tuple[Any, ...]:
 
 
 def _constructor_arguments(network: Mapping[str, Any]) -> dict[str, Any]:
-    given = {**dict(zip(POSITIONS, network["_init_args"], strict=False)), **network["_init_kwargs"]}
-    if given.get("model_type") != "SongUNet":  # the original's own default is another network
+    arguments = {**dict(zip(POSITIONS, network["_init_args"], strict=False)), **network["_init_kwargs"]}
+    if arguments.get("model_type") != "SongUNet":  # the original's own default is another network
         raise ValueError("a network other than SongUNet")
-    if given.get("sigma_max") == math.inf:  # the default, and infinity has no place in JSON
-        del given["sigma_max"]
-    return {name: _plain(value) for name, value in given.items() if name not in TRAINING_ONLY}
+    if arguments.get("sigma_max") == math.inf:  # the default, and infinity has no place in JSON
+        del arguments["sigma_max"]
+    return {name: _plain(value) for name, value in arguments.items() if name not in TRAINING_ONLY}
 
 
 def _plain(value: Any) -> Any:
     """A constructor argument with numpy scalars as Python numbers and tuples as lists."""
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if isinstance(value, Call) and value.name in SCALARS:
         dtype, content = value.arguments
         # Numbers only: a dtype of objects would take addresses from the file.

@@ -44,13 +44,13 @@ def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -
     """
     remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
     expected = f"finite mu of shape ({width},) and a covariance sigma of shape ({width}, {width}) in {source}"
-    finite = np.isfinite(mu).all() and np.isfinite(sigma).all()
-    if mu.shape != (width,) or sigma.shape != (width, width) or not finite:
-        raise InputError(expected, f"shapes {mu.shape} and {sigma.shape}", remedy)
+    numbers = all(array.dtype.kind in "iuf" and np.isfinite(array).all() for array in (mu, sigma))
+    if mu.shape != (width,) or sigma.shape != (width, width) or not numbers:
+        raise InputError(expected, f"shapes {mu.shape} and {sigma.shape}, {mu.dtype} and {sigma.dtype}", remedy)
     covariance = sigma.astype(np.float64)
     eigenvalues, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     asymmetry = np.abs(covariance - covariance.T).max()
-    if max(asymmetry, -eigenvalues[0]) > ROUNDING * max(eigenvalues[-1], 0.0):
+    if max(asymmetry, -eigenvalues[0]) >= ROUNDING * max(eigenvalues[-1], 0.0):  # also where all are 0
         raise InputError(expected, f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}", remedy)
     kept = eigenvalues > width * EPS * max(eigenvalues[-1], 0.0)
     return Gaussian(mu.astype(np.float64), np.sqrt(eigenvalues[kept])[:, None] * vectors[:, kept].T)
