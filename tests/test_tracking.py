@@ -225,3 +225,19 @@ def test_a_fault_during_a_run_costs_one_warning(store: Any, capsys: pytest.Captu
         tracker.summary({"images": 3})
     (warning,) = capsys.readouterr().err.splitlines()
     assert "not tracked in MLflow" in warning
+
+
+def test_provenance_names_the_commit_and_edits_of_the_code(tmp_path: Path) -> None:
+    assert tracking.provenance(tmp_path)["commit"] == "not a git checkout"
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/code.py").write_text("1")
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init", "-q"), ("add", "src"), ("commit", "-qm", "code")):
+        succeed(tmp_path, *git, *command)
+    (tmp_path / "results").write_text("not code")
+    state = tracking.provenance(tmp_path)
+    assert state["commit"] == succeed(tmp_path, "git", "rev-parse", "HEAD").strip()
+    assert state["uncommitted changes"] is False
+    assert state["versions"]["torch"] == torch.__version__
+    (tmp_path / "src/code.py").write_text("2")
+    assert tracking.provenance(tmp_path)["uncommitted changes"] is True

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+import platform
 import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,8 @@ def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+CODE = ("src", "dvc.yaml")  # what results depend on beside settings, whose hash tells of edits
+LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
 # Set unless the user did. MLflow's own defaults wait four minutes for a dead server.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -265,6 +270,19 @@ def git(root: Path, *arguments: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+def provenance(root: Path) -> dict[str, Any]:
+    """The commit, the machine and the versions that results come from: for MLflow and files that git ignores."""
+    commit = git(root, "rev-parse", "HEAD")
+    return {
+        "commit": commit or "not a git checkout",
+        "uncommitted changes": bool(git(root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "versions": {name: version(name) for name in LIBRARIES if find_spec(name.replace("-", "_"))},
+    }
 
 
 def _connected() -> Any:
