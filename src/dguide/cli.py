@@ -184,11 +184,11 @@ def fid(
     """Measure FID, KID, precision and recall of any images, with intervals; compare two sets."""
     from dguide.stages import fid as command
 
-    found = command.run(images, against, reference, network, batch_size)
-    counts = ", ".join(f"{len(each.names):,} {name} ({each.path})" for name, each in found.sets.items())
-    tracking.table(f"{counts}: 95 % intervals cover sampling noise; network and reference are fixed", found.rows())
+    distances = command.run(images, against, reference, network, batch_size)
+    title = f"{distances.title()}: 95 % intervals cover sampling noise; network and reference are fixed"
+    tracking.table(title, distances.rows())
     if against is not None:
-        typer.echo(found.sentence())
+        typer.echo(distances.sentence())
 
 
 @app.command(rich_help_panel=TOOLS)

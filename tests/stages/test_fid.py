@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,15 +11,16 @@ import pytest
 import torch
 from pytorch_fid import inception as pytorch_inception
 from pytorch_fid.fid_score import calculate_frechet_distance
+from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from dguide.stages import fid
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import load_torch, read_json, write_npz
+from discriminator_guidance.files import load_torch, read_json, save_weights, write_npz
 from discriminator_guidance.image_files import open_images
 from discriminator_guidance.images import write_png
-from discriminator_guidance.metrics.features import InceptionFeatures
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from tests.commands import PROJECT
 
 from .conftest import Tiny, run_stage
@@ -44,33 +46,34 @@ def test_the_samples_of_a_variant_have_the_numbers_of_its_evaluation(drawn: Tiny
     metrics = read_json(layout.evaluation("d0"), "evaluation")
     details = read_json(layout.evaluated("d0") / "details.json", "evaluation")
     samples, real = [layout.guided(name) / "samples.npz" for name in ("d0", "edm")], layout.real / "train.npz"
-    found = fid.run(*samples, real, str(layout.model("fid_network")), 7)
-    assert found.paired
-    own, difference, name = found.columns["images"], found.columns["difference"], f"FID ({layout.model('fid_network')})"
+    distances = fid.run(*samples, real, str(layout.model("fid_network")), 7)
+    assert distances.paired
+    measured, difference = distances.columns["images"], distances.columns["difference"]
+    name = f"FID ({layout.model('fid_network')})"
     kid = name.replace("FID", "KID")
-    pairs = [(own[name], metrics["fid"], (metrics["fid_low"], metrics["fid_high"])),
+    pairs = [(measured[name], metrics["fid"], (metrics["fid_low"], metrics["fid_high"])),
              (difference[name], metrics["delta_fid"], (metrics["delta_low"], metrics["delta_high"])),
-             (own[kid], details["kid_all"], details["kid_ci95"]),
+             (measured[kid], details["kid_all"], details["kid_ci95"]),
              (difference[kid], details["delta_kid"], details["delta_kid_ci95"])]  # fmt: skip
-    for measured, value, interval in pairs:
-        assert measured.mean == pytest.approx(value, rel=1e-4)
-        assert measured.interval() == pytest.approx(interval, rel=1e-4, abs=1e-4)
+    for distance, value, interval in pairs:
+        assert distance.mean == pytest.approx(value, rel=1e-4)
+        assert distance.interval() == pytest.approx(interval, rel=1e-4, abs=1e-4)
     for share in ("precision", "recall"):
-        assert own[share].mean == pytest.approx(metrics[share])
-    assert found.rows()[0]["metric"] == name
+        assert measured[share].mean == pytest.approx(metrics[share])
+    assert distances.rows()[0]["metric"] == name
     significant = not metrics["delta_low"] < 0 < metrics["delta_high"]
-    assert ("significantly" if significant else "indistinguishable") in found.sentence()
+    assert ("significantly" if significant else "indistinguishable") in distances.sentence()
 
 
 def test_folders_zips_and_arrays_are_alike_and_other_names_are_unpaired(drawn: Tiny, tmp_path: Path) -> None:
     layout = drawn[1]
     samples = [np.load(layout.guided(name) / "samples.npz")["images"] for name in ("d0", "edm")]
-    one, other, moved = (write_folder(tmp_path / name, samples[name != "a"], 5 * (name == "c")) for name in "abc")
-    shutil.make_archive(str(one), "zip", one)
+    first, second, moved = (write_folder(tmp_path / name, samples[name != "a"], 5 * (name == "c")) for name in "abc")
+    shutil.make_archive(str(first), "zip", first)
     write_npz(tmp_path / "real.npz", arr_0=np.load(layout.real / "train.npz")["images"])
-    rest = tmp_path / "real.npz", str(layout.model("fid_network") / "model.safetensors"), 7
-    pairs = (one, other), (tmp_path / "a.zip", other), (one, moved)
-    paired, zipped, unpaired = (fid.run(*sets, *rest) for sets in pairs)
+    options = tmp_path / "real.npz", str(layout.model("fid_network") / "model.safetensors"), 7
+    pairs = (first, second), (tmp_path / "a.zip", second), (first, moved)
+    paired, zipped, unpaired = (fid.run(*sets, *options) for sets in pairs)
     assert (paired.paired, zipped.paired, unpaired.paired) == (True, True, False)
     for metric, measured in paired.columns["difference"].items():
         loose = unpaired.columns["difference"][metric]
@@ -78,6 +81,44 @@ def test_folders_zips_and_arrays_are_alike_and_other_names_are_unpaired(drawn: T
         assert measured.interval() == pytest.approx(zipped.columns["difference"][metric].interval())
         errors = [np.ptp(paired.columns[name][metric].interval()) for name in ("images", "against")]
         assert np.ptp(loose.interval()) == pytest.approx(np.hypot(*errors))
+
+
+def write_tiles(path: Path, seed: int, count: int) -> Path:
+    """Images of 16 black or white tiles, whose features spread in many directions."""
+    tiles = np.random.default_rng(seed).random((count, 4, 4, 1)) < 0.55
+    write_npz(path, images=(255 * tiles.repeat(2, axis=1).repeat(2, axis=2)).astype(np.uint8))
+    return path
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> str:
+    """The folder of an untrained network of 64 features."""
+    torch.manual_seed(0)
+    arguments = {"image_size": 8, "in_channels": 1, "channels": [16, 16, 32, 32], "features": 64, "classes": 10}
+    network = FidNetwork(**arguments)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+    save_weights(tmp_path / "wide", network.state_dict(), arguments)
+    return str(tmp_path / "wide")
+
+
+def test_the_number_of_images_alone_is_no_difference(wide: str, tmp_path: Path) -> None:
+    real, many = write_tiles(tmp_path / "real.npz", 0, 1000), write_tiles(tmp_path / "many.npz", 1, 1000)
+    for seed in (2, 4, 5):
+        few = write_tiles(tmp_path / "few.npz", seed, 50)
+        for sets in ((few, many), (many, few)):
+            distances = fid.run(*sets, real, wide, 256)
+            assert "indistinguishable from" in distances.sentence()
+            assert "50 of 1,000" in distances.title()
+
+
+def test_shares_and_their_intervals_lie_between_0_and_1(wide: str, tmp_path: Path) -> None:
+    few, real = write_tiles(tmp_path / "few.npz", 1, 20), write_tiles(tmp_path / "real.npz", 0, 60)
+    distances = fid.run(few, None, real, wide, 64)
+    assert max(measured.interval()[1] for measured in distances.columns["images"].values()) > 1
+    for row in distances.rows()[2:]:
+        assert all(0 <= float(number) <= 1 for number in re.findall(r"-?\d+\.\d+", row["images"])), row
 
 
 def test_inception_distances_are_those_of_torch_fidelity_and_pytorch_fid(
@@ -92,8 +133,8 @@ def test_inception_distances_are_those_of_torch_fidelity_and_pytorch_fid(
     rng = np.random.default_rng(0)  # 299 pixels: pytorch-fid resizes other images in another way
     sets = [rng.integers(0, high, (6, 299, 299, 3), dtype=np.uint8) for high in (256, 130)]
     paths = [write_folder(tmp_path / name, images) for name, images in zip(("one", "two"), sets, strict=True)]
-    found = fid.run(paths[0], None, paths[1], "inception", 4)
-    assert fid.run(paths[0], None, paths[1], fid.INCEPTION_WEIGHTS, 4).rows() == found.rows()
+    distances = fid.run(paths[0], None, paths[1], "inception", 4)
+    assert fid.run(paths[0], None, paths[1], fid.INCEPTION_WEIGHTS, 4).rows() == distances.rows()
 
     fidelity = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], fid.INCEPTION_WEIGHTS)
     monkeypatch.setattr(pytorch_inception, "load_state_dict_from_url", lambda *_, **__: state)
@@ -102,20 +143,20 @@ def test_inception_distances_are_those_of_torch_fidelity_and_pytorch_fid(
         pixels = [torch.from_numpy(images).permute(0, 3, 1, 2) for images in sets]
         theirs = [fidelity(x)[0] for x in pixels], [pytorch((x - 128.0) / 256 + 0.5)[0].flatten(1) for x in pixels]
     # pytorch-fid's own pixels are x / 255. In the few directions that features span the formulas take no minutes.
-    for (one, two), distance in zip(theirs, (of_torch_fidelity, of_pytorch_fid), strict=True):
-        basis = torch.linalg.qr(torch.cat([one, two]).T.double()).Q
-        expected = distance(one.double() @ basis, two.double() @ basis)
-        assert found.columns["images"]["FID"].mean == pytest.approx(expected, rel=1e-4)
+    for (first, second), distance in zip(theirs, (of_torch_fidelity, of_pytorch_fid), strict=True):
+        basis = torch.linalg.qr(torch.cat([first, second]).T.double()).Q
+        expected = distance(first.double() @ basis, second.double() @ basis)
+        assert distances.columns["images"]["FID"].mean == pytest.approx(expected, rel=1e-4)
 
 
-def of_torch_fidelity(one: torch.Tensor, two: torch.Tensor) -> float:
-    statistics = [fid_features_to_statistics(each) for each in (one, two)]
+def of_torch_fidelity(first: torch.Tensor, second: torch.Tensor) -> float:
+    statistics = [fid_features_to_statistics(features) for features in (first, second)]
     return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
 
 
-def of_pytorch_fid(one: torch.Tensor, two: torch.Tensor) -> float:
+def of_pytorch_fid(first: torch.Tensor, second: torch.Tensor) -> float:
     return calculate_frechet_distance(
-        one.mean(0).numpy(), one.T.cov().numpy(), two.mean(0).numpy(), two.T.cov().numpy()
+        first.mean(0).numpy(), first.T.cov().numpy(), second.mean(0).numpy(), second.T.cov().numpy()
     )
 
 

@@ -22,6 +22,7 @@ from discriminator_guidance.metrics.significance import Measured
 from discriminator_guidance.runtime import Compute, prepare
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
+SHARES = "precision", "recall"
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
 
 
@@ -30,8 +31,18 @@ class Distances:
     """The metrics of one or two sets of images, and their difference: FID, KID, precision, recall."""
 
     sets: dict[str, ImageSet]  # "images", "against" if given, "reference"
+    counts: dict[str, int]  # of the images that were measured, by set: as many of "images" as of "against"
     columns: dict[str, dict[str, Measured]]  # "images", and with "against" also that and "difference"
     paired: bool
+
+    def title(self) -> str:
+        """How many images of which set were measured."""
+        parts = []
+        for name, images in self.sets.items():
+            total, count = len(images.names), self.counts[name]
+            number = f"{count:,}" if count == total else f"{count:,} of {total:,} (distances depend on their number)"
+            parts.append(f"{number} {name} ({images.path})")
+        return ", ".join(parts)
 
     def rows(self) -> list[dict[str, str]]:
         """Values with 95 % intervals, a row for each metric."""
@@ -42,46 +53,66 @@ class Distances:
         """Whether the two sets differ in FID, and whether KID agrees."""
         (name, fid), (_, kid), *_ = self.columns["difference"].items()
         words = {"better": "significantly below", "worse": "significantly above"}
-        found = words.get(verdict(fid.interval()), "indistinguishable from")
+        relation = words.get(verdict(fid.interval()), "indistinguishable from")
         numbers = f"{self._text('difference', name)}, p = {fid.p_value():.2g}, {'' if self.paired else 'un'}paired"
         odd = "; KID disagrees in sign" if fid.mean * kid.mean < 0 else ""
-        return f"{name}: {self.sets['images'].path} is {found} {self.sets['against'].path} ({numbers}){odd}"
+        return f"{name}: {self.sets['images'].path} is {relation} {self.sets['against'].path} ({numbers}){odd}"
 
     def _text(self, column: str, name: str) -> str:
         measured, digits = self.columns[column][name], 5 if name.startswith("KID") else 3
-        return estimate(measured.mean, measured.interval(), digits, column == "difference")
+        bounds, difference = measured.interval(), column == "difference"
+        if name in SHARES:
+            bounds = float(np.clip(bounds[0], -1.0 if difference else 0.0, 1.0)), min(bounds[1], 1.0)
+        return estimate(measured.mean, bounds, digits, difference)
 
 
 def run(images: Path, against: Path | None, reference: Path, network: str, batch_size: int) -> Distances:
-    """Measure one or two sets of images; those with the same names are paired."""
+    """Measure one or two sets of images; those with the same names are paired.
+
+    Of the larger of two sets as many images as the smaller has are drawn: FID is larger for fewer images.
+    """
     paths = {"images": images, "against": against, "reference": reference}
     sets = {name: open_images(path) for name, path in paths.items() if path is not None}
     shape = sets["reference"].shape
-    for name, each in sets.items():
-        if each.shape != shape or len(each.names) < NEIGHBORHOOD + 2:
+    for name, images_of in sets.items():
+        if images_of.shape != shape or len(images_of.names) < NEIGHBORHOOD + 2:
             expected = f"{NEIGHBORHOOD + 2} or more images (H, W, C) {shape}, as in {reference}, in --{name}"
-            found = f"{len(each.names)} {each.shape} in {each.path}"
-            raise InputError(expected, found, "give more images, or bring all to one size")
+            got = f"{len(images_of.names)} {images_of.shape} in {images_of.path}"
+            raise InputError(expected, got, "give more images, or bring all to one size")
     compute = prepare("auto", "float32", torch.get_num_threads())
     label, extractor = _network(network, shape, compute)
-    features = {}
-    for name, each in sets.items():
-        with tracking.bar(f"features of {each.path}", len(each.names), "images") as advance:
-            batches = each.batches(batch_size)
-            parts = [extract_features(extractor.features, b, batch_size, compute.device, advance) for b in batches]
-        features[name] = np.concatenate(parts)
+    fewest = min(len(images_of.names) for name, images_of in sets.items() if name != "reference")
+    counts = dict.fromkeys(sets, fewest) | {"reference": len(sets["reference"].names)}
+    features = {name: _features(sets[name], count, extractor, batch_size, compute) for name, count in counts.items()}
     real = features.pop("reference")
     gaussian, columns = gaussian_of_features(real), dict[str, dict[str, Measured]]()
     for name, rows in features.items():
         shares = precision_recall(rows, real, NEIGHBORHOOD, device=compute.device)
         values = frechet_influence(rows, gaussian), kid_influence(rows, real), *shares
-        names = label, label.replace("FID", "KID", 1), "precision", "recall"
-        columns[name] = {metric: Measured.of([each]) for metric, each in zip(names, values, strict=True)}
+        names = label, label.replace("FID", "KID", 1), *SHARES
+        columns[name] = {metric: Measured.of([value]) for metric, value in zip(names, values, strict=True)}
     paired = against is not None and sets["images"].names == sets["against"].names
     if against is not None:
         minus = Measured.minus if paired else Measured.minus_independent
-        columns["difference"] = {key: minus(each, columns["against"][key]) for key, each in columns["images"].items()}
-    return Distances(sets, columns, paired)
+        columns["difference"] = {
+            metric: minus(measured, columns["against"][metric]) for metric, measured in columns["images"].items()
+        }
+    return Distances(sets, counts, columns, paired)
+
+
+def _features(
+    images: ImageSet, count: int, network: FidNetwork | InceptionFeatures, batch_size: int, compute: Compute
+) -> np.ndarray:
+    """Features of all images, or of fewer ones drawn at random, whatever their order."""
+    drawn, start, parts = np.zeros(len(images.names), dtype=bool), 0, []
+    drawn[np.random.default_rng(0).permutation(len(drawn))[:count]] = True
+    with tracking.bar(f"features of {images.path}", count, "images") as advance:
+        for batch in images.batches(batch_size):
+            chosen = batch[drawn[start : start + len(batch)]]
+            start += len(batch)
+            if len(chosen):
+                parts.append(extract_features(network.features, chosen, batch_size, compute.device, advance))
+    return np.concatenate(parts)
 
 
 def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FidNetwork | InceptionFeatures]:
