@@ -87,6 +87,7 @@ def test_equal_variants_differ_by_nothing(replicates: int) -> None:
     nothing = measured.minus(measured)
     assert nothing.interval() == (0.0, 0.0)
     assert nothing.p_value() == 1.0
+    assert Measured((2.0,) * replicates, np.zeros((replicates, 50))).p_value() == 0.0  # sets of one repeated image
 
 
 @pytest.mark.parametrize(

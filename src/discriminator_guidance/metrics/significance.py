@@ -99,9 +99,9 @@ class Measured:
         """The two-sided p-value of the mean being 0; normal for K = 1."""
         from scipy import stats
 
-        if self.mean == 0:  # also for variants that are equal, whose error is 0
-            return 1.0
-        return float(2 * stats.t.sf(abs(self.mean) / self._error(), len(self.values) - 1 or np.inf))
+        if self.mean == 0 or not (error := self._error()):  # sets that are equal, or whose images are
+            return float(self.mean == 0)
+        return float(2 * stats.t.sf(abs(self.mean) / error, len(self.values) - 1 or np.inf))
 
     def _error(self) -> float:
         """(V_s + V_t)^(1/2), V_s = se(psi_mean)^2, V_t = max(0, S^2(F_s) - mean_s se(psi_s - psi_mean)^2) / K.
