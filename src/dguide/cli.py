@@ -12,7 +12,6 @@ import typer
 from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.run import run_stage
-from dguide.studies.commands import PARAMS, Params, study
 from discriminator_guidance import __version__
 from discriminator_guidance.errors import ConfigError
 
@@ -29,15 +28,25 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+study = typer.Typer(
+    help="Searches with Optuna. Start a command in several terminals to share its trials; `optuna-dashboard "
+    "reports/<profile>/study/<name>.journal` shows them."
+)
 convert = typer.Typer(help="Convert a released checkpoint to safetensors; nothing in it is executed.")
 app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
 app.add_typer(convert, name="convert", rich_help_panel=TOOLS, no_args_is_help=True)
 
+PARAMS = Path("params.yaml")
+Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
 Replicate = Annotated[
     int | None, typer.Option("--replicate", min=0, help="Run only this training replicate, e.g. as one of many jobs.")
 ]
 Member = Annotated[str, typer.Argument(help="A row of `members`.")]
 Variant = Annotated[str, typer.Argument(help="A row of `variants`.")]
+Trials = Annotated[str, typer.Option("--trials", metavar="N|+N", help="Total number of trials, e.g. 40, or +20 more.")]
+Recover = Annotated[
+    bool, typer.Option("--recover", help="Rerun trials of killed processes immediately; no other may be running.")
+]
 
 
 def _opened(params: Path) -> tuple[Config, Layout]:
@@ -107,6 +116,42 @@ def evaluation(variant: Variant, params: Params = PARAMS) -> None:
 def report(params: Params = PARAMS) -> None:
     """Write tables, figures and index.html."""
     run_stage("report", params)
+
+
+@study.command("discriminator")
+def study_discriminator(trials: Trials, recover: Recover = False, params: Params = PARAMS) -> None:
+    """Search the settings of one discriminator; the best trials are compared by their guided samples."""
+    _run_study("discriminator", params, trials, recover)
+
+
+@study.command("ensemble")
+def study_ensemble(trials: Trials, recover: Recover = False, params: Params = PARAMS) -> None:
+    """Search the members' weights, the rule and the guidance of an ensemble."""
+    _run_study("ensemble", params, trials, recover)
+
+
+@study.command("factorial")
+def study_factorial(recover: Recover = False, params: Params = PARAMS) -> None:
+    """Measure how much each known cause contributes to the reproduction's result."""
+    _run_study("factorial", params, recover)
+
+
+def _run_study(word: str, params: Path, *arguments: str | bool) -> None:
+    from dguide.studies.trials import run_study
+
+    result = run_study(word, *_opened(params), *arguments)
+    tracking.table(f"study {word}", [result])
+
+
+@study.command()
+def promote(name: Annotated[str, typer.Argument(help="discriminator or ensemble.")]) -> None:
+    """Write the winner of a search to params.yaml and its profile, where `dvc repro` finds it."""
+    from dguide.studies.record import promote_winner
+
+    if name not in ("discriminator", "ensemble"):
+        raise ConfigError("study discriminator or ensemble", repr(name), "choose one of the two")
+    for path in promote_winner(Path.cwd(), name):
+        typer.echo(f"written: {path.relative_to(Path.cwd())}")
 
 
 @app.command(rich_help_panel=TOOLS)

@@ -19,9 +19,8 @@ from dguide.artifacts import Layout
 from dguide.settings import Config, HeadNetwork, Member, Variant
 from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
-from dguide.studies.record import attach_samples, draw_pareto, seconds, write_record
-from dguide.studies.storage import StudyPlan
-from dguide.studies.trials import GRID, begin, complete, run_trials, wanted
+from dguide.studies.record import attach_samples, draw, seconds, write_record
+from dguide.studies.trials import GRID, Objective, StudyPlan, complete
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
@@ -30,17 +29,13 @@ from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import grid_logits
 
 WORD, TUNED = "discriminator", "tuned"
-CHOICES = ("importance_sampling", "model_channels", "bagging")  # parameters without an order
 LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned there
-
-
-def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
-    """Search up to a number of trials and write the record; returns the winner."""
-    study = begin(config, layout, plan(config, layout), starting_points(config), recover_all)
-    total = wanted(trials, study)
-    distances, inputs = GuidedDistances(config, layout), open_inputs(config, layout, _first(config))
-    run_trials(study, partial(_objective, inputs, distances), total, config, config.studies.discriminator.model_dump())
-    return write_results(study, config, layout)
+# How the settings are drawn; the others are whole or real numbers on a linear scale.
+LOGARITHMIC = ("weight_decay", "epochs", "learning_rate", "t_min")
+CHOICES = ("model_channels", "importance_sampling", "bagging")
+NETWORK = ("model_channels", "num_res_blocks", "dropout")
+DRAWN = ("weight_decay", *NETWORK, "epochs", "learning_rate", "t_min", "importance_sampling", "label_smoothing",
+         "bagging")  # fmt: skip
 
 
 def plan(config: Config, layout: Layout) -> StudyPlan:
@@ -59,6 +54,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
             **distance_settings(config),
         },
         inputs=(*distance_inputs([layout]), layout.fake / "samples.npz"),
+        starts=starting_points(config),
         pruner=PercentilePruner(
             pruner.percentile, pruner.startup_trials, pruner.warmup_epochs, n_min_trials=LEAST_COMPARED
         ),
@@ -69,10 +65,10 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     """The rows of Table 2, which the search tries first, each trained afresh."""
     search, points = config.studies.discriminator, dict[str, dict[str, Any]]()
     for name in config.variants[config.studies.start].members:
-        row = config.member(name)
-        settings = {**row.model_dump(), **(row.network or config.discriminator.network).model_dump()}
+        member = config.member(name)
+        settings = {**member.model_dump(), **(member.network or config.discriminator.network).model_dump()}
         settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
-        points[name.upper()] = {key: settings[key] for key in type(search).model_fields if key in settings}
+        points[name.upper()] = {key: settings[key] for key in DRAWN}
         for key, value in points[name.upper()].items():
             allowed = getattr(search, key)
             if not (value in allowed if key in CHOICES else allowed[0] <= value <= allowed[1]):
@@ -83,28 +79,30 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 
 def suggest(trial: optuna.Trial, config: Config) -> Member:
     """Draw a member, with 3 significant digits, so that what is promoted is what was tried."""
-    search, begun = config.studies.discriminator, _first(config)
-    decay = _rounded(trial.suggest_float("weight_decay", *search.weight_decay, log=True))
-    network = HeadNetwork(
-        model_channels=trial.suggest_categorical("model_channels", search.model_channels),
-        num_res_blocks=trial.suggest_int("num_res_blocks", *search.num_res_blocks),
-        num_head_channels=config.discriminator.network.num_head_channels,
-        dropout=round(trial.suggest_float("dropout", *search.dropout), 3),
-    )
-    drawn: dict[str, Any] = {
+    search, start, drawn = config.studies.discriminator, _start(config), dict[str, Any]()
+    for key in DRAWN:
+        allowed, log = getattr(search, key), key in LOGARITHMIC
+        if key in CHOICES:
+            drawn[key] = trial.suggest_categorical(key, allowed)
+        elif isinstance(allowed[0], int):
+            drawn[key] = trial.suggest_int(key, *allowed, log=log)
+        else:
+            drawn[key] = float(f"{trial.suggest_float(key, *allowed, log=log):.3g}")
+    if drawn["weight_decay"] <= search.weight_decay[0]:
+        drawn["weight_decay"] = 0.0
+    network = {key: drawn.pop(key) for key in NETWORK}
+    fixed = {
         "start": f"models/{config.profile}/extractor",
         "seed": config.studies.seed,
-        "epochs": trial.suggest_int("epochs", *search.epochs, log=True),
-        "learning_rate": _rounded(trial.suggest_float("learning_rate", *search.learning_rate, log=True)),
-        "weight_decay": 0.0 if decay <= search.weight_decay[0] else decay,
-        "t_min": _rounded(trial.suggest_float("t_min", *search.t_min, log=True)),
-        "importance_sampling": trial.suggest_categorical("importance_sampling", search.importance_sampling),
-        "checkpoint": "best" if begun.checkpoint == "best" else "last",
-        "label_smoothing": round(trial.suggest_float("label_smoothing", *search.label_smoothing), 3),
-        "bagging": trial.suggest_categorical("bagging", search.bagging),
-        "network": network,
+        "checkpoint": "best" if start.checkpoint == "best" else "last",
+        "network": HeadNetwork(num_head_channels=config.discriminator.network.num_head_channels, **network),
     }
-    return Member(**{**begun.model_dump(), **drawn})
+    return Member(**{**start.model_dump(), **drawn, **fixed})
+
+
+def objective(config: Config, layout: Layout) -> Objective:
+    """Read the networks and images once; a trial trains a head and samples with it."""
+    return partial(_objective, open_inputs(config, layout, _start(config)), GuidedDistances(config, layout))
 
 
 def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: optuna.Trial, tracker: Tracker) -> float:
@@ -122,15 +120,14 @@ def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: o
             raise optuna.TrialPruned
 
     try:
-        head, rest = start_head(inputs, member), (inputs.settings(member), inputs.compute, checkpoints, report)
-        kept, _ = fit_head(head, inputs.features, inputs.pairs, partial(scores, inputs), *rest)
+        head, settings, score = start_head(inputs, member), inputs.settings(member), partial(scores, inputs)
+        kept, _ = fit_head(head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report)
     except (optuna.TrialPruned, DivergenceError):
         checkpoints.remove()
         raise
     head.load_state_dict(kept)
     row = scores(inputs, head)
-    placed = distances.compute.place(head)
-    draws = distances.draws(_variant(config), [placed], config.studies.tuning)
+    draws = distances.draws(_variant(config), [distances.compute.place(head)], config.studies.tuning)
     features, _, images = zip(*draws, strict=True)
     fid, _ = distances.distance(features)
     attach_samples(trial, tracker, images[0], distances.layout)
@@ -145,9 +142,9 @@ def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:
     """Validation scores of a head; bce and calibration_error are averaged over the noise levels, which count alike."""
     grid = inputs.validation
     logits = grid_logits(head, grid, inputs.compute)
-    found, labels = logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64)
     losses = binary_cross_entropy(logits.double(), grid.labels.double(), reduction="none").cpu().numpy()
-    errors = expected_calibration_error(calibration_bins(found, labels, grid.time))
+    labels = grid.labels.cpu().numpy().astype(np.int64)
+    errors = expected_calibration_error(calibration_bins(logits.cpu().numpy(), labels, grid.time))
     return {
         "validation_loss": binary_cross_entropy(logits, grid.labels).item(),
         "bce": float(np.mean([losses[grid.time == time].mean() for time in errors])),
@@ -157,14 +154,13 @@ def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:
 
 def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
     """Write the record; returns the winner."""
+    from optuna.visualization.matplotlib import plot_pareto_front
+
     trials = complete(study)
     finalists = sorted(trials[: config.studies.discriminator.finalists], key=lambda trial: trial.user_attrs["fid"])
-    winner, begun = finalists[0], {trial.user_attrs.get(GRID): trial.user_attrs["fid"] for trial in trials}
-    values = {
-        "fid": winner.user_attrs["fid"],
-        "start_fid": begun.get(config.variants[config.studies.start].members[0].upper()),
-        "objective": winner.value,
-    }
+    winner, fids = finalists[0], {trial.user_attrs.get(GRID): trial.user_attrs["fid"] for trial in trials}
+    start_fid = fids.get(config.variants[config.studies.start].members[0].upper())
+    values = {"fid": winner.user_attrs["fid"], "start_fid": start_fid, "objective": winner.value}
     shared = config.discriminator.model_dump(mode="json")
     row = {key: value for key, value in winner.user_attrs["member"].items() if value != shared.get(key, ...)}
     variant = _variant(config).model_dump(mode="json", exclude_none=True)
@@ -174,13 +170,14 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
         "rows": {"members": {TUNED: row}, "variants": {TUNED: variant}},
     }
     write_record(study, config, layout, record)
+    pairs = optuna.create_study(directions=["minimize", "minimize"])
+    pairs.add_trials([optuna.create_trial(values=(seconds(trial), trial.user_attrs["fid"])) for trial in trials])
     names = ["seconds of the trial", f"FID ({config.fid_network.name})"]
-    pairs = [(seconds(trial) or 0.0, trial.user_attrs["fid"]) for trial in trials]
-    draw_pareto(pairs, names, layout.study / f"{WORD}_pareto.png", config)
-    return {"trials": len(trials), "winner": winner.number, **values}
+    draw(lambda: plot_pareto_front(pairs, target_names=names), layout.study / f"{WORD}_pareto.png", config)
+    return {"winner": winner.number, **values}
 
 
-def _first(config: Config) -> Member:
+def _start(config: Config) -> Member:
     """The first member of variant `study.start`, whose settings a trial keeps where the search draws none."""
     return config.member(config.variants[config.studies.start].members[0])
 
@@ -189,7 +186,3 @@ def _variant(config: Config) -> Variant:
     """How trials guide: as variant `study.start`, with one member."""
     fields = {"needs": f"{WORD}/{TUNED}", "members": (TUNED,), "rule": "mean_probability", "weights": "equal"}
     return config.variants[config.studies.start].model_copy(update=fields)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.3g}")

@@ -16,30 +16,19 @@ from dguide.settings import Config, Variant
 from dguide.stages.sampling import window_of
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import attach_samples, write_record
-from dguide.studies.storage import StudyPlan
-from dguide.studies.trials import GRID, begin, complete, count, run_trials, wanted
+from dguide.studies.trials import GRID, Objective, StudyPlan, complete
 from dguide.tracking import Tracker
 
-WORD, TUNED = "ensemble", "tuned_mean"
-START, FITTED = "plain mean", "fitted"
+TUNED, START, FITTED = "tuned_mean", "plain mean", "fitted"
 DIGITS = 3  # of what is tried, so that what is promoted is what was tried
 
 
-def run(config: Config, layout: Layout, trials: str, recover_all: bool) -> dict[str, Any]:
-    """Search up to a number of trials and write the record; returns the best."""
-    layouts = layout.replicates(config.replicates)
-    study = begin(config, layout, plan(config, layouts), starting_points(config), recover_all)
-    total = wanted(trials, study)
-    trained = [GuidedDistances(config.replicate(number), one) for number, one in enumerate(layouts)]
-    run_trials(study, partial(_objective, trained), total, config, config.studies.ensemble.model_dump())
-    return write_results(study, config, layout)
-
-
-def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
+def plan(config: Config, layout: Layout) -> StudyPlan:
     """The search."""
     search, plain = config.studies.ensemble, config.variants[config.studies.start]
+    layouts = layout.replicates(config.replicates)
     return StudyPlan(
-        word=WORD,
+        word="ensemble",
         objective=f"FID ({config.fid_network.name}) of {config.studies.tuning.images} guided tuning samples"
         + (f", mean of {len(layouts)} trainings" if len(layouts) > 1 else ""),
         settings={
@@ -48,6 +37,7 @@ def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
             **distance_settings(config),
         },
         inputs=distance_inputs(layouts, plain.members),
+        starts=starting_points(config),
         pruner=PercentilePruner(search.pruner.percentile, n_startup_trials=search.pruner.startup_trials),
     )
 
@@ -57,12 +47,12 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     search, plain = config.studies.ensemble, config.variants[config.studies.start]
     low, high = window_of(config, plain)
     guidance = {"w1": plain.w1, "w2": plain.w2, "time_min": low, "time_max": high, "boosting": plain.boosting}
-    fixed, (*others, _) = guidance | ({FITTED: False} if search.fitted else {}), plain.members  # the last has the rest
-    equal = {f"weight_{name}": 1 / len(plain.members) for name in others}
+    fixed, weighed = guidance | ({FITTED: False} if search.fitted else {}), plain.members[:-1]  # the last has what is left
+    equal = {f"weight_{name}": 1 / len(plain.members) for name in weighed}
     rules = dict.fromkeys([plain.rule, *search.rules])
     points = {START if rule == plain.rule else f"{START}, {rule}": {**fixed, **equal, "rule": rule} for rule in rules}
     for name in plain.members:
-        points[name] = {**fixed, **{f"weight_{other}": float(other == name) for other in others}, "rule": plain.rule}
+        points[name] = {**fixed, **{f"weight_{other}": float(other == name) for other in weighed}, "rule": plain.rule}
     return points | ({FITTED: {**guidance, "w1": 1.0, "w2": 1.0, FITTED: True}} if search.fitted else {})
 
 
@@ -81,22 +71,23 @@ def suggest(trial: optuna.Trial, config: Config) -> Variant:
     if search.fitted and trial.suggest_categorical(FITTED, [False, True]):
         return plain.model_copy(update={**drawn, "weights": FITTED, "rule": "mean_logit"})
     weights = dict(zip(plain.members, simplex_point(trial, plain.members), strict=True))
-    kept = {name: weight for name, weight in weights.items() if weight}
+    members = tuple(name for name, weight in weights.items() if weight)
+    equal = len({weights[name] for name in members}) == 1
     drawn |= {
-        "needs": "discriminator" if len(kept) > 1 else f"discriminator/{next(iter(kept))}",
-        "members": tuple(kept),
-        "weights": "equal" if len(set(kept.values())) == 1 else tuple(kept.values()),
+        "needs": "discriminator" if len(members) > 1 else f"discriminator/{members[0]}",
+        "members": members,
+        "weights": "equal" if equal else tuple(weights[name] for name in members),
         "rule": trial.suggest_categorical("rule", search.rules),
     }
     return plain.model_copy(update=drawn)
 
 
 def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:
-    """Weights with 3 decimals: each between 0 and what those before it leave, the last all of that."""
-    weights, rest = list[float](), 1.0
+    """Weights with 3 decimals: between 0 and what those before it leave, the last all of that."""
+    weights, left = list[float](), 1.0
     for name in members:
-        weights.append(trial.suggest_float(f"weight_{name}", rest if name == members[-1] else 0.0, rest))
-        rest = max(0.0, rest - weights[-1])
+        weights.append(trial.suggest_float(f"weight_{name}", left if name == members[-1] else 0.0, left))
+        left = max(0.0, left - weights[-1])
     if max(weights) - min(weights) < 10**-DIGITS:
         return [1 / len(weights)] * len(weights)
     weights = [round(weight, DIGITS) for weight in weights]
@@ -104,22 +95,27 @@ def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:
     return [round(weight, DIGITS) for weight in weights]
 
 
-def _objective(trained: Sequence[GuidedDistances], trial: optuna.Trial, tracker: Tracker) -> float:
+def objective(config: Config, layout: Layout) -> Objective:
+    """A trial samples with the networks of every training replicate, which are read once."""
+    layouts = enumerate(layout.replicates(config.replicates))
+    return partial(_objective, [GuidedDistances(config.replicate(number), replicate) for number, replicate in layouts])
+
+
+def _objective(replicates: Sequence[GuidedDistances], trial: optuna.Trial, tracker: Tracker) -> float:
     """The mean distance over the training replicates; after each batch, of what has been drawn."""
-    variant, fids, done = suggest(trial, trained[0].config), list[float](), 0
+    variant, fids, batch = suggest(trial, replicates[0].config), list[float](), 0
     trial.set_user_attr("variant", variant.model_dump(mode="json", exclude_none=True))
-    for one in trained:
-        heads, batches = [load_head(one.layout, name, one.compute) for name in variant.members], list[np.ndarray]()
+    for replicate in replicates:
+        heads, features = [load_head(replicate.layout, name, replicate.compute) for name in variant.members], []
         fids.append(math.inf)
-        for features, _, images in one.draws(variant, heads, one.config.studies.tuning):
-            if not done:
-                attach_samples(trial, tracker, images, one.layout)
-            batches.append(features)
-            fids[-1], _ = one.distance(batches)
-            mean = float(np.mean(fids))
-            tracker.metrics(done, {"fid_so_far": mean})
-            trial.report(mean, done)
-            done += 1
+        for features_of_batch, _, images in replicate.draws(variant, heads, replicate.config.studies.tuning):
+            if batch == 0:
+                attach_samples(trial, tracker, images, replicate.layout)
+            features.append(features_of_batch)
+            fids[-1], _ = replicate.distance(features)
+            tracker.metrics(batch, {"fid_so_far": float(np.mean(fids))})
+            trial.report(float(np.mean(fids)), batch)
+            batch += 1
             if GRID not in trial.user_attrs and trial.should_prune():
                 raise optuna.TrialPruned
     return float(np.mean(fids))
@@ -128,11 +124,11 @@ def _objective(trained: Sequence[GuidedDistances], trial: optuna.Trial, tracker:
 def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
     """Write the record; returns the best trial."""
     best = complete(study)[0]
-    begun = {trial.user_attrs[GRID]: trial.value for trial in complete(study) if GRID in trial.user_attrs}
-    values = {"fid": best.value, "start_fid": begun.get(START), "fitted_fid": begun.get(FITTED)}
+    starts = {trial.user_attrs[GRID]: trial.value for trial in complete(study) if GRID in trial.user_attrs}
+    values = {"fid": best.value, "start_fid": starts.get(START), "fitted_fid": starts.get(FITTED)}
     record = {
         "winner": {"trial": best.number, "values": values, "params": best.params},
         "rows": {"variants": {TUNED: best.user_attrs["variant"]}},
     }
     write_record(study, config, layout, record)
-    return {"trials": count(study), "best": best.number, **values}
+    return {"best": best.number, **values}

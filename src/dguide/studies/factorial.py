@@ -6,110 +6,238 @@ numbers of steps, and other sets of members, at the reproduction's w2 and boosti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Callable, Sequence
 from functools import cache, partial
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
+from scipy import stats
 from scipy.special import expit
 
+from dguide import tracking
 from dguide.artifacts import Layout, load_head
 from dguide.settings import Config, Variant
-from dguide.settings.sections import Rule
+from dguide.settings.sections import FactorialStudy
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
-from dguide.studies.storage import StudyPlan
-from dguide.studies.trials import begin, run_trials
+from dguide.studies.record import draw, note_of
+from dguide.studies.trials import GRID, Objective, StudyPlan, complete, ended
 from dguide.tracking import Tracker
+from discriminator_guidance.files import read_npz, write_csv, write_json
 from discriminator_guidance.guidance import PROBABILITY_CLIP
 from discriminator_guidance.metrics.distances import debiased_distance
-from discriminator_guidance.metrics.features import Doubles
+from discriminator_guidance.metrics.features import Doubles, Floats
+from discriminator_guidance.metrics.significance import standard_error
 from discriminator_guidance.noise import karras_sigmas, tau_from_sigma
 
-WORD = "factorial"
-RULES: tuple[Rule, Rule] = ("mean_probability", "clipped_logit_mean")  # ours and the reproduction's
+# What makes a cell: a set of members and how many of them, the first ones; levels; the number of a training replicate.
+CELL = ("set", "rule", "members", "steps", "w2", "boosting", "seed")
+RULES = ("mean_probability", "clipped_logit_mean")  # ours and the reproduction's
 HIGH_NOISE = 0.5  # VP time above which logits hold next to no information
 EDGE = 1.001 * PROBABILITY_CLIP  # closer to 0 or 1 is pinned, up to the rounding of a log ratio
 GROUPS = 300  # neighbouring samples whose mean influence is kept, so that journals stay small
+NEWTON_STEPS, RIDGE = 25, 1e-3  # the ridge is that of one image in a thousand; it keeps separable classes finite
+PUBLISHED = {"its report": 14.348 / 2.084, "its repository": 17.930 / 2.084}  # the reproduction's ensemble over its D0
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One trial."""
-
-    set: str
-    rule: Rule
-    members: int  # the first ones of the set
-    steps: int
-    w2: float
-    boosting: bool
-    seed: int  # number of the training replicate
-
-
-def run(config: Config, layout: Layout, recover_all: bool) -> dict[str, Any]:
-    """Run the cells that are missing, each a trial; write what the complete ones say, also at an interruption."""
-    from dguide.studies.factorial_record import write_results
-
-    cells, layouts = planned_cells(config), layout.replicates(config.replicates)
-    starts = {" ".join(map(str, asdict(cell).values())): asdict(cell) for cell in cells}
-    study = begin(config, layout, plan(config, layouts), starts, recover_all)
-    networks = cache(lambda seed: GuidedDistances(config, layouts[seed]))
-    try:
-        settings = config.studies.factorial.model_dump()
-        run_trials(study, partial(_objective, config, networks), len(cells), config, settings)
-    finally:
-        result = write_results(study, cells, config, layout)
-    return result
-
-
-def plan(config: Config, layouts: Sequence[Layout]) -> StudyPlan:
+def plan(config: Config, layout: Layout) -> StudyPlan:
     """The experiment; more replicates may be added to it."""
     section = config.studies.factorial
     members = sorted({name for names in section.sets.values() for name in names})
-    own = {"factorial": section.model_dump(exclude={"threads"}), "seed": config.guided.seed}
+    settings = {"factorial": section.model_dump(exclude={"threads"}), "seed": config.guided.seed}
     return StudyPlan(
-        word=WORD,
+        word="factorial",
         objective=f"FID ({config.fid_network.name}) of {section.images} samples",
-        settings=own | distance_settings(config),
-        inputs=distance_inputs(layouts, members),
+        settings=settings | distance_settings(config),
+        inputs=distance_inputs(layout.replicates(config.replicates), members),
+        starts=planned_cells(config),
     )
 
 
-def planned_cells(config: Config) -> list[Cell]:
-    """Every cell once: the reproduction's w2 and boosting first, which answer the question, then the other corners."""
-    section, seeds = config.studies.factorial, range(config.replicates)
+def planned_cells(config: Config) -> dict[str, dict[str, Any]]:
+    """The cells by name: the reproduction's w2 and boosting first, which answer the question, then the other corners."""
+    section = config.studies.factorial
     (first, members), *others = section.sets.items()
-    steps, w2, boosting = (both[1:] for both in (section.steps, section.w2, section.boosting))  # the reproduction's
-
-    def cells(*levels: Sequence[Any]) -> list[Cell]:
-        each: Iterator[Any] = product(*levels, seeds, RULES[::-1], (len(members), 1))
-        return [Cell(first, rule, count, *at) for *at, rule, count in each]
-
-    corner = cells((*section.steps[::-1], *section.more_steps), w2, boosting)
-    theirs = [cell for cell in cells(steps, w2, boosting) if cell.rule == RULES[1] and cell.members > 1]
-    added = [replace(cell, set=name, members=len(names)) for name, names in others for cell in theirs]
-    return list(dict.fromkeys([*corner, *added, *cells(section.steps, section.w2, section.boosting)]))
+    steps, seeds = (*section.steps[::-1], *section.more_steps), range(config.replicates)
+    crossed = product(steps, section.w2, section.boosting, seeds, RULES[::-1], (len(members), 1))
+    cells = pd.DataFrame(crossed, columns=["steps", "w2", "boosting", "seed", "rule", "members"]).assign(set=first)
+    corner = cells[_as_reproduced(cells, section)]
+    theirs = corner[(corner["rule"] == RULES[1]) & (corner["members"] > 1) & (corner["steps"] == section.steps[1])]
+    added = [theirs.assign(set=name, members=len(names)) for name, names in others]
+    every = pd.concat([corner, *added, cells[cells["steps"].isin(section.steps)]])[[*CELL]].drop_duplicates()
+    return {" ".join(map(str, cell.values())): cell for cell in every.to_dict("records")}
 
 
-def suggest(trial: optuna.Trial, config: Config) -> Cell:
-    """The cell of an enqueued trial."""
+def _as_reproduced(frame: pd.DataFrame, section: FactorialStudy) -> pd.Series:
+    """Which rows have the reproduction's w2 and boosting."""
+    return (frame["w2"] == section.w2[1]) & (frame["boosting"] == section.boosting[1])
+
+
+def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
+    """The variant by which the cell of an enqueued trial is sampled, and its training replicate."""
     section = config.studies.factorial
-    sizes, steps = sorted({1, *map(len, section.sets.values())}), (*section.steps, *section.more_steps)
-    choices: dict[str, Sequence[Any]] = {"set": [*section.sets], "rule": RULES, "members": sizes, "steps": steps}
-    choices |= {"w2": section.w2, "boosting": section.boosting}
-    levels: dict[str, Any] = {name: trial.suggest_categorical(name, values) for name, values in choices.items()}
-    return Cell(**levels, seed=trial.suggest_int("seed", 0, config.replicates - 1))
+    choices: dict[str, Sequence[Any]] = {
+        "set": [*section.sets],
+        "rule": RULES,
+        "members": sorted({1, *map(len, section.sets.values())}),
+        "steps": (*section.steps, *section.more_steps),
+        "w2": section.w2,
+        "boosting": section.boosting,
+    }
+    cell: dict[str, Any] = {name: trial.suggest_categorical(name, values) for name, values in choices.items()}
+    members = section.sets[cell.pop("set")][: cell.pop("members")]
+    needs = "discriminator" if len(members) > 1 else f"discriminator/{members[0]}"
+    variant = Variant(needs=needs, members=members, weights="equal", w1=section.w1, **cell)
+    return variant, trial.suggest_int("seed", 0, config.replicates - 1)
 
 
-def cell_variant(cell: Cell, config: Config) -> Variant:
-    """The variant by which a cell is sampled."""
-    section = config.studies.factorial
-    names = section.sets[cell.set][: cell.members]
-    needs = "discriminator" if len(names) > 1 else f"discriminator/{names[0]}"
-    levels: dict[str, Any] = {key: getattr(cell, key) for key in ("rule", "steps", "w2", "boosting")}
-    return Variant(needs=needs, members=names, weights="equal", w1=section.w1, **levels)
+def objective(config: Config, layout: Layout) -> Objective:
+    """A trial samples a cell with the networks of its replicate, which are read once."""
+    layouts = layout.replicates(config.replicates)
+    return partial(_objective, config, cache(lambda seed: GuidedDistances(config, layouts[seed])))
+
+
+def _objective(
+    config: Config, networks: Callable[[int], GuidedDistances], trial: optuna.Trial, tracker: Tracker
+) -> float:
+    section, (variant, seed) = config.studies.factorial, suggest(trial, config)
+    replicate = networks(seed)
+    heads = [load_head(replicate.layout, name, replicate.compute) for name in variant.members]
+    span = config.guided.model_copy(update={"images": section.images, "seed_start": section.seed_start})
+    features, log_ratios, _ = zip(*replicate.draws(variant, heads, span), strict=True)
+    fid, influence = replicate.distance(features)
+    values: dict[str, Any] = {"fid_debiased": debiased_distance(np.concatenate(features), replicate.reference)}
+    if variant.rule == RULES[1]:
+        shared = config.sampler
+        times = tau_from_sigma(karras_sigmas(variant.steps, shared.sigma_min, shared.sigma_max, shared.rho)[:-1])
+        noisy = np.concatenate(log_ratios, axis=1)[times.numpy() > HIGH_NOISE]
+        values |= share_and_amplification(expit(noisy.astype(np.float64)))
+    tracker.summary(values)
+    groups = np.array_split(influence, min(len(influence), GROUPS))
+    for key, value in {**values, "influence": [float(f"{group.mean():.9g}") for group in groups]}.items():
+        trial.set_user_attr(key, value)
+    return fid
+
+
+def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
+    """Write reproduction.json and study/factorial* from the cells that are complete; returns how many those are."""
+    section, note, frame = config.studies.factorial, note_of(config), cell_frame(study, config)
+    missing = len(planned_cells(config)) - len(frame)
+    if missing:
+        tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
+    counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
+    facts = {"study": "factorial", "n_trials": len(ended(study)), **counts, "fid_network": config.fid_network.name}
+    settings = section.model_dump(mode="json", exclude={"threads"})
+    write_json(layout.report / "reproduction.json", frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    record = {**facts, **note, **settings, "factors": factors(frame, section)}
+    write_json(layout.study / "factorial.json", record)
+    write_csv(layout.study / "factorial_mechanism.csv", mechanism(config, layout))
+    if len(effects := effects_of_cells(frame, section)):
+        write_csv(layout.study / "factorial.csv", effects.assign(**note))
+    draw(lambda: _draw_steps(frame, config), layout.study / "factorial_steps.png", config)
+    return counts
+
+
+def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
+    """A row for each complete cell, as planned.
+
+    Its ratio is to one discriminator by probability, NaN where a distance is not above 0.
+    """
+    section, rows = config.studies.factorial, list[dict[str, Any]]()
+    measured, trials = ("fid_debiased", "share_in_unit", "amplification"), complete(study)
+    by_name = {trial.user_attrs[GRID]: trial for trial in trials}
+    for trial in (by_name[name] for name in planned_cells(config) if name in by_name):
+        error = standard_error(np.array(trial.user_attrs["influence"]))
+        values = {key: trial.user_attrs.get(key) for key in measured}
+        rows.append({**trial.params, "n": section.images, "fid": trial.value, "standard_error": error, **values})
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(measured, float))
+    positive = frame.assign(fid=frame["fid_debiased"].where(frame["fid_debiased"] > 0))
+    single = (frame["set"] == next(iter(section.sets))) & (frame["rule"] == RULES[0]) & (frame["members"] == 1)
+    levels = ["seed", "steps", "w2", "boosting"]
+    divisor = frame[levels].join(positive[single].set_index(levels)["fid"], on=levels)["fid"]
+    return frame.assign(ratio_to_d0=positive["fid"] / divisor)
+
+
+def clipped_cells(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFrame:
+    """The cells of the clipped rule at the reproduction's w2 and boosting that have a ratio, by steps."""
+    theirs = _as_reproduced(frame, section) & (frame["rule"] == RULES[1])
+    return frame[theirs].dropna(subset="ratio_to_d0").sort_values("steps")
+
+
+def factors(frame: pd.DataFrame, section: FactorialStudy) -> list[dict[str, Any]]:
+    """The factor of the clipped rule at the reproduction's w2 and boosting, a geometric mean over replicates.
+
+    `spearman` is the rank correlation over replicates of the factor with share_in_unit x amplification, the mean
+    amplification of all samples.
+    """
+    rows = list[dict[str, Any]]()
+    for (name, members, steps), cells in clipped_cells(frame, section).groupby(["set", "members", "steps"]):
+        logs = np.log(cells["ratio_to_d0"])
+        low, high = np.exp(stats.ttest_1samp(logs, 0).confidence_interval()) if len(logs) > 1 else (None, None)
+        rank = (cells["share_in_unit"] * cells["amplification"].fillna(0)).corr(logs, method="spearman")
+        interval = {"factor": math.exp(logs.mean()), "low": low, "high": high, "n": len(cells)}
+        spearman = None if math.isnan(rank) else float(rank)
+        rows.append({"set": name, "members": int(members), "steps": int(steps), **interval, "spearman": spearman})
+    return rows
+
+
+def effects_of_cells(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFrame:
+    """The pooled effects for one discriminator and for all, over the replicates in which no corner is missing."""
+    levels = {"rule": RULES, "steps": section.steps, "w2": section.w2, "boosting": section.boosting}
+    names = ["clipped logits", f"{section.steps[1]} steps", f"w2 = {section.w2[1]:g}", "boosting"]
+    cube, tables = frame[(frame["set"] == next(iter(section.sets))) & (frame["fid_debiased"] > 0)], []
+    for members, cells in cube.groupby("members"):
+        corners = cells.pivot(index="seed", columns=[*levels], values="fid_debiased")
+        whole = corners.reindex(columns=pd.MultiIndex.from_product(levels.values())).dropna()
+        if len(whole):
+            effects = pooled_effects(names, np.log(whole.to_numpy()))
+            effects.insert(0, "members", members)
+            tables.append(effects.assign(replicates=len(whole)))
+    return pd.concat(tables) if tables else pd.DataFrame()
+
+
+def pooled_effects(names: Sequence[str], response: np.ndarray) -> pd.DataFrame:
+    """Main effects and two-factor interactions of a cube, as factors exp(effect) with 95 % intervals.
+
+    response: (B, 2^F) logarithms, a row for each block, the last factor's level alternating. Least squares with the
+    blocks' means. The error of `low` and `high` is pooled over all that is left: an interval of these blocks.
+    `seeds_low` and `seeds_high` are Student's t over the effects of single blocks: an interval of all blocks, NaN for
+    one. An effect is the mean at the second level minus that at the first, an interaction the same of the product of
+    the levels (Box, Hunter & Hunter 2005, Chapter 5).
+    """
+    terms = [*combinations(range(len(names)), 1), *combinations(range(len(names)), 2)]
+    levels = np.array([*product((-1, 1), repeat=len(names))])
+    columns = np.stack([levels[:, term].prod(axis=1) for term in terms], axis=1)
+    single = 2 * (response @ columns) / len(levels)  # the columns of a cube are orthogonal
+    effects = single.mean(axis=0)
+    left = response - response.mean(axis=1, keepdims=True) - columns @ effects / 2
+    freedom = response.size - len(response) - len(terms)
+    half = stats.t.ppf(0.975, freedom) * 2 * math.sqrt(np.sum(left**2) / freedom / response.size)
+    blocks = stats.t.ppf(0.975, len(response) - 1) * stats.sem(single) if len(response) > 1 else math.nan
+    shifts = {"factor": 0.0, "low": -half, "high": half, "seeds_low": -blocks, "seeds_high": blocks}
+    words = [" x ".join(names[i] for i in term) for term in terms]
+    return pd.DataFrame({"effect": words} | {key: np.exp(effects + shift) for key, shift in shifts.items()})
+
+
+def mechanism(config: Config, layout: Layout) -> list[dict[str, Any]]:
+    """The mean logit of the first member and of all on test images: a row for each replicate, set and noise level."""
+    rows, replicates = list[dict[str, Any]](), enumerate(layout.replicates(config.replicates))
+    for (seed, replicate), (name, members) in product(replicates, config.studies.factorial.sets.items()):
+        paths = [replicate.discriminator(member) / "test_logits.npz" for member in members]
+        tested = [read_npz(path, ["logits", "labels", "time"], "discriminator") for path in paths]
+        logits = np.stack([arrays["logits"] for arrays in tested]).astype(np.float64)
+        labels, times = tested[0]["labels"], tested[0]["time"]
+        for count, time in product((1, len(members)), np.unique(times)):
+            mean = logits[:count, times == time].mean(axis=0)
+            slope, error = platt_slope(mean, labels[times == time])
+            keys = {"set": name, "seed": seed, "members": count, "time": float(time), "n": len(mean)}
+            moments = {"mean": float(mean.mean()), "standard_deviation": float(mean.std(ddof=1))}
+            slopes = {"platt_slope": slope, "slope_error": error}
+            rows.append(keys | moments | slopes | share_and_amplification(mean))
+    return rows
 
 
 def share_and_amplification(mistaken: Doubles) -> dict[str, float | None]:
@@ -122,23 +250,36 @@ def share_and_amplification(mistaken: Doubles) -> dict[str, float | None]:
     return {"share_in_unit": free.size / mistaken.size, "amplification": amplification}
 
 
-def _objective(
-    config: Config, networks: Callable[[int], GuidedDistances], trial: optuna.Trial, tracker: Tracker
-) -> float:
-    cell, section = suggest(trial, config), config.studies.factorial
-    variant, own = cell_variant(cell, config), networks(cell.seed)
-    heads = [load_head(own.layout, name, own.compute) for name in variant.members]
-    span = config.guided.model_copy(update={"images": section.images, "seed_start": section.seed_start})
-    features, log_ratios, _ = zip(*own.draws(variant, heads, span), strict=True)
-    fid, influence = own.distance(features)
-    found: dict[str, Any] = {"fid_debiased": debiased_distance(np.concatenate(features), own.reference)}
-    if cell.rule == RULES[1]:
-        shared = config.sampler
-        times = tau_from_sigma(karras_sigmas(cell.steps, shared.sigma_min, shared.sigma_max, shared.rho)[:-1])
-        noisy = np.concatenate(log_ratios, axis=1)[times.numpy() > HIGH_NOISE]
-        found |= share_and_amplification(expit(noisy.astype(np.float64)))
-    tracker.summary(found)
-    groups = np.array_split(influence, min(len(influence), GROUPS))
-    for key, value in {**found, "influence": [float(f"{group.mean():.9g}") for group in groups]}.items():
-        trial.set_user_attr(key, value)
-    return fid
+def platt_slope(logits: Floats, labels: Floats) -> tuple[float, float]:
+    """The slope of a logistic regression of (n,) labels on logits, and its standard error (Platt 1999).
+
+    1 for calibrated logits, 0 for logits without information.
+    """
+    spread = logits.std()
+    design = np.stack([np.ones(len(logits)), (logits - logits.mean()) / spread], axis=1)
+    coefficients = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        probability = expit(design @ coefficients)
+        information = (design.T * probability * (1 - probability)) @ design + RIDGE * np.eye(2)
+        coefficients += np.linalg.solve(information, design.T @ (labels - probability) - RIDGE * coefficients)
+    return float(coefficients[1] / spread), float(np.sqrt(np.linalg.inv(information)[1, 1]) / spread)
+
+
+def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    section, (_, axes) = config.studies.factorial, plt.subplots(figsize=(8.6, 4.4), layout="constrained")
+    shown = clipped_cells(frame[frame["set"] == next(iter(section.sets))], section)
+    for (seed, members), line in shown.groupby(["seed", "members"]):
+        style: dict[str, Any] = {"linestyle": "--"} if members == 1 else {"label": f"training seed {seed}"}
+        axes.plot(line["steps"], line["ratio_to_d0"], marker="o", color=f"C{seed % 10}", **style)
+    for (source, ratio), dots in zip(PUBLISHED.items(), (":", "-."), strict=True):
+        axes.axhline(ratio, color="grey", linewidth=1, linestyle=dots, label=f"{ratio:.1f}: the reproduction, {source}")
+    distance = f"FID ({config.fid_network.name}), de-biased, over that of
+one discriminator by its probability"
+    title = f"Clipped raw logits: all members solid, one dashed; N = {section.images}"
+    axes.set(yscale="log", xlabel="sampling steps", ylabel=distance, title=title, xticks=sorted(set(shown["steps"])))
+    axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return axes

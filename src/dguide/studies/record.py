@@ -38,12 +38,10 @@ def attach_samples(trial: optuna.Trial, tracker: Tracker, images: np.ndarray, la
 
 def write_record(study: optuna.Study, config: Config, layout: Layout, record: Mapping[str, Any]) -> None:
     """Write <word>.csv, <word>.json and <word>_<chart>.png of a search."""
-    import pandas as pd
     from optuna.visualization import matplotlib as charts
 
     word, trials, tuning = study.study_name.rpartition("-")[2], ended(study), config.studies.tuning
-    note = {"note": config.real.note} if config.real.note else {}
-    write_csv(layout.study / f"{word}.csv", pd.DataFrame([{**_row(trial), **note} for trial in trials]))
+    write_csv(layout.study / f"{word}.csv", [_row(trial) | note_of(config) for trial in trials])
     facts = {
         "study": word,
         "n_trials": len(trials),
@@ -52,7 +50,7 @@ def write_record(study: optuna.Study, config: Config, layout: Layout, record: Ma
         "fid_network": config.fid_network.name,
         "tuning": {"images": tuning.images, "seed": tuning.seed, "seed_start": tuning.seed_start},
     }
-    write_json(layout.study / f"{word}.json", {**facts, **record, **note})
+    write_json(layout.study / f"{word}.json", {**facts, **record, **note_of(config)})
     plots: dict[str, Callable[[], Any]] = {"history": lambda: charts.plot_optimization_history(study)}
     if len({trial.value for trial in complete(study)}) >= ENOUGH:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=config.studies.seed)
@@ -87,6 +85,11 @@ def draw(plot: Callable[[], Any], path: Path, config: Config) -> None:
     with plt.rc_context({"savefig.bbox": "tight"}):
         write_bytes(path, png(figure, config.report.dpi, note))
     plt.close(figure)
+
+
+def note_of(config: Config) -> dict[str, str]:
+    """The note of the real data, if there is one, as a column or an entry."""
+    return {"note": config.real.note} if config.real.note else {}
 
 
 def _wide(axes: Any) -> Any:

@@ -1,34 +1,159 @@
-"""The trials of a study: those it begins with, and the loop in which one process runs them, each a run in MLflow."""
+"""The trials of a study: where they are stored, those it begins with, and the loop in which one process runs them.
+
+They are stored in a journal file in reports/, or in a database that several machines share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import TPESampler
+from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.settings import Config
-from dguide.studies.storage import REASON, StudyPlan, lost, open_study, recover
 from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
+from discriminator_guidance.files import fingerprint, reason, sha256
 
-GRID = "grid"  # user attribute of the trials that a study begins with; they are never pruned
+# User attributes of a trial.
+GRID = "grid"  # the name of a trial that a study begins with, which is never pruned
+REASON = "reason"  # why it failed by itself, not with its process
 
 Objective = Callable[[optuna.Trial, tracking.Tracker], float]
 
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and names of objectives, to Optuna
+retry = RetryHeartbeatStaleTrialCallback(max_retry=3)
+# Seconds between signs of life of a trial, and without one before it is lost.
+DATABASE: dict[str, Any] = {"heartbeat_interval": 30, "grace_period": 60, "heartbeat_stale_trial_callback": retry,
+                            "engine_kwargs": {"pool_pre_ping": True}}  # fmt: skip
 
-def begin(
-    config: Config, layout: Layout, plan: StudyPlan, starts: Mapping[str, Mapping[str, Any]], recover_all: bool
-) -> optuna.Study:
-    """Open a study, enqueue the parameters that it begins with, by their name, and what was lost."""
-    study = open_study(config, layout, plan)
-    recover(study, recover_all)
-    for name, params in starts.items():
+
+def run_study(word: str, config: Config, layout: Layout, trials: str | None, recover_all: bool) -> dict[str, Any]:
+    """Run a study up to a number of trials (None: all of a factorial) and write its results; returns a summary.
+
+    What is complete is written at an interruption too.
+    """
+    threads = config.studies.factorial.threads if word == "factorial" else config.studies.threads
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"threads": threads})})
+    if word == "discriminator":  # the others sample every training replicate
+        layout = layout.replicates(config.replicates)[0]
+    module: Any = import_module(f"dguide.studies.{word}")
+    plan: StudyPlan = module.plan(config, layout)
+    with storage_errors():
+        study = open_study(config, layout, plan, recover_all)
+        total = len(plan.starts) if trials is None else wanted(trials, study)
+        try:
+            run_trials(study, module.objective(config, layout), total, config, getattr(config.studies, word).model_dump())
+        finally:
+            summary: dict[str, Any] = module.write_results(study, config, layout) if complete(study) else {}
+    return {"trials": count(study), **summary}
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The objective of a study, the trials it begins with, and everything that its values depend on."""
+
+    word: str
+    objective: str  # the value of a trial, which is minimised
+    settings: Mapping[str, Any]  # that decide the values
+    inputs: tuple[Path, ...]  # files that decide the values
+    starts: Mapping[str, Mapping[str, Any]]  # parameters of the first trials, by name
+    pruner: BasePruner = field(default_factory=NopPruner)
+
+
+class TrialSampler(TPESampler):
+    """Optuna's TPE, seeded for each trial by the study's seed and the trial's number, in whatever process it runs."""
+
+    def __init__(self, seed: int, number: int = 0) -> None:
+        super().__init__(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+        self.first = seed
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Start the random streams of a trial."""
+        TrialSampler.__init__(self, self.first, trial.number)
+
+
+def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: bool) -> optuna.Study:
+    """Begin a study or load it, and enqueue what it begins with and what was lost.
+
+    Other settings are refused, other networks or images are a notice.
+    """
+    for path in plan.inputs:
+        if not path.is_file():
+            raise InputError(f"{path}", "no such file", "run `dvc repro` before the study")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = _loaded(config, layout, plan)
+    digests = {
+        "settings": fingerprint(plan.settings),
+        "inputs": fingerprint({str(path.relative_to(layout.root)): sha256(path) for path in plan.inputs}),
+    }
+    begun = {**digests, **study.user_attrs}
+    if begun["settings"] != digests["settings"]:
+        remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
+        raise ConfigError(f"study {study.study_name} with the settings it was begun with", "other settings", remedy)
+    if begun["inputs"] != digests["inputs"]:
+        tracking.notice(f"study {study.study_name} was begun with other networks or images: values compare roughly")
+    if "settings" not in study.user_attrs:
+        study.set_metric_names([plan.objective])
+        for key, digest in digests.items():
+            study.set_user_attr(key, digest)
+    _recover(study, recover_all)
+    for name, params in plan.starts.items():
         study.enqueue_trial(dict(params), user_attrs={GRID: name}, skip_if_exists=True)
     return study
+
+
+def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
+    name, sampler = f"{layout.profile}-{plan.word}", TrialSampler(config.studies.seed)
+    journal = layout.study / f"{plan.word}.journal"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        url = config.studies.storage
+        storage = RDBStorage(url, **DATABASE) if url else JournalStorage(JournalFileBackend(str(journal)))
+        if name not in optuna.get_all_study_names(storage):  # `create_study` would also write to a journal that has it
+            optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+        return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=plan.pruner)
+    except ImportError as error:
+        remedy = "install it, e.g. psycopg for postgresql+psycopg://"
+        raise ConfigError("an installed driver for study.storage", reason(error), remedy) from error
+    except Exception as error:  # Optuna raises half a dozen types on a journal that it did not write
+        if config.studies.storage or isinstance(error, OSError):
+            raise
+        raise InputError(f"a complete journal {journal}", reason(error), "restore it with git, or remove it") from error
+
+
+def _recover(study: optuna.Study, running: bool) -> None:
+    """Enqueue again what was lost with its process: trials that were interrupted, or killed.
+
+    A database knows killed ones by their heartbeat; in a journal they stay RUNNING until `running` ones are asked for.
+    """
+    fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if running else ():
+        study.tell(trial.number, state=TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False)
+    again = {number for trial in trials for number in retry.retry_history(trial)}
+    for trial in trials:
+        if lost(trial) and trial.number not in again:
+            retry(study, trial)
+
+
+def lost(trial: FrozenTrial) -> bool:
+    """Whether a trial ended with its process, so that another stands for it."""
+    return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
 
 
 def wanted(trials: str, study: optuna.Study) -> int:
@@ -39,16 +164,19 @@ def wanted(trials: str, study: optuna.Study) -> int:
     return int(digits) + (count(study) if trials != digits else 0)
 
 
+def count(study: optuna.Study) -> int:
+    """The trials that have ended or are being run."""
+    return sum(t.state != TrialState.WAITING and not lost(t) for t in study.get_trials(deepcopy=False))
+
+
 def ended(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that need not be run any more."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and not lost(trial)]
 
 
 def complete(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that ran to their end, the smallest value first; at least one."""
+    """The trials that ran to their end, the smallest value first."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not trials:
-        raise InputError(f"a complete trial of study {study.study_name}", "none", "run it with more trials")
     return sorted(trials, key=lambda trial: (trial.value, trial.number))
 
 
@@ -63,13 +191,13 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
         tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
-        tracking.bar(study.study_name, total, "trials") as advance,
+        tracking.bar(study.study_name, total, "trials", present) as advance,
     ):
 
         def tracked(trial: optuna.Trial) -> float:
-            name, own = f"study/{study.study_name}/{trial.number}", {**tags, "trial": str(trial.number)}
+            name, marks = f"study/{study.study_name}/{trial.number}", {**tags, "trial": str(trial.number)}
             # Without a parent MLflow is off or was not reached: no use in trying for every trial.
-            run = tracking.run(config.profile, name, own, {}, parent.run_id) if parent.run_id else nullcontext(parent)
+            run = tracking.run(config.profile, name, marks, {}, parent.run_id) if parent.run_id else nullcontext(parent)
             with run as tracker:
                 try:
                     value = objective(trial, tracker)
@@ -84,17 +212,25 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
                     tracker.params(trial.params)
             raise optuna.TrialPruned
 
-        shown = 0
-        while (done := count(study)) < total:
-            advance(done - shown)
-            shown = done
+        while present < total:
             study.optimize(tracked, n_trials=1, catch=(DivergenceError,))
-        advance(total - shown)
+            shown, present = present, count(study)
+            advance(min(present, total) - shown)
     if running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         numbers = ", ".join(str(trial.number) for trial in running)
         tracking.notice(f"trials {numbers} of {study.study_name} run elsewhere; if they were killed, add --recover")
 
 
-def count(study: optuna.Study) -> int:
-    """The trials that have ended or are being run."""
-    return sum(t.state != TrialState.WAITING and not lost(t) for t in study.get_trials(deepcopy=False))
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn errors of a database, which Optuna may hide behind others, into one line."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, SQLAlchemyError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        remedy = "start it and run the same command again"
+        raise ConfigError("a database that answers at study.storage", reason(cause), remedy) from error
