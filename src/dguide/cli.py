@@ -133,14 +133,13 @@ def study_ensemble(trials: Trials, recover: Recover = False, params: Params = PA
 @study.command("factorial")
 def study_factorial(recover: Recover = False, params: Params = PARAMS) -> None:
     """Measure how much each known cause contributes to the reproduction's result."""
-    _run_study("factorial", params, recover)
+    _run_study("factorial", params, None, recover)
 
 
-def _run_study(word: str, params: Path, *arguments: str | bool) -> None:
+def _run_study(word: str, params: Path, trials: str | None, recover: bool) -> None:
     from dguide.studies.trials import run_study
 
-    result = run_study(word, *_opened(params), *arguments)
-    tracking.table(f"study {word}", [result])
+    tracking.table(f"study {word}", [run_study(word, *_opened(params), trials, recover)])
 
 
 @study.command()

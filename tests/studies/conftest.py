@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from dguide.artifacts import Layout
 from dguide.settings import load_config
+from dguide.studies.trials import run_study
 from tests.stages.conftest import Tiny, made, tiny, tiny_settings, write_params
 
 __all__ = ["made", "tiny"]
@@ -38,7 +38,7 @@ def search(made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
         config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DGUIDE_TRACKING", "off")
-            import_module(f"dguide.studies.{word}").run(config, layout, str(trials), False)
+            run_study(word, config, layout, str(trials), False)
         return config, layout
 
     return run

@@ -15,7 +15,8 @@ import pytest
 from dguide.artifacts import Layout, load_fid_network
 from dguide.settings import load_config
 from dguide.stages.discriminator import open_inputs, start_head
-from dguide.studies.discriminator import run, scores, starting_points, suggest
+from dguide.studies.discriminator import scores, starting_points, suggest
+from dguide.studies.trials import run_study
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.metrics.distances import distance_of_moments
 from discriminator_guidance.metrics.features import extract_features
@@ -102,7 +103,7 @@ def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
 
 def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):
     config, layout = write_params(tiny[1].root, tiny_settings({"study.discriminator.pruner": ALWAYS_PRUNES}))
-    run(config, layout, "7", False)
+    run_study("discriminator", config, layout, "7", False)
     states = [(row["state"], row["grid"]) for row in rows(layout)]
     assert ("pruned", "") in states
     assert {state for state, grid in states if grid} == {"complete"}
@@ -113,7 +114,7 @@ def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):
 def test_a_member_outside_of_what_is_searched_is_refused_before_anything_runs(tiny: Tiny):
     config, layout = write_params(tiny[1].root, tiny_settings({"study.discriminator.epochs": [1, 2]}))
     with pytest.raises(ConfigError, match=r"study\.discriminator\.epochs to hold 3 of member d0"):
-        run(config, layout, "3", False)
+        run_study("discriminator", config, layout, "3", False)
     assert not layout.study.exists()
 
 
@@ -128,7 +129,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny: Tiny):
     worker.kill()
     worker.wait()
     assert checkpoints[0].is_file()
-    run(config, layout, "2", True)
+    run_study("discriminator", config, layout, "2", True)
     assert [row["grid"] for row in rows(layout)] == ["D1", "D0"], "what was lost comes last"
     inputs = open_inputs(config, layout, config.member("d0"))
     member = suggest(optuna.trial.FixedTrial(starting_points(config)["D0"]), config)

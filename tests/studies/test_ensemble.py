@@ -10,7 +10,8 @@ import pytest
 
 from dguide.artifacts import Layout
 from dguide.settings import load_config
-from dguide.studies.ensemble import run, simplex_point, starting_points, suggest
+from dguide.studies.ensemble import simplex_point, starting_points, suggest
+from dguide.studies.trials import run_study
 from discriminator_guidance.errors import InputError
 from tests.stages.conftest import Tiny
 from tests.studies.conftest import table
@@ -80,10 +81,10 @@ def test_a_search_leaves_table_record_and_charts(searched: Tiny):
 def test_fewer_trials_than_there_are_leave_every_file_as_it_is(searched: Tiny):
     config, layout = searched
     before = {path: path.read_bytes() for path in layout.study.glob("ensemble*")}
-    run(config, layout, "3", False)
+    run_study("ensemble", config, layout, "3", False)
     assert {path: path.read_bytes() for path in layout.study.glob("ensemble*")} == before
 
 
 def test_the_pipeline_must_have_run(root: Path):
     with pytest.raises(InputError, match=r"dvc repro"):
-        run(load_config(root / "params.yaml"), Layout(root, "mini"), "8", False)
+        run_study("ensemble", load_config(root / "params.yaml"), Layout(root, "mini"), "8", False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from itertools import combinations, product
 
 import numpy as np
@@ -15,12 +14,21 @@ from scipy import stats
 from scipy.special import expit
 
 from dguide.artifacts import load_head
-from dguide.settings import Config
-from dguide.settings.sections import SampleRange
-from dguide.studies import factorial, trials
+from dguide.studies import trials
 from dguide.studies.distances import GuidedDistances
-from dguide.studies.factorial import RULES, Cell, cell_variant, planned_cells, share_and_amplification
-from dguide.studies.factorial_record import cell_frame, effect_rows, factors, platt_slope, pooled_effects
+from dguide.studies.factorial import (
+    CELL,
+    RULES,
+    cell_frame,
+    effects_of_cells,
+    factors,
+    planned_cells,
+    platt_slope,
+    pooled_effects,
+    share_and_amplification,
+    suggest,
+)
+from dguide.studies.trials import run_study
 from discriminator_guidance.guidance import LOG_RATIO_BOUND, clipped_logit_mean
 from discriminator_guidance.metrics.distances import debiased_distance
 from tests.stages.conftest import Tiny, save_untrained, tiny_settings, write_params
@@ -46,69 +54,72 @@ def small(tiny: Tiny) -> Tiny:
 
 
 def test_every_cell_is_planned_once_and_the_reproductions_corner_first(small: Tiny):
-    config, _ = small
-    cells = planned_cells(config)
+    cells = [tuple(cell[key] for key in CELL) for cell in planned_cells(small[0]).values()]
     assert len(set(cells)) == len(cells) == 2 * (32 + 4 + 1)
     corner, added = cells[:24], cells[24:26]
-    assert {(cell.w2, cell.boosting, cell.set) for cell in corner} == {(0.0, True, "fresh")}
-    assert Counter((cell.steps, cell.rule, cell.members, cell.seed) for cell in corner) == dict.fromkeys(
-        product((2, 3, 4), RULES, (1, 2), (0, 1)), 1
-    )
-    assert added == [Cell("other", "clipped_logit_mean", 2, 3, 0.0, True, seed) for seed in (0, 1)]
-    cube = [cell for cell in cells if cell.steps != 4 and cell.set == "fresh"]
-    assert {(c.rule, c.members, c.steps, c.w2, c.boosting, c.seed) for c in cube} == {
-        *product(RULES, (1, 2), (2, 3), (0.0, 2.0), (False, True), (0, 1))
-    }
+    assert {*corner} == {*product(["fresh"], RULES, (1, 2), (2, 3, 4), [0.0], [True], (0, 1))}
+    assert added == [("other", "clipped_logit_mean", 2, 3, 0.0, True, seed) for seed in (0, 1)]
+    cube = product(["fresh"], RULES, (1, 2), (2, 3), (0.0, 2.0), (False, True), (0, 1))
+    assert {*cube} == {cell for cell in cells if cell[3] != 4 and cell[0] == "fresh"}
 
 
 def test_pooled_effects_are_those_of_a_regression_with_blocks():
     rng, names = np.random.default_rng(0), ["a", "b", "c"]
-    runs = np.array([*product((-1, 1), repeat=3)])
+    levels = np.array([*product((-1, 1), repeat=3)])
     response = rng.normal(size=(4, 8)) + rng.normal(size=(4, 1))
     terms = [(0,), (1,), (2,), *combinations(range(3), 2)]
-    columns = np.tile(np.stack([runs[:, term].prod(axis=1) for term in terms], axis=1), (4, 1))
+    columns = np.tile(np.stack([levels[:, term].prod(axis=1) for term in terms], axis=1), (4, 1))
     design = np.hstack([columns, np.kron(np.eye(4), np.ones((8, 1)))])
     fitted, (left,), *_ = np.linalg.lstsq(design, response.ravel())
     freedom = 32 - 10
     error = np.sqrt(left / freedom * np.diag(np.linalg.inv(design.T @ design)))[:6]
     low, high = stats.t.interval(0.95, freedom, fitted[:6], error)
-    found = pooled_effects(names, runs, response)
-    assert [row["effect"] for row in found] == ["a", "b", "c", "a x b", "a x c", "b x c"]
+    effects = pooled_effects(names, response)
+    assert [*effects["effect"]] == ["a", "b", "c", "a x b", "a x c", "b x c"]
     for key, expected in (("factor", fitted[:6]), ("low", low), ("high", high)):
         # In a fit of -1 and +1 a coefficient is half of the difference between the levels.
-        np.testing.assert_allclose([row[key] for row in found], np.exp(2 * expected))
-    alone = [[row["factor"] for row in pooled_effects(names, runs, response[[block]])] for block in range(4)]
+        np.testing.assert_allclose(effects[key], np.exp(2 * expected))
+    alone = [pooled_effects(names, response[[block]])["factor"] for block in range(4)]
     over_blocks = np.exp(stats.ttest_1samp(np.log(alone), 0).confidence_interval())
-    np.testing.assert_allclose([(row["seeds_low"], row["seeds_high"]) for row in found], over_blocks.T)
+    np.testing.assert_allclose(effects[["seeds_low", "seeds_high"]].T, over_blocks)
 
 
-def known(config: Config) -> dict[Cell, optuna.trial.FrozenTrial]:
-    """Cells whose distance multiplies by 5 for the rule at 3 steps, by 1.5 for boosting, and by the replicate."""
-    done = {}
-    for cell in planned_cells(config):
-        clipped = cell.rule == RULES[1]
-        fid = (1.0, 2.0)[cell.seed] * 1.5**cell.boosting
-        fid *= ((5.0, 8.0) if cell.steps == 3 else (0.8, 1.25))[cell.seed] if clipped else 1.0
-        facts = {"influence": [0.1, -0.1], "fid_debiased": fid}
-        facts |= {"share_in_unit": 0.5, "amplification": (20.0, 60.0)[cell.seed]} if clipped else {}
-        done[cell] = optuna.trial.create_trial(value=fid + 0.2, user_attrs=facts)
-    return done
+def test_known_effects_and_factors_are_recovered(small: Tiny):
+    """The distance is multiplied by 5 and 8 for the rule at 3 steps, by 1.5 for boosting, and by the replicate."""
+    config, section = small[0], small[0].studies.factorial
 
+    def measured(lacking: str = "") -> optuna.Study:
+        study = optuna.create_study()
+        for name, cell in planned_cells(config).items():
+            if name != lacking:
+                study.enqueue_trial(cell, user_attrs={"grid": name})
 
-def test_known_effects_and_factors_are_found(small: Tiny):
-    config, section = small[0], small[0].study.factorial
-    done = known(config)
-    rows = cell_frame(done, section)
-    effects = {(row["members"], row["effect"]): row for row in effect_rows(rows, section)}
+        def known(trial: optuna.Trial) -> float:
+            variant, seed = suggest(trial, config)
+            clipped = variant.rule == RULES[1]
+            fid = (1.0, 2.0)[seed] * (1.5 if variant.boosting else 1.0)
+            fid *= ((5.0, 8.0) if variant.steps == 3 else (0.8, 1.25))[seed] if clipped else 1.0
+            values = {"influence": [0.1, -0.1], "fid_debiased": fid}
+            values |= {"share_in_unit": 0.5, "amplification": (20.0, 60.0)[seed]} if clipped else {}
+            for key, value in values.items():
+                trial.set_user_attr(key, value)
+            return fid + 0.2
+
+        study.optimize(known, n_trials=len(study.trials))
+        return study
+
+    frame = cell_frame(measured(), config)
+    effects = effects_of_cells(frame, section).set_index(["members", "effect"])
     assert len(effects) == 2 * 10
     mean = np.sqrt(5 * 8)
     for members in (1, 2):
-        assert effects[members, "boosting"]["factor"] == pytest.approx(1.5)
-        assert effects[members, "w2 = 0"]["factor"] == pytest.approx(1)
+        assert effects.loc[(members, "boosting"), "factor"] == pytest.approx(1.5)
+        assert effects.loc[(members, "w2 = 0"), "factor"] == pytest.approx(1)
         for name in ("clipped logits", "3 steps", "clipped logits x 3 steps"):
-            assert effects[members, name]["factor"] == pytest.approx(np.sqrt(mean))
-            assert 1 < effects[members, name]["low"] < effects[members, name]["high"]
-    ratios = {(row["set"], row["members"], row["steps"]): row for row in factors(rows, section)}
+            row = effects.loc[(members, name)]
+            assert row["factor"] == pytest.approx(np.sqrt(mean))
+            assert 1 < row["low"] < row["high"]
+    ratios = {(row["set"], row["members"], row["steps"]): row for row in factors(frame, section)}
     assert len(ratios) == 7
     assert ratios["other", 2, 3]["factor"] == pytest.approx(mean)
     assert ratios["fresh", 1, 2]["factor"] == pytest.approx(1)
@@ -116,12 +127,12 @@ def test_known_effects_and_factors_are_found(small: Tiny):
     assert [ratios["fresh", 2, 3][key] for key in ("low", "high", "n")] == pytest.approx([np.exp(low), np.exp(high), 2])
     assert ratios["fresh", 2, 3]["spearman"] == pytest.approx(1), "amplification and factor grow together"
     # Without one cell its replicate has no effects, and what is divided by it no ratio.
-    lacking = Cell("fresh", RULES[0], 1, 3, 0.0, True, 0)
-    rows = cell_frame({cell: trial for cell, trial in done.items() if cell != lacking}, section)
-    assert {(row["members"], row["replicates"]) for row in effect_rows(rows, section)} == {(1, 1), (2, 2)}
-    without = rows[rows["ratio_to_d0"].isna()]
-    assert {*zip(*(without[key] for key in ("seed", "steps", "w2", "boosting")), strict=True)} == {(0, 3, 0.0, True)}
-    assert {row["n"] for row in factors(rows, section) if row["steps"] == 3} == {1}
+    frame = cell_frame(measured(lacking="fresh mean_probability 1 3 0.0 True 0"), config)
+    replicates = effects_of_cells(frame, section).groupby("members")["replicates"].unique()
+    assert replicates.to_dict() == {1: [1], 2: [2]}
+    without = frame[frame["ratio_to_d0"].isna()]
+    assert {*without[["seed", "steps", "w2", "boosting"]].itertuples(index=False, name=None)} == {(0, 3, 0.0, True)}
+    assert {row["n"] for row in factors(frame, section) if row["steps"] == 3} == {1}
 
 
 def test_an_interrupted_study_writes_what_it_has_and_resumes_as_an_uninterrupted_one(small: Tiny, monkeypatch):
@@ -137,26 +148,28 @@ def test_an_interrupted_study_writes_what_it_has_and_resumes_as_an_uninterrupted
     with monkeypatch.context() as patch:
         patch.setattr(trials, "count", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            factorial.run(config, layout, False)
-    record = layout.study / "factorial.json"
-    begun = json.loads(record.read_text())
+            run_study("factorial", config, layout, None, False)
+    begun = json.loads((layout.study / "factorial.json").read_text())
     assert 0 < begun["cells"] == 74 - begun["missing"] < 20
-    assert factorial.run(config, layout, False) == {"cells": 74, "missing": 0, "replicates": 2}
+    summary = {"trials": 74, "cells": 74, "missing": 0, "replicates": 2}
+    assert run_study("factorial", config, layout, None, False) == summary
     rows = json.loads((layout.report / "reproduction.json").read_text())
     assert len(rows) == 74
     assert len(table(layout.study / "factorial_mechanism.csv")) == 2 * 2 * 2 * 4
     assert len(table(layout.study / "factorial.csv")) == 20
     assert (layout.study / "factorial_steps.png").read_bytes().startswith(b"\x89PNG")
     before = {path.name: path.read_bytes() for path in layout.study.iterdir()}
-    assert factorial.run(config, layout, False)["missing"] == 0
+    assert run_study("factorial", config, layout, None, False) == summary
     assert {path.name: path.read_bytes() for path in layout.study.iterdir()} == before
     # A cell does not depend on what was run before it; its replicate's networks sample it.
-    cell, replicate = Cell("fresh", "clipped_logit_mean", 2, 3, 2.0, False, 1), layout.replicates(2)[1]
+    cell = dict(zip(CELL, ("fresh", "clipped_logit_mean", 2, 3, 2.0, False, 1), strict=True))
+    variant, _ = suggest(optuna.trial.FixedTrial(cell), config)
+    replicate = layout.replicates(2)[1]
     distances = GuidedDistances(config, replicate)
     heads = [load_head(replicate, name, distances.compute) for name in ("d0", "d1")]
-    span = SampleRange(images=12, seed=config.guided.seed, seed_start=3_000_000, batch_size=12)
-    ((features, log_ratio, _),) = distances.draws(cell_variant(cell, config), heads, span)
-    (row,) = [row for row in rows if all(row[key] == value for key, value in vars(cell).items())]
+    span = config.guided.model_copy(update={"images": 12, "seed_start": 3_000_000, "batch_size": 12})
+    ((features, log_ratio, _),) = distances.draws(variant, heads, span)
+    (row,) = [row for row in rows if cell.items() <= row.items()]
     assert distances.distance([features])[0] == pytest.approx(row["fid"], rel=1e-6)
     assert debiased_distance(features, distances.reference) == pytest.approx(row["fid_debiased"], rel=1e-4)
     free = np.abs(log_ratio[0]) < LOG_RATIO_BOUND - 1e-3  # at sigma = 80; the next, 2.5, is below VP time 0.5
@@ -175,7 +188,7 @@ def test_share_and_amplification_are_those_of_the_rules_gradient():
     assert share_and_amplification(np.array([-0.1, 0.0, 1.0, 5.0])) == {"share_in_unit": 0.0, "amplification": None}
 
 
-def test_the_slope_of_logits_is_found_within_its_error():
+def test_the_slope_of_logits_is_estimated_within_its_error():
     rng, slopes, errors = np.random.default_rng(0), [], []
     for _ in range(40):
         logits = rng.normal(0.3, 0.5, 800)

@@ -10,9 +10,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from dguide.studies import storage
-from dguide.studies.storage import lost, storage_errors
-from dguide.studies.trials import ended
+from dguide.studies import trials
+from dguide.studies.trials import ended, lost, storage_errors
 from discriminator_guidance.errors import ConfigError
 from tests.stages.conftest import tiny_settings, write_params
 from tests.studies.postgres import Server, postgres_server, server_programs
@@ -36,7 +35,7 @@ def server() -> Iterator[Server]:
 def shared(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder whose studies are in the database, which is empty."""
     monkeypatch.setenv("PGPASSWORD", server.password)
-    monkeypatch.setattr(storage, "DATABASE", storage.DATABASE | IMPATIENT)
+    monkeypatch.setattr(trials, "DATABASE", trials.DATABASE | IMPATIENT)
     write_params(tmp_path, tiny_settings({"study.storage": server.url}))
     for name in optuna.get_all_study_names(server.url):
         optuna.delete_study(study_name=name, storage=server.url)

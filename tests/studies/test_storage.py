@@ -10,8 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from dguide.studies.storage import lost
-from dguide.studies.trials import complete, ended, wanted
+from dguide.studies.trials import complete, ended, lost, wanted
 from discriminator_guidance.errors import ConfigError, InputError
 from tests.studies.worker import CORNERS, PLAN, start, take_part
 
@@ -98,9 +97,21 @@ def test_a_study_of_other_settings_is_refused_and_stays(root: Path):
     assert journal(root).read_bytes() == before
 
 
-def test_a_damaged_journal_is_one_line(root: Path):
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"op_code": 4, "wor',
+        '{"op_code": 99, "worker_id": "w", "study_id": 0}',
+        '{"op_code":' + "[" * 50_000 + "]" * 50_000 + "}",
+        '{"op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": null, "state": 1, "value": "low"}',
+    ],
+    ids=["incomplete", "unknown operation", "nested deeply", "value of text"],
+)
+def test_a_damaged_journal_is_one_line(root: Path, line: str):
     take_part(root, 3)
-    lines = journal(root).read_bytes().splitlines(keepends=True)
-    journal(root).write_bytes(b"".join([*lines[:4], b'{"op_code": 4, "wor\n', *lines[4:]]))
+    lines = journal(root).read_text().splitlines()
+    damaged = "\n".join([*lines[:-2], line, *lines[-2:], ""])
+    journal(root).write_text(damaged)
     with pytest.raises(InputError, match=r"a complete journal .*ensemble\.journal; .*restore it with git"):
         take_part(root, 4)
+    assert journal(root).read_text() == damaged

@@ -13,15 +13,14 @@ import optuna
 
 from dguide.artifacts import Layout
 from dguide.settings import load_config
-from dguide.studies import storage
-from dguide.studies.storage import StudyPlan
-from dguide.studies.trials import begin, run_trials
+from dguide.studies import trials
+from dguide.studies.trials import StudyPlan, open_study, run_trials
 from discriminator_guidance.errors import DivergenceError
 from tests.commands import PROJECT, environment
 
 CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}
 IMPATIENT = {"heartbeat_interval": 1, "grace_period": 2}
-PLAN = StudyPlan("ensemble", "a quadratic", {"space": 5}, ())
+PLAN = StudyPlan("ensemble", "a quadratic", {"space": 5}, (), CORNERS)
 
 
 def take_part(
@@ -49,8 +48,8 @@ def take_part(
             raise optuna.TrialPruned
         return (x - 2) ** 2 + y**2
 
-    study = begin(config, Layout(root, config.profile), plan, CORNERS, recover_all)
-    run_trials(study, objective, total, config, {})
+    study = open_study(config, Layout(root, config.profile), plan, recover_all)
+    run_trials(study, objective, total, config)
     return study
 
 
@@ -62,6 +61,6 @@ def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "") -> sub
 
 
 if __name__ == "__main__":
-    storage.DATABASE |= IMPATIENT
+    trials.DATABASE |= IMPATIENT
     folder, number, pause, killed = sys.argv[1:]
     take_part(Path(folder), int(number), float(pause), int(killed) if killed else None)

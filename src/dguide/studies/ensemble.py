@@ -47,7 +47,10 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     search, plain = config.studies.ensemble, config.variants[config.studies.start]
     low, high = window_of(config, plain)
     guidance = {"w1": plain.w1, "w2": plain.w2, "time_min": low, "time_max": high, "boosting": plain.boosting}
-    fixed, weighed = guidance | ({FITTED: False} if search.fitted else {}), plain.members[:-1]  # the last has what is left
+    fixed, weighed = (
+        guidance | ({FITTED: False} if search.fitted else {}),
+        plain.members[:-1],
+    )  # the last has what is left
     equal = {f"weight_{name}": 1 / len(plain.members) for name in weighed}
     rules = dict.fromkeys([plain.rule, *search.rules])
     points = {START if rule == plain.rule else f"{START}, {rule}": {**fixed, **equal, "rule": rule} for rule in rules}

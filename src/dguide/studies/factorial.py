@@ -22,6 +22,7 @@ from dguide import tracking
 from dguide.artifacts import Layout, load_head
 from dguide.settings import Config, Variant
 from dguide.settings.sections import FactorialStudy
+from dguide.stages.sampling import sampler_settings
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import draw, note_of
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, ended
@@ -58,7 +59,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
 
 
 def planned_cells(config: Config) -> dict[str, dict[str, Any]]:
-    """The cells by name: the reproduction's w2 and boosting first, which answer the question, then the other corners."""
+    """The cells by name: the reproduction's w2 and boosting first, which answer the question, then other corners."""
     section = config.studies.factorial
     (first, members), *others = section.sets.items()
     steps, seeds = (*section.steps[::-1], *section.more_steps), range(config.replicates)
@@ -68,7 +69,8 @@ def planned_cells(config: Config) -> dict[str, dict[str, Any]]:
     theirs = corner[(corner["rule"] == RULES[1]) & (corner["members"] > 1) & (corner["steps"] == section.steps[1])]
     added = [theirs.assign(set=name, members=len(names)) for name, names in others]
     every = pd.concat([corner, *added, cells[cells["steps"].isin(section.steps)]])[[*CELL]].drop_duplicates()
-    return {" ".join(map(str, cell.values())): cell for cell in every.to_dict("records")}
+    cells_as_rows: list[Any] = every.to_dict("records")
+    return {" ".join(map(str, cell.values())): cell for cell in cells_as_rows}
 
 
 def _as_reproduced(frame: pd.DataFrame, section: FactorialStudy) -> pd.Series:
@@ -111,8 +113,8 @@ def _objective(
     fid, influence = replicate.distance(features)
     values: dict[str, Any] = {"fid_debiased": debiased_distance(np.concatenate(features), replicate.reference)}
     if variant.rule == RULES[1]:
-        shared = config.sampler
-        times = tau_from_sigma(karras_sigmas(variant.steps, shared.sigma_min, shared.sigma_max, shared.rho)[:-1])
+        sampler = sampler_settings(config, variant)
+        times = tau_from_sigma(karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1])
         noisy = np.concatenate(log_ratios, axis=1)[times.numpy() > HIGH_NOISE]
         values |= share_and_amplification(expit(noisy.astype(np.float64)))
     tracker.summary(values)
@@ -173,25 +175,25 @@ def factors(frame: pd.DataFrame, section: FactorialStudy) -> list[dict[str, Any]
     `spearman` is the rank correlation over replicates of the factor with share_in_unit x amplification, the mean
     amplification of all samples.
     """
-    rows = list[dict[str, Any]]()
-    for (name, members, steps), cells in clipped_cells(frame, section).groupby(["set", "members", "steps"]):
+    rows, groups = list[dict[str, Any]](), clipped_cells(frame, section).groupby(["set", "members", "steps"])
+    for (name, members, steps), cells in groups:
         logs = np.log(cells["ratio_to_d0"])
         low, high = np.exp(stats.ttest_1samp(logs, 0).confidence_interval()) if len(logs) > 1 else (None, None)
         rank = (cells["share_in_unit"] * cells["amplification"].fillna(0)).corr(logs, method="spearman")
         interval = {"factor": math.exp(logs.mean()), "low": low, "high": high, "n": len(cells)}
         spearman = None if math.isnan(rank) else float(rank)
-        rows.append({"set": name, "members": int(members), "steps": int(steps), **interval, "spearman": spearman})
+        rows.append({"set": name, "members": members, "steps": steps, **interval, "spearman": spearman})
     return rows
 
 
 def effects_of_cells(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFrame:
     """The pooled effects for one discriminator and for all, over the replicates in which no corner is missing."""
-    levels = {"rule": RULES, "steps": section.steps, "w2": section.w2, "boosting": section.boosting}
+    levels: dict[str, Any] = {"rule": RULES, "steps": section.steps, "w2": section.w2, "boosting": section.boosting}
     names = ["clipped logits", f"{section.steps[1]} steps", f"w2 = {section.w2[1]:g}", "boosting"]
     cube, tables = frame[(frame["set"] == next(iter(section.sets))) & (frame["fid_debiased"] > 0)], []
     for members, cells in cube.groupby("members"):
         corners = cells.pivot(index="seed", columns=[*levels], values="fid_debiased")
-        whole = corners.reindex(columns=pd.MultiIndex.from_product(levels.values())).dropna()
+        whole = corners.reindex(columns=pd.MultiIndex.from_product([*levels.values()])).dropna()
         if len(whole):
             effects = pooled_effects(names, np.log(whole.to_numpy()))
             effects.insert(0, "members", members)
@@ -271,13 +273,13 @@ def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
 
     section, (_, axes) = config.studies.factorial, plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     shown = clipped_cells(frame[frame["set"] == next(iter(section.sets))], section)
-    for (seed, members), line in shown.groupby(["seed", "members"]):
+    lines: Any = shown.groupby(["seed", "members"])
+    for (seed, members), line in lines:
         style: dict[str, Any] = {"linestyle": "--"} if members == 1 else {"label": f"training seed {seed}"}
         axes.plot(line["steps"], line["ratio_to_d0"], marker="o", color=f"C{seed % 10}", **style)
     for (source, ratio), dots in zip(PUBLISHED.items(), (":", "-."), strict=True):
         axes.axhline(ratio, color="grey", linewidth=1, linestyle=dots, label=f"{ratio:.1f}: the reproduction, {source}")
-    distance = f"FID ({config.fid_network.name}), de-biased, over that of
-one discriminator by its probability"
+    distance = f"FID ({config.fid_network.name}), de-biased, over that of\none discriminator by its probability"
     title = f"Clipped raw logits: all members solid, one dashed; N = {section.images}"
     axes.set(yscale="log", xlabel="sampling steps", ylabel=distance, title=title, xticks=sorted(set(shown["steps"])))
     axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())

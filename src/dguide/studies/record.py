@@ -111,9 +111,9 @@ def promote_winner(root: Path, word: str) -> list[Path]:
     return [*written, promotions]
 
 
-def seconds(trial: FrozenTrial) -> float | None:
-    """How long a trial took; None if that is not known."""
-    return round(trial.duration.total_seconds(), 1) if trial.duration else None
+def seconds(trial: FrozenTrial) -> float:
+    """How long a trial took; 0 if that is not known."""
+    return round(trial.duration.total_seconds(), 1) if trial.duration else 0.0
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

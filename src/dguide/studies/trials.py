@@ -57,7 +57,7 @@ def run_study(word: str, config: Config, layout: Layout, trials: str | None, rec
         study = open_study(config, layout, plan, recover_all)
         total = len(plan.starts) if trials is None else wanted(trials, study)
         try:
-            run_trials(study, module.objective(config, layout), total, config, getattr(config.studies, word).model_dump())
+            run_trials(study, module.objective(config, layout), total, config)
         finally:
             summary: dict[str, Any] = module.write_results(study, config, layout) if complete(study) else {}
     return {"trials": count(study), **summary}
@@ -126,7 +126,9 @@ def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
         storage = RDBStorage(url, **DATABASE) if url else JournalStorage(JournalFileBackend(str(journal)))
         if name not in optuna.get_all_study_names(storage):  # `create_study` would also write to a journal that has it
             optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-        return optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=plan.pruner)
+        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=plan.pruner)
+        complete(study)  # values that are no numbers
+        return study
     except ImportError as error:
         remedy = "install it, e.g. psycopg for postgresql+psycopg://"
         raise ConfigError("an installed driver for study.storage", reason(error), remedy) from error
@@ -180,7 +182,7 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(trials, key=lambda trial: (trial.value, trial.number))
 
 
-def run_trials(study: optuna.Study, objective: Objective, total: int, config: Config, settings: Any) -> None:
+def run_trials(study: optuna.Study, objective: Objective, total: int, config: Config) -> None:
     """Run trials until the study has `total`; other processes may do the same.
 
     `objective` raises `optuna.TrialPruned` to give a trial up; a trial that diverges fails for good.
@@ -188,10 +190,11 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
     if (present := count(study)) >= total:
         tracking.notice(f"study {study.study_name} has {present} trials: no more to run")
         return
+    settings = getattr(config.studies, study.study_name.rpartition("-")[2]).model_dump()
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
         tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
-        tracking.bar(study.study_name, total, "trials", present) as advance,
+        tracking.bar(study.study_name, total, "trials") as advance,
     ):
 
         def tracked(trial: optuna.Trial) -> float:
