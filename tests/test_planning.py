@@ -10,8 +10,8 @@ import torch
 from dguide import planning
 from dguide.planning import Kind, RealImages
 from dguide.settings import Config, load_config
-from dguide.stages.sampling import sampler_settings, window_of
-from discriminator_guidance.guidance import guidance_score
+from dguide.stages.guided import sampler_settings, window_of
+from discriminator_guidance.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampler import heun as sample
 from tests.commands import PROJECT
 from tests.settings.settings import MINI, read
@@ -64,9 +64,7 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
         asked["guidance"] += 1
         return x_vp.flatten(1).sum(1)
 
-    def guidance(x, sigma):
-        return guidance_score(log_ratio, x, sigma, *window_of(config, variant))
-
+    guidance = DiscriminatorGuidance(log_ratio, window=window_of(config, variant))
     sample(denoiser, guidance, torch.ones(2, 1, 4, 4), lambda step, raised: None, sampler_settings(config, variant))
     counted = calls(config)["guided/d0"]
     assert counted[Kind("denoiser")] == 500 * asked["denoiser"]

@@ -36,8 +36,7 @@ def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
     for stage, row in STAGES.items():
         run_stage(stage, alone, *row.values())
         assert shown.count("/".join([stage, *row.values()])) == 1, "the first process alone reports"
-    files = [f"data/mini/guided/own/{name}.npz" for name in ("samples", "trajectory")]
-    for file in (*files, "models/mini/fid_network/model.safetensors"):
+    for file in ("data/mini/guided/own/samples.npz", "models/mini/fid_network/model.safetensors"):
         assert (tmp_path / "alone" / file).read_bytes() == (folder / file).read_bytes()
     metrics, others = (json.loads(layout.evaluation("own").read_text()) for layout in layouts)
     assert metrics == pytest.approx(others, rel=1e-6, abs=1e-8)

@@ -19,7 +19,7 @@ from dguide.artifacts import REPLICATED, work_apart
 from dguide.benchmark.networks import SAMPLER, TRAINING_STEPS, Call, Calls, head_network
 from dguide.settings.sections import HeadNetwork
 from dguide.stages.discriminator import head_settings
-from dguide.stages.sampling import FIT_DRAWS, sampler_settings, window_of
+from dguide.stages.guided import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.files import read_json
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.noise import karras_sigmas, tau_from_sigma

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     if is_first() and results:
         tracking.table("/".join([word, *row.values()]), results)
     barrier()  # the first rank may still read what the others wrote
+    for number in numbers:
+        shutil.rmtree(layouts[number].partial / "-".join([word, *row.values()]), ignore_errors=True)
 
 
 def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:

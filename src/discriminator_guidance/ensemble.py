@@ -11,36 +11,31 @@ from torch import Tensor
 from discriminator_guidance.noise import marginal_mean, sigma_from_tau, tau_from_sigma
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
-LogRatio = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (N,) log density ratio, differentiable in x_vp
 RawLogits = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (M, N) raw logits, differentiable in x_vp
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 
 
 def member_gradients(logits: Tensor, x_vp: Tensor) -> Tensor:
     """The gradient of each member's logit (M, N) in the images x_vp (N, C, H, W): (M, N, C, H, W)."""
-    return torch.stack([torch.autograd.grad(row.sum(), x_vp, retain_graph=True)[0] for row in logits])
+    with torch.autocast(x_vp.device.type, enabled=False):  # the forward pass has chosen all formats
+        return torch.stack([torch.autograd.grad(row.sum(), x_vp, retain_graph=True)[0] for row in logits])
 
 
-def shrunk_mean_logit(member_logits: RawLogits) -> LogRatio:
-    """The mean logit of two or more members, with its gradient g shrunk to 0 where their gradients g_m disagree.
+def shrunk_mean_logit(logits: Tensor, x_vp: Tensor) -> Tensor:
+    """The mean of two or more logits (M, N), with its gradient g shrunk to 0 where their gradients g_m disagree.
 
     The gradient of a sample is s g with s = max(0, 1 - sum_m |g_m - g|^2 / (M (M - 1) |g|^2)). The fraction is the
-    share of |g|^2 that the scatter of the members explains. To be differentiated once, by `guidance_score`.
+    share of |g|^2 that the scatter of the members explains. To be differentiated once.
 
     James & Stein 1961, with the positive part of Baranchik 1964.
     """
-
-    def log_ratio(x_vp: Tensor, tau: Tensor) -> Tensor:
-        logits = member_logits(x_vp, tau)
-        gradients = member_gradients(logits, x_vp)
-        gradient, members = gradients.mean(dim=0), len(gradients)
-        scatter = (gradients - gradient).square().flatten(2).sum(dim=(0, 2)) / (members * (members - 1))
-        power = gradient.square().flatten(1).sum(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
-        shrunk = (1 - scatter / power).clamp(min=0).view(-1, 1, 1, 1) * gradient
-        # The tangent at x_vp: the mean logit there, with the shrunk gradient.
-        return logits.detach().mean(dim=0, dtype=x_vp.dtype) + (shrunk * (x_vp - x_vp.detach())).flatten(1).sum(dim=1)
-
-    return log_ratio
+    slopes = member_gradients(logits, x_vp)
+    slope, members = slopes.mean(dim=0), len(slopes)
+    scatter = (slopes - slope).square().flatten(2).sum(dim=(0, 2)) / (members * (members - 1))
+    power = slope.square().flatten(1).sum(dim=1).clamp(min=torch.finfo(slope.dtype).tiny)
+    shrunk = (1 - scatter / power).clamp(min=0).view(-1, 1, 1, 1) * slope
+    # The tangent at x_vp: the mean logit there, with the shrunk gradient.
+    return logits.detach().mean(dim=0, dtype=x_vp.dtype) + (shrunk * (x_vp - x_vp.detach())).flatten(1).sum(dim=1)
 
 
 def fit_weights(
@@ -92,7 +87,8 @@ def _normal_equations(
     denoiser: Denoiser, member_logits: RawLogits, x0: Tensor, n: Tensor, sigma: float
 ) -> tuple[Tensor, Tensor]:
     x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
-    residual = x0 - denoiser(x, level).double()
+    with torch.no_grad():
+        residual = x0 - denoiser(x, level).double()
     tau = tau_from_sigma(level)
     mean = marginal_mean(tau).view(-1, 1, 1, 1)
     x_vp = (mean * x).float().requires_grad_(True)

@@ -175,10 +175,10 @@ def fingerprint(data: Mapping[str, Any]) -> str:
 
 
 class Resumable:
-    """The resumable part of one run: a folder `root`/`name`-<hash of `key`>; damaged files count as missing."""
+    """The resumable part of one run: a folder `root`/`name`/<hash of `key`>; damaged files count as missing."""
 
     def __init__(self, root: Path, name: str, key: Mapping[str, Any]) -> None:
-        self.folder = root / f"{name}-{fingerprint(key)[:20]}"
+        self.folder = root / name / fingerprint(key)[:20]
 
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
         """The arrays of a shard by name."""

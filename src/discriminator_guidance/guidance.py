@@ -11,61 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from discriminator_guidance.ensemble import Denoiser, LogRatio, RawLogits, WeightsOfTime, shrunk_mean_logit
+from discriminator_guidance.ensemble import Denoiser, WeightsOfTime, shrunk_mean_logit
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.noise import marginal_mean, tau_from_sigma
 
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
-
-
-PROBABILITY_CLIP = 1e-5  # a probability closer to 0 or 1 is not taken for true
-LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
-SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
-
-
-def guidance_score(
-    log_ratio: LogRatio,
-    x: Tensor,
-    sigma: Tensor,
-    time_min: float,
-    time_max: float,
-    network_dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor]:
-    """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.
-
-    With x_vp = mean(tau) x, the term is -sigma^2 mean(tau) grad_{x_vp} L = -sigma^2 grad_x L: the sampler divides it by
-    sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the term is 0
-    and L is +inf; where L is not finite the term is NaN.
-
-    x: (N, C, H, W) float64 noisy images, unscaled (EDM units); sigma: (N,) float64.
-
-    Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
-    *Deviation:* the official code tests the smallest tau of a batch for all its samples, and marks "outside" by 1e7.
-    """
-    tau = tau_from_sigma(sigma.double())
-    active = (tau >= time_min) & (tau <= time_max)
-    score = torch.zeros_like(x, dtype=torch.float64)
-    ratio = torch.full_like(tau, math.inf)
-    if not bool(active.any()):
-        return score, ratio
-    mean = marginal_mean(tau).view(-1, 1, 1, 1)
-    with torch.inference_mode(False), torch.enable_grad():
-        x_vp = (mean * x).to(network_dtype).detach().clone().requires_grad_(True)
-        value = log_ratio(x_vp, tau.to(network_dtype).clone())
-        (gradient,) = torch.autograd.grad(value.sum(), x_vp)
-    # A rule's clip may have made the gradient of what is not finite 0.
-    gradient = gradient.masked_fill(~value.isfinite().view(-1, 1, 1, 1), math.nan)
-    inside = active.view(-1, 1, 1, 1)
-    sigma_squared = sigma.double().view(-1, 1, 1, 1) ** 2
-    score = torch.where(inside, -sigma_squared * mean * gradient.double(), score)
-    return score, torch.where(active, value.detach().double(), ratio)
-
-
 Discriminator = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> raw logits (N,), or (M, N) of M members
 Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
 
-# Karras et al. 2022, Table 1: EDM's deterministic sampler.
+PROBABILITY_CLIP = 1e-5  # a probability closer to 0 or 1 is not taken for true
+LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
+SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
 
 
 def clip_log_ratio(log_ratio: Tensor) -> Tensor:
@@ -121,36 +78,19 @@ def simplex_weights(weights: Literal["equal", "fitted"] | Sequence[float], membe
     return tuple(float(weight) for weight in weights)
 
 
-def combine(member_logits: RawLogits, rule: str, weights: Sequence[float] | WeightsOfTime) -> LogRatio:
-    """The ensemble's log ratio, (x_vp, tau) -> (N,), from raw logits by a rule of `RULES`, or `shrunk_mean_logit`.
-
-    weights: one for each member, or a function of VP time (`fitted_weights.interpolated`, for mean_logit). The log
-    ratio is NaN where a member's logit is not finite, which a rule's clip would hide.
-    """
-    if rule == SHRUNK:
-        return shrunk_mean_logit(member_logits)
-    fuse = RULES[rule]
-
-    def log_ratio(x_vp: Tensor, tau: Tensor) -> Tensor:
-        logits = member_logits(x_vp, tau)
-        # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        ratio = fuse(logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
-        return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
-
-    return log_ratio
-
-
 @dataclass(frozen=True)
 class DiscriminatorGuidance:
     """Guidance by the log density ratio of one or several discriminators (Kim et al. 2023, Eq. 6-8).
 
-    discriminators: (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that returns the
-    (M, N) logits of M members. x_vp = x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W) float32, in which logits
-    must be differentiable; tau (N,) their VP times. Classes come by closure. weight: of both orders; (w1, w2) of the
-    Euler step and of Heun's correction; or a function of sigma (N,). rule: a key of `ensemble.RULES`, or
-    `shrunk_mean_logit`. window: the VP times with guidance. member_weights: one for each member, or a function of VP
-    time; equal if not given.
+    Args:
+        discriminators: (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that returns the
+            (M, N) logits of M members. x_vp = x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W), in which logits
+            must be differentiable; tau (N,) their VP times. Classes come by closure.
+        weight: of both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,).
+        rule: a key of `RULES`, or `shrunk_mean_logit`.
+        window: the VP times with guidance.
+        member_weights: one for each member, or a function of VP time; equal if not given.
+        dtype: in which discriminators are called.
 
     >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)), weight=lambda sigma: sigma < 1)
     >>> score, log_ratio = guidance(torch.ones(2, 1, 4, 4).double(), torch.tensor([0.5, 2.0]).double())
@@ -163,6 +103,7 @@ class DiscriminatorGuidance:
     rule: str = "mean_probability"
     window: tuple[float, float] = (0.01, 1.0)
     member_weights: Sequence[float] | WeightsOfTime | None = None
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if self.rule not in (rules := (*RULES, SHRUNK)):
@@ -178,11 +119,64 @@ class DiscriminatorGuidance:
         return (self.weight, self.weight) if isinstance(self.weight, int | float) else self.weight
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The score (N, C, H, W) and the log ratio (N,) of `density_ratio.guidance_score` at float64 x and sigma."""
-        score, log_ratio = guidance_score(self._log_ratio, x, sigma, *self.window)
+        """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.
+
+        With x_vp = mean(tau) x, the term is -sigma^2 mean(tau) grad_{x_vp} L = -sigma^2 grad_x L: the sampler divides
+        it by sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the
+        term is 0 and L is +inf; where L is not finite the term is NaN.
+
+        x: (N, C, H, W) float64 noisy images, unscaled (EDM units); sigma: (N,) float64.
+
+        Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
+        *Deviation:* the official code tests the smallest tau of a batch for all its samples, and marks "outside" by
+        1e7.
+        """
+        tau = tau_from_sigma(sigma.double())
+        active = (tau >= self.window[0]) & (tau <= self.window[1])
+        score = torch.zeros_like(x, dtype=torch.float64)
+        outside = torch.full_like(tau, math.inf)
+        if not bool(active.any()):
+            return score, outside
+        mean = marginal_mean(tau).view(-1, 1, 1, 1)
+        with torch.inference_mode(False), torch.enable_grad():
+            x_vp = (mean * x).to(self.dtype).detach().clone().requires_grad_(True)
+            log_ratio = self.log_ratio(x_vp, tau.to(self.dtype).clone())
+            with torch.autocast(x.device.type, enabled=False):  # the forward pass has chosen all formats
+                (slope,) = torch.autograd.grad(log_ratio.sum(), x_vp)
+        # A rule's clip may have made the gradient of what is not finite 0.
+        slope = slope.masked_fill(~log_ratio.isfinite().view(-1, 1, 1, 1), math.nan)
+        level = sigma.double().view(-1, 1, 1, 1)
+        score = torch.where(active.view(-1, 1, 1, 1), -(level**2) * mean * slope.double(), score)
         if callable(self.weight):
             score = torch.as_tensor(self.weight(sigma)).to(score).view(-1, 1, 1, 1) * score
-        return score, log_ratio
+        return score, torch.where(active, log_ratio.detach().double(), outside)
+
+    def log_ratio(self, x_vp: Tensor, tau: Tensor) -> Tensor:
+        """The log ratio (N,) of the discriminators by the rule, differentiable in x_vp.
+
+        It is NaN where a member's logit is not finite, which a rule's clip would hide.
+        """
+        single = callable(self.discriminators) and not isinstance(self.discriminators, torch.nn.ModuleList)
+        members: Any = [self.discriminators] if single else self.discriminators
+        rows, count = [], len(tau)
+        for member in members:
+            logits = member(x_vp, tau)
+            if count not in (logits.numel(), *logits.shape[-1:]):
+                expected = f"logits of shape ({count},) or (M, {count})"
+                raise ConfigError(expected, str(tuple(logits.shape)), "give one for each image")
+            rows.append(logits.reshape(-1, count))
+        logits = torch.cat(rows)
+        if self.rule == SHRUNK:
+            if len(logits) < 2:
+                raise ConfigError(f"two or more discriminators for {SHRUNK}", "one", "choose another rule")
+            return shrunk_mean_logit(logits, x_vp)
+        weights = simplex_weights("equal", len(logits)) if self.member_weights is None else self.member_weights
+        if not callable(weights) and len(weights) != len(logits):
+            raise ConfigError(f"{len(logits)} member_weights", str(len(weights)), "give one for each discriminator")
+        # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        ratio = RULES[self.rule](logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
+        return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
     def denoise(self, denoiser: Denoiser) -> Denoiser:
         """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2.
@@ -197,18 +191,3 @@ class DiscriminatorGuidance:
             return denoiser(x, sigma) - (sum(self.orders) / 2 * score).to(x.dtype)
 
         return guided
-
-    def _log_ratio(self, x_vp: Tensor, tau: Tensor) -> Tensor:
-        single = callable(self.discriminators) and not isinstance(self.discriminators, torch.nn.ModuleList)
-        members: Any = [self.discriminators] if single else self.discriminators
-        found, count = [member(x_vp, tau) for member in members], len(tau)
-        if wrong := [logits.shape for logits in found if count not in (logits.numel(), *logits.shape[-1:])]:
-            expected = f"logits of shape ({count},) or (M, {count})"
-            raise ConfigError(expected, str(tuple(wrong[0])), "give one for each image")
-        logits = torch.cat([logits.reshape(-1, count) for logits in found])
-        weights = simplex_weights("equal", len(logits)) if self.member_weights is None else self.member_weights
-        if not callable(weights) and len(weights) != len(logits):
-            raise ConfigError(f"{len(logits)} member_weights", str(len(weights)), "give one for each discriminator")
-        if self.rule == SHRUNK and len(logits) < 2:
-            raise ConfigError(f"two or more discriminators for {SHRUNK}", "one", "choose another rule")
-        return combine(lambda *_: logits, self.rule, weights)(x_vp, tau)

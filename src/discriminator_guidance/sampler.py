@@ -1,10 +1,11 @@
-"""The Heun sampler of EDM with discriminator guidance, and samples by index."""
+"""The Heun sampler of EDM with discriminator guidance (`heun`), and samples by their index (`sample`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from torch import Tensor
 from discriminator_guidance.ensemble import Denoiser
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.guidance import DiscriminatorGuidance, Guidance
-from discriminator_guidance.noise import karras_sigmas, normal_batch
+from discriminator_guidance.noise import karras_sigmas, normal, normal_batch
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
-Observer = Callable[[int, Tensor, Tensor, Tensor], None]  # (step, x, denoised, log ratio)
+States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
 
 BOOST_PERIOD_CHURN = 5
 BOOST_PERIOD_WEIGHT = 2
@@ -48,15 +49,15 @@ def heun(
     latents: Tensor,
     noise: Noise,
     settings: SamplerSettings,
-    observe: Observer | None = None,
+    states: States | None = None,
 ) -> Tensor:
     """Draw (N, C, H, W) float64 samples, about [-1, 1], with Heun's method, guided by a density ratio.
 
-    denoiser: D(x; sigma) with x (N, C, H, W) float64 and sigma (N,) float64. guidance: (x, sigma) -> (score, log
-    ratio), see `density_ratio.guidance_score`; None samples without guidance. latents: unit-normal starting noise.
-    noise: unit-normal draws of a step, asked for only where some sample's noise level is raised. observe: called at the
-    start of each step with the step, the state x (before the noise level is raised), the denoised image and the log
-    ratio (+inf where there is none). A state that is not finite raises DivergenceError.
+    denoiser: D(x; sigma) of x (N, C, H, W) and sigma (N,) in the dtype of latents. guidance: (x, sigma) -> (score, log
+    ratio) in float64, such as DiscriminatorGuidance; None samples without guidance. latents: unit-normal starting
+    noise. noise: unit-normal draws of a step, asked for only where some sample's noise level is raised. states: a list
+    that receives of each step the state x before the noise level is raised, the denoised image and the log ratio (+inf
+    where there is none). A state that is not finite raises DivergenceError.
 
     Karras et al. 2022, Algorithm 2; Kim et al. 2023, Algorithm 1 and the boosting of their Appendix; epsilon scaling:
     Ning et al. 2024.
@@ -65,7 +66,7 @@ def heun(
     indexing error.
     """
     sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
-    count = latents.shape[0]
+    count, dtype = latents.shape[0], latents.dtype
     x_next = latents.double() * sigmas[0].item()
     log_ratio = torch.full((count,), torch.inf, dtype=torch.float64, device=latents.device)
     for step in range(settings.steps):
@@ -74,7 +75,7 @@ def heun(
         x_hat, sigma_hat = _raise_noise(x_cur, sigma_cur, log_ratio, step, noise, settings)
 
         # Euler step.
-        denoised = denoiser(x_hat, sigma_hat).double()
+        denoised = denoiser(x_hat.to(dtype), sigma_hat.to(dtype)).double()
         log_ratio = torch.full_like(sigma_hat, torch.inf)
         slope = (x_hat - denoised) / _column(sigma_hat) / settings.eps_scale
         if guidance is not None and settings.w1 != 0:
@@ -88,13 +89,14 @@ def heun(
         # Heun's correction, except in the last step.
         if sigma_next:
             level = torch.full_like(sigma_hat, sigma_next)
-            slope_next = (x_next - denoiser(x_next, level).double()) / sigma_next / settings.eps_scale
+            denoised_next = denoiser(x_next.to(dtype), level.to(dtype)).double()
+            slope_next = (x_next - denoised_next) / sigma_next / settings.eps_scale
             if guidance is not None and settings.w2 != 0:
                 score, _ = guidance(x_next, level)
                 slope_next = slope_next + settings.w2 * score / sigma_next
             x_next = x_hat + length * (slope + slope_next) / 2
-        if observe is not None:
-            observe(step, x_cur, denoised, log_ratio)
+        if states is not None:
+            states.append((x_cur, denoised, log_ratio))
         require_finite(x_next, step, sigma_cur)
     return x_next
 
@@ -144,56 +146,84 @@ EDM_SAMPLER = SamplerSettings(
 )  # fmt: skip
 
 
+class Trajectory(NamedTuple):
+    """The way of samples through the noise levels."""
+
+    sigma: Tensor  # (steps + 1,) float64, from sigma_max to 0
+    states: Tensor  # (steps + 1, N, C, H, W) at these levels; the last ones are the samples
+    denoised: Tensor  # (steps, N, C, H, W), the estimates D(x; sigma)
+    log_ratio: Tensor  # (steps, N) of the discriminators, +inf where they do not guide
+
+
+@overload
+def sample(
+    denoiser: Denoiser, shape: Sequence[int], *, trajectory: Literal[False] = False, **options: Any
+) -> Tensor: ...
+@overload
+def sample(denoiser: Denoiser, shape: Sequence[int], *, trajectory: Literal[True], **options: Any) -> Trajectory: ...
 def sample(
     denoiser: Denoiser,
     shape: Sequence[int],
     *,
     guidance: DiscriminatorGuidance | None = None,
-    steps: int = 18,
     seed: int = 0,
-    first: int = 0,
+    first: int | Sequence[int] = 0,
     trajectory: bool = False,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     **settings: float,
-) -> Tensor:
-    """Draw float32 samples (N, C, H, W), about [-1, 1] and not clipped, with EDM's Heun sampler.
+) -> Tensor | Trajectory:
+    """Draw samples (N, C, H, W), about [-1, 1] and not clipped, with EDM's Heun sampler.
 
-    denoiser: D(x; sigma), the expected x0 of x = x0 + sigma n, from float32 x (N, C, H, W) and sigma (N,), called
-    without gradients. Classes come by closure: `lambda x, sigma: network(x, sigma, labels)`. Image i of a seed depends
-    on the seed and i alone, up to rounding; `first` is the i of the first row. trajectory: return the states
-    (steps + 1, N, C, H, W) at all noise levels, the samples last. settings: other values for fields of
-    `SamplerSettings`, such as s_churn; sigma_min and sigma_max end where the denoiser's do, if it has such (as
-    `from_diffusers` gives it).
+    Image i of a seed depends on the seed and i alone, up to rounding.
+
+    Args:
+        denoiser: D(x; sigma), the expected x0 of x = x0 + sigma n, from x (N, C, H, W) and sigma (N,), called without
+            gradients. Classes come by closure: `lambda x, sigma: network(x, sigma, labels)`.
+        shape: (N, C, H, W) of the samples.
+        guidance: what discriminators add to the slope; None: nothing.
+        seed: of the random streams, of which each image has its own.
+        first: the i of the first image, or the i of every image.
+        trajectory: return a `Trajectory`, which ends in the samples.
+        device: where the denoiser computes.
+        dtype: in which the denoiser is called and samples are returned; the sampler itself computes in float64.
+        settings: other values for fields of `SamplerSettings`, such as steps (18) or s_churn; sigma_min and sigma_max
+            end where the denoiser's do, if it has such (as `from_diffusers` gives it).
 
     >>> def denoiser(x, sigma):  # of normal data with standard deviation 0.5
     ...     return x * 0.25 / (0.25 + sigma.view(-1, 1, 1, 1) ** 2)
     >>> samples = sample(denoiser, (64, 1, 8, 8))
     >>> samples.shape, round(samples.std().item(), 1)
     (torch.Size([64, 1, 8, 8]), 0.5)
-    >>> states = sample(denoiser, (64, 1, 8, 8), trajectory=True)
-    >>> states.shape, bool(torch.equal(states[-1], samples))
+    >>> path = sample(denoiser, (64, 1, 8, 8), trajectory=True)
+    >>> path.states.shape, bool(torch.equal(path.states[-1], samples))
     (torch.Size([19, 64, 1, 8, 8]), True)
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True
     """
-    if steps < 2 or len(shape) != 4:
-        raise ConfigError("at least 2 steps and a shape (N, C, H, W)", f"{steps} and {tuple(shape)}", "correct them")
-    count, *image = shape
-    indices = range(first, first + count)
-    w1, w2 = (0.0, 0.0) if guidance is None else guidance.orders
-
-    def noise(step: int, raised: Tensor) -> Tensor:
-        return normal_batch(seed, "churn", indices, step, image)
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return denoiser(x.float(), sigma.float())
-
-    latents = normal_batch(seed, "latent", indices, 0, image).to(device)
     low, high = getattr(denoiser, "sigma_min", 0.0), getattr(denoiser, "sigma_max", math.inf)
     levels = {"sigma_min": max(low, EDM_SAMPLER.sigma_min), "sigma_max": min(high, EDM_SAMPLER.sigma_max)}
-    chosen = replace(EDM_SAMPLER, **{"steps": steps, "w1": w1, "w2": w2, **levels, **settings})  # type: ignore[arg-type]
-    states: list[Tensor] = []
-    observe = (lambda step, x, denoised, log_ratio: states.append(x)) if trajectory else None
+    w1, w2 = (0.0, 0.0) if guidance is None else guidance.orders
+    chosen = replace(EDM_SAMPLER, **{"w1": w1, "w2": w2, **levels, **settings})  # type: ignore[arg-type]
+    if chosen.steps < 2 or len(shape) != 4:
+        got = f"{chosen.steps} and {tuple(shape)}"
+        raise ConfigError("at least 2 steps and a shape (N, C, H, W)", got, "correct them")
+    count, *image = shape
+    indices = range(first, first + count) if isinstance(first, int) else first
+    if len(indices) != count:
+        raise ConfigError(f"the indices of {count} images", f"{len(indices)}", "give one for each")
+    nothing = torch.zeros(*image)
+
+    def noise(step: int, raised: Tensor) -> Tensor:
+        rows = zip(indices, raised.tolist(), strict=True)
+        return torch.stack([normal(seed, "churn", index, step, image) if used else nothing for index, used in rows])
+
+    latents = normal_batch(seed, "latent", indices, 0, image).to(device, dtype)
+    states: States = []
     with torch.no_grad():
-        x = heun(denoise, guidance, latents, noise, chosen, observe)
-    return (torch.stack([*states, x]) if trajectory else x).float()
+        x = heun(denoiser, guidance, latents, noise, chosen, states if trajectory else None).to(dtype)
+    if not trajectory:
+        return x
+    sigma = karras_sigmas(chosen.steps, chosen.sigma_min, chosen.sigma_max, chosen.rho)
+    paths, denoised, log_ratio = (torch.stack(parts).to(dtype) for parts in zip(*states, strict=True))
+    return Trajectory(sigma, torch.cat([paths, x.unsqueeze(0)]), denoised, log_ratio)

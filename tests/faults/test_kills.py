@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import shutil
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from dguide.artifacts import Layout
+from dguide.run import run_stage
 from discriminator_guidance.files import Resumable
-from tests.stages.conftest import prepare_study, run_stage, tiny_settings
+from tests.stages.conftest import prepare_study, tiny_settings
 
 FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself
 FORKS.set_forkserver_preload(["tests.stages.conftest"])
@@ -43,22 +46,35 @@ def saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("stage", "name"), [("score", []), ("discriminator", ["d0"]), ("guided", ["d0_table1"])])
-def test_killed_at_a_random_moment_and_run_again(tmp_path: Path, saves: list[str], stage: str, name: list[str]) -> None:
-    config, whole = prepare_study(tmp_path / "whole", tiny_settings(MANY))
+def run_in(root: Path, stage: str, row: dict[str, str]) -> None:
+    """A stage as its command runs it."""
+    os.chdir(root)
+    run_stage(stage, Path("params.yaml"), **row)
+
+
+ROWS = [("score", {}), ("discriminator", {"member": "d0"}), ("guided", {"variant": "d0_table1"})]
+
+
+@pytest.mark.parametrize(("stage", "row"), ROWS)
+def test_killed_at_a_random_moment_and_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: list[str], stage: str, row: dict[str, str]
+) -> None:
+    forkserver.ensure_running()  # in this folder
+    monkeypatch.chdir(tmp_path)  # and back, at the end
+    _, whole = prepare_study(tmp_path / "whole", tiny_settings(MANY))
     killed = Layout(Path(shutil.copytree(whole.root, tmp_path / "killed")), "mini")
-    run_stage(stage, (config, whole), *name)
+    run_in(whole.root, stage, row)
     pieces = len(saves)
-    process = FORKS.Process(target=run_stage, args=(stage, (config, killed), *name))
+    process = FORKS.Process(target=run_in, args=(killed.root, stage, row))
     process.start()
-    while not [*killed.partial.glob("*/checkpoint.pt"), *killed.partial.glob("*/shard-*.npz")]:
+    while not [*killed.partial.rglob("checkpoint.pt"), *killed.partial.rglob("shard-*.npz")]:
         assert process.exitcode is None
         time.sleep(0.01)
     time.sleep(random.Random(stage).uniform(0, 0.05))
     process.kill()
     process.join()
     assert list(killed.partial.iterdir())
-    run_stage(stage, (config, killed), *name)
+    run_in(killed.root, stage, row)
     assert outputs(killed) == outputs(whole)
-    assert not list(killed.partial.glob("*"))
+    assert not [path for path in killed.partial.rglob("*") if path.is_file()]
     assert len(saves) - pieces < pieces, "what was saved is not computed again"

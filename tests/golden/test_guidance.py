@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from discriminator_guidance.guidance import LogRatio, combine, guidance_score
+from discriminator_guidance.guidance import Discriminator, DiscriminatorGuidance
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.noise import marginal_mean, tau_from_sigma
 from tests.golden.vectors import Vectors, find
@@ -29,9 +29,9 @@ def cosine_time(t: Tensor) -> Tensor:
     return (2 / math.pi) * 1.008 * angle - 0.008
 
 
-def at_cosine_time(log_ratio: LogRatio) -> LogRatio:
-    """The log ratio of a network that lives in cosine time, computed in float64: near 0, an arc cosine loses digits."""
-    return lambda x, t: log_ratio(x, cosine_time(t.double()).to(t))
+def at_cosine_time(discriminator: Discriminator) -> Discriminator:
+    """The logits of a network that lives in cosine time, computed in float64: near 0, an arc cosine loses digits."""
+    return lambda x, t: discriminator(x, cosine_time(t.double()).to(t))
 
 
 def test_small_cosine_times_keep_their_digits() -> None:
@@ -40,11 +40,11 @@ def test_small_cosine_times_keep_their_digits() -> None:
     torch.testing.assert_close(times.double(), cosine_time(t.double()), rtol=1e-6, atol=0)
 
 
-def official_score(log_ratio: LogRatio, x: Tensor, sigma: Tensor, low: float, high: float, **options: Any) -> Any:
+def official_score(guidance: DiscriminatorGuidance, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """The guidance score with the official gate, which tests the smallest time of a batch for all its samples."""
-    inside = low <= tau_from_sigma(sigma.double()).min() <= high
-    window = (-math.inf, math.inf) if inside else (math.inf, math.inf)
-    return guidance_score(log_ratio, x, sigma, *window, **options)
+    (low, high), tau = guidance.window, tau_from_sigma(sigma.double())
+    window = (-math.inf, math.inf) if low <= tau.min() <= high else (math.inf, math.inf)
+    return replace(guidance, window=window)(x, sigma)
 
 
 def noisy(vectors: Vectors, sigma: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ def marked(log_ratio: Tensor) -> Tensor:
     return torch.where(log_ratio.isinf(), torch.full_like(log_ratio, OUTSIDE), log_ratio)
 
 
-def single_head(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """(x_vp, tau) -> clipped log ratio of the run's discriminator."""
+def single_head(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> Discriminator:
+    """The run's discriminator."""
     name = "disc_cond" if run["cond"] else "disc"
     head = vectors.network(name)
     if "sat" in run:
@@ -66,7 +66,7 @@ def single_head(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> Ca
             parameter.data *= run["sat"]
     discriminator = MemberLogits(vectors.network("classifier"), [head]).to(dtype)
     labels = one_hot(vectors["in/labels"].long()) if run["cond"] else None
-    return combine(lambda x, t: discriminator(x, t, labels), "mean_probability", [1.0])
+    return lambda x, t: discriminator(x, t, labels)
 
 
 @pytest.mark.parametrize("path", SINGLE, ids=lambda path: path.stem)
@@ -78,7 +78,8 @@ def test_every_run_of_one_discriminator_agrees(path: Path) -> None:
             sigma = vectors[f"in/{name}/sigma"]
             head, window = single_head(vectors, run, dtype), (run["time_min"], run["time_max"])
             head = at_cosine_time(head) if run["img_resolution"] == 64 else head
-            score, log_ratio = official_score(head, noisy(vectors, sigma), sigma, *window, network_dtype=dtype)
+            guidance = DiscriminatorGuidance(head, window=window, dtype=dtype)
+            score, log_ratio = official_score(guidance, noisy(vectors, sigma), sigma)
             values = {"score": score, "log_ratio": marked(log_ratio), "tau": tau_from_sigma(sigma)}
             vectors.check_all(f"{prefix}/{name}", values)
     assert not vectors.unchecked(guidance_names(vectors))
@@ -123,9 +124,9 @@ def test_member_values_and_every_rule_agree(path: Path) -> None:
         values = {"tau": tau, "mean_tau": mean, "member_logits": logits, "member_sigmoid": logits.sigmoid()}
         values["mean_prob"] = logits.sigmoid().mean(0)
         for run, (names, rule) in ensemble_runs(vectors).items():
-            log_ratio = combine(member_logits(names), rule, [1 / len(names)] * len(names))
             window = vectors.meta["time_min"], vectors.meta["time_max"]
-            score, ratio = official_score(log_ratio, x, sigma, *window, network_dtype=dtype)
+            guidance = DiscriminatorGuidance(member_logits(names), rule=rule, window=window, dtype=dtype)
+            score, ratio = official_score(guidance, x, sigma)
             values |= {f"{run}/score": score, f"{run}/log_ratio": marked(ratio)}
         vectors.check_all(prefix, values)
     assert not vectors.unchecked()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.guidance import combine
+from discriminator_guidance.guidance import DiscriminatorGuidance
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.sampler import EDM_SAMPLER, SamplerSettings
 from discriminator_guidance.sampler import heun as sample
@@ -35,27 +35,23 @@ def trajectory(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> dic
     discriminator = MemberLogits(vectors.network("classifier"), [vectors.network("disc")]).to(dtype)
     labels = vectors.get("in/class_labels")
     meta = vectors.meta
-    steps: list[Tensor] = []
-    ratios: list[Tensor] = []
+    states: list[tuple[Tensor, Tensor, Tensor]] = []
+    window = meta["time_min"], meta["time_max"]
+    guided = DiscriminatorGuidance(lambda x, t: discriminator(x, t, labels), window=window, dtype=dtype)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         with torch.no_grad():
             return edm(x.to(dtype), sigma.to(dtype), labels)
 
-    log_ratio = combine(lambda x, t: discriminator(x, t, labels), "mean_probability", [1.0])
-
     def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return official_score(log_ratio, x, sigma, meta["time_min"], meta["time_max"], network_dtype=dtype)
-
-    def observe(step: int, x: Tensor, denoised: Tensor, ratio: Tensor) -> None:
-        steps.append(x)
-        ratios.append(ratio)
+        return official_score(guided, x, sigma)
 
     def noise(step: int, raised: Tensor) -> Tensor:
         return vectors["in/noise"][step]
 
     settings = settings_of(meta["schedule"], run)
-    final = sample(denoiser, guidance, vectors["in/latents"], noise, settings, observe)
+    final = sample(denoiser, guidance, vectors["in/latents"].double(), noise, settings, states)
+    steps, _, ratios = zip(*states, strict=True)
     return {
         "x_final": final,
         "x_steps": torch.stack([steps[index] for index in meta["x_steps_index"]]),

@@ -62,7 +62,7 @@ def test_exact_predictions_give_the_exact_denoiser(kind: str) -> None:
 
 def test_samples_keep_to_the_noise_levels_of_the_schedule() -> None:
     denoiser = from_diffusers(ExactModel("epsilon"), scheduler_of("epsilon", KEPT[:200]))
-    states = sample(denoiser, (64, *SHAPE), trajectory=True)
+    states = sample(denoiser, (64, *SHAPE), trajectory=True).states
     assert states[0].std() == pytest.approx(LEVELS[199].item(), rel=0.2)
 
 
@@ -190,6 +190,6 @@ def test_samples_are_those_of_k_diffusion(run: dict) -> None:
     changes = {"sigma_min": 0.002, **run["settings"], "steps": 6}
     assert_agrees(sample(model, (2, 1, 1, 2), guidance=guidance, **changes), run["x"], 5e-6)
     noise = partial(normal_batch, 0, indices=range(2), shape=(1, 1, 2))
-    given = (model, guidance, noise("latent", step=0), lambda step, raised: noise("churn", step=step))
+    given = (model, guidance, noise("latent", step=0).double(), lambda step, raised: noise("churn", step=step))
     exact = sampler.heun(*given, settings(w1=2.0, w2=2.0, **changes))
     assert_agrees(exact, run["x"], 1e-6 if guidance else 1e-11)  # discriminators compute in float32

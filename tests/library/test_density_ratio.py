@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from discriminator_guidance.guidance import guidance_score
+from discriminator_guidance.guidance import DiscriminatorGuidance
 from discriminator_guidance.noise import sigma_from_tau
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of
@@ -18,7 +18,7 @@ def test_window():
     tau = torch.tensor([0.005, 0.02, 0.5, 0.9], dtype=torch.float64)
     x = torch.ones((4, *SHAPE), dtype=torch.float64)
     log_ratio, expected = log_ratio_of(TRUE, WRONG), [False, True, True, False]
-    score, ratio = guidance_score(log_ratio, x, sigma_from_tau(tau), 0.01, 0.6, network_dtype=torch.float64)
+    score, ratio = DiscriminatorGuidance(log_ratio, window=(0.01, 0.6), dtype=torch.float64)(x, sigma_from_tau(tau))
     assert torch.isfinite(ratio).tolist() == expected
     assert (score.flatten(1).abs().sum(1) > 0).tolist() == expected
 
@@ -28,7 +28,7 @@ def test_network_is_not_called_when_all_samples_are_outside():
         raise AssertionError("evaluated outside the window")
 
     x, sigma = torch.ones((2, *SHAPE)), torch.tensor([0.001, 0.001])
-    score, ratio = guidance_score(forbidden, x, sigma, 0.01, 1.0)
+    score, ratio = DiscriminatorGuidance(forbidden)(x, sigma)
     assert score.dtype == ratio.dtype == torch.float64
     assert (score == 0).all()
     assert (ratio == math.inf).all()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discriminator_guidance.guidance import RULES, combine, mean_probability
+from discriminator_guidance.guidance import RULES, DiscriminatorGuidance, mean_probability
 
 finite = st.floats(-9, 9)
 
@@ -38,9 +38,9 @@ def test_mean_probability_is_clipped_and_stays_finite_for_huge_logits():
     assert value.tolist() == pytest.approx([11.512915, -11.512915], abs=1e-5)
 
 
-def test_combine_takes_logarithms_in_float32_for_bfloat16_logits():
-    log_ratio = combine(lambda x, t: x.to(torch.bfloat16).view(1, -1), "mean_probability", [1.0])
-    value = log_ratio(torch.tensor([2.0, -3.0]), torch.zeros(2))
+def test_rules_take_logarithms_in_float32_for_bfloat16_logits():
+    guidance = DiscriminatorGuidance(lambda x, t: x.to(torch.bfloat16))
+    value = guidance.log_ratio(torch.tensor([2.0, -3.0]), torch.zeros(2))
     assert value.dtype == torch.float32
     assert value.tolist() == pytest.approx([2.0, -3.0], abs=1e-5)
 
@@ -49,5 +49,5 @@ def test_combine_takes_logarithms_in_float32_for_bfloat16_logits():
 @pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
 def test_a_logit_that_is_not_finite_is_not_hidden_by_a_clip(rule, wrong):
     logits = torch.tensor([[wrong, 1.0], [0.5, 2.0]])
-    ratio = combine(lambda x, tau: logits, rule, (0.5, 0.5))(torch.zeros(2), torch.zeros(2))
+    ratio = DiscriminatorGuidance(lambda x, tau: logits, rule=rule).log_ratio(torch.zeros(2), torch.zeros(2))
     assert ratio.isnan().tolist() == [True, False]

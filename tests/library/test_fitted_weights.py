@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.ensemble import fit_weights, interpolated
-from discriminator_guidance.guidance import combine, guidance_score
+from discriminator_guidance.guidance import DiscriminatorGuidance
 from discriminator_guidance.noise import tau_from_sigma
 from discriminator_guidance.sampler import heun as sample
 
@@ -85,17 +85,12 @@ def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():
         return (torch.exp(4 * (0.5 - tau)) * log_ratio_of(TRUE, WRONG)(x_vp, tau)).unsqueeze(0)
 
     sigmas = torch.logspace(math.log10(80), -2, 30)
-    ratios = {
-        "fitted": combine(logits, "mean_logit", interpolated(sigmas, fitted(logits, sigmas))),
-        "constant": combine(logits, "mean_logit", [1.0]),
-    }
+    weights = {"fitted": interpolated(sigmas, fitted(logits, sigmas)), "constant": None}
     latents, chosen = seeded_latents(200), settings(w1=1.0, w2=1.0)
     exact = sample(TRUE.denoise, None, latents, no_noise, chosen)
 
     def error(name: str) -> float:
-        def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-            return guidance_score(ratios[name], x, sigma, 0.0, 1.0)
-
+        guidance = DiscriminatorGuidance(logits, 1.0, "mean_logit", (0.0, 1.0), weights[name])
         return (sample(WRONG.denoise, guidance, latents, no_noise, chosen) - exact).abs().mean().item()
 
     assert error("fitted") < 0.02 < 0.1 < error("constant")

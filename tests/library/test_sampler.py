@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.guidance import combine, guidance_score
+from discriminator_guidance.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampler import heun as sample
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
@@ -21,12 +20,8 @@ WRONG = Gaussian(mean=-0.1, std=0.6)
 
 
 def guidance_of(true: Gaussian, wrong: Gaussian):
-    log_ratio = log_ratio_of(true, wrong)
-
-    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return guidance_score(log_ratio, x, sigma, 0.0, 1.0, network_dtype=torch.float64)
-
-    return guidance
+    exact = log_ratio_of(true, wrong)  # outside the clip where sigma is small, so the rule that does not clip
+    return DiscriminatorGuidance(exact, rule="mean_logit", window=(0.0, 1.0), dtype=torch.float64)
 
 
 def exact_flow(gaussian: Gaussian, start: Tensor, sigma_max: float) -> Tensor:
@@ -105,8 +100,7 @@ def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
     def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
         return (x_vp.flatten(1).sum(1) + torch.tensor([0.0, wrong])).unsqueeze(0)
 
-    log_ratio = combine(logits, "mean_probability", [1.0])
-    guidance = partial(guidance_score, log_ratio, time_min=0.0, time_max=1.0)
+    guidance = DiscriminatorGuidance(logits, window=(0.0, 1.0))
     with pytest.raises(DivergenceError, match=r"row 1 of the batch after step 1, at sigma = 80;"):
         sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(steps=4, **weights))
 

@@ -17,7 +17,7 @@ from discriminator_guidance.files import write_json
 from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.runtime import prepare
 from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of
-from tests.stages.conftest import prepare_study, tiny_settings
+from tests.stages.conftest import Recorder, prepare_study, tiny_settings
 
 TRUE, WRONG = Gaussian(mean=0.3, std=0.4), Gaussian(mean=-0.1, std=0.6)
 EXACT = log_ratio_of(TRUE, WRONG)
@@ -116,7 +116,8 @@ def test_a_release_draws_what_the_pipeline_draws(tmp_path) -> None:
         guidance = DiscriminatorGuidance(models.discriminator, (row.w1, row.w2), row.rule) if row.members else None
         span, settings = config.guided, config.sampler.model_dump() | {"boosting": row.boosting}
         settings |= {"seed": span.seed, "first": span.seed_start, "steps": row.steps or config.sampler.steps}
-        expected = guided.draw_samples(config, layout, row, span, variant)["images"]
+        guided.run(config, layout, Recorder(), variant)
+        expected = np.load(layout.guided(variant) / "samples.npz")["images"]
         images = to_uint8(sample(models.denoiser, (len(expected), *models.shape), guidance=guidance, **settings))
         assert np.abs(images.astype(int) - expected).max() <= 1, variant
     write_json(layout.model("fid_network") / "config.json", {"source": "inception"})

@@ -27,31 +27,35 @@ def add_to_logit(folder: Path, value: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A study with the samples of all its variants, of heads that differ."""
     tiny = prepare_study(tmp_path_factory.mktemp("guided"), tiny_settings())
     add_to_logit(tiny[1].discriminator("d1"), -9.0)
     for variant in tiny[0].variants:
         run_stage("guided", tiny, variant)
-    return tiny[1]
+    return tiny
 
 
-def load(layout: Layout, variant: str, name: str = "samples") -> dict[str, np.ndarray]:
-    with np.load(layout.guided(variant) / f"{name}.npz") as arrays:
+def load(layout: Layout, variant: str) -> dict[str, np.ndarray]:
+    with np.load(layout.guided(variant) / "samples.npz") as arrays:
         return dict(arrays)
 
 
-def active(layout: Layout, variant: str, low: float, high: float) -> tuple[list[bool], list[bool]]:
-    """At which noise levels a variant was guided, and at which VP times in [low, high] ask for it."""
-    way = load(layout, variant, "trajectory")
+def trajectory(tiny: Tiny, variant: str, images: int = 8) -> dict[str, np.ndarray]:
+    return guided.trajectory(*tiny, variant, images)
+
+
+def active(tiny: Tiny, variant: str, low: float, high: float) -> tuple[list[bool], list[bool]]:
+    """At which noise levels a variant is guided, and at which VP times in [low, high] ask for it."""
+    way = trajectory(tiny, variant)
     tau = tau_from_sigma(torch.from_numpy(way["sigma"][:-1])).numpy()
     return np.isfinite(way["log_ratio"]).all(axis=1).tolist(), ((tau >= low) & (tau <= high)).tolist()
 
 
-def test_variants_share_seeds_and_differ(study: Layout) -> None:
+def test_variants_share_seeds_and_differ(study: Tiny) -> None:
     variants = ("edm", "d0", "mean_prob", "clip_logit")
-    starts = [load(study, name, "trajectory")["states"][0] for name in variants]
-    samples = [load(study, name) for name in variants]
+    starts = [trajectory(study, name)["states"][0] for name in variants]
+    samples = [load(study[1], name) for name in variants]
     for start, drawn in zip(starts, samples, strict=True):
         assert np.array_equal(start, starts[0])
         assert drawn["index"].tolist() == list(range(1_000_000, 1_000_024))
@@ -60,24 +64,24 @@ def test_variants_share_seeds_and_differ(study: Layout) -> None:
     assert np.array_equal(clip_logit, edm)  # a clipped logit has no gradient
 
 
-def test_the_trajectory_ends_in_the_samples(study: Layout) -> None:
-    way, samples = load(study, "d0", "trajectory"), load(study, "d0")
-    assert way["states"].shape == (5, 2, 8, 8, 1)
-    assert way["denoised"].shape == (4, 2, 8, 8, 1)
-    assert way["log_ratio"].shape == (4, 24)
-    assert np.array_equal(to_uint8(torch.from_numpy(way["states"][-1].transpose(0, 3, 1, 2))), samples["images"][:2])
-    assert (study.guided("d0") / "grid.png").is_file()
+def test_the_trajectory_ends_in_the_samples(study: Tiny) -> None:
+    way, samples = trajectory(study, "d0"), load(study[1], "d0")
+    assert way["states"].shape == (5, 8, 8, 8, 1)
+    assert way["denoised"].shape == (4, 8, 8, 8, 1)
+    assert way["log_ratio"].shape == (4, 8)
+    assert np.array_equal(way["images"], samples["images"][:8])
+    assert np.array_equal(to_uint8(torch.from_numpy(way["states"][-1].transpose(0, 3, 1, 2))), way["images"])
+    assert (study[1].guided("d0") / "grid.png").is_file()
 
 
-def test_guidance_acts_in_its_window_alone(study: Layout, tiny: Tiny) -> None:
-    guided, wanted = active(study, "d0", 0.01, 1.0)
-    assert guided == wanted
+def test_guidance_acts_in_its_window_alone(study: Tiny, tiny: Tiny) -> None:
+    acts, wanted = active(study, "d0", 0.01, 1.0)
+    assert acts == wanted
     assert not any(active(study, "edm", 0.01, 1.0)[0])
     tiny = write_params(tiny[1].root, tiny_settings({"variants.d0.window": [0.3, 0.9], "variants.d0.steps": 12}))
-    run_stage("guided", tiny, "d0")
-    guided, wanted = active(tiny[1], "d0", 0.3, 0.9)
-    assert guided == wanted
-    assert len(set(guided)) == 2
+    acts, wanted = active(tiny, "d0", 0.3, 0.9)
+    assert acts == wanted
+    assert len(set(acts)) == 2
 
 
 def test_a_missing_member_is_named_before_anything_is_drawn(tiny: Tiny) -> None:
@@ -104,24 +108,22 @@ def test_networks_of_the_other_kind_are_refused(tiny: Tiny) -> None:
         run_stage("guided", tiny, "edm")
 
 
-def drawn_by(tiny: Tiny, **changes: object) -> Layout:
-    """Draws a variant of d0 with other settings."""
+def trajectory_by(tiny: Tiny, **changes: object) -> dict[str, np.ndarray]:
+    """The first samples of a variant of d0 with other settings."""
     row = tiny_settings()["variants"]["d0"] | changes
     settings = {"variants.own": row, "score.snapshots": {"early": 20, "same": 40}}
-    run_stage("guided", write_params(tiny[1].root, tiny_settings(settings)), "own")
-    return tiny[1]
+    return trajectory(write_params(tiny[1].root, tiny_settings(settings)), "own")
 
 
 def test_fitted_weights_are_kept_and_guide(tiny: Tiny) -> None:
     """Weights that are 0 at every noise level guide nowhere."""
-    layout = drawn_by(tiny, rule="mean_logit", weights="fitted")
-    way, images = load(layout, "own", "trajectory"), load(layout, "own")["images"]
+    way = trajectory_by(tiny, rule="mean_logit", weights="fitted")
     assert way["fit_weights"].shape == (len(way["fit_sigma"]), 1)
     assert (way["fit_weights"] >= 0).all()
-    unguided = load(drawn_by(tiny, needs="score", members=[], w1=0.0, w2=0.0), "own")["images"]
-    assert np.array_equal(images, unguided) == (not way["fit_weights"].any())
+    unguided = trajectory_by(tiny, needs="score", members=[], w1=0.0, w2=0.0)["images"]
+    assert np.array_equal(way["images"], unguided) == (not way["fit_weights"].any())
     with pytest.raises(ConfigError, match="a noise level in the window"):
-        drawn_by(tiny, rule="mean_logit", weights="fitted", window=[0.5, 0.5000001])
+        trajectory_by(tiny, rule="mean_logit", weights="fitted", window=[0.5, 0.5000001])
 
 
 def test_snapshots_and_autoguidance_replace_the_denoiser(tiny: Tiny) -> None:
@@ -138,7 +140,7 @@ def test_snapshots_and_autoguidance_replace_the_denoiser(tiny: Tiny) -> None:
         "by_worse": {"autoguidance": {"network": "early", "weight": 2.0}},
         "noisy": {"s_churn": 4.0},
     }.items():
-        images[name] = load(drawn_by(tiny, **plain, **own), "own")["images"].astype(int)
+        images[name] = trajectory_by(tiny, **plain, **own)["images"].astype(int)
     for name in ("same", "by_itself"):  # D + (w - 1) (D - D) is D, up to rounding
         assert np.abs(images[name] - images["edm"]).max() <= 1
     for name in ("early", "by_worse", "noisy"):
@@ -149,15 +151,15 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_a_seed_gives_the_image_of_that_index_in_any_company(study: Layout, tiny: Tiny, tmp_path: Path) -> None:
-    drawn, config = load(study, "mean_prob"), tiny[0]
+def test_a_seed_gives_the_image_of_that_index_in_any_company(study: Tiny, tmp_path: Path) -> None:
+    drawn = load(study[1], "mean_prob")
     image, index = drawn["images"][9].squeeze(-1).astype(int), drawn["index"].tolist()
     for out, seeds in ((tmp_path / "one", [index[9]]), (tmp_path / "many", [*index[:20], 3])):
-        guided.write_images(config, study, "mean_prob", seeds, out)
+        guided.write_images(*study, "mean_prob", seeds, out)
         assert sorted(int(path.stem) for path in out.iterdir()) == sorted(seeds)
         assert np.abs(pixels(out / f"{index[9]}.png") - image).max() <= 1  # rounding in convolutions
     assert np.abs(pixels(tmp_path / "many/000003.png") - image).max() > 20
-    guided.write_images(config, study, "mean_prob", index[:20], tmp_path / "grid.png")
+    guided.write_images(*study, "mean_prob", index[:20], tmp_path / "grid.png")
     grid = pixels(tmp_path / "grid.png")
     assert grid.shape == (2 * 50, 12 * 50)
     assert np.array_equal(grid[:48:6, :48:6], pixels(tmp_path / f"many/{index[0]}.png"))
@@ -166,7 +168,7 @@ def test_a_seed_gives_the_image_of_that_index_in_any_company(study: Layout, tiny
 def test_images_that_cannot_be_written_are_refused_before_sampling(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guided, "open_variant", lambda *_: pytest.fail("networks were loaded"))
+    monkeypatch.setattr(guided, "open_networks", lambda *_: pytest.fail("networks were loaded"))
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
     for name, seeds in (("folder.png", [0]), ("file", [0]), ("grid.png", range(73))):
@@ -185,4 +187,3 @@ def test_fakes_have_the_declared_indices(tiny: Tiny) -> None:
     assert drawn["images"].dtype == np.uint8
     assert drawn["images"].std() > 5
     assert (tiny[1].fake / "grid.png").is_file()
-    assert not list(tiny[1].partial.iterdir())

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from dguide.benchmark.baseline import as_published
 from dguide.settings.sections import HeadNetwork
 from dguide.stages.discriminator import frozen_features, head_settings
-from dguide.stages.sampling import GuidanceOf, OpenVariant
 from discriminator_guidance.guidance import DiscriminatorGuidance
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from discriminator_guidance.networks.adm import (
@@ -26,7 +25,7 @@ from discriminator_guidance.networks.adm import (
 )
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.runtime import Compute
-from discriminator_guidance.sampler import EDM_SAMPLER
+from discriminator_guidance.sampler import EDM_SAMPLER, sample
 from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.pairs import Pairs, Split
 
@@ -86,8 +85,14 @@ class Calls:
     def sampler(self, *heads: HeadNetwork) -> Call:
         """A short run of the sampler, guided in its Euler steps where there are heads."""
         network, guidance = self._placed(self.score()), self._guidance(heads) if heads else None
-        opened = OpenVariant(network, guidance, SAMPLER, self.frozen)
-        return lambda n: opened.draw(0, range(n))
+
+        def draw(n: int) -> object:
+            guided = None if guidance is None else guidance(self._condition(n))
+            options: dict[str, Any] = {"guidance": guided, "device": self.device, **vars(SAMPLER)}
+            with self.frozen.autocast():
+                return sample(network, (n, *self.shape), **options)
+
+        return draw
 
     def guidance(self, *heads: HeadNetwork) -> Call:
         """One evaluation of the guidance by heads of these sizes."""
@@ -144,7 +149,7 @@ class Calls:
     def _head(self, size: HeadNetwork, extractor: EncoderUNet) -> EncoderUNet:
         return build_head(extractor.feature_shape, condition=self.config.cond, **size.model_dump())
 
-    def _guidance(self, heads: Sequence[HeadNetwork]) -> GuidanceOf:
+    def _guidance(self, heads: Sequence[HeadNetwork]) -> Callable[[Tensor | None], DiscriminatorGuidance]:
         extractor = self._placed(self.extractor())
         members = MemberLogits(extractor, [self._placed(self._head(size, extractor)) for size in heads])
         logits = self.frozen.called(members.requires_grad_(self.published))

@@ -10,7 +10,7 @@ import torch
 from dguide import tracking
 from dguide.artifacts import Layout, load_fid_network
 from dguide.settings import Config, Variant
-from dguide.stages.sampling import sampler_settings, window_of
+from dguide.stages.guided import sampler_settings, window_of
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import load_arrays, read_npz, sha256, write_json, write_npz

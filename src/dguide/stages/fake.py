@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.settings import Config
-from dguide.stages.guided import draw_samples
+from dguide.stages.guided import Arrays, batches_of, draw, write_samples
 from dguide.tracking import Tracker
-from discriminator_guidance.files import write_npz
-from discriminator_guidance.images import write_grid
-from discriminator_guidance.runtime import is_first
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
-    """Write samples.npz (images, index, labels of a conditional profile) and grid.png."""
-    drawn = draw_samples(config, layout, config.variants[config.evaluation.baseline], config.fake, "fake")
-    if not is_first():
-        return {}
-    arrays = {name: drawn[name] for name in ("images", "index", "labels") if name in drawn}
-    write_npz(layout.fake / "samples.npz", **arrays)
-    write_grid(layout.fake / "grid.png", drawn["images"])
-    tracker.artifact(layout.fake / "grid.png")
-    return {"images": len(drawn["images"])}
+    """Write samples.npz (images, labels of a conditional profile, index) and grid.png, drawn as the baseline."""
+    row, span, shards = config.variants[config.evaluation.baseline], config.fake, dict[int, Arrays]()
+    with tracking.bar("fake", span.images, "images") as advance:
+        for number, shard in draw(config, layout, row, span.seed, batches_of(span), "fake"):
+            shards[number] = shard
+            advance(len(shard["images"]))
+    return write_samples(layout.fake, tracker, shards)

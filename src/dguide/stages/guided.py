@@ -1,41 +1,178 @@
-"""Stage `guided`: evaluation samples of one variant, the unguided `edm` included; command `sample`: any of them."""
+"""Stage `guided`: evaluation samples of one variant, the baseline included; command `sample`: any of its samples.
+
+`draw` is one variant, end to end. Stage `fake`, command `sample`, the report's trajectories and the studies draw with
+it too; the studies give it `Networks` that stay in memory while heads change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from dguide import tracking
-from dguide.artifacts import Layout, resumable
+from dguide.artifacts import Layout, load_denoiser, load_extractor, load_head, require_arguments, resumable
 from dguide.settings import Config, Variant
 from dguide.settings.sections import SampleRange
-from dguide.stages.sampling import Arrays, open_variant, sampler_settings, window_of
 from dguide.tracking import Tracker
+from discriminator_guidance.ensemble import Denoiser, WeightsOfTime, fit_weights, interpolated
 from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.files import WEIGHT_FILES, write_npz
-from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, write_grid, write_png
-from discriminator_guidance.noise import karras_sigmas
-from discriminator_guidance.runtime import barrier, broadcast, is_first, rank, world_size
+from discriminator_guidance.files import WEIGHT_FILES, read_npz, write_npz
+from discriminator_guidance.guidance import DiscriminatorGuidance, simplex_weights
+from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, to_uint8, write_grid, write_png
+from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.noise import generator, karras_sigmas, tau_from_sigma
+from discriminator_guidance.runtime import Compute, barrier, broadcast, gather_rows, is_first, prepare, rank, share
+from discriminator_guidance.runtime import world_size as processes
+from discriminator_guidance.sampler import SamplerSettings, sample
+from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
 
+Arrays = dict[str, np.ndarray]
 PATH = ("sigma", "states", "denoised", "log_ratio", "fit_sigma", "fit_weights")  # what trajectory.npz holds
+FIT_DRAWS = 4  # of noise for each image that weights are fitted on
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The frozen networks that a variant is sampled with, to be called under `compute.autocast()`."""
+
+    compute: Compute
+    denoiser: EDMPrecond
+    members: MemberLogits | None = None  # None: no guidance
+    worse: EDMPrecond | None = None  # for autoguidance
 
 
 def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
-    """Write samples.npz, trajectory.npz (the first samples at every noise level) and grid.png of a variant."""
-    keep, row = config.guided.trajectory_images, config.variants[variant]
+    """Write samples.npz (images, labels of a conditional profile, index) and grid.png of a variant."""
+    row, span, shards = config.variants[variant], config.guided, dict[int, Arrays]()
     tracker.params({**vars(sampler_settings(config, row)), "members": row.members, "rule": row.rule})
-    drawn = draw_samples(config, layout, row, config.guided, f"guided-{variant}", keep)
+    with tracking.bar(f"guided {variant}", span.images, "images") as advance:
+        for number, shard in draw(config, layout, row, span.seed, batches_of(span), f"guided-{variant}"):
+            shards[number] = shard
+            advance(len(shard["images"]))
+    way = trajectory(config, layout, variant, config.report.trajectory_images)
+    if is_first():
+        write_npz(layout.guided(variant) / "trajectory.npz", **{name: way[name] for name in PATH if name in way})
+    return write_samples(layout.guided(variant), tracker, shards)
+
+
+def write_samples(folder: Path, tracker: Tracker, shards: Mapping[int, Arrays]) -> dict[str, Any]:
+    """Write the samples of all batches, which the first process has; what their stage reports."""
     if not is_first():
         return {}
-    folder = layout.guided(variant)
-    write_npz(folder / "trajectory.npz", **{name: drawn.pop(name) for name in PATH if name in drawn})
-    write_npz(folder / "samples.npz", **drawn)
-    write_grid(folder / "grid.png", drawn["images"])
+    samples = {name: np.concatenate([shards[number][name] for number in sorted(shards)]) for name in shards[0]}
+    write_npz(folder / "samples.npz", **samples)
+    write_grid(folder / "grid.png", samples["images"])
     tracker.artifact(folder / "grid.png")
-    return {"images": len(drawn["images"])}
+    return {"images": len(samples["images"])}
+
+
+def draw(
+    config: Config,
+    layout: Layout,
+    variant: Variant,
+    seed: int,
+    batches: Sequence[Sequence[int]],
+    work: str = "",
+    networks: Networks | None = None,
+    trajectory: bool = False,
+) -> Iterator[tuple[int, Arrays]]:
+    """Draw batches of sample indices by a variant; yields the number of each batch and its arrays.
+
+    They are images (n, H, W, C) uint8, labels (n,) in a conditional profile, index (n,), and with `trajectory` also
+    sigma (steps + 1,), states (steps + 1, n, H, W, C), denoised (steps, n, H, W, C), log_ratio (steps, n), +inf where
+    nothing guides, and fit_sigma (T,), fit_weights (T, M) where weights are fitted. Sample i depends on the seed and i
+    alone, up to rounding. Under the name `work` finished batches survive a kill, and the processes of torchrun divide
+    them; the first process then yields those of all.
+    """
+    # The networks of the variant, how it is sampled, and how its members are weighed.
+    networks = networks or open_networks(config, layout, variant)
+    denoiser, members, compute = networks.denoiser, networks.members, networks.compute
+    shape, classes = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution), denoiser.label_dim
+    sampler, window, fit = sampler_settings(config, variant), window_of(config, variant), dict[str, Tensor]()
+    weights: Sequence[float] | WeightsOfTime | None = None
+    if variant.members:
+        weights = simplex_weights(variant.weights, len(variant.members))
+    if variant.weights == "fitted":
+        fit = fit_variant(config, layout, networks, variant)
+        weights = interpolated(**fit)
+
+    # The batches that an interrupted run kept, and those that are left.
+    missing = list(range(len(batches)))
+    if work:
+        key = {
+            "sampler": vars(sampler),
+            "variant": variant.model_dump(mode="json"),
+            "window": window,
+            "seed": seed,
+            "batches": [(batch[0], len(batch)) for batch in batches],
+            "fitted": {name: values.tolist() for name, values in fit.items()},
+        }
+        shards = resumable(layout, work, weight_files(layout, variant), key, compute)
+        kept = {number: shard for number in missing if (shard := shards.load_shard(number)) is not None}
+        yield from kept.items()
+        missing = broadcast([number for number in missing if number not in kept])
+
+    for number in missing[rank() :: processes()] if work else missing:
+        indices, arrays, labels, one_hots = batches[number], Arrays(), None, None
+        if classes:
+            draws = [int(generator(seed, "class", index, 0).integers(classes)) for index in indices]
+            labels = torch.tensor(draws, device=compute.device)
+            one_hots = one_hot(labels, classes)
+            arrays["labels"] = labels.cpu().numpy()
+        denoise: Denoiser = partial(denoiser, class_labels=one_hots)
+        if networks.worse is not None and variant.autoguidance is not None:
+            denoise = autoguided(denoise, partial(networks.worse, class_labels=one_hots), variant.autoguidance.weight)
+        guidance = None
+        if members is not None:
+            discriminators = partial(members, labels=labels)
+            guidance = DiscriminatorGuidance(discriminators, 1.0, variant.rule, window, weights)
+        how: dict[str, Any] = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
+        how |= {"dtype": torch.float64, **vars(sampler)}  # images are rounded from what the sampler computes
+        with compute.autocast():
+            if trajectory:
+                way = sample(denoise, (len(indices), *shape), trajectory=True, **how)
+                samples = way.states[-1]
+                arrays |= {name: as_shown(values) for name, values in way._asdict().items()}
+                arrays |= {name: values.numpy() for name, values in fit.items()}
+            else:
+                samples = sample(denoise, (len(indices), *shape), **how)
+        arrays = {"images": to_uint8(samples), **arrays, "index": np.asarray(indices, dtype=np.int64)}
+        if work:
+            shards.save_shard(number, **arrays)
+        yield number, arrays
+
+    if work and processes() > 1:
+        barrier()
+        for number in missing[1:] if is_first() else []:
+            if number not in missing[:: processes()]:
+                shard = shards.load_shard(number)
+                if shard is None:
+                    remedy = "share the project folder among all processes, and run the command again"
+                    raise InputError(f"batch {number} in {shards.folder}", "none", remedy)
+                yield number, shard
+
+
+def batches_of(span: SampleRange) -> list[range]:
+    """The sample indices of a section of the settings, in batches."""
+    indices = range(span.seed_start, span.seed_start + span.images)
+    return [indices[start : start + span.batch_size] for start in range(0, span.images, span.batch_size)]
+
+
+def trajectory(config: Config, layout: Layout, variant: str, images: int) -> Arrays:
+    """The way of the first evaluation samples of a variant through the noise levels, as `draw` describes it."""
+    span, row = config.guided, config.variants[variant]
+    first = range(span.seed_start, span.seed_start + images)
+    ((_, arrays),) = draw(config, layout, row, span.seed, [first], trajectory=True)
+    return arrays
 
 
 def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
@@ -46,64 +183,95 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
     if (grid and len(seeds) > most) or (out.exists() and out.is_dir() == grid):
         expected, found = f"--out: a folder, or a .png of at most {most} seeds", f"{out} and {len(seeds)} seeds"
         raise ConfigError(expected, found, "choose another --out")
-    opened, size = open_variant(config, layout, config.variants[variant]), config.guided.batch_size
+    size, row = config.guided.batch_size, config.variants[variant]
+    batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
     with tracking.bar(f"samples of {variant}", len(seeds), "images") as advance:
-        for batch in (seeds[start : start + size] for start in range(0, len(seeds), size)):
-            drawn.append(opened.draw(config.guided.seed, batch)["images"])
+        for number, arrays in draw(config, layout, row, config.guided.seed, batches):
+            drawn.append(arrays["images"])
             if not grid:
-                for seed, image in zip(batch, drawn.pop(), strict=True):
+                for seed, image in zip(batches[number], drawn.pop(), strict=True):
                     write_png(out / f"{seed:06d}.png", image)
-            advance(len(batch))
+            advance(len(batches[number]))
     if grid:
         write_grid(out, np.concatenate(drawn))
 
 
-def draw_samples(
-    config: Config, layout: Layout, variant: Variant, span: SampleRange, name: str, keep: int = 0
-) -> Arrays:
-    """The samples of a range: images (N, H, W, C) uint8, index (N,), labels (N,) of a conditional profile, log_ratio
-    (steps, N), and of the first `keep` samples states (steps + 1, keep, H, W, C) and denoised, at noise levels sigma;
-    fitted weights fit_weights (T, M) of noise levels fit_sigma.
+def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:
+    """Read the networks of a variant and check that they are of the profile's kind."""
+    compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
+    denoiser, wanted = load_denoiser(layout, compute, variant.network), {"cond": config.cond}
+    remedy = "run stage score again or change cond"
+    require_arguments("a score network", wanted, {"cond": denoiser.label_dim > 0}, remedy)
+    members, worse = None, None
+    if variant.members:
+        heads = {name: load_head(layout, name, compute) for name in variant.members}
+        remedy = "run stage discriminator again or change cond"
+        for name, head in heads.items():
+            require_arguments(f"a discriminator {name}", wanted, {"cond": head.arguments["condition"]}, remedy)
+        members = MemberLogits(load_extractor(layout, compute), list(heads.values()))
+    if variant.autoguidance is not None:
+        worse = load_denoiser(layout, compute, variant.autoguidance.network)
+    return Networks(compute, denoiser, members, worse)
 
-    Finished shards of an interrupted run are read, missing ones drawn; under torchrun the processes divide them.
+
+def weight_files(layout: Layout, variant: Variant) -> list[Path]:
+    """The files of the networks of a variant."""
+    score = layout.model("score")
+    folders = [score / (variant.network or "")]
+    if variant.members:
+        folders += [layout.model("extractor"), *map(layout.discriminator, variant.members)]
+    if variant.autoguidance is not None:
+        folders.append(score / variant.autoguidance.network)
+    return [folder / file for folder in folders for file in WEIGHT_FILES]
+
+
+def autoguided(denoiser: Denoiser, worse: Denoiser, weight: float) -> Denoiser:
+    """The denoiser guided by a worse one, D + (w - 1) (D - D_worse) (Karras et al. 2024, Eq. 3)."""
+    return lambda x, sigma: torch.lerp(worse(x, sigma), denoiser(x, sigma), weight)
+
+
+def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Variant) -> dict[str, Tensor]:
+    """fit_sigma (T,), the noise levels of a variant in its window, and fit_weights (T, M) of its members there.
+
+    On the real images of the validation and test splits, on which no discriminator was trained.
     """
-    opened = open_variant(config, layout, variant)
-    sampler, fit = opened.sampler, opened.fit
-    count = span.images
-    indices = range(span.seed_start, span.seed_start + count)
-    shards = [indices[start : start + span.batch_size] for start in range(0, count, span.batch_size)]
-    settings = {
-        "sampler": vars(sampler),
-        "variant": variant.model_dump(mode="json"),
-        "window": window_of(config, variant),
-        "span": span.model_dump(),
-        "keep": keep,
-        "fitted": {name: values.tolist() for name, values in fit.items()},
-    }
-    weights = [folder / file for folder in opened.folders for file in WEIGHT_FILES]
-    work = resumable(layout, name, weights, settings, opened.compute)
-    missing = broadcast([number for number in range(len(shards)) if work.load_shard(number) is None])
-    with tracking.bar(name, count, "images") as advance:
-        advance(count - sum(len(shards[number]) for number in missing))
-        for number in missing[rank() :: world_size()]:
-            batch = shards[number]
-            kept = len(range(batch.start, min(batch.stop, indices.start + keep)))
-            work.save_shard(number, **opened.draw(span.seed, batch, kept))
-            advance(len(batch))
-    barrier()
-    if not is_first():
-        return {}
-    parts = [part for number in range(len(shards)) if (part := work.load_shard(number)) is not None]
-    if len(parts) < len(shards):
-        remedy = "share the project folder among all processes, and run the command again"
-        raise InputError(f"{len(shards)} shards in {work.folder}", f"{len(parts)}", remedy)
-    drawn = _merged(parts)
-    work.remove()
-    sigmas = karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
-    fitted = {name: values.numpy() for name, values in fit.items()}
-    return {**drawn, **fitted, "index": np.asarray(indices, dtype=np.int64), "sigma": sigmas.numpy()}
+    device, members = networks.compute.device, networks.members
+    assert members is not None, "weights are of members"
+    real, shares = read_npz(layout.real / "train.npz", ["images"], "real")["images"], config.discriminator.split
+    split = split_pairs(len(real), config.fake.images, shares.train, shares.validation, shares.seed)
+    rows = np.concatenate([split.validation, split.test])
+    images = scaled(as_tensor(real[rows[rows < len(real)]], device))
+    sampler, (low, high) = sampler_settings(config, variant), window_of(config, variant)
+    sigmas = karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1]
+    tau = tau_from_sigma(sigmas)
+    sigmas = sigmas[(low <= tau) & (tau <= high)]
+    if not len(sigmas):
+        raise ConfigError("a noise level in the window of fitted weights", f"{low} to {high}", "widen it")
+
+    def noise(step: int) -> Tensor:
+        draws = generator(config.fake.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))
+        return torch.from_numpy(draws.astype(np.float32)).to(device)
+
+    part = share(len(sigmas))  # each process fits at some of the noise levels
+    with networks.compute.autocast():
+        fitted = fit_weights(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
+    return {"fit_sigma": sigmas, "fit_weights": gather_rows(fitted, len(sigmas))}
 
 
-def _merged(parts: list[Arrays]) -> Arrays:
-    by_sample = {"images": 0, "labels": 0, "states": 1, "denoised": 1, "log_ratio": 1}  # the axis of the samples
-    return {name: np.concatenate([part[name] for part in parts], axis=by_sample[name]) for name in parts[0]}
+def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:
+    """The sampler of a variant: what all share, its weights, and its own number of steps if it has one."""
+    shared = config.sampler.model_dump()
+    changed = {key: value for key in ("steps", "s_churn") if (value := getattr(variant, key)) is not None}
+    return SamplerSettings(**{**shared, **changed, "w1": variant.w1, "w2": variant.w2, "boosting": variant.boosting})
+
+
+def window_of(config: Config, variant: Variant) -> tuple[float, float]:
+    """The VP times in which a variant is guided."""
+    return variant.window or (config.guided.time_min, config.guided.time_max)
+
+
+def as_shown(values: Tensor) -> np.ndarray:
+    """A tensor as float32, images (..., C, H, W) with their channels last."""
+    values = values.movedim(-3, -1) if values.dim() == 5 else values
+    array: np.ndarray = values.float().cpu().numpy()
+    return array

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dguide.artifacts import Layout, load_denoiser, load_extractor, load_fid_network
 from dguide.settings import Config, Variant
 from dguide.settings.sections import SampleRange
-from dguide.stages.sampling import OpenVariant, fit_variant, member_guidance, sampler_settings
+from dguide.stages.guided import Networks, batches_of, draw
 from discriminator_guidance.files import WEIGHT_FILES, read_npz
 from discriminator_guidance.metrics.distances import frechet_influence, gaussian_of_features
 from discriminator_guidance.metrics.features import extract_features
@@ -41,15 +40,9 @@ class GuidedDistances:
         Yields of each batch the features (n, d), the log ratios (steps, n) of guidance, +inf outside the window, and
         the images (n, H, W, C) uint8.
         """
-        members, fit = MemberLogits(self.extractor, heads), dict[str, Tensor]()
-        if variant.weights == "fitted":
-            fit = fit_variant(self.config, self.layout, self.denoiser, members, variant, self.compute)
-        guidance = member_guidance(self.config, members, variant, self.compute, fit)
-        opened = OpenVariant(self.denoiser, guidance, sampler_settings(self.config, variant), self.compute)
-        indices = range(span.seed_start, span.seed_start + span.images)
-        for start in range(0, len(indices), span.batch_size):
-            batch = indices[start : start + span.batch_size]
-            drawn = opened.draw(span.seed, batch)
+        networks = Networks(self.compute, self.denoiser, MemberLogits(self.extractor, heads))
+        batches = batches_of(span)
+        for _, drawn in draw(self.config, self.layout, variant, span.seed, batches, networks=networks, trajectory=True):
             yield self._features(drawn["images"]), drawn["log_ratio"], drawn["images"]
 
     def distance(self, batches: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:

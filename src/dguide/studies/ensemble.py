@@ -13,7 +13,7 @@ from optuna.pruners import PercentilePruner
 
 from dguide.artifacts import Layout, load_head
 from dguide.settings import Config, Variant
-from dguide.stages.sampling import window_of
+from dguide.stages.guided import window_of
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import attach_samples, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete

@@ -22,7 +22,7 @@ from dguide import tracking
 from dguide.artifacts import Layout, load_head
 from dguide.settings import Config, Variant
 from dguide.settings.sections import FactorialStudy
-from dguide.stages.sampling import sampler_settings
+from dguide.stages.guided import sampler_settings
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import draw, note_of
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, ended
