@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dguide import planning
-from dguide.planning import Kind, RealImages
 from dguide.settings import Config, load_config
 from dguide.stages.guided import sampler_settings, window_of
 from discriminator_guidance.guidance import DiscriminatorGuidance
@@ -17,35 +16,41 @@ from tests.commands import PROJECT
 from tests.settings.settings import MINI, read
 from tests.stages.conftest import tiny_settings, write_params
 
-DIGITS = RealImages((1, 16, 16), 10, 1438, 359)
 
-
-def calls(config: Config) -> dict[str, dict[Kind, float]]:
-    return dict(planning.stage_calls(config, DIGITS))
+def calls(config: Config) -> dict[str, dict[planning.Kind, float]]:
+    return dict(planning.stage_calls(config, 1438, 359))
 
 
 def test_counts_of_mini_by_hand():
     config = read({})
     stages, head = calls(config), config.discriminator.network
     assert list(stages)[:4] == ["score", "extractor", "fid_network", "fake"]
-    assert stages["score"] == {Kind("score step"): 300 * 64}
-    assert stages["fid_network"] == {Kind("fid_network step"): 300 * 128, Kind("fid features"): 1797}
-    assert stages["fake"] == {Kind("denoiser"): 1438 * 23}
-    # 60 epochs times 0.2; 2,300 of 2,876 pairs are for training and 288 for validation, seen at 4 times each.
-    seen = 12 * (2300 + round(0.2 * 1152)) + 2 * 1152
-    assert stages["discriminator/d0"] == {Kind("discriminator step", (head,)): seen}
-    assert stages["guided/edm"] == {Kind("denoiser"): 500 * 23}
-    assert list(stages["guided/mean_prob"]) == [Kind("denoiser"), Kind("guidance", (head,) * 6)]
-    assert stages["evaluation/edm"][Kind("fid features")] == 500
-    assert stages["evaluation/d0"][Kind("fid features")] == 1000
+    assert stages["score"] == {("training_step", "score"): 300 * 64}
+    assert stages["fid_network"] == {("training_step", "fid_network"): 300 * 128, ("features",): 1797}
+    assert stages["fake"] == {("denoiser",): 1438 * 23}
+    # 60 epochs times 0.2, of 2,300 of 2,876 pairs.
+    assert stages["discriminator/d0"] == {("head_step", head): pytest.approx(1.1 * 12 * 2300)}
+    assert stages["guided/edm"] == {("denoiser",): 500 * 23}
+    assert list(stages["guided/mean_prob"]) == [("denoiser",), ("guidance", *(head,) * 6)]
+    assert stages["evaluation"]["features",] == 500 * len(config.variants)
 
 
-CASES = [("score", 1, 5), ("score", 2, 3), ("score", 10, 0.5), ("guided", 2, 2.5), ("fid_network", 2, 1)]
+def test_the_report_draws_each_of_its_rows_once():
+    report = {"report.samples": ["edm", "d0"], "report.log_ratios": ["d0"], "report.trajectory_images": 8}
+    assert calls(read(report))["report"]["denoiser",] == 2 * 8 * 23
 
 
-@pytest.mark.parametrize(("word", "processes", "times"), CASES)
-def test_processes_divide_replicates_samples_or_batches(word, processes, times):
-    assert planning.replicate_times(word, 5, processes) == times
+def test_kid_is_counted_for_many_images():
+    many = {"guided.images": 50_000}
+    products = [calls(read(changes))["evaluation"]["product",] for changes in ({}, many)]
+    assert products[1] > 1000 * products[0]
+
+
+def test_a_busy_machine_is_named(monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (0.1, 0.1, 0.1))
+    assert planning.load_line() is None
+    monkeypatch.setattr("os.getloadavg", lambda: (40.0, 0.1, 0.1))
+    assert "load 40.0" in planning.load_line()
 
 
 @pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])
@@ -67,7 +72,7 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
     guidance = DiscriminatorGuidance(log_ratio, window=window_of(config, variant))
     sample(denoiser, guidance, torch.ones(2, 1, 4, 4), lambda step, raised: None, sampler_settings(config, variant))
     counted = calls(config)["guided/d0"]
-    assert counted[Kind("denoiser")] == 500 * asked["denoiser"]
+    assert counted["denoiser",] == 500 * asked["denoiser"]
     assert sum(counted.values()) == 500 * sum(asked.values())
 
 
@@ -86,7 +91,7 @@ def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path
 def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path):
     config, layout = write_params(tmp_path, tiny_settings({"cond": True}))
     seconds = planning.estimate(config, layout, 0.0)
-    assert len(seconds) == 4 + len(config.members) + 2 * len(config.variants) + 1  # and the start of the commands
+    assert len(seconds) == 4 + len(config.members) + len(config.variants) + 3  # evaluation, report, start of commands
     assert all(took > 0 for took in seconds.values())
     assert [row["stage"] for row in planning.table(seconds)] == [*seconds, "total"]
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]

@@ -305,6 +305,8 @@ def plan(
     from dguide import planning
 
     settings, layout = _opened(params)
+    if line := planning.load_line():
+        typer.echo(line)
     rows = planning.table(planning.estimate(settings, layout, seconds, processes))
     tracking.table(f"profile {settings.profile}: estimates", rows)
     for line in planning.missing_files(settings, layout.root):
@@ -318,8 +320,8 @@ def benchmark(
     params: Params = Path("configs/cifar10.yaml"),
 ) -> None:
     """Time this project against the baseline."""
-    from dguide.benchmark import run
+    from dguide import benchmark as command
 
     settings, layout = _opened(params)
-    rows = run.benchmark(settings, seconds, file or layout.report / "benchmark.json")
+    rows = command.benchmark(settings, layout, seconds, file or layout.report / "benchmark.json")
     tracking.table(f"profile {settings.profile}: seconds of a call, medians", rows)

@@ -8,27 +8,22 @@ from copy import deepcopy
 import pytest
 import torch
 
-from dguide.benchmark import baseline, run
-from dguide.settings import Config
+from dguide import benchmark
 from discriminator_guidance.networks import layers
 from discriminator_guidance.networks.adm import MemberLogits, build_extractor, build_head
 from discriminator_guidance.runtime import Compute
-from tests.stages.conftest import tiny_settings
+from tests.stages.conftest import tiny_settings, write_params
 from tests.standins import alive
 
 ROWS = ["discriminator_training", "frechet_24", "guided_fp32"]
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(run, "FEATURES", 24)
-    return Config.model_validate_json(json.dumps(tiny_settings({"cond": True})))
-
-
 @pytest.mark.parametrize("mode", ["float32", "bfloat16"])
-def test_the_file_has_what_is_printed(tiny, mode, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "prepare", lambda *_: Compute(torch.device("cpu"), mode))
-    table = run.benchmark(tiny, 0.1, tmp_path / "benchmark.json")
+def test_the_file_has_what_is_printed(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "FEATURES", 24)
+    monkeypatch.setattr(benchmark.runtime, "prepare", lambda *_: Compute(torch.device("cpu"), mode))
+    config, layout = write_params(tmp_path, tiny_settings())
+    table = benchmark.benchmark(config, layout, 0.1, tmp_path / "benchmark.json")
     rows = json.loads((tmp_path / "benchmark.json").read_text())
     names = ROWS if mode == "float32" else [ROWS[0], "guided_bf16", *ROWS[1:]]
     assert [row["name"] for row in table] == [row["name"] for row in rows] == names
@@ -41,31 +36,31 @@ def test_the_baseline_has_the_same_gradients_and_computes_attention_again():
     network = {"model_channels": 8, "num_res_blocks": 1, "num_head_channels": 8, "dropout": 0.0}
     extractor = alive(build_extractor(16, 1, 10, [8], channel_mult=[1, 2], **network))
     members = MemberLogits(extractor, [alive(build_head(extractor.feature_shape, **network))]).requires_grad_(True)
-    published, calls, gradients = baseline.as_published(deepcopy(members)), [], []
+    published, calls, gradients = benchmark.as_published(deepcopy(members)), [], []
     published.heads[0].middle_block[1].norm.register_forward_hook(lambda *_: calls.append(1))
     x = torch.randn(2, 1, 16, 16, requires_grad=True)
     for network, switched in ((members, False), (published, True)):
-        baseline.prepare(switched)
+        benchmark.switch(switched)
         logits = network(x, torch.tensor(0.5)).sum()
         used = [parameter for name, parameter in network.named_parameters() if ".out." not in name or "heads" in name]
         gradients.append(torch.autograd.grad(logits, (x, *used)))
-    baseline.prepare(False)
+    benchmark.switch(False)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
     assert (len(calls), layers.WIDEST) == (2, 64)
 
 
-@pytest.mark.parametrize(("budget", "images", "rounds"), [(39.0, 5, 1), (100.0, 7, 2), (4.0, 1, 1), (2.0, 1, 1)])
-def test_ways_are_called_in_turn_with_as_many_images_as_the_seconds_allow(budget, images, rounds):
+@pytest.mark.parametrize(("budget", "images", "rounds"), [(2.0, 1, 1), (39.0, 2, 2), (100.0, 7, 2), (300.0, 7, 7)])
+def test_calls_take_turns_with_more_and_more_images_until_the_seconds_end(budget, images, rounds):
     now, log = [0.0], []
 
-    def way(name: str, seconds: float):
+    def call_of(name: str, seconds: float):
         def call(n: int) -> None:
             log.append((name, n))
             now[0] += n * seconds
 
         return call
 
-    row = run.timed(run.Row("row", way("baseline", 2.0), way("ours", 1.0), 1.0, 7), budget, lambda: now[0])
-    assert log[1:3] == [("baseline", 1), ("ours", 1)]
-    assert (row["ours_s"], row["ratio"], row["images"], row["rounds"]) == (images, 2.0, images, rounds)
-    assert now[0] <= 3 * budget
+    n, times = benchmark.timed([call_of("baseline", 2.0), call_of("ours", 1.0)], 7, budget, lambda: now[0])
+    assert log[:4] == [("baseline", 1)] * 2 + [("ours", 1)] * 2
+    assert (n, times) == (images, [[2.0 * images, 1.0 * images]] * rounds)
+    assert now[0] <= budget + 6

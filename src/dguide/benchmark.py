@@ -1,0 +1,278 @@
+"""Command `benchmark`: this project against the baseline, in turn in one process.
+
+The baseline is what the published code computes, in float32, with this project's networks and sampler: parameters ask
+for gradients, attention is computed from full matrices of weights and, in the extractor and the heads, again in the
+backward pass (Chen et al. 2016); torch halves and doubles images; glibc hands memory back to the kernel after each
+layer, as it does by default. Command `plan` times calls of the same networks.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import timer  # waits for a GPU
+from torch.utils.checkpoint import checkpoint
+
+from dguide import tracking
+from dguide.settings.sections import HeadNetwork
+from discriminator_guidance import runtime
+from discriminator_guidance.files import read_json, write_json
+from discriminator_guidance.guidance import DiscriminatorGuidance
+from discriminator_guidance.metrics.distances import distance_of_moments
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
+from discriminator_guidance.networks import layers
+from discriminator_guidance.networks.adm import (
+    AttentionBlock,
+    MemberLogits,
+    build_extractor,
+    build_head,
+    create_classifier,
+)
+from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.runtime import Compute
+from discriminator_guidance.sampler import sample
+
+if TYPE_CHECKING:
+    from dguide.artifacts import Layout
+    from dguide.settings import Config
+
+Call = Callable[[int], object]  # of a number of images
+Network = TypeVar("Network", bound=nn.Module)
+# Sizes of the released networks; a file may say otherwise, which is found when it is converted.
+EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
+ADM_CLASSES, ADM_WIDTH, ADM_DEPTH = 1000, 128, 4
+RELEASED_HEAD = HeadNetwork(model_channels=128, num_res_blocks=2, num_head_channels=64, dropout=0.0)
+KNOWN = {"digits": (1, 1438, 359), "cifar10": (3, 50_000, 10_000)}  # channels, training and held-out images
+CLASSES = 10
+SAMPLER = {"steps": 3, "w2": 0.0}  # 5 denoiser evaluations and 2 of guidance, nearly the 35 to 15 of 18 steps
+FEATURES = 2048  # of the Frechet distance
+MOST_ROUNDS = 15  # of calls
+EDGE = 1024  # of the matrices of `Calls.product`
+# Where glibc's own thresholds arrive after the first large block was freed, by the parameters of mallopt(3); -3 is
+# M_MMAP_THRESHOLD.
+RETURNED = {runtime.M_MMAP_MAX: 65536, -3: 2**25, runtime.M_TRIM_THRESHOLD: 2**26, runtime.M_TOP_PAD: 2**17}
+MANY, WIDEST = layers.MANY, layers.WIDEST
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of a profile's networks at their real size, unconditional and with random weights, for images (C, H, W)."""
+
+    config: Config
+    shape: tuple[int, int, int]
+    frozen: Compute
+    training: Compute
+    published: bool = False  # as the baseline
+
+    def sampler(self, *heads: HeadNetwork) -> Call:
+        """A short run of the sampler, guided by heads in its Euler steps."""
+        network, guidance = self._placed(self._network("score")), self._guidance(heads)
+        options: dict[str, Any] = {"guidance": guidance, "device": self.frozen.device, **SAMPLER}
+
+        def draw(n: int) -> object:
+            with self.frozen.autocast():
+                return sample(network, (n, *self.shape), **options)
+
+        return draw
+
+    def denoiser(self) -> Call:
+        """One evaluation of the score network."""
+        denoiser = torch.no_grad()(self.frozen.called(self._placed(self._network("score"))))
+        return lambda n: denoiser(self._noise(n), self._ones(n))
+
+    def guidance(self, *heads: HeadNetwork) -> Call:
+        """One evaluation of the guidance, at a VP time that is guided."""
+        guidance = self._guidance(heads)
+        return lambda n: guidance(self._noise(n).double(), self._ones(n).double())
+
+    def features(self) -> Call:
+        """Features for distances."""
+        network = self._network("fid_network").eval().requires_grad_(False)
+        return lambda n: network.features(self._noise(n))
+
+    def product(self, device: str | None = None) -> Call:
+        """A product of two matrices in float64, to which metrics are related, on the networks' device or another."""
+        factor = torch.ones(EDGE, EDGE, dtype=torch.float64, device=device or self.frozen.device)
+        return lambda _: factor @ factor
+
+    def training_step(self, word: str) -> Call:
+        """A step of training the network of stage `word`."""
+        network = self._network(word)
+        return self._step(network, lambda x, t: network(x) if word == "fid_network" else network(x, t))
+
+    def head_step(self, size: HeadNetwork) -> Call:
+        """A step of training a head on the extractor's features."""
+        extractor = self._placed(self._network("extractor"))
+        features = torch.no_grad()(self.frozen.called(extractor.features))
+        head = build_head(extractor.feature_shape, **size.model_dump()).to(self.frozen.device)
+        head = as_published(head) if self.published else head
+        return self._step(head, lambda x, t: head(features(x, t).float(), t))
+
+    def _step(self, network: nn.Module, output: Callable[[Tensor, Tensor], Tensor]) -> Call:
+        optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+        def step(n: int) -> None:
+            with self.training.autocast():
+                loss = output(self._noise(n), self._ones(n)).float().square().mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def _guidance(self, heads: Sequence[HeadNetwork]) -> DiscriminatorGuidance:
+        extractor = self._placed(self._network("extractor"))
+        sized = [self._placed(build_head(extractor.feature_shape, **size.model_dump())) for size in heads]
+        members = MemberLogits(extractor, sized).requires_grad_(self.published)
+        return DiscriminatorGuidance(self.frozen.called(members))
+
+    def _network(self, word: str) -> Any:
+        settings, (channels, size, _) = getattr(self.config, word), self.shape
+        if word == "score":
+            trained = {"sigma_data": settings.sigma_data, **settings.network.model_dump()}
+            network: nn.Module = EDMPrecond(size, channels, 0, **trained if settings.source == "train" else EDM_CIFAR10)
+        elif word == "extractor" and settings.source == "train":
+            network = build_extractor(size, channels, CLASSES, **settings.network.model_dump())
+        elif word == "extractor":
+            network = create_classifier(size, channels, ADM_CLASSES, ADM_WIDTH, ADM_DEPTH)
+        elif settings.source == "inception":
+            network = InceptionFeatures(None)
+        else:
+            network = FidNetwork(size, channels, settings.channels, settings.features, CLASSES)
+        return network.to(self.frozen.device)
+
+    def _placed(self, network: Network) -> Network:
+        return as_published(network).to(self.frozen.device) if self.published else self.frozen.place(network)
+
+    def _noise(self, n: int) -> Tensor:
+        return torch.randn(n, *self.shape, device=self.frozen.device)
+
+    def _ones(self, n: int) -> Tensor:
+        return torch.ones(n, device=self.frozen.device)
+
+
+def real_images(config: Config, layout: Layout) -> tuple[tuple[int, int, int], int, int]:
+    """Shape (C, H, W) and numbers of training and held-out images, by the data card or by what the source holds."""
+    size, card = config.real.image_size, layout.real / "card.json"
+    channels, train, holdout = KNOWN.get(config.real.source, (3, config.fake.images, config.fake.images // 5))
+    known: dict[str, Any] = read_json(card, "real") if card.is_file() else {}
+    if known.get("source") == config.real.source:
+        channels, train, holdout = known["shape"][2], known["train"], known["holdout"]
+    return (channels, size, size), train, holdout
+
+
+def head_network(config: Config, member: str) -> HeadNetwork:
+    """The size of a member's head, where it is a released one by assumption."""
+    row = config.members[member]
+    return (row.network or config.discriminator.network) if row.start.startswith("models/") else RELEASED_HEAD
+
+
+def as_published(network: Network) -> Network:
+    """The network with parameters that ask for gradients and attention that the backward pass computes again."""
+    for module in network.modules():
+        if isinstance(module, AttentionBlock):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+    return network.requires_grad_(True).eval()
+
+
+def switch(published: bool) -> None:
+    """Switch what exists only because of CPUs off for the baseline, and on for this project."""
+    layers.MANY, layers.WIDEST = (sys.maxsize, 0) if published else (MANY, WIDEST)
+    runtime.tune_malloc(RETURNED if published else runtime.KEPT)
+
+
+def benchmark(config: Config, layout: Layout, seconds: float, file: Path) -> list[dict[str, Any]]:
+    """Time the rows for about so many seconds and write them to a file; returns the table that is printed."""
+    compute = runtime.prepare(config.runtime.device, "auto", min(config.runtime.threads, os.cpu_count() or 1))
+    conditions = {
+        "profile": config.profile,
+        "device": compute.record().get("device", f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),  # mean number of running processes in the last minute
+        "torch": torch.__version__,
+    }
+    table, rows = list[dict[str, Any]](), list[dict[str, Any]]()
+    with tracking.bar("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
+        for name, share, batch, *calls in rows_of(config, real_images(config, layout)[0], compute):
+            images, rounds = timed(calls, batch, share * seconds)
+            baseline, ours = zip(*rounds, strict=True)
+            row = {"name": name, "images": images, "reference_s": median(baseline), "ours_s": median(ours)}
+            table.append({**row, "ratio": median(baseline) / median(ours)})
+            spreads = {"reference_spread_s": [min(baseline), max(baseline)], "ours_spread_s": [min(ours), max(ours)]}
+            rows.append({**table[-1], **spreads, "rounds": len(rounds), "conditions": conditions})
+            write_json(file, rows)
+            advance(1)
+    return table
+
+
+def rows_of(
+    config: Config, shape: tuple[int, int, int], compute: Compute
+) -> Iterator[tuple[str, float, int, Call, Call]]:
+    """Name, share of the seconds, images at the most, baseline and ours of each row; bfloat16 where it is native."""
+    float32, head = Compute(compute.device, "float32"), head_network(config, next(iter(config.members)))
+    published, ours = Calls(config, shape, float32, float32, True), Calls(config, shape, compute, compute)
+    images = config.guided.batch_size
+    yield (
+        "discriminator_training",
+        0.35,
+        config.discriminator.batch_size,
+        published.head_step(head),
+        ours.head_step(head),
+    )
+    if compute.mode == "bfloat16":
+        yield "guided_bf16", 0.25, images, published.sampler(head), ours.sampler(head)
+    yield f"frechet_{FEATURES}", 0.2, 1, *frechet_distances(FEATURES)
+    yield "guided_fp32", 0.2, images, published.sampler(head), Calls(config, shape, float32, float32).sampler(head)
+
+
+def frechet_distances(width: int) -> tuple[Call, Call]:
+    """The distance of two Gaussians by scipy's root of the product of the covariances, and ours."""
+    from scipy.linalg import sqrtm
+
+    rng = np.random.default_rng(0)
+    mu1, mu2 = rng.standard_normal((2, width))
+    features = rng.standard_normal((2, 3 * width, width)) * np.linspace(0.1, 2.0, width)
+    sigma1, sigma2 = (np.cov(rows, rowvar=False) for rows in features)
+
+    def baseline(_: int) -> float:
+        root = np.trace(sqrtm(sigma1 @ sigma2).real)
+        return float(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
+
+    return baseline, lambda _: distance_of_moments(mu1, sigma1, mu2, sigma2)
+
+
+def timed(
+    calls: Sequence[Call], batch: int, budget: float, clock: Callable[[], float] = timer
+) -> tuple[int, list[list[float]]]:
+    """The images in a call, at most `batch`, and the seconds of each call in each round, for about `budget` seconds.
+
+    Calls take turns, the baseline before ours: whatever else the machine does meets them alike. Rounds of a single
+    image tell how many images fit; those of the last size count, for threads take as long to start in small calls.
+    """
+    began, n, rounds = clock(), 1, list[list[float]]()
+    while len(rounds) < MOST_ROUNDS:
+        rounds.append([])
+        for number, call in enumerate(calls):
+            switch(published=number < len(calls) - 1)
+            call(n)  # memory and caches
+            before = clock()
+            call(n)
+            rounds[-1].append(clock() - before)
+        room = (budget - (clock() - began)) / (2 * sum(rounds[-1]))  # for so many rounds
+        if room < 1:
+            break
+        if n < batch and room >= 4:
+            n, rounds = min(batch, n * int(room / 2)), []
+    return n, rounds

@@ -1,1 +1,0 @@
-"""The speed of this project relative to the baseline."""
