@@ -66,12 +66,12 @@ def test_both_formats_are_read_exactly(zipped, head, tmp_path):
 def test_shapes_describe_the_network(arguments, options, derived):
     with torch.device("meta"):
         state = create_classifier(*arguments, **options).state_dict()
-        found = derive_arguments(state, "a file")
-        again = EncoderUNet(**found).state_dict()
+        described = derive_arguments(state, "a file")
+        again = EncoderUNet(**described).state_dict()
     names = ("image_size", "in_channels", "out_channels", "model_channels", "num_res_blocks")
-    assert tuple(found[name] for name in names) == arguments
-    assert (found["attention_resolutions"], found["channel_mult"]) == derived
-    assert found["condition"] is options.get("condition", False)
+    assert tuple(described[name] for name in names) == arguments
+    assert (described["attention_resolutions"], described["channel_mult"]) == derived
+    assert described["condition"] is options.get("condition", False)
     assert {name: tensor.shape for name, tensor in again.items()} == {name: t.shape for name, t in state.items()}
 
 

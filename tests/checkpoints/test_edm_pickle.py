@@ -92,11 +92,11 @@ def arguments_of(data: dict[str, Any]) -> dict[str, Any]:
 )
 def test_round_trip_is_exact(arguments, scalar, canary):
     made = network(arguments)
-    state, found = read(dumps(checkpoint(made, arguments, canary, scalar)), canary)
+    state, described = read(dumps(checkpoint(made, arguments, canary, scalar)), canary)
     original = made.state_dict()
     assert state.keys() == original.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
-    assert found == {**arguments, "dropout": 0.13, "sigma_data": 0.5}
+    assert described == {**arguments, "dropout": 0.13, "sigma_data": 0.5}
 
 
 HIDDEN = {

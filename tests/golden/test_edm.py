@@ -22,8 +22,8 @@ def denoised(vectors: Vectors, denoiser: EDMPrecond) -> dict[str, Tensor]:
     def run(name: str, level: Tensor, classes: Tensor | None) -> None:
         if f"out/{name}" in vectors:
             last = slice(-len(vectors[f"out/{name}"]), None)
-            given = None if classes is None else classes[last]
-            values[name] = denoiser(vectors["in/x"][last], level[last] if level.dim() else level, given)
+            labels = None if classes is None else classes[last]
+            values[name] = denoiser(vectors["in/x"][last], level[last] if level.dim() else level, labels)
 
     hook = denoiser.model.map_layer1.register_forward_hook(
         lambda _layer, _inputs, embedding: values.__setitem__("emb_prelast", embedding)
@@ -34,7 +34,7 @@ def denoised(vectors: Vectors, denoiser: EDMPrecond) -> dict[str, Tensor]:
     if (augment := vectors.get("in/augment_labels")) is not None:  # which the product leaves out
         last = augment[-len(vectors["out/D_augment"]) :]
         hook = denoiser.model.map_layer0.register_forward_pre_hook(
-            lambda layer, given: given[0] + denoiser.model.map_augment(last.to(given[0].dtype))
+            lambda layer, inputs: inputs[0] + denoiser.model.map_augment(last.to(inputs[0].dtype))
         )
         run("D_augment", sigma, labels)
         hook.remove()

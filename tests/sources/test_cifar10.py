@@ -41,9 +41,9 @@ def test_images_labels_and_names(tmp_path, monkeypatch):
 
 def test_the_official_checksum_is_required_before_anything_is_unpickled(tmp_path, monkeypatch):
     path = tmp_path / "c.tar.gz"
-    found = write_archive(path, contents())
+    md5 = write_archive(path, contents())
     assert "md5 c58f30108f718f92721af3b95e74349a" in message_of(path)
-    assert f"got md5 {found} of" in message_of(path)
+    assert f"got md5 {md5} of" in message_of(path)
     assert "No such file" in message_of(tmp_path / "none")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     monkeypatch.setattr(cifar10, "MD5", hashlib.md5(path.read_bytes()).hexdigest())

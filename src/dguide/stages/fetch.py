@@ -42,13 +42,13 @@ def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str,
 
 def _row(name: str, file: Download, root: Path) -> dict[str, str]:
     path, kind = root / file.path, (file.hash or "sha256:").partition(":")[0]
-    found = f"{kind}:{pooch.file_hash(str(path), alg=kind)}" if path.is_file() else None
-    if found is None:
+    digest = f"{kind}:{pooch.file_hash(str(path), alg=kind)}" if path.is_file() else None
+    if digest is None:
         state, detail = "missing", f"dguide fetch {name}, or {_by_hand(file)}" if file.url else _by_hand(file)
     elif file.hash is None:
-        state, detail = "unchecked", f"its publisher gives no hash; to check it from now on: hash: {found}"
-    elif found != file.hash:
-        state, detail = "wrong", f"{found} instead of {file.hash}: remove it"
+        state, detail = "unchecked", f"its publisher gives no hash; to check it from now on: hash: {digest}"
+    elif digest != file.hash:
+        state, detail = "wrong", f"{digest} instead of {file.hash}: remove it"
     else:
         state, detail = "checked", ""
     return {"file": name, "state": state, "path": str(file.path), "detail": detail}
