@@ -100,7 +100,7 @@ def test_a_terminated_stage_is_recorded(project: Path, store: Any) -> None:
     _, layout = prepare_study(project / "ended", tiny_settings({"score.training.iterations": 10**6}))
     own, command = environment(**ON, DVC_ROOT=str(project)), [sys.executable, "-m", "dguide", "score"]
     with subprocess.Popen(command, cwd=layout.root, env=own) as process:
-        while not list(layout.partial.glob("*/checkpoint.pt")):
+        while not list(layout.partial.rglob("checkpoint.pt")):
             assert process.poll() is None
             time.sleep(0.05)
         process.terminate()

@@ -16,7 +16,15 @@ from dguide import tracking
 from dguide.settings import Config
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import Resumable, load_network, load_weights, save_weights, sha256, write_csv
+from discriminator_guidance.files import (
+    Resumable,
+    load_network,
+    load_weights,
+    save_weights,
+    sha256,
+    source_hash,
+    write_csv,
+)
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -154,8 +162,6 @@ def train_network(
     with training_report(tracker, f"training {word}", total, "iterations") as report:
         network, history = train(checkpoints, report)
     summary = save_network(layout, tracker, word, network, arguments, history)
-    if is_first():
-        checkpoints.remove()
     ends = {f"final_{name}": value for name, value in without(history[-1], "iteration").items()}
     return {**ends, "precision": compute.mode, **compute.record(), **summary}
 
@@ -184,6 +190,7 @@ def resumable(
     key = {
         "inputs": {str(path.relative_to(layout.root)): sha256(path) for path in inputs},
         "settings": settings,
+        "stages": source_hash(Path(__file__).with_name("stages")),
         "torch": torch.__version__,
         "numpy": np.__version__,  # draws the noise
         "device": compute.device.type,

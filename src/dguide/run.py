@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dguide import tracking
 from discriminator_guidance.errors import ConfigError, UserError
-from discriminator_guidance.runtime import barrier, is_first, own_jobs, world_size
+from discriminator_guidance.runtime import alone, barrier, is_first, rank, world_size
 
 if TYPE_CHECKING:
     from dguide.artifacts import Layout
@@ -27,40 +28,66 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 
     A stage that trains or samples runs once for each training replicate, or for one of them. The processes of torchrun
-    divide the replicates, as `work_apart` says, or what is done in each.
+    divide the replicates, as `work_apart` says, or what is done in each. Work folders stay until all outputs of all
+    replicates are written, so that no kill costs a finished one; DVC deletes outputs before it runs a stage again.
     """
-    from dguide import tracking
     from dguide.artifacts import REPLICATED, Layout, work_apart
     from dguide.settings import load_config
 
     config = load_config(params)
-    layout = Layout(Path.cwd(), config.profile)
     for kind, name in row.items():
         rows = getattr(config, f"{kind}s")
         if name not in rows:
             raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
-    stage: Any = import_module(f"dguide.stages.{word}")
-    results = []
-    layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
+    layouts = Layout(Path.cwd(), config.profile).replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
+    stage: Any = import_module(f"dguide.stages.{word}")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
-    if world_size() > 1 and work_apart(word, len(numbers), world_size()):
-        numbers = own_jobs(numbers)
-    for number in numbers:
-        own_layout = layouts[number]
-        own, name = config.replicate(number), "/".join(filter(None, [word, *row.values(), own_layout.replicate]))
-        tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
-        with tracking.run(config.profile, name, tags, _settings(own, word, row)) as tracker:
-            tracker.inputs(_inputs(own_layout, word, row))
-            result: dict[str, Any] = stage.run(own, own_layout, tracker, *row.values())
-            tracker.summary(result)
-        results.append({"replicate": number, **result} if own_layout.replicate else result)
-    if is_first() and results:
-        tracking.table("/".join([word, *row.values()]), results)
-    barrier()  # the first rank may still read what the others wrote
-    for number in numbers:
-        shutil.rmtree(layouts[number].partial / "-".join([word, *row.values()]), ignore_errors=True)
+    apart = work_apart(word, len(numbers), world_size())
+    numbers = numbers[rank() :: world_size()] if apart else numbers
+    results = []
+    with ExitStack() as locks, alone(apart):
+        folders = [layouts[number].partial / "-".join([word, *row.values()]) for number in numbers]
+        for folder in folders if is_first() else []:
+            locks.enter_context(locked(folder))
+        for number in numbers:
+            layout, settings = layouts[number], config.replicate(number)
+            name = "/".join(filter(None, [word, *row.values(), layout.replicate]))
+            tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
+            with tracking.run(config.profile, name, tags, _settings(settings, word, row)) as tracker:
+                tracker.inputs(_inputs(layout, word, row))
+                result: dict[str, Any] = stage.run(settings, layout, tracker, *row.values())
+                tracker.summary(result)
+            results.append({"replicate": number, **result} if layout.replicate else result)
+        if is_first() and results:
+            tracking.table("/".join([word, *row.values()]), results)
+        with alone(False):
+            barrier()  # the others may still compute a replicate, or read what this process wrote
+        for folder in folders if is_first() else []:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a work folder; the kernel opens it when this process ends, however it does."""
+    descriptor = -1
+    while descriptor < 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            remedy = "let it end or stop it, then run the command again"
+            raise UserError(f"{folder} for this process alone", "another one that does the same", remedy) from error
+        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+            os.close(descriptor)  # of a folder that the process before has removed
+            descriptor = -1
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -174,11 +175,21 @@ def fingerprint(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+@cache
+def source_hash(package: Path) -> str:
+    """The SHA-256 of the Python files in a folder, as this process found them."""
+    files = sorted(package.rglob("*.py"))
+    return fingerprint({str(path.relative_to(package)): sha256(path) for path in files})
+
+
 class Resumable:
-    """The resumable part of one run: a folder `root`/`name`/<hash of `key`>; damaged files count as missing."""
+    """The resumable part of one run: a folder `root`/`name`/<hash of `key` and of this library's source>.
+
+    Damaged files count as missing.
+    """
 
     def __init__(self, root: Path, name: str, key: Mapping[str, Any]) -> None:
-        self.folder = root / name / fingerprint(key)[:20]
+        self.folder = root / name / fingerprint({**key, "code": source_hash(Path(__file__).parent)})[:20]
 
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
         """The arrays of a shard by name."""
@@ -216,6 +227,8 @@ class Resumable:
     def remove(self) -> None:
         """Delete the folder, once the outputs of the stage are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # others are in it, or it is gone
+            self.folder.parent.rmdir()
 
     def _shard(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.npz"

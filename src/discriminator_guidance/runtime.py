@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -126,9 +127,22 @@ def _in_format_of_kernel(layer: nn.Module, given: tuple[torch.Tensor]) -> torch.
     return given[0].to(layer.weight.dtype)  # type: ignore[arg-type]
 
 
+_ALONE = ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def alone(apart: bool = True) -> Iterator[None]:
+    """Inside, this process of torchrun computes as if it were the only one; with False, as one of all."""
+    token = _ALONE.set(apart)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def rank() -> int:
     """This process's number, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return 0 if _ALONE.get() else int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
@@ -137,8 +151,8 @@ def local_rank() -> int:
 
 
 def world_size() -> int:
-    """The number of processes that share the stage."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """The number of processes that share the work."""
+    return 1 if _ALONE.get() else int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
@@ -184,14 +198,6 @@ def add_up_numbers(row: dict[str, float]) -> dict[str, float]:
 def share(count: int) -> range:
     """This process's contiguous part of a number of rows."""
     return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
-
-
-def own_jobs(jobs: Sequence[int]) -> Sequence[int]:
-    """This process's part of several independent jobs, which from here on it does as if it were the only process."""
-    own = jobs[rank() :: world_size()]
-    for variable in ("RANK", "WORLD_SIZE"):
-        os.environ.pop(variable, None)
-    return own
 
 
 def gather_rows(own: Tensor, count: int) -> Tensor:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from dguide.artifacts import Layout
-from dguide.run import run_stage
+from dguide.run import locked, run_stage
+from discriminator_guidance.errors import UserError
 from discriminator_guidance.files import Resumable
+from tests.commands import refused, run
 from tests.stages.conftest import prepare_study, tiny_settings
 
 FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself
@@ -78,3 +80,53 @@ def test_killed_at_a_random_moment_and_run_again(
     assert outputs(killed) == outputs(whole)
     assert not [path for path in killed.partial.rglob("*") if path.is_file()]
     assert len(saves) - pieces < pieces, "what was saved is not computed again"
+
+
+def test_a_kill_repeats_no_finished_replicate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: list[str]
+) -> None:
+    forkserver.ensure_running()
+    monkeypatch.chdir(tmp_path)
+    _, whole = prepare_study(tmp_path / "whole", tiny_settings({"replicates": 3, "extractor.t_min": 0.01}))
+    shutil.rmtree(whole.root / "models/mini/extractor")
+    killed = Layout(Path(shutil.copytree(whole.root, tmp_path / "killed")), "mini")
+    run_in(whole.root, "extractor", {})
+    pieces = len(saves)
+    process = FORKS.Process(target=run_in, args=(killed.root, "extractor", {}))
+    process.start()
+    while not [*(killed.partial / "r2").rglob("checkpoint.pt")]:
+        assert process.exitcode is None
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    shutil.rmtree(killed.root / "models/mini/extractor")  # as DVC does before it runs a stage again
+    run_in(killed.root, "extractor", {})
+    assert outputs(killed) == outputs(whole)
+    assert len(saves) - pieces < pieces / 3
+    assert not [path for path in killed.partial.rglob("*") if path.is_file()]
+
+
+def test_samples_that_could_not_be_written_are_not_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: list[str]
+) -> None:
+    _, layout = prepare_study(tmp_path, tiny_settings())
+    row = {"variant": "edm"}
+    folder = layout.guided("edm")
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way, as a full disk is")
+    monkeypatch.chdir(layout.root)
+    with pytest.raises(UserError, match="complete results are kept"):
+        run_in(layout.root, "guided", row)
+    pieces = len(saves)
+    folder.unlink()
+    run_in(layout.root, "guided", row)
+    assert (folder / "samples.npz").is_file()
+    assert len(saves) == pieces > 0
+
+
+def test_a_second_process_is_refused_before_it_computes(tmp_path: Path) -> None:
+    _, layout = prepare_study(tmp_path, tiny_settings())
+    with locked(layout.partial / "discriminator-d1"):
+        done = run(layout.root, "dguide", "discriminator", "d1")
+    refused(done, "discriminator-d1 for this process alone", "let it end")
+    assert not layout.discriminator_report("d1").exists()

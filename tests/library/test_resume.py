@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from discriminator_guidance.files import Resumable
+from tests.commands import PROJECT, succeed
 
 KEY = {"inputs": {"a": "0" * 64}, "settings": {"steps": 12}}
 
@@ -30,6 +33,19 @@ def test_shards_are_found_by_a_later_process_with_the_same_name_and_key(work, tm
     assert work("guided-d1").load_shard(3) is None
     work().remove()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_nothing_is_resumed_after_an_edit_of_the_code(tmp_path):
+    source = tmp_path / "src/discriminator_guidance"
+    shutil.copytree(PROJECT / "src/discriminator_guidance", source)
+    program = "from pathlib import Path; from discriminator_guidance.files import Resumable;"
+    program += "print(Resumable(Path('work'), 'guided', {}).folder)"
+    folders = []
+    for comment in ("", "", "# edited"):
+        with (source / "guidance.py").open("a") as stream:
+            stream.write(comment)
+        folders.append(succeed(tmp_path, sys.executable, "-c", program, PYTHONPATH=str(tmp_path / "src")))
+    assert folders[0] == folders[1] != folders[2]
 
 
 def test_damage_is_missing_and_never_changes_what_is_resumed(work):

@@ -52,4 +52,3 @@ def test_a_training_stage_writes_weights_and_curve_and_tracks_them(tiny: Tiny, w
     assert tracker.models == {f"{word}-mini": layout.model(word) / "model.safetensors"}
     network = LOADERS[word](layout, CPU)
     assert summary["parameters"] == sum(parameter.numel() for parameter in network.parameters())
-    assert not any(layout.partial.glob("*"))

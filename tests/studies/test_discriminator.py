@@ -123,7 +123,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny: Tiny):
     config, layout = write_params(tiny[1].root, tiny_settings(epochs | {"study.discriminator.epochs": [1, 16]}))
     command = [sys.executable, "-m", "dguide", "study", "discriminator", "--trials", "2"]
     worker = subprocess.Popen(command, cwd=layout.root, env=environment())
-    while not (checkpoints := list(layout.partial.glob("study-*/checkpoint.pt"))):
+    while not (checkpoints := list(layout.partial.glob("study-*/*/checkpoint.pt"))):
         assert worker.poll() is None
         time.sleep(0.02)
     worker.kill()

@@ -141,7 +141,6 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         write_csv(reports / "history.csv", history, CURVE)
         write_csv(reports / "calibration.csv", [asdict(entry) for entry in trained.calibration])
         write_json(reports / "metrics.json", metrics)
-        checkpoints.remove()
         tracker.artifact(reports / "calibration.csv")
         tracker.artifact(reports / "metrics.json")
     tracker.model(f"discriminator-{config.profile}", folder / "model.safetensors", metrics["validation_loss"])

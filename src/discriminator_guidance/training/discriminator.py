@@ -155,7 +155,7 @@ def fit_head(
         run.log(epoch, means)
         if used_epoch(run.history, settings.checkpoint) == epoch:
             run.kept = {epoch: loop.copied(run.used)}
-        if epoch % settings.checkpoint_every == 0:
+        if epoch % settings.checkpoint_every == 0 or epoch == settings.epochs:
             run.save()
     (kept,) = run.kept.values()
     return kept, run.history

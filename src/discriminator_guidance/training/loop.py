@@ -89,7 +89,7 @@ def train(
             run.log(done, {key: sum(entry[key] for entry in window) / len(window) for key in window[0]})
             window = []
         # Checkpoints fall on logged iterations, so that no half window is lost.
-        if done % LOG_EVERY == 0 and done % schedule.checkpoint_every < LOG_EVERY:
+        if (done % LOG_EVERY == 0 and done % schedule.checkpoint_every < LOG_EVERY) or done == max(wanted):
             run.save()
     run.used.load_state_dict(run.kept[schedule.iterations])
     if snapshots is not None:
