@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, NopPruner
+from optuna.pruners import BasePruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
@@ -72,7 +72,7 @@ class StudyPlan:
     settings: Mapping[str, Any]  # that decide the values
     inputs: tuple[Path, ...]  # files that decide the values
     starts: Mapping[str, Mapping[str, Any]]  # parameters of the first trials, by name
-    pruner: BasePruner = field(default_factory=NopPruner)
+    pruner: BasePruner | None = None
 
 
 class TrialSampler(TPESampler):
@@ -98,19 +98,19 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = _loaded(config, layout, plan)
     digests = {
-        "settings": fingerprint(plan.settings),
         "inputs": fingerprint({str(path.relative_to(layout.root)): sha256(path) for path in plan.inputs}),
+        "settings": fingerprint(plan.settings),
     }
-    begun = {**digests, **study.user_attrs}
-    if begun["settings"] != digests["settings"]:
-        remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
-        raise ConfigError(f"study {study.study_name} with the settings it was begun with", "other settings", remedy)
-    if begun["inputs"] != digests["inputs"]:
-        tracking.notice(f"study {study.study_name} was begun with other networks or images: values compare roughly")
-    if "settings" not in study.user_attrs:
+    begun = study.user_attrs
+    if "settings" not in begun:
         study.set_metric_names([plan.objective])
         for key, digest in digests.items():
             study.set_user_attr(key, digest)
+    elif begun["settings"] != digests["settings"]:
+        remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
+        raise ConfigError(f"study {study.study_name} with the settings it was begun with", "other settings", remedy)
+    elif begun["inputs"] != digests["inputs"]:
+        tracking.notice(f"study {study.study_name} was begun with other networks or images: values compare roughly")
     _recover(study, recover_all)
     for name, params in plan.starts.items():
         study.enqueue_trial(dict(params), user_attrs={GRID: name}, skip_if_exists=True)
