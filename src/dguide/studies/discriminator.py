@@ -20,7 +20,7 @@ from dguide.settings import Config, HeadNetwork, Member, Variant
 from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import attach_samples, draw, seconds, write_record
-from dguide.studies.trials import GRID, Objective, StudyPlan, complete
+from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
@@ -30,12 +30,12 @@ from discriminator_guidance.training.pairs import grid_logits
 
 WORD, TUNED = "discriminator", "tuned"
 LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned there
-# How the settings are drawn; the others are whole or real numbers on a linear scale.
-LOGARITHMIC = ("weight_decay", "epochs", "learning_rate", "t_min")
-CHOICES = ("model_channels", "importance_sampling", "bagging")
+# What is drawn, of the head and of its training, and how; what is in neither of the last two is on a linear scale.
 NETWORK = ("model_channels", "num_res_blocks", "dropout")
-DRAWN = ("weight_decay", *NETWORK, "epochs", "learning_rate", "t_min", "importance_sampling", "label_smoothing",
-         "bagging")  # fmt: skip
+TRAINING = ("epochs", "learning_rate", "t_min", "importance_sampling", "label_smoothing", "bagging")
+DRAWN = ("weight_decay", *NETWORK, *TRAINING)
+CHOICES = ("model_channels", "importance_sampling", "bagging")
+LOGARITHMIC = ("weight_decay", "epochs", "learning_rate", "t_min")
 
 
 def plan(config: Config, layout: Layout) -> StudyPlan:
@@ -78,16 +78,9 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def suggest(trial: optuna.Trial, config: Config) -> Member:
-    """Draw a member, with 3 significant digits, so that what is promoted is what was tried."""
-    search, start, drawn = config.studies.discriminator, _start(config), dict[str, Any]()
-    for key in DRAWN:
-        allowed, log = getattr(search, key), key in LOGARITHMIC
-        if key in CHOICES:
-            drawn[key] = trial.suggest_categorical(key, allowed)
-        elif isinstance(allowed[0], int):
-            drawn[key] = trial.suggest_int(key, *allowed, log=log)
-        else:
-            drawn[key] = float(f"{trial.suggest_float(key, *allowed, log=log):.3g}")
+    """Draw a member."""
+    search, start = config.studies.discriminator, _start(config)
+    drawn = draw_values(trial, {key: getattr(search, key) for key in DRAWN}, CHOICES, LOGARITHMIC)
     if drawn["weight_decay"] <= search.weight_decay[0]:
         drawn["weight_decay"] = 0.0
     network = {key: drawn.pop(key) for key in NETWORK}

@@ -16,11 +16,11 @@ from dguide.settings import Config, Variant
 from dguide.stages.guided import window_of
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import attach_samples, write_record
-from dguide.studies.trials import GRID, Objective, StudyPlan, complete
+from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
 
 TUNED, START, FITTED = "tuned_mean", "plain mean", "fitted"
-DIGITS = 3  # of what is tried, so that what is promoted is what was tried
+DIGITS, LEAST = 3, 1e-3  # of weights
 
 
 def plan(config: Config, layout: Layout) -> StudyPlan:
@@ -62,15 +62,10 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 def suggest(trial: optuna.Trial, config: Config) -> Variant:
     """Draw the members' weights on their simplex and a rule, or fit weights by noise level; and the guidance."""
     search, plain = config.studies.ensemble, config.variants[config.studies.start]
-    w1, w2 = (round(trial.suggest_float(key, *getattr(search, key)), DIGITS) for key in ("w1", "w2"))
-    low = trial.suggest_float("time_min", *search.time_min, log=True)
-    high = trial.suggest_float("time_max", *search.time_max)
-    drawn: dict[str, Any] = {
-        "w1": max(w1, 10**-DIGITS),  # boosting acts on w1, and something must guide
-        "w2": w2,
-        "boosting": trial.suggest_categorical("boosting", search.boosting),
-        "window": (float(f"{low:.{DIGITS}g}"), float(f"{high:.{DIGITS}g}")),
-    }
+    ranges = {key: getattr(search, key) for key in ("w1", "w2", "time_min", "time_max", "boosting")}
+    drawn = draw_values(trial, ranges, choices=("boosting",), log=("time_min",))
+    drawn["w1"] = max(drawn["w1"], LEAST)  # boosting acts on w1, and something must guide
+    drawn["window"] = (drawn.pop("time_min"), drawn.pop("time_max"))
     if search.fitted and trial.suggest_categorical(FITTED, [False, True]):
         return plain.model_copy(update={**drawn, "weights": FITTED, "rule": "mean_logit"})
     weights = dict(zip(plain.members, simplex_point(trial, plain.members), strict=True))
@@ -91,7 +86,7 @@ def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:
     for name in members:
         weights.append(trial.suggest_float(f"weight_{name}", left if name == members[-1] else 0.0, left))
         left = max(0.0, left - weights[-1])
-    if max(weights) - min(weights) < 10**-DIGITS:
+    if max(weights) - min(weights) < LEAST:
         return [1 / len(weights)] * len(weights)
     weights = [round(weight, DIGITS) for weight in weights]
     weights[int(np.argmax(weights))] += 1 - sum(weights)

@@ -25,7 +25,7 @@ from dguide.settings.sections import FactorialStudy
 from dguide.stages.guided import sampler_settings
 from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
 from dguide.studies.record import draw, note_of
-from dguide.studies.trials import GRID, Objective, StudyPlan, complete, ended
+from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values, ended
 from dguide.tracking import Tracker
 from discriminator_guidance.files import read_npz, write_csv, write_json
 from discriminator_guidance.guidance import PROBABILITY_CLIP
@@ -81,7 +81,7 @@ def _as_reproduced(frame: pd.DataFrame, section: FactorialStudy) -> pd.Series:
 def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
     """The variant by which the cell of an enqueued trial is sampled, and its training replicate."""
     section = config.studies.factorial
-    choices: dict[str, Sequence[Any]] = {
+    levels: dict[str, Any] = {
         "set": [*section.sets],
         "rule": RULES,
         "members": sorted({1, *map(len, section.sets.values())}),
@@ -89,7 +89,7 @@ def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
         "w2": section.w2,
         "boosting": section.boosting,
     }
-    cell: dict[str, Any] = {name: trial.suggest_categorical(name, values) for name, values in choices.items()}
+    cell = draw_values(trial, levels, choices=levels)
     members = section.sets[cell.pop("set")][: cell.pop("members")]
     needs = "discriminator" if len(members) > 1 else f"discriminator/{members[0]}"
     variant = Variant(needs=needs, members=members, weights="equal", w1=section.w1, **cell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,15 +59,6 @@ def write_record(study: optuna.Study, config: Config, layout: Layout, record: Ma
         plots["slice"] = lambda: charts.plot_slice(study)
     for name, plot in plots.items():
         draw(plot, layout.study / f"{word}_{name}.png", config)
-
-
-def draw_pareto(values: Sequence[tuple[float, float]], names: Sequence[str], path: Path, config: Config) -> None:
-    """Draw pairs of values, and mark those that no other beats in both."""
-    from optuna.visualization import matplotlib as charts
-
-    pairs = optuna.create_study(directions=["minimize", "minimize"])
-    pairs.add_trials([optuna.create_trial(values=pair) for pair in values])
-    draw(lambda: charts.plot_pareto_front(pairs, target_names=list(names)), path, config)
 
 
 def draw(plot: Callable[[], Any], path: Path, config: Config) -> None:

@@ -6,7 +6,7 @@ They are stored in a journal file in reports/, or in a database that several mac
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -156,6 +156,24 @@ def _recover(study: optuna.Study, running: bool) -> None:
 def lost(trial: FrozenTrial) -> bool:
     """Whether a trial ended with its process, so that another stands for it."""
     return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
+
+
+def draw_values(
+    trial: optuna.Trial, ranges: Mapping[str, Sequence[Any]], choices: Collection[str] = (), log: Collection[str] = ()
+) -> dict[str, Any]:
+    """Draw settings from their choices or [low, high].
+
+    Real numbers have 3 significant digits, so that what is promoted is what was tried.
+    """
+    values = dict[str, Any]()
+    for key, allowed in ranges.items():
+        if key in choices:
+            values[key] = trial.suggest_categorical(key, allowed)
+        elif isinstance(allowed[0], int):
+            values[key] = trial.suggest_int(key, *allowed, log=key in log)
+        else:
+            values[key] = float(f"{trial.suggest_float(key, *allowed, log=key in log):.3g}")
+    return values
 
 
 def wanted(trials: str, study: optuna.Study) -> int:
