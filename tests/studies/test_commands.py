@@ -10,8 +10,10 @@ import pytest
 
 from dguide.settings import load_config
 from dguide.studies.record import promote_winner
+from dguide.studies.trials import run_study
 from discriminator_guidance.errors import ConfigError, InputError
 from tests.commands import PROJECT
+from tests.stages.conftest import tiny_settings, write_params
 
 ROW = {"needs": "discriminator", "members": ["d0", "d1"], "rule": "mean_logit", "weights": [0.25, 0.75], "w1": 1.5,
        "w2": 0.5, "boosting": True, "window": [0.02, 0.9]}  # fmt: skip
@@ -59,6 +61,13 @@ def test_a_winner_that_does_not_fit_changes_nothing(project: Path):
     with pytest.raises(ConfigError, match="d9"):
         promote_winner(project, "ensemble")
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
+def test_a_profile_without_studies_is_refused(tmp_path: Path):
+    tiny = write_params(tmp_path, tiny_settings({"study": None}))
+    with pytest.raises(ConfigError, match="study: null"):
+        run_study("ensemble", *tiny, "8", False)
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
 def test_nothing_to_promote_is_refused(project: Path):
