@@ -72,7 +72,7 @@ def test_the_winner_guides_best_among_the_finalists(searched: Tiny):
     assert found["n_trials"] == len(rows(layout)) == TRIALS
     for chart in ("history", "importances", "parallel", "slice", "pareto"):
         assert (layout.study / f"discriminator_{chart}.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(layout.partial.glob("study-*")), "checkpoints are removed"
+    assert not list(layout.partial.rglob("checkpoint.pt")), "checkpoints are removed"
 
 
 def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
@@ -108,7 +108,7 @@ def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):
     assert ("pruned", "") in states
     assert {state for state, grid in states if grid} == {"complete"}
     assert len(states) == 7
-    assert not list(layout.partial.glob("study-*"))
+    assert not list(layout.partial.rglob("checkpoint.pt"))
 
 
 def test_a_member_outside_of_what_is_searched_is_refused_before_anything_runs(tiny: Tiny):
@@ -123,7 +123,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny: Tiny):
     config, layout = write_params(tiny[1].root, tiny_settings(epochs | {"study.discriminator.epochs": [1, 16]}))
     command = [sys.executable, "-m", "dguide", "study", "discriminator", "--trials", "2"]
     worker = subprocess.Popen(command, cwd=layout.root, env=environment())
-    while not (checkpoints := list(layout.partial.glob("study-*/*/checkpoint.pt"))):
+    while not (checkpoints := list(layout.partial.rglob("checkpoint.pt"))):
         assert worker.poll() is None
         time.sleep(0.02)
     worker.kill()

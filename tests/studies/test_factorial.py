@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from dguide.artifacts import load_head
 from dguide.studies import trials
-from dguide.studies.distances import GuidedDistances
+from dguide.studies.distances import GuidedSamples
 from dguide.studies.factorial import (
     CELL,
     RULES,
@@ -30,7 +30,8 @@ from dguide.studies.factorial import (
 )
 from dguide.studies.trials import run_study
 from discriminator_guidance.guidance import LOG_RATIO_BOUND, clipped_logit_mean
-from discriminator_guidance.metrics.distances import debiased_distance
+from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
+from discriminator_guidance.runtime import prepare
 from tests.stages.conftest import Tiny, save_untrained, tiny_settings, write_params
 from tests.studies.conftest import table
 
@@ -46,7 +47,7 @@ def small(tiny: Tiny) -> Tiny:
     kept = [layout.model("score"), layout.model("extractor"), *map(layout.discriminator, config.members)]
     for folder, replicate in product(kept, ("r0", "r1")):
         shutil.copytree(folder, folder / replicate, ignore=shutil.ignore_patterns("r0", "r1"))
-    compute = GuidedDistances(config, layout).compute
+    compute = prepare("cpu", "float32", 1)
     for number, name in enumerate(config.members):
         head = load_head(layout, name, compute)
         save_untrained(layout.discriminator(name) / "r1", head, head.arguments, seed=number + 1)
@@ -164,15 +165,13 @@ def test_an_interrupted_study_writes_what_it_has_and_resumes_as_an_uninterrupted
     # A cell does not depend on what was run before it; its replicate's networks sample it.
     cell = dict(zip(CELL, ("fresh", "clipped_logit_mean", 2, 3, 2.0, False, 1), strict=True))
     variant, _ = suggest(optuna.trial.FixedTrial(cell), config)
-    replicate = layout.replicates(2)[1]
-    distances = GuidedDistances(config, replicate)
-    heads = [load_head(replicate, name, distances.compute) for name in ("d0", "d1")]
+    samples = GuidedSamples(config, layout.replicates(2)[1])
     span = config.guided.model_copy(update={"images": 12, "seed_start": 3_000_000, "batch_size": 12})
-    ((features, log_ratio, _),) = distances.draws(variant, heads, span)
+    (batch,) = samples.batches(variant, span, trajectory=True)
     (row,) = [row for row in rows if cell.items() <= row.items()]
-    assert distances.distance([features])[0] == pytest.approx(row["fid"], rel=1e-6)
-    assert debiased_distance(features, distances.reference) == pytest.approx(row["fid_debiased"], rel=1e-4)
-    free = np.abs(log_ratio[0]) < LOG_RATIO_BOUND - 1e-3  # at sigma = 80; the next, 2.5, is below VP time 0.5
+    assert frechet_influence(batch["features"], samples.reference)[0] == pytest.approx(row["fid"], rel=1e-6)
+    assert debiased_distance(batch["features"], samples.reference) == pytest.approx(row["fid_debiased"], rel=1e-4)
+    free = np.abs(batch["log_ratio"][0]) < LOG_RATIO_BOUND - 1e-3  # at sigma = 80; the next, 2.5, is below VP time 0.5
     assert row["share_in_unit"] == pytest.approx(free.mean(), abs=1e-6)
 
 

@@ -6,6 +6,7 @@ ends is then judged by the distance of the samples that it guides; of the best f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,15 +16,18 @@ from optuna.pruners import PercentilePruner
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from dguide.artifacts import Layout
+from dguide.artifacts import Layout, load_extractor
 from dguide.settings import Config, HeadNetwork, Member, Variant
 from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
-from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
+from dguide.stages.guided import Networks, open_networks
+from dguide.studies.distances import GuidedSamples, distance_inputs, distance_settings
 from dguide.studies.record import attach_samples, draw, seconds, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
+from discriminator_guidance.metrics.distances import frechet_influence
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import grid_logits
@@ -94,11 +98,21 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
 
 
 def objective(config: Config, layout: Layout) -> Objective:
-    """Read the networks and images once; a trial trains a head and samples with it."""
-    return partial(_objective, open_inputs(config, layout, _start(config)), GuidedDistances(config, layout))
+    """A trial trains a head and samples with it; networks and images are read once."""
+    samples = GuidedSamples(config, layout)
+    networks = open_networks(config, layout, _variant(config).model_copy(update={"members": ()}))
+    extractor = load_extractor(layout, samples.compute)
+    return partial(_objective, open_inputs(config, layout, _start(config)), samples, networks, extractor)
 
 
-def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: optuna.Trial, tracker: Tracker) -> float:
+def _objective(
+    inputs: DiscriminatorInputs,
+    samples: GuidedSamples,
+    networks: Networks,
+    extractor: EncoderUNet,
+    trial: optuna.Trial,
+    tracker: Tracker,
+) -> float:
     config = inputs.config
     member = suggest(trial, config)
     checkpoints = resumable_head(inputs, "study-discriminator", member)
@@ -120,10 +134,10 @@ def _objective(inputs: DiscriminatorInputs, distances: GuidedDistances, trial: o
         raise
     head.load_state_dict(kept)
     row = scores(inputs, head)
-    draws = distances.draws(_variant(config), [distances.compute.place(head)], config.studies.tuning)
-    features, _, images = zip(*draws, strict=True)
-    fid, _ = distances.distance(features)
-    attach_samples(trial, tracker, images[0], distances.layout)
+    networks = replace(networks, members=MemberLogits(extractor, [samples.compute.place(head)]))
+    batches = list(samples.batches(_variant(config), config.studies.tuning, networks=networks))
+    fid, _ = frechet_influence(np.concatenate([batch["features"] for batch in batches]), samples.reference)
+    attach_samples(trial, tracker, batches[0]["images"], samples.layout)
     for key, value in {**row, "fid": fid, "member": member.model_dump(mode="json", exclude_none=True)}.items():
         trial.set_user_attr(key, value)
     tracker.summary({"fid": fid})

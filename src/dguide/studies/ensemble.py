@@ -11,13 +11,14 @@ import numpy as np
 import optuna
 from optuna.pruners import PercentilePruner
 
-from dguide.artifacts import Layout, load_head
+from dguide.artifacts import Layout
 from dguide.settings import Config, Variant
 from dguide.stages.guided import window_of
-from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
+from dguide.studies.distances import GuidedSamples, distance_inputs, distance_settings
 from dguide.studies.record import attach_samples, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
+from discriminator_guidance.metrics.distances import frechet_influence
 
 TUNED, START, FITTED = "tuned_mean", "plain mean", "fitted"
 DIGITS, LEAST = 3, 1e-3  # of weights
@@ -96,21 +97,21 @@ def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:
 def objective(config: Config, layout: Layout) -> Objective:
     """A trial samples with the networks of every training replicate, which are read once."""
     layouts = enumerate(layout.replicates(config.replicates))
-    return partial(_objective, [GuidedDistances(config.replicate(number), replicate) for number, replicate in layouts])
+    return partial(_objective, [GuidedSamples(config.replicate(number), replicate) for number, replicate in layouts])
 
 
-def _objective(replicates: Sequence[GuidedDistances], trial: optuna.Trial, tracker: Tracker) -> float:
+def _objective(replicates: Sequence[GuidedSamples], trial: optuna.Trial, tracker: Tracker) -> float:
     """The mean distance over the training replicates; after each batch, of what has been drawn."""
     variant, fids, batch = suggest(trial, replicates[0].config), list[float](), 0
     trial.set_user_attr("variant", variant.model_dump(mode="json", exclude_none=True))
     for replicate in replicates:
-        heads, features = [load_head(replicate.layout, name, replicate.compute) for name in variant.members], []
+        features = list[np.ndarray]()
         fids.append(math.inf)
-        for features_of_batch, _, images in replicate.draws(variant, heads, replicate.config.studies.tuning):
+        for arrays in replicate.batches(variant, replicate.config.studies.tuning):
             if batch == 0:
-                attach_samples(trial, tracker, images, replicate.layout)
-            features.append(features_of_batch)
-            fids[-1], _ = replicate.distance(features)
+                attach_samples(trial, tracker, arrays["images"], replicate.layout)
+            features.append(arrays["features"])
+            fids[-1], _ = frechet_influence(np.concatenate(features), replicate.reference)
             tracker.metrics(batch, {"fid_so_far": float(np.mean(fids))})
             trial.report(float(np.mean(fids)), batch)
             batch += 1

@@ -7,32 +7,32 @@ numbers of steps, and other sets of members, at the reproduction's w2 and boosti
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import partial
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
+import torch
 from scipy import stats
 from scipy.special import expit
 
 from dguide import tracking
-from dguide.artifacts import Layout, load_head
+from dguide.artifacts import Layout
 from dguide.settings import Config, Variant
 from dguide.settings.sections import FactorialStudy
-from dguide.stages.guided import sampler_settings
-from dguide.studies.distances import GuidedDistances, distance_inputs, distance_settings
+from dguide.studies.distances import GuidedSamples, distance_inputs, distance_settings
 from dguide.studies.record import draw, note_of
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values, ended
 from dguide.tracking import Tracker
 from discriminator_guidance.files import read_npz, write_csv, write_json
 from discriminator_guidance.guidance import PROBABILITY_CLIP
-from discriminator_guidance.metrics.distances import debiased_distance
+from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
 from discriminator_guidance.metrics.features import Doubles, Floats
 from discriminator_guidance.metrics.significance import standard_error
-from discriminator_guidance.noise import karras_sigmas, tau_from_sigma
+from discriminator_guidance.noise import tau_from_sigma
 
 # What makes a cell: a set of members and how many of them, the first ones; levels; the number of a training replicate.
 CELL = ("set", "rule", "members", "steps", "w2", "boosting", "seed")
@@ -97,26 +97,25 @@ def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
 
 
 def objective(config: Config, layout: Layout) -> Objective:
-    """A trial samples a cell with the networks of its replicate, which are read once."""
-    layouts = layout.replicates(config.replicates)
-    return partial(_objective, config, cache(lambda seed: GuidedDistances(config, layouts[seed])))
+    """A trial samples a cell with the networks of its replicate."""
+    return partial(_objective, [GuidedSamples(config, replicate) for replicate in layout.replicates(config.replicates)])
 
 
-def _objective(
-    config: Config, networks: Callable[[int], GuidedDistances], trial: optuna.Trial, tracker: Tracker
-) -> float:
+def _objective(replicates: Sequence[GuidedSamples], trial: optuna.Trial, tracker: Tracker) -> float:
+    config = replicates[0].config
     section, (variant, seed) = config.studies.factorial, suggest(trial, config)
-    replicate = networks(seed)
-    heads = [load_head(replicate.layout, name, replicate.compute) for name in variant.members]
+    samples, clipped = replicates[seed], variant.rule == RULES[1]
     span = config.guided.model_copy(update={"images": section.images, "seed_start": section.seed_start})
-    features, log_ratios, _ = zip(*replicate.draws(variant, heads, span), strict=True)
-    fid, influence = replicate.distance(features)
-    values: dict[str, Any] = {"fid_debiased": debiased_distance(np.concatenate(features), replicate.reference)}
-    if variant.rule == RULES[1]:
-        sampler = sampler_settings(config, variant)
-        times = tau_from_sigma(karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1])
-        noisy = np.concatenate(log_ratios, axis=1)[times.numpy() > HIGH_NOISE]
-        values |= share_and_amplification(expit(noisy.astype(np.float64)))
+    features, mistaken = list[np.ndarray](), list[np.ndarray]()
+    for batch in samples.batches(variant, span, trajectory=clipped):
+        features.append(batch["features"])
+        if clipped:
+            noisy = tau_from_sigma(torch.from_numpy(batch["sigma"][:-1])).numpy() > HIGH_NOISE
+            mistaken.append(expit(batch["log_ratio"][noisy].astype(np.float64).ravel()))
+    fid, influence = frechet_influence(np.concatenate(features), samples.reference)
+    values: dict[str, Any] = {"fid_debiased": debiased_distance(np.concatenate(features), samples.reference)}
+    if clipped:
+        values |= share_and_amplification(np.concatenate(mistaken))
     tracker.summary(values)
     groups = np.array_split(influence, min(len(influence), GROUPS))
     for key, value in {**values, "influence": [float(f"{group.mean():.9g}") for group in groups]}.items():
