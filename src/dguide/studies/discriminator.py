@@ -20,8 +20,8 @@ from dguide.artifacts import Layout, load_extractor
 from dguide.settings import Config, HeadNetwork, Member, Variant
 from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
 from dguide.stages.guided import Networks, open_networks
-from dguide.studies.distances import GuidedSamples, distance_inputs, distance_settings
-from dguide.studies.record import attach_samples, draw, seconds, write_record
+from dguide.studies.distances import GuidedSamples, attach_samples, distance_inputs, distance_settings
+from dguide.studies.record import draw, seconds, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, DivergenceError

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import optuna
 import torch
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from dguide.artifacts import Layout, load_fid_network
 from dguide.settings import Config, Variant
 from dguide.settings.sections import SampleRange
 from dguide.stages.guided import Arrays, batches_of, draw
+from dguide.tracking import Tracker
 from discriminator_guidance.files import WEIGHT_FILES, read_npz
+from discriminator_guidance.images import write_grid
 from discriminator_guidance.metrics.distances import gaussian_of_features
 from discriminator_guidance.metrics.features import extract_features
 from discriminator_guidance.runtime import allow_tf32, prepare
@@ -35,6 +41,17 @@ class GuidedSamples:
             features = extract_features(self.network.features, arrays["images"], size, self.compute.device)
             allow_tf32(rounded)
             yield arrays | {"features": features}
+
+
+def attach_samples(trial: optuna.Trial, tracker: Tracker, images: np.ndarray, layout: Layout) -> None:
+    """Attach a grid of a trial's first samples, for `optuna-dashboard --artifact-dir` and MLflow."""
+    layout.trials.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        grid = Path(folder) / "samples.png"
+        write_grid(grid, images)
+        store = FileSystemArtifactStore(layout.trials)
+        upload_artifact(artifact_store=store, file_path=str(grid), study_or_trial=trial)
+        tracker.artifact(grid)
 
 
 def distance_inputs(layouts: Sequence[Layout], members: Iterable[str] = ()) -> tuple[Path, ...]:

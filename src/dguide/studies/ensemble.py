@@ -14,8 +14,8 @@ from optuna.pruners import PercentilePruner
 from dguide.artifacts import Layout
 from dguide.settings import Config, Variant
 from dguide.stages.guided import window_of
-from dguide.studies.distances import GuidedSamples, distance_inputs, distance_settings
-from dguide.studies.record import attach_samples, write_record
+from dguide.studies.distances import GuidedSamples, attach_samples, distance_inputs, distance_settings
+from dguide.studies.record import write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.metrics.distances import frechet_influence

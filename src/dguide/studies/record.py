@@ -5,35 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial
 
 from dguide.artifacts import Layout
 from dguide.settings import Config, load_config, promote
 from dguide.settings.load import PARAMS
 from dguide.studies.trials import GRID, complete, ended
-from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import read_json, write_bytes, write_csv, write_json
-from discriminator_guidance.images import write_grid
 
 ENOUGH = 4  # different values under which only the history is drawn
-
-
-def attach_samples(trial: optuna.Trial, tracker: Tracker, images: np.ndarray, layout: Layout) -> None:
-    """Attach a grid of a trial's first samples, for `optuna-dashboard --artifact-dir` and MLflow."""
-    layout.trials.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder:
-        grid = Path(folder) / "samples.png"
-        write_grid(grid, images)
-        store = FileSystemArtifactStore(layout.trials)
-        upload_artifact(artifact_store=store, file_path=str(grid), study_or_trial=trial)
-        tracker.artifact(grid)
 
 
 def write_record(study: optuna.Study, config: Config, layout: Layout, record: Mapping[str, Any]) -> None:
