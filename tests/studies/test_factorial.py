@@ -100,7 +100,7 @@ def test_known_effects_and_factors_are_recovered(small: Tiny):
             clipped = variant.rule == RULES[1]
             fid = (1.0, 2.0)[seed] * (1.5 if variant.boosting else 1.0)
             fid *= ((5.0, 8.0) if variant.steps == 3 else (0.8, 1.25))[seed] if clipped else 1.0
-            values = {"influence": [0.1, -0.1], "fid_debiased": fid}
+            values = {"standard_error": 0.1, "fid_debiased": fid}
             values |= {"share_in_unit": 0.5, "amplification": (20.0, 60.0)[seed]} if clipped else {}
             for key, value in values.items():
                 trial.set_user_attr(key, value)

@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from dguide.artifacts import Layout, load_extractor
 from dguide.settings import Config, HeadNetwork, Member, Variant
 from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
-from dguide.stages.guided import Networks, open_networks
+from dguide.stages.guided import open_networks
 from dguide.studies.distances import GuidedSamples, attach_samples, distance_inputs, distance_settings
 from dguide.studies.record import draw, seconds, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
@@ -27,7 +27,7 @@ from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.metrics.distances import frechet_influence
-from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
+from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import grid_logits
@@ -99,50 +99,45 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
 
 def objective(config: Config, layout: Layout) -> Objective:
     """A trial trains a head and samples with it; networks and images are read once."""
-    samples = GuidedSamples(config, layout)
-    networks = open_networks(config, layout, _variant(config).model_copy(update={"members": ()}))
+    samples, variant = GuidedSamples(config, layout), _variant(config)
+    networks = open_networks(config, layout, variant.model_copy(update={"members": ()}))
     extractor = load_extractor(layout, samples.compute)
-    return partial(_objective, open_inputs(config, layout, _start(config)), samples, networks, extractor)
-
-
-def _objective(
-    inputs: DiscriminatorInputs,
-    samples: GuidedSamples,
-    networks: Networks,
-    extractor: EncoderUNet,
-    trial: optuna.Trial,
-    tracker: Tracker,
-) -> float:
-    config = inputs.config
-    member = suggest(trial, config)
-    checkpoints = resumable_head(inputs, "study-discriminator", member)
+    inputs = open_inputs(config, layout, _start(config))
 
     def value_of(row: Row) -> float:
         return row["bce"] + config.studies.discriminator.calibration_weight * row["calibration_error"]
 
-    def report(epoch: int, row: Row) -> None:
-        tracker.metrics(epoch, row)
-        trial.report(value_of(row), epoch)
-        if GRID not in trial.user_attrs and trial.should_prune():
-            raise optuna.TrialPruned
+    def loss(trial: optuna.Trial, tracker: Tracker) -> float:
+        member = suggest(trial, config)
+        checkpoints = resumable_head(inputs, "study-discriminator", member)
 
-    try:
+        def report(epoch: int, row: Row) -> None:
+            tracker.metrics(epoch, row)
+            trial.report(value_of(row), epoch)
+            if GRID not in trial.user_attrs and trial.should_prune():
+                raise optuna.TrialPruned
+
         head, settings, score = start_head(inputs, member), inputs.settings(member), partial(scores, inputs)
-        kept, _ = fit_head(head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report)
-    except (optuna.TrialPruned, DivergenceError):
+        try:
+            kept, _ = fit_head(
+                head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report
+            )
+        except (optuna.TrialPruned, DivergenceError):
+            checkpoints.remove()
+            raise
+        head.load_state_dict(kept)
+        row = scores(inputs, head)
+        guiding = replace(networks, members=MemberLogits(extractor, [samples.compute.place(head)]))
+        batches = list(samples.batches(variant, config.studies.tuning, networks=guiding))
+        fid, _ = frechet_influence(np.concatenate([batch["features"] for batch in batches]), samples.reference)
+        attach_samples(trial, tracker, batches[0]["images"], layout)
+        for key, value in {**row, "fid": fid, "member": member.model_dump(mode="json", exclude_none=True)}.items():
+            trial.set_user_attr(key, value)
+        tracker.summary({"fid": fid})
         checkpoints.remove()
-        raise
-    head.load_state_dict(kept)
-    row = scores(inputs, head)
-    networks = replace(networks, members=MemberLogits(extractor, [samples.compute.place(head)]))
-    batches = list(samples.batches(_variant(config), config.studies.tuning, networks=networks))
-    fid, _ = frechet_influence(np.concatenate([batch["features"] for batch in batches]), samples.reference)
-    attach_samples(trial, tracker, batches[0]["images"], samples.layout)
-    for key, value in {**row, "fid": fid, "member": member.model_dump(mode="json", exclude_none=True)}.items():
-        trial.set_user_attr(key, value)
-    tracker.summary({"fid": fid})
-    checkpoints.remove()
-    return value_of(row)
+        return value_of(row)
+
+    return loss
 
 
 def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,29 +94,30 @@ def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:
 
 
 def objective(config: Config, layout: Layout) -> Objective:
-    """A trial samples with the networks of every training replicate, which are read once."""
-    layouts = enumerate(layout.replicates(config.replicates))
-    return partial(_objective, [GuidedSamples(config.replicate(number), replicate) for number, replicate in layouts])
+    """A trial samples with the networks of every training replicate."""
+    layouts = layout.replicates(config.replicates)
+    replicates = [GuidedSamples(config.replicate(number), layouts[number]) for number in range(config.replicates)]
 
+    def mean_distance(trial: optuna.Trial, tracker: Tracker) -> float:
+        """The mean distance over the replicates; after each batch, of what has been drawn."""
+        variant, fids, drawn = suggest(trial, config), list[float](), 0
+        trial.set_user_attr("variant", variant.model_dump(mode="json", exclude_none=True))
+        for samples in replicates:
+            features = list[np.ndarray]()
+            fids.append(math.inf)
+            for batch in samples.batches(variant, config.studies.tuning):
+                if drawn == 0:
+                    attach_samples(trial, tracker, batch["images"], layout)
+                features.append(batch["features"])
+                fids[-1], _ = frechet_influence(np.concatenate(features), samples.reference)
+                tracker.metrics(drawn, {"fid_so_far": float(np.mean(fids))})
+                trial.report(float(np.mean(fids)), drawn)
+                drawn += 1
+                if GRID not in trial.user_attrs and trial.should_prune():
+                    raise optuna.TrialPruned
+        return float(np.mean(fids))
 
-def _objective(replicates: Sequence[GuidedSamples], trial: optuna.Trial, tracker: Tracker) -> float:
-    """The mean distance over the training replicates; after each batch, of what has been drawn."""
-    variant, fids, batch = suggest(trial, replicates[0].config), list[float](), 0
-    trial.set_user_attr("variant", variant.model_dump(mode="json", exclude_none=True))
-    for replicate in replicates:
-        features = list[np.ndarray]()
-        fids.append(math.inf)
-        for arrays in replicate.batches(variant, replicate.config.studies.tuning):
-            if batch == 0:
-                attach_samples(trial, tracker, arrays["images"], replicate.layout)
-            features.append(arrays["features"])
-            fids[-1], _ = frechet_influence(np.concatenate(features), replicate.reference)
-            tracker.metrics(batch, {"fid_so_far": float(np.mean(fids))})
-            trial.report(float(np.mean(fids)), batch)
-            batch += 1
-            if GRID not in trial.user_attrs and trial.should_prune():
-                raise optuna.TrialPruned
-    return float(np.mean(fids))
+    return mean_distance
 
 
 def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:

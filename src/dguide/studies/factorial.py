@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from itertools import combinations, product
 from typing import Any
 
@@ -39,7 +38,6 @@ CELL = ("set", "rule", "members", "steps", "w2", "boosting", "seed")
 RULES = ("mean_probability", "clipped_logit_mean")  # ours and the reproduction's
 HIGH_NOISE = 0.5  # VP time above which logits hold next to no information
 EDGE = 1.001 * PROBABILITY_CLIP  # closer to 0 or 1 is pinned, up to the rounding of a log ratio
-GROUPS = 300  # neighbouring samples whose mean influence is kept, so that journals stay small
 NEWTON_STEPS, RIDGE = 25, 1e-3  # the ridge is that of one image in a thousand; it keeps separable classes finite
 PUBLISHED = {"its report": 14.348 / 2.084, "its repository": 17.930 / 2.084}  # the reproduction's ensemble over its D0
 
@@ -63,12 +61,12 @@ def planned_cells(config: Config) -> dict[str, dict[str, Any]]:
     section = config.studies.factorial
     (first, members), *others = section.sets.items()
     steps, seeds = (*section.steps[::-1], *section.more_steps), range(config.replicates)
-    crossed = product(steps, section.w2, section.boosting, seeds, RULES[::-1], (len(members), 1))
-    cells = pd.DataFrame(crossed, columns=["steps", "w2", "boosting", "seed", "rule", "members"]).assign(set=first)
+    crossed = product([first], RULES[::-1], (len(members), 1), steps, section.w2, section.boosting, seeds)
+    cells = pd.DataFrame(crossed, columns=[*CELL])
     corner = cells[_as_reproduced(cells, section)]
     theirs = corner[(corner["rule"] == RULES[1]) & (corner["members"] > 1) & (corner["steps"] == section.steps[1])]
     added = [theirs.assign(set=name, members=len(names)) for name, names in others]
-    every = pd.concat([corner, *added, cells[cells["steps"].isin(section.steps)]])[[*CELL]].drop_duplicates()
+    every = pd.concat([corner, *added, cells[cells["steps"].isin(section.steps)]]).drop_duplicates()
     cells_as_rows: list[Any] = every.to_dict("records")
     return {" ".join(map(str, cell.values())): cell for cell in cells_as_rows}
 
@@ -98,29 +96,31 @@ def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
 
 def objective(config: Config, layout: Layout) -> Objective:
     """A trial samples a cell with the networks of its replicate."""
-    return partial(_objective, [GuidedSamples(config, replicate) for replicate in layout.replicates(config.replicates)])
-
-
-def _objective(replicates: Sequence[GuidedSamples], trial: optuna.Trial, tracker: Tracker) -> float:
-    config = replicates[0].config
-    section, (variant, seed) = config.studies.factorial, suggest(trial, config)
-    samples, clipped = replicates[seed], variant.rule == RULES[1]
+    replicates = [GuidedSamples(config, replicate) for replicate in layout.replicates(config.replicates)]
+    section = config.studies.factorial
     span = config.guided.model_copy(update={"images": section.images, "seed_start": section.seed_start})
-    features, mistaken = list[np.ndarray](), list[np.ndarray]()
-    for batch in samples.batches(variant, span, trajectory=clipped):
-        features.append(batch["features"])
+
+    def distance(trial: optuna.Trial, tracker: Tracker) -> float:
+        variant, seed = suggest(trial, config)
+        samples, clipped = replicates[seed], variant.rule == RULES[1]
+        features, mistaken = list[np.ndarray](), list[np.ndarray]()
+        for batch in samples.batches(variant, span, trajectory=clipped):
+            features.append(batch["features"])
+            if clipped:
+                noisy = tau_from_sigma(torch.from_numpy(batch["sigma"][:-1])).numpy() > HIGH_NOISE
+                mistaken.append(expit(batch["log_ratio"][noisy].astype(np.float64).ravel()))
+        rows = np.concatenate(features)
+        fid, influence = frechet_influence(rows, samples.reference)
+        values: dict[str, Any] = {"fid_debiased": debiased_distance(rows, samples.reference)}
+        values |= {"standard_error": standard_error(influence)}
         if clipped:
-            noisy = tau_from_sigma(torch.from_numpy(batch["sigma"][:-1])).numpy() > HIGH_NOISE
-            mistaken.append(expit(batch["log_ratio"][noisy].astype(np.float64).ravel()))
-    fid, influence = frechet_influence(np.concatenate(features), samples.reference)
-    values: dict[str, Any] = {"fid_debiased": debiased_distance(np.concatenate(features), samples.reference)}
-    if clipped:
-        values |= share_and_amplification(np.concatenate(mistaken))
-    tracker.summary(values)
-    groups = np.array_split(influence, min(len(influence), GROUPS))
-    for key, value in {**values, "influence": [float(f"{group.mean():.9g}") for group in groups]}.items():
-        trial.set_user_attr(key, value)
-    return fid
+            values |= share_and_amplification(np.concatenate(mistaken))
+        tracker.summary(values)
+        for key, value in values.items():
+            trial.set_user_attr(key, value)
+        return fid
+
+    return distance
 
 
 def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
@@ -147,13 +147,11 @@ def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
 
     Its ratio is to one discriminator by probability, NaN where a distance is not above 0.
     """
-    section, rows = config.studies.factorial, list[dict[str, Any]]()
-    measured, trials = ("fid_debiased", "share_in_unit", "amplification"), complete(study)
-    by_name = {trial.user_attrs[GRID]: trial for trial in trials}
-    for trial in (by_name[name] for name in planned_cells(config) if name in by_name):
-        error = standard_error(np.array(trial.user_attrs["influence"]))
+    section, measured = config.studies.factorial, ("standard_error", "fid_debiased", "share_in_unit", "amplification")
+    trials, rows = {trial.user_attrs[GRID]: trial for trial in complete(study)}, list[dict[str, Any]]()
+    for trial in (trials[name] for name in planned_cells(config) if name in trials):
         values = {key: trial.user_attrs.get(key) for key in measured}
-        rows.append({**trial.params, "n": section.images, "fid": trial.value, "standard_error": error, **values})
+        rows.append({**trial.params, "n": section.images, "fid": trial.value, **values})
     frame = pd.DataFrame(rows).astype(dict.fromkeys(measured, float))
     positive = frame.assign(fid=frame["fid_debiased"].where(frame["fid_debiased"] > 0))
     single = (frame["set"] == next(iter(section.sets))) & (frame["rule"] == RULES[0]) & (frame["members"] == 1)
