@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dguide import tracking
 from dguide.settings.sections import HeadNetwork
+from dguide.stages.discriminator import frozen_features
 from discriminator_guidance import runtime
 from discriminator_guidance.files import read_json, write_json
 from discriminator_guidance.guidance import DiscriminatorGuidance
@@ -114,10 +115,10 @@ class Calls:
     def head_step(self, size: HeadNetwork) -> Call:
         """A step of training a head on the extractor's features."""
         extractor = self._placed(self._network("extractor"))
-        features = torch.no_grad()(self.frozen.called(extractor.features))
+        features = frozen_features(extractor, self.frozen, self.training)
         head = build_head(extractor.feature_shape, **size.model_dump()).to(self.frozen.device)
         head = as_published(head) if self.published else head
-        return self._step(head, lambda x, t: head(features(x, t).float(), t))
+        return self._step(head, lambda x, t: head(features(x, t), t))
 
     def _step(self, network: nn.Module, output: Callable[[Tensor, Tensor], Tensor]) -> Call:
         optimizer = torch.optim.Adam(network.parameters(), fused=True)
@@ -140,8 +141,10 @@ class Calls:
     def _network(self, word: str) -> Any:
         settings, (channels, size, _) = getattr(self.config, word), self.shape
         if word == "score":
-            trained = {"sigma_data": settings.sigma_data, **settings.network.model_dump()}
-            network: nn.Module = EDMPrecond(size, channels, 0, **trained if settings.source == "train" else EDM_CIFAR10)
+            arguments = EDM_CIFAR10
+            if settings.source == "train":
+                arguments = {"sigma_data": settings.sigma_data, **settings.network.model_dump()}
+            network: nn.Module = EDMPrecond(size, channels, 0, **arguments)
         elif word == "extractor" and settings.source == "train":
             network = build_extractor(size, channels, CLASSES, **settings.network.model_dump())
         elif word == "extractor":
