@@ -193,14 +193,15 @@ class Resumable:
 
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
         """The arrays of a shard by name."""
+        path = self.folder / f"shard-{number:05d}.npz"
         try:
-            return load_arrays(self._shard(number), None, "delete it")
+            return load_arrays(path, None, "delete it") if path.is_file() else None
         except InputError:
             return None
 
     def save_shard(self, number: int, **arrays: np.ndarray) -> None:
         """Keep a finished shard, counted from 0."""
-        write_npz(self._shard(number), **arrays)
+        write_npz(self.folder / f"shard-{number:05d}.npz", **arrays)
 
     def load(self) -> dict[str, Any] | None:
         """The state last given to `save`, on the CPU: networks and optimizers move it to their own device."""
@@ -229,9 +230,6 @@ class Resumable:
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # others are in it, or it is gone
             self.folder.parent.rmdir()
-
-    def _shard(self, number: int) -> Path:
-        return self.folder / f"shard-{number:05d}.npz"
 
 
 WEIGHT_FILES = ("model.safetensors", "config.json")

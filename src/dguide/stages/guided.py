@@ -204,11 +204,12 @@ def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:
     require_arguments("a score network", wanted, {"cond": denoiser.label_dim > 0}, remedy)
     members, worse = None, None
     if variant.members:
-        heads = {name: load_head(layout, name, compute) for name in variant.members}
-        remedy = "run stage discriminator again or change cond"
-        for name, head in heads.items():
-            require_arguments(f"a discriminator {name}", wanted, {"cond": head.arguments["condition"]}, remedy)
-        members = MemberLogits(load_extractor(layout, compute), list(heads.values()))
+        heads, remedy = [], "run stage discriminator again or change cond"
+        for name in variant.members:
+            heads.append(load_head(layout, name, compute))
+            kind = {"cond": heads[-1].arguments["condition"]}
+            require_arguments(f"a discriminator {name}", wanted, kind, remedy)
+        members = MemberLogits(load_extractor(layout, compute), heads)
     if variant.autoguidance is not None:
         worse = load_denoiser(layout, compute, variant.autoguidance.network)
     return Networks(compute, denoiser, members, worse)

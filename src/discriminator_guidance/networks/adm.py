@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,22 +165,24 @@ class EncoderUNet(nn.Module):
         )
         self.label_emb = nn.Embedding(LABEL_ROWS, emb_channels) if condition else None
 
-        def block(inside: int, outside: int, down: bool = False) -> ResBlock:
-            return ResBlock(inside, emb_channels, dropout, outside, down)
-
+        block = partial(ResBlock, emb_channels=emb_channels, dropout=dropout)
         channels = channel_mult[0] * model_channels
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(in_channels, channels, 3, padding=1)])])
         for level, mult in enumerate(channel_mult):
             for _ in range(num_res_blocks):
-                layers = nn.ModuleList([block(channels, mult * model_channels)])
+                layers = nn.ModuleList([block(channels, out_channels=mult * model_channels)])
                 channels = mult * model_channels
                 if 2**level in attention_resolutions:
                     layers.append(AttentionBlock(channels, num_head_channels))
                 self.input_blocks.append(layers)
             if level < len(channel_mult) - 1:
-                self.input_blocks.append(nn.ModuleList([block(channels, channels, down=True)]))
+                self.input_blocks.append(nn.ModuleList([block(channels, out_channels=channels, down=True)]))
         self.middle_block = nn.ModuleList(
-            [block(channels, channels), AttentionBlock(channels, num_head_channels), block(channels, channels)]
+            [
+                block(channels, out_channels=channels),
+                AttentionBlock(channels, num_head_channels),
+                block(channels, out_channels=channels),
+            ]
         )
         size = image_size >> (len(channel_mult) - 1)
         self.feature_shape = (channels, size, size)
@@ -233,8 +236,10 @@ class MemberLogits(nn.Module):
         x_vp: (N, C, H, W), mean(tau) times the unscaled noisy images. tau: 0-dim or (N,) VP times. labels: (N,) or
         (N, classes) one-hot, for conditional heads; the extractor is not given them.
         """
-        features = self.extractor.features(x_vp, tau)
-        return torch.stack([head(features, tau, labels).squeeze(1) for head in self.heads])
+        features, logits = self.extractor.features(x_vp, tau), list[Tensor]()
+        for head in self.heads:
+            logits.append(head(features, tau, labels).squeeze(1))
+        return torch.stack(logits)
 
 
 def create_classifier(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -202,9 +203,7 @@ class SongUNet(nn.Module):
         self.map_layer0 = Linear(noise_channels, emb_channels)
         self.map_layer1 = Linear(emb_channels, emb_channels)
 
-        def block(inside: int, outside: int, **options: bool) -> UNetBlock:
-            return UNetBlock(inside, outside, emb_channels, dropout, taps, **options)
-
+        block = partial(UNetBlock, emb_channels=emb_channels, dropout=dropout, taps=taps)
         self.enc = nn.ModuleDict()
         skips: list[int] = []
         channels = aux = in_channels
