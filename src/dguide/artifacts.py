@@ -202,17 +202,17 @@ def resumable(
 
 def released_file(layout: Layout, path: str, key: str) -> Path:
     """A file of pretrained weights under data/raw, which the setting `key` names."""
-    found = layout.root / path
-    if not found.is_file():
+    file = layout.root / path
+    if not file.is_file():
         raise InputError(f"the file of {key} at {path}", "no such file", "run `dguide fetch`, or put it there by hand")
-    return found
+    return file
 
 
-def require_arguments(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any], remedy: str) -> None:
+def require_arguments(what: str, wanted: Mapping[str, Any], arguments: Mapping[str, Any], remedy: str) -> None:
     """Refuse a network whose constructor arguments are not those that settings and images ask for."""
     for name, value in wanted.items():
-        if found[name] != value:
-            raise InputError(f"{what} with {name} {value}", f"{name} {found[name]}", remedy)
+        if arguments[name] != value:
+            raise InputError(f"{what} with {name} {value}", f"{name} {arguments[name]}", remedy)
 
 
 @contextmanager

@@ -208,6 +208,8 @@ class Resumable:
         import torch
 
         path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return None
         try:
             with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums and does not compare them
                 if archive.testzip() is not None:

@@ -54,9 +54,9 @@ class Compute:
     def called(self, network: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         """A network, or a part of one, that is called in this format."""
 
-        def call(*given: Any, **named: Any) -> torch.Tensor:
+        def call(*arguments: Any, **named: Any) -> torch.Tensor:
             with self.autocast():
-                return network(*given, **named)
+                return network(*arguments, **named)
 
         return call
 
@@ -123,8 +123,8 @@ def _gpu_of_process() -> torch.device:
     return torch.device("cuda", index)
 
 
-def _in_format_of_kernel(layer: nn.Module, given: tuple[torch.Tensor]) -> torch.Tensor:
-    return given[0].to(layer.weight.dtype)  # type: ignore[arg-type]
+def _in_format_of_kernel(layer: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return inputs[0].to(layer.weight.dtype)  # type: ignore[arg-type]
 
 
 _ALONE = ContextVar("alone", default=False)
@@ -170,10 +170,9 @@ def broadcast(value: Value) -> Value:
     """The value that the first process has."""
     if world_size() == 1:
         return value
-    held: list[Any] = [value]
-    _group().broadcast_object_list(held, src=0)
-    found: Value = held[0]
-    return found
+    values: list[Value] = [value]
+    _group().broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def add_up(tensors: list[Tensor]) -> None:
@@ -200,15 +199,15 @@ def share(count: int) -> range:
     return range(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
-def gather_rows(own: Tensor, count: int) -> Tensor:
+def gather_rows(part: Tensor, count: int) -> Tensor:
     """All rows, each process having those of `share(count)`; on the CPU."""
     if world_size() == 1:
-        return own.cpu()
+        return part.cpu()
     import torch
 
     parts: list[Any] = [None] * world_size()
-    _group().all_gather_object(parts, own.cpu())
-    rows = torch.cat([part for part in parts if len(part)])
+    _group().all_gather_object(parts, part.cpu())
+    rows = torch.cat([rows for rows in parts if len(rows)])
     assert len(rows) == count, "every process takes its share of the rows"
     return rows
 

@@ -181,8 +181,8 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
     if variant not in config.variants:
         raise ConfigError("a variant of the settings", repr(variant), f"choose one of: {', '.join(config.variants)}")
     if (grid and len(seeds) > most) or (out.exists() and out.is_dir() == grid):
-        expected, found = f"--out: a folder, or a .png of at most {most} seeds", f"{out} and {len(seeds)} seeds"
-        raise ConfigError(expected, found, "choose another --out")
+        expected, got = f"--out: a folder, or a .png of at most {most} seeds", f"{out} and {len(seeds)} seeds"
+        raise ConfigError(expected, got, "choose another --out")
     size, row = config.guided.batch_size, config.variants[variant]
     batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
     with tracking.bar(f"samples of {variant}", len(seeds), "images") as advance:
