@@ -11,7 +11,7 @@ COLUMNS += [("param", key) for key in ("rule", "members", "weights", "w1", "w2")
 # metric, runs are listed by themselves; otherwise they are folded into the run of their pipeline.
 VIEWS = {
     "fid": {
-        "searchFilter": "tags.stage = 'evaluation'",
+        "searchFilter": "attributes.run_name LIKE 'evaluation/%'",
         "orderByKey": "metrics.`fid`",
         "orderByAsc": True,
         "selectedColumns": [f"{kind}s.`{key}`" for kind, key in COLUMNS],

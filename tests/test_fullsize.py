@@ -46,7 +46,6 @@ def few(settings: dict[str, Any]) -> dict[str, Any]:
     settings["discriminator"] |= {"images": IMAGES, "epoch_factor": 1e-3}
     settings["guided"] |= {"images": IMAGES}
     settings["variants"] = {name: settings["variants"][name] for name in VARIANTS[settings["profile"]]}
-    settings["evaluation"] |= {"kid_subsets": 2, "kid_subset_size": 8}
     settings["report"]["images"] = 8
     return settings
 
@@ -84,7 +83,7 @@ def test_every_stage_runs_at_full_size(project: Path, capsys: pytest.CaptureFixt
     assert process.returncode == 0, "".join(log[-30:])
 
     config = load_config(project / "params.yaml")
-    assert len(stages) == 6 + len(config.members) + 2 * len(config.variants)
+    assert len(stages) == 7 + len(config.members) + len(config.variants)
     assert not list((project / "data/raw").glob("*.executed"))
     layout = Layout(project, config.profile)
     for name in config.variants:

@@ -36,7 +36,7 @@ def evaluated(profile: str, variant: str) -> dict[str, Any]:
 def measured(profile: str, variant: str) -> tuple[list[float], list[float]]:
     """FID and KID x 1,000 of a variant, and the differences from no guidance, with their intervals."""
     found = evaluated(profile, variant)
-    values = found["fid"], found["fid_low"], found["fid_high"], found["kid_all"], *found["kid_ci95"]
+    values = found["fid"], found["fid_low"], found["fid_high"], found["kid"], *found["kid_ci95"]
     change = found["delta_fid"], found["delta_low"], found["delta_high"], found["delta_kid"], *found["delta_kid_ci95"]
     return [[*each[:3], *np.multiply(1000, each[3:])] for each in (values, change)]
 
@@ -63,13 +63,13 @@ def test_the_figure_of_the_docs_is_that_of_the_committed_study() -> None:
 def intervals() -> Iterator[tuple[float, float, float]]:
     """Every value with its interval in the committed reports."""
     sampling = {"fid": "fid_ci95_sampling", "delta_fid": "delta_ci95_sampling"}
-    for path in REPORTS.glob("*/tables/differences.csv"):
+    for path in REPORTS.glob("*/details/differences.csv"):
         yield from pd.read_csv(path)[["difference", "low", "high"]].itertuples(index=False, name=None)
     for path in REPORTS.glob("*/details/*.json"):
         found = evaluated(path.parts[-3], path.stem)
         yield found["fid"], found["fid_low"], found["fid_high"]
         yield from ((found[value], *found[ends]) for value, ends in sampling.items())
-        kids = [(found["kid_all"], *found["kid_ci95"])]
+        kids = [(found["kid"], *found["kid_ci95"])]
         kids += [(found[name], *found[f"{name}_ci95"]) for name in ("delta_kid", "delta_kid_holdout")]
         if path.stem == "edm":
             yield found["holdout_fid"], *found["holdout_fid_ci95"]

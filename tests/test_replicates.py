@@ -13,7 +13,7 @@ from dguide.run import run_stage
 from discriminator_guidance.files import sha256
 
 from .commands import TORCHRUN, succeed
-from .stages.conftest import prepare_study, tiny_settings, write_params
+from .stages.conftest import only, prepare_study, tiny_settings, write_params
 
 STAGES = (
     ("score", {}), ("extractor", {}), ("fake", {}), ("discriminator", {"member": "d0"}),
@@ -38,7 +38,7 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
     for word, row in STAGES:
         run_stage(word, params, **row)
     alone = {folder: hashes(folder) for folder in folders}
-    write_params(tmp_path, tiny_settings({**sequential, "replicates": 2}))
+    write_params(tmp_path, tiny_settings({**sequential, **only("edm", "mean_prob"), "replicates": 2}))
     for word, row in STAGES:
         run_stage(word, params, 1, **row)
     assert not one.fake.exists(), "--replicate runs one of them alone"
@@ -54,7 +54,6 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
     shown = succeed(tmp_path, *TORCHRUN, "dguide", "discriminator", "d1")
     assert shown.count("discriminator/d1\n") == 2, "each process trains and reports its replicate"
     assert [hashes(f"models/mini/discriminator/d1/{name}") for name in ("r0", "r1")] == each
-    for variant in ("edm", "mean_prob"):
-        run_stage("evaluation", params, variant=variant)
-    details = json.loads((layout.evaluated("mean_prob") / "details.json").read_text())
+    run_stage("evaluation", params)
+    details = json.loads(layout.details("mean_prob").read_text())
     assert (details["replicates"], len(details["fid_values"])) == (2, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from dguide.artifacts import Layout
 from discriminator_guidance.runtime import share
 
 from .commands import TORCHRUN, succeed
-from .stages.conftest import prepare_study, run_stage, tiny_settings
+from .stages.conftest import only, prepare_study, run_stage, tiny_settings
 
-STAGES = {"fid_network": {}, "guided": {"variant": "own"}, "evaluation": {"variant": "own"},
+STAGES = {"fid_network": {}, "guided": {"variant": "own"}, "evaluation": {},
           "discriminator": {"member": "d1"}}  # the processes part for the first, and meet again  # fmt: skip
 PROGRAM = f"""
 from pathlib import Path
@@ -27,7 +26,10 @@ for stage, row in {STAGES}.items():
 
 def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
     own = tiny_settings()["variants"]["mean_prob"] | {"rule": "mean_logit", "weights": "fitted"}
-    alone = prepare_study(tmp_path / "alone", tiny_settings({"variants.own": own}))
+    changes = only("edm", "mean_prob") | {"evaluation.batch_size": 7}
+    changes["variants"] = {"edm": changes["variants"]["edm"], "own": own}
+    changes["report"] |= {"primary": ["own", "edm"]}
+    alone = prepare_study(tmp_path / "alone", tiny_settings(changes))
     folder = Path(shutil.copytree(tmp_path / "alone", tmp_path / "shared"))
     run_stage("guided", alone, "edm")
     layouts = (alone[1], Layout(folder, "mini"))
@@ -38,8 +40,8 @@ def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
         assert shown.splitlines().count("/".join([stage, *row.values()])) == 1, "the first process alone reports"
     for file in ("data/mini/guided/own/samples.npz", "models/mini/fid_network/model.safetensors"):
         assert (tmp_path / "alone" / file).read_bytes() == (folder / file).read_bytes()
-    metrics, others = (json.loads(layout.evaluation("own").read_text()) for layout in layouts)
-    assert metrics == pytest.approx(others, rel=1e-6, abs=1e-8)
+    for path in [*layouts[0].report.glob("evaluation/*"), *layouts[0].report.glob("details/*")]:
+        assert path.read_bytes() == (layouts[1].report / path.relative_to(layouts[0].report)).read_bytes()
     logits, others = (np.load(layout.discriminator("d1") / "test_logits.npz")["logits"] for layout in layouts)
     np.testing.assert_allclose(logits, others, rtol=1e-4, atol=1e-5)  # equal up to rounding
     assert logits.std() > 1e-4

@@ -26,7 +26,7 @@ from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.runtime import prepare
 
 from .commands import PROJECT, environment, run, succeed
-from .stages.conftest import prepare_study, tiny_settings, write_params
+from .stages.conftest import only, prepare_study, tiny_settings, write_params
 from .studies import worker
 
 ON = {"DGUIDE_TRACKING": "on"}
@@ -110,13 +110,17 @@ def test_a_terminated_stage_is_recorded(project: Path, store: Any) -> None:
 def test_an_evaluation_can_be_compared_in_the_runs_table(
     project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare_study(project / "study", tiny_settings())
+    settings = tiny_settings(only("edm", "mean_prob"))
+    prepare_study(project / "study", settings)
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.chdir(project / "study")
-    for variant in ("edm", "mean_prob"):
+    for variant in settings["variants"]:
         run_stage("guided", Path("params.yaml"), variant=variant)
-    run_stage("evaluation", Path("params.yaml"), variant="mean_prob")
-    found = runs(store, "mini")["evaluation/mean_prob"]
+    run_stage("evaluation", Path("params.yaml"))
+    recorded = runs(store, "mini")
+    found = recorded["evaluation/mean_prob"]
+    assert found.data.tags["mlflow.parentRunId"] == recorded["evaluation"].info.run_id
+    assert found.info.status == "FINISHED"
     expected = {"rule": "mean_probability", "members": "d0, d1", "weights": "equal", "w1": "2.0"}
     assert expected.items() <= found.data.params.items()
     assert not expected.keys() & found.data.metrics.keys()
@@ -124,7 +128,7 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
     for key, value in results.items():
         assert found.data.metrics[key] == pytest.approx(value, rel=1e-8), key
     parents = {run.data.tags.get("mlflow.parentRunId") for name, run in runs(store, "mini").items() if "/" in name}
-    assert parents == {None, runs(store, "mini")["pipeline/without git"].info.run_id}
+    assert parents == {None, recorded["pipeline/without git"].info.run_id, recorded["evaluation"].info.run_id}
 
 
 def test_the_best_discriminator_is_a_model_that_mlflow_loads(

@@ -95,13 +95,19 @@ class Layout:
         """The metrics of a variant that DVC compares."""
         return self.report / "evaluation" / f"{variant}.json"
 
-    def evaluated(self, variant: str) -> Path:
-        """The folder of details.json and of influence.npz, for paired differences."""
-        return self.root / "data" / self.profile / "evaluation" / variant
-
     def details(self, variant: str) -> Path:
-        """The other results of a variant, as stage `report` shows them: scores, settings, seeds."""
+        """The other results of a variant: intervals, scores, how it was sampled."""
         return self.report / "details" / f"{variant}.json"
+
+    @property
+    def differences(self) -> Path:
+        """The difference of every variant from every other."""
+        return self.report / "details" / "differences.csv"
+
+    @property
+    def provenance(self) -> Path:
+        """Commit, versions and machine of the last report; in neither git nor DVC."""
+        return self.root / "data" / self.profile / "provenance.json"
 
     @property
     def study(self) -> Path:

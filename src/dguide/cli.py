@@ -107,9 +107,9 @@ def guided(variant: Variant, replicate: Replicate = None, params: Params = PARAM
 
 
 @app.command(rich_help_panel=PIPELINE)
-def evaluation(variant: Variant, params: Params = PARAMS) -> None:
-    """Evaluate the samples of one variant: FID, KID, precision, recall, intervals."""
-    run_stage("evaluation", params, variant=variant)
+def evaluation(params: Params = PARAMS) -> None:
+    """Evaluate the samples of every variant: FID, KID, precision, recall, differences, intervals."""
+    run_stage("evaluation", params)
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -179,7 +179,8 @@ def summary(
     params: Params = PARAMS,
 ) -> None:
     """Print the results of the profile."""
-    from dguide.report.gather import read_evaluation, summary_record, summary_rows
+    from dguide.report.gather import read_evaluation
+    from dguide.report.summary import summary_record, summary_rows
     from dguide.tracking import recorded_seconds
     from discriminator_guidance.files import write_json
 
@@ -190,7 +191,7 @@ def summary(
         write_json(file, summary_record(evaluations, settings.model_dump(), recorded_seconds(settings.profile)))
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
-    tracking.table(title, summary_rows(evaluations))
+    tracking.table(title, summary_rows(evaluations, settings.evaluation.baseline))
     typer.echo(f"tables, figures and the page: {folder.relative_to(Path.cwd())}/index.html")
 
 

@@ -56,7 +56,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             name = "/".join(filter(None, [word, *row.values(), layout.replicate]))
             tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
             with tracking.run(config.profile, name, tags, _settings(settings, word, row)) as tracker:
-                tracker.inputs(_inputs(layout, word, row))
+                tracker.inputs(_inputs(layout, word))
                 result: dict[str, Any] = stage.run(settings, layout, tracker, *row.values())
                 tracker.summary(result)
             results.append({"replicate": number, **result} if layout.replicate else result)
@@ -100,13 +100,11 @@ def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
     return sections
 
 
-def _inputs(layout: Layout, word: str, row: dict[str, str]) -> dict[str, Path]:
+def _inputs(layout: Layout, word: str) -> dict[str, Path]:
     """The image sets that a stage reads."""
     real, fake = layout.real / "train.npz", layout.fake / "samples.npz"
-    if word == "evaluation":
-        return {"real": real, "samples": layout.guided(row["variant"]) / "samples.npz"}
     sets = {"score": {"real": real}, "extractor": {"real": real}, "fid_network": {"real": real},
-            "discriminator": {"real": real, "fake": fake}}  # fmt: skip
+            "discriminator": {"real": real, "fake": fake}, "evaluation": {"real": real}}  # fmt: skip
     return sets.get(word, {})
 
 

@@ -8,14 +8,18 @@ that states the `recommended_atol` of an array, as the files of networks do.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 
-from discriminator_guidance.metrics.distances import distance_of_moments, frechet_influence, gaussian_of_features, kid
+from discriminator_guidance.metrics.distances import (
+    KernelSet,
+    distance_of_moments,
+    frechet_influence,
+    gaussian_of_features,
+    kid_influence,
+)
 from discriminator_guidance.metrics.manifold import precision_recall
 from tests.golden.vectors import Vectors, find
 from tests.metrics.sets import gaussian_statistics
@@ -85,17 +89,11 @@ FILES = [Vectors(path) for path in find(lambda vectors: bool(cases_of(vectors)))
 CASES = [case for vectors in FILES for case in cases_of(vectors)]
 
 
-def kid_of_subsets(case: Case, index_1: np.ndarray, index_2: np.ndarray) -> tuple[float, float]:
-    """Our KID on given subsets (rows of indices), by fixing the permutations that are drawn."""
-
-    def permutations() -> Iterator[np.ndarray]:
-        for rows_1, rows_2 in zip(index_1, index_2, strict=True):
-            yield from (rows_2, rows_1)  # the real subset is drawn first
-
-    drawn = permutations()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "randperm", lambda n: torch.from_numpy(next(drawn)))
-        return kid(*case.features, subsets=len(index_1), subset_size=index_1.shape[1], seed=0)
+def kid_of_subsets(case: Case, index_1: np.ndarray, index_2: np.ndarray) -> np.ndarray:
+    """Our KID of each pair of subsets (rows of indices)."""
+    generated, real = case.features
+    pairs = zip(index_1, index_2, strict=True)
+    return np.array([kid_influence(KernelSet.of(generated[i]), KernelSet.of(real[j]))[0] for i, j in pairs])
 
 
 def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
@@ -115,15 +113,14 @@ def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
         reference = gaussian_of_features(generated if quantity == "fid_pytorch_fid_self" else real)
         return [distance_of_moments(mu_1, sigma_1, *other), frechet_influence(generated, reference)[0]]
     if match := re.fullmatch(r"(?:prdc_)?(precision|recall)_k(\d+)", quantity):
-        return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"][0]]
-    if quantity in ("kid_mean", "kid_mean_f32", "kid_std"):
-        return [kid_of_subsets(case, *case.kid_indices)[quantity == "kid_std"]]
-    if quantity == "kid_subset_mmd2":
-        pairs = zip(*(index[:, None] for index in case.kid_indices), strict=True)
-        return [np.array([kid_of_subsets(case, one, two)[0] for one, two in pairs])]
+        return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"].mean]
+    if quantity.startswith("kid_"):
+        distances = kid_of_subsets(case, *case.kid_indices)
+        whole = {"kid_std": distances.std(), "kid_subset_mmd2": distances}
+        return [whole.get(quantity, distances.mean())]
     if quantity == "mmd2_unbiased_first_m":
         rows = np.arange(min(len(generated), len(real)))[None]
-        return [kid_of_subsets(case, rows, rows)[0]]
+        return list(kid_of_subsets(case, rows, rows))
     raise AssertionError(f"nothing of ours is compared with {quantity}")
 
 

@@ -135,7 +135,7 @@ def gaussian_set(seed: int, count: int, scale: float = 1.0) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 def test_the_jackknife_takes_out_the_bias_of_few_images(scale: float) -> None:
-    exact, reference = 8 * (scale - 1) ** 2, Gaussian(np.zeros(8), np.eye(8))
+    exact, reference = 8 * (scale - 1) ** 2, Gaussian(torch.zeros(8).double(), torch.eye(8).double())
     sets = [gaussian_set(seed, 200, scale) for seed in range(100)]
     plain = np.mean([frechet_influence(features, reference)[0] for features in sets])
     assert abs(np.mean([debiased_distance(features, reference) for features in sets]) - exact) < 0.2 * (plain - exact)

@@ -26,7 +26,7 @@ def of_torch_fidelity(generated: np.ndarray, real: np.ndarray, neighborhood: int
 def test_shares_are_those_of_torch_fidelity_whatever_the_block(neighborhood: int, precision: type, block: int) -> None:
     generated, real = normal(1, 90, scale=0.9).astype(precision), normal(2, 70).astype(precision)
     found = precision_recall(generated, real, neighborhood, block)
-    assert tuple(value for value, _ in found) == of_torch_fidelity(generated, real, neighborhood)
+    assert tuple(share.mean for share in found) == of_torch_fidelity(generated, real, neighborhood)
 
 
 @pytest.mark.parametrize(("generated", "real", "neighborhood"), [(60, 50, 3), (40, 80, 1)])
@@ -37,4 +37,14 @@ def test_influence_is_what_leaving_an_image_out_takes_away(generated: int, real:
     expected = (generated - 1) * (without.mean(axis=0) - without)
     assert np.ptp(expected, axis=0).min() > 0
     found = precision_recall(x, y, neighborhood, block=17)
-    np.testing.assert_allclose(np.stack([influence for _, influence in found], axis=1), expected, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate([share.influence for share in found]).T, expected, atol=1e-10)
+
+
+def test_intervals_of_shares_and_of_their_differences_stay_within_what_shares_can_be() -> None:
+    x, y = normal(1, 60, scale=1.3), normal(2, 50)
+    _, recall = precision_recall(x, y, 2)
+    low, high = recall.interval()
+    assert high == 1.0 < 2 * recall.mean - low, "the other half of the interval is longer than there is room"
+    _, nothing = precision_recall(x + 100, y, 8)
+    assert nothing.interval() == (0, 0)
+    assert recall.minus(nothing).interval()[1] == 1.0

@@ -7,7 +7,7 @@ import pytest
 
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.metrics.distances import frechet_influence, gaussian_of_features
-from discriminator_guidance.metrics.significance import Measured, holm, standard_error
+from discriminator_guidance.metrics.significance import Estimate, holm, standard_error
 from tests.metrics.sets import of_noise
 
 
@@ -35,13 +35,13 @@ def test_intervals_cover_the_expectation_over_repeated_sampling() -> None:
 
 
 def test_a_difference_is_paired_by_replicate_and_image() -> None:
-    first, second = Measured((1.0, 2.0, 6.0), noise(1, 30, 3).T), Measured((0.5, 1.0, 1.5), noise(2, 30, 3).T)
+    first, second = Estimate((1.0, 2.0, 6.0), noise(1, 30, 3).T), Estimate((0.5, 1.0, 1.5), noise(2, 30, 3).T)
     delta, reverse = first.minus(second), second.minus(first)
     assert delta.mean == pytest.approx(2.0)
-    assert delta.interval() == Measured((0.5, 1.0, 4.5), first.influence - second.influence).interval()
+    assert delta.interval() == Estimate((0.5, 1.0, 4.5), first.influence - second.influence).interval()
     assert reverse.interval() == pytest.approx(tuple(-bound for bound in reversed(delta.interval())))
     with pytest.raises(InputError, match=r"shapes \(3, 30\) and \(1, 20\)"):
-        first.minus(Measured((0.0,), np.zeros((1, 20))))
+        first.minus(Estimate((0.0,), np.zeros((1, 20))))
 
 
 def test_replicates_cover_the_expectation_over_training_seeds() -> None:
@@ -54,7 +54,7 @@ def test_replicates_cover_the_expectation_over_training_seeds() -> None:
     images = truth + training + gain * shared + own  # (study, variant, replicate, image); each distance is a mean
     for estimates, expected in ((images[:, 0], 1.0), (images[:, 0] - images[:, 1], 0.3)):
         values = estimates.mean(axis=2)
-        studies = [Measured(*study) for study in zip(values, estimates - values[:, :, None], strict=True)]
+        studies = [Estimate(*study) for study in zip(values, estimates - values[:, :, None], strict=True)]
         intervals = [study.interval() for study in studies]
         # In the long run 98.6 % for the mean, 96.4 % for the difference: t_{K-1} is cautious about known V_s.
         assert 0.90 <= np.mean([low <= expected <= high for low, high in intervals]) <= 0.99
@@ -70,24 +70,24 @@ def test_spread_of_replicates_beyond_their_own_noise_widens_the_interval() -> No
     unshared = np.mean([(psi - influence.mean(axis=0)).var(ddof=1) / 50 for psi in influence])
     for values, training in (((2.0, 3.0, 4.0), (1 - unshared) / 3), ((3.0, 3.0, 3.0), 0.0)):
         half_width = 4.302653 * np.sqrt(sampling + training)  # t with two degrees of freedom
-        assert Measured(values, influence).interval() == pytest.approx((3 - half_width, 3 + half_width))
+        assert Estimate(values, influence).interval() == pytest.approx((3 - half_width, 3 + half_width))
 
 
 def test_one_network_has_the_interval_and_p_value_of_sampling() -> None:
     influence = noise(1, 400).T - noise(1, 400).mean()
     value = 1.959964 * influence.std(ddof=1) / 20
-    measured = Measured((value,), influence)
+    measured = Estimate((value,), influence)
     assert measured.interval() == measured.sampling_interval() == pytest.approx((0, 2 * value), abs=1e-4 * value)
-    assert measured.p_value() == Measured((-value,), influence).p_value() == pytest.approx(0.05, abs=1e-6)
+    assert measured.p_value() == Estimate((-value,), influence).p_value() == pytest.approx(0.05, abs=1e-6)
 
 
 @pytest.mark.parametrize("replicates", [1, 3])
 def test_equal_variants_differ_by_nothing(replicates: int) -> None:
-    measured = Measured((2.0,) * replicates, noise(1, 50, replicates).T)
+    measured = Estimate((2.0,) * replicates, noise(1, 50, replicates).T)
     nothing = measured.minus(measured)
     assert nothing.interval() == (0.0, 0.0)
     assert nothing.p_value() == 1.0
-    assert Measured((2.0,) * replicates, np.zeros((replicates, 50))).p_value() == 0.0  # sets of one repeated image
+    assert Estimate((2.0,) * replicates, np.zeros((replicates, 50))).p_value() == 0.0  # sets of one repeated image
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dguide.report.gather import BASELINES, Difference, ReportInputs, Standing
+from dguide.report.gather import ReportData, Trajectory, gather
 from dguide.settings import load_config
 from discriminator_guidance.files import write_csv, write_json, write_npz
 
@@ -21,30 +22,37 @@ VARIANTS = ("edm", "d0", "d0_table1", "mean_prob", "clip_logit")
 MEMBERS = ("d0", "d1", "d2")
 SHAPE = IMAGES, *_ = (8, 16, 16, 1)
 LEVELS = 9
-Maker = Callable[..., ReportInputs]
+Maker = Callable[..., ReportData]
 
 
 def maker_in(folder: Path) -> Maker:
-    """Writes all files to a folder and returns the inputs that name them; keyword arguments change what is written."""
+    """Writes all files to a folder and reads them; keyword arguments change what is written."""
 
     def make(
         variants: tuple[str, ...] = VARIANTS,
         members: tuple[str, ...] = MEMBERS,
         changes: dict[str, dict[str, Any]] | None = None,
         settings: dict[str, Any] = MINI,
-        standings: dict[str, Standing] | None = None,
+        steps: dict[str, float] | None = None,
         note: str | None = None,
-    ) -> ReportInputs:
+        damage: Callable[[Path], None] = lambda folder: None,
+    ) -> ReportData:
         settings = copy.deepcopy(settings)
-        settings["report"] = {"images": 4, "dpi": 60, "primary": ["d0", "edm"]}
+        shown = {"samples": ["edm", "d0"], "log_ratios": ["d0"], "compare": ["d0"], "sampling": ["edm", *variants[1:3]]}
+        settings["report"] |= {"images": 4, "dpi": 60, "primary": ["d0", "edm"], **shown}
         settings["members"] = {name: settings["members"][name] for name in members}
         alone = settings["variants"]["d0"]
         settings["variants"] = {name: settings["variants"].get(name, alone) for name in variants}
         report, data, random = folder / "report", folder / "data", np.random.default_rng(0)
         for row, name in enumerate(members):
             write_member(report / "discriminator" / name, row, random)
+        values = {name: -0.5 * row for row, name in enumerate(variants)} | (steps or {})
+        write_csv(report / "details" / "differences.csv", [
+            {"variant": name, "other": other, **difference(values[name] - values[other])}
+            for name, other in permutations(values, 2)
+        ])  # fmt: skip
         for row, (name, section) in enumerate(settings["variants"].items()):
-            metrics, details = evaluation(row, bool(section["members"]))
+            metrics, details = evaluation(row, section)
             for key, value in (changes or {}).get(name, {}).items():
                 (metrics if key in metrics else details)[key] = value
             write_json(report / "evaluation" / f"{name}.json", metrics)
@@ -52,43 +60,27 @@ def maker_in(folder: Path) -> Maker:
             write_samples(data / "guided" / name, random)
         write_json(data / "real" / "card.json", {"source": "digits", "note": note, "images": {"train": 8}})
         write_npz(data / "real" / "train.npz", images=random.integers(0, 256, SHAPE, dtype=np.uint8))
-        return ReportInputs(
-            settings=settings,
-            data=data,
-            report=report,
-            differences=apart(variants),
-            standings=standings or {},
-            probability_clip=1e-5,
-            log_ratio_bound=11.512915,
-            vp_time=lambda sigma: sigma / (1 + sigma),
-            provenance={"commit": "0" * 40, "uncommitted changes": False, "versions": {"torch": "2.13"}},
-        )
+        damage(report)
+        return gather(settings, data, report, "", {name: trajectory(random) for name in ("edm", "d0")})
 
     return make
 
 
 @pytest.fixture
-def make_inputs(tmp_path: Path) -> Maker:
+def make_data(tmp_path: Path) -> Maker:
     """See `maker_in`."""
     return maker_in(tmp_path)
 
 
-def apart(variants: tuple[str, ...]) -> dict[str, dict[str, Difference]]:
-    """Half a unit from one variant to the next, as in `evaluation`."""
-    steps = {name: -0.5 * row for row, name in enumerate(variants)}
-    return {
-        baseline: {name: difference(steps[name] - steps[baseline]) for name in variants if name != baseline}
-        for baseline in BASELINES
-        if baseline in variants
-    }
+def difference(value: float) -> dict[str, float]:
+    """A row of differences.csv, clear of zero by more than 0.1; both KIDs go the same way."""
+    kids = {f"{kid}_difference": 0.002 * value for kid in ("kid", "kid_holdout")}
+    return {"difference": value, "low": value - 0.1, "high": value + 0.1, "p": 0.01, **kids}
 
 
-def difference(value: float, half_width: float = 0.1) -> Difference:
-    return Difference(value, (value - half_width, value + half_width))
-
-
-def evaluation(row: int, guided: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def evaluation(row: int, variant: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metrics and details: better than edm by 0.5 a row, clear of zero."""
+    guided = bool(variant["members"])
     fid, delta = 4.0625 - 0.5 * row, -0.5 * row
     scores = {"precision": 0.611, "recall": 0.722, "accuracy": 0.633, "auroc": 0.744}
     width = 0.1 if guided else 0.0
@@ -101,8 +93,9 @@ def evaluation(row: int, guided: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         "nfe": 2 * LEVELS - 3,
         "fid_debiased": fid - 0.1,
         "fid_ci95_sampling": [fid - 0.2, fid + 0.2],
-        "kid_all": metrics["kid"],
-        "kid_ci95": [metrics["kid"] - 0.001, metrics["kid"] + 0.001],
+        **{f"{kid}_ci95": [metrics[kid] - 0.001, metrics[kid] + 0.001] for kid in ("kid", "kid_holdout")},
+        "against_members": None,
+        "delta_p_adjusted": 0.03,
         **dict.fromkeys(("delta_kid", "delta_kid_holdout"), -0.001 * row),
         **dict.fromkeys(("delta_kid_ci95", "delta_kid_holdout_ci95"), (-0.001 * row - 0.0005, -0.001 * row + 0.0005)),
         "delta_ci95_sampling": [delta - width, delta + width],
@@ -110,7 +103,7 @@ def evaluation(row: int, guided: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         **{"holdout_fid": 0.67, "holdout_fid_ci95": [0.6, 0.74], "holdout_fid_debiased": 0.13},
         **{"holdout_kid": 0.001, "holdout_kid_ci95": [-0.001, 0.003]},
         **{f"discriminator_{key}": value if guided else None for key, value in scores.items()},
-        "steps": LEVELS - 1,
+        "steps": variant["steps"] or LEVELS - 1,
         "fid_network": "digits network",
         "reference_statistics": None,
         "reference_n": 1438,
@@ -142,11 +135,14 @@ def write_member(folder: Path, row: int, random: np.random.Generator) -> None:
 def write_samples(folder: Path, random: np.random.Generator) -> None:
     images = random.integers(0, 256, SHAPE, dtype=np.uint8)
     write_npz(folder / "samples.npz", images=images, index=np.arange(IMAGES) + 1000000)
+
+
+def trajectory(random: np.random.Generator) -> Trajectory:
     sigma = np.append(np.geomspace(80.0, 0.002, LEVELS - 1), 0.0)
     clean = np.broadcast_to(np.linspace(-1, 1, SHAPE[1])[:, None, None], (2, *SHAPE[1:]))
     noise = np.random.default_rng(1).standard_normal(clean.shape)
     states = np.stack([clean + s * noise for s in sigma]).astype(np.float32)
     denoised = np.stack([clean / (1 + s) for s in sigma[:-1]]).astype(np.float32)
-    log_ratio = random.normal(0, 2, (LEVELS - 1, IMAGES)).astype(np.float32)
+    log_ratio = random.normal(0, 2, (LEVELS - 1, 2)).astype(np.float32)
     log_ratio[-1] = np.inf  # outside the time window
-    write_npz(folder / "trajectory.npz", sigma=sigma, states=states, denoised=denoised, log_ratio=log_ratio)
+    return Trajectory(sigma, sigma / (1 + sigma), states, denoised, log_ratio)

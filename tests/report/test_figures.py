@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from dguide.report import figures, samples
-from dguide.report.gather import gather
 
 from .conftest import Maker
 
@@ -32,11 +32,12 @@ def titles(figure: Figure) -> list[str]:
     return [axes.get_title() for axes in figure.axes if axes.get_visible()]
 
 
-def test_curves_and_calibration_have_a_panel_for_each_member(make_inputs: Maker, drawn: list[Figure]) -> None:
-    inputs = make_inputs()
-    released = inputs.report / "discriminator" / "d2" / "history.csv"
-    released.write_text(released.read_text().splitlines()[0] + "\n")
-    data = gather(inputs)
+def test_curves_and_calibration_have_a_panel_for_each_member(make_data: Maker, drawn: list[Figure]) -> None:
+    def released(report: Path) -> None:
+        history = report / "discriminator" / "d2" / "history.csv"
+        history.write_text(history.read_text().splitlines()[0] + "\n")
+
+    data = make_data(damage=released)
     figures.curves_figure(data)
     figures.calibration_figure(data)
     assert titles(drawn[0]) == ["D0", "D1", "", ""], "a released head has no curves"
@@ -46,11 +47,11 @@ def test_curves_and_calibration_have_a_panel_for_each_member(make_inputs: Maker,
     assert train.get_ydata().tolist() == data.members[1].history["train_loss"].tolist()
 
 
-def test_process_figure_shows_the_sample_that_guidance_changes_most(make_inputs: Maker, drawn: list[Figure]) -> None:
-    data = gather(make_inputs())
+def test_process_figure_shows_the_sample_that_guidance_changes_most(make_data: Maker, drawn: list[Figure]) -> None:
+    data = make_data()
     guided = data.trajectories["d0"]
-    guided["states"][-1, 1] += 0.25
-    guided["states"][-1, 0, 0, 0] += 0.5  # a larger change, but of one pixel only
+    guided.states[-1, 1] += 0.25
+    guided.states[-1, 0, 0, 0] += 0.5  # a larger change, but of one pixel only
     facts = samples.process_figure(data).facts
     assert facts["index"] == 1_000_001
     # Half of 0.25: the grey range is [-1, 1] before it is shown.

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 
 from dguide.report.format import estimate
-from dguide.report.gather import Standing, gather
 from dguide.report.tables import Table, discriminator_table, ensemble_table, result_table, sampling_table
 
-from .conftest import Maker, difference
+from .conftest import Maker
 
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e-?\d+)?")
 EVIL = r"a_b & 50 % $x$ #1 {y} ~ ^ \z | <script> -1.5 σ 漢"
@@ -22,16 +21,16 @@ def cells(table: Table, row: str) -> dict[str, str]:
     return dict(frame.loc[row])
 
 
-def test_sampling_table_puts_the_reproduction_beside_ours(make_inputs: Maker) -> None:
-    table = sampling_table(gather(make_inputs()))
-    assert list(cells(table, "steps (NFE)").values()) == [*["35 (69)"] * 2, *["8 (15)"] * 3]
+def test_sampling_table_puts_the_reproduction_beside_ours(make_data: Maker) -> None:
+    table = sampling_table(make_data())
+    assert list(cells(table, "steps (NFE)").values()) == [*["35 (69)"] * 2, *["8 (15)"] * 2, "35 (69)"]
     total = cells(table, "guidance weight, (w1 + w2) / 2")
     assert (total["ours: d0"], total["ours: d0_table1"], total["ours: edm"]) == ("2", "1", "–")
     assert cells(table, "w1")["reproduction: unguided"] == "–"
 
 
-def test_discriminator_table_shows_effective_settings_and_losses(make_inputs: Maker) -> None:
-    data = gather(make_inputs())
+def test_discriminator_table_shows_effective_settings_and_losses(make_data: Maker) -> None:
+    data = make_data()
     table = discriminator_table(data)
     d0, history = cells(table, "D0"), data.members[0].history
     assert (d0["reproduction: epochs"], d0["ours: epochs"]) == ("60", "12")
@@ -42,8 +41,8 @@ def test_discriminator_table_shows_effective_settings_and_losses(make_inputs: Ma
     assert d0["ours, BCE: validation, best (epoch)"] == best
 
 
-def test_result_table_keeps_the_two_kinds_of_precision_apart(make_inputs: Maker) -> None:
-    table = result_table(gather(make_inputs()))
+def test_result_table_keeps_the_two_kinds_of_precision_apart(make_data: Maker) -> None:
+    table = result_table(make_data())
     row = cells(table, "d0_table1")
     assert row["ours: FID (digits network) [95 %]"] == "3.06 [2.86, 3.26]"
     assert row["ours: difference from edm [95 %]"] == "-1.00 [-1.10, -0.90]"
@@ -59,12 +58,17 @@ def test_result_table_keeps_the_two_kinds_of_precision_apart(make_inputs: Maker)
         assert value in shown, "published rows without a run of ours are shown, too"
 
 
-def test_ensembles_are_set_beside_their_best_and_worst_member(make_inputs: Maker) -> None:
-    each = {"d0": difference(-0.4), "d1": difference(0.05), "d2": difference(0.6)}
-    standing = Standing({"d0": "d0", "d1": "d1", "d2": "d2"}, 3.0, difference(-0.7), each)
-    inputs = make_inputs(variants=("edm", "d0", "d1", "d2", "mean_prob"), standings={"mean_prob": standing})
-    inputs.settings["members"]["d1"]["start"] = "models/mini/discriminator/d0"
-    row = cells(ensemble_table(gather(inputs)), "mean_prob")
+def test_ensembles_are_set_beside_their_best_and_worst_member(make_data: Maker) -> None:
+    alone = {name: name for name in ("d0", "d1", "d2")}
+    deltas = {f"delta_{distance}": -0.7 for distance in ("fid", "kid", "kid_holdout")}
+    record = {"alone": alone, "fid": 3.0, **deltas, "delta_fid_ci95": [-0.8, -0.6]}
+    data = make_data(
+        variants=("edm", "d0", "d1", "d2", "mean_prob"),
+        changes={"mean_prob": {"against_members": record}},
+        steps={"mean_prob": -1.0, "d0": -0.6, "d1": -1.05, "d2": -1.6},
+    )
+    data.settings["members"]["d1"]["start"] = "models/mini/discriminator/d0"
+    row = cells(ensemble_table(data), "mean_prob")
     assert row["FID (digits network) [95 %]: best member"].startswith("D2 2.56")
     assert row["FID (digits network) [95 %]: worst member"].startswith("D0 3.56")
     assert row["ensemble's difference [95 %] from: the mean of its members"] == "-0.70 [-0.80, -0.60]"
@@ -73,15 +77,14 @@ def test_ensembles_are_set_beside_their_best_and_worst_member(make_inputs: Maker
     assert row["start of its members"] == "2 of 3 fresh, 1 of 3 sequential"
 
 
-def test_formats_show_the_same_numbers(make_inputs: Maker) -> None:
-    data = gather(make_inputs())
+def test_formats_show_the_same_numbers(make_data: Maker) -> None:
+    data = make_data()
     for table in (sampling_table(data), discriminator_table(data), result_table(data)):
         assert_compiles(table.latex([EVIL]))
         rows = table.frame.to_numpy()
-        markdown = [line for line in table.markdown([]).splitlines() if line.startswith("|")][2:]
         latex = table.latex([]).split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
         html = re.findall(r"<tr>(.*?)</tr>", table.html().split("<tbody>")[1], re.DOTALL)
-        for row, *written in zip(rows, markdown, latex, html, strict=True):
+        for row, *written in zip(rows, latex, html, strict=True):
             expected = NUMBER.findall(" ".join(row))
             assert all(NUMBER.findall(line.replace("×", "x")) == expected for line in written)
 
@@ -109,7 +112,4 @@ def test_a_narrow_interval_has_more_decimals(half_width: float, shown: str) -> N
 def test_special_characters_survive_every_format() -> None:
     table = Table("t", EVIL, pd.DataFrame({"h": [EVIL], "g_1: h_2": ["[1, 2]"]}))
     assert_compiles(table.latex([EVIL]))
-    markdown = table.markdown([EVIL])
-    assert "<script>" not in markdown
     assert "<script>" not in table.html()
-    assert [len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("|")] == [3, 3, 3]

@@ -48,7 +48,6 @@ SMALL = {
         name: MINI["variants"][name] | ({"members": ["d0", "d1"]} if name in ("mean_prob", "clip_logit") else {})
         for name in VARIANTS
     },
-    "evaluation": MINI["evaluation"] | {"kid_subsets": 2, "kid_subset_size": 10},
     "report": MINI["report"]
     | {"images": 4, "dpi": 60, "primary": ["d0", "edm"], "trajectory_images": 2}
     | {"samples": VARIANTS[:2], "log_ratios": ["d0"], "compare": ["d0"], "sampling": VARIANTS[:3]},
@@ -64,6 +63,13 @@ def tiny_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     if own.get("cond"):
         own = {"study.ensemble.fitted": False} | own
     return changed(deepcopy({key: value for key, value in SMALL.items() if key not in own} | own))
+
+
+def only(*variants: str) -> dict[str, Any]:
+    """Changes that leave the settings these variants alone, the last of which is the planned comparison."""
+    rows = {name: SMALL["variants"][name] for name in variants}
+    shown = {"primary": [variants[-1], "edm"], "samples": [], "log_ratios": [], "compare": [], "sampling": []}
+    return {"variants": rows, "report": SMALL["report"] | shown, "study": None}
 
 
 def write_params(root: Path, settings: Mapping[str, Any]) -> Tiny:
@@ -116,6 +122,7 @@ class Recorder:
 
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, Path] = field(default_factory=dict)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -123,6 +130,9 @@ class Recorder:
 
     def params(self, values: Mapping[str, Any]) -> None:
         self.settings |= values
+
+    def row(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+        self.rows[name] = {**params, **metrics}
 
     def artifact(self, path: Path) -> None:
         assert path.is_file()

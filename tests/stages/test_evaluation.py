@@ -3,113 +3,182 @@
 from __future__ import annotations
 
 import json
+import shutil
+from itertools import permutations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from dguide.artifacts import Layout
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import write_npz
 from discriminator_guidance.metrics.classification import classification_scores
-from discriminator_guidance.metrics.significance import Measured
+from tests.commands import succeed
 from tests.metrics.sets import gaussian_statistics
+from tests.settings.settings import MINI
 
-from .conftest import Tiny, run_stage, tiny_settings, write_params
+from .conftest import Tiny, only, run_stage, tiny_settings, write_params
+
+D1 = MINI["variants"]["d1"]
+MEAN = {"members": ["d0", "d1"]}
+ROWS = {
+    "edm": MINI["variants"]["edm"],
+    "d0": MINI["variants"]["d0"],
+    "d1": D1,
+    "mean_prob": MINI["variants"]["mean_prob"] | MEAN,
+    "clip_logit": MINI["variants"]["clip_logit"] | MEAN,
+}
+SETTINGS = {"variants": ROWS, "report.sampling": ["edm", "d0"]}
 
 
 @pytest.fixture
 def sampled(tiny: Tiny) -> Tiny:
-    """The tiny study with 24 samples of every variant."""
-    config, layout = tiny
+    """The tiny study with 24 samples of every variant, d1 included."""
+    _, layout = tiny
+    config, _ = write_params(layout.root, tiny_settings(SETTINGS))
     for number, variant in enumerate(config.variants):
         images = np.random.default_rng(number).integers(0, 200 + 10 * number, (24, 8, 8, 1), dtype=np.uint8)
         write_npz(layout.guided(variant) / "samples.npz", images=images, index=config.guided.seed_start + np.arange(24))
-    return tiny
+    return config, layout
 
 
-def evaluated(study: Tiny, variant: str, **changes: Any) -> dict[str, Any]:
-    """Metrics, details and influence of a variant, after a change of settings."""
-    _, layout = study
-    settings = tiny_settings({key.replace("__", "."): value for key, value in changes.items()})
-    summary, tracker = run_stage("evaluation", write_params(layout.root, settings), variant)
-    metrics = json.loads(layout.evaluation(variant).read_text(), parse_constant=pytest.fail)
-    assert metrics == pytest.approx(summary, rel=1e-8)
-    details = json.loads((layout.evaluated(variant) / "details.json").read_text(), parse_constant=pytest.fail)
-    assert tracker.settings == {key: details[key] for key in tracker.settings}
-    return {**details, **metrics, **dict(np.load(layout.evaluated(variant) / "influence.npz"))}
+def evaluated(tiny: Tiny, **changes: Any) -> dict[str, dict[str, Any]]:
+    """Metrics and details of every variant, after a change of settings."""
+    _, layout = tiny
+    settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
+    config, _ = tiny = write_params(layout.root, tiny_settings(settings))
+    _, tracker = run_stage("evaluation", tiny)
+    found = {}
+    for name in config.variants:
+        metrics = json.loads(layout.evaluation(name).read_text(), parse_constant=pytest.fail)
+        details = json.loads(layout.details(name).read_text(), parse_constant=pytest.fail)
+        found[name] = {**details, **metrics}
+        row = tracker.rows[f"evaluation/{name}"]
+        assert {key: row[key] for key in metrics} == pytest.approx(metrics, rel=1e-8)
+        assert row["rule"] == details["rule"]
+    return found
 
 
 def test_details_hold_what_the_report_expects(sampled: Tiny) -> None:
-    d0 = evaluated(sampled, "d0")
+    found = evaluated(sampled)
+    d0, edm = found["d0"], found["edm"]
     expected = {"variant": "d0", "n": 24, "replicates": 1, "nfe": 7, "steps": 4}
     expected |= {"members": ["d0"], "rule": "mean_probability"}
     expected |= {"weights": "equal", "w1": 2.0, "w2": 2.0, "boosting": False, "window": [0.01, 1.0], "seed": 10}
     expected |= {"fid_network": "digits network", "reference_statistics": None, "reference_n": 40, "holdout_n": 20}
     assert {key: d0[key] for key in expected} == expected
     assert d0["fid_values"] == [d0["fid"]]
-    edm = evaluated(sampled, "edm")
     assert edm["floor"] > 0
     for name in ("fid", "kid"):
         low, high = edm[f"holdout_{name}_ci95"]
         assert low < edm[f"holdout_{name}"] < high
-
-
-def test_influence_by_sample_gives_the_intervals_and_edm_differs_from_itself_by_nothing(sampled: Tiny) -> None:
-    d0, edm = evaluated(sampled, "d0"), evaluated(sampled, "edm")
-    np.testing.assert_array_equal(d0["index"], 1_000_000 + np.arange(24))
-    measured, other = (Measured((found["fid"],), found["influence"]) for found in (d0, edm))
-    assert measured.interval() == pytest.approx((d0["fid_low"], d0["fid_high"]), rel=1e-7)
-    assert measured.minus(other).interval() == pytest.approx((d0["delta_low"], d0["delta_high"]), abs=1e-6)
-    assert (edm["delta_fid"], edm["delta_low"], edm["delta_high"]) == (0, 0, 0)
-    assert edm["delta_kid_holdout_ci95"] == [0, 0]
-    assert d0["delta_kid_holdout_ci95"][0] < d0["delta_kid_holdout"] < d0["delta_kid_holdout_ci95"][1]
+    for name in ("kid", "kid_holdout"):
+        low, high = d0[f"{name}_ci95"]
+        assert low < d0[name] < high
     assert [edm[key] for key in ("discriminator_auroc", "rule", "window", "members")] == [None, None, None, []]
 
 
-def test_replicates_are_evaluated_one_by_one_and_averaged(sampled: Tiny) -> None:
+def test_no_result_says_when_where_or_by_which_commit(sampled: Tiny) -> None:
+    def written(layout: Layout) -> dict[str, bytes]:
+        files = [path for path in layout.report.rglob("*") if path.is_file()]
+        return {str(path.relative_to(layout.report)): path.read_bytes() for path in files}
+
+    config, layout = sampled
+    elsewhere = Layout(layout.root.parent / "elsewhere", layout.profile)
+    shutil.copytree(layout.root, elsewhere.root)
+    run_stage("evaluation", sampled)
+    succeed(elsewhere.root, "dguide", "evaluation", OPENBLAS_NUM_THREADS="2")
+    assert written(layout) == written(elsewhere)
+    assert len(written(layout)) == 2 * len(config.variants) + 1
+
+
+def test_every_variant_is_compared_with_every_other(sampled: Tiny) -> None:
+    found = evaluated(sampled)
     _, layout = sampled
-    parts = [evaluated(sampled, "d0"), evaluated(sampled, "d0_table1")]
-    shared = evaluated(sampled, "edm")
-    for number, variant in enumerate(("d0", "d0_table1")):  # as two replicates of d0
-        own = layout.replicates(2)[number]
+    rows = pd.read_csv(layout.differences).set_index(["variant", "other"])
+    assert set(rows.index) == set(permutations(found, 2))
+    assert found["edm"]["delta_fid"] == found["edm"]["delta_high"] == found["edm"]["delta_kid"] == 0
+    assert found["edm"]["delta_kid_holdout_ci95"] == [0, 0]
+    for name in ("d0", "mean_prob"):
+        of_edm, row = found[name], rows.loc[name, "edm"]
+        deltas = [of_edm[key] for key in ("delta_fid", "delta_low", "delta_high", "delta_p")]
+        assert row[["difference", "low", "high", "p"]].tolist() == pytest.approx(deltas, rel=1e-6)
+        for kid in ("kid", "kid_holdout"):
+            wanted = [of_edm[f"delta_{kid}"], *of_edm[f"delta_{kid}_ci95"]]
+            assert row[[f"{kid}_difference", f"{kid}_low", f"{kid}_high"]].tolist() == pytest.approx(wanted, rel=1e-6)
+            assert of_edm[kid] - found["edm"][kid] == pytest.approx(of_edm[f"delta_{kid}"], abs=1e-7)
+        assert of_edm["fid"] - found["edm"]["fid"] == pytest.approx(of_edm["delta_fid"], abs=1e-7)
+        assert rows.loc[("edm", name), "low"] == -row["high"]
+
+
+def test_p_values_are_adjusted_but_for_the_planned_comparison(sampled: Tiny) -> None:
+    found = evaluated(sampled, report__primary=["d1", "edm"])
+    plain = {name: details["delta_p"] for name, details in found.items()}
+    adjusted = {name: details["delta_p_adjusted"] for name, details in found.items()}
+    assert adjusted["edm"] is None
+    assert adjusted["d1"] == plain["d1"]
+    smallest = min(("d0", "mean_prob", "clip_logit"), key=lambda name: plain[name])
+    assert adjusted[smallest] == pytest.approx(min(1, 3 * plain[smallest]), rel=1e-6)
+
+
+def test_an_ensemble_is_compared_with_the_mean_of_its_members(sampled: Tiny) -> None:
+    found = evaluated(sampled)
+    record = found["mean_prob"]["against_members"]
+    assert record["alone"] == {"d0": "d0", "d1": "d1"}
+    for distance in ("fid", "kid", "kid_holdout"):
+        mean = (found["d0"][distance] + found["d1"][distance]) / 2
+        assert record[f"delta_{distance}"] == pytest.approx(found["mean_prob"][distance] - mean, abs=1e-7)
+        low, high = record[f"delta_{distance}_ci95"]
+        assert low < record[f"delta_{distance}"] < high
+    assert found["d0"]["against_members"] is None
+    assert found["clip_logit"]["against_members"] is None, "its members were not sampled by its rule"
+    for change in ({"w1": 3.0}, {"window": [0.1, 1.0]}):
+        other = evaluated(sampled, variants={**ROWS, "d1": D1 | change})
+        assert other["mean_prob"]["against_members"] is None
+
+
+def test_replicates_are_evaluated_alone_and_averaged(sampled: Tiny) -> None:
+    _, layout = sampled
+    names = ("d0", "d1")
+    alone = evaluated(sampled)
+    for number, variant in enumerate(names):  # as two replicates of d0
+        replicate = layout.replicates(2)[number]
         for name, source in (("d0", variant), ("edm", "edm")):
-            write_npz(own.guided(name) / "samples.npz", **dict(np.load(layout.guided(source) / "samples.npz")))
-        write_npz(
-            own.discriminator("d0") / "test_logits.npz",
-            **dict(np.load(layout.discriminator("d0") / "test_logits.npz")),
-        )
-    both = evaluated(sampled, "d0", replicates=2)
+            write_npz(replicate.guided(name) / "samples.npz", **np.load(layout.guided(source) / "samples.npz"))
+        logits = layout.discriminator("d0") / "test_logits.npz"
+        write_npz(replicate.discriminator("d0") / "test_logits.npz", **np.load(logits))
+    both = evaluated(sampled, replicates=2, **only("edm", "d0"))["d0"]
+    parts = [alone[name] for name in names]
     assert both["fid_values"] == pytest.approx([part["fid"] for part in parts], rel=1e-6)
-    for key in ("fid", "delta_fid", "kid", "kid_holdout", "precision", "recall", "kid_all", "fid_debiased"):
+    for key in ("fid", "delta_fid", "kid", "kid_holdout", "precision", "recall", "fid_debiased", "delta_kid"):
         assert both[key] == pytest.approx((parts[0][key] + parts[1][key]) / 2, rel=1e-5), key
-    psi = np.concatenate([part["influence"] for part in parts])
-    measured = Measured(tuple(both["fid_values"]), psi)
-    assert measured.interval() == pytest.approx((both["fid_low"], both["fid_high"]), rel=1e-6)
-    delta = measured.minus(Measured((shared["fid"],) * 2, np.repeat(shared["influence"], 2, axis=0)))
-    assert delta.interval() == pytest.approx((both["delta_low"], both["delta_high"]), rel=1e-5)
-    assert measured.sampling_interval() == pytest.approx(both["fid_ci95_sampling"], rel=1e-6)
+    low, high = both["fid_ci95_sampling"]
+    assert both["fid_low"] < low < high < both["fid_high"], "training seeds widen the interval"
+    assert not layout.evaluation("mean_prob").exists(), "a row that the settings no longer have"
 
 
-def test_an_ensemble_is_scored_by_its_own_rule(sampled: Tiny) -> None:
+def test_an_ensemble_is_scored_by_its_rule(sampled: Tiny) -> None:
     _, layout = sampled
-    read = [np.load(layout.discriminator(member) / "test_logits.npz") for member in ("d0", "d1")]
-    mean = (read[0]["logits"].astype(float) + read[1]["logits"]) / 2
+    members = [np.load(layout.discriminator(member) / "test_logits.npz") for member in ("d0", "d1")]
+    mean = (members[0]["logits"].astype(float) + members[1]["logits"]) / 2
     # The mistaken rule calls real what has a mean logit of at least 0.5.
-    expected = classification_scores(mean - 0.5, read[0]["labels"])["recall"]
-    assert evaluated(sampled, "clip_logit")["discriminator_recall"] == pytest.approx(expected)
+    expected = classification_scores(mean - 0.5, members[0]["labels"])["recall"]
+    assert evaluated(sampled)["clip_logit"]["discriminator_recall"] == pytest.approx(expected)
 
 
 def test_published_statistics_replace_the_real_images_in_the_distance_alone(sampled: Tiny) -> None:
     _, layout = sampled
-    before, path = evaluated(sampled, "d0"), layout.root / "data/raw/statistics.npz"
+    before, path = evaluated(sampled)["d0"], layout.root / "data/raw/statistics.npz"
     mu, sigma = gaussian_statistics(np.load(layout.model("fid_network") / "features.npz")["train"])
     write_npz(path, mu=mu, sigma=sigma)
-    same = evaluated(sampled, "d0", evaluation__reference="data/raw/statistics.npz")
+    same = evaluated(sampled, evaluation__reference="data/raw/statistics.npz")["d0"]
     for key in ("fid", "fid_low", "delta_fid", "delta_high"):
         assert same[key] == pytest.approx(before[key], rel=1e-6), key
     assert same["reference_statistics"] == "data/raw/statistics.npz"
     write_npz(path, mu=mu + 1, sigma=sigma)
-    moved = evaluated(sampled, "d0", evaluation__reference="data/raw/statistics.npz")
+    moved = evaluated(sampled, evaluation__reference="data/raw/statistics.npz")["d0"]
     assert moved["fid"] != pytest.approx(same["fid"], rel=0.01)
     for key in ("kid", "kid_holdout", "precision", "recall"):
         assert moved[key] == before[key]
@@ -117,19 +186,29 @@ def test_published_statistics_replace_the_real_images_in_the_distance_alone(samp
 
 def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny) -> None:
     _, layout = sampled
-    statistics, samples = "data/raw/statistics.npz", layout.guided("d0") / "samples.npz"
+    statistics, samples = "data/raw/statistics.npz", layout.guided("d1") / "samples.npz"
+    arrays = dict(np.load(samples))
+    images, index = arrays["images"], arrays["index"]
 
     def refused(message: str, **changes: Any) -> None:
         with pytest.raises(InputError, match=message):
-            evaluated(sampled, "d0", **changes)
+            evaluated(sampled, **changes)
 
-    refused("the 36 samples 1000000 .. 1000035", guided__images=36)
-    refused("kid_subset_size of at most", evaluation__kid_subset_size=24)
-    write_npz(layout.root / statistics, mu=np.zeros(2048), sigma=np.eye(2048))
-    refused(r"mu of shape \(6,\)", evaluation__reference=statistics)
-    arrays = dict(np.load(samples))
-    write_npz(samples, images=arrays["images"], index=arrays["index"] + 1)
-    refused(r"the 24 samples .* got 24 images with indices \[1000001\]")
+    refused(r"\(36, 8, 8, 1\) uint8 images .* 1000000 \.\. 1000035 in .*edm/samples.npz", guided__images=36)
+    for bad in ({"mu": np.zeros(2048), "sigma": np.eye(2048)}, {"mu": np.zeros(6), "sigma": np.zeros((6, 6))},
+                {"mu": np.full(6, "a"), "sigma": np.eye(6)}):  # fmt: skip
+        write_npz(layout.root / statistics, **bad)
+        refused(r"mu of shape \(6,\)", evaluation__reference=statistics)
+    for changed_images, changed_index in ((images, index + 1), (images[:, :3, :3], index), (images / 255.0, index),
+                                          (np.repeat(images, 3, axis=3), index)):  # fmt: skip
+        write_npz(samples, images=changed_images, index=changed_index)
+        refused(r"\(24, 8, 8, 1\) uint8 images .*run stage guided again")
+    write_npz(samples, **arrays)
+    logits = layout.discriminator("d1") / "test_logits.npz"
+    kept = dict(np.load(logits))
+    write_npz(logits, **{name: array[:-2] for name, array in kept.items()})
+    refused("the 32 test images of .*d0/test_logits.npz .*give all members as many images")
+    write_npz(logits, **kept)
     write_npz(layout.model("fid_network") / "features.npz", train=np.ones((5, 6)), holdout=np.ones((5, 6)))
-    refused("neighborhood of at most 3", evaluation__neighborhood=4, evaluation__kid_subset_size=2)
-    assert not layout.evaluation("d0").exists()
+    refused("neighborhood of at most 3", evaluation__neighborhood=4)
+    assert not layout.report.exists()

@@ -81,7 +81,7 @@ def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
     found, tuning = record(layout), config.study.tuning
     span = {"images": tuning.images, "seed": tuning.seed, "seed_start": tuning.seed_start, "batch_size": 8}
     changes = {"guided": tiny_settings()["guided"] | span, "study.tuning.seed_start": 5_000_000, "report.images": 1}
-    changes |= {"evaluation.kid_subset_size": 2, "evaluation.neighborhood": 1}
+    changes |= {"evaluation.neighborhood": 1}
     changes |= {f"{table}.tuned": row["tuned"] for table, row in found["rows"].items()}
     path = layout.root / "promoted.yaml"
     path.write_text(json.dumps(tiny_settings(changes)).replace("Infinity", ".inf"))

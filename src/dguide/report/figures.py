@@ -21,7 +21,8 @@ from PIL import Image
 
 from dguide.report import published
 from dguide.report.format import estimate, scientific
-from dguide.report.gather import RATIO_PANELS, REFERENCE, ReportData
+from dguide.report.gather import ReportData
+from discriminator_guidance.guidance import LOG_RATIO_BOUND
 
 # Okabe and Ito's palette: distinct for colour-blind readers.
 BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text
@@ -96,17 +97,17 @@ def fid_figure(data: ReportData) -> Drawing:
     names = list(data.evaluations)
     figure = new_figure(11.0, 1.6 + 0.32 * len(names))
     left, right = figure.subplots(1, 2, sharey=True)
-    moved = [size for found in data.evaluations.values() if (size := abs(found["delta_fid"])) > 0]
+    moved = [size for evaluation in data.evaluations.values() if (size := abs(evaluation["delta_fid"])) > 0]
     linear = 10.0 ** math.floor(math.log10(float(np.median(moved)))) if moved else 1.0
     left.set_xscale("log", nonpositive="clip")
     right.set_xscale("symlog", linthresh=linear, linscale=1.0)
     for row, name in enumerate(names):
-        found, color = data.evaluations[name], variant_color(data, name)
+        evaluation, color = data.evaluations[name], variant_color(data, name)
         face = "white" if data.settings["variants"][name]["boosting"] else color
         if data.reference["replicates"] > 1:
-            for axes, bounds in ((left, found["fid_ci95_sampling"]), (right, found["delta_ci95_sampling"])):
+            for axes, bounds in ((left, evaluation["fid_ci95_sampling"]), (right, evaluation["delta_ci95_sampling"])):
                 axes.plot(bounds, [row, row], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
-        _interval(left, row, found["fid"], (found["fid_low"], found["fid_high"]), color, face)
+        _interval(left, row, evaluation["fid"], (evaluation["fid_low"], evaluation["fid_high"]), color, face)
         if (difference := data.difference(name)) is not None:
             _interval(right, row, difference.value, difference.bounds, color, face, sign=True)
     left.axvline(data.reference["fid"], color=GREY, linewidth=1, linestyle=DASHED, zorder=0)
@@ -114,9 +115,9 @@ def fid_figure(data: ReportData) -> Drawing:
     left.set_yticks(range(len(names)), labels=names)
     left.set_ylim(len(names) - 0.4, -0.6)
     left.set_xlabel(f"{data.label()}, logarithmic")
-    right.set_xlabel(f"difference from {REFERENCE} (paired), logarithmic beyond ±{scientific(linear)}")
+    right.set_xlabel(f"difference from {data.baseline} (paired), logarithmic beyond ±{scientific(linear)}")
     left.set_title("lower is better", fontweight="normal", color=GREY)
-    right.set_title(f"← better than {REFERENCE}    worse →", fontweight="normal", color=GREY)
+    right.set_title(f"← better than {data.baseline}    worse →", fontweight="normal", color=GREY)
     reach = max(abs(bound) for bound in right.get_xlim())
     powers = [linear * 10.0**decade for decade in range(12)]
     _plain_ticks(right, [0.0, *(side * power for power in powers if power <= reach for side in (-1, 1))], sign="+")
@@ -172,6 +173,7 @@ def curves_figure(data: ReportData) -> Drawing | None:
         axes.set_visible(False)
     for index, member in enumerate(members):
         band, column = divmod(index, columns)
+        kind = data.settings["members"][member.name]["published"]
         loss, accuracy = panels[2 * band, column], panels[2 * band + 1, column]
         for axes, quantity, chance in ((loss, "loss", math.log(2)), (accuracy, "accuracy", 0.5)):
             axes.axhline(chance, color=GREY, linewidth=1, linestyle=DOTTED, label="coin toss")
@@ -180,7 +182,7 @@ def curves_figure(data: ReportData) -> Drawing | None:
                 values = member.history[f"{split}_{quantity}"]
                 axes.plot(member.history["epoch"], values, color=color, linestyle=dash, marker=marker, label=split)
                 key = quantity if split == "train" else f"{quantity}_val"
-                theirs = published.CURVES.get(member.name.replace("s", "d"), {}).get(key, [])
+                theirs = published.CURVES.get(kind, {}).get(key, [])
                 epochs = np.linspace(1 / max(1, len(theirs)), 1, len(theirs)) * len(member.history)
                 axes.plot(epochs, theirs, color=color, linestyle=dash, linewidth=0.8, alpha=0.45, zorder=1)
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
@@ -230,13 +232,13 @@ def calibration_figure(data: ReportData) -> Drawing | None:
 
 def guidance_figure(data: ReportData) -> Drawing | None:
     """Bands of the log ratio that guided the sampler, over its steps."""
-    ratios = {name: data.trajectories[name]["log_ratio"] for name in RATIO_PANELS if name in data.trajectories}
+    ratios = {name: data.trajectories[name].log_ratio for name in data.settings["report"]["log_ratios"]}
     names = [name for name, ratio in ratios.items() if np.isfinite(ratio).any()]
     if not names:
         return None
     figure = new_figure(max(4.5, 2.7 * len(names) + 0.6), 3.1)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    limit = data.log_ratio_bound
+    limit = LOG_RATIO_BOUND
     for axes, name in zip(panels, names, strict=True):
         color, finite = variant_color(data, name), np.isfinite(ratios[name])
         inside = np.flatnonzero(finite.any(axis=1))
@@ -251,7 +253,7 @@ def guidance_figure(data: ReportData) -> Drawing | None:
         axes.set(title=name, xlabel="sampler step", xlim=(0.5, len(finite) + 0.5), ylim=(-limit * 1.12, limit * 1.12))
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
     panels[0].set_ylabel("log density ratio")
-    return finish(figure, data, "guidance")
+    return finish(figure, data, "guidance", images=ratios[names[0]].shape[1])
 
 
 def speed_figure(data: ReportData) -> Drawing | None:

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dguide.report.format import Verdict, estimate, fid_label, number, samples_text, verdict
+from dguide.report.format import Verdict, estimate, fid_label, verdict
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import read_json, read_npz, reason, require
 
-REFERENCE = "edm"  # the unguided variant
-BASELINES = (REFERENCE, "d0", "mean_prob")  # variants that tables compare every other one with
-SAMPLE_ROWS = ("edm", "d0", "mean_prob", "e_fit", "clip_logit", "clip_table1")  # variants of Fig. 3
-RATIO_PANELS = ("d0", "mean_prob", "mean_logit", "clip_logit")  # variants whose log ratios are drawn
+KIDS = {"kid": "KID", "kid_holdout": "held-out KID"}
 STUDIES = ("discriminator", "ensemble", "factorial")
-
 CURVES = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 CALIBRATION = ["time", "mean_probability", "fraction_real", "count"]
-TRAJECTORY = ("sigma", "states", "denoised", "log_ratio")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant's FID minus another's, paired by sample index, with its 95 % interval and p-value of no difference."""
+    """A variant's FID and KIDs minus another's, paired by sample index, with 95 % intervals; below 0 is better."""
 
     value: float
     bounds: tuple[float, float]
-    p: float = math.nan
-
-    @classmethod
-    def of(cls, measured: Any) -> Difference:
-        """From an `evaluation.significance.Measured` difference."""
-        return cls(measured.mean, measured.interval(), measured.p_value())
+    kids: Mapping[str, float]  # by a key of KIDS
 
     @property
     def text(self) -> str:
@@ -50,32 +39,20 @@ class Difference:
         """Better, worse or indistinguishable."""
         return verdict(self.bounds)
 
+    def opposed(self, kid: str) -> bool:
+        """Whether a KID goes the other way."""
+        return self.value * self.kids[kid] < 0
+
 
 @dataclass(frozen=True)
-class Standing:
-    """An ensemble beside its members, each of which was sampled alone with the same weights and seeds."""
+class Trajectory:
+    """How the first K samples of a variant came about, at T noise levels."""
 
-    alone: Mapping[str, str]  # by member, the variant that samples with it alone
-    mean_fid: float
-    from_mean: Difference
-    from_each: Mapping[str, Difference]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportInputs:
-    """Settings, folders, and what was computed from more than one evaluation."""
-
-    settings: Mapping[str, Any]  # of the profile, as plain nested mappings
-    data: Path  # data/<profile>
-    report: Path  # reports/<profile>: evaluations in, tables and figures out
-    differences: Mapping[str, Mapping[str, Difference]]  # by the other variant and variant
-    standings: Mapping[str, Standing]  # by ensemble
-    probability_clip: float
-    log_ratio_bound: float  # the largest |log ratio| that the probability clip leaves
-    vp_time: Callable[[float], float]  # of an EDM noise level
-    provenance: Mapping[str, Any]
-    replicate: str = ""  # the folder of the training replicate whose images and curves are shown
-    adjusted_p: Mapping[str, float] = field(default_factory=dict)  # by variant, of its difference from edm (Holm 1979)
+    sigma: np.ndarray  # (T,), and their VP times
+    tau: np.ndarray
+    states: np.ndarray  # (T, K, H, W, C)
+    denoised: np.ndarray  # (T - 1, K, H, W, C)
+    log_ratio: np.ndarray  # (T - 1, K), infinite outside the time window
 
 
 @dataclass(frozen=True)
@@ -100,23 +77,35 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportData(ReportInputs):
-    """The inputs with the contents of every file behind the report."""
+class ReportData:
+    """The settings and the contents of every file behind the report."""
 
+    settings: Mapping[str, Any]  # of the profile, as plain nested mappings
+    report: Path  # reports/<profile>: evaluations in, tables and figures out
     card: Mapping[str, Any]
     members: tuple[Member, ...]
     evaluations: Mapping[str, Mapping[str, Any]]  # by variant, metrics and details
+    differences: Mapping[tuple[str, str], Difference]  # of a variant from another
     real: np.ndarray  # (1, H, W, C) uint8
     samples: Mapping[str, Mapping[str, np.ndarray]]  # images (K, H, W, C) uint8, index (K,)
-    # sigma (T,), states (T, K, H, W, C), denoised (T-1, K, H, W, C), log_ratio (T-1, N) with +inf outside the window
-    trajectories: Mapping[str, Mapping[str, np.ndarray]]
+    trajectories: Mapping[str, Trajectory]
     studies: Mapping[str, Study]
     benchmark: Sequence[Mapping[str, Any]]
 
     @property
+    def baseline(self) -> str:
+        """The variant without guidance."""
+        return str(self.settings["evaluation"]["baseline"])
+
+    @property
     def reference(self) -> Mapping[str, Any]:
-        """The evaluation of the unguided variant."""
-        return self.evaluations[REFERENCE]
+        """The evaluation of the baseline."""
+        return self.evaluations[self.baseline]
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The variants that tables compare every other one with."""
+        return (self.baseline, *self.settings["report"]["compare"])
 
     @property
     def note(self) -> str:
@@ -124,35 +113,56 @@ class ReportData(ReportInputs):
         note = self.card.get("note")
         return f"Note on the real data: {str(note).rstrip('.')}." if note else ""
 
+    @property
+    def noise(self) -> str:
+        """What intervals cover."""
+        replicates = self.reference["replicates"]
+        return "sampling noise only" if replicates == 1 else f"{replicates} training seeds and sampling noise"
+
     def label(self, metric: str = "FID") -> str:
         """FID or KID with the name of its feature network."""
         return fid_label(self.reference["fid_network"], metric)
 
-    def difference(self, name: str, baseline: str = REFERENCE) -> Difference | None:
-        """A variant's difference from a baseline; None for the baseline itself and where either was not evaluated."""
-        return self.differences.get(baseline, {}).get(name)
+    def difference(self, name: str, other: str | None = None) -> Difference | None:
+        """A variant's difference from another, the baseline if none is named; None from itself."""
+        return self.differences.get((name, other or self.baseline))
+
+    def from_baseline(self, names: Sequence[str] | None = None) -> dict[str, Difference]:
+        """The differences of variants, all if none are named, from the baseline."""
+        wanted = self.evaluations if names is None else names
+        return {name: self.differences[name, self.baseline] for name in wanted if name != self.baseline}
+
+    def from_members(self) -> dict[str, Difference]:
+        """The difference of every ensemble from its members on average, where each was sampled alone."""
+        records = {name: evaluation["against_members"] for name, evaluation in self.evaluations.items()}
+        return {
+            name: Difference(
+                record["delta_fid"], tuple(record["delta_fid_ci95"]), {kid: record[f"delta_{kid}"] for kid in KIDS}
+            )
+            for name, record in records.items()
+            if record
+        }
 
 
-def gather(inputs: ReportInputs) -> ReportData:
-    """Read and check all files that the report needs; raise InputError naming the file and its stage."""
-    settings, report = inputs.settings, inputs.report
-    benchmark = report / "benchmark.json"
-    evaluations = {name: read_evaluation(report, name) for name in settings["variants"]}
-    guided, images = inputs.data / "guided", settings["report"]["images"]
-    shown = [name for name in dict.fromkeys(SAMPLE_ROWS + RATIO_PANELS) if name in evaluations]
-    folders = {name: guided / name / inputs.replicate for name in shown}
+def gather(
+    settings: Mapping[str, Any], data: Path, report: Path, replicate: str, trajectories: Mapping[str, Trajectory]
+) -> ReportData:
+    """Read and check all files of data/<profile> and reports/<profile> that the report needs, of one replicate."""
+    benchmark, shown = report / "benchmark.json", settings["report"]
     samples = {}
-    for name in (each for each in shown if each in SAMPLE_ROWS):
-        arrays = read_npz(folders[name] / "samples.npz", ["images", "index"], "guided")
-        samples[name] = {key: array[:images].copy() for key, array in arrays.items()}
+    for name in dict.fromkeys([settings["evaluation"]["baseline"], *shown["samples"]]):
+        arrays = read_npz(data / "guided" / name / replicate / "samples.npz", ["images", "index"], "guided")
+        samples[name] = {key: array[: shown["images"]].copy() for key, array in arrays.items()}
     return ReportData(
-        **vars(inputs),
-        card=read_json(inputs.data / "real" / "card.json", "real"),
-        members=tuple(_member(report / "discriminator" / name, inputs.replicate) for name in settings["members"]),
-        evaluations=evaluations,
-        real=read_npz(inputs.data / "real" / "train.npz", ["images"], "real")["images"][:1].copy(),
+        settings=settings,
+        report=report,
+        card=read_json(data / "real" / "card.json", "real"),
+        members=tuple(_member(report / "discriminator" / name, replicate) for name in settings["members"]),
+        evaluations={name: read_evaluation(report, name) for name in settings["variants"]},
+        differences=_differences(report / "details" / "differences.csv"),
+        real=read_npz(data / "real" / "train.npz", ["images"], "real")["images"][:1].copy(),
         samples=samples,
-        trajectories={name: read_npz(folders[name] / "trajectory.npz", TRAJECTORY, "guided") for name in shown},
+        trajectories=trajectories,
         studies={name: _study(report / "study", name) for name in STUDIES},
         benchmark=json.loads(benchmark.read_text(encoding="utf-8")) if benchmark.is_file() else [],
     )
@@ -160,63 +170,19 @@ def gather(inputs: ReportInputs) -> ReportData:
 
 def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     """Metrics and details of a variant in one mapping."""
-    metrics = read_json(report / "evaluation" / f"{variant}.json", "evaluation")
-    return metrics | read_json(report / "details" / f"{variant}.json", "report")
+    folders = (report / "evaluation", report / "details")
+    return {key: value for at in folders for key, value in read_json(at / f"{variant}.json", "evaluation").items()}
 
 
-def summary_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """One row of text for each variant: what `dguide summary` prints, and the page's first table."""
-    return [
-        {
-            "variant": name,
-            fid_label(one["fid_network"]): estimate(one["fid"], (one["fid_low"], one["fid_high"])),
-            "difference from edm": estimate(
-                None if name == REFERENCE else one["delta_fid"], (one["delta_low"], one["delta_high"]), sign=True
-            ),
-            fid_label(one["fid_network"], "KID"): estimate(one["kid_all"], one["kid_ci95"], 4),
-            "KID, difference from edm": estimate(
-                None if name == REFERENCE else one["delta_kid"], one["delta_kid_ci95"], 4, sign=True
-            ),
-            "precision": number(one["precision"], 2),
-            "recall": number(one["recall"], 2),
-            "N": samples_text(one),
-        }
-        for name, one in evaluations.items()
-    ]
-
-
-def summary_record(
-    evaluations: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], seconds: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """One object for each variant: distances with intervals, cost, and the recorded seconds of training behind it.
-
-    Of a training whose snapshots go beyond the score network itself, the seconds up to the network that is sampled.
-    """
-    rows, score = [], settings["score"]
-    iterations = {None: score["training"]["iterations"], **score["snapshots"]} if score["source"] == "train" else {}
-    for name, one in evaluations.items():
-        trained = ["score", *(["extractor"] if one["members"] else []), *(f"discriminator/{m}" for m in one["members"])]
-        took = [sum(taken for run, taken in seconds.items() if f"{run}/".startswith(f"{word}/")) for word in trained]
-        took[0] *= iterations[one["network"]] / max(iterations.values()) if iterations else 1
-        rows.append({
-            "variant": name,
-            "replicates": one["replicates"],
-            "n": one["n"],
-            "fid": one["fid"],
-            "fid_ci95": [one["fid_low"], one["fid_high"]],
-            "fid_ci95_sampling": one["fid_ci95_sampling"],
-            "fid_debiased": one["fid_debiased"],
-            "delta_fid_vs_edm": one["delta_fid"],
-            "delta_fid_ci95": [one["delta_low"], one["delta_high"]],
-            "delta_fid_ci95_sampling": one["delta_ci95_sampling"],
-            "kid": one["kid_all"],
-            "kid_ci95": one["kid_ci95"],
-            "delta_kid_vs_edm": one["delta_kid"],
-            "delta_kid_ci95": one["delta_kid_ci95"],
-            "nfe": one["nfe"],
-            "training_seconds": sum(took) / one["replicates"] if all(took) else None,
-        })  # fmt: skip
-    return rows
+def _differences(path: Path) -> dict[tuple[str, str], Difference]:
+    columns = ["variant", "other", "difference", "low", "high", *(f"{kid}_difference" for kid in KIDS)]
+    rows = _table(path, "evaluation", columns).to_dict("records")
+    return {
+        (row["variant"], row["other"]): Difference(
+            row["difference"], (row["low"], row["high"]), {kid: row[f"{kid}_difference"] for kid in KIDS}
+        )
+        for row in rows
+    }
 
 
 def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataFrame:

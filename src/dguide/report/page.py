@@ -1,9 +1,8 @@
-"""The report: tables, figures, records, and one page that loads nothing."""
+"""The report: tables, figures, curves, and one page that loads nothing."""
 
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from dguide.report import figures, format, published, samples, tables
-from dguide.report.gather import ReportData, ReportInputs, gather, summary_rows
+from dguide.report.findings import findings, sign_sentences
+from dguide.report.gather import ReportData
+from dguide.report.summary import fid_text, summary_rows
 from discriminator_guidance.files import write_bytes, write_csv
+from discriminator_guidance.guidance import LOG_RATIO_BOUND, PROBABILITY_CLIP
 
 DRAWINGS = (
     samples.process_figure,
@@ -26,36 +28,36 @@ DRAWINGS = (
     figures.speed_figure,
 )
 TABLES = (tables.sampling_table, tables.discriminator_table, tables.result_table, tables.ensemble_table)
-TUNED = {"tuned": "discriminator", "tuned_mean": "ensemble"}  # variants and the studies that chose them
+SECTIONS = (
+    "Answer", "Results", "Evidence", "Tables", "Sampling", "Discriminators", "Studies", "Speed", "Caveats", "Origin",
+)  # fmt: skip
+CHECKPOINTS = {"last": "the last epoch", "best": "the epoch of the smallest validation loss"}
 
 
-def build_report(inputs: ReportInputs) -> None:
-    """Write tables/, figures/, curves.csv, provenance.json and index.html; the same inputs give the same bytes."""
-    data = gather(inputs)
+def build_report(data: ReportData) -> None:
+    """Write tables/, figures/, curves.csv and index.html; the same data give the same bytes."""
     with matplotlib.rc_context():  # the report's style only, whatever the user's matplotlibrc says
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(figures.STYLE)
         drawings = {drawing.name: drawing for draw in DRAWINGS if (drawing := draw(data)) is not None}
     made = {table.name: table for make in TABLES if len((table := make(data)).frame)}
-    environment, context = _environment(data), _context(data) | {"drawings": drawings, "tables": made}
+    environment, context = _environment(), _context(data) | {"drawings": drawings, "tables": made}
     template = environment.get_template("notes.j2")
     written = {name: "".join(template.blocks[name](template.new_context(context))) for name in made}
     notes = {name: [n for n in (*text.splitlines(), data.note) if n.strip()] for name, text in written.items()}
-    files: dict[str, str | bytes] = {f"figures/{name}.png": drawing.png for name, drawing in drawings.items()}
+    page = environment.get_template("page.html").render(context, notes=notes)
+    for name, drawing in drawings.items():
+        write_bytes(data.report / "figures" / f"{name}.png", drawing.png)
     frames = {"tables/variants": tables.variants_frame(data), "curves": tables.curves_frame(data)}
     for name, table in made.items():
         frames[f"tables/{name}"] = table.frame
-        files[f"tables/{name}.md"] = table.markdown(notes[name])
-        files[f"tables/{name}.tex"] = table.latex(notes[name])
-    files["provenance.json"] = json.dumps(inputs.provenance, indent=2, sort_keys=True) + "\n"
-    files["index.html"] = environment.get_template("page.html").render(context, notes=notes)
-    for name, content in files.items():
-        write_bytes(inputs.report / name, content.encode() if isinstance(content, str) else content)
+        write_bytes(data.report / "tables" / f"{name}.tex", table.latex(notes[name]).encode())
     for name, frame in frames.items():
-        write_csv(inputs.report / f"{name}.csv", frame.assign(note=data.note) if data.note else frame)
+        write_csv(data.report / f"{name}.csv", frame.assign(note=data.note) if data.note else frame)
+    write_bytes(data.report / "index.html", page.encode())
 
 
-def _environment(data: ReportData) -> Environment:
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(["html"]),
@@ -64,45 +66,42 @@ def _environment(data: ReportData) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {name: value for name, value in vars(format).items() if callable(value)}
-    environment.filters["difference"] = data.difference
+    environment.filters["fid_text"] = fid_text
     environment.filters["png"] = lambda content: f"data:image/png;base64,{base64.b64encode(content).decode()}"
     environment.filters["html"] = lambda table: Markup(table.html())  # noqa: S704 (pandas escapes every cell)
+    environment.filters["study_html"] = lambda study: Markup(tables.study_table(study).html())  # noqa: S704 (the same)
     environment.filters["flatten"] = lambda values: pd.json_normalize(dict(values)).astype(object).iloc[0].items()
     return environment
 
 
 def _context(data: ReportData) -> dict[str, Any]:
     """The values that the templates print."""
+    settings, reference, label = data.settings, data.reference, data.label()
+    heads, replicates, asked = settings["discriminator"], reference["replicates"], findings(data)
+    same = label == "FID" and settings["real"]["source"] == published.DATA and not settings["cond"]
+    sections = {"Evidence": len(asked) > 1, "Speed": bool(data.benchmark)}
     return {
         "data": data,
-        "edm": data.reference,
-        "settings": data.settings,
+        "edm": reference,
+        "settings": settings,
         "results": data.evaluations,
-        "label": data.label(),
+        "label": label,
+        "clip": PROBABILITY_CLIP,
+        "bound": LOG_RATIO_BOUND,
+        "findings": asked,
+        "sections": [title for title in SECTIONS if sections.get(title, True)],
+        "signs": sign_sentences(data, data.from_baseline(), "no guidance"),
+        "signs_of_ensembles": sign_sentences(data, data.from_members(), "the mean of the members"),
+        "nearest": tables.nearest_settings(data),
         "published": published,
-        "text": tables,
-        "singles": [{"name": name, "difference": data.difference(name)} for name in _alike(data, "d0")],
-        "tuned": {
-            name: (others, data.studies[TUNED[name]].promoted) for name in TUNED if (others := _comparable(data, name))
-        },
-        "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations))),
+        "comparable": "They are comparable; only ours have an interval."
+        if same and reference["n"] == published.IMAGES
+        else "They are not comparable: compare only the direction of effects.",
+        "starts": tables.start_text(data, list(settings["members"])),
+        "seeds": f"Numbers are of the first of {replicates} training replicates."
+        if replicates > 1
+        else "One training seed for each member.",
+        "order": "a new order" if heads["reshuffle"] else "the same order",
+        "checkpoint": CHECKPOINTS.get(heads["checkpoint"], f"epoch {heads['checkpoint']} of Table 2, scaled"),
+        "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations, data.baseline))),
     }
-
-
-def _alike(data: ReportData, name: str) -> list[str]:
-    """Variants of one member that are sampled as this one is, null discriminators aside."""
-    members = data.settings["members"]
-    single = {other: row for other, row in data.settings["variants"].items() if len(row["members"]) == 1}
-    sampled = {other: {**row, "members": (), "needs": ""} for other, row in single.items()}
-    alike = [other for other, settings in sampled.items() if settings == sampled.get(name)]
-    return [other for other in alike if not members[single[other]["members"][0]]["permute_labels"]]
-
-
-def _comparable(data: ReportData, name: str) -> list[str]:
-    """Other variants of the same members by a right rule; for one member, others of one member that are alike."""
-    if name not in data.evaluations:
-        return []
-    variants = data.settings["variants"]
-    members, right = variants[name]["members"], {k for k, v in variants.items() if v["rule"] != "clipped_logit_mean"}
-    same = [other for other in variants if other in right and variants[other]["members"] == members]
-    return [other for other in (same if len(members) > 1 else _alike(data, name)) if other != name]

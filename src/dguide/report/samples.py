@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,12 +11,11 @@ from matplotlib.axes import Axes
 
 from dguide.report.figures import BLUE, GREY, INK, Drawing, finish, new_figure, variant_color
 from dguide.report.format import variant_text
-from dguide.report.gather import REFERENCE, SAMPLE_ROWS, ReportData
+from dguide.report.gather import ReportData, Trajectory
 
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
 RELEASED_SIGMA_DATA = 0.5  # of EDM's networks, whose profile names only their file
 LEVELS = 8
-Trajectory = Mapping[str, np.ndarray]
 
 
 def visible(x: np.ndarray, sigma: float, sigma_data: float) -> np.ndarray:
@@ -28,24 +26,24 @@ def visible(x: np.ndarray, sigma: float, sigma_data: float) -> np.ndarray:
 
 def most_changed(unguided: Trajectory, guided: Trajectory) -> int:
     """The index, from 0, of the kept sample whose final image guidance changes most (mean absolute difference)."""
-    change = np.abs(guided["states"][-1].astype(np.float64) - unguided["states"][-1])
+    change = np.abs(guided.states[-1].astype(np.float64) - unguided.states[-1])
     return int(change.mean(axis=(1, 2, 3)).argmax())
 
 
 def process_figure(data: ReportData) -> Drawing:
     """Fig. 1: noising a real image, one sample's backward process with and without guidance, and their difference."""
-    edm = data.trajectories[REFERENCE]
+    unguided = data.trajectories[data.baseline]
     # Variants with another number of steps have other noise levels.
-    alike = [name for name, path in data.trajectories.items() if np.array_equal(path["sigma"], edm["sigma"])]
+    alike = [name for name, path in data.trajectories.items() if np.array_equal(path.sigma, unguided.sigma)]
     guided = next((name for name in alike if data.settings["variants"][name]["members"]), None)
     sigma_data = float(data.settings["score"].get("sigma_data", RELEASED_SIGMA_DATA))
-    chosen = np.unique(np.linspace(0, len(edm["sigma"]) - 1, LEVELS).round().astype(int))[::-1]
-    sigmas = edm["sigma"][chosen]
+    chosen = np.unique(np.linspace(0, len(unguided.sigma) - 1, LEVELS).round().astype(int))[::-1]
+    sigmas = unguided.sigma[chosen]
     real = data.real[0].astype(np.float64) / 127.5 - 1
     noise = np.random.default_rng(FORWARD_NOISE_SEED).standard_normal(real.shape)
     rows = [("forward\nreal image + σ × noise", INK, [visible(real + s * noise, s, sigma_data) for s in sigmas])]
-    sample = most_changed(edm, data.trajectories[guided]) if guided else 0
-    rows += _backward(edm, sample, chosen, sigma_data, "without guidance", GREY)
+    sample = most_changed(unguided, data.trajectories[guided]) if guided else 0
+    rows += _backward(unguided, sample, chosen, sigma_data, "without guidance", GREY)
     scale = 0.0
     if guided:
         rows += _backward(data.trajectories[guided], sample, chosen, sigma_data, f"guided: {guided}", BLUE)
@@ -55,8 +53,9 @@ def process_figure(data: ReportData) -> Drawing:
         rows.append(("guided minus unguided\nestimate D(x; σ)", INK, red_blue))
     figure = new_figure(1.05 * len(sigmas) + 1.9, 1.0 * len(rows) + 0.45, wspace=0.16, w_pad=0.02)
     panels = figure.subplots(len(rows), len(sigmas), squeeze=False)
-    for axes, sigma in zip(panels[0], sigmas, strict=True):
-        axes.set_title(f"σ {sigma:.2g}\nτ {data.vp_time(sigma):.2f}", fontweight="normal")
+    for axes, level in zip(panels[0], chosen, strict=True):
+        text = f"σ {unguided.sigma[level]:.2g}\nτ {unguided.tau[level]:.2f}"
+        axes.set_title(text, fontweight="normal")
     for row, (title, color, images) in zip(panels, rows, strict=True):
         _row_title(row[0], title, color)
         for axes, image in zip(row, images, strict=True):
@@ -65,18 +64,16 @@ def process_figure(data: ReportData) -> Drawing:
         for axes in panels[row, :-1]:
             _arrow(axes, backward=row > 0)
     index = int(data.reference["seed_start"]) + sample
-    facts = {"guided": guided, "scale": f"{scale:.2g}", "kept": edm["states"].shape[1], "index": index}
+    facts = {"guided": guided, "scale": f"{scale:.2g}", "kept": unguided.states.shape[1], "index": index}
     return finish(figure, data, "fig1", **facts)
 
 
 def _backward(
     path: Trajectory, sample: int, chosen: np.ndarray, sigma_data: float, title: str, color: str
 ) -> list[tuple[str, str, list[np.ndarray]]]:
-    states = [visible(path["states"][i, sample], float(path["sigma"][i]), sigma_data) for i in chosen]
+    states = [visible(path.states[i, sample], float(path.sigma[i]), sigma_data) for i in chosen]
     # At sigma = 0 the sample is its own estimate.
-    estimates = [
-        path["denoised"][i, sample] if i < len(path["denoised"]) else path["states"][i, sample] for i in chosen
-    ]
+    estimates = [path.denoised[i, sample] if i < len(path.denoised) else path.states[i, sample] for i in chosen]
     return [
         (f"backward, {title}\nstate x", color, states),
         ("estimate D(x; σ)", color, [visible(image, 0.0, sigma_data) for image in estimates]),
@@ -106,8 +103,8 @@ def show(axes: Axes, image: np.ndarray) -> None:
 
 def samples_figure(data: ReportData) -> Drawing:
     """Fig. 3: the same noise turned into images without and with guidance."""
-    names = [name for name in SAMPLE_ROWS if name in data.samples]
-    index = data.samples[REFERENCE]["index"]
+    names = data.settings["report"]["samples"]
+    index = data.samples[data.baseline]["index"]
     spacing = dict.fromkeys(("wspace", "hspace", "w_pad", "h_pad"), 0.02)
     figure = new_figure(0.82 * len(index) + 2.2, 0.86 * len(names) + 0.4, **spacing)
     panels = figure.subplots(len(names), len(index), squeeze=False)

@@ -1,8 +1,7 @@
-"""Tables 1 to 4 as text cells, and the CSV, Markdown, LaTeX and HTML that they are written to."""
+"""Tables 1 to 4 as text cells, and the LaTeX and HTML that they are written to."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ import pandas as pd
 from dguide.report import format as fmt
 from dguide.report import published
 from dguide.report.format import MISSING, number, scientific, switch
-from dguide.report.gather import BASELINES, REFERENCE, Member, ReportData, Study
+from dguide.report.gather import KIDS, Member, ReportData, Study
+from dguide.report.summary import fid_text
+from discriminator_guidance.guidance import PROBABILITY_CLIP
 
-SAMPLING_COLUMNS = (REFERENCE, "d0", "d0_table1")
-PLAIN_MEAN = "mean_prob"
-SHARED = ("start", "seed", "epochs", "learning_rate", "weight_decay", "t_min")  # settings that every member has
+SHARED = ("start", "seed", "epochs", "learning_rate", "weight_decay", "t_min", "published")  # that every member has
 LATEX = str.maketrans(
     {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
      "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -33,11 +32,6 @@ class Table:
     name: str
     title: str
     frame: pd.DataFrame
-
-    def markdown(self, notes: Sequence[str]) -> str:
-        """GitHub Markdown with title and notes."""
-        body = self.frame.rename(columns=_markdown).map(_markdown).to_markdown(index=False, disable_numparse=True)
-        return "\n".join([f"**{_markdown(self.title)}**", "", body, "", *(f"- {_markdown(n)}" for n in notes)]) + "\n"
 
     def latex(self, notes: Sequence[str]) -> str:
         r"""LaTeX, ASCII only, scaled to the text width; needs \usepackage{booktabs,graphicx}."""
@@ -61,11 +55,6 @@ def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.set_axis(pd.MultiIndex.from_tuples(pairs), axis=1) if any(group for group, _ in pairs) else frame
 
 
-def _markdown(text: str) -> str:
-    escaped = re.sub(r"([\\`*|]|(?<=\])\()", r"\\\1", text)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
-
-
 def _latex(text: str) -> str:
     # Anything else outside ASCII would need an engine or packages we cannot count on.
     return fmt.typeset(text).translate(LATEX).encode("ascii", "replace").decode("ascii").replace("\n", " ")
@@ -73,28 +62,42 @@ def _latex(text: str) -> str:
 
 def sampling_table(data: ReportData) -> Table:
     """Table 1: the reproduction's sampling settings beside ours."""
-    columns = {
-        "reproduction: unguided": published.SAMPLING | dict.fromkeys(published.GUIDANCE, MISSING),
-        "reproduction: guided": published.SAMPLING | published.GUIDANCE,
-        **{f"ours: {name}": _sampling(data, name) for name in SAMPLING_COLUMNS if name in data.evaluations},
-    }
+    columns = {"reproduction: unguided": _unguided(published.TABLES), "reproduction: guided": _guided(published.TABLES)}
+    columns |= {f"ours: {name}": _sampling(data, name) for name in data.settings["report"]["sampling"]}
     frame = pd.DataFrame(columns).rename_axis("setting").reset_index()
     return Table("table1", "Table 1. Sampling settings", frame)
 
 
+def _guided(texts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    return {**texts["sampling"], **texts["guidance"]}
+
+
+def _unguided(texts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    return {**texts["sampling"], **dict.fromkeys(texts["guidance"], MISSING)}
+
+
+def nearest_settings(data: ReportData) -> dict[str, str]:
+    """The last column of Table 1, the reproduction's of the same kind, and what differs between the two."""
+    (name,) = data.settings["report"]["sampling"][-1:] or [data.baseline]
+    kind, texts = ("guided", _guided) if data.settings["variants"][name]["members"] else ("unguided", _unguided)
+    theirs, ours = texts(published.TABLES), _sampling(data, name)
+    different = [f"{key}: {ours[key]} against {theirs[key]}" for key in theirs if ours[key] != theirs[key]]
+    return {"ours": name, "theirs": kind, "different": "; ".join(different) or "nothing"}
+
+
 def _sampling(data: ReportData, name: str) -> dict[str, str]:
     sampler, guided, variant = data.settings["sampler"], data.settings["guided"], data.settings["variants"][name]
-    found, size, clip = data.evaluations[name], data.real.shape[1], scientific(data.probability_clip)
+    evaluation, size, clip = data.evaluations[name], data.real.shape[1], scientific(PROBABILITY_CLIP)
     trained = data.settings["score"]["source"] == "train"
     low, high = map(scientific, variant["window"] or (guided["time_min"], guided["time_max"]))
     texts = {
         "data": data.settings["real"]["source"],
         "image size": f"{size}x{size}",
         "score network": "EDM, trained here" if trained else "EDM, released weights",
-        "feature network": "Inception" if data.label() == "FID" else found["fid_network"],
-        "samples (N)": fmt.count(found["n"]),
+        "feature network": "Inception" if data.label() == "FID" else evaluation["fid_network"],
+        "samples (N)": fmt.count(evaluation["n"]),
         "batch size": fmt.count(guided["batch_size"]),
-        "steps (NFE)": f"{found['steps']} ({2 * found['steps'] - 1})",  # Heun: two a step, one in the last
+        "steps (NFE)": f"{evaluation['steps']} ({2 * evaluation['steps'] - 1})",  # Heun: two a step, one in the last
         "sigma": f"{scientific(sampler['sigma_min'])} to {scientific(sampler['sigma_max'])}, rho {sampler['rho']:g}",
         "churn": scientific(sampler["s_churn"] if variant["s_churn"] is None else variant["s_churn"]),
     }
@@ -107,22 +110,23 @@ def _sampling(data: ReportData, name: str) -> dict[str, str]:
         "boosting": switch(variant["boosting"]),
         "probability clip": f"[{clip}, 1 - {clip}]",
     }
-    return texts | (guidance if variant["members"] else dict.fromkeys(guidance, MISSING))
+    parts = {"sampling": texts, "guidance": guidance}
+    return _guided(parts) if variant["members"] else _unguided(parts)
 
 
 def discriminator_table(data: ReportData) -> Table:
     """Table 2: how the reproduction trained its discriminators, how we trained ours, and the losses of both."""
-    rows = []
+    rows, columns = [], published.TABLES["member_columns"]
     for member in data.members:
-        theirs = published.MEMBERS.get(member.name, [MISSING] * len(published.MEMBER_COLUMNS))
-        row = {f"reproduction: {key}": text for key, text in zip(published.MEMBER_COLUMNS, theirs, strict=True)}
+        kind = data.settings["members"][member.name]["published"]
+        theirs = published.TABLES["members"].get(kind, [MISSING] * len(columns))
+        row = {f"reproduction: {key}": text for key, text in zip(columns, theirs, strict=True)}
         rows.append({"member": member.name.upper()} | row | _member(data, member))
     return Table("table2", "Table 2. The discriminators", pd.DataFrame(rows).fillna(MISSING))
 
 
 def _member(data: ReportData, member: Member) -> dict[str, str]:
     metrics, history, settings = member.metrics, member.history, data.settings["members"][member.name]
-    best = f"{number(metrics['best_validation_loss'], 3)} ({fmt.count(metrics['best_epoch'])})"
     row = {
         "ours: epochs": fmt.count(metrics["epochs"]),
         "ours: learning rate": scientific(metrics["learning_rate"]),
@@ -134,108 +138,98 @@ def _member(data: ReportData, member: Member) -> dict[str, str]:
         "ours, BCE: train, last": number(metrics["train_loss"], 3),
         "ours, BCE: train, best": number(history["train_loss"].min(), 3),
         "ours, BCE: validation, last": number(metrics["validation_loss"], 3),
-        "ours, BCE: validation, best (epoch)": best,
+        "ours, BCE: validation, best (epoch)": (
+            f"{number(metrics['best_validation_loss'], 3)} ({fmt.count(metrics['best_epoch'])})"
+        ),
         "ours, BCE: test": number(metrics["test_loss"], 3),
-        "ours, accuracy: train, last": number(metrics["train_accuracy"], 3),
-        "ours, accuracy: train, best": number(history["train_accuracy"].max(), 3),
-        "ours, accuracy: validation, last": number(metrics["validation_accuracy"], 3),
-        "ours, accuracy: validation, best": number(history["validation_accuracy"].max(), 3),
     }
-    own = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in SHARED and value is not None)
-    return row | ({"ours: settings of its own": own} if own else {})
+    for part in ("train", "validation"):
+        row[f"ours, accuracy: {part}, last"] = number(metrics[f"{part}_accuracy"], 3)
+        row[f"ours, accuracy: {part}, best"] = number(history[f"{part}_accuracy"].max(), 3)
+    special = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in SHARED and value is not None)
+    return row | ({"ours: settings of its own": special} if special else {})
 
 
 def result_table(data: ReportData) -> Table:
     """Table 3: every variant's result beside the published one of the same kind, then the other published results."""
-    columns, ours = published.RESULT_COLUMNS, {name: published.SAME_KIND.get(name, name) for name in data.evaluations}
-    kind = {} if data.settings["cond"] else published.RESULTS
-    theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in kind.items()}
+    columns, reference = published.TABLES["result_columns"], data.reference
+    lines = {} if data.settings["cond"] else published.TABLES["results"]
+    theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in lines.items()}
+    kinds = {name: data.settings["variants"][name]["published"] for name in data.evaluations}
     none = dict.fromkeys(columns, MISSING)
-    rows = [_ours(data, name) | theirs.get(published_name, none) for name, published_name in ours.items()]
-    fid, edm = f"ours: {data.label()} [95 %]", data.reference
-    floor = {"guided by": "drawn again", fid: number(edm["floor"], 2)}
-    holdout = {
-        "ours: N": fmt.count(edm["holdout_n"]),
-        fid: fmt.estimate(edm["holdout_fid"], edm["holdout_fid_ci95"]),
-        f"ours: {data.label()}, de-biased": number(edm["holdout_fid_debiased"], 2),
-        f"ours, generative: {data.label('KID')} [95 %]": fmt.estimate(edm["holdout_kid"], edm["holdout_kid_ci95"], 4),
-    }
-    rows += [{"variant": "training images"} | floor, {"variant": "held-out images"} | holdout]
+    rows = [_ours(data, name) | theirs.get(kind, none) for name, kind in kinds.items()]
+    fid, kid = f"ours: {data.label()} [95 %]", f"ours, generative: {data.label('KID')} [95 %]"
+    rows.append({"variant": "training images", "guided by": "drawn again", fid: number(reference["floor"], 2)})
+    rows.append({
+        "variant": "held-out images",
+        "ours: N": fmt.count(reference["holdout_n"]),
+        fid: fmt.estimate(reference["holdout_fid"], reference["holdout_fid_ci95"]),
+        f"ours: {data.label()}, de-biased": number(reference["holdout_fid_debiased"], 2),
+        kid: fmt.estimate(reference["holdout_kid"], reference["holdout_kid_ci95"], 4),
+    })  # fmt: skip
     for name, cells in theirs.items():
-        if name not in ours.values():
+        if name not in kinds.values():
             rows.append({"variant": "not run here", "guided by": cells[columns[0]], **cells})
     return Table("table3", "Table 3. Results", pd.DataFrame(rows).fillna(MISSING))
 
 
 def _ours(data: ReportData, name: str) -> dict[str, str]:
-    found, variant, kid = data.evaluations[name], data.settings["variants"][name], data.label("KID")
+    evaluation, variant, baseline = data.evaluations[name], data.settings["variants"][name], data.baseline
     weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
+    deltas = {key: None if name == baseline else evaluation[f"delta_{key}"] for key in ("fid", *KIDS)}
     row = {
         "variant": name,
         "guided by": fmt.variant_text(variant),
         "ours: w1 / w2 / boosting": weights if variant["members"] else MISSING,
-        "ours: steps (NFE)": f"{found['steps']} ({found['nfe']})",
-        "ours: N": fmt.samples_text(found),
-        f"ours: {data.label()} [95 %]": fid_text(found),
-        f"ours: {data.label()}, de-biased": number(found["fid_debiased"], 2),
+        "ours: steps (NFE)": f"{evaluation['steps']} ({evaluation['nfe']})",
+        "ours: N": fmt.samples_text(evaluation),
+        f"ours: {data.label()} [95 %]": fid_text(evaluation),
+        f"ours: {data.label()}, de-biased": number(evaluation["fid_debiased"], 2),
     }
-    if found["replicates"] > 1:
-        row[f"ours: {data.label()} [95 %, sampling only]"] = fmt.estimate(found["fid"], found["fid_ci95_sampling"])
-    for baseline in BASELINES:
-        if baseline in data.evaluations:
-            row[f"ours: difference from {baseline} [95 %]"] = _difference(data, name, baseline)
-        if baseline == REFERENCE and found["replicates"] > 1:
-            row[f"ours: difference from {baseline} [95 %, sampling only]"] = fmt.estimate(
-                None if name == REFERENCE else found["delta_fid"], found["delta_ci95_sampling"], sign=True
-            )
-        if baseline == REFERENCE:
-            row["ours: adjusted p"] = number(data.adjusted_p.get(name), 3)
-    row |= {
-        f"ours, generative: {kid} [95 %]": fmt.estimate(found["kid_all"], found["kid_ci95"], 4),
-        f"ours, generative: {kid}, difference from {REFERENCE} [95 %]": fmt.estimate(
-            None if name == REFERENCE else found["delta_kid"], found["delta_kid_ci95"], 4, sign=True
-        ),
-        f"ours, generative: {kid}, held-out": number(found["kid_holdout"], 4),
-        f"ours, generative: {kid}, held-out, difference from {REFERENCE} [95 %]": fmt.estimate(
-            None if name == REFERENCE else found["delta_kid_holdout"], found["delta_kid_holdout_ci95"], 4, sign=True
-        ),
-        "ours, generative: k-NN precision": number(found["precision"], 3),
-        "ours, generative: k-NN recall": number(found["recall"], 3),
-    }
+    if evaluation["replicates"] > 1:
+        alone = fmt.estimate(evaluation["fid"], evaluation["fid_ci95_sampling"])
+        change = fmt.estimate(deltas["fid"], evaluation["delta_ci95_sampling"], sign=True)
+        row[f"ours: {data.label()} [95 %, sampling only]"] = alone
+        row[f"ours: difference from {baseline} [95 %, sampling only]"] = change
+    row |= {f"ours: difference from {other} [95 %]": difference_text(data, name, other) for other in data.compared}
+    row["ours: adjusted p"] = number(evaluation["delta_p_adjusted"], 3)
+    for kid, suffix in zip(KIDS, ("", ", held-out"), strict=True):
+        heading, bounds = f"ours, generative: {data.label('KID')}{suffix}", evaluation[f"delta_{kid}_ci95"]
+        row[f"{heading} [95 %]"] = fmt.estimate(evaluation[kid], evaluation[f"{kid}_ci95"], 4)
+        row[f"{heading}, difference from {baseline} [95 %]"] = fmt.estimate(deltas[kid], bounds, 4, sign=True)
+    for key in ("precision", "recall"):
+        row[f"ours, generative: k-NN {key}"] = number(evaluation[key], 3)
     for score, heading in (("precision",) * 2, ("recall",) * 2, ("accuracy",) * 2, ("auroc", "AUROC")):
-        row[f"ours, discriminator as classifier: {heading}"] = number(found[f"discriminator_{score}"], 3)
+        row[f"ours, discriminator as classifier: {heading}"] = number(evaluation[f"discriminator_{score}"], 3)
     return row
 
 
-def fid_text(found: Mapping[str, Any]) -> str:
-    """FID with its interval."""
-    return fmt.estimate(found["fid"], (found["fid_low"], found["fid_high"]))
-
-
-def _difference(data: ReportData, name: str, baseline: str) -> str:
-    difference = data.difference(name, baseline)
+def difference_text(data: ReportData, name: str, other: str) -> str:
+    """A variant's difference from another with its interval; a dash from itself."""
+    difference = data.differences.get((name, other))
     return MISSING if difference is None else difference.text
 
 
 def ensemble_table(data: ReportData) -> Table:
     """Table 4: every ensemble whose members were all sampled alone in the same way, beside those members."""
-    rows, label = [], f"{data.label()} [95 %]"
-    for name, standing in data.standings.items():
-        alone = {member: data.evaluations[variant] for member, variant in standing.alone.items()}
-        members = sorted(alone, key=lambda member: alone[member]["fid"])
-        verdicts = [difference.verdict for difference in standing.from_each.values()]
+    rows, label, change = [], f"{data.label()} [95 %]", "ensemble's difference [95 %] from"
+    for name, from_mean in data.from_members().items():
+        record = data.evaluations[name]["against_members"]
+        alone = {member: data.evaluations[variant] for member, variant in record["alone"].items()}
+        best, *_, worst = sorted(alone, key=lambda member: alone[member]["fid"])
+        apart = {member: data.differences[name, variant] for member, variant in record["alone"].items()}
+        verdicts = [difference.verdict for difference in apart.values()]
         rows.append({
             "ensemble": name,
             "of": fmt.variant_text(data.settings["variants"][name]),
             "start of its members": start_text(data, list(alone)),
             f"{label}: ensemble": fid_text(data.evaluations[name]),
-            f"{label}: mean of its members": number(standing.mean_fid, 2),
-            f"{label}: best member": f"{members[0].upper()} {fid_text(alone[members[0]])}",
-            f"{label}: worst member": f"{members[-1].upper()} {fid_text(alone[members[-1]])}",
-            "ensemble's difference [95 %] from: the mean of its members": standing.from_mean.text,
-            "ensemble's difference [95 %] from: its best member": standing.from_each[members[0]].text,
-            f"ensemble's difference [95 %] from: {REFERENCE}": _difference(data, name, REFERENCE),
-            f"ensemble's difference [95 %] from: {PLAIN_MEAN}": _difference(data, name, PLAIN_MEAN),
+            f"{label}: mean of its members": number(record["fid"], 2),
+            f"{label}: best member": f"{best.upper()} {fid_text(alone[best])}",
+            f"{label}: worst member": f"{worst.upper()} {fid_text(alone[worst])}",
+            f"{change}: the mean of its members": from_mean.text,
+            f"{change}: its best member": apart[best].text,
+            **{f"{change}: {other}": difference_text(data, name, other) for other in data.compared},
             "members it is: better than": f"{verdicts.count('better')} of {len(verdicts)}",
             "members it is: worse than": f"{verdicts.count('worse')} of {len(verdicts)}",
         })  # fmt: skip
@@ -269,13 +263,13 @@ def study_table(study: Study, shown: int = 10) -> Table:
 def variants_frame(data: ReportData) -> pd.DataFrame:
     """Every number of every evaluation, unrounded; lists are joined by +."""
     rows = []
-    for name, found in data.evaluations.items():
-        shown = {key: value for key, value in found.items() if key not in ("samples_sha256", "provenance")}
-        row = {key: "+".join(map(str, v)) if isinstance(v, list) else v for key, v in shown.items()}
-        for baseline in BASELINES[1:]:
-            if (difference := data.difference(name, baseline)) is not None:
-                row[f"delta_fid_{baseline}"] = difference.value
-                row[f"delta_low_{baseline}"], row[f"delta_high_{baseline}"] = difference.bounds
+    for name, evaluation in data.evaluations.items():
+        numbers = {key: value for key, value in evaluation.items() if key != "against_members"}
+        row = {key: "+".join(map(str, value)) if isinstance(value, list) else value for key, value in numbers.items()}
+        for other in data.compared[1:]:
+            if (difference := data.differences.get((name, other))) is not None:
+                row[f"delta_fid_{other}"] = difference.value
+                row[f"delta_low_{other}"], row[f"delta_high_{other}"] = difference.bounds
         rows.append({"variant": name} | row)
     return pd.DataFrame(rows)
 

@@ -89,7 +89,6 @@ def _sample_ranges(config: Config) -> Iterator[str]:
             yield f"{first} and {second} draw the same sample indices; move {second}.seed_start"
     limits = {
         "discriminator.images": (config.discriminator.images or 0, "fake.images", fake.images),
-        "evaluation.kid_subset_size": (config.evaluation.kid_subset_size, "guided.images", guided.images),
         "evaluation.neighborhood": (config.evaluation.neighborhood + 2, "guided.images", guided.images),
     }
     for key, (wanted, limit, images) in limits.items():

@@ -390,8 +390,6 @@ class Evaluation(Section):
     baseline: Name  # the variant without guidance that every difference refers to
     reference: Path
     batch_size: Count
-    kid_subsets: Count
-    kid_subset_size: Annotated[int, Field(ge=2)]
     neighborhood: Count
     seed: Seed
 

@@ -1,7 +1,10 @@
-"""Stage `evaluation`: every number of Table 3 for one variant, with intervals."""
+"""Stage `evaluation`: every number of Table 3 for every variant, and the difference of every two, with intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -13,178 +16,334 @@ from dguide.settings import Config, Variant
 from dguide.stages.guided import sampler_settings, window_of
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import load_arrays, read_npz, sha256, write_json, write_npz
+from discriminator_guidance.files import load_arrays, read_json, read_npz, write_csv, write_json
 from discriminator_guidance.guidance import RULES, simplex_weights
 from discriminator_guidance.metrics.classification import classification_scores
 from discriminator_guidance.metrics.distances import (
     Gaussian,
+    KernelSet,
     debiased_distance,
     floor_distance,
     frechet_influence,
     gaussian_of_features,
     gaussian_of_statistics,
-    kid,
     kid_influence,
 )
-from discriminator_guidance.metrics.features import extract_features
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
 from discriminator_guidance.metrics.manifold import precision_recall
-from discriminator_guidance.metrics.significance import Measured
-from discriminator_guidance.runtime import allow_tf32, gather_rows, is_first, prepare, share
+from discriminator_guidance.metrics.significance import Estimate, holm
+from discriminator_guidance.runtime import Compute, allow_tf32, gather_rows, is_first, prepare, share
 
-UNGUIDED = "edm"
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
 METRICS = (
     "fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision", "recall",
 )  # fmt: skip
+DISTANCES = ("fid", "kid", "kid_holdout")
 SCORES = ("precision", "recall", "accuracy", "auroc")
+SAMPLED = ("w1", "w2", "boosting", "window", "steps", "s_churn", "network", "autoguidance")  # settings of a variant
 
 
-def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
-    """Compare a variant's samples with the real images and, index by index, with the unguided samples.
+@dataclass(frozen=True)
+class RealImages:
+    """What every set of features is compared with, computed once."""
+
+    gaussian: Gaussian
+    kernels: Mapping[str, KernelSet]  # of the training and of the held-out images, by the distance to them
+    neighbours: np.ndarray  # features (n, d) for the k-NN manifolds, at most as many as a variant has samples
+    neighborhood: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A variant's distances by name, with influences, and further means over its replicates."""
+
+    distances: Mapping[str, Estimate]
+    means: Mapping[str, float]
+
+    def minus(self, other: Evaluated) -> dict[str, Estimate]:
+        """The paired difference of each distance."""
+        return {name: estimate.minus(other.distances[name]) for name, estimate in self.distances.items()}
+
+
+def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
+    """Compare the samples of every variant with the real images and, index by index, with those of every other one.
 
     With several training replicates each number is their mean, and intervals cover their scatter. Published statistics
     replace the real images in the Frechet distance alone: the others need features.
     """
-    settings, guided, runtime, chosen = config.evaluation, config.guided, config.runtime, config.variants[variant]
-    sampler = sampler_settings(config, chosen)
-    effective = {
-        **chosen.model_dump(mode="json", exclude={"needs"}),
-        "rule": chosen.rule if chosen.members else None,
-        "window": list(window_of(config, chosen)) if chosen.members else None,
-        "steps": sampler.steps,
-        "nfe": (2 * sampler.steps - 1) * (1 if chosen.autoguidance is None else 2),  # denoiser evaluations of an image
-        "fid_network": config.fid_network.name,
-    }
-    tracker.params(effective)
-
+    settings, guided, layouts = config.evaluation, config.guided, layout.replicates(config.replicates)
     # Everything is read and checked before anything is computed.
-    layouts = layout.replicates(config.replicates)
-    real = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
-    if settings.kid_subset_size > (fewest := min(map(len, real.values()))):
-        expected = f"evaluation.kid_subset_size of at most {fewest}, the real images of the smaller split"
-        raise InputError(expected, str(settings.kid_subset_size), "lower it, or hold out more images")
-    if settings.neighborhood + 2 > len(real["train"]):
-        expected = f"evaluation.neighborhood of at most {len(real['train']) - 2}, by the real images"
+    features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
+    if settings.neighborhood + 2 > min(len(features["train"]), guided.images):
+        expected = f"evaluation.neighborhood of at most {min(len(features['train']), guided.images) - 2}, by the images"
         raise InputError(expected, str(settings.neighborhood), "lower it")
-    index = guided.seed_start + np.arange(guided.images)
-    drawn = [_samples(replicate, variant, index) for replicate in layouts]
-    all_scores = [_classification_scores(replicate, chosen) for replicate in layouts]
-    scores = {name: float(np.mean([each[name] for each in all_scores])) for name in all_scores[0]}
-    statistics = None if settings.reference.startswith("models/") else settings.reference
-    if statistics is None:
-        reference = gaussian_of_features(real["train"])
-    else:
-        published = load_arrays(layout.root / statistics, ("mu", "sigma"), "get the file again")
-        reference = gaussian_of_statistics(**published, width=real["train"].shape[1], source=statistics)
+    for variant in config.variants:
+        for replicate in layouts:
+            read_samples(config, replicate, variant)
+    scores = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
+    gaussian = _reference(config, layout, features["train"])
 
-    compute = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
+    compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
     network = load_fid_network(layout.model("fid_network"), compute)
-    own = share(len(index))
-    sets: dict[str, list[np.ndarray]] = {variant: [], UNGUIDED: []}  # features of each replicate
-    with tracking.bar(f"features of {variant}", len(own) * len(sets) * len(drawn), "images") as advance:
-        for images in drawn:
-            for name, complete in images.items():
-                part = complete[own.start : own.stop]
-                rows = extract_features(network.features, part, settings.batch_size, compute.device, advance)
-                sets[name].append(gather_rows(torch.from_numpy(rows), len(index)).numpy())
-    if not is_first():
+    real = _real_images(config, features, gaussian, compute) if is_first() else None
+    evaluated: dict[str, Evaluated] = {}
+    total = len(config.variants) * len(layouts) * guided.images
+    with tracking.bar("features of all variants", total, "images") as advance:
+        for variant in config.variants:
+            measured = []
+            for replicate in layouts:
+                images = read_samples(config, replicate, variant)
+                rows = _features(network, images, settings.batch_size, compute, advance)
+                if real is not None:  # the others only share the features
+                    measured.append(_measure(rows, real, compute))
+            if measured:
+                evaluated[variant] = _over_replicates(measured)
+    if real is None:
         return {}
 
-    fids = {name: Measured.of(frechet_influence(rows, reference) for rows in sets[name]) for name in sets}
-    all_kids, held_out = (
-        {name: Measured.of(kid_influence(rows, part) for rows in sets[name]) for name in sets} for part in real.values()
-    )
-    fid, delta = fids[variant], fids[variant].minus(fids[UNGUIDED])
-    kid_all, delta_kid = all_kids[variant], all_kids[variant].minus(all_kids[UNGUIDED])
-    delta_held_out = held_out[variant].minus(held_out[UNGUIDED])
-    subsets = (settings.kid_subsets, settings.kid_subset_size, settings.seed)
-    (kid_train, kid_std), (kid_holdout, kid_holdout_std) = (
-        np.mean([kid(rows, part, *subsets) for rows in sets[variant]], axis=0).tolist() for part in real.values()
-    )
-    size = min(guided.images, len(real["train"]))  # of both k-NN sets; real images in equal steps, for they are sorted
-    known = real["train"][np.linspace(0, len(real["train"]) - 1, size).round().astype(int)]
-    shares = [
-        precision_recall(rows[:size], known, settings.neighborhood, device=compute.device) for rows in sets[variant]
-    ]
-    share_means = np.mean([[value for value, _ in each] for each in shares], axis=0)
-    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), kid_train, kid_holdout, *share_means.tolist())
-    metrics = dict(zip(METRICS, values, strict=True))
-
-    details = {
-        "variant": variant,
-        "n": guided.images,
-        "replicates": config.replicates,
-        **guided.model_dump(include={"seed", "seed_start"}),
-        "fid_values": list(fid.values),  # of each replicate
-        "fid_ci95_sampling": fid.sampling_interval(),
-        "delta_ci95_sampling": delta.sampling_interval(),
-        "delta_p": delta.p_value(),
-        "fid_debiased": float(np.mean([debiased_distance(rows, reference) for rows in sets[variant]])),
-        "kid_std": kid_std,
-        "kid_holdout_std": kid_holdout_std,
-        "kid_all": kid_all.mean,  # over all images, without subsets: the value that the intervals are of
-        "kid_ci95": kid_all.interval(),
-        "delta_kid": delta_kid.mean,
-        "delta_kid_ci95": delta_kid.interval(),
-        "delta_kid_holdout": delta_held_out.mean,
-        "delta_kid_holdout_ci95": delta_held_out.interval(),
-        **{f"discriminator_{name}": scores.get(name) for name in SCORES},
-        **effective,
-        "reference_statistics": statistics,
-        "reference_n": len(real["train"]),
-        "holdout_n": len(real["holdout"]),
-        "precision_mode": compute.mode,
-        **compute.record(),
-        "samples_sha256": [sha256(replicate.guided(variant) / "samples.npz") for replicate in layouts],
-    }
-    if variant == UNGUIDED:
-        details |= _real_distances(config, real, reference)
-    write_npz(layout.evaluated(variant) / "influence.npz", influence=fid.influence, index=index)
-    write_json(layout.evaluated(variant) / "details.json", details)
-    write_json(layout.evaluation(variant), metrics)
-    tracker.metrics(0, {f"discriminator_{name}": score for name, score in scores.items()})
-    return metrics
+    metrics, details = {}, {}
+    adjusted = adjusted_p(config, evaluated)
+    for name in config.variants:
+        metrics[name] = _metrics(evaluated[name], evaluated[settings.baseline])
+        described = _described(config, name) | {f"discriminator_{key}": scores[name].get(key) for key in SCORES}
+        details[name] = _details(evaluated[name], evaluated[settings.baseline]) | described
+        details[name] |= {
+            "reference_n": len(features["train"]),
+            "holdout_n": len(features["holdout"]),
+            "delta_p_adjusted": adjusted.get(name),
+            "against_members": against_members(config.variants, evaluated, name),
+        }
+    of_real = _distances_of_real(config, features, real)
+    details[settings.baseline] |= of_real
+    for name in config.variants:
+        write_json(layout.evaluation(name), metrics[name])
+        write_json(layout.details(name), details[name])
+        tracker.row(f"evaluation/{name}", {"stage": "evaluation", "variant": name}, _described(config, name),
+                    metrics[name] | {f"discriminator_{key}": score for key, score in scores[name].items()})  # fmt: skip
+    folders = {path(settings.baseline).parent for path in (layout.evaluation, layout.details)}
+    for path in (path for folder in folders for path in folder.glob("*.json")):
+        if path.stem not in config.variants:  # a row that the settings no longer have
+            path.unlink()
+    write_csv(layout.differences, differences(evaluated))
+    tracking.table(f"metrics of {len(metrics)} variants", [{"variant": name, **row} for name, row in metrics.items()])
+    return {"variants": len(evaluated), **of_real}
 
 
-def _real_distances(config: Config, real: dict[str, np.ndarray], reference: Gaussian) -> dict[str, Any]:
-    """What to hold a distance against: training images drawn again, and held-out ones."""
-    fid = Measured.of([frechet_influence(real["holdout"], reference)])
-    kid_all = Measured.of([kid_influence(real["holdout"], real["train"])])
-    return {
-        "floor": floor_distance(real["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
-        "holdout_fid": fid.mean,
-        "holdout_fid_ci95": fid.interval(),
-        "holdout_fid_debiased": debiased_distance(real["holdout"], reference),
-        "holdout_kid": kid_all.mean,
-        "holdout_kid_ci95": kid_all.interval(),
-    }
-
-
-def _samples(layout: Layout, variant: str, index: np.ndarray) -> dict[str, np.ndarray]:
-    """The images of the variant and of the unguided one, by name; both must have these sample indices."""
-    images = {}
-    for name in (variant, UNGUIDED):
-        path = layout.guided(name) / "samples.npz"
-        read = read_npz(path, ["images", "index"], "guided")
-        images[name], found = read["images"], read["index"]
-        if len(images[name]) != len(index) or not np.array_equal(found, index):
-            expected = f"the {len(index)} samples {index[0]} .. {index[-1]} in {path}"
-            got = f"{len(images[name])} images with indices {found[:1]} .. {found[-1:]}"
-            raise InputError(expected, got, "run stage guided again")
+def read_samples(config: Config, layout: Layout, variant: str) -> np.ndarray:
+    """The images of a variant, which must have the shape and the indices that the settings ask for."""
+    path, guided, size = layout.guided(variant) / "samples.npz", config.guided, config.real.image_size
+    known = read_json(layout.model("fid_network") / "config.json", "fid_network").get("in_channels")
+    arrays = read_npz(path, ["images", "index"], "guided")
+    images, index = arrays["images"], guided.seed_start + np.arange(guided.images)
+    shape = (guided.images, size, size, known or images.shape[-1])
+    if images.shape != shape or images.dtype != np.uint8 or not np.array_equal(arrays["index"], index):
+        expected = f"{shape} uint8 images with the indices {index[0]} .. {index[-1]} in {path}"
+        got = f"{images.shape} {images.dtype} with {arrays['index'][:1]} .. {arrays['index'][-1:]}"
+        raise InputError(expected, got, "run stage guided again")
     return images
 
 
-def _classification_scores(layout: Layout, variant: Variant) -> dict[str, float]:
-    """Scores of the combined discriminator on the fixed test split of real and unguided fake images.
+def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[str, float]:
+    """Scores of the combined discriminator on the fixed test split of real and unguided fake images, over replicates.
 
     *Deviation*: members with fitted weights, which change with the noise level, are combined with equal ones.
     """
-    if not variant.members:
-        return {}
-    paths = [layout.discriminator(member) / "test_logits.npz" for member in variant.members]
-    read = [read_npz(path, ["logits", "labels"], "discriminator") for path in paths]
-    logits = torch.from_numpy(np.stack([arrays["logits"] for arrays in read])).double()
-    rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
-    combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))
-    return classification_scores(combined.numpy(), read[0]["labels"])
+    scores = []
+    for layout in layouts if variant.members else []:
+        paths = [layout.discriminator(member) / "test_logits.npz" for member in variant.members]
+        arrays = [read_npz(path, ["logits", "labels"], "discriminator") for path in paths]
+        labels = arrays[0]["labels"]
+        for path, member in zip(paths, arrays, strict=True):
+            if not np.array_equal(member["labels"], labels) or member["logits"].shape != labels.shape:
+                expected, got = (
+                    f"the {len(labels)} test images of {paths[0]} in {path}",
+                    f"{len(member['labels'])} others",
+                )
+                raise InputError(expected, got, "give all members as many images, and train them again")
+        logits = torch.from_numpy(np.stack([member["logits"] for member in arrays])).double()
+        rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
+        combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))
+        scores.append(classification_scores(combined.numpy(), labels))
+    return {key: float(np.mean([score[key] for score in scores])) for key in scores[0]} if scores else {}
+
+
+def _reference(config: Config, layout: Layout, train: np.ndarray) -> Gaussian:
+    path = config.evaluation.reference
+    if path.startswith("models/"):
+        return gaussian_of_features(train)
+    published = load_arrays(layout.root / path, ("mu", "sigma"), "get the file again")
+    return gaussian_of_statistics(**published, width=train.shape[1], source=path)
+
+
+def _real_images(
+    config: Config, features: Mapping[str, np.ndarray], gaussian: Gaussian, compute: Compute
+) -> RealImages:
+    train, splits = features["train"], {"kid": "train", "kid_holdout": "holdout"}
+    kernels = {distance: KernelSet.of(features[split], compute.device) for distance, split in splits.items()}
+    # The k-NN sets have one size; real images are taken in equal steps, for they are sorted.
+    rows = np.linspace(0, len(train) - 1, min(config.guided.images, len(train))).round().astype(int)
+    return RealImages(gaussian, kernels, train[rows], config.evaluation.neighborhood)
+
+
+def _features(
+    network: FidNetwork | InceptionFeatures,
+    images: np.ndarray,
+    batch_size: int,
+    compute: Compute,
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """The features of all images; the processes of torchrun divide the batches, which are those of one process."""
+    batches = share(-(-len(images) // batch_size))
+    part = images[batches.start * batch_size : batches.stop * batch_size]
+    rows = torch.empty(0)
+    if len(part):
+        rows = torch.from_numpy(extract_features(network.features, part, batch_size, compute.device, advance))
+    return gather_rows(rows, len(images)).numpy()
+
+
+def _measure(rows: np.ndarray, real: RealImages, compute: Compute) -> tuple[dict[str, Any], dict[str, float]]:
+    """Value and influence of each distance of one set of features, and its further numbers."""
+    own_kernel, size = KernelSet.of(rows, compute.device), len(real.neighbours)
+    distances = {"fid": frechet_influence(rows, real.gaussian)}
+    distances |= {name: kid_influence(own_kernel, kernel) for name, kernel in real.kernels.items()}
+    precision, recall = precision_recall(rows[:size], real.neighbours, real.neighborhood, device=compute.device)
+    means = {"precision": precision.mean, "recall": recall.mean, "fid_debiased": debiased_distance(rows, real.gaussian)}
+    return distances, means
+
+
+def _over_replicates(measured: Sequence[tuple[dict[str, Any], dict[str, float]]]) -> Evaluated:
+    distances = {name: Estimate.of(replicate[name] for replicate, _ in measured) for name in DISTANCES}
+    return Evaluated(distances, {key: float(np.mean([means[key] for _, means in measured])) for key in measured[0][1]})
+
+
+def _metrics(variant: Evaluated, baseline: Evaluated) -> dict[str, float]:
+    fid, delta = variant.distances["fid"], variant.minus(baseline)["fid"]
+    kids = (variant.distances[name].mean for name in ("kid", "kid_holdout"))
+    means = variant.means["precision"], variant.means["recall"]
+    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), *kids, *means)
+    return dict(zip(METRICS, values, strict=True))
+
+
+def _details(variant: Evaluated, baseline: Evaluated) -> dict[str, Any]:
+    fid, delta = variant.distances["fid"], variant.minus(baseline)
+    details: dict[str, Any] = {
+        "fid_values": list(fid.values),  # of each replicate
+        "fid_ci95_sampling": fid.sampling_interval(),
+        "fid_debiased": variant.means["fid_debiased"],
+        "delta_ci95_sampling": delta["fid"].sampling_interval(),
+        "delta_p": delta["fid"].p_value(),
+    }
+    for name in ("kid", "kid_holdout"):
+        details |= {
+            f"{name}_ci95": variant.distances[name].interval(),
+            f"delta_{name}": delta[name].mean,
+            f"delta_{name}_ci95": delta[name].interval(),
+        }
+    return details
+
+
+def _described(config: Config, name: str) -> dict[str, Any]:
+    """How a variant is sampled, with every setting that holds for it."""
+    variant, guided = config.variants[name], config.guided
+    sampler, reference = sampler_settings(config, variant), config.evaluation.reference
+    return {
+        "variant": name,
+        "n": guided.images,
+        "replicates": config.replicates,
+        "seed": guided.seed,
+        "seed_start": guided.seed_start,
+        **variant.model_dump(mode="json", exclude={"needs", "published"}),
+        "rule": variant.rule if variant.members else None,
+        "window": list(window_of(config, variant)) if variant.members else None,
+        "steps": sampler.steps,
+        "nfe": (2 * sampler.steps - 1) * (1 if variant.autoguidance is None else 2),  # denoiser evaluations of an image
+        "fid_network": config.fid_network.name,
+        "reference_statistics": None if reference.startswith("models/") else reference,
+    }
+
+
+def _distances_of_real(config: Config, features: Mapping[str, np.ndarray], real: RealImages) -> dict[str, Any]:
+    """What to hold a distance against: training images drawn again, and held-out ones."""
+    fid = Estimate.of([frechet_influence(features["holdout"], real.gaussian)])
+    kid = Estimate.of([kid_influence(real.kernels["kid_holdout"], real.kernels["kid"])])
+    return {
+        "floor": floor_distance(features["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
+        "holdout_fid": fid.mean,
+        "holdout_fid_ci95": fid.interval(),
+        "holdout_fid_debiased": debiased_distance(features["holdout"], real.gaussian),
+        "holdout_kid": kid.mean,
+        "holdout_kid_ci95": kid.interval(),
+    }
+
+
+def differences(evaluated: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
+    """A row for the difference of every variant from every other: of FID with its p-value, and of both KIDs."""
+    rows = []
+    for name, other in permutations(evaluated, 2):
+        row: dict[str, Any] = {"variant": name, "other": other}
+        for distance, delta in evaluated[name].minus(evaluated[other]).items():
+            low, high = delta.interval()
+            prefix = "" if distance == "fid" else f"{distance}_"
+            row |= {f"{prefix}difference": delta.mean, f"{prefix}low": low, f"{prefix}high": high}
+            row |= {"p": delta.p_value()} if distance == "fid" else {}
+        rows.append(row)
+    return rows
+
+
+def adjusted_p(config: Config, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
+    """The p-value of each variant's difference from the baseline, by Holm's method over all but the planned one."""
+    baseline = config.evaluation.baseline
+    p = {name: row.minus(evaluated[baseline])["fid"].p_value() for name, row in evaluated.items() if name != baseline}
+    unplanned = [name for name in p if (name, baseline) != tuple(config.report.primary)]
+    return p | dict(zip(unplanned, holm([p[name] for name in unplanned]), strict=True))
+
+
+def against_members(
+    variants: Mapping[str, Variant], evaluated: Mapping[str, Evaluated], ensemble: str
+) -> dict[str, Any] | None:
+    """An ensemble's difference from its members on average, where each was sampled alone with the same settings."""
+    alone = _alone(variants, ensemble)
+    if len(alone) < 2:
+        return None
+    singles = [evaluated[variant] for variant in alone.values()]
+    # The mean of distances has the mean of their influences, because all share their noise index by index.
+    mean = {
+        name: Estimate(
+            tuple(np.mean([single.distances[name].values for single in singles], axis=0).tolist()),
+            np.mean([single.distances[name].influence for single in singles], axis=0),
+        )
+        for name in DISTANCES
+    }
+    delta = evaluated[ensemble].minus(Evaluated(mean, {}))
+    record: dict[str, Any] = {"alone": alone, "fid": mean["fid"].mean}
+    for name in DISTANCES:
+        record |= {f"delta_{name}": delta[name].mean, f"delta_{name}_ci95": delta[name].interval()}
+    return record
+
+
+def _alone(variants: Mapping[str, Variant], ensemble: str) -> dict[str, str]:
+    """By member, the variant that samples with it alone as the ensemble samples; empty where one has none."""
+
+    def sampling(name: str) -> tuple[object, ...]:
+        variant = variants[name]
+        clipped, fitted = variant.rule == "clipped_logit_mean", variant.weights == "fitted"
+        return clipped, fitted, *(getattr(variant, key) for key in SAMPLED)
+
+    singles = {
+        variant.members[0]: name
+        for name, variant in variants.items()
+        if len(variant.members) == 1 and sampling(name) == sampling(ensemble)
+    }
+    members = variants[ensemble].members
+    return {member: singles[member] for member in members} if set(members) <= set(singles) else {}
+
+
+def operations(images: int, train: int, holdout: int, width: int) -> float:
+    """About how many double-precision operations the metrics of one set of `images` take, features aside.
+
+    Eleven triangular roots of (n, d) features and as many products, one singular value decomposition; kernels with
+    the set itself, the training and the held-out images; distances of neighbours among two sets of one size.
+    """
+    n, d, neighbours = images, width, min(images, train)
+    return 2.0 * d * (11 * n * d + 20 * d**2 + n * (n + train + holdout) + 4 * neighbours**2)

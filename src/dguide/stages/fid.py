@@ -15,14 +15,13 @@ from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import read_json
 from discriminator_guidance.image_files import ImageSet, open_images
-from discriminator_guidance.metrics.distances import frechet_influence, gaussian_of_features, kid_influence
+from discriminator_guidance.metrics.distances import KernelSet, frechet_influence, gaussian_of_features, kid_influence
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
 from discriminator_guidance.metrics.manifold import precision_recall
-from discriminator_guidance.metrics.significance import Measured
+from discriminator_guidance.metrics.significance import Estimate
 from discriminator_guidance.runtime import Compute, prepare
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
-SHARES = "precision", "recall"
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
 
 
@@ -32,7 +31,7 @@ class Distances:
 
     sets: dict[str, ImageSet]  # "images", "against" if given, "reference"
     counts: dict[str, int]  # of the images that were measured, by set: as many of "images" as of "against"
-    columns: dict[str, dict[str, Measured]]  # "images", and with "against" also that and "difference"
+    columns: dict[str, dict[str, Estimate]]  # "images", and with "against" also that and "difference"
     paired: bool
 
     def title(self) -> str:
@@ -60,10 +59,7 @@ class Distances:
 
     def _text(self, column: str, name: str) -> str:
         measured, digits = self.columns[column][name], 5 if name.startswith("KID") else 3
-        bounds, difference = measured.interval(), column == "difference"
-        if name in SHARES:
-            bounds = float(np.clip(bounds[0], -1.0 if difference else 0.0, 1.0)), min(bounds[1], 1.0)
-        return estimate(measured.mean, bounds, digits, difference)
+        return estimate(measured.mean, measured.interval(), digits, column == "difference")
 
 
 def run(images: Path, against: Path | None, reference: Path, network: str, batch_size: int) -> Distances:
@@ -85,15 +81,18 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
     counts = dict.fromkeys(sets, fewest) | {"reference": len(sets["reference"].names)}
     features = {name: _features(sets[name], count, extractor, batch_size, compute) for name, count in counts.items()}
     real = features.pop("reference")
-    gaussian, columns = gaussian_of_features(real), dict[str, dict[str, Measured]]()
+    gaussian, kernels, columns = gaussian_of_features(real), KernelSet.of(real, compute.device), {}
     for name, rows in features.items():
-        shares = precision_recall(rows, real, NEIGHBORHOOD, device=compute.device)
-        values = frechet_influence(rows, gaussian), kid_influence(rows, real), *shares
-        names = label, label.replace("FID", "KID", 1), *SHARES
-        columns[name] = {metric: Measured.of([value]) for metric, value in zip(names, values, strict=True)}
+        precision, recall = precision_recall(rows, real, NEIGHBORHOOD, device=compute.device)
+        columns[name] = {
+            label: Estimate.of([frechet_influence(rows, gaussian)]),
+            label.replace("FID", "KID", 1): Estimate.of([kid_influence(KernelSet.of(rows, compute.device), kernels)]),
+            "precision": precision,
+            "recall": recall,
+        }
     paired = against is not None and sets["images"].names == sets["against"].names
     if against is not None:
-        minus = Measured.minus if paired else Measured.minus_independent
+        minus = Estimate.minus if paired else Estimate.minus_independent
         columns["difference"] = {
             metric: minus(measured, columns["against"][metric]) for metric, measured in columns["images"].items()
         }

@@ -92,7 +92,7 @@ def _shown(value: object) -> str:
 
 
 CODE = ("src", "dvc.yaml")  # what results depend on beside settings, whose hash tells of edits
-LIBRARIES = ("torch", "torchmetrics", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
+LIBRARIES = ("torch", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
 # Set unless the user did. MLflow's own defaults wait four minutes for a dead server.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -217,6 +217,14 @@ class Tracker:
             newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
             best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
             client.set_registered_model_alias(name, "best", best.version)
+
+    @_best_effort
+    def row(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+        """Record a finished run of its own inside this one: a variant among those that a stage evaluates."""
+        experiment = self._mlflow.active_run().info.experiment_id
+        with self._mlflow.start_run(experiment_id=experiment, run_name=name, nested=True, tags=dict(tags)):
+            self._mlflow.log_params(_flat(params))
+            self._mlflow.log_metrics(_finite(metrics))
 
     @_best_effort
     def end(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.metrics.features import Doubles, Floats, comparable, extract_features
-from discriminator_guidance.metrics.significance import Measured
+from discriminator_guidance.metrics.significance import Estimate
 
 EPS = np.finfo(np.float64).eps
 RESOLVED = 100 * EPS  # smallest eigenvalue, relative to the largest, that is not rounding
@@ -23,18 +22,20 @@ ROUNDING = 1e-8  # the same for published statistics; sums over 50,000 features 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean (d,) and root (k, d), R with R^T R the covariance, in double precision."""
+    """Mean (d,) and root (k, d), R with R^T R the covariance, in double precision.
 
-    mean: Doubles
-    root: Doubles
+    Tensors, because torch obeys `set_num_threads`: sums by numpy's BLAS would change with the machine's processors.
+    """
+
+    mean: Tensor
+    root: Tensor
 
 
 def gaussian_of_features(features: Floats) -> Gaussian:
     """The Gaussian of (N, d) features with unbiased covariance."""
-    (features,) = comparable(features)
-    mean = features.mean(axis=0)
-    root = np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
-    return Gaussian(mean, np.asarray(root))
+    rows = torch.from_numpy(*comparable(features))
+    mean = rows.mean(dim=0)
+    return Gaussian(mean, torch.linalg.qr((rows - mean) / (len(rows) - 1) ** 0.5, mode="r").R)
 
 
 def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -> Gaussian:
@@ -47,13 +48,14 @@ def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -
     numbers = all(array.dtype.kind in "iuf" and np.isfinite(array).all() for array in (mu, sigma))
     if mu.shape != (width,) or sigma.shape != (width, width) or not numbers:
         raise InputError(expected, f"shapes {mu.shape} and {sigma.shape}, {mu.dtype} and {sigma.dtype}", remedy)
-    covariance = sigma.astype(np.float64)
-    eigenvalues, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    asymmetry = np.abs(covariance - covariance.T).max()
-    if max(asymmetry, -eigenvalues[0]) >= ROUNDING * max(eigenvalues[-1], 0.0):  # also where all are 0
+    covariance = torch.from_numpy(sigma.astype(np.float64))
+    eigenvalues, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    asymmetry, largest = float((covariance - covariance.T).abs().max()), max(float(eigenvalues[-1]), 0.0)
+    if max(asymmetry, -float(eigenvalues[0])) >= ROUNDING * largest:  # also where all are 0
         raise InputError(expected, f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}", remedy)
-    kept = eigenvalues > width * EPS * max(eigenvalues[-1], 0.0)
-    return Gaussian(mu.astype(np.float64), np.sqrt(eigenvalues[kept])[:, None] * vectors[:, kept].T)
+    kept = eigenvalues > width * EPS * largest
+    mean = torch.from_numpy(mu.astype(np.float64))
+    return Gaussian(mean, eigenvalues[kept].sqrt()[:, None] * vectors[:, kept].T)
 
 
 def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Doubles]:
@@ -67,18 +69,17 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     Neither S nor T is formed: with A^T A = S, R^T R = S_r and A R^T = U diag(s) V^T, T = P P^T for
     P = R^T V diag(s)^(-1/2). Directions with s = 0 up to rounding are left out: T takes the pseudo-inverse.
     """
-    own, (n, width) = gaussian_of_features(generated), generated.shape
+    fitted, (n, width) = gaussian_of_features(generated), generated.shape
     if width != len(reference.mean):
-        found = f"{width} and {len(reference.mean)} features"
-        raise InputError("generated and real features of one network", found, "extract both with the same network")
-    _, singular_values, right = np.linalg.svd(own.root @ reference.root.T, full_matrices=False)
+        got = f"{width} and {len(reference.mean)} features"
+        raise InputError("generated and real features of one network", got, "extract both with the same network")
+    _, singular_values, right = torch.linalg.svd(fitted.root @ reference.root.T, full_matrices=False)
     kept = singular_values > max(width, n) * EPS * singular_values[0]
-    transport_root = (reference.root.T @ right[kept].T) / np.sqrt(singular_values[kept])
-    centred = generated - own.mean
-    spread = np.sum(centred**2, axis=1) - np.sum((centred @ transport_root) ** 2, axis=1)
-    influence: Doubles = 2 * centred @ (own.mean - reference.mean) + n / (n - 1) * spread
-    influence -= influence.mean()
-    return _distance(own, reference, singular_values), influence
+    transport_root = (reference.root.T @ right[kept].T) / singular_values[kept].sqrt()
+    centred = torch.from_numpy(np.asarray(generated, dtype=np.float64)) - fitted.mean
+    spread = centred.square().sum(dim=1) - (centred @ transport_root).square().sum(dim=1)
+    influence = 2 * centred @ (fitted.mean - reference.mean) + n / (n - 1) * spread
+    return _distance(fitted, reference, singular_values), (influence - influence.mean()).numpy()
 
 
 def distance_of_moments(mu1: Doubles, sigma1: Doubles, mu2: Doubles, sigma2: Doubles) -> float:
@@ -87,17 +88,15 @@ def distance_of_moments(mu1: Doubles, sigma1: Doubles, mu2: Doubles, sigma2: Dou
     With S1 = L L^T (Cholesky) the trace is the sum of the roots of the eigenvalues of L^T S2 L: fast, but a root is
     accurate to sqrt(eps) only. Where one of them is not resolved, the roots of both covariances are multiplied.
     """
-    try:
-        lower = np.linalg.cholesky(sigma1)
-        eigenvalues = np.linalg.eigvalsh(lower.T @ sigma2 @ lower)
+    m1, s1, m2, s2 = (torch.from_numpy(np.asarray(moment, dtype=np.float64)) for moment in (mu1, sigma1, mu2, sigma2))
+    lower, singular = torch.linalg.cholesky_ex(s1)
+    if not singular:
+        eigenvalues = torch.linalg.eigvalsh(lower.T @ s2 @ lower)
         if eigenvalues[0] > RESOLVED * eigenvalues[-1]:
-            traces = np.trace(sigma1) + np.trace(sigma2) - 2 * np.sum(np.sqrt(eigenvalues))
-            return float(np.sum((mu1 - mu2) ** 2) + traces)
-    except np.linalg.LinAlgError:  # S1 is singular
-        pass
+            return float((m1 - m2).square().sum() + s1.trace() + s2.trace() - 2 * eigenvalues.sqrt().sum())
     sets = ((mu1, sigma1, "the first set"), (mu2, sigma2, "the second set"))
-    one, other = (gaussian_of_statistics(mu, sigma, len(mu1), name) for mu, sigma, name in sets)
-    return _distance(one, other)
+    first, second = (gaussian_of_statistics(mu, sigma, len(mu1), name) for mu, sigma, name in sets)
+    return _distance(first, second)
 
 
 def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) -> float:
@@ -119,62 +118,54 @@ def floor_distance(real: Floats, n: int, draws: int, seed: int) -> float:
     return float(np.mean([_distance(gaussian_of_features(sample), reference) for sample in samples]))
 
 
-def _distance(one: Gaussian, other: Gaussian, singular_values: Floats | None = None) -> float:
+def _distance(first: Gaussian, second: Gaussian, singular_values: Tensor | None = None) -> float:
     if singular_values is None:
-        singular_values = np.linalg.svd(one.root @ other.root.T, compute_uv=False)
-    traces = np.sum(one.root**2) + np.sum(other.root**2) - 2 * np.sum(singular_values)
-    return float(np.sum((one.mean - other.mean) ** 2) + traces)
+        singular_values = torch.linalg.svdvals(first.root @ second.root.T)
+    traces = first.root.square().sum() + second.root.square().sum() - 2 * singular_values.sum()
+    return float((first.mean - second.mean).square().sum() + traces)
 
 
-ROWS = 256  # of the kernel matrix in a block: 100 MB for 50,000 columns
+BLOCK = 2**24  # elements of the kernel matrix at a time: 128 MB
 
 
-def kid(generated: Floats, real: Floats, subsets: int, subset_size: int, seed: int) -> tuple[float, float]:
-    """Mean and standard deviation, over random subsets of both sets, of the unbiased squared MMD with a cubic kernel.
+@dataclass(frozen=True)
+class KernelSet:
+    """Features (n, d) on a device, and the mean of each row's kernel with every other row (n,)."""
 
-    Binkowski et al. 2018, Section 3. `seed` alone decides the subsets; the global random state stays as it was.
-    """
-    from torchmetrics.image.kid import KernelInceptionDistance
+    features: Tensor
+    within: Tensor
 
-    generated, real = comparable(generated, real)
-    most = min(len(generated), len(real))
-    if subsets < 1 or not 2 <= subset_size <= most:
-        expected, found = f"at least 1 KID subset of 2 to {most} images", f"{subsets} subsets of {subset_size}"
-        raise InputError(expected, found, "change the number or the size of the KID subsets, or sample more images")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save", category=UserWarning)
-        # One rank of torchrun computes: a synchronisation would wait for the others without end.
-        metric = KernelInceptionDistance(nn.Identity(), subsets, subset_size, sync_on_compute=False)
-    metric.update(torch.from_numpy(real), real=True)
-    metric.update(torch.from_numpy(generated), real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        mean, deviation = metric.compute()
-    return float(mean), float(deviation)
+    @classmethod
+    def of(cls, features: Floats, device: torch.device | str = "cpu") -> KernelSet:
+        """Sum a set's own kernel, once for all comparisons of this set."""
+        rows = torch.from_numpy(*comparable(features)).to(device)
+        itself = (rows.square().mean(dim=1) + 1) ** 3
+        return cls(rows, (_kernel_sums(rows, rows) - itself) / (len(rows) - 1))
 
 
-def kid_influence(generated: Floats, real: Floats) -> tuple[float, Doubles]:
-    """KID's unbiased squared MMD over all images, no subsets, and the influence (n,) of each generated image on it.
+def kid_influence(generated: KernelSet, real: KernelSet) -> tuple[float, Doubles]:
+    """KID, the unbiased squared MMD over all images, and the influence (n,) of each generated image on it.
 
     With k(x, y) = (x.y / d + 1)^3 (Binkowski et al. 2018), a_i the mean of k(x_i, x_j) over j != i, b_i that
     of k(x_i, y_j) over the real images, and c that of k(y_i, y_j) over i != j, MMD^2 = mean_i (a_i - 2 b_i) + c and
     psi_i = 2 (a_i - b_i) - 2 mean_j (a_j - b_j), whose mean is 0 (Efron 1982, Chapter 6). The real images are fixed.
     The cubic kernel skews MMD^2 to large values, so that intervals of a few hundred images cover less than they say.
+
+    *Deviation:* all images in place of the mean over random subsets, of which this is the limit.
     """
-    x, y = (torch.from_numpy(features) for features in comparable(generated, real))
-    within, across = _mean_kernel_of_others(x), _kernel_sums(x, y) / len(y)
-    distance = (within - 2 * across).mean() + _mean_kernel_of_others(y).mean()
-    influence = 2 * (within - across)
-    return float(distance), (influence - influence.mean()).numpy()
-
-
-def _mean_kernel_of_others(x: Tensor) -> Tensor:
-    itself = (x.square().mean(dim=1) + 1) ** 3
-    return (_kernel_sums(x, x) - itself) / (len(x) - 1)
+    widths = generated.features.shape[1], real.features.shape[1]
+    if widths[0] != widths[1]:
+        got = f"{widths[0]} and {widths[1]} features"
+        raise InputError("generated and real features of one network", got, "extract both with the same network")
+    across = _kernel_sums(generated.features, real.features) / len(real.features)
+    distance = (generated.within - 2 * across).mean() + real.within.mean()
+    influence = 2 * (generated.within - across)
+    return float(distance), (influence - influence.mean()).cpu().numpy()
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
-    return torch.cat([(rows @ y.T).div_(x.shape[1]).add_(1).pow_(3).sum(dim=1) for rows in torch.split(x, ROWS)])
+    blocks = torch.split(x, max(1, BLOCK // len(y)))
+    return torch.cat([(rows @ y.T).div_(x.shape[1]).add_(1).pow_(3).sum(dim=1) for rows in blocks])
 
 
 Rows = NDArray[Any]
@@ -200,7 +191,7 @@ def frechet_distance(
 
     Features (N, d); or uint8 images (N, H, W, C) and a `network` of features, given float32 (N, C, H, W) in [-1, 1].
     baseline: other generated images, row by row of the same noise (one seed of `sample`), for the difference is paired;
-    below 0, `generated` is better. The interval covers the drawing of generated images, see `evaluation.significance`.
+    below 0, `generated` is better. The interval covers the drawing of generated images, see `metrics.significance`.
 
     >>> noise, real = np.random.default_rng(0).normal(size=(2, 1000, 4))
     >>> value, low, high = frechet_distance(noise + 0.5, real)
@@ -213,6 +204,6 @@ def frechet_distance(
     if network is not None:
         sets = [extract_features(network, images, 256, device) for images in sets]
     real = gaussian_of_features(sets[0])
-    distance, *other = (Measured.of([frechet_influence(features, real)]) for features in sets[1:])
-    measured = distance.minus(*other) if other else distance
-    return Interval(measured.mean, *measured.sampling_interval())
+    distance, *unguided = (Estimate.of([frechet_influence(features, real)]) for features in sets[1:])
+    estimate = distance.minus(*unguided) if unguided else distance
+    return Interval(estimate.mean, *estimate.interval())

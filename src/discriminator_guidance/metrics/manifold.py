@@ -5,19 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from discriminator_guidance.metrics.features import Doubles, Floats, comparable
+from discriminator_guidance.metrics.features import Floats, comparable
+from discriminator_guidance.metrics.significance import Estimate
 
 
 def precision_recall(
     generated: Floats, real: Floats, neighborhood: int, block: int = 1000, device: torch.device | str = "cpu"
-) -> list[tuple[float, Doubles]]:
+) -> tuple[Estimate, Estimate]:
     """The share of each set, (n, d) generated and (m, d) real, that lies on the k-NN manifold of the other.
 
-    Not the classification scores of a discriminator. With each share comes the influence (n,) of every generated image
-    on it; the real images are fixed. Recall's is the jackknife's, psi_i = (n - 1) (mean_j R_(-j) - R_(-i)), where
-    R_(-i) leaves image i out: real images in no other ball are lost, and balls that have i among their k nearest
-    neighbours grow to the next one. Its variance is at least the true one on average (Efron & Stein 1981): intervals
-    came out twice as wide as they need be on Gaussian features. Memory: about four times block x max(n, m) doubles.
+    Not the classification scores of a discriminator. Each estimate has one replicate; the real images are fixed. The
+    influence on recall is the jackknife's, psi_i = (n - 1) (mean_j R_(-j) - R_(-i)), where R_(-i) leaves image i out:
+    real images in no other ball are lost, and balls that have i among their k nearest neighbours grow to the next one.
+    Its variance is at least the true one on average (Efron & Stein 1981): intervals came out twice as wide as they need
+    be on Gaussian features. Memory: about four times block x max(n, m) doubles.
     """
     (x, y), k = (torch.from_numpy(features).to(device) for features in comparable(generated, real)), neighborhood
     real_radius, (distances, nearest) = _nearest(y, k + 1, block)[0][:, k], _nearest(x, k + 2, block)
@@ -35,12 +36,13 @@ def precision_recall(
         recalled += int((balls > 0).sum())
         replaced = (neighbours @ (distance <= distances[:, k + 1]).float().T).T > 0  # without i, in a wider ball
         gained += replaced[balls == 0].sum(dim=0) - (covered & ~replaced)[balls == 1].sum(dim=0)
-    influences = precise - precise.mean(), (n - 1) / len(y) * (gained.mean() - gained)
-    values = float(precise.mean()), recalled / len(y)
-    return [(value, influence.cpu().numpy()) for value, influence in zip(values, influences, strict=True)]
+    lost = (n - 1) / len(y) * (gained.mean() - gained)
+    shares = (float(precise.mean()), precise - precise.mean()), (recalled / len(y), lost)
+    precision, recall = (Estimate((share,), influence.cpu().numpy()[None], (0.0, 1.0)) for share, influence in shares)
+    return precision, recall
 
 
 def _nearest(points: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:
     """Distances and rows (n, count) of the points nearest to each of (n, d), itself included."""
-    found = [torch.cdist(rows, points).topk(count, largest=False) for rows in torch.split(points, block)]
-    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+    nearest = [torch.cdist(rows, points).topk(count, largest=False) for rows in torch.split(points, block)]
+    return torch.cat([part.values for part in nearest]), torch.cat([part.indices for part in nearest])

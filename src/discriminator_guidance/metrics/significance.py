@@ -3,7 +3,7 @@
 They cover the noise of drawing n generated images, with networks, reference and training seeds fixed; the number
 covered is the distance that n images have on average, which is above that of infinitely many. Where generated and real
 Gaussians agree, the distance has no first-order term, and the interval is too narrow. Training seeds are covered too by
-`Measured.interval` and `Measured.p_value`, from networks trained K times.
+`Estimate.interval` and `Estimate.p_value`, from networks trained K times.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A distance, or a difference of two, in each of K training replicates, and the influence of every image on it."""
+class Estimate:
+    """A distance, a share, or a difference of two, in each of K training replicates, with every image's influence."""
 
     values: tuple[float, ...]  # (K,)
     influence: Doubles  # (K, n)
-    index: tuple[int, ...] = ()  # (n,) of the images, where they must agree
+    limits: tuple[float, float] = (-np.inf, np.inf)  # what the estimated number can be; intervals end there
 
     @classmethod
-    def of(cls, replicates: Iterable[tuple[float, Doubles]]) -> Measured:
+    def of(cls, replicates: Iterable[tuple[float, Doubles]]) -> Estimate:
         """From the value and the influence of each replicate."""
         values, influence = zip(*replicates, strict=True)
         return cls(values, np.stack(influence))
@@ -60,26 +60,31 @@ class Measured:
         """Over the replicates."""
         return float(np.mean(self.values))
 
-    def minus(self, other: Measured) -> Measured:
+    def minus(self, other: Estimate) -> Estimate:
         """The difference, paired by replicate and image: what shared noise does to both cancels."""
-        if self.influence.shape != other.influence.shape or self.index != other.index:
-            found = f"shapes {self.influence.shape} and {other.influence.shape}, or other indices"
-            raise InputError(
-                "the same images of both variants", found, "run stages guided and evaluation of both again"
-            )
+        if self.influence.shape != other.influence.shape:
+            got = f"shapes {self.influence.shape} and {other.influence.shape}"
+            raise InputError("as many replicates and images of both", got, "draw both with the same settings")
         values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
-        return Measured(values, self.influence - other.influence, self.index)
+        return Estimate(values, self.influence - other.influence, self._limits_minus(other))
 
-    def minus_independent(self, other: Measured) -> Measured:
+    def minus_independent(self, other: Estimate) -> Estimate:
         """The difference from images that share no noise: the influence of all, so that squared errors add up."""
         (n, m), values = (self.influence.shape[1], other.influence.shape[1]), np.subtract(self.values, other.values)
-        one, two = (np.sqrt((n + m) * (n + m - 1) / (count * (count - 1))) for count in (n, m))
-        return Measured(tuple(values.tolist()), np.hstack([one * self.influence, -two * other.influence]))
+        ours, theirs = (np.sqrt((n + m) * (n + m - 1) / (count * (count - 1))) for count in (n, m))
+        influence = np.hstack([ours * self.influence, -theirs * other.influence])
+        return Estimate(tuple(values.tolist()), influence, self._limits_minus(other))
+
+    def _limits_minus(self, other: Estimate) -> tuple[float, float]:
+        return self.limits[0] - other.limits[1], self.limits[1] - other.limits[0]
+
+    def _within(self, half_width: float) -> tuple[float, float]:
+        low, high = self.limits
+        return max(low, self.mean - half_width), min(high, self.mean + half_width)
 
     def sampling_interval(self) -> tuple[float, float]:
         """The 95 % interval, point -+ 1.96 standard errors, over sampling noise that the networks share."""
-        half_width = NORMAL_95 * standard_error(self.influence.mean(axis=0))
-        return self.mean - half_width, self.mean + half_width
+        return self._within(NORMAL_95 * standard_error(self.influence.mean(axis=0)))
 
     def interval(self) -> tuple[float, float]:
         """The 95 % interval F -+ t_{K-1} (V_s + V_t)^(1/2) over sampling noise and training seeds.
@@ -92,8 +97,7 @@ class Measured:
             return self.sampling_interval()
         from scipy import stats
 
-        half_width = float(stats.t.ppf(0.975, len(self.values) - 1)) * self._error()
-        return self.mean - half_width, self.mean + half_width
+        return self._within(float(stats.t.ppf(0.975, len(self.values) - 1)) * self._error())
 
     def p_value(self) -> float:
         """The two-sided p-value of the mean being 0; normal for K = 1."""
