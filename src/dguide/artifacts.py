@@ -67,7 +67,7 @@ class Layout:
         return self.root / "data" / self.profile / "fake" / self.replicate
 
     def guided(self, variant: str) -> Path:
-        """samples.npz, trajectory.npz, grid.png of a variant."""
+        """samples.npz, grid.png of a variant."""
         return self.root / "data" / self.profile / "guided" / variant / self.replicate
 
     def model(self, word: str) -> Path:

@@ -98,7 +98,7 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
     yield "evaluation", {FEATURES: variants * n, **counts}
 
     report, counts = config.report, dict[Kind, float]()
-    for name in dict.fromkeys((*report.samples, *report.log_ratios)):
+    for name in dict.fromkeys((config.evaluation.baseline, *report.log_ratios)):
         for kind, count in sampling_calls(config, train, config.variants[name], report.trajectory_images).items():
             counts[kind] = counts.get(kind, 0) + count
     yield "report", counts

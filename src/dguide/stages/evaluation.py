@@ -337,13 +337,3 @@ def _alone(variants: Mapping[str, Variant], ensemble: str) -> dict[str, str]:
     }
     members = variants[ensemble].members
     return {member: singles[member] for member in members} if set(members) <= set(singles) else {}
-
-
-def operations(images: int, train: int, holdout: int, width: int) -> float:
-    """About how many double-precision operations the metrics of one set of `images` take, features aside.
-
-    Eleven triangular roots of (n, d) features and as many products, one singular value decomposition; kernels with
-    the set itself, the training and the held-out images; distances of neighbours among two sets of one size.
-    """
-    n, d, neighbours = images, width, min(images, train)
-    return 2.0 * d * (11 * n * d + 20 * d**2 + n * (n + train + holdout) + 4 * neighbours**2)

@@ -36,7 +36,6 @@ from discriminator_guidance.sampler import SamplerSettings, sample
 from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
 
 Arrays = dict[str, np.ndarray]
-PATH = ("sigma", "states", "denoised", "log_ratio", "fit_sigma", "fit_weights")  # what trajectory.npz holds
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on
 
 
@@ -58,9 +57,6 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
         for number, shard in draw(config, layout, row, span.seed, batches_of(span), f"guided-{variant}"):
             shards[number] = shard
             advance(len(shard["images"]))
-    way = trajectory(config, layout, variant, config.report.trajectory_images)
-    if is_first():
-        write_npz(layout.guided(variant) / "trajectory.npz", **{name: way[name] for name in PATH if name in way})
     return write_samples(layout.guided(variant), tracker, shards)
 
 

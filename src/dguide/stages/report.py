@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.report.gather import Trajectory, gather
 from dguide.report.page import build_report
 from dguide.settings import Config
+from dguide.stages.guided import trajectory
 from dguide.tracking import Tracker, provenance
-from discriminator_guidance.files import fingerprint, read_npz, sha256, write_json
+from discriminator_guidance.files import fingerprint, sha256, write_json
 from discriminator_guidance.noise import tau_from_sigma
 from discriminator_guidance.runtime import is_first
 
@@ -24,8 +25,14 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if not is_first():
         return {}
     settings, first = config.model_dump(mode="json"), layout.replicates(config.replicates)[0]
-    shown = list(dict.fromkeys([config.evaluation.baseline, *config.report.log_ratios]))
-    trajectories = draw_trajectories(config, first, shown)
+    names = list(dict.fromkeys([config.evaluation.baseline, *config.report.log_ratios]))
+    trajectories = {}
+    with tracking.bar("trajectories", len(names), "variants") as advance:
+        for name in names:
+            arrays = trajectory(config.replicate(0), first, name, config.report.trajectory_images)
+            tau = tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()
+            trajectories[name] = Trajectory(tau=tau, **{key: arrays[key] for key in PATH})
+            advance(1)
     build_report(gather(settings, layout.real.parent, layout.report, first.replicate, trajectories))
     origin = {
         **provenance(layout.root),
@@ -39,13 +46,3 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     tracker.artifact(layout.provenance)
     counts = {"variants": len(config.variants), "members": len(config.members)}
     return {"page": str(page.relative_to(layout.root)), **counts}
-
-
-def draw_trajectories(config: Config, layout: Layout, variants: Sequence[str]) -> dict[str, Trajectory]:
-    """How the first samples of variants came about, at every noise level."""
-    trajectories = {}
-    for name in variants:
-        arrays = read_npz(layout.guided(name) / "trajectory.npz", PATH, "guided")
-        tau = tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()
-        trajectories[name] = Trajectory(tau=tau, **arrays)
-    return trajectories
