@@ -222,13 +222,16 @@ def test_a_dead_or_silent_server_costs_one_warning_and_seconds(tmp_path: Path, l
     assert len([*(tmp_path / "data/mini/real").iterdir()]) == 4
 
 
-def test_a_fault_during_a_run_costs_one_warning(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with tracking.run("faults", "real", {}, {}) as tracker:
-        for name in ("absent", "absent too"):
-            tracker.artifact(Path(name))
-        tracker.summary({"images": 3})
-    (warning,) = capsys.readouterr().err.splitlines()
-    assert "not tracked in MLflow" in warning
+def test_a_call_that_fails_costs_one_warning_and_nothing_else(store: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    for replicate in ("r0", "r1"):
+        with tracking.run("faults", replicate, {}, {}) as tracker:
+            for name in ("absent", "absent too"):
+                tracker.artifact(Path(name))
+            tracker.summary({"images": 3})
+        (warning,) = capfd.readouterr().err.splitlines()
+        assert "tracked in MLflow" in warning
+    for found in runs(store, "faults").values():
+        assert (found.info.status, found.data.metrics["images"]) == ("FINISHED", 3)
 
 
 def test_provenance_names_the_commit_and_edits_of_the_code(tmp_path: Path) -> None:

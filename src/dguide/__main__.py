@@ -1,13 +1,20 @@
 """The command `dguide`, where packages that it needs may be missing."""
 
+import os
 import signal
 import sys
+from typing import Any
+
+INTERRUPTED = 130  # exit code
 
 
 def main() -> None:
     """Run `dguide`; an error that a user can correct becomes one line and exit code 2."""
-    # Schedulers and torchrun end processes by SIGTERM: as after Ctrl-C, runs in MLflow and trials are closed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Schedulers, torchrun and closed terminals end processes by signals: as after Ctrl-C, runs and trials are closed.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, signal.default_int_handler)
+    sys.unraisablehook = _interrupt_again
     try:
         from dguide.cli import app
         from dguide.run import one_line_errors
@@ -19,6 +26,20 @@ def main() -> None:
             raise
         print(f"error: expected the package {name}; got none; pip install '.[pipeline,study,eval]'", file=sys.stderr)
         sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted: the same command resumes", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Repeat an interruption that Python could not pass on, as in the callback of a weak reference."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

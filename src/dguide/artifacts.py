@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -125,6 +126,7 @@ class Layout:
         return self.root / ".partial" / self.profile / self.replicate
 
 
+PAUSE_S = 0.002  # no row of a training curve takes less
 INCEPTION = {"source": "inception"}  # in config.json, in place of constructor arguments: Inception has none
 
 
@@ -225,12 +227,13 @@ def require_arguments(what: str, wanted: Mapping[str, Any], arguments: Mapping[s
 def training_report(tracker: Tracker, description: str, total: int, unit: str) -> Iterator[Report]:
     """Show the progress of a training and track its curve."""
     with tracking.bar(description, total, unit) as advance:
-        done = 0
+        done, reported = 0, time.monotonic()
 
         def report(now: int, row: Row) -> None:
-            nonlocal done
-            advance(now - done)
-            done = now
+            nonlocal done, reported
+            # A resumed training reports the rows of its checkpoint again, without a pause.
+            advance(now - done, resumed=time.monotonic() - reported < PAUSE_S)
             tracker.metrics(now, row)
+            done, reported = now, time.monotonic()
 
         yield report

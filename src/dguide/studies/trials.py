@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -211,15 +211,13 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
     settings = getattr(config.studies, study.study_name.rpartition("-")[2]).model_dump()
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
-        tracking.run(config.profile, f"study/{study.study_name}", tags, settings) as parent,
-        tracking.bar(study.study_name, total, "trials") as advance,
+        tracking.run(config.profile, f"study/{study.study_name}", tags, settings),
+        tracking.bar(study.study_name, total, "trials", done=present) as advance,
     ):
 
         def tracked(trial: optuna.Trial) -> float:
             name, marks = f"study/{study.study_name}/{trial.number}", {**tags, "trial": str(trial.number)}
-            # Without a parent MLflow is off or was not reached: no use in trying for every trial.
-            run = tracking.run(config.profile, name, marks, {}, parent.run_id) if parent.run_id else nullcontext(parent)
-            with run as tracker:
+            with tracking.run(config.profile, name, marks, {}) as tracker:
                 try:
                     value = objective(trial, tracker)
                     tracker.summary({"objective": value})

@@ -1,24 +1,34 @@
 """What a run shows and records: progress in the terminal, and a run in MLflow, best effort.
 
-Files are the record; trouble with MLflow costs one warning. Environment: MLFLOW_TRACKING_URI (default: mlflow.db in the
-project folder), DGUIDE_TRACKING=off (no tracking).
+Files are the record. A process of its own talks to MLflow (`record`): it takes no time from the work, cannot stop it,
+and closes the run however the work ends. Environment: MLFLOW_TRACKING_URI (default: mlflow.db in the project folder),
+DGUIDE_TRACKING=off (no tracking).
 """
 
 from __future__ import annotations
 
+import gc
+import getpass
+import json
 import logging
 import math
 import os
 import platform
+import re
+import signal
 import subprocess
+import sys
 import time
-import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import cache, wraps
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -36,24 +46,32 @@ LINE_EVERY_S, PLAIN_WIDTH = 10.0, 10_000
 
 
 @contextmanager
-def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show progress on standard error; yields a function to be called with the number of units just done."""
+def bar(description: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Show progress on standard error; yields a function to be called with the number of units just done.
+
+    The time left follows from the speed of this process: `done` units, and those that it is told are `resumed`, were
+    done by an earlier one.
+    """
     console = Console(stderr=True, quiet=not is_first() or local_rank() > 0)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
     shown = Progress(
         TextColumn("{task.description}", markup=False), *columns, console=console, disable=not console.is_terminal
     )
-    shown.add_task(description, total=total)
+    shown.add_task(description, total=total, completed=done)
     (task,) = shown.tasks
     start = said = time.monotonic()
 
-    def advance(count: int) -> None:
-        nonlocal said
-        shown.advance(task.id, count)
+    def advance(count: int, resumed: bool = False) -> None:
+        nonlocal said, done
+        if resumed:
+            done += count
+            task.completed += count  # `shown.advance` would take it for speed
+        else:
+            shown.advance(task.id, count)
         now = time.monotonic()
         if shown.disable and now - said >= LINE_EVERY_S:
             said = now
-            left = (now - start) / max(task.completed, 1) * (total - task.completed)
+            left = (now - start) / max(task.completed - done, 1) * (total - task.completed)
             _print(console, f"{description}: {task.completed:.0f}/{total} {unit}, {left:.0f} s left")
 
     with shown:
@@ -93,163 +111,223 @@ def _shown(value: object) -> str:
 
 CODE = ("src", "dvc.yaml")  # what results depend on beside settings, whose hash tells of edits
 LIBRARIES = ("torch", "torch-fidelity", "numpy", "scipy", "pandas", "matplotlib")
-# Set unless the user did. MLflow's own defaults wait four minutes for a dead server.
+PATIENCE_S = 30.0  # with MLflow, when the work is done; its own limits are shorter
+# Of the recorder, unless the user set them. MLflow's own defaults wait four minutes for a dead server.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "1",
     "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
+    "PGCONNECT_TIMEOUT": "5",
 }
+PARENT, COMMIT = "mlflow.parentRunId", "mlflow.source.git.commit"
 MODEL = (
     "The weights are in DVC, at the path in tag `weights`. Alias `best` has the smallest validation loss. "
     "In the project folder, `mlflow.pyfunc.load_model` loads a discriminator."
 )
 
+_recorder: subprocess.Popen[str] | None = None  # of the outermost run that is open
 
-def _best_effort(method: Callable[..., None]) -> Callable[..., None]:
-    """Do nothing without MLflow; after the first failure warn and do without it."""
+
+def _recorded(method: Callable[..., None]) -> Callable[..., None]:
+    """Let the recorder carry out a method, which the work only sends."""
 
     @wraps(method)
-    def guarded(self: Tracker, *args: Any) -> None:
-        if self._on:
-            try:
-                method(self, *args)
-            except Exception as error:
-                self._on = False
-                _warn(error)
+    def carried_out(self: Tracker, *arguments: Any) -> None:
+        if self.mlflow is not None:
+            method(self, *arguments)
+        elif _recorder is not None and _recorder.stdin is not None:
+            with suppress(OSError):  # it has warned and ended
+                _recorder.stdin.write(json.dumps([method.__name__, *arguments], default=str) + "\n")
+                _recorder.stdin.flush()
 
-    return guarded
+    return carried_out
 
 
 class Tracker:
-    """One run in MLflow, or nothing."""
+    """The run in MLflow that was opened last, or nothing."""
 
-    def __init__(self, on: bool = False) -> None:
-        self.run_id, self.status = "", "FINISHED"
-        self._on, self._curves = on, set[str]()
-        self._mlflow: Any = None
+    def __init__(self, experiment: str, mlflow: Any = None) -> None:
+        self.experiment, self.status, self.mlflow = experiment, "FINISHED", mlflow
+        self._curves, self._points = set[str](), list[Any]()
 
-    @_best_effort
-    def start(self, experiment: str, name: str, tags: Mapping[str, str], parent: str | None) -> None:
-        """Open the run, in an experiment that is created if need be."""
-        self._mlflow, project = _connected(), _project()
-        local = self._mlflow.get_tracking_uri().startswith("sqlite:")
-        folder = (project / "mlartifacts").as_uri() if local else None
-        found = self._mlflow.get_experiment_by_name(experiment)
-        identifier = found.experiment_id if found else self._mlflow.create_experiment(experiment, folder)
-        commit, revision = git(project, "rev-parse", "HEAD"), os.environ.get("DVC_EXP_NAME", "")
+    @_recorded
+    def start(self, experiment: str, name: str, tags: dict[str, str]) -> None:
+        """Open a run in the one that is open, a stage's in that of its commit; create the experiment if need be."""
+        client, outer = self.mlflow.MlflowClient(), self.mlflow.active_run()
+        folder = (_project() / "mlartifacts").as_uri() if self.mlflow.get_tracking_uri().startswith("sqlite") else None
+        stored = client.get_experiment_by_name(experiment)
+        identifier = stored.experiment_id if stored else client.create_experiment(experiment, folder)
         if tags.get("stage", "study") != "study":
-            parent = self._pipeline(identifier, revision or commit[:7] or "without git")
-        active = self._mlflow.start_run(
-            experiment_id=identifier, run_name=name, parent_run_id=parent,
-            tags={**tags, "mlflow.source.git.commit": commit, "dvc.experiment": revision},
-            nested=self._mlflow.active_run() is not None, log_system_metrics="trial" not in tags,
-        )  # fmt: skip
-        self.run_id = active.info.run_id
+            tags[PARENT] = self._pipeline(identifier, tags["dvc.experiment"] or tags[COMMIT][:7] or "without git")
+        elif outer is not None:
+            tags[PARENT] = outer.info.run_id
+        # MLflow's `start_run` would look for git, notebooks and clusters, which takes a while.
+        run = client.create_run(identifier, run_name=name, tags={"mlflow.user": getpass.getuser(), **tags})
+        self.mlflow.start_run(run.info.run_id, nested=True, log_system_metrics=outer is None)
 
     def _pipeline(self, experiment: str, revision: str) -> str:
         """The run in which those of all stages of one commit or DVC experiment are nested; the first stage makes it."""
-        client, name = self._mlflow.MlflowClient(), f"pipeline/{revision}"
-        if found := client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1):
-            return str(found[0].info.run_id)
+        client, name = self.mlflow.MlflowClient(), f"pipeline/{revision}"
+        if made := client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1):
+            return str(made[0].info.run_id)
         tags = {"stage": "pipeline", "mlflow.note.content": "the stages of one commit or DVC experiment"}
-        made = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
-        client.set_terminated(made)
-        return made
+        identifier = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+        client.set_terminated(identifier)
+        return identifier
 
-    @_best_effort
+    @_recorded
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Log one point of each curve, asynchronously."""
+        """Log one point of each curve."""
         self._curves |= values.keys()
-        self._mlflow.log_metrics(_finite(values), step=step, synchronous=False, run_id=self.run_id)
+        self._points.append(self.mlflow.log_metrics(_finite(values), step=step, synchronous=False))
 
-    @_best_effort
+    @_recorded
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers, but for those that end a curve."""
-        final = {key: value for key, value in values.items() if key not in self._curves}
-        self._mlflow.log_metrics(_finite(final), run_id=self.run_id)
+        self.mlflow.log_metrics(_finite({key: values[key] for key in values if key not in self._curves}))
 
-    @_best_effort
+    @_recorded
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; nested mappings get dotted names."""
-        self._mlflow.log_params(_flat(values), run_id=self.run_id)
+        self.mlflow.log_params(_flat(values))
 
-    @_best_effort
+    @_recorded
     def inputs(self, files: Mapping[str, Path]) -> None:
         """Log the image sets that the run reads, by name: path, shape, SHA-256."""
         for name, path in files.items():
-            if path.is_file():
-                digest, images = sha256(path), np.load(path, allow_pickle=False)["images"]
-                with warnings.catch_warnings(action="ignore"):  # MLflow knows a local path by two names
-                    data = self._mlflow.data.from_numpy(images, source=str(path), name=name, digest=digest[:36])
-                self._mlflow.log_input(data, tags={"sha256": digest})
+            if Path(path).is_file():
+                digest, images = sha256(Path(path)), np.load(path, allow_pickle=False)["images"]
+                data = self.mlflow.data.from_numpy(images, source=str(path), name=name, digest=digest[:36])
+                self.mlflow.log_input(data, tags={"sha256": digest})
 
-    @_best_effort
+    @_recorded
     def artifact(self, path: Path) -> None:
         """Attach a copy of a small file."""
-        self._mlflow.log_artifact(str(path), run_id=self.run_id)
+        self.mlflow.log_artifact(path)
 
-    @_best_effort
+    @_recorded
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
         """Register weights, which stay where DVC keeps them, as a new version.
 
         With a loss they are a discriminator's: a model that `mlflow.pyfunc` loads, and `best` is set again.
         """
-        path, client = os.path.relpath(weights), self._mlflow.MlflowClient()
-        tags = {"weights": path, "weights.sha256": sha256(weights), "validation_loss": str(loss)}
+        path, client, run_id = (
+            os.path.relpath(weights),
+            self.mlflow.MlflowClient(),
+            self.mlflow.active_run().info.run_id,
+        )
+        tags = {"weights": path, "weights.sha256": sha256(Path(path)), "validation_loss": str(loss)}
         if loss is None:
-            model = self._mlflow.create_external_model(name=name, source_run_id=self.run_id, tags=tags).model_id
+            model = self.mlflow.create_external_model(name=name, source_run_id=run_id, tags=tags).model_id
         else:
             loader, config = Path(__file__).with_name("model.py"), {"folder": str(Path(path).parent)}
-            model = self._mlflow.pyfunc.log_model(
+            model = self.mlflow.pyfunc.log_model(
                 name=name, python_model=str(loader), model_config=config, tags=tags,
                 pip_requirements=["discriminator-guidance"],
             ).model_id  # fmt: skip
-        with suppress(self._mlflow.MlflowException):  # it exists
+        with suppress(self.mlflow.MlflowException):  # it exists
             client.create_registered_model(name, description=MODEL)
-        client.create_model_version(name, f"models:/{model}", self.run_id, tags, description=path, model_id=model)
+        client.create_model_version(name, f"models:/{model}", run_id, tags, description=path, model_id=model)
         if loss is not None:
             versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
             newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
             best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
             client.set_registered_model_alias(name, "best", best.version)
 
-    @_best_effort
     def row(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-        """Record a finished run of its own inside this one: a variant among those that a stage evaluates."""
-        experiment = self._mlflow.active_run().info.experiment_id
-        with self._mlflow.start_run(experiment_id=experiment, run_name=name, nested=True, tags=dict(tags)):
-            self._mlflow.log_params(_flat(params))
-            self._mlflow.log_metrics(_finite(metrics))
+        """Record a finished run, of one of the rows that a stage computes together."""
+        with run(self.experiment, name, tags, params) as tracker:
+            tracker.summary(metrics)
 
-    @_best_effort
-    def end(self) -> None:
-        """Deliver what is queued and close the run."""
-        self._mlflow.end_run(self.status)
+    @_recorded
+    def end(self, status: str) -> None:
+        """Deliver what is on its way and close the run; a finished one replaces those of its name in its pipeline."""
+        run, points = self.mlflow.active_run(), self._points
+        self._curves, self._points = set(), []
+        self.mlflow.end_run(status)
+        if status == "FINISHED" and run.data.tags.get("stage", "study") != "study":
+            same = f"attributes.run_name = '{run.info.run_name}' AND tags.`{PARENT}` = '{run.data.tags[PARENT]}'"
+            for earlier in self.mlflow.MlflowClient().search_runs([run.info.experiment_id], same):
+                if earlier.info.run_id != run.info.run_id:
+                    self.mlflow.delete_run(earlier.info.run_id)
+        for point in points:
+            point.wait()
 
 
 @contextmanager
-def run(
-    experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], parent: str | None = None
-) -> Iterator[Tracker]:
-    """Track the enclosed work as one run, nested in the run `parent` if given.
+def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[Tracker]:
+    """Track the enclosed work as one run, nested in the run around it, if any.
 
     Its status is FINISHED, or what the work sets; FAILED after an exception, KILLED after an interruption.
     """
-    tracker = Tracker(_wanted())
-    tracker.start(experiment, name, tags, parent)
-    tracker.params(params)
+    with _recording():
+        tracker = Tracker(experiment)
+        tracker.start(experiment, name, {**tags, **_origin(_project())})
+        tracker.params(params)
+        try:
+            yield tracker
+        except BaseException as error:
+            tracker.status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            raise
+        finally:
+            tracker.end(tracker.status)
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Start the recorder around the outermost run, and wait until it has delivered everything."""
+    global _recorder
+    if _recorder is not None or not _wanted():
+        yield
+        return
+    command = [sys.executable, "-P", "-W", "ignore", "-c", "from dguide.tracking import record; record()"]
+    # In a session of its own, where signals to the work do not reach it.
+    _recorder = recorder = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     try:
-        yield tracker
-    except BaseException as error:
-        tracker.status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        raise
+        yield
     finally:
-        tracker.end()
+        _recorder = None
+        try:
+            recorder.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            recorder.kill()
+            _warn(TimeoutError(f"no answer from {_address()} in {PATIENCE_S:.0f} s"))
+
+
+def record() -> None:
+    """Carry out what the work sends, until it ends, in a process that talks to MLflow."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    logging.disable()
+    received: SimpleQueue[str] = SimpleQueue()  # filled also while MLflow is slow, so that the work never waits
+    Thread(target=lambda: deque(map(received.put, chain(sys.stdin, [""])), maxlen=0), daemon=True).start()
+    messages, tracker, status = (json.loads(line) for line in iter(received.get, "")), Tracker(""), "KILLED"
+    try:
+        gc.disable()  # it takes a fifth of an import of this size
+        tracker.mlflow, warned = connect(), False
+        gc.enable()
+        for method, *arguments in messages:
+            try:
+                getattr(tracker, method)(*arguments)
+            except Exception as error:
+                if method == "start":
+                    raise
+                tracker.mlflow.search_experiments(max_results=1)
+                if not warned:
+                    _warn(error, "not all is tracked in MLflow")
+                warned = True
+    except Exception as error:  # MLflow is gone; at the end it may be back
+        _warn(error)
+        status = next((arguments[0] for method, *arguments in messages if method == "end"), status)
+    with suppress(Exception):
+        while tracker.mlflow.active_run() is not None:
+            tracker.end(status)
 
 
 def recorded_seconds(experiment: str) -> dict[str, float]:
@@ -257,13 +335,26 @@ def recorded_seconds(experiment: str) -> dict[str, float]:
     runs: list[Any] = []
     try:
         if _wanted():
-            runs = _connected().search_runs(
+            runs = connect().search_runs(
                 experiment_names=[experiment], filter_string="attributes.status = 'FINISHED'",
                 order_by=["attributes.start_time ASC"], output_format="list",
             )  # fmt: skip
     except Exception as error:
         _warn(error)
     return {run.info.run_name: (run.info.end_time - run.info.start_time) / 1000 for run in runs}
+
+
+def provenance(root: Path) -> dict[str, Any]:
+    """The commit, the machine and the versions that results come from: for MLflow and files that git ignores."""
+    commit = git(root, "rev-parse", "HEAD")
+    return {
+        "commit": commit or "not a git checkout",
+        "uncommitted changes": bool(git(root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "versions": {name: version(name) for name in LIBRARIES if find_spec(name.replace("-", "_"))},
+    }
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -280,28 +371,27 @@ def git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def provenance(root: Path) -> dict[str, Any]:
-    """The commit, the machine and the versions that results come from: for MLflow and files that git ignores."""
-    commit = git(root, "rev-parse", "HEAD")
-    return {
-        "commit": commit or "not a git checkout",
-        "uncommitted changes": bool(git(root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "versions": {name: version(name) for name in LIBRARIES if find_spec(name.replace("-", "_"))},
-    }
+@cache
+def _origin(root: Path) -> dict[str, str]:
+    """Where a run comes from, as tags."""
+    origin = {COMMIT: git(root, "rev-parse", "HEAD"), "mlflow.source.name": " ".join(["dguide", *sys.argv[1:]])}
+    return {**_flat(provenance(root)), **origin, "dvc.experiment": os.environ.get("DVC_EXP_NAME", "")}
 
 
-def _connected() -> Any:
+def connect() -> Any:
+    """MLflow as a module, with its address."""
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     import mlflow
+    from mlflow.store.db import utils
 
-    for logger in ("mlflow", "alembic", "urllib3"):  # one warning says what went wrong
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
-    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_project() / 'mlflow.db'}")
+    utils.MAX_RETRY_COUNT = 1  # ten tries to reach a database take 105 s
+    mlflow.set_tracking_uri(_address())
     return mlflow
+
+
+def _address() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_project() / 'mlflow.db'}"
 
 
 def _project() -> Path:
@@ -313,8 +403,9 @@ def _wanted() -> bool:
     return os.environ.get("DGUIDE_TRACKING") != "off" and is_first()
 
 
-def _warn(error: Exception) -> None:
-    notice(f"not tracked in MLflow ({reason(error)}); files are complete, nothing else depends on it")
+def _warn(error: Exception, what: str = "not tracked in MLflow") -> None:
+    shown = re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&\s]+", "***", str(error))
+    notice(f"{what} ({reason(Exception(shown))}); files are complete, nothing else depends on it")
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:

@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pydantic import BaseModel
-
-from discriminator_guidance import load_discriminator
 
 
 class NoisyImage(BaseModel):
@@ -26,11 +23,15 @@ class RegisteredDiscriminator(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the networks; `folder` is models/<profile>/discriminator/<member>[/<replicate>]."""
+        from discriminator_guidance import load_discriminator  # not where a model is registered, which needs no torch
+
         models, profile, _, _, *replicate = (folder := Path(context.model_config["folder"])).parts
         self.members = load_discriminator(Path(models, profile, "extractor", *replicate), folder)
 
     def predict(self, context: PythonModelContext, model_input: list[NoisyImage], params: Any = None) -> list[float]:
         """The logit of real against fake for each image."""
+        import torch
+
         x_vp, tau = (torch.tensor([getattr(image, name) for image in model_input]) for name in ("x_vp", "tau"))
         conditional = model_input[0].label is not None
         labels = torch.tensor([image.label for image in model_input]) if conditional else None
