@@ -6,8 +6,10 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -142,3 +144,20 @@ def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(
 def test_the_command_of_the_docs_names_the_released_file(project: Path) -> None:
     (line,) = re.findall(r"`?(dguide fetch inception[^`\n#]*)", (PROJECT / "docs/commands.md").read_text())
     assert "data/raw/" in dguide(project, *line.split()[1:], "--list").stdout
+
+
+def test_a_signal_that_comes_while_python_drops_errors_ends_the_command(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dropped:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work(*_: object, **__: object) -> None:
+        Dropped()
+        time.sleep(5)
+
+    monkeypatch.setattr(cli, "run_stage", work)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    done = dguide(project, "real")
+    assert (done.returncode, done.stderr) == (130, "interrupted: the same command resumes\n")

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from optuna.trial import TrialState
 
 from dguide import tracking
-from dguide.artifacts import load_extractor, load_head
+from dguide.artifacts import load_extractor, load_head, training_report
 from dguide.run import run_stage
 from discriminator_guidance.files import sha256
 from discriminator_guidance.networks.adm import MemberLogits
@@ -96,15 +98,41 @@ def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project
     assert not store.get_registered_model("score").aliases
 
 
-def test_a_terminated_stage_is_recorded(project: Path, store: Any) -> None:
-    _, layout = prepare_study(project / "ended", tiny_settings({"score.training.iterations": 10**6}))
-    own, command = environment(**ON, DVC_ROOT=str(project)), [sys.executable, "-m", "dguide", "score"]
-    with subprocess.Popen(command, cwd=layout.root, env=own) as process:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, number: signal.Signals) -> None:
+    _, layout = prepare_study(project / number.name, tiny_settings({"score.training.iterations": 10**6}))
+    own, command = environment(**ON, DVC_ROOT=str(layout.root)), [sys.executable, "-m", "dguide", "score"]
+    with subprocess.Popen(command, cwd=layout.root, env=own, stderr=subprocess.PIPE, text=True) as process:
         while not list(layout.partial.rglob("checkpoint.pt")):
             assert process.poll() is None
             time.sleep(0.05)
-        process.terminate()
-    assert runs(store, "mini")["score"].info.status == "KILLED"
+        process.send_signal(number)
+        _, complaint = process.communicate()
+    if number != signal.SIGKILL:
+        assert (process.returncode, complaint) == (130, "interrupted: the same command resumes\n")
+    client, patience = type(store)(f"sqlite:///{layout.root / 'mlflow.db'}"), time.monotonic() + 60
+    while (status := runs(client, "mini")["score"].info.status) == "RUNNING" and time.monotonic() < patience:
+        time.sleep(0.5)
+    assert status == "KILLED"
+
+
+def test_a_stage_that_runs_again_replaces_its_earlier_run_when_it_is_finished(store: Any) -> None:
+    kept = []
+    for loss, error in ((1.0, None), (2.0, KeyboardInterrupt), (3.0, None)):
+        with suppress(KeyboardInterrupt), tracking.run("again", "score/r0", {"stage": "score"}, {}) as tracker:
+            tracker.row("score/r1", {"stage": "score"}, {}, {"loss": 0.0})
+            tracker.summary({"loss": loss})
+            if error is not None:
+                raise error
+        experiment = store.get_experiment_by_name("again").experiment_id
+        found = store.search_runs([experiment], "attributes.run_name = 'score/r0'")
+        kept.append([run.data.metrics["loss"] for run in found])
+    assert kept == [[1.0], [2.0, 1.0], [3.0]]
+    assert [run.info.run_name for run in store.search_runs([experiment])] == [
+        "score/r1",
+        "score/r0",
+        "pipeline/without git",
+    ]
 
 
 def test_an_evaluation_can_be_compared_in_the_runs_table(
@@ -203,23 +231,36 @@ def test_the_links_of_make_mlflow_show_runs_with_their_fid_and_curves(project: P
     assert "evaluation/edm" not in curves
 
 
-@pytest.mark.parametrize("listens", [False, True])
-def test_a_dead_or_silent_server_costs_one_warning_and_seconds(tmp_path: Path, listens: bool) -> None:
-    """With stage `real`, whose files are complete."""
-    (tmp_path / "data/raw").mkdir(parents=True)
-    (tmp_path / "data/raw/digits.npz").write_bytes((PROJECT / "data/raw/digits.npz").read_bytes())
+@pytest.mark.parametrize(
+    ("address", "listens"),
+    [
+        ("http://someone:secret@{server}", False),
+        ("http://someone:secret@{server}", True),  # connections are taken and never answered
+        ("postgresql+psycopg://someone:secret@{server}/runs", True),
+        ("sqlite:////proc/{server}/mlflow.db", False),
+    ],
+)
+def test_a_dead_or_silent_server_costs_one_warning_and_seconds(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], address: str, listens: bool
+) -> None:
+    start = time.monotonic()
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
-        if listens:  # connections are taken and never answered
+        if listens:
             server.listen()
-        server_address = f"127.0.0.1:{server.getsockname()[1]}"
-        address = {"MLFLOW_TRACKING_URI": f"http://{server_address}", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
-        done = run(tmp_path, "dguide", "real", "--params", str(PROJECT / "configs/mini.yaml"), **ON, **address)
-    assert done.returncode == 0, done.stderr
-    (warning,) = done.stderr.splitlines()
+        name = f"127.0.0.1:{server.getsockname()[1]}"
+        uri = {"MLFLOW_TRACKING_URI": address.format(server=name)}
+        for variable, value in {**uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "PGCONNECT_TIMEOUT": "2"}.items():
+            monkeypatch.setenv(variable, value)
+        with tracking.run("dead", "real", {}, {}) as tracker:
+            for step in range(10_000):  # more than a pipe holds
+                tracker.metrics(step, {"loss": 0.0})
+            assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # on a busy machine
+    (warning,) = capfd.readouterr().err.splitlines()
     assert "not tracked in MLflow" in warning
-    assert server_address in warning
-    assert len([*(tmp_path / "data/mini/real").iterdir()]) == 4
+    assert name in warning
+    assert "secret" not in warning
 
 
 def test_a_call_that_fails_costs_one_warning_and_nothing_else(store: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +271,7 @@ def test_a_call_that_fails_costs_one_warning_and_nothing_else(store: Any, capfd:
             tracker.summary({"images": 3})
         (warning,) = capfd.readouterr().err.splitlines()
         assert "tracked in MLflow" in warning
+        assert "absent" in warning
     for found in runs(store, "faults").values():
         assert (found.info.status, found.data.metrics["images"]) == ("FINISHED", 3)
 
@@ -248,3 +290,25 @@ def test_provenance_names_the_commit_and_edits_of_the_code(tmp_path: Path) -> No
     assert state["versions"]["torch"] == torch.__version__
     (tmp_path / "src/code.py").write_text("2")
     assert tracking.provenance(tmp_path)["uncommitted changes"] is True
+
+
+def test_the_time_left_follows_from_the_speed_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "LINE_EVERY_S", 0.2)
+
+    def left() -> int:
+        """Of 600 units after 0.3 s, in which one of them was done."""
+        (line,) = capsys.readouterr().err.splitlines()
+        return int(re.findall(r"(\d+) s left", line)[0])
+
+    with tracking.bar("sampling", 600, "images", done=500) as advance:
+        time.sleep(0.3)
+        advance(1)
+        assert left() > 25
+    with training_report(tracking.Tracker(""), "training", 600, "epochs") as report:
+        for epoch in range(1, 501):  # which a checkpoint had
+            report(epoch, {})
+        time.sleep(0.3)
+        report(501, {})
+        assert left() > 10  # the first row of the checkpoint counts

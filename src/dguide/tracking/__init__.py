@@ -152,7 +152,11 @@ class Tracker:
 
     def __init__(self, experiment: str, mlflow: Any = None) -> None:
         self.experiment, self.status, self.mlflow = experiment, "FINISHED", mlflow
-        self._curves, self._points = set[str](), list[Any]()
+        self._curves, self._points = set[tuple[str, str]](), list[Any]()
+
+    @property
+    def _run(self) -> Any:
+        return self.mlflow.active_run().info
 
     @_recorded
     def start(self, experiment: str, name: str, tags: dict[str, str]) -> None:
@@ -182,13 +186,14 @@ class Tracker:
     @_recorded
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log one point of each curve."""
-        self._curves |= values.keys()
+        self._curves |= {(self._run.run_id, key) for key in values}
         self._points.append(self.mlflow.log_metrics(_finite(values), step=step, synchronous=False))
 
     @_recorded
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers, but for those that end a curve."""
-        self.mlflow.log_metrics(_finite({key: values[key] for key in values if key not in self._curves}))
+        final = {key: value for key, value in values.items() if (self._run.run_id, key) not in self._curves}
+        self.mlflow.log_metrics(_finite(final))
 
     @_recorded
     def params(self, values: Mapping[str, Any]) -> None:
@@ -246,8 +251,7 @@ class Tracker:
     @_recorded
     def end(self, status: str) -> None:
         """Deliver what is on its way and close the run; a finished one replaces those of its name in its pipeline."""
-        run, points = self.mlflow.active_run(), self._points
-        self._curves, self._points = set(), []
+        run, points, self._points = self.mlflow.active_run(), self._points, []
         self.mlflow.end_run(status)
         if status == "FINISHED" and run.data.tags.get("stage", "study") != "study":
             same = f"attributes.run_name = '{run.info.run_name}' AND tags.`{PARENT}` = '{run.data.tags[PARENT]}'"
@@ -297,7 +301,7 @@ def _recording() -> Iterator[None]:
             recorder.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             recorder.kill()
-            _warn(TimeoutError(f"no answer from {_address()} in {PATIENCE_S:.0f} s"))
+            _warn(TimeoutError(f"no answer in {PATIENCE_S:.0f} s"))
 
 
 def record() -> None:
@@ -320,7 +324,7 @@ def record() -> None:
                     raise
                 tracker.mlflow.search_experiments(max_results=1)
                 if not warned:
-                    _warn(error, "not all is tracked in MLflow")
+                    _warn(error, "not all is tracked")
                 warned = True
     except Exception as error:  # MLflow is gone; at the end it may be back
         _warn(error)
@@ -403,9 +407,9 @@ def _wanted() -> bool:
     return os.environ.get("DGUIDE_TRACKING") != "off" and is_first()
 
 
-def _warn(error: Exception, what: str = "not tracked in MLflow") -> None:
-    shown = re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&\s]+", "***", str(error))
-    notice(f"{what} ({reason(Exception(shown))}); files are complete, nothing else depends on it")
+def _warn(error: Exception, what: str = "not tracked") -> None:
+    line = f"{what} in MLflow at {_address()} ({reason(error)}); files are complete, nothing else depends on it"
+    notice(re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&\s]+", "***", line))
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
