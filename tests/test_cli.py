@@ -161,3 +161,8 @@ def test_a_signal_that_comes_while_python_drops_errors_ends_the_command(
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     done = dguide(project, "real")
     assert (done.returncode, done.stderr) == (130, "interrupted: the same command resumes\n")
+
+
+def test_a_command_starts_without_what_it_does_not_need(project: Path) -> None:
+    code = "import sys, dguide.cli, dguide.settings; print({'torch', 'mlflow', 'pandas', 'optuna'} & set(sys.modules))"
+    assert succeed(project, sys.executable, "-c", code) == "set()\n"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dguide import tracking
-from dguide.artifacts import Layout
 from dguide.run import run_stage
 from discriminator_guidance import __version__
 from discriminator_guidance.errors import ConfigError
@@ -18,6 +17,7 @@ from discriminator_guidance.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from dguide.artifacts import Layout
     from dguide.settings import Config
 
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
@@ -51,6 +51,7 @@ Recover = Annotated[
 
 def _opened(params: Path) -> tuple[Config, Layout]:
     """The settings, whose types take a while to import, and the folders of their profile."""
+    from dguide.artifacts import Layout
     from dguide.settings import load_config
 
     settings = load_config(params)
@@ -168,7 +169,9 @@ def profile(
 @app.command(rich_help_panel=TOOLS)
 def config(params: Params = PARAMS) -> None:
     """Check the settings without running anything."""
-    settings, _ = _opened(params)
+    from dguide.settings import load_config
+
+    settings = load_config(params)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
 

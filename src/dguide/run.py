@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SPINCOUNT = "10000"
 
 
+@tracking.recording()
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 

@@ -129,7 +129,8 @@ MODEL = (
     "In the project folder, `mlflow.pyfunc.load_model` loads a discriminator."
 )
 
-_recorder: subprocess.Popen[str] | None = None  # of the outermost run that is open
+_recorder: subprocess.Popen[str] | None = None  # of this command
+_used = False  # whether the recorder was sent anything
 
 
 def _recorded(method: Callable[..., None]) -> Callable[..., None]:
@@ -140,6 +141,8 @@ def _recorded(method: Callable[..., None]) -> Callable[..., None]:
         if self.mlflow is not None:
             method(self, *arguments)
         elif _recorder is not None and _recorder.stdin is not None:
+            global _used
+            _used = True
             with suppress(OSError):  # it has warned and ended
                 _recorder.stdin.write(json.dumps([method.__name__, *arguments], default=str) + "\n")
                 _recorder.stdin.flush()
@@ -268,7 +271,7 @@ def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str
 
     Its status is FINISHED, or what the work sets; FAILED after an exception, KILLED after an interruption.
     """
-    with _recording():
+    with recording():
         tracker = Tracker(experiment)
         tracker.start(experiment, name, {**tags, **_origin(_project())})
         tracker.params(params)
@@ -282,9 +285,9 @@ def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str
 
 
 @contextmanager
-def _recording() -> Iterator[None]:
-    """Start the recorder around the outermost run, and wait until it has delivered everything."""
-    global _recorder
+def recording() -> Iterator[None]:
+    """Start the recorder, which is ready after some seconds, and wait in the end until it has delivered everything."""
+    global _recorder, _used
     if _recorder is not None or not _wanted():
         yield
         return
@@ -294,9 +297,12 @@ def _recording() -> Iterator[None]:
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
     try:
+        _used = False
         yield
     finally:
         _recorder = None
+        if not _used:  # the command ended before there was a run
+            recorder.kill()
         try:
             recorder.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
