@@ -168,10 +168,10 @@ class Tracker:
         folder = (_project() / "mlartifacts").as_uri() if self.mlflow.get_tracking_uri().startswith("sqlite") else None
         stored = client.get_experiment_by_name(experiment)
         identifier = stored.experiment_id if stored else client.create_experiment(experiment, folder)
-        if tags.get("stage", "study") != "study":
-            tags[PARENT] = self._pipeline(identifier, tags["dvc.experiment"] or tags[COMMIT][:7] or "without git")
-        elif outer is not None:
+        if outer is not None:
             tags[PARENT] = outer.info.run_id
+        elif tags.get("stage", "study") != "study":
+            tags[PARENT] = self._pipeline(identifier, tags["dvc.experiment"] or tags[COMMIT][:7] or "without git")
         # MLflow's `start_run` would look for git, notebooks and clusters, which takes a while.
         run = client.create_run(identifier, run_name=name, tags={"mlflow.user": getpass.getuser(), **tags})
         self.mlflow.start_run(run.info.run_id, nested=True, log_system_metrics=outer is None)
@@ -257,12 +257,17 @@ class Tracker:
         run, points, self._points = self.mlflow.active_run(), self._points, []
         self.mlflow.end_run(status)
         if status == "FINISHED" and run.data.tags.get("stage", "study") != "study":
-            same = f"attributes.run_name = '{run.info.run_name}' AND tags.`{PARENT}` = '{run.data.tags[PARENT]}'"
-            for earlier in self.mlflow.MlflowClient().search_runs([run.info.experiment_id], same):
-                if earlier.info.run_id != run.info.run_id:
-                    self.mlflow.delete_run(earlier.info.run_id)
+            name, parent = run.info.run_name, run.data.tags[PARENT]
+            self._delete(f"attributes.run_name = '{name}' AND tags.`{PARENT}` = '{parent}'", run)
         for point in points:
             point.wait()
+
+    def _delete(self, which: str, last: Any) -> None:
+        """Delete the runs before the last one, and those in them; MLflow can restore them."""
+        for earlier in self.mlflow.MlflowClient().search_runs([last.info.experiment_id], which):
+            if earlier.info.run_id != last.info.run_id:
+                self._delete(f"tags.`{PARENT}` = '{earlier.info.run_id}'", last)
+                self.mlflow.delete_run(earlier.info.run_id)
 
 
 @contextmanager
