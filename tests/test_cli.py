@@ -19,7 +19,7 @@ from dguide import cli
 from dguide.__main__ import main
 from dguide.artifacts import Layout
 from dguide.run import one_line_errors
-from dguide.settings import load_config
+from dguide.settings import load_config, plain
 from discriminator_guidance.files import write_json
 
 from .commands import PROJECT, refused, run, succeed
@@ -118,7 +118,7 @@ def test_config_and_profile(project: Path) -> None:
 def test_a_summary_shows_the_results(project: Path) -> None:
     layout = Layout(project, "mini")
     for name, variant in load_config(project / "params.yaml").variants.items():
-        metrics, details = evaluation(0, dict(variant))
+        metrics, details = evaluation(0, plain(variant))
         write_json(layout.evaluation(name), metrics)
         write_json(layout.details(name), details)
     shown = dguide(project, "summary")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dguide import tracking
-from dguide.settings import Config
+from dguide.settings import Config, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import (
@@ -165,7 +165,7 @@ def train_network(
     """Train the network of stage `word` on the real images and save it; its summary."""
     settings = getattr(config, word)
     total = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
-    key = {**settings.model_dump(exclude={"name"}), "cond": config.cond, "ranks": world_size()}
+    key = {**plain(settings, "name"), "cond": config.cond, "ranks": world_size()}
     checkpoints = resumable(layout, word, [layout.real / "train.npz"], key, compute)
     with training_report(tracker, f"training {word}", total, "iterations") as report:
         network, history = train(checkpoints, report)

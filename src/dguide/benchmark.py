@@ -25,7 +25,7 @@ from torch.utils.benchmark import timer  # waits for a GPU
 from torch.utils.checkpoint import checkpoint
 
 from dguide import tracking
-from dguide.settings.sections import HeadNetwork
+from dguide.settings import plain
 from dguide.stages.discriminator import frozen_features
 from discriminator_guidance import runtime
 from discriminator_guidance.files import read_json, write_json
@@ -43,6 +43,7 @@ from discriminator_guidance.networks.adm import (
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.runtime import Compute
 from discriminator_guidance.sampler import sample
+from discriminator_guidance.settings import HeadSettings
 
 if TYPE_CHECKING:
     from dguide.artifacts import Layout
@@ -53,7 +54,7 @@ Network = TypeVar("Network", bound=nn.Module)
 # Sizes of the released networks; a file may say otherwise, which is found when it is converted.
 EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
 ADM_CLASSES, ADM_WIDTH, ADM_DEPTH = 1000, 128, 4
-RELEASED_HEAD = HeadNetwork(model_channels=128, num_res_blocks=2, num_head_channels=64, dropout=0.0)
+RELEASED_HEAD = HeadSettings()
 KNOWN = {"digits": (1, 1438, 359), "cifar10": (3, 50_000, 10_000)}  # channels, training and held-out images
 CLASSES = 10
 SAMPLER = {"steps": 3, "w2": 0.0}  # 5 denoiser evaluations and 2 of guidance, nearly the 35 to 15 of 18 steps
@@ -76,7 +77,7 @@ class Calls:
     training: Compute
     published: bool = False  # as the baseline
 
-    def sampler(self, *heads: HeadNetwork) -> Call:
+    def sampler(self, *heads: HeadSettings) -> Call:
         """A short run of the sampler, guided by heads in its Euler steps."""
         network, guidance = self._placed(self._network("score")), self._guidance(heads)
         options: dict[str, Any] = {"guidance": guidance, "device": self.frozen.device, **SAMPLER}
@@ -92,7 +93,7 @@ class Calls:
         denoiser = torch.no_grad()(self.frozen.called(self._placed(self._network("score"))))
         return lambda n: denoiser(self._noise(n), self._ones(n))
 
-    def guidance(self, *heads: HeadNetwork) -> Call:
+    def guidance(self, *heads: HeadSettings) -> Call:
         """One evaluation of the guidance, at a VP time that is guided."""
         guidance = self._guidance(heads)
         return lambda n: guidance(self._noise(n).double(), self._ones(n).double())
@@ -112,11 +113,11 @@ class Calls:
         network = self._network(word)
         return self._step(network, lambda x, t: network(x) if word == "fid_network" else network(x, t))
 
-    def head_step(self, size: HeadNetwork) -> Call:
+    def head_step(self, size: HeadSettings) -> Call:
         """A step of training a head on the extractor's features."""
         extractor = self._placed(self._network("extractor"))
         features = frozen_features(extractor, self.frozen, self.training)
-        head = build_head(extractor.feature_shape, **size.model_dump()).to(self.frozen.device)
+        head = build_head(extractor.feature_shape, **plain(size)).to(self.frozen.device)
         head = as_published(head) if self.published else head
         return self._step(head, lambda x, t: head(features(x, t), t))
 
@@ -132,9 +133,9 @@ class Calls:
 
         return step
 
-    def _guidance(self, heads: Sequence[HeadNetwork]) -> DiscriminatorGuidance:
+    def _guidance(self, heads: Sequence[HeadSettings]) -> DiscriminatorGuidance:
         extractor = self._placed(self._network("extractor"))
-        sized = [self._placed(build_head(extractor.feature_shape, **size.model_dump())) for size in heads]
+        sized = [self._placed(build_head(extractor.feature_shape, **plain(size))) for size in heads]
         members = MemberLogits(extractor, sized).requires_grad_(self.published)
         return DiscriminatorGuidance(self.frozen.called(members))
 
@@ -143,10 +144,10 @@ class Calls:
         if word == "score":
             arguments = EDM_CIFAR10
             if settings.source == "train":
-                arguments = {"sigma_data": settings.sigma_data, **settings.network.model_dump()}
+                arguments = {"sigma_data": settings.sigma_data, **plain(settings.network)}
             network: nn.Module = EDMPrecond(size, channels, 0, **arguments)
         elif word == "extractor" and settings.source == "train":
-            network = build_extractor(size, channels, CLASSES, **settings.network.model_dump())
+            network = build_extractor(size, channels, CLASSES, **plain(settings.network))
         elif word == "extractor":
             network = create_classifier(size, channels, ADM_CLASSES, ADM_WIDTH, ADM_DEPTH)
         elif settings.source == "inception":
@@ -175,10 +176,10 @@ def real_images(config: Config, layout: Layout) -> tuple[tuple[int, int, int], i
     return (channels, size, size), train, holdout
 
 
-def head_network(config: Config, member: str) -> HeadNetwork:
+def head_network(config: Config, member: str) -> HeadSettings:
     """The size of a member's head, where it is a released one by assumption."""
     row = config.members[member]
-    return (row.network or config.discriminator.network) if row.start.startswith("models/") else RELEASED_HEAD
+    return row.network if row.start.startswith("models/") else RELEASED_HEAD
 
 
 def as_published(network: Network) -> Network:

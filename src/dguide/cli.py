@@ -160,7 +160,7 @@ def profile(
     force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no profile has.")] = False,
 ) -> None:
     """Activate a profile: copy configs/NAME.yaml to params.yaml."""
-    from dguide.settings import use_profile
+    from dguide.settings.profile import use_profile
 
     use_profile(Path.cwd(), name, force)
     typer.echo(f"params.yaml is now profile {name}")
@@ -184,6 +184,7 @@ def summary(
     """Print the results of the profile."""
     from dguide.report.gather import read_evaluation
     from dguide.report.summary import summary_record, summary_rows
+    from dguide.settings import plain
     from dguide.tracking import recorded_seconds
     from discriminator_guidance.files import write_json
 
@@ -191,7 +192,7 @@ def summary(
     folder = layout.report
     evaluations = {name: read_evaluation(folder, name) for name in settings.variants}
     if file is not None:
-        write_json(file, summary_record(evaluations, settings.model_dump(), recorded_seconds(settings.profile)))
+        write_json(file, summary_record(evaluations, plain(settings), recorded_seconds(settings.profile)))
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     tracking.table(title, summary_rows(evaluations, settings.evaluation.baseline))

@@ -81,9 +81,9 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
     yield "fake", sampling_calls(config, train, config.variants[config.evaluation.baseline], config.fake.images)
 
     for name in config.members:
-        head = head_settings(config.discriminator, config.member(name))
+        head = head_settings(config.discriminator, config.members[name])
         cost = VALIDATION * (1 if head.objective == "cross_entropy" else MATCHING_COST)
-        images = head.epochs * len(head.rows(head.split(train, config.fake.images)))
+        images = head.epochs * len(head.rows(head.split_images(train, config.fake.images)))
         yield f"discriminator/{name}", {("head_step", head_network(config, name)): cost * images}
 
     for name, variant in config.variants.items():

@@ -93,11 +93,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
     """What MLflow records as parameters: the sections and the row that the stage reads."""
+    from dguide.settings import plain
+
     words = {"runtime", word, *(("sampler",) if word in ("fake", "guided", "evaluation") else ())}
-    sections = {key: value for key, value in config.model_dump(mode="json").items() if key in words}
+    sections = {key: value for key, value in plain(config).items() if key in words}
     for kind, name in row.items():
-        of_row = config.member(name) if kind == "member" else config.variants[name]
-        sections |= {kind: {"name": name, **of_row.model_dump(mode="json")}}
+        of_row = config.members[name] if kind == "member" else config.variants[name]
+        sections |= {kind: {"name": name, **plain(of_row)}}
     return sections
 
 

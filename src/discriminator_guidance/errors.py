@@ -18,6 +18,14 @@ class ConfigError(UserError):
     """A value in a configuration file is missing, unknown, of the wrong type or out of range."""
 
 
+class SettingError(ConfigError, ValueError):
+    """A setting with a value that it cannot have, or (with no `key`) several that contradict each other."""
+
+    def __init__(self, key: str, got: str, remedy: str) -> None:
+        self.key = key
+        super().__init__(f"a valid {key}" if key else "settings that fit together", got, remedy)
+
+
 class InputError(UserError):
     """A file that a stage needs is missing, damaged or of the wrong shape."""
 

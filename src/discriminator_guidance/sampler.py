@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -14,6 +14,7 @@ from discriminator_guidance.ensemble import Denoiser
 from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.guidance import DiscriminatorGuidance, Guidance
 from discriminator_guidance.noise import karras_sigmas, normal, normal_batch
+from discriminator_guidance.settings import SamplerSettings
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
@@ -23,24 +24,6 @@ BOOST_PERIOD_WEIGHT = 2
 BOOST_CHURN = 4.0
 BOOST_NOISE = 1.0
 BOOST_FACTOR = 2.0
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """The settings of the sampler, in the symbols of Karras et al. 2022 and Kim et al. 2023."""
-
-    steps: int
-    sigma_min: float
-    sigma_max: float
-    rho: float
-    s_churn: float
-    s_min: float
-    s_max: float
-    s_noise: float
-    eps_scale: float
-    w1: float
-    w2: float
-    boosting: bool
 
 
 def heun(
@@ -139,11 +122,7 @@ def _column(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-# Karras et al. 2022, Table 1: EDM's deterministic sampler.
-EDM_SAMPLER = SamplerSettings(
-    steps=18, sigma_min=0.002, sigma_max=80.0, rho=7.0, s_churn=0.0, s_min=0.0, s_max=math.inf, s_noise=1.0,
-    eps_scale=1.0, w1=1.0, w2=1.0, boosting=False,
-)  # fmt: skip
+EDM_SAMPLER = SamplerSettings()
 
 
 class Trajectory(NamedTuple):

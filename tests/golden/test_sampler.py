@@ -12,8 +12,9 @@ from torch import Tensor
 
 from discriminator_guidance.guidance import DiscriminatorGuidance
 from discriminator_guidance.networks.adm import MemberLogits
-from discriminator_guidance.sampler import EDM_SAMPLER, SamplerSettings
+from discriminator_guidance.sampler import EDM_SAMPLER
 from discriminator_guidance.sampler import heun as sample
+from discriminator_guidance.settings import SamplerSettings
 from tests.golden.test_guidance import PRECISIONS, marked, official_score
 from tests.golden.vectors import Vectors, find
 

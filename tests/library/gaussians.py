@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.noise import marginal_mean, sigma_from_tau
-from discriminator_guidance.sampler import EDM_SAMPLER, SamplerSettings
+from discriminator_guidance.sampler import EDM_SAMPLER
+from discriminator_guidance.settings import SamplerSettings
 
 SHAPE = (2, 3, 1)  # (C, H, W): six dimensions
 

@@ -16,6 +16,7 @@ from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.files import write_json
 from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.runtime import prepare
+from discriminator_guidance.settings import SamplerSettings
 from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.stages.conftest import Recorder, prepare_study, tiny_settings
 
@@ -76,7 +77,7 @@ def test_what_cannot_be_is_one_line() -> None:
     with pytest.raises(ConfigError, match="one for each image"):
         sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(lambda x_vp, tau: torch.ones(6, 2)))
     assert DiscriminatorGuidance(lambda x_vp, tau: 0 * x_vp.mean())(torch.ones(1, 1, 4, 4), torch.ones(1))[1] == 0
-    with pytest.raises(ConfigError, match="at least 2 steps"):
+    with pytest.raises(ConfigError, match="steps; got 1; it must be at least 2"):
         sample(WRONG.denoise, FEW, steps=1)
     with pytest.raises(ConfigError, match=r"\(N, C, H, W\)"):
         sample(WRONG.denoise, SHAPE)
@@ -114,8 +115,9 @@ def test_a_release_draws_what_the_pipeline_draws(tmp_path) -> None:
         row = config.variants[variant]
         models = from_pretrained(tmp_path / "dist", *row.members)
         guidance = DiscriminatorGuidance(models.discriminator, (row.w1, row.w2), row.rule) if row.members else None
-        span, settings = config.guided, config.sampler.model_dump() | {"boosting": row.boosting}
-        settings |= {"seed": span.seed, "first": span.seed_start, "steps": row.steps or config.sampler.steps}
+        span, settings = config.guided, vars(SamplerSettings.of(row))
+        settings = {key: value for key, value in settings.items() if key not in ("w1", "w2")}
+        settings |= {"seed": span.seed, "first": span.seed_start}
         guided.run(config, layout, Recorder(), variant)
         expected = np.load(layout.guided(variant) / "samples.npz")["images"]
         images = to_uint8(sample(models.denoiser, (len(expected), *models.shape), guidance=guidance, **settings))

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 from dguide.report.gather import ReportData, Trajectory, gather
-from dguide.settings import load_config
+from dguide.settings import load_config, plain
 from discriminator_guidance.files import write_csv, write_json, write_npz
 
 PROJECT = Path(__file__).parents[2]
-MINI = load_config(PROJECT / "configs" / "mini.yaml").model_dump(mode="json")
+MINI = plain(load_config(PROJECT / "configs" / "mini.yaml"))
 VARIANTS = ("edm", "d0", "d0_table1", "mean_prob", "clip_logit")
 MEMBERS = ("d0", "d1", "d2")
 SHAPE = IMAGES, *_ = (8, 16, 16, 1)

@@ -15,7 +15,7 @@ import pytest
 from dguide.report import page
 from dguide.report.gather import ReportData
 from dguide.report.page import build_report
-from dguide.settings import load_config
+from dguide.settings import load_config, plain
 from discriminator_guidance.errors import InputError
 
 from .conftest import PROJECT, VARIANTS, Maker, maker_in
@@ -146,7 +146,7 @@ def test_notes_and_names_add_no_element(make_data: Maker, built: ReportData) -> 
 @pytest.mark.usefixtures("words_only")
 @pytest.mark.parametrize("profile", ["cifar10", "mini"])
 def test_fid_of_inception_is_plain_and_of_other_networks_never(make_data: Maker, profile: str) -> None:
-    settings = load_config(PROJECT / "configs" / f"{profile}.yaml").model_dump(mode="json")
+    settings = plain(load_config(PROJECT / "configs" / f"{profile}.yaml"))
     names, network = [name for name in VARIANTS if name in settings["variants"]], settings["fid_network"]["name"]
     changes = {name: {"fid_network": network} for name in names}
     data = make_data(variants=tuple(names), settings=settings, changes=changes)

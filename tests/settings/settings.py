@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from dguide.settings import Config
+from dguide.settings.config import check
 
 PROJECT = Path(__file__).resolve().parents[2]
 MINI: dict[str, Any] = YAML(typ="safe", pure=True).load((PROJECT / "configs/mini.yaml").read_text())
@@ -32,4 +32,9 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
 
 def read(changes: dict[str, Any]) -> Config:
     """Such settings, checked."""
-    return Config.model_validate_json(json.dumps(changed(changes)))
+    return read_settings(changed(changes))
+
+
+def read_settings(values: dict[str, Any]) -> Config:
+    """Checked settings."""
+    return check(values, [(values, Path("params.yaml"))])

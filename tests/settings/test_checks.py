@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+
+from discriminator_guidance.errors import ConfigError
 
 from .settings import MINI, read
 
@@ -27,24 +28,29 @@ D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
         ({"fid_network.name": "like Inception"}, "must not say Inception"),
         ({"members.d0.start": D1}, r"members.d0.start: .* choose among models/mini/extractor"),
         ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 continues .*d0 and needs its network"),
-        ({"discriminator.checkpoint": 55}, "members.d1 uses checkpoint 55 of 40 epochs; lower it"),
+        ({"discriminator.checkpoint": 55}, "members.d1.checkpoint is 55 of 40 epochs; lower it"),
         ({"discriminator.split.test": 0.2}, "must be 1, they are 1.1"),
         ({"evaluation.baseline": "d0"}, "evaluation.baseline: d0 is no variant without members"),
         ({"report.samples": ["d0", "d9"]}, "report.samples names 'd9'; choose among edm"),
         ({"variants.d0": SAMPLED | {"needs": "discriminator"}}, "write needs: discriminator/d0"),
         ({"variants.d0": SAMPLED | {"needs": "discriminator/d9", "members": ["d9"]}}, "names 'd9'; choose among d0"),
+        ({"variants.d0.members": ["d9"]}, "variants.d0.members names 'd9'; choose among d0"),
+        ({"members.d1.images": 500}, "variants.mean_prob.members have different images"),
+        ({"members.d1.objective": "score_matching", "members.d1.checkpoint": "best"}, "checkpoint: best asks for"),
+        ({"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2, "seed": 4}}, "d1.split is common to all"),
+        ({"evaluation.neighborhood": 450, "real.holdout_fraction": 0.8}, "452 images, real images to train on is 359"),
         ({"variants.d0.weights": [0.5, 0.5]}, "weights has 2 entries for 1 members"),
         ({"variants.d0.w1": 0.0, "variants.d0.w2": 0.0}, "without effect"),
         ({"variants.d0_table1.w1": 0.0, "variants.d0_table1.w2": 1.0}, "boosting acts on the Euler step"),
         ({"sampler.sigma_min": 100.0}, "must be below sigma_max"),
-        ({"guided.seed_start": 1000}, "fake and guided draw the same sample indices; move guided.seed_start"),
+        ({"guided.seed_start": 1000}, "guided.seed_start: fake and guided draw the same sample indices; move it"),
         ({"study.tuning.seed_start": 1_000_499}, "guided and study.tuning draw the same"),
         ({"discriminator.images": 1439}, "discriminator.images needs 1439 images, fake.images is 1438"),
         ({"evaluation.neighborhood": 1000}, "evaluation.neighborhood needs 1002"),
         ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times; shorten"),
         ({"score.network.resample_filter": [1, 2, 1]}, r"write \[1, 1\] or \[1, 3, 3, 1\]"),
         ({"cond": True}, "study.ensemble.fitted: true is not for a class-conditional profile"),
-        ({"extractor.network.num_head_channels": 7}, "extractor.network.num_head_channels = 7; use a divisor of 24"),
+        ({"extractor.network.num_head_channels": 7}, "extractor.network: num_head_channels = 7; use a divisor of 24"),
         ({"study.discriminator.model_channels": [48, 50]}, "names 50; use multiples of 24"),
         ({"study.ensemble.w1": [0.0, 1.0]}, "study.ensemble.w1 leaves out 2.0 of variants.mean_prob"),
         ({"study.factorial.sets": {"fresh": ["d0", "d9"]}}, "study.factorial.sets.fresh names 'd9'; choose among d0"),
@@ -63,7 +69,7 @@ D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
 def test_a_contradiction_is_refused(changes: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ValidationError, match=complaint):
+    with pytest.raises(ConfigError, match=complaint):
         read(changes)
 
 
@@ -83,8 +89,24 @@ def test_a_possible_combination_is_accepted(changes: dict[str, Any]) -> None:
     assert read(changes)
 
 
+def test_the_papers_own_method_of_one_discriminator_is_a_profile() -> None:
+    row = {"needs": "discriminator/d0", "members": ["d0"]}
+    one = {"members": {"d0": MINI["members"]["d0"]}, "variants": {"edm": MINI["variants"]["edm"], "d0": row}}
+    report = {
+        "primary": ["d0", "edm"],
+        "samples": ["edm", "d0"],
+        "log_ratios": ["d0"],
+        "compare": [],
+        "sampling": ["d0"],
+    }
+    config = read({**one, "study": None, "report": MINI["report"] | report})
+    assert (config.variants["d0"].w1, config.variants["d0"].window) == (2.0, (0.01, 1.0))
+    with pytest.raises(ConfigError, match="study: null"):
+        _ = config.studies
+
+
 def test_a_member_takes_what_its_row_leaves_out_from_the_section() -> None:
     config = read({"members.own": FRESH | {"flip": True, "checkpoint": 2}})
-    member = config.member("own")
+    member = config.members["own"]
     assert (member.flip, member.checkpoint, member.reshuffle, member.label_smoothing) == (True, 2, True, 0.0)
     assert member.network == config.discriminator.network

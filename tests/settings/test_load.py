@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from discriminator_guidance.errors import ConfigError, UserError
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = (PROJECT / "configs/mini.yaml").read_text()
 LINES = TEXT.splitlines()
+BOMB = "b0: &b0 1\n" + "".join(f"b{n + 1}: &b{n + 1} [{', '.join([f'*b{n}'] * 9)}]\n" for n in range(12))
 SECTIONS = re.split(r"\n(?=\w)", TEXT)  # reading a whole profile takes a tenth of a second
 
 
@@ -38,7 +40,7 @@ def load(folder: Path, old: str, new: str) -> tuple[str, int]:
         ("  d1: {start", "  d1: {start: models/mini/extractor, seed: 1, epoch: 40, learning_rate: 1e-3, "
          "weight_decay: 0.0, t_min: 0.1}", ["members.d1.epoch = 40", "did you mean epochs?"]),
         ("  threads: 2", "  threads: '2'", ["runtime.threads", "got '2'", "integer"]),
-        ("  steps: 12", "  steps: 1", ["sampler.steps", "got 1", "greater than or equal to 2"]),
+        ("  steps: 12", "  steps: 1", ["sampler.steps", "got 1", "it must be at least 2 and at most 1,000"]),
         ("  p_mean", "  p_mean: .nan", ["score.p_mean", "got nan", "finite"]),
         ("  source: train               # train (from scratch on `real`)", "  source: trained",
          ["score.source", "got 'trained'", "'train', 'edm'"]),
@@ -63,7 +65,9 @@ def test_a_missing_key_or_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("a: [1,", "line 1"), ("", "None"), ("[1]", "an object"), ("? [a]\n: 1", "keys"), ("<<: {a: 1}", "a = 1"),
-     ("a: 1\na: 2", "duplicate"), ("a: !!python/name:os.system x", "a = 'x'"), ('a: "\\ud800"', "JSON")],
+     ("a: 1\na: 2", "duplicate"), ("a:\n  b: 1\n c: 2\n", "line 3"), ("[" * 500_000, "brackets"),
+     ('{"a":' * 90 + "1" + "}" * 90, "deep"), ("a: &a [*a]", "a = "), (BOMB, "aliases"),
+     ("a: !!python/name:os.system x", "a = 'x'"), ('a: "\\ud800"', "JSON")],
 )  # fmt: skip
 def test_what_is_no_settings_file_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "x.yaml"
@@ -72,6 +76,16 @@ def test_what_is_no_settings_file_is_one_line(tmp_path: Path, text: str, reason:
         load_config(path)
     assert str(path) in str(caught.value)
     assert reason in str(caught.value)
+    assert "byte string" not in str(caught.value)
+
+
+def test_pipes_devices_and_huge_files_are_refused(tmp_path: Path) -> None:
+    pipe, huge = tmp_path / "pipe", tmp_path / "huge"
+    os.mkfifo(pipe)
+    huge.write_bytes(b"#" * 2_000_000)
+    for path in (pipe, huge, Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match=f"{path}"):
+            load_config(path)
 
 
 @settings(max_examples=80, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

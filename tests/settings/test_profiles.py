@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dguide.settings import Config, load_config, use_profile
+from dguide.settings import Config, load_config
+from dguide.settings.profile import promote, use_profile
 from discriminator_guidance.errors import ConfigError
 
 from .settings import PROJECT
@@ -24,8 +25,16 @@ TABLE_2 = {  # epochs, learning rate, weight decay, t_min
 }
 
 
-def test_params_is_mini_and_the_profiles_are_there() -> None:
-    assert (PROJECT / "params.yaml").read_bytes() == (PROJECT / "configs/mini.yaml").read_bytes()
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with the profiles alone."""
+    shutil.copytree(PROJECT / "configs", tmp_path / "configs")
+    return tmp_path
+
+
+def test_params_is_mini_and_the_profiles_are_there(project: Path) -> None:
+    use_profile(project, "mini")
+    assert (PROJECT / "params.yaml").read_bytes() == (project / "params.yaml").read_bytes()
     cifar10 = {f"cifar10{kind}" for kind in ("", "-small", "-cond", "-reproduction")}
     assert set(PROFILES) == {"mini", "digits", *cifar10}
     for name, config in PROFILES.items():
@@ -60,9 +69,84 @@ def test_every_released_file_can_be_fetched(name: str) -> None:
     assert named <= {file.path for file in config.fetch.files.values()}
 
 
-def test_an_unknown_or_broken_profile_changes_nothing(tmp_path: Path) -> None:
-    project = tmp_path
-    shutil.copytree(PROJECT / "configs", project / "configs")
+def test_an_overlay_is_its_base_with_its_own_names_in_paths_and_comments(project: Path) -> None:
+    use_profile(project, "digits")
+    params = project / "params.yaml"
+    assert load_config(params) == PROFILES["digits"] == load_config(project / "configs/digits.yaml")
+    text = params.read_text()
+    assert "# Karras et al. 2022, Table 1: enters preconditioning and loss only" in text
+    assert "mini/" not in text
+    assert PROFILES["cifar10"].score.path == "data/raw/edm-cifar10-32x32-uncond-vp.pkl"
+    assert PROFILES["cifar10"].score.source == "edm"  # another source: nothing is left of mini's section
+
+
+@pytest.mark.parametrize(
+    ("overlay", "words"),
+    [
+        ("base: mini\nsampler: {stepz: 4}", ["own.yaml, line 2", "sampler.stepz", "did you mean steps?"]),
+        ("base: mini\nfake:\n  images: 1", ["own.yaml, line 3", "fake.images"]),
+        ("base: mini\nmembers: {d0: {seed: 1}}", ["own.yaml, line 2", "members.d0.start"]),
+        ("base: mini\nmembers: {}", ["mini.yaml, line", "'d0'; choose among none"]),
+        ("base: none", ["none.yaml", "no such file"]),
+        ("base: own", ["base = ", "own.yaml"]),
+    ],
+)
+def test_a_wrong_overlay_is_named_with_the_file_that_says_it(project: Path, overlay: str, words: list[str]) -> None:
+    (project / "configs/own.yaml").write_text(overlay)
+    with pytest.raises(ConfigError) as caught:
+        use_profile(project, "own")
+    for word in words:
+        assert word in str(caught.value)
+    assert not (project / "params.yaml").exists()
+
+
+def test_only_edits_of_params_block_a_profile(project: Path) -> None:
+    params = project / "params.yaml"
+    use_profile(project, "mini")
+    mini = project / "configs/mini.yaml"
+    mini.write_text(mini.read_text().replace("steps: 12", "steps: 14"))
+    params.write_bytes(params.read_bytes().replace(b"\n", b"\r\n"))  # as git may check it out
+    use_profile(project, "cifar10")
+    use_profile(project, "mini")
+    assert load_config(params).sampler.steps == 14
+    edited = params.read_text().replace("steps: 14", "steps: 15")
+    params.write_text(edited)
+    for name in ("mini", "digits"):
+        with pytest.raises(ConfigError, match="--force"):
+            use_profile(project, name)
+    assert params.read_text() == edited
+    use_profile(project, "digits", force=True)
+    assert load_config(params).profile == "digits"
+
+
+def test_every_profile_keeps_its_lock(project: Path) -> None:
+    lock = project / "dvc.lock"
+    use_profile(project, "mini")
+    lock.write_text("mini's")
+    use_profile(project, "mini")
+    assert lock.read_text() == "mini's"
+    use_profile(project, "digits")
+    assert not lock.exists()
+    lock.write_text("digits'")
+    use_profile(project, "mini")
+    assert lock.read_text() == "mini's"
+    assert (project / "reports/digits/dvc.lock").read_text() == "digits'"
+
+
+@pytest.mark.parametrize("profile", ["mini", "digits", "cifar10"])
+def test_a_promoted_row_is_in_params_and_in_the_profile(project: Path, profile: str) -> None:
+    use_profile(project, profile)
+    before = (project / "params.yaml").read_text().splitlines()
+    row = {"needs": "discriminator/d0", "members": ["d0"], "w1": 1.5}
+    promote(project, {"variants": {"tuned_mean": row}})
+    for path in ("params.yaml", f"configs/{profile}.yaml"):
+        assert load_config(project / path).variants["tuned_mean"].w1 == 1.5
+    after = (project / "params.yaml").read_text().splitlines()
+    assert [line.split(":")[0].strip() for line in after[1:] if line not in before] == ["tuned_mean"]
+    use_profile(project, "cifar10-small")  # what a command wrote is no edit
+
+
+def test_an_unknown_or_broken_profile_changes_nothing(project: Path) -> None:
     use_profile(project, "mini")
     before = (project / "params.yaml").read_bytes()
     (project / "configs/own.yaml").write_bytes(before.replace(b"profile: mini", b"profile: own"))  # paths of mini

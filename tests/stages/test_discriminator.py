@@ -83,7 +83,7 @@ def test_factors_scale_table_2_and_leave_a_chosen_epoch_within_the_training(tiny
     for epochs, factor, checkpoint, expected in ((4, 0.3, "last", (1, "last")), (60, 0.2, 55, (12, 11))):
         row = {"members.d0.epochs": epochs, "members.d0.checkpoint": checkpoint}
         config, _ = changed(tiny, {"discriminator.epoch_factor": factor, **row})
-        settings = head_settings(config.discriminator, config.member("d0"))
+        settings = head_settings(config.discriminator, config.members["d0"])
         assert (settings.epochs, settings.checkpoint) == expected
         assert settings.learning_rate == pytest.approx(3 * 3e-4)
 
@@ -125,7 +125,7 @@ def test_a_released_head_is_taken_as_it_is_or_trained_further(tmp_path: Path, st
     tiny = changed(tiny, {"members.d0.start": HEAD, "members.d0.epochs": 0})
     run_stage("discriminator", tiny, "d0")
     assert equal(weights(tiny, "d0"), released.state_dict())
-    inputs = open_inputs(*tiny, tiny[0].member("d0"))
+    inputs = open_inputs(*tiny, tiny[0].members["d0"])
     test = inputs.settings(inputs.member).grid(inputs.features, inputs.pairs, inputs.pairs.split.test)
     with torch.no_grad():
         logits = released(test.features, test.t, *([test.classes] if cond else [])).squeeze(1)

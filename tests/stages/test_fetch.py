@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,7 +14,7 @@ import pooch
 import pytest
 
 from dguide.settings import Config, load_config
-from dguide.settings.sections import Download, Fetch
+from dguide.settings.config import Download, Fetch
 from dguide.stages import fetch
 from discriminator_guidance.errors import InputError
 
@@ -59,10 +60,10 @@ def config_with(server: Any, **files: str | None) -> Config:
     made = {}
     for name, known in files.items():
         url = None if name.startswith("private") else f"http://127.0.0.1:{server.server_port}/{name}"
-        path = Path("data/raw") / name
-        made[name] = Download.model_construct(url=url, hash=known, path=path, by_hand="from its page")
+        path = f"data/raw/{name}"
+        made[name] = Download(url=url, hash=known, path=path, by_hand="from its page")
     config = load_config(PROJECT / "configs" / "mini.yaml")
-    return config.model_copy(update={"fetch": Fetch.model_construct(files=made)})
+    return replace(config, fetch=Fetch(files=made))
 
 
 def states(rows: list[dict[str, str]]) -> dict[str, str]:

@@ -7,7 +7,9 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,11 +33,11 @@ CLASSES = ("cat", "dog", "owl")
 def make(root: Path, **settings: Any) -> dict[str, dict[str, np.ndarray]]:
     """Run the stage in a project folder; what it wrote: both parts and the card."""
     config = load_config(PROJECT / "configs" / "mini.yaml")
-    path = Path(settings.get("path", DIGITS))
-    paths = {"path": path, "holdout_path": Path(settings.get("holdout_path", path))}
-    changed = config.real.model_copy(update=settings | paths)
+    path = str(settings.get("path", DIGITS))
+    paths = {"path": path, "holdout_path": str(settings.get("holdout_path", path))}
+    changed = replace(config.real, **settings | paths)
     layout = Layout(root, "tiny")
-    summary = real.run(config.model_copy(update={"real": changed}), layout, Tracker())
+    summary = real.run(SimpleNamespace(real=changed), layout, Tracker())
     parts = {name: dict(np.load(layout.real / f"{name}.npz")) for name in ("train", "holdout")}
     card = json.loads((layout.real / "card.json").read_text())
     assert summary == {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}

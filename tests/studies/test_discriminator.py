@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -53,9 +54,7 @@ def test_the_rows_of_table_2_come_first_and_are_trained_as_they_are(searched: Ti
     points = starting_points(config)
     assert points["D1"]["model_channels"] == config.discriminator.network.model_channels
     member = suggest(optuna.trial.FixedTrial(points["D0"]), config)
-    assert member.model_copy(update={"seed": config.members["d0"].seed}) == config.member("d0").model_copy(
-        update={"network": config.discriminator.network}
-    )
+    assert replace(member, seed=config.members["d0"].seed) == config.members["d0"]
 
 
 def test_the_winner_guides_best_among_the_finalists(searched: Tiny):
@@ -131,7 +130,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tiny: Tiny):
     assert checkpoints[0].is_file()
     run_study("discriminator", config, layout, "2", True)
     assert [row["grid"] for row in rows(layout)] == ["D1", "D0"], "what was lost comes last"
-    inputs = open_inputs(config, layout, config.member("d0"))
+    inputs = open_inputs(config, layout, config.members["d0"])
     member = suggest(optuna.trial.FixedTrial(starting_points(config)["D0"]), config)
     head, score = start_head(inputs, member), partial(scores, inputs)
     kept, _ = fit_head(head, inputs.features, inputs.pairs, score, inputs.settings(member), inputs.compute)

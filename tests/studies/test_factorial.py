@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_an_interrupted_study_writes_what_it_has_and_resumes_as_an_uninterrupted
     cell = dict(zip(CELL, ("fresh", "clipped_logit_mean", 2, 3, 2.0, False, 1), strict=True))
     variant, _ = suggest(optuna.trial.FixedTrial(cell), config)
     samples = GuidedSamples(config, layout.replicates(2)[1])
-    span = config.guided.model_copy(update={"images": 12, "seed_start": 3_000_000, "batch_size": 12})
+    span = replace(config.guided, images=12, seed_start=3_000_000, batch_size=12)
     (batch,) = samples.batches(variant, span, trajectory=True)
     (row,) = [row for row in rows if cell.items() <= row.items()]
     assert frechet_influence(batch["features"], samples.reference)[0] == pytest.approx(row["fid"], rel=1e-6)

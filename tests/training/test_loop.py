@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.training.loop import Schedule, train
+from discriminator_guidance.settings import TrainingSettings
+from discriminator_guidance.training.loop import train
 
 from .memory import Memory, ignore
 
 # seed, iterations, batch_size, learning_rate, weight_decay, decay_fraction, gradient_clip, checkpoint_every
-SCHEDULE = Schedule(0, 100, 4, 0.05, 0.0, 0.5, 10.0, 40)
+SCHEDULE = TrainingSettings(
+    iterations=100, batch_size=4, learning_rate=0.05, decay_fraction=0.5, gradient_clip=10.0, checkpoint_every=40
+)
 
 
 def problem():

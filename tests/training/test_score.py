@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.training.loop import Schedule
-from discriminator_guidance.training.score import ScoreSettings, edm_loss, holdout_loss, train_score
+from discriminator_guidance.settings import ScoreSettings, TrainingSettings
+from discriminator_guidance.training.score import edm_loss, holdout_loss, train_score
 
 from .memory import Memory, ignore
 from .test_discriminator import CPU
@@ -38,7 +38,10 @@ def gaussian_images() -> torch.Tensor:
 
 
 def test_training_finds_the_variance_of_gaussian_data():
-    settings = ScoreSettings(Schedule(0, 300, 64, 0.05, 0.0, 0.5, 100.0, 1000), -1.2, 1.2, 0.5, 0.9)
+    settings = ScoreSettings(
+        training=TrainingSettings(iterations=300, learning_rate=0.05, decay_fraction=0.5, gradient_clip=100.0),
+        ema_decay=0.9,
+    )
     network, history = train_score(Scale(), gaussian_images(), None, settings, CPU, Memory(), ignore)
     assert network.log_variance.exp().sqrt().item() == pytest.approx(0.3, rel=0.1)
     assert len(history) == 15
@@ -46,7 +49,7 @@ def test_training_finds_the_variance_of_gaussian_data():
 
 def test_loss_on_held_out_images_of_the_exact_gaussian_denoiser_is_one():
     """lambda(sigma) times its error sigma^2 s^2 / (s^2 + sigma^2) is 1 at each sigma where sigma_data is s."""
-    settings = ScoreSettings(Schedule(0, 1, 64, 0.1, 0.0, 0.0, 1.0, 1), -1.2, 1.2, 0.3, 0.9)
+    settings = ScoreSettings(training=TrainingSettings(iterations=1, learning_rate=0.1), sigma_data=0.3, ema_decay=0.9)
 
     def loss(deviation: float) -> float:
         network = Scale()

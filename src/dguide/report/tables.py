@@ -146,7 +146,9 @@ def _member(data: ReportData, member: Member) -> dict[str, str]:
     for part in ("train", "validation"):
         row[f"ours, accuracy: {part}, last"] = number(metrics[f"{part}_accuracy"], 3)
         row[f"ours, accuracy: {part}, best"] = number(history[f"{part}_accuracy"].max(), 3)
-    special = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in SHARED and value is not None)
+    section = data.settings["discriminator"]
+    differing = {key: value for key, value in settings.items() if key not in SHARED and value != section[key]}
+    special = ", ".join(f"{key} {value}" for key, value in differing.items())
     return row | ({"ours: settings of its own": special} if special else {})
 
 

@@ -1,7 +1,5 @@
 """The only reader of settings: params.yaml as frozen, bounded, fully explicit types."""
 
-from dguide.settings.load import load_config
-from dguide.settings.promote import promote, use_profile
-from dguide.settings.sections import Config, HeadNetwork, Member, Variant
+from dguide.settings.config import PARAMS, Config, Member, SampleRange, Variant, load_config, plain, row_of
 
-__all__ = ["Config", "HeadNetwork", "Member", "Variant", "load_config", "promote", "use_profile"]
+__all__ = ["PARAMS", "Config", "Member", "SampleRange", "Variant", "load_config", "plain", "row_of"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,8 +22,8 @@ from dguide.artifacts import (
     resumable,
     training_report,
 )
-from dguide.settings import Config, Member
-from dguide.settings.sections import Discriminator
+from dguide.settings import Config, Member, plain
+from dguide.settings.config import Discriminator
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.files import (
@@ -39,13 +39,12 @@ from discriminator_guidance.files import (
 )
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.runtime import Compute, allow_tf32, is_first, prepare, world_size
-from discriminator_guidance.training.discriminator import DiscriminatorSettings, train_discriminator, used_epoch
+from discriminator_guidance.training.discriminator import HeadTraining, train_discriminator, used_epoch
 from discriminator_guidance.training.pairs import Features, GridFeatures, Pairs, pair_up, validate
 from discriminator_guidance.training.score_matching import ScoreMatching
 
 RELEASED = (0.5, -1.2, 1.2)  # sigma_data, p_mean, p_std of the released EDM networks (Karras et al. 2022, Table 1)
 LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them
-HEAD_SETTINGS = [field.name for field in fields(DiscriminatorSettings) if field.name != "precision"]
 TRAINED = ("epochs", "learning_rate", "weight_decay", "t_min")  # settings after the profile's factors
 CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -68,7 +67,7 @@ class DiscriminatorInputs:
     @cached_property
     def pairs(self) -> Pairs:
         """Real and fake images on the device, and their split."""
-        split = self._own.split(len(self.real), len(self.fake))
+        split = self._own.split_images(len(self.real), len(self.fake))
         return pair_up(self.real, self.fake, self.classes, split, self.compute.device)
 
     @cached_property
@@ -77,22 +76,22 @@ class DiscriminatorInputs:
         return self._own.grid(self.features, self.pairs, self.pairs.split.validation)
 
     @property
-    def _own(self) -> DiscriminatorSettings:
+    def _own(self) -> HeadTraining:
         return head_settings(self.config.discriminator, self.member)
 
-    def settings(self, member: Member) -> DiscriminatorSettings:
+    def settings(self, member: Member) -> HeadTraining:
         """How a member is trained and tested here."""
-        settings = replace(head_settings(self.config.discriminator, member), precision=self.compute.mode)
+        settings = replace(head_settings(self.config.discriminator, member), precision=self.compute.mode)  # type: ignore[arg-type]
         matched = settings.objective != "cross_entropy"
         return replace(settings, matching=score_matching(self)) if matched else settings
 
 
 def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[str, Any]:
     """Train a member, or take a released head, and test it."""
-    row = config.member(member)
+    row = config.members[member]
     inputs = open_inputs(config, layout, row)
     settings = inputs.settings(row)
-    split = settings.split(len(inputs.real), len(inputs.fake))
+    split = settings.split_images(len(inputs.real), len(inputs.fake))
     effective = {key: getattr(settings, key) for key in TRAINED}
     tracker.params({**effective, "start": row.start})
     checkpoints = resumable_head(inputs, f"discriminator-{member}", row)
@@ -154,7 +153,7 @@ def open_inputs(config: Config, layout: Layout, member: Member) -> Discriminator
     fake = read_npz(layout.fake / "samples.npz", names, "fake")
     classes = np.concatenate([real["labels"], fake["labels"]]) if config.cond else None
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
-    compute = prepare(runtime.device, member.precision or runtime.training_precision, runtime.threads)
+    compute = prepare(runtime.device, member.precision, runtime.threads)
     allow_tf32("tf32" in (compute.mode, frozen.mode))  # the other is bfloat16 then, to which it means nothing
     extractor = load_extractor(layout, frozen)
     features, arrays = frozen_features(extractor, frozen, compute), (real["images"], fake["images"], classes)
@@ -167,19 +166,15 @@ def frozen_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -
     return features if compute.mode == "bfloat16" else lambda x_vp, t: features(x_vp, t).float()
 
 
-def head_settings(section: Discriminator, member: Member) -> DiscriminatorSettings:
+def head_settings(section: Discriminator, member: Member) -> HeadTraining:
     """A complete row of Table 2 after the profile's two factors; at least one epoch, unless the row asks for none."""
 
     def scaled(epochs: int) -> int:
         return max(1, round(epochs * section.epoch_factor)) if epochs else 0
 
-    own = {key: value for key in HEAD_SETTINGS if (value := getattr(member, key, None)) is not None}
-    own |= {"epochs": scaled(member.epochs), "learning_rate": member.learning_rate * section.learning_rate_factor}
-    own |= {"checkpoint": scaled(member.checkpoint) if isinstance(member.checkpoint, int) else member.checkpoint}
-    names = ("batch_size", "checkpoint_every", "images", "grid_times", "grid_times_per_image")
-    shared = {name: getattr(section, name) for name in names}
-    split = {"train_share": section.split.train, "validation_share": section.split.validation}
-    return DiscriminatorSettings(**{**shared, **split, "split_seed": section.split.seed, "bagging": None, **own})
+    rate, checkpoint = member.learning_rate * section.learning_rate_factor, member.checkpoint
+    used = scaled(checkpoint) if isinstance(checkpoint, int) else checkpoint
+    return HeadTraining.of(member, epochs=scaled(member.epochs), learning_rate=rate, checkpoint=used)
 
 
 def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Resumable:
@@ -190,8 +185,8 @@ def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Re
     start = layout.start(member.start)
     started_from = [start] if start.is_file() else sorted(start.rglob("model.safetensors"))
     key = {
-        "section": config.discriminator.model_dump(),
-        "member": member.model_dump(),
+        "section": plain(config.discriminator),
+        "member": plain(member),
         "cond": config.cond,
         "feature_precision": inputs.feature_precision,
         "start": [sha256(path) for path in started_from],
@@ -227,5 +222,4 @@ def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:
         last = folder / LAST if (folder / LAST).is_dir() else folder
         return load_network(EncoderUNet, last, "discriminator").to(device)
     torch.manual_seed(member.seed)
-    network = member.network or inputs.config.discriminator.network
-    return build_head(inputs.feature_shape, condition=inputs.config.cond, **network.model_dump()).to(device)
+    return build_head(inputs.feature_shape, condition=inputs.config.cond, **plain(member.network)).to(device)

@@ -12,7 +12,7 @@ import torch
 
 from dguide import tracking
 from dguide.artifacts import Layout, load_fid_network
-from dguide.settings import Config, Variant
+from dguide.settings import Config, Variant, plain
 from dguide.stages.guided import sampler_settings, window_of
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
@@ -34,6 +34,7 @@ from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.runtime import Compute, allow_tf32, gather_rows, is_first, prepare, share
 
+DESCRIBED = ("members", "weights", "w1", "w2", "boosting", "s_churn", "network", "autoguidance")  # of a variant
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
 METRICS = (
     "fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision", "recall",
@@ -253,7 +254,7 @@ def _described(config: Config, name: str) -> dict[str, Any]:
         "replicates": config.replicates,
         "seed": guided.seed,
         "seed_start": guided.seed_start,
-        **variant.model_dump(mode="json", exclude={"needs", "published"}),
+        **{key: plain(getattr(variant, key)) for key in DESCRIBED},
         "rule": variant.rule if variant.members else None,
         "window": list(window_of(config, variant)) if variant.members else None,
         "steps": sampler.steps,

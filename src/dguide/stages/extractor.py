@@ -8,14 +8,13 @@ from typing import Any
 import torch
 
 from dguide.artifacts import Layout, released_file, require_arguments, save_network, train_network
-from dguide.settings import Config
+from dguide.settings import Config, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.files import read_npz
 from discriminator_guidance.networks.adm import build_extractor
 from discriminator_guidance.runtime import prepare
 from discriminator_guidance.training.classifiers import train_classifier
-from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
 
@@ -34,10 +33,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
     torch.manual_seed(settings.training.seed)
     classes = int(real["labels"].max()) + 1
-    network = build_extractor(size, channels, classes, **settings.network.model_dump()).to(compute.device)
+    network = build_extractor(size, channels, classes, **plain(settings.network)).to(compute.device)
     images = as_tensor(real["images"], compute.device)
     labels = torch.from_numpy(real["labels"]).to(compute.device)
-    schedule = Schedule(**settings.training.model_dump())
     noising = settings.t_min, settings.uniform_time_fraction
-    train = partial(train_classifier, network, images, labels, schedule, compute, noising=noising)
+    train = partial(train_classifier, network, images, labels, settings.training, compute, noising=noising)
     return train_network(config, layout, tracker, "extractor", compute, network.arguments, train)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pooch
 
 from dguide.settings import Config
-from dguide.settings.sections import Download
+from dguide.settings.config import Download
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.files import reason
 

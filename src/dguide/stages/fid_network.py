@@ -17,7 +17,6 @@ from discriminator_guidance.files import read_npz, sha256, write_npz
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
 from discriminator_guidance.runtime import allow_tf32, is_first, prepare
 from discriminator_guidance.training.classifiers import train_classifier
-from discriminator_guidance.training.loop import Schedule
 from discriminator_guidance.training.pairs import as_tensor
 
 
@@ -42,8 +41,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         network = FidNetwork(**arguments).to(compute.device)
         images = as_tensor(real["images"], compute.device)
         labels = torch.from_numpy(real["labels"]).to(compute.device)
-        schedule = Schedule(**settings.training.model_dump())
-        train = partial(train_classifier, network, images, labels, schedule, compute)
+        train = partial(train_classifier, network, images, labels, settings.training, compute)
         summary = train_network(config, layout, tracker, "fid_network", compute, arguments, train)
 
     if is_first():

@@ -19,8 +19,7 @@ from torch.nn.functional import one_hot
 
 from dguide import tracking
 from dguide.artifacts import Layout, load_denoiser, load_extractor, load_head, require_arguments, resumable
-from dguide.settings import Config, Variant
-from dguide.settings.sections import SampleRange
+from dguide.settings import Config, SampleRange, Variant, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.ensemble import Denoiser, WeightsOfTime, fit_weights, interpolated
 from discriminator_guidance.errors import ConfigError, InputError
@@ -32,7 +31,8 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.noise import generator, karras_sigmas, tau_from_sigma
 from discriminator_guidance.runtime import Compute, barrier, broadcast, gather_rows, is_first, prepare, rank, share
 from discriminator_guidance.runtime import world_size as processes
-from discriminator_guidance.sampler import SamplerSettings, sample
+from discriminator_guidance.sampler import sample
+from discriminator_guidance.settings import SamplerSettings
 from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
 
 Arrays = dict[str, np.ndarray]
@@ -106,7 +106,7 @@ def draw(
     if work:
         key = {
             "sampler": vars(sampler),
-            "variant": variant.model_dump(mode="json"),
+            "variant": plain(variant),
             "window": window,
             "seed": seed,
             "batches": [(batch[0], len(batch)) for batch in batches],
@@ -256,10 +256,8 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
 
 
 def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:
-    """The sampler of a variant: what all share, its weights, and its own number of steps if it has one."""
-    shared = config.sampler.model_dump()
-    changed = {key: value for key in ("steps", "s_churn") if (value := getattr(variant, key)) is not None}
-    return SamplerSettings(**{**shared, **changed, "w1": variant.w1, "w2": variant.w2, "boosting": variant.boosting})
+    """The sampler of a variant."""
+    return SamplerSettings.of(variant)
 
 
 def window_of(config: Config, variant: Variant) -> tuple[float, float]:

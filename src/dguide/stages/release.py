@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dguide.artifacts import INCEPTION
+from dguide.settings import plain
 from discriminator_guidance.files import load_weights, save_weights, write_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
     """
     first = layout.replicates(config.replicates)[0]
     parts = {word: (first.model(word), getattr(config, word)) for word in ("score", "extractor", "fid_network")}
-    parts |= {f"discriminator/{name}": (first.discriminator(name), config.member(name)) for name in config.members}
+    parts |= {f"discriminator/{name}": (first.discriminator(name), config.members[name]) for name in config.members}
     here = {config.score.source, config.extractor.source} == {"train"} and all(
         member.start.startswith("models/") for member in config.members.values()
     )
@@ -47,7 +48,7 @@ def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
         state, arguments = load_weights(source, part.partition("/")[0])
         if arguments == INCEPTION:
             continue
-        text = CARD.format(part=part, settings=json.dumps(settings.model_dump(mode="json"), indent=2), **about)
+        text = CARD.format(part=part, settings=json.dumps(plain(settings), indent=2), **about)
         save_weights(folder / part, state, arguments)
         write_bytes(folder / part / "README.md", text.encode())
         rows.append({"folder": folder / part, "elements": sum(tensor.numel() for tensor in state.values())})

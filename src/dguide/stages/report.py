@@ -10,7 +10,7 @@ from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.report.gather import Trajectory, gather
 from dguide.report.page import build_report
-from dguide.settings import Config
+from dguide.settings import Config, plain
 from dguide.stages.guided import trajectory
 from dguide.tracking import Tracker, provenance
 from discriminator_guidance.files import fingerprint, sha256, write_json
@@ -24,7 +24,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Write tables, figures, curves.csv and index.html; and, for no version control, where they come from."""
     if not is_first():
         return {}
-    settings, first = config.model_dump(mode="json"), layout.replicates(config.replicates)[0]
+    settings, first = plain(config), layout.replicates(config.replicates)[0]
     names = list(dict.fromkeys([config.evaluation.baseline, *config.report.log_ratios]))
     trajectories = {}
     with tracking.bar("trajectories", len(names), "variants") as advance:
@@ -37,7 +37,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     origin = {
         **provenance(layout.root),
         "profile": config.profile,
-        "settings sha256": fingerprint(config.model_dump(mode="json", exclude={"study", "fetch"})),
+        "settings sha256": fingerprint(plain(config, "study", "fetch")),
         "data sha256": {name: sha256(layout.real / f"{name}.npz") for name in ("train", "holdout")},
     }
     write_json(layout.provenance, origin)

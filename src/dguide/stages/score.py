@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from dguide.artifacts import Layout, load_denoiser, released_file, require_arguments, save_network, train_network
-from dguide.settings import Config
+from dguide.settings import Config, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.files import Resumable, read_npz, save_weights
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.runtime import is_first, prepare
-from discriminator_guidance.training.loop import Report, Row, Schedule, Snapshots
+from discriminator_guidance.training.loop import Report, Row, Snapshots
 from discriminator_guidance.training.pairs import as_tensor
-from discriminator_guidance.training.score import ScoreSettings, holdout_loss, train_score
+from discriminator_guidance.training.score import holdout_loss, train_score
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         require_arguments(f"a score network in {settings.path}", wanted, {"label_dim": 0, **found}, remedy)
         return {"source": settings.path, **save_network(layout, tracker, "score", released, found)}
 
-    arguments = {**wanted, "sigma_data": settings.sigma_data, **settings.network.model_dump()}
+    arguments = {**wanted, "sigma_data": settings.sigma_data, **plain(settings.network)}
     torch.manual_seed(settings.training.seed)
     network = EDMPrecond(**arguments).to(compute.device)
 
@@ -44,12 +44,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         labels = torch.from_numpy(part["labels"]).to(compute.device)
         return as_tensor(part["images"], compute.device), one_hot(labels, classes) if classes else None
 
-    constants = settings.p_mean, settings.p_std, settings.sigma_data, settings.ema_decay
-    training = ScoreSettings(Schedule(**settings.training.model_dump()), *constants)
     snapshots: Snapshots = {iterations: {} for iterations in settings.snapshots.values()}
 
     def train(checkpoints: Resumable, report: Report) -> tuple[nn.Module, list[Row]]:
-        trained = train_score(network, *tensors(real), training, compute, checkpoints, report, snapshots)
+        trained = train_score(network, *tensors(real), settings, compute, checkpoints, report, snapshots)
         if is_first():
             for name, iterations in settings.snapshots.items():
                 save_weights(layout.model("score") / name, snapshots[iterations], arguments)
@@ -59,6 +57,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if is_first():
         holdout = tensors(read_npz(layout.real / "holdout.npz", ["images", "labels"], "real"))
         for name in (None, *settings.snapshots):
-            loss = holdout_loss(load_denoiser(layout, compute, name), *holdout, training, compute)
+            loss = holdout_loss(load_denoiser(layout, compute, name), *holdout, settings, compute)
             summary["_".join(filter(None, ["holdout_loss", name]))] = loss
     return summary

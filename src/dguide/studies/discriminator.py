@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from dguide.artifacts import Layout, load_extractor
-from dguide.settings import Config, HeadNetwork, Member, Variant
+from dguide.settings import Config, Member, Variant, plain, row_of
 from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
 from dguide.stages.guided import open_networks
 from dguide.studies.distances import GuidedSamples, attach_samples, distance_inputs, distance_settings
@@ -28,6 +28,7 @@ from discriminator_guidance.errors import ConfigError, DivergenceError
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.metrics.distances import frechet_influence
 from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.settings import HeadSettings
 from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import grid_logits
@@ -45,16 +46,13 @@ LOGARITHMIC = ("weight_decay", "epochs", "learning_rate", "t_min")
 def plan(config: Config, layout: Layout) -> StudyPlan:
     """The search."""
     search, pruner = config.studies.discriminator, config.studies.discriminator.pruner
-    if None in search.bagging and config.discriminator.bagging is not None:
-        remedy = "remove null from study.discriminator.bagging: a row of members cannot say it"
-        raise ConfigError("discriminator.bagging: null", str(config.discriminator.bagging), remedy)
     return StudyPlan(
         word=WORD,
         objective=f"validation cross entropy + {search.calibration_weight:g} x calibration error",
         settings={
-            "search": search.model_dump(exclude={"finalists", "pruner"}),
-            "discriminator": config.discriminator.model_dump(),
-            "variant": _variant(config).model_dump(),
+            "search": plain(search, "finalists", "pruner"),
+            "discriminator": plain(config.discriminator),
+            "variant": plain(_variant(config)),
             **distance_settings(config),
         },
         inputs=(*distance_inputs([layout]), layout.fake / "samples.npz"),
@@ -69,8 +67,8 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     """The rows of Table 2, which the search tries first, each trained afresh."""
     search, points = config.studies.discriminator, dict[str, dict[str, Any]]()
     for name in config.variants[config.studies.start].members:
-        member = config.member(name)
-        settings = {**member.model_dump(), **(member.network or config.discriminator.network).model_dump()}
+        member = config.members[name]
+        settings = {**plain(member), **plain(member.network)}
         settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
         points[name.upper()] = {key: settings[key] for key in DRAWN}
         for key, value in points[name.upper()].items():
@@ -88,19 +86,19 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
     if drawn["weight_decay"] <= search.weight_decay[0]:
         drawn["weight_decay"] = 0.0
     network = {key: drawn.pop(key) for key in NETWORK}
-    fixed = {
+    fixed: dict[str, Any] = {
         "start": f"models/{config.profile}/extractor",
         "seed": config.studies.seed,
         "checkpoint": "best" if start.checkpoint == "best" else "last",
-        "network": HeadNetwork(num_head_channels=config.discriminator.network.num_head_channels, **network),
+        "network": HeadSettings(num_head_channels=config.discriminator.network.num_head_channels, **network),
     }
-    return Member(**{**start.model_dump(), **drawn, **fixed})
+    return replace(start, **drawn, **fixed)
 
 
 def objective(config: Config, layout: Layout) -> Objective:
     """A trial trains a head and samples with it; networks and images are read once."""
     samples, variant = GuidedSamples(config, layout), _variant(config)
-    networks = open_networks(config, layout, variant.model_copy(update={"members": ()}))
+    networks = open_networks(config, layout, replace(variant, members=(), w1=0.0, w2=0.0, boosting=False, window=None))
     extractor = load_extractor(layout, samples.compute)
     inputs = open_inputs(config, layout, _start(config))
 
@@ -131,7 +129,7 @@ def objective(config: Config, layout: Layout) -> Objective:
         batches = list(samples.batches(variant, config.studies.tuning, networks=guiding))
         fid, _ = frechet_influence(np.concatenate([batch["features"] for batch in batches]), samples.reference)
         attach_samples(trial, tracker, batches[0]["images"], layout)
-        for key, value in {**row, "fid": fid, "member": member.model_dump(mode="json", exclude_none=True)}.items():
+        for key, value in {**row, "fid": fid, "member": row_of(config, member)}.items():
             trial.set_user_attr(key, value)
         tracker.summary({"fid": fid})
         checkpoints.remove()
@@ -163,13 +161,13 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     winner, fids = finalists[0], {trial.user_attrs.get(GRID): trial.user_attrs["fid"] for trial in trials}
     start_fid = fids.get(config.variants[config.studies.start].members[0].upper())
     values = {"fid": winner.user_attrs["fid"], "start_fid": start_fid, "objective": winner.value}
-    shared = config.discriminator.model_dump(mode="json")
-    row = {key: value for key, value in winner.user_attrs["member"].items() if value != shared.get(key, ...)}
-    variant = _variant(config).model_dump(mode="json", exclude_none=True)
     record = {
         "finalists": [{"trial": trial.number, "fid": trial.user_attrs["fid"]} for trial in finalists],
         "winner": {"trial": winner.number, "values": values, "params": winner.params},
-        "rows": {"members": {TUNED: row}, "variants": {TUNED: variant}},
+        "rows": {
+            "members": {TUNED: winner.user_attrs["member"]},
+            "variants": {TUNED: row_of(config, _variant(config))},
+        },
     }
     write_record(study, config, layout, record)
     pairs = optuna.create_study(directions=["minimize", "minimize"])
@@ -181,10 +179,10 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
 
 def _start(config: Config) -> Member:
     """The first member of variant `study.start`, whose settings a trial keeps where the search draws none."""
-    return config.member(config.variants[config.studies.start].members[0])
+    return config.members[config.variants[config.studies.start].members[0]]
 
 
 def _variant(config: Config) -> Variant:
     """How trials guide: as variant `study.start`, with one member."""
-    fields = {"needs": f"{WORD}/{TUNED}", "members": (TUNED,), "rule": "mean_probability", "weights": "equal"}
-    return config.variants[config.studies.start].model_copy(update=fields)
+    start, needs = config.variants[config.studies.start], f"{WORD}/{TUNED}"
+    return replace(start, needs=needs, members=(TUNED,), rule="mean_probability", weights="equal")

@@ -13,8 +13,7 @@ import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from dguide.artifacts import Layout, load_fid_network
-from dguide.settings import Config, Variant
-from dguide.settings.sections import SampleRange
+from dguide.settings import Config, SampleRange, Variant, plain
 from dguide.stages.guided import Arrays, batches_of, draw
 from dguide.tracking import Tracker
 from discriminator_guidance.files import WEIGHT_FILES, read_npz
@@ -65,5 +64,5 @@ def distance_inputs(layouts: Sequence[Layout], members: Iterable[str] = ()) -> t
 def distance_settings(config: Config) -> dict[str, Any]:
     """The settings that every distance depends on, beside its variant."""
     window = [config.guided.time_min, config.guided.time_max]
-    tuning, sampler = config.studies.tuning.model_dump(), config.sampler.model_dump()
+    tuning, sampler = plain(config.studies.tuning), plain(config.sampler)
     return {"tuning": tuning, "sampler": sampler, "window": window, "cond": config.cond}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import optuna
 from optuna.pruners import PercentilePruner
 
 from dguide.artifacts import Layout
-from dguide.settings import Config, Variant
+from dguide.settings import Config, Variant, plain, row_of
 from dguide.stages.guided import window_of
 from dguide.studies.distances import GuidedSamples, attach_samples, distance_inputs, distance_settings
 from dguide.studies.record import write_record
@@ -25,18 +26,18 @@ DIGITS, LEAST = 3, 1e-3  # of weights
 
 def plan(config: Config, layout: Layout) -> StudyPlan:
     """The search."""
-    search, plain = config.studies.ensemble, config.variants[config.studies.start]
+    search, start = config.studies.ensemble, config.variants[config.studies.start]
     layouts = layout.replicates(config.replicates)
     return StudyPlan(
         word="ensemble",
         objective=f"FID ({config.fid_network.name}) of {config.studies.tuning.images} guided tuning samples"
         + (f", mean of {len(layouts)} trainings" if len(layouts) > 1 else ""),
         settings={
-            "search": search.model_dump(exclude={"pruner"}),
-            "plain": plain.model_dump(),
+            "search": plain(search, "pruner"),
+            "plain": plain(start),
             **distance_settings(config),
         },
-        inputs=distance_inputs(layouts, plain.members),
+        inputs=distance_inputs(layouts, start.members),
         starts=starting_points(config),
         pruner=PercentilePruner(search.pruner.percentile, n_startup_trials=search.pruner.startup_trials),
     )
@@ -44,31 +45,31 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
 
 def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     """The first trials: the plain mean by each rule and each member alone, guided as `study.start`; the fit."""
-    search, plain = config.studies.ensemble, config.variants[config.studies.start]
-    low, high = window_of(config, plain)
-    guidance = {"w1": plain.w1, "w2": plain.w2, "time_min": low, "time_max": high, "boosting": plain.boosting}
+    search, start = config.studies.ensemble, config.variants[config.studies.start]
+    low, high = window_of(config, start)
+    guidance = {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high, "boosting": start.boosting}
     fixed, weighed = (
         guidance | ({FITTED: False} if search.fitted else {}),
-        plain.members[:-1],
+        start.members[:-1],
     )  # the last has what is left
-    equal = {f"weight_{name}": 1 / len(plain.members) for name in weighed}
-    rules = dict.fromkeys([plain.rule, *search.rules])
-    points = {START if rule == plain.rule else f"{START}, {rule}": {**fixed, **equal, "rule": rule} for rule in rules}
-    for name in plain.members:
-        points[name] = {**fixed, **{f"weight_{other}": float(other == name) for other in weighed}, "rule": plain.rule}
+    equal = {f"weight_{name}": 1 / len(start.members) for name in weighed}
+    rules = dict.fromkeys([start.rule, *search.rules])
+    points = {START if rule == start.rule else f"{START}, {rule}": {**fixed, **equal, "rule": rule} for rule in rules}
+    for name in start.members:
+        points[name] = {**fixed, **{f"weight_{other}": float(other == name) for other in weighed}, "rule": start.rule}
     return points | ({FITTED: {**guidance, "w1": 1.0, "w2": 1.0, FITTED: True}} if search.fitted else {})
 
 
 def suggest(trial: optuna.Trial, config: Config) -> Variant:
     """Draw the members' weights on their simplex and a rule, or fit weights by noise level; and the guidance."""
-    search, plain = config.studies.ensemble, config.variants[config.studies.start]
+    search, start = config.studies.ensemble, config.variants[config.studies.start]
     ranges = {key: getattr(search, key) for key in ("w1", "w2", "time_min", "time_max", "boosting")}
     drawn = draw_values(trial, ranges, choices=("boosting",), log=("time_min",))
     drawn["w1"] = max(drawn["w1"], LEAST)  # boosting acts on w1, and something must guide
     drawn["window"] = (drawn.pop("time_min"), drawn.pop("time_max"))
     if search.fitted and trial.suggest_categorical(FITTED, [False, True]):
-        return plain.model_copy(update={**drawn, "weights": FITTED, "rule": "mean_logit"})
-    weights = dict(zip(plain.members, simplex_point(trial, plain.members), strict=True))
+        return replace(start, **drawn, weights="fitted", rule="mean_logit")
+    weights = dict(zip(start.members, simplex_point(trial, start.members), strict=True))
     members = tuple(name for name, weight in weights.items() if weight)
     equal = len({weights[name] for name in members}) == 1
     drawn |= {
@@ -77,7 +78,7 @@ def suggest(trial: optuna.Trial, config: Config) -> Variant:
         "weights": "equal" if equal else tuple(weights[name] for name in members),
         "rule": trial.suggest_categorical("rule", search.rules),
     }
-    return plain.model_copy(update=drawn)
+    return replace(start, **drawn)
 
 
 def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:
@@ -101,7 +102,7 @@ def objective(config: Config, layout: Layout) -> Objective:
     def mean_distance(trial: optuna.Trial, tracker: Tracker) -> float:
         """The mean distance over the replicates; after each batch, of what has been drawn."""
         variant, fids, drawn = suggest(trial, config), list[float](), 0
-        trial.set_user_attr("variant", variant.model_dump(mode="json", exclude_none=True))
+        trial.set_user_attr("variant", row_of(config, variant))
         for samples in replicates:
             features = list[np.ndarray]()
             fids.append(math.inf)

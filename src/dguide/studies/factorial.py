@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
@@ -20,8 +21,8 @@ from scipy.special import expit
 
 from dguide import tracking
 from dguide.artifacts import Layout
-from dguide.settings import Config, Variant
-from dguide.settings.sections import FactorialStudy
+from dguide.settings import Config, Variant, plain
+from dguide.settings.config import FactorialStudy
 from dguide.studies.distances import GuidedSamples, distance_inputs, distance_settings
 from dguide.studies.record import draw, note_of
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values, ended
@@ -46,7 +47,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
     """The experiment; more replicates may be added to it."""
     section = config.studies.factorial
     members = sorted({name for names in section.sets.values() for name in names})
-    settings = {"factorial": section.model_dump(exclude={"threads"}), "seed": config.guided.seed}
+    settings = {"factorial": plain(section, "threads"), "seed": config.guided.seed}
     return StudyPlan(
         word="factorial",
         objective=f"FID ({config.fid_network.name}) of {section.images} samples",
@@ -98,7 +99,7 @@ def objective(config: Config, layout: Layout) -> Objective:
     """A trial samples a cell with the networks of its replicate."""
     replicates = [GuidedSamples(config, replicate) for replicate in layout.replicates(config.replicates)]
     section = config.studies.factorial
-    span = config.guided.model_copy(update={"images": section.images, "seed_start": section.seed_start})
+    span = replace(config.guided, images=section.images, seed_start=section.seed_start)
 
     def distance(trial: optuna.Trial, tracker: Tracker) -> float:
         variant, seed = suggest(trial, config)
@@ -131,7 +132,7 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
     facts = {"study": "factorial", "n_trials": len(ended(study)), **counts, "fid_network": config.fid_network.name}
-    settings = section.model_dump(mode="json", exclude={"threads"})
+    settings = plain(section, "threads")
     write_json(layout.report / "reproduction.json", frame.astype(object).where(frame.notna(), None).to_dict("records"))
     record = {**facts, **note, **settings, "factors": factors(frame, section)}
     write_json(layout.study / "factorial.json", record)

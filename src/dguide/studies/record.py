@@ -12,8 +12,8 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from dguide.artifacts import Layout
-from dguide.settings import Config, load_config, promote
-from dguide.settings.load import PARAMS
+from dguide.settings import PARAMS, Config, load_config
+from dguide.settings.profile import promote
 from dguide.studies.trials import GRID, complete, ended
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import read_json, write_bytes, write_csv, write_json

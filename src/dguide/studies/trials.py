@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dguide import tracking
 from dguide.artifacts import Layout
-from dguide.settings import Config
+from dguide.settings import Config, plain
 from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.files import fingerprint, reason, sha256
 
@@ -48,7 +48,7 @@ def run_study(word: str, config: Config, layout: Layout, trials: str | None, rec
     What is complete is written at an interruption too.
     """
     threads = config.studies.factorial.threads if word == "factorial" else config.studies.threads
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"threads": threads})})
+    config = replace(config, runtime=replace(config.runtime, threads=threads))
     if word == "discriminator":  # the others sample every training replicate
         layout = layout.replicates(config.replicates)[0]
     module: Any = import_module(f"dguide.studies.{word}")
@@ -208,7 +208,7 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
     if (present := count(study)) >= total:
         tracking.notice(f"study {study.study_name} has {present} trials: no more to run")
         return
-    settings = getattr(config.studies, study.study_name.rpartition("-")[2]).model_dump()
+    settings = plain(getattr(config.studies, study.study_name.rpartition("-")[2]))
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
     with (
         tracking.run(config.profile, f"study/{study.study_name}", tags, settings),

@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from discriminator_guidance.noise import generator
 from discriminator_guidance.runtime import Compute
-from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, train
+from discriminator_guidance.settings import TrainingSettings
+from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, train
 from discriminator_guidance.training.pairs import draw_noised, scaled
 
 
@@ -16,7 +17,7 @@ def train_classifier(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
-    schedule: Schedule,
+    settings: TrainingSettings,
     compute: Compute,
     checkpoints: Checkpoints | None = None,
     report: Report | None = None,
@@ -30,8 +31,8 @@ def train_classifier(
     purpose = "fid_network" if noising is None else "extractor"
 
     def batch_of(iteration: int) -> Batch:
-        rng = generator(schedule.seed, purpose, iteration, 0)
-        rows = torch.from_numpy(rng.integers(len(images), size=schedule.batch_size)).to(images.device)
+        rng = generator(settings.seed, purpose, iteration, 0)
+        rows = torch.from_numpy(rng.integers(len(images), size=settings.batch_size)).to(images.device)
         if noising is None:
             return scaled(images[rows]), labels[rows]
         return *draw_noised(images[rows], rng, *noising), labels[rows]
@@ -43,4 +44,4 @@ def train_classifier(
         accuracy = (logits.argmax(1) == classes).float().mean().item()
         return cross_entropy(logits.float(), classes), {"accuracy": accuracy}
 
-    return train(network, batch_of, loss_of, schedule, checkpoints, report)
+    return train(network, batch_of, loss_of, settings, checkpoints, report)

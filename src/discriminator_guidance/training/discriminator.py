@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.noise import generator
 from discriminator_guidance.runtime import Compute
 from discriminator_guidance.sampler import sample
+from discriminator_guidance.settings import Checkpoint, DiscriminatorSettings
 from discriminator_guidance.training import loop
 from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, State, copied
 from discriminator_guidance.training.pairs import (
@@ -47,45 +48,20 @@ from discriminator_guidance.training.score_matching import ScoreMatching
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
 
 
-@dataclass(frozen=True)
-class DiscriminatorSettings:
-    """How a head is trained and tested: a row of Table 2 after the profile's factors, and what rows have in common."""
+class HeadTraining(DiscriminatorSettings):
+    """Settings of a head with what objectives other than cross_entropy need, and the images that follow from both."""
 
-    seed: int
-    epochs: int  # 0 leaves the head as it is
-    learning_rate: float
-    weight_decay: float
-    t_min: float  # smallest VP time
-    batch_size: int
-    importance_sampling: bool  # False: times are uniform in [t_min, 1]
-    reshuffle: bool  # False: every epoch repeats the batches of the first, as in the reproduction
-    flip: bool
-    label_smoothing: float  # distance of the targets from 0 and 1
-    bagging: float | None  # images drawn with replacement, relative to their number; None: each image once
-    checkpoint: Literal["last", "best"] | int  # the epoch whose weights are used; best: smallest validation loss
-    checkpoint_every: int  # epochs
-    ema_decay: float | None = None  # of the average that is validated and used; None: the head itself
-    decay_fraction: float = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
-    shift: int = 0  # pixels
-    permute_labels: bool = False  # a null discriminator
-    objective: Literal["cross_entropy", "score_matching", "both"] = "cross_entropy"
-    matching: ScoreMatching | None = None  # what the other objectives than cross_entropy need
-    precision: str = "float32"  # float32 | tf32 | bfloat16, see `networks.precision.Compute`
-    images: int | None = None  # real and fake ones that are used, of each kind as many; None: all
-    train_share: float = 0.8  # of the images; members of an ensemble have one split
-    validation_share: float = 0.1  # and the rest tests
-    split_seed: int = 0
-    grid_times: int = 8  # VP times of validation and test
-    grid_times_per_image: int | None = None  # how many of them each image sees; None: few enough for 8,192 pairs
+    matching: ScoreMatching | None = None
 
-    def split(self, real: int, fake: int) -> Split:
+    def split_images(self, real: int, fake: int) -> Split:
         """The split of so many real and fake images."""
-        return split_pairs(real, fake, self.train_share, self.validation_share, self.split_seed, self.images)
+        split = self.split
+        return split_pairs(real, fake, split.train, split.validation, split.seed, self.images)
 
     def grid(self, features: Features, pairs: Pairs, rows: np.ndarray) -> GridFeatures:
         """Features of images on the common grid of VP times."""
         each = self.grid_times_per_image or max(1, min(self.grid_times, GRID_PAIRS // len(rows)))
-        return grid_features(features, pairs, rows, self.grid_times, each, self.split_seed)
+        return grid_features(features, pairs, rows, self.grid_times, each, self.split.seed)
 
     def rows(self, split: Split) -> np.ndarray:
         """The training images of an epoch, as rows of real ++ fake."""
@@ -97,7 +73,7 @@ def fit_head(
     features: Features,
     pairs: Pairs,
     validate: Callable[[nn.Module], Row],
-    settings: DiscriminatorSettings,
+    settings: HeadTraining,
     compute: Compute,
     checkpoints: Checkpoints | None = None,
     report: Report | None = None,
@@ -161,14 +137,14 @@ def fit_head(
     return kept, run.history
 
 
-def used_epoch(history: list[Row], checkpoint: Literal["last", "best"] | int) -> int:
+def used_epoch(history: list[Row], checkpoint: Checkpoint) -> int:
     """The epoch, counted from 1, whose weights are the ones to use after those in the history."""
     best = min(history, key=lambda row: row["validation_loss"])
     return {"last": len(history), "best": int(best["epoch"])}.get(str(checkpoint)) or int(checkpoint)
 
 
 def _batches(
-    features: Features, pairs: Pairs, settings: DiscriminatorSettings, epoch: int
+    features: Features, pairs: Pairs, settings: HeadTraining, epoch: int
 ) -> Iterator[tuple[Batch, Batch, float, float]]:
     """This process's part of each batch of an epoch, its weight in the batch, and the batch's share of the epoch.
 
@@ -198,10 +174,6 @@ def _batches(
 
 Images = NDArray[np.uint8] | Tensor | str | Path
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
-D0 = DiscriminatorSettings(  # of Table 2, with the epoch that validation chooses
-    seed=0, epochs=40, learning_rate=3e-4, weight_decay=1e-7, t_min=1e-5, batch_size=64, importance_sampling=True,
-    reshuffle=True, flip=False, label_smoothing=0.0, bagging=None, checkpoint="best", checkpoint_every=1,
-)  # fmt: skip
 FEWEST, BATCH = 10, 250  # images of each kind, and samples that a denoiser draws in one call
 WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the image size at which it stops halving
 
@@ -270,8 +242,8 @@ def train_discriminator(
     if one.shape[1:] != other.shape[1:] or min(len(one), len(other)) < FEWEST:
         expected, found = f"{FEWEST} or more real and fake images of one shape", f"{one.shape} and {other.shape}"
         raise InputError(expected, found, "give more images, or bring them to one shape")
-    chosen = replace(D0, **settings)
-    compute, split = Compute(device, chosen.precision), chosen.split(len(one), len(other))
+    chosen = HeadTraining(**settings)
+    compute, split = Compute(device, chosen.precision), chosen.split_images(len(one), len(other))
     pairs = pair_up(one, other, classes, split, device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(chosen.seed)

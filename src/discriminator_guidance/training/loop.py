@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from discriminator_guidance.errors import DivergenceError
 from discriminator_guidance.noise import torch_seed
 from discriminator_guidance.runtime import add_up, add_up_numbers, broadcast, is_first, rank, share
+from discriminator_guidance.settings import TrainingSettings
 
 Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image
@@ -35,25 +35,11 @@ class Checkpoints(Protocol):
         """Replace the state: tensors and plain values, nested in dictionaries and lists."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a network is trained."""
-
-    seed: int
-    iterations: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float  # decoupled (AdamW)
-    decay_fraction: float  # the learning rate falls linearly to 0 over this last share of the iterations
-    gradient_clip: float  # largest gradient norm
-    checkpoint_every: int
-
-
 def train(
     network: nn.Module,
     batch_of: Callable[[int], Batch],
     loss_of: Loss,
-    schedule: Schedule,
+    settings: TrainingSettings,
     checkpoints: Checkpoints | None = None,
     report: Report | None = None,
     ema_decay: float | None = None,
@@ -69,19 +55,19 @@ def train(
     *Deviation:* several processes divide each batch; sums are rounded in another order, and dropout masks differ.
     """
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     run = Training(network, optimizer, ema_decay, "iteration", checkpoints, report)
-    wanted = {schedule.iterations, *(snapshots or {})}
+    wanted = {settings.iterations, *(snapshots or {})}
     network.train()
     window: list[Row] = []
     for iteration in range(run.done, max(wanted)):
-        run.set_rate(schedule.learning_rate * decayed(iteration, schedule.iterations, schedule.decay_fraction))
+        run.set_rate(settings.learning_rate * decayed(iteration, settings.iterations, settings.decay_fraction))
         batch = batch_of(iteration)
         part, weight = own_part(len(batch[0]))
-        seed_dropout(schedule.seed, "dropout", iteration)
+        seed_dropout(settings.seed, "dropout", iteration)
         own = tuple(tensor[part] for tensor in batch)
-        window.append(run.step(loss_of, own, weight, iteration, f"at iteration {iteration}", schedule.gradient_clip))
+        window.append(run.step(loss_of, own, weight, iteration, f"at iteration {iteration}", settings.gradient_clip))
         done = iteration + 1
         if done in wanted:
             run.kept[done] = copied(run.used)
@@ -89,9 +75,9 @@ def train(
             run.log(done, {key: sum(entry[key] for entry in window) / len(window) for key in window[0]})
             window = []
         # Checkpoints fall on logged iterations, so that no half window is lost.
-        if (done % LOG_EVERY == 0 and done % schedule.checkpoint_every < LOG_EVERY) or done == max(wanted):
+        if (done % LOG_EVERY == 0 and done % settings.checkpoint_every < LOG_EVERY) or done == max(wanted):
             run.save()
-    run.used.load_state_dict(run.kept[schedule.iterations])
+    run.used.load_state_dict(run.kept[settings.iterations])
     if snapshots is not None:
         snapshots.update({iterations: run.kept[iterations] for iterations in snapshots})
     return run.used.eval(), run.history

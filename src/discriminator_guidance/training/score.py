@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from discriminator_guidance.noise import generator, lognormal_sigmas
 from discriminator_guidance.runtime import Compute
-from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Schedule, Snapshots, train
+from discriminator_guidance.settings import ScoreSettings
+from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Snapshots, train
 from discriminator_guidance.training.pairs import scaled
 
 HOLDOUT_DRAWS = 4
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """Training of a denoiser: ln sigma ~ N(p_mean, p_std^2); parameters averaged with `ema_decay`."""
-
-    schedule: Schedule
-    p_mean: float
-    p_std: float
-    sigma_data: float
-    ema_decay: float
 
 
 def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
@@ -50,13 +38,13 @@ def train_score(
     """
 
     def batch_of(iteration: int) -> Batch:
-        rng = generator(settings.schedule.seed, "score", iteration, 0)
-        return _noisy(images, classes, rng.integers(len(images), size=settings.schedule.batch_size), rng, settings)
+        rng = generator(settings.training.seed, "score", iteration, 0)
+        return _noisy(images, classes, rng.integers(len(images), size=settings.training.batch_size), rng, settings)
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
         return _loss(network, batch, settings, compute), {}
 
-    return train(network, batch_of, loss_of, settings.schedule, checkpoints, report, settings.ema_decay, snapshots)
+    return train(network, batch_of, loss_of, settings.training, checkpoints, report, settings.ema_decay, snapshots)
 
 
 @torch.no_grad()
@@ -64,9 +52,9 @@ def holdout_loss(
     network: nn.Module, images: Tensor, classes: Tensor | None, settings: ScoreSettings, compute: Compute
 ) -> float:
     """The mean loss on images that the network was not trained on, each with HOLDOUT_DRAWS draws of noise."""
-    rng, total = generator(settings.schedule.seed, "holdout loss", 0, 0), 0.0
+    rng, total = generator(settings.training.seed, "holdout loss", 0, 0), 0.0
     rows = np.tile(np.arange(len(images)), HOLDOUT_DRAWS)
-    for part in np.split(rows, range(settings.schedule.batch_size, len(rows), settings.schedule.batch_size)):
+    for part in np.split(rows, range(settings.training.batch_size, len(rows), settings.training.batch_size)):
         total += len(part) * _loss(network, _noisy(images, classes, part, rng, settings), settings, compute).item()
     return total / len(rows)
 

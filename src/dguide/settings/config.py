@@ -1,0 +1,726 @@
+"""All settings of a profile as frozen types and their only reader; configs/mini.yaml explains every key."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from functools import cache
+from itertools import accumulate, combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from discriminator_guidance import settings as library
+from discriminator_guidance.errors import ConfigError, SettingError
+from discriminator_guidance.files import reason
+from discriminator_guidance.settings import Limit, Settings
+
+PARAMS = Path("params.yaml")
+TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
+OPTIONAL = ("precision", "warmup_epochs")  # keys of sections that may be left out
+COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
+SEED_STRIDE = 1000  # between the seeds of two replicates
+DIGITS = 1797  # images of source `digits`
+ADM_SIZES = (8, 16, 32, 64)  # pixels, of the images of released classifiers
+MOST_BYTES, MOST_VALUES, DEEPEST, MOST_OPEN = 1_000_000, 20_000, 20, 100  # of a settings file
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
+File = Annotated[str, Field(min_length=1)]  # relative to the project folder, or absolute
+Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean", "shrunk_mean_logit"]
+Value = TypeVar("Value")
+Location = tuple[int | str, ...]  # of a key, as pydantic names it
+Sources = list[tuple[Any, Path]]  # contents of files with their lines: an overlay, and its base below it
+
+
+def _ascending(bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError(f"the low end {bounds[0]:g} must be below the high end {bounds[1]:g}")
+    return bounds
+
+
+def _distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(choices)) != len(choices):
+        raise ValueError("choices must not repeat")
+    return choices
+
+
+def _without_secrets(url: str) -> str:
+    if re.search(r"://[^@]*:[^@]*@|\?.*pass", url, re.IGNORECASE):  # neither this file nor a message may hold it
+        raise ValueError("an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass")
+    return url
+
+
+Range = Annotated[tuple[Value, Value], AfterValidator(_ascending)]  # [low, high], both included
+Levels = Annotated[tuple[Value, Value], AfterValidator(_distinct)]  # [ours, the reproduction's]
+Distinct = Annotated[tuple[Value, ...], AfterValidator(_distinct)]
+Choices = Annotated[Distinct[Value], Field(min_length=1)]
+
+
+class Runtime(Settings):
+    """How the machine computes."""
+
+    device: Literal["cpu", "cuda", "auto"]
+    training_precision: library.Precision
+    sampling_precision: library.Precision
+    threads: library.Count
+
+    def _problems(self) -> Iterator[str]:
+        if {self.training_precision, self.sampling_precision} == {"float32", "tf32"}:
+            yield "training_precision and sampling_precision cannot be float32 and tf32; choose one of the two"
+
+
+class Real(Settings):
+    """Stage `real`."""
+
+    source: Literal["digits", "cifar10", "images"]
+    path: File
+    holdout_path: File
+    image_size: Annotated[int, Limit(low=8, high=64)]
+    holdout_fraction: Annotated[float, Limit(low=0, below=1)]
+    seed: library.Seed
+    note: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\r\n]*$")] | None
+
+    def _problems(self) -> Iterator[str]:
+        separate = self.separate_holdout is not None
+        if separate and self.source != "images":
+            yield f"holdout_path must be path with source {self.source}; copy it"
+        if self.source == "cifar10" and self.image_size > 32:
+            yield f"image_size {self.image_size} must not exceed the 32 pixels of cifar10; lower it"
+        if (separate or self.source == "cifar10") == (self.holdout_fraction > 0):
+            yield "holdout_fraction must be 0 where held-out images come from cifar10 or a holdout_path, else above 0"
+
+    @property
+    def separate_holdout(self) -> str | None:
+        """Where held-out images come from if not from `path`."""
+        return None if self.holdout_path == self.path else self.holdout_path
+
+
+class TrainedScore(library.ScoreSettings):
+    """Stage `score`, trained from scratch."""
+
+    source: Literal["train"]
+    path: File
+    network: library.ScoreNetworkSettings
+    snapshots: dict[Name, library.Count]
+
+    def _problems(self) -> Iterator[str]:
+        if self.training.decay_fraction and max(self.snapshots.values(), default=0) > self.training.iterations:
+            yield "snapshots after the last iteration need a learning rate; set training.decay_fraction to 0"
+
+
+class EdmScore(Settings):
+    """Stage `score`, a released EDM checkpoint."""
+
+    source: Literal["edm"]
+    path: File
+
+
+class TrainedExtractor(library.ExtractorSettings):
+    """Stage `extractor`, trained from scratch."""
+
+    source: Literal["train"]
+    path: File
+    network: library.ExtractorNetworkSettings
+
+
+class AdmExtractor(Settings):
+    """Stage `extractor`, a released ADM classifier."""
+
+    source: Literal["adm"]
+    path: File
+
+
+class TrainedFidNetwork(library.FidNetworkSettings):
+    """Stage `fid_network`, trained from scratch."""
+
+    source: Literal["train"]
+    path: File
+    name: Annotated[str, Field(min_length=1)]
+    training: library.TrainingSettings
+
+    def _problems(self) -> Iterator[str]:
+        if "inception" in self.name.lower():
+            yield f"name {self.name!r} must not say Inception: its figures are no FID; choose another"
+
+
+class InceptionFidNetwork(Settings):
+    """Stage `fid_network`, torch-fidelity's Inception."""
+
+    source: Literal["inception"]
+    path: File
+    name: Literal["inception"]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+
+
+class SampleRange(Settings):
+    """Which samples are drawn: the per-sample streams of a seed, from an index on."""
+
+    images: Annotated[int, Limit(low=2)]
+    seed: library.Seed
+    seed_start: library.Seed
+    batch_size: library.Count
+
+
+class Guided(SampleRange):
+    """Stage `guided`, what all variants share."""
+
+    time_min: library.VpTime
+    time_max: library.VpTime
+    trajectory_images: library.Count
+
+    def _problems(self) -> Iterator[str]:
+        if self.time_min >= self.time_max:
+            yield f"time_min {self.time_min} must be below time_max {self.time_max}"
+
+
+class Discriminator(library.DiscriminatorSettings):
+    """Stage `discriminator`: what a member's row leaves out."""
+
+    network: library.HeadSettings
+    epoch_factor: library.Positive
+    learning_rate_factor: library.Positive
+
+
+class Member(library.DiscriminatorSettings):
+    """One row of Table 2, before the two factors, with what section `discriminator` says of the rest."""
+
+    start: File
+    network: library.HeadSettings
+    published: Name | None = None  # the published row of Table 2 beside it
+
+
+class Autoguidance(Settings):
+    """Guidance by a worse version of the score network itself: D + (weight - 1) (D - D_worse)."""
+
+    network: Name
+    weight: Annotated[float, Limit(above=1)]
+
+
+class Variant(library.SamplerSettings):
+    """One way of sampling: which members, how combined; and the sampler, as section `sampler` where a row is silent."""
+
+    needs: Annotated[str, Field(pattern=r"^(score|discriminator(/[a-z][a-z0-9_]*)?)$")]
+    members: Distinct[Name] = ()
+    rule: Rule = "mean_probability"
+    weights: Literal["equal", "fitted"] | tuple[library.NonNegative, ...] = "equal"
+    window: Range[library.VpTime] | None = None  # of section `guided` where a row with members is silent
+    network: Name | None = None  # a snapshot of the score network; None: the score network itself
+    autoguidance: Autoguidance | None = None
+    published: Name | None = None  # the published row of Table 3 beside it
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        members = self.members
+        if self.weights == "fitted" and (not members or self.rule != "mean_logit"):
+            yield "weights: fitted are of logits; name members, and write rule: mean_logit"
+        if self.rule == "shrunk_mean_logit" and (len(members) < 2 or self.weights != "equal"):
+            yield "rule: shrunk_mean_logit is of two members or more with weights: equal; change one of them"
+        if isinstance(self.weights, tuple):
+            if len(self.weights) != len(members):
+                yield f"weights has {len(self.weights)} entries for {len(members)} members"
+            if abs(sum(self.weights) - 1) > 1e-6:
+                yield f"weights must sum to 1, they sum to {sum(self.weights):g}"
+        if not members and (self.w1 or self.w2 or self.boosting or self.window):
+            yield "w1, w2, boosting and window need at least one member"
+        if members and not (self.w1 or self.w2):
+            yield "w1 = w2 = 0 leaves members without effect; raise one, or name no members"
+        if self.boosting and not self.w1:
+            yield "boosting acts on the Euler step; it needs w1 other than 0"
+
+
+class Evaluation(Settings):
+    """Stage `evaluation`."""
+
+    baseline: Name  # the variant without guidance that every difference refers to
+    reference: File
+    batch_size: library.Count
+    neighborhood: library.Count
+    seed: library.Seed
+
+
+class Report(Settings):
+    """Stage `report`."""
+
+    images: Annotated[int, Limit(low=1, high=64)]
+    dpi: Annotated[int, Limit(low=50, high=600)]
+    primary: tuple[Name, Name]  # a variant and the one it is compared with, chosen before the results were seen
+    samples: Distinct[Name]  # the rows of Fig. 3
+    log_ratios: Distinct[Name]  # variants whose log ratios are drawn
+    compare: Distinct[Name]  # variants with which tables compare every other one, beside the baseline
+    sampling: Distinct[Name]  # columns of Table 1
+    trajectory_images: library.Count
+
+
+class Pruner(Settings):
+    """A trial stops early if its value is among the worst of the trials that got as far."""
+
+    startup_trials: Annotated[int, Limit(low=0)]
+    warmup_epochs: Annotated[int, Limit(low=0)] = 0
+    percentile: Annotated[float, Limit(above=0, high=100)]
+
+
+class DiscriminatorStudy(Settings):
+    """Command `study discriminator`: what is searched, in units of Table 2."""
+
+    epochs: Range[library.Count]
+    learning_rate: Range[library.Positive]
+    weight_decay: Range[library.Positive]
+    t_min: Range[library.VpTime]
+    importance_sampling: Choices[bool]
+    model_channels: Choices[library.Count]
+    num_res_blocks: Range[library.Count]
+    dropout: Range[library.Dropout]
+    label_smoothing: Range[library.Smoothing]
+    bagging: Choices[library.Share | None]
+    calibration_weight: library.NonNegative
+    pruner: Pruner
+    finalists: library.Count
+
+
+class EnsembleStudy(Settings):
+    """Command `study ensemble`: what is searched."""
+
+    fitted: bool  # whether weights fitted by noise level are tried too
+    rules: Choices[Literal["mean_probability", "mean_logit", "clipped_logit_mean"]]  # which take weights
+    w1: Range[library.NonNegative]
+    w2: Range[library.NonNegative]
+    time_min: Range[library.VpTime]
+    time_max: Range[library.VpTime]
+    boosting: Choices[bool]
+    pruner: Pruner
+
+    def _problems(self) -> Iterator[str]:
+        if self.time_min[1] >= self.time_max[0]:
+            yield f"time_min up to {self.time_min[1]} must stay below time_max from {self.time_max[0]}"
+
+
+class FactorialStudy(Settings):
+    """Command `study factorial`: the causes of the reproduction's result; the first set has the full cube."""
+
+    sets: Annotated[dict[Name, Annotated[Distinct[Name], Field(min_length=2)]], Field(min_length=1)]  # of members
+    images: library.ManyImages
+    seed_start: library.Seed
+    steps: Levels[library.Steps]
+    more_steps: tuple[library.Steps, ...]
+    w1: library.Positive
+    w2: Levels[library.Finite]
+    boosting: Levels[bool]
+    threads: library.Count
+
+
+class Study(Settings):
+    """Command `study`."""
+
+    seed: library.Seed
+    start: Name  # the variant whose members the searches begin with
+    storage: Annotated[str, Field(pattern=r"^[a-z0-9+]+://"), AfterValidator(_without_secrets)] | None
+    threads: library.Count
+    tuning: SampleRange
+    discriminator: DiscriminatorStudy
+    ensemble: EnsembleStudy
+    factorial: FactorialStudy
+
+
+class Download(Settings):
+    """A file that somebody else publishes."""
+
+    url: Annotated[str, Field(pattern=r"^https://[^/@]+/.+$")] | None
+    hash: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")] | None
+    path: Annotated[str, Field(pattern=r"^data/raw(/[^./\\][^/\\]*)+$")]  # never a way out
+    by_hand: Annotated[str, Field(min_length=1)]
+
+
+class Fetch(Settings):
+    """Command `fetch`."""
+
+    files: dict[str, Download]
+
+
+class Config(Settings):
+    """All settings of one profile."""
+
+    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")]  # becomes a folder
+    replicates: Annotated[int, Limit(low=1, high=100)]
+    runtime: Runtime
+    cond: bool
+    real: Real
+    score: Annotated[TrainedScore | EdmScore, Field(discriminator="source")]
+    extractor: Annotated[TrainedExtractor | AdmExtractor, Field(discriminator="source")]
+    fid_network: Annotated[TrainedFidNetwork | InceptionFidNetwork, Field(discriminator="source")]
+    sampler: library.SamplerSettings
+    fake: SampleRange
+    discriminator: Discriminator
+    members: dict[Name, Member]
+    guided: Guided
+    variants: dict[Name, Variant]
+    evaluation: Evaluation
+    report: Report
+    study: Study | None
+    fetch: Fetch
+
+    def _problems(self) -> Iterator[str]:
+        """Sections that contradict each other, as "what is wrong; what to do"."""
+        for check in (_names, _paths, _members, _images, _networks, _studies):
+            yield from check(self)
+
+    @property
+    def studies(self) -> Study:
+        """Section `study`, for the commands that need it."""
+        if self.study is None:
+            remedy = "write that section; configs/mini.yaml has one"
+            raise ConfigError(f"section study of profile {self.profile}", "study: null", remedy)
+        return self.study
+
+    def member(self, name: str) -> Member:
+        """A member with every setting; factors are not applied."""
+        return self.members[name]
+
+    def replicate(self, number: int) -> Config:
+        """The settings of one training replicate: new seeds for score network, extractor, fakes and members."""
+        shift = number * SEED_STRIDE
+
+        def moved(section: Any) -> Any:
+            return replace(section, seed=section.seed + shift)
+
+        networks = {
+            word: replace(section, training=moved(section.training))
+            for word in ("score", "extractor")
+            if (section := getattr(self, word)).source == "train"
+        }
+        members = {name: moved(row) for name, row in self.members.items()}
+        return replace(self, **networks, fake=moved(self.fake), members=members)
+
+
+def plain(settings: Any, *without: str) -> Any:
+    """Settings as nested dictionaries, lists and values, as JSON has them, without some of the outer keys."""
+    if isinstance(settings, Settings):
+        names = [field.name for field in fields(settings) if field.name not in without]
+        return {name: plain(getattr(settings, name)) for name in names}
+    if isinstance(settings, Mapping):
+        return {key: plain(value) for key, value in settings.items()}
+    return [plain(value) for value in settings] if isinstance(settings, tuple | list) else settings
+
+
+def row_of(config: Config, settings: Member | Variant) -> dict[str, Any]:
+    """A row of the settings file: what a member or variant does not take from its section."""
+    shared = plain(config.discriminator if isinstance(settings, Member) else config.sampler)
+    shared["window"] = [config.guided.time_min, config.guided.time_max]
+    return {key: value for key, value in plain(settings).items() if value != shared.get(key)}
+
+
+# What the sections say of each other.
+
+
+def _names(config: Config) -> Iterator[str]:
+    members, variants, report = config.members, config.variants, config.report
+    snapshots = config.score.snapshots if config.score.source == "train" else {}
+    named: list[tuple[str, str | None, Collection[str]]] = []
+    for key, variant in variants.items():
+        named += [(f"variants.{key}.members", name, members) for name in variant.members]
+        named += [(f"variants.{key}.network", variant.network, snapshots)]
+        if variant.autoguidance is not None:
+            named += [(f"variants.{key}.autoguidance", variant.autoguidance.network, snapshots)]
+    for key in ("primary", "samples", "log_ratios", "compare", "sampling"):
+        named += [(f"report.{key}", name, variants) for name in getattr(report, key)]
+    if config.study is not None:
+        ensembles = {name for name, row in variants.items() if len(row.members) > 1 and not row.autoguidance}
+        named += [("study.start", config.study.start, ensembles)]
+        for key, names in config.study.factorial.sets.items():
+            named += [(f"study.factorial.sets.{key}", name, members) for name in names]
+    for key, name, known in named:
+        if name is not None and name not in known:
+            yield f"{key} names {name!r}; choose among {', '.join(known) or 'none'}"
+    for key, variant in variants.items():
+        names = variant.members
+        needs = "score" if not names else f"discriminator/{names[0]}" if len(names) == 1 else "discriminator"
+        if variant.needs != needs:
+            yield f"variants.{key}.needs: {variant.needs} does not fit the members; write needs: {needs}"
+        if variant.weights == "fitted" and config.cond:
+            yield f"variants.{key}.weights: fitted are not for a class-conditional profile; write equal"
+    baseline = config.evaluation.baseline
+    if baseline not in variants or variants[baseline].members:
+        yield f"evaluation.baseline: {baseline} is no variant without members; add it to variants, or name another"
+    if report.primary[0] == baseline:
+        yield f"report.primary compares {baseline}, to which every difference refers; write another variant first"
+
+
+def _paths(config: Config) -> Iterator[str]:
+    made = f"data/{config.profile}/real"
+    for word in ("score", "extractor", "fid_network"):
+        section = getattr(config, word)
+        if (section.source == "train") != (section.path == made):
+            what = f"{word}.path: {section.path} does not fit source {section.source}"
+            yield f"{what}; write {made if section.source == 'train' else 'a file under data/raw'}"
+    reference, features = config.evaluation.reference, f"models/{config.profile}/fid_network"
+    if reference.startswith("models/") and reference != features:
+        yield f"evaluation.reference: {reference} is no reference; write {features} or the path of an .npz"
+
+
+def _members(config: Config) -> Iterator[str]:
+    networks: dict[str, object] = {f"models/{config.profile}/extractor": None}  # of heads, by where a member may start
+    sampling = config.runtime.sampling_precision
+    for name, row in config.members.items():
+        if row.start.startswith("models/"):
+            if row.start not in networks:
+                allowed = ", ".join([*networks, "a file under data/raw"])
+                yield f"members.{name}.start: {row.start} is no fresh start and no member above; choose among {allowed}"
+            elif networks[row.start] not in (None, row.network):
+                yield f"members.{name} continues {row.start} and needs its network; change one of them"
+            if not row.epochs:
+                yield f"members.{name}.epochs is 0, which is for a released head; raise it"
+        if isinstance(row.checkpoint, int) and row.checkpoint > row.epochs > 0:
+            yield f"members.{name}.checkpoint is {row.checkpoint} of {row.epochs} epochs; lower it"
+        networks[f"models/{config.profile}/discriminator/{name}"] = row.network
+        if {row.precision, sampling} == {"float32", "tf32"}:
+            yield f"members.{name} mixes float32 and tf32, which a process cannot; change precision or section runtime"
+        for key in COMMON:
+            if getattr(row, key) != getattr(config.discriminator, key):
+                yield f"members.{name}.{key} is common to all members; change discriminator.{key}"
+    for name, variant in config.variants.items():
+        sizes = {config.members[member].images for member in variant.members}
+        if len(sizes) > 1:
+            yield f"variants.{name}.members have different images, and so no common test; name others"
+
+
+def _images(config: Config) -> Iterator[str]:
+    fake, guided, evaluation, real = config.fake, config.guided, config.evaluation, config.real
+    spans: dict[str, Any] = {"fake": fake, "guided": guided}
+    if config.study is not None:
+        spans |= {"study.tuning": config.study.tuning, "study.factorial": config.study.factorial}
+    for (key, span), (later, other) in combinations(spans.items(), 2):
+        apart = span.seed_start + span.images <= other.seed_start or other.seed_start + other.images <= span.seed_start
+        if not apart and getattr(span, "seed", guided.seed) == getattr(other, "seed", guided.seed):
+            yield f"{later}.seed_start: {key} and {later} draw the same sample indices; move it"
+    sizes = {"guided.images": guided.images}
+    if real.source == "digits":
+        sizes["real images to train on"] = DIGITS - round(DIGITS * real.holdout_fraction)
+    for limit, count in sizes.items():
+        if evaluation.neighborhood + 2 > count:
+            needed = evaluation.neighborhood + 2
+            yield f"evaluation.neighborhood needs {needed} images, {limit} is {count}; lower the one or raise the other"
+    most = max([config.discriminator.images or 0, *(row.images or 0 for row in config.members.values())])
+    if most > fake.images:
+        yield f"discriminator.images needs {most} images, fake.images is {fake.images}; lower or raise one of them"
+
+
+def _networks(config: Config) -> Iterator[str]:
+    size, levels = config.real.image_size, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]()
+    if config.score.source == "train":
+        levels["score.network"] = (config.score.network.channel_mult, config.score.network.attn_resolutions)
+    if config.extractor.source == "train":
+        network = config.extractor.network
+        levels["extractor.network"] = (network.channel_mult, network.attention_resolutions)
+    elif size not in ADM_SIZES:
+        yield f"real.image_size = {size}; an extractor of source adm takes {', '.join(map(str, ADM_SIZES))}"
+    for key, (mults, attention) in levels.items():
+        sizes = [size >> level for level in range(len(mults))]
+        if sizes[-1] << (len(mults) - 1) != size:
+            yield f"real.image_size = {size} cannot be halved {len(mults) - 1} times; shorten {key}.channel_mult"
+        for resolution in set(attention).difference(sizes):
+            yield f"{key} attends at {resolution} pixels; choose among {', '.join(map(str, sizes))}"
+    if config.fid_network.source == "train" and size % 4:
+        yield f"real.image_size = {size}; fid_network halves twice: use a multiple of 4"
+
+
+def _studies(config: Config) -> Iterator[str]:
+    if config.study is None:
+        return
+    channels, search = config.discriminator.network.num_head_channels, config.study.ensemble
+    for width in config.study.discriminator.model_channels:
+        if width % channels:
+            yield f"study.discriminator.model_channels names {width}; use multiples of {channels}, num_head_channels"
+    if search.fitted and config.cond:
+        yield "study.ensemble.fitted: true is not for a class-conditional profile; write false"
+    start = config.variants[config.study.start]
+    low, high = start.window or (config.guided.time_min, config.guided.time_max)
+    starts = {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high}
+    for key, value in {**starts, "rules": start.rule, "boosting": start.boosting}.items():
+        allowed = getattr(search, key)
+        if not (allowed[0] <= value <= allowed[1] if key in starts else value in allowed):
+            yield f"study.ensemble.{key} leaves out {value} of variants.{config.study.start}, where it starts; add it"
+
+
+# From a file to settings, or to one line that says what is wrong and where.
+
+
+def load_config(path: Path = PARAMS) -> Config:
+    """Read and check a settings file, or an overlay together with its base."""
+    whole, sources = merged(path)
+    return check(whole, sources)
+
+
+def merged(path: Path, content: bytes | None = None) -> tuple[Any, Sources]:
+    """What a settings file holds, or is to hold, on top of its base if it names one, and the files that say it."""
+    overlay = parse(read(path) if content is None else content, path)
+    if not isinstance(overlay, dict) or "base" not in overlay:
+        return overlay, [(overlay, path)]
+    base, profile = str(overlay["base"]), path.stem
+    below = path.with_name(f"{base}.yaml")
+    text = read(below).decode("utf-8-sig")
+    for folder in ("data", "models"):
+        text = text.replace(f"{folder}/{base}/", f"{folder}/{profile}/")
+    whole = parse(text.encode(), below)
+    _lay_over(whole, {key: value for key, value in overlay.items() if key != "base"} | {"profile": profile})
+    return whole, [(overlay, path), (whole, below)]
+
+
+def _lay_over(below: Any, overlay: Mapping[str, Any]) -> None:
+    """Put the values of an overlay in place: tables and sections with another source as a whole, others by key."""
+    for key, value in overlay.items():
+        old = below.get(key)
+        mappings = isinstance(old, dict) and isinstance(value, Mapping) and key not in TABLES
+        if mappings and value.get("source", old.get("source")) == old.get("source"):
+            _lay_over(old, value)
+        else:
+            below[key] = value
+
+
+def read(path: Path) -> bytes:
+    """The contents of a settings file."""
+    if not path.exists():
+        raise ConfigError(f"settings in {path}", "no such file", "run `dguide profile mini`, or name a file")
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        raise ConfigError(f"a file of settings, at most {MOST_BYTES:,} bytes, in {path}", "another", "name a file")
+    return path.read_bytes()
+
+
+def parse(content: bytes, path: Path) -> Any:
+    """The values in YAML 1.2 (as DVC reads it: 1e-5 is a number); mappings know their lines."""
+    from ruamel.yaml import YAML
+
+    if max(accumulate((byte in b"[{") - (byte in b"]}") for byte in content), default=0) > MOST_OPEN:
+        raise ConfigError(f"YAML in {path}", f"more than {MOST_OPEN} brackets open, which takes hours", "close them")
+    reader = YAML(pure=True)
+    reader.preserve_quotes = True
+    try:
+        return reader.load(content)
+    except Exception as error:  # of well-formed text that holds no value, such as 2001-99-99, nearly any
+        mark = getattr(error, "problem_mark", None)
+        where, what = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or reason(error)
+        raise ConfigError(f"YAML in {path}{where}", what, "correct the syntax there") from error
+
+
+def check(whole: Any, sources: Sources) -> Config:
+    """The settings that files hold; ConfigError names file, line, key, value and what is allowed."""
+    values = _copied(whole, sources[0][1], iter(range(MOST_VALUES)))
+    _complete_rows(values)
+    try:
+        # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
+        config = _adapter().validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise _explained(error, sources) from error
+    for location in _missing(config, values):
+        raise _absent(location, sources)
+    return config
+
+
+@cache
+def _adapter() -> TypeAdapter[Config]:
+    return TypeAdapter(Config)
+
+
+def _copied(data: Any, path: Path, left: Iterator[int], depth: int = 0) -> Any:
+    """Plain values; aliases of aliases may stand for billions of them."""
+    if next(left, None) is None or depth > DEEPEST:
+        remedy = "write the settings without so many aliases"
+        raise ConfigError(f"at most {MOST_VALUES:,} values, {DEEPEST} deep, in {path}", "more", remedy)
+    if isinstance(data, Mapping):
+        if wrong := [key for key in data if not isinstance(key, str)]:
+            raise ConfigError(f"plain keys in {path}", repr(wrong[0]), "use words")
+        return {key: _copied(value, path, left, depth + 1) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_copied(value, path, left, depth + 1) for value in data]
+    return data if data is None or isinstance(data, bool | int | float | str) else str(data)
+
+
+def _complete_rows(values: Any) -> None:
+    """Give rows of members and variants what they leave out, from the sections that say it for all."""
+    with suppress(LookupError, TypeError, AttributeError):  # of what is malformed, which validation tells better
+        section, shared, guided = values["discriminator"], values["sampler"], values["guided"]
+        section.setdefault("precision", values["runtime"]["training_precision"])
+        names = [*(field.name for field in fields(library.DiscriminatorSettings)), "network"]
+        for row in values["members"].values():
+            row |= {key: section[key] for key in names if key in section and key not in row}
+        for row in values["variants"].values():
+            inside = [guided["time_min"], guided["time_max"]]
+            idle = {"w1": 0.0, "w2": 0.0, "boosting": False}
+            row |= {**shared, **({"window": inside} if row.get("members") else idle), **row}
+
+
+def _missing(settings: Settings, values: Mapping[str, Any], at: Location = ()) -> Iterator[Location]:
+    """The keys of sections that are left out, though they have defaults: a settings file says everything."""
+    for name in (field.name for field in fields(settings)):
+        value = getattr(settings, name)
+        if name not in values and name not in OPTIONAL:
+            yield (*at, name)
+        elif isinstance(value, Settings):
+            yield from _missing(value, values[name], (*at, name))
+
+
+def _explained(error: ValidationError, sources: Sources) -> ConfigError:
+    errors: list[Any] = error.errors(include_url=False)
+    # A misspelt key is also a missing one. Of a union ("equal" or a list of weights) the last branch is about the list.
+    unknown = [e for e in errors if e["type"] == "unexpected_keyword_argument"]
+    first = next(iter([*unknown, *(e for e in reversed(errors) if "weights" in e["loc"]), errors[0]]))
+    kind, location, message = first["type"], first["loc"], first["msg"].removeprefix("Value error, ")
+    given = "a section" if isinstance(first["input"], Mapping) else repr(first["input"])[:200]
+    if kind == "missing":
+        return _absent(location, sources)
+    if kind.startswith("union_tag"):
+        location, given = (*location, "source"), repr(first["ctx"].get("tag"))
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SettingError):
+        given, message = cause.got, cause.remedy
+        location = (*location, *(cause.key or re.split(r"[:\s]", cause.got)[0]).split("."))
+    elif kind == "value_error":
+        given, _, message = message.partition("; ")
+    key, spot = _found(location, sources)
+    if isinstance(cause, SettingError) and not cause.key:
+        section = f"{_found(first['loc'], sources)[0]}: " if first["loc"] else ""
+        return ConfigError(f"settings that fit together in {spot}", section + given, message)
+    if kind == "unexpected_keyword_argument":
+        near = get_close_matches(str(location[-1]), _known(location[:-1]), n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else "remove it; configs/mini.yaml documents each key"
+        return ConfigError(f"known keys in {spot}", f"{key} = {given}", remedy)
+    return ConfigError(f"a valid {key} in {spot}", given, message or f"change {key}")
+
+
+def _absent(location: Location, sources: Sources) -> ConfigError:
+    key, spot = _found(location[:-1], sources)
+    key = f"{key}.{location[-1]}" if len(location) > 1 else str(location[-1])
+    return ConfigError(f"key {key} in {spot}", "no such key", "add it; configs/mini.yaml documents each key")
+
+
+def _found(location: Location, sources: Sources) -> tuple[str, str]:
+    """The key at a location and its line, in the first file that has most of it."""
+    return max((_keys(location, data, path) for data, path in sources), key=lambda found: found[0].count("."))
+
+
+def _keys(location: Location, data: Any, path: Path) -> tuple[str, str]:
+    keys, line = list[str](), ""
+    for part in location:
+        with suppress(LookupError, TypeError, AttributeError):  # names of union branches, which no file has
+            outside, data = data, data[part]
+            keys.append(str(part))
+            line = f", line {outside.lc.key(part)[0] + 1}" if isinstance(outside, dict) else line  # type: ignore[attr-defined]
+    return ".".join(keys) or "combination of settings", f"{path}{line}"
+
+
+def _known(location: Location) -> list[str]:
+    """The keys that the section at a location may have."""
+    kinds: list[type[Settings]] = [Config]
+    for part in location:
+        hints = [get_type_hints(kind, include_extras=True) for kind in kinds]
+        kinds = [inner for hint in hints if part in hint for inner in _sections(hint[str(part)])] or kinds
+    return [field.name for kind in kinds for field in fields(kind)]
+
+
+def _sections(hint: Any) -> list[type[Settings]]:
+    if isinstance(hint, type) and issubclass(hint, Settings):
+        return [hint]
+    return [kind for argument in get_args(hint) for kind in _sections(argument)]

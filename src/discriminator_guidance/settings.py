@@ -1,0 +1,271 @@
+"""The settings of sampler, networks and training, declared once with their defaults and limits; needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, fields
+from functools import cache
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from discriminator_guidance.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The numbers that a setting may have: from `low` to `high`, strictly between `above` and `below`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: Any) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and self.low <= value <= self.high and self.above < value < self.below
+
+    def __str__(self) -> str:
+        bounds = {"at least": self.low, "at most": self.high, "above": self.above, "below": self.below}
+        return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if math.isfinite(bound)) or "finite"
+
+
+Positive = Annotated[float, Limit(above=0)]
+NonNegative = Annotated[float, Limit(low=0)]
+Finite = Annotated[float, Limit()]
+Fraction = Annotated[float, Limit(above=0, below=1)]
+UnitInterval = Annotated[float, Limit(low=0, high=1)]
+Share = Annotated[float, Limit(above=0, high=1)]
+VpTime = Share
+Dropout = Annotated[float, Limit(low=0, below=1)]
+Smoothing = Annotated[float, Limit(low=0, below=0.5)]
+Count = Annotated[int, Limit(low=1, high=10**9)]
+Seed = Annotated[int, Limit(low=0, below=2**62)]
+Steps = Annotated[int, Limit(low=2, high=1000)]
+ManyImages = Annotated[int, Limit(low=10)]
+Precision = Literal["float32", "tf32", "bfloat16", "auto"]
+Checkpoint = Literal["last", "best"] | Count
+Objective = Literal["cross_entropy", "score_matching", "both"]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Settings:
+    """A frozen dataclass whose values are within the limits that their types name, and do not contradict each other."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # how `dguide` reads it from a file
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        settings: Any = type(self)
+        for name, kind in _types(settings).items():
+            value = getattr(self, name)
+            if allowed := _allowed(kind, value):
+                raise SettingError(name, repr(value)[:200], f"it must be {allowed}")
+        for problem in self._problems():
+            what, _, remedy = problem.partition("; ")
+            raise SettingError("", what, remedy)
+
+    def _problems(self) -> Iterator[str]:
+        """Each contradiction as "what is wrong; what to do"."""
+        yield from ()
+
+    @classmethod
+    def of(cls, settings: Settings, **changes: Any) -> Self:
+        """The settings of this kind among those of `settings`, with changes."""
+        values = {field.name: getattr(settings, field.name) for field in fields(cls) if hasattr(settings, field.name)}
+        return cls(**values | changes)
+
+
+@cache
+def _types(settings: Any) -> dict[str, Any]:
+    hints = get_type_hints(settings, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(settings)}
+
+
+def _allowed(kind: Any, value: Any) -> str | None:
+    """What a value of this type should be, if it breaks a limit or is none of the choices."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        limits = [str(note) for note in arguments[1:] if isinstance(note, Limit) and value not in note]
+        return limits[0] if limits else _allowed(arguments[0], value)
+    if origin is Literal:
+        return None if value in arguments else f"one of {', '.join(map(str, arguments))}"
+    if origin in (Union, UnionType):
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        allowed = [] if value is None and len(kinds) < len(arguments) else [_allowed(kind, value) for kind in kinds]
+        return None if None in allowed or not allowed else ", or ".join(filter(None, allowed))
+    if origin is tuple and isinstance(value, tuple):
+        kinds = [arguments[0]] * len(value) if arguments[-1:] == (...,) else list(arguments)
+        return next(filter(None, map(_allowed, kinds, value)), None)
+    if origin is dict and isinstance(value, Mapping):
+        return next(filter(None, (_allowed(arguments[1], item) for item in value.values())), None)
+    return None
+
+
+class SamplerSettings(Settings):
+    """Heun's sampler in the symbols of Karras et al. 2022 (Table 1: its defaults) and Kim et al. 2023."""
+
+    steps: Steps = 18
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
+    s_churn: NonNegative = 0.0
+    s_min: NonNegative = 0.0
+    s_max: float = math.inf
+    s_noise: Positive = 1.0
+    eps_scale: Positive = 1.0  # epsilon scaling (Ning et al. 2024); 1 is off
+    w1: Finite = 1.0  # weight of the guidance in the Euler step
+    w2: Finite = 1.0  # and in Heun's correction
+    boosting: bool = False
+
+    def _problems(self) -> Iterator[str]:
+        if self.sigma_min >= self.sigma_max:
+            yield f"sigma_min {self.sigma_min:g} must be below sigma_max {self.sigma_max:g}; change one of them"
+        if not self.s_max >= 0:
+            yield f"s_max {self.s_max:g} must be at least 0; raise it"
+
+
+class ScoreNetworkSettings(Settings):
+    """Constructor arguments of `SongUNet`, under their original names; the defaults are EDM's for CIFAR-10 (DDPM++)."""
+
+    model_channels: Count = 128
+    channel_mult: tuple[Count, ...] = (2, 2, 2)
+    num_blocks: Count = 4
+    attn_resolutions: tuple[Count, ...] = (16,)
+    dropout: Dropout = 0.13
+    embedding_type: Literal["positional", "fourier"] = "positional"
+    encoder_type: Literal["standard", "residual"] = "standard"
+    channel_mult_noise: Literal[1, 2] = 1
+    resample_filter: tuple[Count, ...] = (1, 1)
+
+    def _problems(self) -> Iterator[str]:
+        if self.model_channels % 4:
+            yield f"model_channels = {self.model_channels}; use a multiple of 4"
+        if self.resample_filter not in ((1, 1), (1, 3, 3, 1)):
+            yield f"resample_filter: {list(self.resample_filter)} is none of the two; write [1, 1] or [1, 3, 3, 1]"
+
+
+class ExtractorNetworkSettings(Settings):
+    """Arguments of `build_extractor`; the defaults are those of the DG authors' 32x32 classifier."""
+
+    model_channels: Count = 128
+    channel_mult: tuple[Count, ...] = (1, 2, 4)
+    num_res_blocks: Count = 4
+    attention_resolutions: tuple[Count, ...] = (32, 16, 8)  # image sizes in pixels
+    num_head_channels: Count = 64
+    dropout: Dropout = 0.0
+
+    def _problems(self) -> Iterator[str]:
+        for factor in self.channel_mult:
+            if (width := factor * self.model_channels) % self.num_head_channels:
+                yield f"num_head_channels = {self.num_head_channels}; use a divisor of {width}"
+
+
+class HeadSettings(Settings):
+    """Arguments of `build_head`; the defaults are those of the DG authors' discriminator."""
+
+    model_channels: Count = 128
+    num_res_blocks: Count = 2
+    num_head_channels: Count = 64
+    dropout: Dropout = 0.0
+
+    def _problems(self) -> Iterator[str]:
+        if self.model_channels % self.num_head_channels:
+            yield f"num_head_channels = {self.num_head_channels}; use a divisor of {self.model_channels}"
+
+
+class FidNetworkSettings(Settings):
+    """Widths of `FidNetwork`."""
+
+    channels: tuple[Count, Count, Count, Count] = (64, 64, 128, 128)  # the image is halved after the 2nd and 4th
+    features: Count = 64
+
+
+class TrainingSettings(Settings):
+    """A training loop counted in iterations."""
+
+    seed: Seed = 0
+    iterations: Count
+    batch_size: Count = 64
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.0  # decoupled (AdamW)
+    decay_fraction: UnitInterval = 0.0  # the learning rate falls linearly to 0 over this last share of the iterations
+    gradient_clip: Positive = 1.0  # largest gradient norm
+    checkpoint_every: Count = 1000  # iterations
+
+
+class ScoreSettings(Settings):
+    """Training of a denoiser: ln sigma ~ N(p_mean, p_std^2); parameters averaged with `ema_decay`."""
+
+    training: TrainingSettings
+    sigma_data: Positive = 0.5
+    p_mean: Finite = -1.2
+    p_std: Positive = 1.2
+    ema_decay: Fraction = 0.999
+
+
+class ExtractorSettings(Settings):
+    """Training of a time-conditional classifier of VP-noised images."""
+
+    training: TrainingSettings
+    t_min: Fraction = 1e-5  # smallest VP time
+    uniform_time_fraction: UnitInterval = 0.5  # share of uniform times in a batch; the rest is importance-sampled
+
+
+class SplitSettings(Settings):
+    """Shares of real + fake images for training, validation and test; members of an ensemble have one split."""
+
+    train: Fraction = 0.8
+    validation: Fraction = 0.1
+    test: Fraction = 0.1
+    seed: Seed = 0
+
+    def _problems(self) -> Iterator[str]:
+        if not math.isclose(total := self.train + self.validation + self.test, 1.0, abs_tol=1e-9):
+            yield f"train + validation + test must be 1, they are {total:g}; change one of them"
+
+
+class DiscriminatorSettings(Settings):
+    """How a head is trained and tested; the defaults are those of D0, with the epoch that validation chooses."""
+
+    seed: Seed = 0
+    epochs: Annotated[int, Limit(low=0, high=10**9)] = 40  # 0 leaves the head as it is
+    learning_rate: Positive = 3e-4
+    weight_decay: NonNegative = 1e-7
+    t_min: Fraction = 1e-5  # smallest VP time
+    batch_size: Count = 64
+    importance_sampling: bool = True  # False: times are uniform in [t_min, 1]
+    reshuffle: bool = True  # False: every epoch repeats the batches of the first, as in the reproduction
+    flip: bool = False
+    label_smoothing: Smoothing = 0.0  # distance of the targets from 0 and 1
+    bagging: Share | None = None  # images drawn with replacement, relative to their number; None: each image once
+    checkpoint: Checkpoint = "best"  # the epoch whose weights are used; best: smallest validation loss
+    checkpoint_every: Count = 1  # epochs
+    ema_decay: Fraction | None = None  # of the average that is validated and used; None: the head itself
+    decay_fraction: UnitInterval = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
+    shift: Annotated[int, Limit(low=0, high=8)] = 0  # pixels
+    permute_labels: bool = False  # a null discriminator
+    objective: Objective = "cross_entropy"
+    precision: Precision = "float32"
+    images: ManyImages | None = None  # real and fake ones that are used, of each kind as many; None: all
+    split: SplitSettings = SplitSettings()
+    grid_times: Count = 8  # VP times of validation and test
+    grid_times_per_image: Count | None = None  # how many of them each image sees; None: few enough for 8,192 pairs
+
+    def _problems(self) -> Iterator[str]:
+        if self.checkpoint == "best" and self.objective == "score_matching":
+            yield "checkpoint: best asks for the smallest cross-entropy, which score_matching does not lower; use last"
