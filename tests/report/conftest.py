@@ -103,7 +103,7 @@ def evaluation(row: int, variant: dict[str, Any]) -> tuple[dict[str, Any], dict[
         **{"holdout_fid": 0.67, "holdout_fid_ci95": [0.6, 0.74], "holdout_fid_debiased": 0.13},
         **{"holdout_kid": 0.001, "holdout_kid_ci95": [-0.001, 0.003]},
         **{f"discriminator_{key}": value if guided else None for key, value in scores.items()},
-        "steps": variant["steps"] or LEVELS - 1,
+        "steps": variant["steps"],
         "fid_network": "digits network",
         "reference_statistics": None,
         "reference_n": 1438,

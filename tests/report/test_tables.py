@@ -23,7 +23,7 @@ def cells(table: Table, row: str) -> dict[str, str]:
 
 def test_sampling_table_puts_the_reproduction_beside_ours(make_data: Maker) -> None:
     table = sampling_table(make_data())
-    assert list(cells(table, "steps (NFE)").values()) == [*["35 (69)"] * 2, *["8 (15)"] * 2, "35 (69)"]
+    assert list(cells(table, "steps (NFE)").values()) == [*["35 (69)"] * 2, *["12 (23)"] * 2, "35 (69)"]
     total = cells(table, "guidance weight, (w1 + w2) / 2")
     assert (total["ours: d0"], total["ours: d0_table1"], total["ours: edm"]) == ("2", "1", "–")
     assert cells(table, "w1")["reproduction: unguided"] == "–"

@@ -99,7 +99,7 @@ def _sampling(data: ReportData, name: str) -> dict[str, str]:
         "batch size": fmt.count(guided["batch_size"]),
         "steps (NFE)": f"{evaluation['steps']} ({2 * evaluation['steps'] - 1})",  # Heun: two a step, one in the last
         "sigma": f"{scientific(sampler['sigma_min'])} to {scientific(sampler['sigma_max'])}, rho {sampler['rho']:g}",
-        "churn": scientific(sampler["s_churn"] if variant["s_churn"] is None else variant["s_churn"]),
+        "churn": scientific(variant["s_churn"]),
     }
     guidance = {
         "discriminators": fmt.members_text(variant["members"]),
