@@ -21,8 +21,8 @@ USERS = ("postgres", "nobody")
 
 def server_programs() -> Path | None:
     """The folder with `initdb` and `pg_ctl`: on the path, or where distributions put them; the newest."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
+    if program := shutil.which("initdb"):
+        return Path(program).resolve().parent
     folders = (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return max(folders, key=lambda folder: float(folder.parent.name), default=None)
 

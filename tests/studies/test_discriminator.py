@@ -48,9 +48,9 @@ def rows(layout: Layout) -> list[dict[str, str]]:
 
 def test_the_rows_of_table_2_come_first_and_are_trained_as_they_are(searched: Tiny):
     config, layout = searched
-    found = rows(layout)
-    assert [row["grid"] for row in found[:3]] == ["D0", "D1", ""]
-    assert [float(row["params_learning_rate"]) for row in found[:2]] == [3e-4, 1e-3]
+    trials = rows(layout)[:3]
+    assert [row["grid"] for row in trials] == ["D0", "D1", ""]
+    assert [float(row["params_learning_rate"]) for row in trials[:2]] == [3e-4, 1e-3]
     points = starting_points(config)
     assert points["D1"]["model_channels"] == config.discriminator.network.model_channels
     member = suggest(optuna.trial.FixedTrial(points["D0"]), config)
@@ -59,16 +59,14 @@ def test_the_rows_of_table_2_come_first_and_are_trained_as_they_are(searched: Ti
 
 def test_the_winner_guides_best_among_the_finalists(searched: Tiny):
     config, layout = searched
-    found = record(layout)
-    complete = sorted((row for row in rows(layout) if row["state"] == "complete"), key=lambda row: float(row["value"]))
-    best = complete[: config.study.discriminator.finalists]
-    assert [one["trial"] for one in found["finalists"]] == [
-        int(row["number"]) for row in sorted(best, key=lambda row: float(row["fid"]))
-    ]
-    assert found["winner"]["trial"] == found["finalists"][0]["trial"]
-    start = next(row for row in rows(layout) if row["grid"] == "D0")
-    assert found["winner"]["values"]["start_fid"] == float(start["fid"])
-    assert found["n_trials"] == len(rows(layout)) == TRIALS
+    trials, written = rows(layout), record(layout)
+    complete = sorted((row for row in trials if row["state"] == "complete"), key=lambda row: float(row["value"]))
+    finalists = sorted(complete[: config.studies.discriminator.finalists], key=lambda row: float(row["fid"]))
+    assert [entry["trial"] for entry in written["finalists"]] == [int(row["number"]) for row in finalists]
+    assert written["winner"]["trial"] == int(finalists[0]["number"])
+    (start,) = [row for row in trials if row["grid"] == "D0"]
+    assert written["winner"]["values"]["start_fid"] == float(start["fid"])
+    assert written["n_trials"] == len(trials) == TRIALS
     for chart in ("history", "importances", "parallel", "slice", "pareto"):
         assert (layout.study / f"discriminator_{chart}.png").read_bytes().startswith(b"\x89PNG")
     assert not list(layout.partial.rglob("checkpoint.pt")), "checkpoints are removed"
@@ -77,18 +75,18 @@ def test_the_winner_guides_best_among_the_finalists(searched: Tiny):
 def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
     """Its row, trained and sampled by the stages on the tuning range, has its loss and its distance."""
     config, layout = searched
-    found, tuning = record(layout), config.study.tuning
+    written, tuning = record(layout), config.studies.tuning
     span = {"images": tuning.images, "seed": tuning.seed, "seed_start": tuning.seed_start, "batch_size": 8}
     changes = {"guided": tiny_settings()["guided"] | span, "study.tuning.seed_start": 5_000_000, "report.images": 1}
     changes |= {"evaluation.neighborhood": 1}
-    changes |= {f"{table}.tuned": row["tuned"] for table, row in found["rows"].items()}
+    changes |= {f"{table}.tuned": row["tuned"] for table, row in written["rows"].items()}
     path = layout.root / "promoted.yaml"
     path.write_text(json.dumps(tiny_settings(changes)).replace("Infinity", ".inf"))
     promoted = load_config(path)
     run_stage("discriminator", (promoted, layout), "tuned")
     run_stage("guided", (promoted, layout), "tuned")
 
-    row = rows(layout)[found["winner"]["trial"]]
+    row = rows(layout)[written["winner"]["trial"]]
     history = np.genfromtxt(layout.discriminator_report("tuned") / "history.csv", delimiter=",", names=True)
     assert float(row["validation_loss"]) == pytest.approx(history["validation_loss"][-1], rel=1e-6)
     assert float(row["bce"]) == pytest.approx(float(row["validation_loss"]), rel=1e-6), "times count alike"

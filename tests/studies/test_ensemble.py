@@ -57,17 +57,17 @@ def test_the_search_begins_with_the_plain_mean_by_each_rule_each_member_alone_an
 
 def test_a_search_leaves_table_record_and_charts(searched: Tiny):
     _, layout = searched
-    found, record = rows(layout), json.loads((layout.study / "ensemble.json").read_text())
-    best = min(found, key=lambda row: (float(row["value"]), int(row["number"])))
+    trials, record = rows(layout), json.loads((layout.study / "ensemble.json").read_text())
+    best = min(trials, key=lambda row: (float(row["value"]), int(row["number"])))
     assert record["winner"]["trial"] == int(best["number"])
     expected = {
         "fid": float(best["value"]),
-        "start_fid": float(found[0]["value"]),
-        "fitted_fid": float(found[4]["value"]),
+        "start_fid": float(trials[0]["value"]),
+        "fitted_fid": float(trials[4]["value"]),
     }
     assert record["winner"]["values"] == expected
-    assert record["n_trials"] == len(found) == 8
-    for row in found:
+    assert record["n_trials"] == len(trials) == 8
+    for row in trials:
         if row["params_fitted"] == "False":
             assert float(row["params_weight_d0"]) + float(row["params_weight_d1"]) == pytest.approx(1)
     variant = record["rows"]["variants"]["tuned_mean"]
