@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from dguide.settings import load_config
 from dguide.studies.ensemble import simplex_point, starting_points, suggest
 from dguide.studies.trials import run_study
 from discriminator_guidance.errors import InputError
+from tests.commands import environment
 from tests.stages.conftest import Tiny
 from tests.studies.conftest import table
 
@@ -84,6 +89,24 @@ def test_fewer_trials_than_there_are_leave_every_file_as_it_is(searched: Tiny):
     before = {path: path.read_bytes() for path in layout.study.glob("ensemble*")}
     run_study("ensemble", config, layout, "3", False)
     assert {path: path.read_bytes() for path in layout.study.glob("ensemble*")} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny, number: signal.Signals):
+    config, layout = tiny
+    command = [sys.executable, "-m", "dguide", "study", "ensemble", "--trials", "40"]
+    with subprocess.Popen(command, cwd=layout.root, env=environment(), stderr=subprocess.PIPE, text=True) as worker:
+        while not layout.trials.is_dir():  # samples of the first trial
+            assert worker.poll() is None
+            time.sleep(0.05)
+        worker.send_signal(number)
+        _, errors = worker.communicate(timeout=60)
+    assert worker.returncode == 130
+    assert "the same command resumes" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert run_study("ensemble", config, layout, "5", False)["trials"] == 5
+    assert {row["grid"] for row in rows(layout)} == {*starting_points(config)}
+    assert {row["state"] for row in rows(layout)} == {"complete"}
 
 
 def test_the_pipeline_must_have_run(root: Path):
