@@ -37,7 +37,7 @@ from tests.stages.conftest import Tiny, save_untrained, tiny_settings, write_par
 from tests.studies.conftest import table
 
 SETS = {"fresh": ["d0", "d1"], "other": ["d1", "d0"]}
-SMALL = {"replicates": 2, "study.factorial.sets": SETS, "study.factorial.images": 12,
+SMALL = {"replicates": 2, "sampler.eps_scale": 1.001, "study.factorial.sets": SETS, "study.factorial.images": 12,
          "study.factorial.steps": [2, 3], "study.factorial.more_steps": [4]}  # fmt: skip
 
 
@@ -166,6 +166,7 @@ def test_an_interrupted_study_writes_what_it_has_and_resumes_as_an_uninterrupted
     # A cell does not depend on what was run before it; its replicate's networks sample it.
     cell = dict(zip(CELL, ("fresh", "clipped_logit_mean", 2, 3, 2.0, False, 1), strict=True))
     variant, _ = suggest(optuna.trial.FixedTrial(cell), config)
+    assert variant.eps_scale == config.sampler.eps_scale == 1.001
     samples = GuidedSamples(config, layout.replicates(2)[1])
     span = replace(config.guided, images=12, seed_start=3_000_000, batch_size=12)
     (batch,) = samples.batches(variant, span, trajectory=True)

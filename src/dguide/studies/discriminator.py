@@ -52,7 +52,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
         settings={
             "search": plain(search, "finalists", "pruner"),
             "discriminator": plain(config.discriminator),
-            "variant": plain(_variant(config)),
+            "variant": plain(_variant(config), "published"),
             **distance_settings(config),
         },
         inputs=(*distance_inputs([layout]), layout.fake / "samples.npz"),

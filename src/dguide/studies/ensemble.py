@@ -34,7 +34,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
         + (f", mean of {len(layouts)} trainings" if len(layouts) > 1 else ""),
         settings={
             "search": plain(search, "pruner"),
-            "plain": plain(start),
+            "plain": plain(start, "published"),
             **distance_settings(config),
         },
         inputs=distance_inputs(layouts, start.members),

@@ -91,8 +91,8 @@ def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
     cell = draw_values(trial, levels, choices=levels)
     members = section.sets[cell.pop("set")][: cell.pop("members")]
     needs = "discriminator" if len(members) > 1 else f"discriminator/{members[0]}"
-    variant = Variant(needs=needs, members=members, weights="equal", w1=section.w1, **cell)
-    return variant, trial.suggest_int("seed", 0, config.replicates - 1)
+    fixed = vars(config.sampler) | {"needs": needs, "members": members, "weights": "equal", "w1": section.w1}
+    return Variant(**fixed | cell), trial.suggest_int("seed", 0, config.replicates - 1)
 
 
 def objective(config: Config, layout: Layout) -> Objective:
