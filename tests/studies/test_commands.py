@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from dguide.artifacts import Layout
 from dguide.settings import load_config, row_of
 from dguide.studies.record import promote_winner
 from dguide.studies.trials import run_study
 from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.files import fingerprint
 from tests.commands import PROJECT
 from tests.stages.conftest import tiny_settings, write_params
 
@@ -68,6 +71,14 @@ def test_a_profile_without_studies_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="study: null"):
         run_study("ensemble", *tiny, "8", False)
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize("journal", sorted(PROJECT.glob("reports/*/study/*.journal")), ids=str)
+def test_the_searches_in_git_can_be_continued(journal: Path):
+    profile = journal.parts[-3]
+    config, layout = load_config(PROJECT / f"configs/{profile}.yaml"), Layout(PROJECT, profile)
+    plan = import_module(f"dguide.studies.{journal.stem}").plan(config, layout)
+    assert f'{{"settings":"{fingerprint(plan.settings)}"}}' in journal.read_text()
 
 
 def test_nothing_to_promote_is_refused(project: Path):
