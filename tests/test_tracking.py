@@ -146,6 +146,9 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
         run_stage("guided", Path("params.yaml"), variant=variant)
     run_stage("evaluation", Path("params.yaml"))
     recorded = runs(store, "mini")
+    drawn = recorded["guided/mean_prob"].data.params
+    assert [(key, value) for key, value in drawn.items() if key.endswith("w1")] == [("w1", "2.0")]
+    assert (drawn["variant"], drawn["rule"], drawn["steps"]) == ("mean_prob", "mean_probability", "4")
     found = recorded["evaluation/mean_prob"]
     assert found.data.tags["mlflow.parentRunId"] == recorded["evaluation"].info.run_id
     assert found.info.status == "FINISHED"

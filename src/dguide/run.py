@@ -92,15 +92,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
-    """What MLflow records as parameters: the sections and the row that the stage reads."""
+    """What MLflow records as parameters, but for the row, of which a stage records what holds in effect."""
     from dguide.settings import plain
 
-    words = {"runtime", word, *(("sampler",) if word in ("fake", "guided", "evaluation") else ())}
-    sections = {key: value for key, value in plain(config).items() if key in words}
-    for kind, name in row.items():
-        of_row = config.members[name] if kind == "member" else config.variants[name]
-        sections |= {kind: {"name": name, **plain(of_row)}}
-    return sections
+    words = {"runtime", word, *(("sampler",) if word == "fake" else ())}
+    return {**{key: value for key, value in plain(config).items() if key in words}, **row}
 
 
 def _inputs(layout: Layout, word: str) -> dict[str, Path]:

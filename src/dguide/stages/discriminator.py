@@ -93,7 +93,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     settings = inputs.settings(row)
     split = settings.split_images(len(inputs.real), len(inputs.fake))
     effective = {key: getattr(settings, key) for key in TRAINED}
-    tracker.params({**effective, "start": row.start})
+    tracker.params({**plain(row), **effective})
     checkpoints = resumable_head(inputs, f"discriminator-{member}", row)
     with training_report(tracker, f"training {member}", settings.epochs, "epochs") as report:
         trained = train_discriminator(

@@ -52,7 +52,7 @@ class Networks:
 def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
     """Write samples.npz (images, labels of a conditional profile, index) and grid.png of a variant."""
     row, span, shards = config.variants[variant], config.guided, dict[int, Arrays]()
-    tracker.params({**vars(sampler_settings(config, row)), "members": row.members, "rule": row.rule})
+    tracker.params({**plain(row), **vars(sampler_settings(config, row))})
     with tracking.bar(f"guided {variant}", span.images, "images") as advance:
         for number, shard in draw(config, layout, row, span.seed, batches_of(span), f"guided-{variant}"):
             shards[number] = shard
