@@ -89,7 +89,7 @@ def test_no_result_says_when_where_or_by_which_commit(sampled: Tiny) -> None:
     elsewhere = Layout(layout.root.parent / "elsewhere", layout.profile)
     shutil.copytree(layout.root, elsewhere.root)
     run_stage("evaluation", sampled)
-    succeed(elsewhere.root, "dguide", "evaluation", OPENBLAS_NUM_THREADS="2")
+    succeed(elsewhere.root, "dguide", "evaluation", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
     assert written(layout) == written(elsewhere)
     assert len(written(layout)) == 2 * len(config.variants) + 1
 

@@ -40,7 +40,7 @@ METRICS = (
     "fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision", "recall",
 )  # fmt: skip
 DISTANCES = ("fid", "kid", "kid_holdout")
-SCORES = ("precision", "recall", "accuracy", "auroc")
+SCORES = tuple(f"discriminator_{name}" for name in ("precision", "recall", "accuracy", "auroc"))
 SAMPLED = ("w1", "w2", "boosting", "window", "steps", "s_churn", "network", "autoguidance")  # settings of a variant
 
 
@@ -73,6 +73,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     replace the real images in the Frechet distance alone: the others need features.
     """
     settings, guided, layouts = config.evaluation, config.guided, layout.replicates(config.replicates)
+    compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
+    allow_tf32(False)  # metrics are compared to many digits
     # Everything is read and checked before anything is computed.
     features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
     if settings.neighborhood + 2 > min(len(features["train"]), guided.images):
@@ -84,13 +86,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     scores = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
     gaussian = _reference(config, layout, features["train"])
 
-    compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
-    allow_tf32(False)  # metrics are compared to many digits
     network = load_fid_network(layout.model("fid_network"), compute)
     real = _real_images(config, features, gaussian, compute) if is_first() else None
     evaluated: dict[str, Evaluated] = {}
     total = len(config.variants) * len(layouts) * guided.images
-    with tracking.bar("features of all variants", total, "images") as advance:
+    with tracking.bar("features of all variants", len(share(total)), "images") as advance:
         for variant in config.variants:
             measured = []
             for replicate in layouts:
@@ -107,8 +107,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     adjusted = adjusted_p(config, evaluated)
     for name in config.variants:
         metrics[name] = _metrics(evaluated[name], evaluated[settings.baseline])
-        described = _described(config, name) | {f"discriminator_{key}": scores[name].get(key) for key in SCORES}
-        details[name] = _details(evaluated[name], evaluated[settings.baseline]) | described
+        details[name] = _details(evaluated[name], evaluated[settings.baseline]) | _described(config, name)
+        details[name] |= dict.fromkeys(SCORES) | scores[name]
         details[name] |= {
             "reference_n": len(features["train"]),
             "holdout_n": len(features["holdout"]),
@@ -120,13 +120,14 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     for name in config.variants:
         write_json(layout.evaluation(name), metrics[name])
         write_json(layout.details(name), details[name])
-        tracker.row(f"evaluation/{name}", {"stage": "evaluation", "variant": name}, _described(config, name),
-                    metrics[name] | {f"discriminator_{key}": score for key, score in scores[name].items()})  # fmt: skip
     folders = {path(settings.baseline).parent for path in (layout.evaluation, layout.details)}
     for path in (path for folder in folders for path in folder.glob("*.json")):
         if path.stem not in config.variants:  # a row that the settings no longer have
             path.unlink()
     write_csv(layout.differences, differences(evaluated))
+    for name in config.variants:  # rows of the runs table in MLflow
+        tags = {"stage": "evaluation", "profile": config.profile, "variant": name}
+        tracker.row(f"evaluation/{name}", tags, _described(config, name), metrics[name] | scores[name])
     tracking.table(f"metrics of {len(metrics)} variants", [{"variant": name, **row} for name, row in metrics.items()])
     return {"variants": len(evaluated), **of_real}
 
@@ -146,7 +147,7 @@ def read_samples(config: Config, layout: Layout, variant: str) -> np.ndarray:
 
 
 def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[str, float]:
-    """Scores of the combined discriminator on the fixed test split of real and unguided fake images, over replicates.
+    """Mean scores of the combined discriminator on the test split of real and unguided fake images, over replicates.
 
     *Deviation*: members with fitted weights, which change with the noise level, are combined with equal ones.
     """
@@ -166,7 +167,8 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
         rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
         combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))
         scores.append(classification_scores(combined.numpy(), labels))
-    return {key: float(np.mean([score[key] for score in scores])) for key in scores[0]} if scores else {}
+    means = {name: float(np.mean([score[name] for score in scores])) for name in (scores or [{}])[0]}
+    return {f"discriminator_{name}": mean for name, mean in means.items()}
 
 
 def _reference(config: Config, layout: Layout, train: np.ndarray) -> Gaussian:
