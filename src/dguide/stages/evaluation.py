@@ -13,7 +13,6 @@ import torch
 from dguide import tracking
 from dguide.artifacts import Layout, load_fid_network
 from dguide.settings import Config, Variant, plain
-from dguide.stages.guided import sampler_settings, window_of
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import load_arrays, read_json, read_npz, write_csv, write_json
@@ -249,7 +248,8 @@ def _details(variant: Evaluated, baseline: Evaluated) -> dict[str, Any]:
 def _described(config: Config, name: str) -> dict[str, Any]:
     """How a variant is sampled, with every setting that holds for it."""
     variant, guided = config.variants[name], config.guided
-    sampler, reference = sampler_settings(config, variant), config.evaluation.reference
+    steps, reference = variant.steps, config.evaluation.reference
+    window = variant.window or (guided.time_min, guided.time_max)
     return {
         "variant": name,
         "n": guided.images,
@@ -258,9 +258,9 @@ def _described(config: Config, name: str) -> dict[str, Any]:
         "seed_start": guided.seed_start,
         **{key: plain(getattr(variant, key)) for key in DESCRIBED},
         "rule": variant.rule if variant.members else None,
-        "window": list(window_of(config, variant)) if variant.members else None,
-        "steps": sampler.steps,
-        "nfe": (2 * sampler.steps - 1) * (1 if variant.autoguidance is None else 2),  # denoiser evaluations of an image
+        "window": list(window) if variant.members else None,
+        "steps": steps,
+        "nfe": (2 * steps - 1) * (1 if variant.autoguidance is None else 2),  # denoiser evaluations of an image
         "fid_network": config.fid_network.name,
         "reference_statistics": None if reference.startswith("models/") else reference,
     }
