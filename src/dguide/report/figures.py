@@ -29,23 +29,6 @@ BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white
 INK, GREY = "#1c2126", "#5b6570"
 DASHED, DOTTED = (0, (4, 2)), (0, (1, 2))
 MIN_PAIRS = 10  # fewer images make a fraction that is mostly chance
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "text.parse_math": False,  # names come from configuration files: a $ in them is a $
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a939c",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e9ecef",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-}
 
 
 @dataclass(frozen=True)
@@ -108,7 +91,8 @@ def fid_figure(data: ReportData) -> Drawing:
             for axes, bounds in ((left, evaluation["fid_ci95_sampling"]), (right, evaluation["delta_ci95_sampling"])):
                 axes.plot(bounds, [row, row], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
         _interval(left, row, evaluation["fid"], (evaluation["fid_low"], evaluation["fid_high"]), color, face)
-        if (difference := data.difference(name)) is not None:
+        if name != data.baseline:
+            difference = data.differences[name, data.baseline]
             _interval(right, row, difference.value, difference.bounds, color, face, sign=True)
     left.axvline(data.reference["fid"], color=GREY, linewidth=1, linestyle=DASHED, zorder=0)
     right.axvline(0, color=GREY, linewidth=1, linestyle=DASHED, zorder=0)

@@ -123,10 +123,6 @@ class ReportData:
         """FID or KID with the name of its feature network."""
         return fid_label(self.reference["fid_network"], metric)
 
-    def difference(self, name: str, other: str | None = None) -> Difference | None:
-        """A variant's difference from another, the baseline if none is named; None from itself."""
-        return self.differences.get((name, other or self.baseline))
-
     def from_baseline(self, names: Sequence[str] | None = None) -> dict[str, Difference]:
         """The differences of variants, all if none are named, from the baseline."""
         wanted = self.evaluations if names is None else names

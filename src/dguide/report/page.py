@@ -18,6 +18,7 @@ from dguide.report.summary import fid_text, summary_rows
 from discriminator_guidance.files import write_bytes, write_csv
 from discriminator_guidance.guidance import LOG_RATIO_BOUND, PROBABILITY_CLIP
 
+TEMPLATES = Path(__file__).parent / "templates"
 DRAWINGS = (
     samples.process_figure,
     figures.curves_figure,
@@ -36,9 +37,8 @@ CHECKPOINTS = {"last": "the last epoch", "best": "the epoch of the smallest vali
 
 def build_report(data: ReportData) -> None:
     """Write tables/, figures/, curves.csv and index.html; the same data give the same bytes."""
-    with matplotlib.rc_context():  # the report's style only, whatever the user's matplotlibrc says
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(figures.STYLE)
+    # The report's style over matplotlib's defaults, whatever the user's matplotlibrc says.
+    with matplotlib.rc_context(fname=TEMPLATES / "report.mplstyle"):
         drawings = {drawing.name: drawing for draw in DRAWINGS if (drawing := draw(data)) is not None}
     made = {table.name: table for make in TABLES if len((table := make(data)).frame)}
     environment, context = _environment(), _context(data) | {"drawings": drawings, "tables": made}
@@ -59,7 +59,7 @@ def build_report(data: ReportData) -> None:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,

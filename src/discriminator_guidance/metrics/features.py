@@ -126,7 +126,7 @@ def comparable(*sets: Floats) -> list[Doubles]:
     sets = tuple(map(np.asarray, sets))  # of torch tensors too
     for features in sets:
         if features.ndim != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
-            shapes = " and ".join(str(each.shape) for each in sets)
+            shapes = " and ".join(str(rows.shape) for rows in sets)
             expected, remedy = "features (N, d) of one network, N at least 2", "extract them again, of more images"
             raise InputError(expected, f"shapes {shapes}", remedy)
         _require_finite(features)
@@ -136,6 +136,6 @@ def comparable(*sets: Floats) -> list[Doubles]:
 def _require_finite(features: Floats) -> None:
     rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(rows):
-        found = f"NaN or infinity in {len(rows)} of {len(features)} rows, first in row {rows[0]}"
+        got = f"NaN or infinity in {len(rows)} of {len(features)} rows, first in row {rows[0]}"
         remedy = f"look at sample {rows[0]}: the image or the network that produced it is damaged"
-        raise InputError("finite features", found, remedy)
+        raise InputError("finite features", got, remedy)
