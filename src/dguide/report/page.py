@@ -82,7 +82,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     sections = {"Evidence": len(asked) > 1, "Speed": bool(data.benchmark)}
     return {
         "data": data,
-        "edm": reference,
+        "reference": reference,
         "settings": settings,
         "results": data.evaluations,
         "label": label,
