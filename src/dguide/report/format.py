@@ -82,16 +82,16 @@ def members_text(members: Sequence[str]) -> str:
     return ", ".join(names) or MISSING
 
 
-def variant_text(variant: Mapping[str, Any]) -> str:
-    """Members, rule and time window of a variant in a few words: "D0-D5, mean probability"."""
-    members, weights, window = variant["members"], variant["weights"], variant.get("window")
+def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
+    """Members, rule, and what differs from the common sampler, in a few words: "D0-D5, mean probability"."""
+    members, weights, window = variant["members"], variant["weights"], variant["window"]
     when = f", VP time {scientific(window[0])} to {scientific(window[1])}" if window else ""
-    when += f", {variant['steps']} steps" if variant.get("steps") else ""
+    when += f", {variant['steps']} steps" if variant["steps"] != sampler["steps"] else ""
     if not members:
-        auto, noise = variant.get("autoguidance"), variant.get("s_churn")
-        more = [f"snapshot {variant['network']}"] if variant.get("network") else []
+        auto, noise = variant["autoguidance"], variant["s_churn"]
+        more = [f"snapshot {variant['network']}"] if variant["network"] else []
         more += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
-        more += [f"churn {noise:g}"] if noise else []
+        more += [f"churn {noise:g}"] if noise != sampler["s_churn"] else []
         return ", ".join(["no guidance", *more]) + when
     if weights == "fitted":
         return f"{members_text(members)}, weights fitted by noise level{when}"

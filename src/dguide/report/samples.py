@@ -109,7 +109,7 @@ def samples_figure(data: ReportData) -> Drawing:
     figure = new_figure(0.82 * len(index) + 2.2, 0.86 * len(names) + 0.4, **spacing)
     panels = figure.subplots(len(names), len(index), squeeze=False)
     for row, name in zip(panels, names, strict=True):
-        what = textwrap.fill(variant_text(data.settings["variants"][name]), 26)
+        what = textwrap.fill(variant_text(data.settings["variants"][name], data.settings["sampler"]), 26)
         _row_title(row[0], f"{name}\n{what}", variant_color(data, name))
         for axes, image in zip(row, data.samples[name]["images"], strict=True):
             show(axes, image)

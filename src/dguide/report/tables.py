@@ -181,7 +181,7 @@ def _ours(data: ReportData, name: str) -> dict[str, str]:
     deltas = {key: None if name == baseline else evaluation[f"delta_{key}"] for key in ("fid", *KIDS)}
     row = {
         "variant": name,
-        "guided by": fmt.variant_text(variant),
+        "guided by": fmt.variant_text(variant, data.settings["sampler"]),
         "ours: w1 / w2 / boosting": weights if variant["members"] else MISSING,
         "ours: steps (NFE)": f"{evaluation['steps']} ({evaluation['nfe']})",
         "ours: N": fmt.samples_text(evaluation),
@@ -223,7 +223,7 @@ def ensemble_table(data: ReportData) -> Table:
         verdicts = [difference.verdict for difference in apart.values()]
         rows.append({
             "ensemble": name,
-            "of": fmt.variant_text(data.settings["variants"][name]),
+            "of": fmt.variant_text(data.settings["variants"][name], data.settings["sampler"]),
             "start of its members": start_text(data, list(alone)),
             f"{label}: ensemble": fid_text(data.evaluations[name]),
             f"{label}: mean of its members": number(record["fid"], 2),
