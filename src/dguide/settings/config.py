@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from discriminator_guidance import settings as library
+import discriminator_guidance.settings as library
 from discriminator_guidance.errors import ConfigError, SettingError
 from discriminator_guidance.files import reason
 from discriminator_guidance.settings import Limit, Settings
