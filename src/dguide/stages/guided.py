@@ -102,7 +102,7 @@ def draw(
         weights = interpolated(**fit)
 
     # The batches that an interrupted run kept, and those that are left.
-    missing = list(range(len(batches)))
+    mine = missing = list(range(len(batches)))
     if work:
         key = {
             "sampler": vars(sampler),
@@ -116,8 +116,9 @@ def draw(
         kept = {number: shard for number in missing if (shard := shards.load_shard(number)) is not None}
         yield from kept.items()
         missing = broadcast([number for number in missing if number not in kept])
+        mine = missing[rank() :: processes()]
 
-    for number in missing[rank() :: processes()] if work else missing:
+    for number in mine:
         indices, arrays, labels, one_hots = batches[number], Arrays(), None, None
         if classes:
             draws = [int(generator(seed, "class", index, 0).integers(classes)) for index in indices]
@@ -148,13 +149,12 @@ def draw(
 
     if work and processes() > 1:
         barrier()
-        for number in missing[1:] if is_first() else []:
-            if number not in missing[:: processes()]:
-                shard = shards.load_shard(number)
-                if shard is None:
-                    remedy = "share the project folder among all processes, and run the command again"
-                    raise InputError(f"batch {number} in {shards.folder}", "none", remedy)
-                yield number, shard
+        for number in [number for number in missing if number not in mine] if is_first() else []:
+            shard = shards.load_shard(number)
+            if shard is None:
+                remedy = "share the project folder among all processes, and run the command again"
+                raise InputError(f"batch {number} in {shards.folder}", "none", remedy)
+            yield number, shard
 
 
 def batches_of(span: SampleRange) -> list[range]:
