@@ -43,7 +43,7 @@ SMALL = {
     | {"batch_size": 16, "epoch_factor": 1.0, "checkpoint_every": 2}
     | {"grid_times": 4, "grid_times_per_image": 2, "network": HEAD},
     "members": {name: MINI["members"][name] | {"epochs": 3} for name in ("d0", "d1")},
-    "guided": MINI["guided"] | {"images": 24, "batch_size": 8, "trajectory_images": 2},
+    "guided": MINI["guided"] | {"images": 24, "batch_size": 8},
     "variants": {
         name: MINI["variants"][name] | ({"members": ["d0", "d1"]} if name in ("mean_prob", "clip_logit") else {})
         for name in VARIANTS

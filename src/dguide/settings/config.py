@@ -171,7 +171,6 @@ class Guided(SampleRange):
 
     time_min: library.VpTime
     time_max: library.VpTime
-    trajectory_images: library.Count
 
     def _problems(self) -> Iterator[str]:
         if self.time_min >= self.time_max:
