@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from dguide.artifacts import Layout
 from dguide.settings import load_config
+from dguide.settings.profile import use_profile
 
 from .commands import PROJECT, environment
 from .standins import write_all
@@ -46,6 +47,8 @@ def few(settings: dict[str, Any]) -> dict[str, Any]:
     settings["discriminator"] |= {"images": IMAGES, "epoch_factor": 1e-3}
     settings["guided"] |= {"images": IMAGES}
     settings["variants"] = {name: settings["variants"][name] for name in VARIANTS[settings["profile"]]}
+    rows = {key: names for key, names in settings["report"].items() if key in ("samples", "log_ratios", "sampling")}
+    settings["report"] |= {key: [name for name in names if name in settings["variants"]] for key, names in rows.items()}
     settings["report"]["images"] = 8
     return settings
 
@@ -59,9 +62,12 @@ def project(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         shutil.copy(PROJECT / file, tmp_path / file)
     (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     (tmp_path / "reports" / request.param / "study").mkdir(parents=True)
-    with (tmp_path / "params.yaml").open("w") as stream:
-        YAML().dump(few(YAML(typ="safe").load((tmp_path / f"configs/{request.param}.yaml").read_text())), stream)
-    official, written = write_all(tmp_path, load_config(tmp_path / "params.yaml"))
+    use_profile(tmp_path, request.param)
+    params = tmp_path / "params.yaml"
+    settings = few(YAML(typ="safe").load(params.read_text()))
+    with params.open("w") as stream:
+        YAML().dump(settings, stream)
+    official, written = write_all(tmp_path, load_config(params))
     reader = tmp_path / "src/dguide/sources/cifar10.py"
     reader.write_text(reader.read_text().replace(official, written))
     return tmp_path

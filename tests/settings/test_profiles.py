@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import load_yaml
 
 from dguide.settings import Config, load_config
+from dguide.settings.config import check
 from dguide.settings.profile import promote, use_profile
 from discriminator_guidance.errors import ConfigError
 
@@ -78,6 +80,13 @@ def test_an_overlay_is_its_base_with_its_own_names_in_paths_and_comments(project
     assert "mini/" not in text
     assert PROFILES["cifar10"].score.path == "data/raw/edm-cifar10-32x32-uncond-vp.pkl"
     assert PROFILES["cifar10"].score.source == "edm"  # another source: nothing is left of mini's section
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_dvc_reads_what_dguide_writes(project: Path, name: str) -> None:
+    use_profile(project, name)
+    params = load_yaml(str(project / "params.yaml"))
+    assert check(params, [(params, project / "params.yaml")]) == PROFILES[name]
 
 
 @pytest.mark.parametrize(
