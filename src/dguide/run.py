@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+        with suppress(OSError):  # a refused command leaves no folder, an interrupted one its work
+            for empty in (folder, *folder.parents[: len(folder.relative_to(Path.cwd()).parts) - 1]):
+                empty.rmdir()
 
 
 def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
