@@ -146,7 +146,7 @@ def _run_study(word: str, params: Path, trials: str | None, recover: bool) -> No
 @study.command()
 def promote(name: Annotated[str, typer.Argument(help="discriminator or ensemble.")]) -> None:
     """Write the winner of a search to params.yaml and its profile, where `dvc repro` finds it."""
-    from dguide.studies.record import promote_winner
+    from dguide.studies.common import promote_winner
 
     if name not in ("discriminator", "ensemble"):
         raise ConfigError("study discriminator or ensemble", repr(name), "choose one of the two")

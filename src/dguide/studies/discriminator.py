@@ -6,13 +6,13 @@ ends is then judged by the distance of the samples that it guides; of the best f
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.pruners import PercentilePruner
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
@@ -20,8 +20,7 @@ from dguide.artifacts import Layout, load_extractor
 from dguide.settings import Config, Member, Variant, plain, row_of
 from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
 from dguide.stages.guided import open_networks
-from dguide.studies.distances import GuidedSamples, attach_samples, distance_inputs, distance_settings
-from dguide.studies.record import draw, seconds, write_record
+from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, seconds, write_chart, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, DivergenceError
@@ -34,7 +33,6 @@ from discriminator_guidance.training.loop import Row
 from discriminator_guidance.training.pairs import grid_logits
 
 WORD, TUNED = "discriminator", "tuned"
-LEAST_COMPARED = 4  # trials that came as far as a trial before it may be pruned there
 # What is drawn, of the head and of its training, and how; what is in neither of the last two is on a linear scale.
 NETWORK = ("model_channels", "num_res_blocks", "dropout")
 TRAINING = ("epochs", "learning_rate", "t_min", "importance_sampling", "label_smoothing", "bagging")
@@ -45,7 +43,7 @@ LOGARITHMIC = ("weight_decay", "epochs", "learning_rate", "t_min")
 
 def plan(config: Config, layout: Layout) -> StudyPlan:
     """The search."""
-    search, pruner = config.studies.discriminator, config.studies.discriminator.pruner
+    search = config.studies.discriminator
     return StudyPlan(
         word=WORD,
         objective=f"validation cross entropy + {search.calibration_weight:g} x calibration error",
@@ -57,9 +55,6 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
         },
         inputs=(*distance_inputs([layout]), layout.fake / "samples.npz"),
         starts=starting_points(config),
-        pruner=PercentilePruner(
-            pruner.percentile, pruner.startup_trials, pruner.warmup_epochs, n_min_trials=LEAST_COMPARED
-        ),
     )
 
 
@@ -103,7 +98,7 @@ def objective(config: Config, layout: Layout) -> Objective:
     inputs = open_inputs(config, layout, _start(config))
 
     def value_of(row: Row) -> float:
-        return row["bce"] + config.studies.discriminator.calibration_weight * row["calibration_error"]
+        return row["validation_loss"] + config.studies.discriminator.calibration_weight * row["calibration_error"]
 
     def loss(trial: optuna.Trial, tracker: Tracker) -> float:
         member = suggest(trial, config)
@@ -128,7 +123,7 @@ def objective(config: Config, layout: Layout) -> Objective:
         guiding = replace(networks, members=MemberLogits(extractor, [samples.compute.place(head)]))
         batches = list(samples.batches(variant, config.studies.tuning, networks=guiding))
         fid, _ = frechet_influence(np.concatenate([batch["features"] for batch in batches]), samples.reference)
-        attach_samples(trial, tracker, batches[0]["images"], layout)
+        samples.attach(trial, tracker, batches[0]["images"])
         for key, value in {**row, "fid": fid, "member": row_of(config, member)}.items():
             trial.set_user_attr(key, value)
         tracker.summary({"fid": fid})
@@ -139,15 +134,13 @@ def objective(config: Config, layout: Layout) -> Objective:
 
 
 def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:
-    """Validation scores of a head; bce and calibration_error are averaged over the noise levels, which count alike."""
+    """The loss and the calibration error of a head on the validation images, whose noise levels count alike."""
     grid = inputs.validation
     logits = grid_logits(head, grid, inputs.compute)
-    losses = binary_cross_entropy(logits.double(), grid.labels.double(), reduction="none").cpu().numpy()
     labels = grid.labels.cpu().numpy().astype(np.int64)
     errors = expected_calibration_error(calibration_bins(logits.cpu().numpy(), labels, grid.time))
     return {
         "validation_loss": binary_cross_entropy(logits, grid.labels).item(),
-        "bce": float(np.mean([losses[grid.time == time].mean() for time in errors])),
         "calibration_error": float(np.mean([*errors.values()])),
     }
 
@@ -172,8 +165,9 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     write_record(study, config, layout, record)
     pairs = optuna.create_study(directions=["minimize", "minimize"])
     pairs.add_trials([optuna.create_trial(values=(seconds(trial), trial.user_attrs["fid"])) for trial in trials])
-    names = ["seconds of the trial", f"FID ({config.fid_network.name})"]
-    draw(lambda: plot_pareto_front(pairs, target_names=names), layout.study / f"{WORD}_pareto.png", config)
+    with warnings.catch_warnings(action="ignore"):
+        axes = plot_pareto_front(pairs, target_names=["seconds of the trial", f"FID ({config.fid_network.name})"])
+    write_chart(axes, layout.study / f"{WORD}_pareto.png", config)
     return {"winner": winner.number, **values}
 
 

@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.pruners import PercentilePruner
 
 from dguide.artifacts import Layout
 from dguide.settings import Config, Variant, plain, row_of
 from dguide.stages.guided import window_of
-from dguide.studies.distances import GuidedSamples, attach_samples, distance_inputs, distance_settings
-from dguide.studies.record import write_record
+from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.metrics.distances import frechet_influence
@@ -39,7 +37,6 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
         },
         inputs=distance_inputs(layouts, start.members),
         starts=starting_points(config),
-        pruner=PercentilePruner(search.pruner.percentile, n_startup_trials=search.pruner.startup_trials),
     )
 
 
@@ -48,10 +45,8 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     search, start = config.studies.ensemble, config.variants[config.studies.start]
     low, high = window_of(config, start)
     guidance = {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high, "boosting": start.boosting}
-    fixed, weighed = (
-        guidance | ({FITTED: False} if search.fitted else {}),
-        start.members[:-1],
-    )  # the last has what is left
+    fixed = guidance | ({FITTED: False} if search.fitted else {})
+    weighed = start.members[:-1]  # the last has what is left
     equal = {f"weight_{name}": 1 / len(start.members) for name in weighed}
     rules = dict.fromkeys([start.rule, *search.rules])
     points = {START if rule == start.rule else f"{START}, {rule}": {**fixed, **equal, "rule": rule} for rule in rules}
@@ -108,7 +103,7 @@ def objective(config: Config, layout: Layout) -> Objective:
             fids.append(math.inf)
             for batch in samples.batches(variant, config.studies.tuning):
                 if drawn == 0:
-                    attach_samples(trial, tracker, batch["images"], layout)
+                    samples.attach(trial, tracker, batch["images"])
                 features.append(batch["features"])
                 fids[-1], _ = frechet_influence(np.concatenate(features), samples.reference)
                 tracker.metrics(drawn, {"fid_so_far": float(np.mean(fids))})

@@ -23,14 +23,13 @@ from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.settings import Config, Variant, plain
 from dguide.settings.config import FactorialStudy
-from dguide.studies.distances import GuidedSamples, distance_inputs, distance_settings
-from dguide.studies.record import draw, note_of
-from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values, ended
+from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, note_of, write_chart
+from dguide.studies.trials import GRID, Objective, StudyPlan, complete, ended
 from dguide.tracking import Tracker
 from discriminator_guidance.files import read_npz, write_csv, write_json
 from discriminator_guidance.guidance import PROBABILITY_CLIP
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
-from discriminator_guidance.metrics.features import Doubles, Floats
+from discriminator_guidance.metrics.features import Doubles
 from discriminator_guidance.metrics.significance import standard_error
 from discriminator_guidance.noise import tau_from_sigma
 
@@ -39,7 +38,6 @@ CELL = ("set", "rule", "members", "steps", "w2", "boosting", "seed")
 RULES = ("mean_probability", "clipped_logit_mean")  # ours and the reproduction's
 HIGH_NOISE = 0.5  # VP time above which logits hold next to no information
 EDGE = 1.001 * PROBABILITY_CLIP  # closer to 0 or 1 is pinned, up to the rounding of a log ratio
-NEWTON_STEPS, RIDGE = 25, 1e-3  # the ridge is that of one image in a thousand; it keeps separable classes finite
 PUBLISHED = {"its report": 14.348 / 2.084, "its repository": 17.930 / 2.084}  # the reproduction's ensemble over its D0
 
 
@@ -62,36 +60,23 @@ def planned_cells(config: Config) -> dict[str, dict[str, Any]]:
     section = config.studies.factorial
     (first, members), *others = section.sets.items()
     steps, seeds = (*section.steps[::-1], *section.more_steps), range(config.replicates)
-    crossed = product([first], RULES[::-1], (len(members), 1), steps, section.w2, section.boosting, seeds)
-    cells = pd.DataFrame(crossed, columns=[*CELL])
-    corner = cells[_as_reproduced(cells, section)]
-    theirs = corner[(corner["rule"] == RULES[1]) & (corner["members"] > 1) & (corner["steps"] == section.steps[1])]
-    added = [theirs.assign(set=name, members=len(names)) for name, names in others]
-    every = pd.concat([corner, *added, cells[cells["steps"].isin(section.steps)]]).drop_duplicates()
-    cells_as_rows: list[Any] = every.to_dict("records")
-    return {" ".join(map(str, cell.values())): cell for cell in cells_as_rows}
-
-
-def _as_reproduced(frame: pd.DataFrame, section: FactorialStudy) -> pd.Series:
-    """Which rows have the reproduction's w2 and boosting."""
-    return (frame["w2"] == section.w2[1]) & (frame["boosting"] == section.boosting[1])
+    corner = product([first], RULES[::-1], (len(members), 1), steps, section.w2[1:], section.boosting[1:], seeds)
+    theirs = (section.steps[1], section.w2[1], section.boosting[1])
+    added = [(name, RULES[1], len(names), *theirs, seed) for name, names in others for seed in seeds]
+    cube = product([first], RULES[::-1], (len(members), 1), steps[:2], section.w2, section.boosting, seeds)
+    return {" ".join(map(str, cell)): dict(zip(CELL, cell, strict=True)) for cell in (*corner, *added, *cube)}
 
 
 def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
     """The variant by which the cell of an enqueued trial is sampled, and its training replicate."""
     section = config.studies.factorial
-    levels: dict[str, Any] = {
-        "set": [*section.sets],
-        "rule": RULES,
-        "members": sorted({1, *map(len, section.sets.values())}),
-        "steps": (*section.steps, *section.more_steps),
-        "w2": section.w2,
-        "boosting": section.boosting,
+    sizes, steps = sorted({1, *map(len, section.sets.values())}), (*section.steps, *section.more_steps)
+    levels = ([*section.sets], RULES, sizes, steps, section.w2, section.boosting)
+    cell: dict[str, Any] = {
+        key: trial.suggest_categorical(key, level) for key, level in zip(CELL, levels, strict=False)
     }
-    cell = draw_values(trial, levels, choices=levels)
     members = section.sets[cell.pop("set")][: cell.pop("members")]
-    needs = "discriminator" if len(members) > 1 else f"discriminator/{members[0]}"
-    fixed = vars(config.sampler) | {"needs": needs, "members": members, "weights": "equal", "w1": section.w1}
+    fixed = vars(config.sampler) | {"needs": "discriminator", "members": members, "weights": "equal", "w1": section.w1}
     return Variant(**fixed | cell), trial.suggest_int("seed", 0, config.replicates - 1)
 
 
@@ -127,19 +112,17 @@ def objective(config: Config, layout: Layout) -> Objective:
 def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
     """Write reproduction.json and study/factorial* from the cells that are complete; returns how many those are."""
     section, note, frame = config.studies.factorial, note_of(config), cell_frame(study, config)
-    missing = len(planned_cells(config)) - len(frame)
-    if missing:
+    if missing := len(planned_cells(config)) - len(frame):
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
     facts = {"study": "factorial", "n_trials": len(ended(study)), **counts, "fid_network": config.fid_network.name}
-    settings = plain(section, "threads")
+    record = {**facts, **note, **plain(section, "threads"), "factors": factors(frame, section)}
     write_json(layout.report / "reproduction.json", frame.astype(object).where(frame.notna(), None).to_dict("records"))
-    record = {**facts, **note, **settings, "factors": factors(frame, section)}
     write_json(layout.study / "factorial.json", record)
     write_csv(layout.study / "factorial_mechanism.csv", mechanism(config, layout))
     if len(effects := effects_of_cells(frame, section)):
         write_csv(layout.study / "factorial.csv", effects.assign(**note))
-    draw(lambda: _draw_steps(frame, config), layout.study / "factorial_steps.png", config)
+    write_chart(_draw_steps(frame, config), layout.study / "factorial_steps.png", config)
     return counts
 
 
@@ -163,7 +146,7 @@ def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
 
 def clipped_cells(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFrame:
     """The cells of the clipped rule at the reproduction's w2 and boosting that have a ratio, by steps."""
-    theirs = _as_reproduced(frame, section) & (frame["rule"] == RULES[1])
+    theirs = (frame["rule"] == RULES[1]) & (frame["w2"] == section.w2[1]) & (frame["boosting"] == section.boosting[1])
     return frame[theirs].dropna(subset="ratio_to_d0").sort_values("steps")
 
 
@@ -179,8 +162,8 @@ def factors(frame: pd.DataFrame, section: FactorialStudy) -> list[dict[str, Any]
         low, high = np.exp(stats.ttest_1samp(logs, 0).confidence_interval()) if len(logs) > 1 else (None, None)
         rank = (cells["share_in_unit"] * cells["amplification"].fillna(0)).corr(logs, method="spearman")
         interval = {"factor": math.exp(logs.mean()), "low": low, "high": high, "n": len(cells)}
-        spearman = None if math.isnan(rank) else float(rank)
-        rows.append({"set": name, "members": members, "steps": steps, **interval, "spearman": spearman})
+        correlation = {"spearman": None if math.isnan(rank) else float(rank)}
+        rows.append({"set": name, "members": members, "steps": steps} | interval | correlation)
     return rows
 
 
@@ -227,16 +210,13 @@ def mechanism(config: Config, layout: Layout) -> list[dict[str, Any]]:
     rows, replicates = list[dict[str, Any]](), enumerate(layout.replicates(config.replicates))
     for (seed, replicate), (name, members) in product(replicates, config.studies.factorial.sets.items()):
         paths = [replicate.discriminator(member) / "test_logits.npz" for member in members]
-        tested = [read_npz(path, ["logits", "labels", "time"], "discriminator") for path in paths]
-        logits = np.stack([arrays["logits"] for arrays in tested]).astype(np.float64)
-        labels, times = tested[0]["labels"], tested[0]["time"]
+        tested = [read_npz(path, ["logits", "time"], "discriminator") for path in paths]
+        logits, times = np.stack([arrays["logits"] for arrays in tested]).astype(np.float64), tested[0]["time"]
         for count, time in product((1, len(members)), np.unique(times)):
             mean = logits[:count, times == time].mean(axis=0)
-            slope, error = platt_slope(mean, labels[times == time])
             keys = {"set": name, "seed": seed, "members": count, "time": float(time), "n": len(mean)}
             moments = {"mean": float(mean.mean()), "standard_deviation": float(mean.std(ddof=1))}
-            slopes = {"platt_slope": slope, "slope_error": error}
-            rows.append(keys | moments | slopes | share_and_amplification(mean))
+            rows.append(keys | moments | share_and_amplification(mean))
     return rows
 
 
@@ -248,21 +228,6 @@ def share_and_amplification(mistaken: Doubles) -> dict[str, float | None]:
     free = mistaken[(mistaken > EDGE) & (mistaken < 1 - EDGE)]
     amplification = float(np.mean(1 / (free * (1 - free)))) if free.size else None
     return {"share_in_unit": free.size / mistaken.size, "amplification": amplification}
-
-
-def platt_slope(logits: Floats, labels: Floats) -> tuple[float, float]:
-    """The slope of a logistic regression of (n,) labels on logits, and its standard error (Platt 1999).
-
-    1 for calibrated logits, 0 for logits without information.
-    """
-    spread = logits.std()
-    design = np.stack([np.ones(len(logits)), (logits - logits.mean()) / spread], axis=1)
-    coefficients = np.zeros(2)
-    for _ in range(NEWTON_STEPS):
-        probability = expit(design @ coefficients)
-        information = (design.T * probability * (1 - probability)) @ design + RIDGE * np.eye(2)
-        coefficients += np.linalg.solve(information, design.T @ (labels - probability) - RIDGE * coefficients)
-    return float(coefficients[1] / spread), float(np.sqrt(np.linalg.inv(information)[1, 1]) / spread)
 
 
 def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner
+from optuna.pruners import PercentilePruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
@@ -72,19 +72,6 @@ class StudyPlan:
     settings: Mapping[str, Any]  # that decide the values
     inputs: tuple[Path, ...]  # files that decide the values
     starts: Mapping[str, Mapping[str, Any]]  # parameters of the first trials, by name
-    pruner: BasePruner | None = None
-
-
-class TrialSampler(TPESampler):
-    """Optuna's TPE, seeded for each trial by the study's seed and the trial's number, in whatever process it runs."""
-
-    def __init__(self, seed: int, number: int = 0) -> None:
-        super().__init__(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-        self.first = seed
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Start the random streams of a trial."""
-        TrialSampler.__init__(self, self.first, trial.number)
 
 
 def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: bool) -> optuna.Study:
@@ -97,11 +84,8 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
             raise InputError(f"{path}", "no such file", "run `dvc repro` before the study")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = _loaded(config, layout, plan)
-    digests = {
-        "inputs": fingerprint({str(path.relative_to(layout.root)): sha256(path) for path in plan.inputs}),
-        "settings": fingerprint(plan.settings),
-    }
-    begun = study.user_attrs
+    hashes = {str(path.relative_to(layout.root)): sha256(path) for path in plan.inputs}
+    begun, digests = study.user_attrs, {"inputs": fingerprint(hashes), "settings": fingerprint(plan.settings)}
     if "settings" not in begun:
         study.set_metric_names([plan.objective])
         for key, digest in digests.items():
@@ -118,15 +102,16 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
 
 
 def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
-    name, sampler = f"{layout.profile}-{plan.word}", TrialSampler(config.studies.seed)
-    journal = layout.study / f"{plan.word}.journal"
+    name, journal = f"{layout.profile}-{plan.word}", layout.study / f"{plan.word}.journal"
+    rule: Any = getattr(getattr(config.studies, plan.word), "pruner", None)
+    pruner = rule and PercentilePruner(rule.percentile, rule.startup_trials, rule.warmup_epochs, n_min_trials=4)
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:
         url = config.studies.storage
         storage = RDBStorage(url, **DATABASE) if url else JournalStorage(JournalFileBackend(str(journal)))
         if name not in optuna.get_all_study_names(storage):  # `create_study` would also write to a journal that has it
             optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-        study = optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=plan.pruner)
+        study = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
         complete(study)  # values that are no numbers
         return study
     except ImportError as error:
@@ -216,6 +201,9 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
     ):
 
         def tracked(trial: optuna.Trial) -> float:
+            # A trial is seeded by its number, in whatever process it runs.
+            seed = np.random.SeedSequence([config.studies.seed, trial.number]).generate_state(1)[0]
+            study.sampler = TPESampler(seed=int(seed))
             name, marks = f"study/{study.study_name}/{trial.number}", {**tags, "trial": str(trial.number)}
             with tracking.run(config.profile, name, marks, {}) as tracker:
                 try:
