@@ -11,7 +11,7 @@ import pytest
 
 from dguide.artifacts import Layout
 from dguide.settings import load_config, row_of
-from dguide.studies.record import promote_winner
+from dguide.studies.common import promote_winner
 from dguide.studies.trials import run_study
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.files import fingerprint

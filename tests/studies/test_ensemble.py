@@ -84,13 +84,6 @@ def test_a_search_leaves_table_record_and_charts(searched: Tiny):
         assert (layout.study / f"ensemble_{chart}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_fewer_trials_than_there_are_leave_every_file_as_it_is(searched: Tiny):
-    config, layout = searched
-    before = {path: path.read_bytes() for path in layout.study.glob("ensemble*")}
-    run_study("ensemble", config, layout, "3", False)
-    assert {path: path.read_bytes() for path in layout.study.glob("ensemble*")} == before
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny, number: signal.Signals):
     config, layout = tiny

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from dguide.artifacts import load_head
 from dguide.studies import trials
-from dguide.studies.distances import GuidedSamples
+from dguide.studies.common import GuidedSamples
 from dguide.studies.factorial import (
     CELL,
     RULES,
@@ -24,7 +24,6 @@ from dguide.studies.factorial import (
     effects_of_cells,
     factors,
     planned_cells,
-    platt_slope,
     pooled_effects,
     share_and_amplification,
     suggest,
@@ -187,16 +186,3 @@ def test_share_and_amplification_are_those_of_the_rules_gradient():
     for mistaken in (logits.detach().numpy(), expit(log_ratio.detach().float().numpy().astype(np.float64))):
         assert [*share_and_amplification(mistaken).values()] == pytest.approx(expected, rel=1e-5)
     assert share_and_amplification(np.array([-0.1, 0.0, 1.0, 5.0])) == {"share_in_unit": 0.0, "amplification": None}
-
-
-def test_the_slope_of_logits_is_estimated_within_its_error():
-    rng, slopes, errors = np.random.default_rng(0), [], []
-    for _ in range(40):
-        logits = rng.normal(0.3, 0.5, 800)
-        slope, error = platt_slope(logits, rng.random(800) < expit(0.2 + 1.5 * logits))
-        slopes.append(slope)
-        errors.append(error)
-    assert np.mean(slopes) == pytest.approx(1.5, abs=0.1)
-    assert np.std(slopes) == pytest.approx(np.mean(errors), rel=0.3)
-    separable = platt_slope(np.linspace(-1, 1, 16), np.repeat([0, 1], 8))
-    assert np.isfinite(separable).all()

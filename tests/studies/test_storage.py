@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from dguide import tracking
 from dguide.studies.trials import complete, ended, lost, wanted
 from discriminator_guidance.errors import ConfigError, InputError
 from tests.studies.worker import CORNERS, PLAN, start, take_part
@@ -52,16 +50,6 @@ def test_trials_are_asked_for_in_all_or_as_more(root: Path, capsys):
     for wrong in ("0", "many", "+0"):
         with pytest.raises(ConfigError, match="--trials"):
             wanted(wrong, study)
-
-
-def test_the_time_left_is_that_of_this_run(root: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(tracking, "LINE_EVERY_S", 0.0)
-    take_part(root, 10)
-    capsys.readouterr()
-    take_part(root, 13, pause_s=0.6)
-    left = re.findall(r"1[1-3]/13 trials, (\d+) s left", capsys.readouterr().err)
-    assert left[0] in ("1", "2")
-    assert left[-1] == "0"
 
 
 def test_a_trial_that_diverges_fails_for_good_and_counts(root: Path):

@@ -81,7 +81,7 @@ def write_record(study: optuna.Study, config: Config, layout: Layout, record: Ma
     """Write <word>.csv, <word>.json and <word>_<chart>.png of a search."""
     from optuna.visualization import matplotlib as charts
 
-    word, trials, tuning = study.study_name.rpartition("-")[2], ended(study), config.studies.tuning
+    word, trials = study.study_name.rpartition("-")[2], ended(study)
     write_csv(layout.study / f"{word}.csv", [_row(trial) | note_of(config) for trial in trials])
     facts = {
         "study": word,
@@ -89,7 +89,7 @@ def write_record(study: optuna.Study, config: Config, layout: Layout, record: Ma
         "seed": config.studies.seed,
         "objective": (study.metric_names or [""])[0],
         "fid_network": config.fid_network.name,
-        "tuning": {"images": tuning.images, "seed": tuning.seed, "seed_start": tuning.seed_start},
+        "tuning": plain(config.studies.tuning, "batch_size"),
     }
     write_json(layout.study / f"{word}.json", {**facts, **record, **note_of(config)})
     with warnings.catch_warnings(action="ignore"):  # Optuna's charts are experimental, its ranges may be empty

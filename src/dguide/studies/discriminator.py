@@ -1,8 +1,4 @@
-"""Study `discriminator`: with which settings a discriminator has the best probabilities, and guides best.
-
-Trials are searched for by their probabilities on validation images, which are cheap enough to prune by. Each trial that
-ends is then judged by the distance of the samples that it guides; of the best few, the finalists, the smallest wins.
-"""
+"""Study `discriminator`: a search by probabilities on validation images, whose best few are compared by samples."""
 
 from __future__ import annotations
 
@@ -50,7 +46,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
         settings={
             "search": plain(search, "finalists", "pruner"),
             "discriminator": plain(config.discriminator),
-            "variant": plain(_variant(config), "published"),
+            "variant": plain(_start(config)[1], "published"),
             **distance_settings(config),
         },
         inputs=(*distance_inputs([layout]), layout.fake / "samples.npz"),
@@ -76,7 +72,7 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
 
 def suggest(trial: optuna.Trial, config: Config) -> Member:
     """Draw a member."""
-    search, start = config.studies.discriminator, _start(config)
+    search, (start, _) = config.studies.discriminator, _start(config)
     drawn = draw_values(trial, {key: getattr(search, key) for key in DRAWN}, CHOICES, LOGARITHMIC)
     if drawn["weight_decay"] <= search.weight_decay[0]:
         drawn["weight_decay"] = 0.0
@@ -92,10 +88,10 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
 
 def objective(config: Config, layout: Layout) -> Objective:
     """A trial trains a head and samples with it; networks and images are read once."""
-    samples, variant = GuidedSamples(config, layout), _variant(config)
+    samples, (start, variant) = GuidedSamples(config, layout), _start(config)
     networks = open_networks(config, layout, replace(variant, members=(), w1=0.0, w2=0.0, boosting=False, window=None))
     extractor = load_extractor(layout, samples.compute)
-    inputs = open_inputs(config, layout, _start(config))
+    inputs = open_inputs(config, layout, start)
 
     def value_of(row: Row) -> float:
         return row["validation_loss"] + config.studies.discriminator.calibration_weight * row["calibration_error"]
@@ -111,10 +107,9 @@ def objective(config: Config, layout: Layout) -> Objective:
                 raise optuna.TrialPruned
 
         head, settings, score = start_head(inputs, member), inputs.settings(member), partial(scores, inputs)
+        data = (inputs.features, inputs.pairs)
         try:
-            kept, _ = fit_head(
-                head, inputs.features, inputs.pairs, score, settings, inputs.compute, checkpoints, report
-            )
+            kept, _ = fit_head(head, *data, score, settings, inputs.compute, checkpoints, report)
         except (optuna.TrialPruned, DivergenceError):
             checkpoints.remove()
             raise
@@ -154,13 +149,11 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     winner, fids = finalists[0], {trial.user_attrs.get(GRID): trial.user_attrs["fid"] for trial in trials}
     start_fid = fids.get(config.variants[config.studies.start].members[0].upper())
     values = {"fid": winner.user_attrs["fid"], "start_fid": start_fid, "objective": winner.value}
+    variant = row_of(config, _start(config)[1])
     record = {
         "finalists": [{"trial": trial.number, "fid": trial.user_attrs["fid"]} for trial in finalists],
         "winner": {"trial": winner.number, "values": values, "params": winner.params},
-        "rows": {
-            "members": {TUNED: winner.user_attrs["member"]},
-            "variants": {TUNED: row_of(config, _variant(config))},
-        },
+        "rows": {"members": {TUNED: winner.user_attrs["member"]}, "variants": {TUNED: variant}},
     }
     write_record(study, config, layout, record)
     pairs = optuna.create_study(directions=["minimize", "minimize"])
@@ -171,12 +164,8 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
     return {"winner": winner.number, **values}
 
 
-def _start(config: Config) -> Member:
-    """The first member of variant `study.start`, whose settings a trial keeps where the search draws none."""
-    return config.members[config.variants[config.studies.start].members[0]]
-
-
-def _variant(config: Config) -> Variant:
-    """How trials guide: as variant `study.start`, with one member."""
+def _start(config: Config) -> tuple[Member, Variant]:
+    """What a trial keeps where the search draws nothing: the first member of `study.start`, and how it guides."""
     start, needs = config.variants[config.studies.start], f"{WORD}/{TUNED}"
-    return replace(start, needs=needs, members=(TUNED,), rule="mean_probability", weights="equal")
+    guides = replace(start, needs=needs, members=(TUNED,), rule="mean_probability", weights="equal")
+    return config.members[start.members[0]], guides

@@ -30,11 +30,7 @@ def plan(config: Config, layout: Layout) -> StudyPlan:
         word="ensemble",
         objective=f"FID ({config.fid_network.name}) of {config.studies.tuning.images} guided tuning samples"
         + (f", mean of {len(layouts)} trainings" if len(layouts) > 1 else ""),
-        settings={
-            "search": plain(search, "pruner"),
-            "plain": plain(start, "published"),
-            **distance_settings(config),
-        },
+        settings={"search": plain(search, "pruner"), "plain": plain(start, "published"), **distance_settings(config)},
         inputs=distance_inputs(layouts, start.members),
         starts=starting_points(config),
     )

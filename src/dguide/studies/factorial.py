@@ -1,7 +1,6 @@
 """Study `factorial`: why the reproduction's ensemble scored FID 14.35, by sampling alone.
 
-The full cube of rule, steps, w2 and boosting, for one discriminator and for all, in every training replicate; more
-numbers of steps, and other sets of members, at the reproduction's w2 and boosting. All cells share their noise.
+A cell is a rule, steps, w2, boosting, members and a training replicate; all cells share their noise.
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pandas as pd
 import torch
+from matplotlib.ticker import LogLocator, NullLocator
 from scipy import stats
 from scipy.special import expit
 
@@ -24,7 +25,7 @@ from dguide.artifacts import Layout
 from dguide.settings import Config, Variant, plain
 from dguide.settings.config import FactorialStudy
 from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, note_of, write_chart
-from dguide.studies.trials import GRID, Objective, StudyPlan, complete, ended
+from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values, ended
 from dguide.tracking import Tracker
 from discriminator_guidance.files import read_npz, write_csv, write_json
 from discriminator_guidance.guidance import PROBABILITY_CLIP
@@ -36,7 +37,7 @@ from discriminator_guidance.noise import tau_from_sigma
 # What makes a cell: a set of members and how many of them, the first ones; levels; the number of a training replicate.
 CELL = ("set", "rule", "members", "steps", "w2", "boosting", "seed")
 RULES = ("mean_probability", "clipped_logit_mean")  # ours and the reproduction's
-HIGH_NOISE = 0.5  # VP time above which logits hold next to no information
+HIGH_NOISE = 0.5  # VP time above which most logits are in (0, 1)
 EDGE = 1.001 * PROBABILITY_CLIP  # closer to 0 or 1 is pinned, up to the rounding of a log ratio
 PUBLISHED = {"its report": 14.348 / 2.084, "its repository": 17.930 / 2.084}  # the reproduction's ensemble over its D0
 
@@ -71,10 +72,8 @@ def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
     """The variant by which the cell of an enqueued trial is sampled, and its training replicate."""
     section = config.studies.factorial
     sizes, steps = sorted({1, *map(len, section.sets.values())}), (*section.steps, *section.more_steps)
-    levels = ([*section.sets], RULES, sizes, steps, section.w2, section.boosting)
-    cell: dict[str, Any] = {
-        key: trial.suggest_categorical(key, level) for key, level in zip(CELL, levels, strict=False)
-    }
+    levels: Any = ([*section.sets], RULES, sizes, steps, section.w2, section.boosting)
+    cell = draw_values(trial, dict(zip(CELL, levels, strict=False)), choices=CELL)
     members = section.sets[cell.pop("set")][: cell.pop("members")]
     fixed = vars(config.sampler) | {"needs": "discriminator", "members": members, "weights": "equal", "w1": section.w1}
     return Variant(**fixed | cell), trial.suggest_int("seed", 0, config.replicates - 1)
@@ -95,10 +94,10 @@ def objective(config: Config, layout: Layout) -> Objective:
             if clipped:
                 noisy = tau_from_sigma(torch.from_numpy(batch["sigma"][:-1])).numpy() > HIGH_NOISE
                 mistaken.append(expit(batch["log_ratio"][noisy].astype(np.float64).ravel()))
-        rows = np.concatenate(features)
-        fid, influence = frechet_influence(rows, samples.reference)
-        values: dict[str, Any] = {"fid_debiased": debiased_distance(rows, samples.reference)}
-        values |= {"standard_error": standard_error(influence)}
+        rows, reference = np.concatenate(features), samples.reference
+        fid, influence = frechet_influence(rows, reference)
+        values: dict[str, Any] = {"fid_debiased": debiased_distance(rows, reference)}
+        values["standard_error"] = standard_error(influence)
         if clipped:
             values |= share_and_amplification(np.concatenate(mistaken))
         tracker.summary(values)
@@ -127,10 +126,7 @@ def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[s
 
 
 def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
-    """A row for each complete cell, as planned.
-
-    Its ratio is to one discriminator by probability, NaN where a distance is not above 0.
-    """
+    """The complete cells as planned; a ratio to one discriminator by probability needs distances above 0."""
     section, measured = config.studies.factorial, ("standard_error", "fid_debiased", "share_in_unit", "amplification")
     trials, rows = {trial.user_attrs[GRID]: trial for trial in complete(study)}, list[dict[str, Any]]()
     for trial in (trials[name] for name in planned_cells(config) if name in trials):
@@ -151,11 +147,7 @@ def clipped_cells(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFrame:
 
 
 def factors(frame: pd.DataFrame, section: FactorialStudy) -> list[dict[str, Any]]:
-    """The factor of the clipped rule at the reproduction's w2 and boosting, a geometric mean over replicates.
-
-    `spearman` is the rank correlation over replicates of the factor with share_in_unit x amplification, the mean
-    amplification of all samples.
-    """
+    """The clipped rule's geometric mean factor and its rank correlation with share x amplification, over replicates."""
     rows, groups = list[dict[str, Any]](), clipped_cells(frame, section).groupby(["set", "members", "steps"])
     for (name, members, steps), cells in groups:
         logs = np.log(cells["ratio_to_d0"])
@@ -185,11 +177,9 @@ def effects_of_cells(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFra
 def pooled_effects(names: Sequence[str], response: np.ndarray) -> pd.DataFrame:
     """Main effects and two-factor interactions of a cube, as factors exp(effect) with 95 % intervals.
 
-    response: (B, 2^F) logarithms, a row for each block, the last factor's level alternating. Least squares with the
-    blocks' means. The error of `low` and `high` is pooled over all that is left: an interval of these blocks.
-    `seeds_low` and `seeds_high` are Student's t over the effects of single blocks: an interval of all blocks, NaN for
-    one. An effect is the mean at the second level minus that at the first, an interaction the same of the product of
-    the levels (Box, Hunter & Hunter 2005, Chapter 5).
+    response: (B, 2^F) logarithms, a row for each block, the last factor's level alternating. An effect is the mean at
+    the second level minus that at the first, an interaction that of the product (Box, Hunter & Hunter 2005, Chapter 5).
+    `low` and `high` pool the error of least squares; `seeds_low` and `seeds_high` are Student's t over blocks.
     """
     terms = [*combinations(range(len(names)), 1), *combinations(range(len(names)), 2)]
     levels = np.array([*product((-1, 1), repeat=len(names))])
@@ -221,19 +211,13 @@ def mechanism(config: Config, layout: Layout) -> list[dict[str, Any]]:
 
 
 def share_and_amplification(mistaken: Doubles) -> dict[str, float | None]:
-    """The share of "probabilities" p of the clipped rule that it does not pin, and the mean of their 1 / (p (1 - p)).
-
-    By the second the rule multiplies the gradient of the mean logit; it is None where all are pinned.
-    """
+    """The share of "probabilities" p that the clipped rule does not pin; the mean 1 / (p (1 - p)) of those, if any."""
     free = mistaken[(mistaken > EDGE) & (mistaken < 1 - EDGE)]
     amplification = float(np.mean(1 / (free * (1 - free)))) if free.size else None
     return {"share_in_unit": free.size / mistaken.size, "amplification": amplification}
 
 
 def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullLocator
-
     section, (_, axes) = config.studies.factorial, plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     shown = clipped_cells(frame[frame["set"] == next(iter(section.sets))], section)
     lines: Any = shown.groupby(["seed", "members"])

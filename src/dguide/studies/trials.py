@@ -1,7 +1,4 @@
-"""The trials of a study: where they are stored, those it begins with, and the loop in which one process runs them.
-
-They are stored in a journal file in reports/, or in a database that several machines share.
-"""
+"""The trials of a study: a journal in reports/ or a database keeps them, and each process runs them in a loop."""
 
 from __future__ import annotations
 
@@ -29,9 +26,8 @@ from dguide.settings import Config, plain
 from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.files import fingerprint, reason, sha256
 
-# User attributes of a trial.
-GRID = "grid"  # the name of a trial that a study begins with, which is never pruned
-REASON = "reason"  # why it failed by itself, not with its process
+# User attributes of a trial: the name of one that a study begins with, which is never pruned; why it failed by itself.
+GRID, REASON = "grid", "reason"
 
 Objective = Callable[[optuna.Trial, tracking.Tracker], float]
 
@@ -43,10 +39,7 @@ DATABASE: dict[str, Any] = {"heartbeat_interval": 30, "grace_period": 60, "heart
 
 
 def run_study(word: str, config: Config, layout: Layout, trials: str | None, recover_all: bool) -> dict[str, Any]:
-    """Run a study up to a number of trials (None: all of a factorial) and write its results; returns a summary.
-
-    What is complete is written at an interruption too.
-    """
+    """Run a study up to a number of trials (None: all of a factorial) and write what is complete; returns a summary."""
     threads = config.studies.factorial.threads if word == "factorial" else config.studies.threads
     config = replace(config, runtime=replace(config.runtime, threads=threads))
     if word == "discriminator":  # the others sample every training replicate
@@ -75,10 +68,7 @@ class StudyPlan:
 
 
 def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: bool) -> optuna.Study:
-    """Begin a study or load it, and enqueue what it begins with and what was lost.
-
-    Other settings are refused, other networks or images are a notice.
-    """
+    """Begin a study or load it, unless it has other settings, and enqueue what it begins with and what was lost."""
     for path in plan.inputs:
         if not path.is_file():
             raise InputError(f"{path}", "no such file", "run `dvc repro` before the study")
@@ -124,11 +114,10 @@ def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
 
 
 def _recover(study: optuna.Study, running: bool) -> None:
-    """Enqueue again what was lost with its process: trials that were interrupted, or killed.
-
-    A database knows killed ones by their heartbeat; in a journal they stay RUNNING until `running` ones are asked for.
-    """
-    fail_stale_trials(study)
+    """Enqueue again what was lost with its process: trials that were interrupted, or killed."""
+    fail_stale_trials(
+        study
+    )  # of a database; in a journal killed trials stay RUNNING until `running` ones are asked for
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if running else ():
         study.tell(trial.number, state=TrialState.FAIL)
     trials = study.get_trials(deepcopy=False)
@@ -146,10 +135,7 @@ def lost(trial: FrozenTrial) -> bool:
 def draw_values(
     trial: optuna.Trial, ranges: Mapping[str, Sequence[Any]], choices: Collection[str] = (), log: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Draw settings from their choices or [low, high].
-
-    Real numbers have 3 significant digits, so that what is promoted is what was tried.
-    """
+    """Draw settings from their choices or [low, high]; real numbers to 3 digits, as they are promoted."""
     values = dict[str, Any]()
     for key, allowed in ranges.items():
         if key in choices:
@@ -186,10 +172,7 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def run_trials(study: optuna.Study, objective: Objective, total: int, config: Config) -> None:
-    """Run trials until the study has `total`; other processes may do the same.
-
-    `objective` raises `optuna.TrialPruned` to give a trial up; a trial that diverges fails for good.
-    """
+    """Run trials until the study has `total`, as other processes may too; a trial that diverges fails for good."""
     if (present := count(study)) >= total:
         tracking.notice(f"study {study.study_name} has {present} trials: no more to run")
         return
