@@ -177,22 +177,14 @@ def config(params: Params = PARAMS) -> None:
 
 
 @app.command(rich_help_panel=TOOLS)
-def summary(
-    file: Annotated[Path | None, typer.Option("--json", help="Where to write the results.")] = None,
-    params: Params = PARAMS,
-) -> None:
+def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
     from dguide.report.gather import read_evaluation
-    from dguide.report.summary import summary_record, summary_rows
-    from dguide.settings import plain
-    from dguide.tracking import recorded_seconds
-    from discriminator_guidance.files import write_json
+    from dguide.report.summary import summary_rows
 
     settings, layout = _opened(params)
     folder = layout.report
     evaluations = {name: read_evaluation(folder, name) for name in settings.variants}
-    if file is not None:
-        write_json(file, summary_record(evaluations, plain(settings), recorded_seconds(settings.profile)))
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     tracking.table(title, summary_rows(evaluations, settings.evaluation.baseline))

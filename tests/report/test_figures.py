@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from dguide.report import figures, samples
+from dguide.report.gather import ReportData
 
 from .conftest import Maker
 
@@ -19,9 +19,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     kept: list[Figure] = []
     finish = figures.finish
 
-    def keep(figure: Figure, *rest: Any, **facts: Any) -> figures.Drawing:
+    def keep(figure: Figure, data: ReportData) -> bytes:
         kept.append(figure)
-        return finish(figure, *rest, **facts)
+        return finish(figure, data)
 
     for module in (figures, samples):
         monkeypatch.setattr(module, "finish", keep)
@@ -52,8 +52,9 @@ def test_process_figure_shows_the_sample_that_guidance_changes_most(make_data: M
     guided = data.trajectories["d0"]
     guided.states[-1, 1] += 0.25
     guided.states[-1, 0, 0, 0] += 0.5  # a larger change, but of one pixel only
-    facts = samples.process_figure(data).facts
-    assert facts["index"] == 1_000_001
+    samples.process_figure(data)
+    rows = [axes.get_ylabel() for axes in drawn[0].axes if axes.get_ylabel()]
+    assert any("sample 1,000,001" in row for row in rows)
     # Half of 0.25: the grey range is [-1, 1] before it is shown.
-    assert float(facts["scale"]) == pytest.approx(0.125, abs=0.006)
+    assert float(rows[-1].partition("±")[2]) == pytest.approx(0.125, abs=0.006)
     assert len(drawn[0].axes) == 6 * 8

@@ -50,20 +50,20 @@ def evaluated(tiny: Tiny, **changes: Any) -> dict[str, dict[str, Any]]:
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
     config, _ = tiny = write_params(layout.root, tiny_settings(settings))
     _, tracker = run_stage("evaluation", tiny)
-    found = {}
+    results = {}
     for name in config.variants:
         metrics = json.loads(layout.evaluation(name).read_text(), parse_constant=pytest.fail)
         details = json.loads(layout.details(name).read_text(), parse_constant=pytest.fail)
-        found[name] = {**details, **metrics}
+        results[name] = {**details, **metrics}
         row = tracker.rows[f"evaluation/{name}"]
         assert {key: row[key] for key in metrics} == pytest.approx(metrics, rel=1e-8)
         assert row["rule"] == details["rule"]
-    return found
+    return results
 
 
 def test_details_hold_what_the_report_expects(sampled: Tiny) -> None:
-    found = evaluated(sampled)
-    d0, edm = found["d0"], found["edm"]
+    results = evaluated(sampled)
+    d0, edm = results["d0"], results["edm"]
     expected = {"variant": "d0", "n": 24, "replicates": 1, "nfe": 7, "steps": 4}
     expected |= {"members": ["d0"], "rule": "mean_probability"}
     expected |= {"weights": "equal", "w1": 2.0, "w2": 2.0, "boosting": False, "window": [0.01, 1.0], "seed": 10}
@@ -95,28 +95,28 @@ def test_no_result_says_when_where_or_by_which_commit(sampled: Tiny) -> None:
 
 
 def test_every_variant_is_compared_with_every_other(sampled: Tiny) -> None:
-    found = evaluated(sampled)
+    results = evaluated(sampled)
     _, layout = sampled
     rows = pd.read_csv(layout.differences).set_index(["variant", "other"])
-    assert set(rows.index) == set(permutations(found, 2))
-    assert found["edm"]["delta_fid"] == found["edm"]["delta_high"] == found["edm"]["delta_kid"] == 0
-    assert found["edm"]["delta_kid_holdout_ci95"] == [0, 0]
+    assert set(rows.index) == set(permutations(results, 2))
+    assert results["edm"]["delta_fid"] == results["edm"]["delta_high"] == results["edm"]["delta_kid"] == 0
+    assert results["edm"]["delta_kid_holdout_ci95"] == [0, 0]
     for name in ("d0", "mean_prob"):
-        of_edm, row = found[name], rows.loc[name, "edm"]
+        of_edm, row = results[name], rows.loc[name, "edm"]
         deltas = [of_edm[key] for key in ("delta_fid", "delta_low", "delta_high", "delta_p")]
         assert row[["difference", "low", "high", "p"]].tolist() == pytest.approx(deltas, rel=1e-6)
         for kid in ("kid", "kid_holdout"):
             wanted = [of_edm[f"delta_{kid}"], *of_edm[f"delta_{kid}_ci95"]]
             assert row[[f"{kid}_difference", f"{kid}_low", f"{kid}_high"]].tolist() == pytest.approx(wanted, rel=1e-6)
-            assert of_edm[kid] - found["edm"][kid] == pytest.approx(of_edm[f"delta_{kid}"], abs=1e-7)
-        assert of_edm["fid"] - found["edm"]["fid"] == pytest.approx(of_edm["delta_fid"], abs=1e-7)
+            assert of_edm[kid] - results["edm"][kid] == pytest.approx(of_edm[f"delta_{kid}"], abs=1e-7)
+        assert of_edm["fid"] - results["edm"]["fid"] == pytest.approx(of_edm["delta_fid"], abs=1e-7)
         assert rows.loc[("edm", name), "low"] == -row["high"]
 
 
 def test_p_values_are_adjusted_but_for_the_planned_comparison(sampled: Tiny) -> None:
-    found = evaluated(sampled, report__primary=["d1", "edm"])
-    plain = {name: details["delta_p"] for name, details in found.items()}
-    adjusted = {name: details["delta_p_adjusted"] for name, details in found.items()}
+    results = evaluated(sampled, report__primary=["d1", "edm"])
+    plain = {name: details["delta_p"] for name, details in results.items()}
+    adjusted = {name: details["delta_p_adjusted"] for name, details in results.items()}
     assert adjusted["edm"] is None
     assert adjusted["d1"] == plain["d1"]
     smallest = min(("d0", "mean_prob", "clip_logit"), key=lambda name: plain[name])
@@ -124,16 +124,17 @@ def test_p_values_are_adjusted_but_for_the_planned_comparison(sampled: Tiny) -> 
 
 
 def test_an_ensemble_is_compared_with_the_mean_of_its_members(sampled: Tiny) -> None:
-    found = evaluated(sampled)
-    record = found["mean_prob"]["against_members"]
+    results = evaluated(sampled)
+    record = results["mean_prob"]["against_members"]
     assert record["alone"] == {"d0": "d0", "d1": "d1"}
     for distance in ("fid", "kid", "kid_holdout"):
-        mean = (found["d0"][distance] + found["d1"][distance]) / 2
-        assert record[f"delta_{distance}"] == pytest.approx(found["mean_prob"][distance] - mean, abs=1e-7)
-        low, high = record[f"delta_{distance}_ci95"]
-        assert low < record[f"delta_{distance}"] < high
-    assert found["d0"]["against_members"] is None
-    assert found["clip_logit"]["against_members"] is None, "its members were not sampled by its rule"
+        mean = (results["d0"][distance] + results["d1"][distance]) / 2
+        prefix = "" if distance == "fid" else f"{distance}_"
+        low, difference, high = (record[f"{prefix}{key}"] for key in ("low", "difference", "high"))
+        assert difference == pytest.approx(results["mean_prob"][distance] - mean, abs=1e-7)
+        assert low < difference < high
+    assert results["d0"]["against_members"] is None
+    assert results["clip_logit"]["against_members"] is None, "its members were not sampled by its rule"
     for change in ({"w1": 3.0}, {"window": [0.1, 1.0]}):
         other = evaluated(sampled, variants={**ROWS, "d1": D1 | change})
         assert other["mean_prob"]["against_members"] is None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -16,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from dguide.report import published
@@ -31,15 +30,6 @@ DASHED, DOTTED = (0, (4, 2)), (0, (1, 2))
 MIN_PAIRS = 10  # fewer images make a fraction that is mostly chance
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A finished figure: the same data give the same PNG; `facts` are what its caption says of it."""
-
-    name: str
-    png: bytes
-    facts: Mapping[str, Any]
-
-
 def new_figure(width: float, height: float, **spacing: Any) -> Figure:
     """An empty figure in inches with a constrained layout; pyplot's global state stays untouched."""
     figure = Figure(figsize=(width, height), facecolor="white", layout=ConstrainedLayoutEngine(**spacing))
@@ -47,9 +37,9 @@ def new_figure(width: float, height: float, **spacing: Any) -> Figure:
     return figure
 
 
-def finish(figure: Figure, data: ReportData, name: str, **facts: Any) -> Drawing:
-    """Render to PNG, the note on the data below."""
-    return Drawing(name, png(figure, data.settings["report"]["dpi"], data.note), facts)
+def finish(figure: Figure, data: ReportData) -> bytes:
+    """A figure as PNG, the note on the data below."""
+    return png(figure, data.settings["report"]["dpi"], data.note)
 
 
 def png(figure: Figure, dpi: int, note: str) -> bytes:
@@ -75,7 +65,7 @@ def variant_color(data: ReportData, name: str) -> str:
     return GREEN if len(variant["members"]) > 1 else BLUE if variant["members"] else INK
 
 
-def fid_figure(data: ReportData) -> Drawing:
+def fid_figure(data: ReportData) -> bytes:
     """FID of every variant and its paired difference from no guidance, each with its 95 % interval."""
     names = list(data.evaluations)
     figure = new_figure(11.0, 1.6 + 0.32 * len(names))
@@ -87,9 +77,6 @@ def fid_figure(data: ReportData) -> Drawing:
     for row, name in enumerate(names):
         evaluation, color = data.evaluations[name], variant_color(data, name)
         face = "white" if data.settings["variants"][name]["boosting"] else color
-        if data.reference["replicates"] > 1:
-            for axes, bounds in ((left, evaluation["fid_ci95_sampling"]), (right, evaluation["delta_ci95_sampling"])):
-                axes.plot(bounds, [row, row], color=color, linewidth=5, alpha=0.3, solid_capstyle="butt")
         _interval(left, row, evaluation["fid"], (evaluation["fid_low"], evaluation["fid_high"]), color, face)
         if name != data.baseline:
             difference = data.differences[name, data.baseline]
@@ -102,37 +89,25 @@ def fid_figure(data: ReportData) -> Drawing:
     right.set_xlabel(f"difference from {data.baseline} (paired), logarithmic beyond ±{scientific(linear)}")
     left.set_title("lower is better", fontweight="normal", color=GREY)
     right.set_title(f"← better than {data.baseline}    worse →", fontweight="normal", color=GREY)
-    reach = max(abs(bound) for bound in right.get_xlim())
-    powers = [linear * 10.0**decade for decade in range(12)]
-    _plain_ticks(right, [0.0, *(side * power for power in powers if power <= reach for side in (-1, 1))], sign="+")
-    _plain_ticks(left, [part * 10.0**decade for decade in range(-9, 9) for part in (1, 2, 5)])
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axes in (left, right):
+        # Plain numbers, because powers of ten would need the mathematics that names must not trigger.
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.tick_params(axis="y", length=0)
     kinds = ((INK, "no guidance"), (BLUE, "one discriminator"), (GREEN, "ensemble"), (RED, "clipped raw logits"))
     handles = [_dot(color, color, label) for color, label in kinds] + [_dot(GREY, "white", "hollow: with boosting")]
-    if data.reference["replicates"] > 1:
-        handles.append(Line2D([], [], color=GREY, linewidth=5, alpha=0.3, label="noise of sampling alone"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=6)
-    return finish(figure, data, "fid", linear=scientific(linear))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    return finish(figure, data)
 
 
 def _interval(
     axes: Axes, row: int, value: float, bounds: Sequence[float], color: str, face: str, sign: bool = False
 ) -> None:
+    low, high = bounds
+    axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", ms=4, capsize=3, color=color, mfc=face)
     text = estimate(value, bounds, sign=sign)
-    axes.plot(bounds, [row, row], color=color, linewidth=1.4, marker="|", markersize=8, markeredgewidth=1.4)
-    axes.plot(value, row, marker="o", markersize=4, color=color, markerfacecolor=face, markeredgewidth=1.1)
     axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=color)
-
-
-def _plain_ticks(axes: Axes, ticks: Sequence[float], sign: str = "") -> None:
-    """Plain numbers in place of powers of ten, which would need the mathematics that names must not trigger."""
-    low, high = axes.get_xlim()
-    within = sorted(tick for tick in ticks if low <= tick <= high)
-    axes.xaxis.set_major_locator(FixedLocator(within) if len(within) > 2 else MaxNLocator(nbins=5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:{sign if x else ''}g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(low, high)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
 
 
 def _dot(edge: Any, face: Any, label: str) -> Line2D:
@@ -145,7 +120,7 @@ def grid(panels: int, abreast: int) -> tuple[int, int]:
     return rows, math.ceil(panels / rows)
 
 
-def curves_figure(data: ReportData) -> Drawing | None:
+def curves_figure(data: ReportData) -> bytes | None:
     """Fig. 2: training and validation loss and accuracy of every member over its epochs."""
     members = [member for member in data.members if len(member.history)]
     if not members:
@@ -178,10 +153,10 @@ def curves_figure(data: ReportData) -> Drawing | None:
         axes.set_ylabel(label)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4)
-    return finish(figure, data, "fig2")
+    return finish(figure, data)
 
 
-def calibration_figure(data: ReportData) -> Drawing | None:
+def calibration_figure(data: ReportData) -> bytes | None:
     """Reliability of every member's probability, one line for each noise level of the test grid."""
     members = data.members
     if not members:
@@ -210,11 +185,10 @@ def calibration_figure(data: ReportData) -> Drawing | None:
     handles = [_dot(shade, shade, label) for shade, label in zip(shades, labels, strict=True)][::-1]
     title = "VP time τ\n(noise grows\nupwards)"
     figure.legend(handles=handles, loc="outside right center", title=title, alignment="left")
-    sizes = [int(n) for member in members for n in member.calibration.groupby("time")["count"].sum()]
-    return finish(figure, data, "calibration", sizes=sorted({min(sizes), max(sizes)}), least=MIN_PAIRS)
+    return finish(figure, data)
 
 
-def guidance_figure(data: ReportData) -> Drawing | None:
+def guidance_figure(data: ReportData) -> bytes | None:
     """Bands of the log ratio that guided the sampler, over its steps."""
     ratios = {name: data.trajectories[name].log_ratio for name in data.settings["report"]["log_ratios"]}
     names = [name for name, ratio in ratios.items() if np.isfinite(ratio).any()]
@@ -237,10 +211,10 @@ def guidance_figure(data: ReportData) -> Drawing | None:
         axes.set(title=name, xlabel="sampler step", xlim=(0.5, len(finite) + 0.5), ylim=(-limit * 1.12, limit * 1.12))
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
     panels[0].set_ylabel("log density ratio")
-    return finish(figure, data, "guidance", images=ratios[names[0]].shape[1])
+    return finish(figure, data)
 
 
-def speed_figure(data: ReportData) -> Drawing | None:
+def speed_figure(data: ReportData) -> bytes | None:
     """How many times as fast as the baseline each kind of work is; nothing without a benchmark."""
     rows = data.benchmark
     if not rows:
@@ -252,4 +226,4 @@ def speed_figure(data: ReportData) -> Drawing | None:
     axes.axvline(1, color=GREY, linewidth=1)
     axes.invert_yaxis()
     axes.set_xlabel("times as fast as the baseline")
-    return finish(figure, data, "speed")
+    return finish(figure, data)

@@ -53,13 +53,8 @@ def estimate(value: float | None, bounds: Sequence[float], digits: int = 2, sign
 
 
 def scientific(value: float | None) -> str:
-    """A setting as people write it: 3e-4, 0.01, 2, 80; a dash for None and NaN."""
-    if value is None or math.isnan(value):
-        return MISSING
-    if value != 0 and abs(value) < 0.001:
-        mantissa, exponent = f"{value:.6e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:g}"
+    """A setting: 1e-5, 0.01, 2; a dash for None and NaN."""
+    return MISSING if value is None or math.isnan(value) else f"{value:g}".replace("e-0", "e-")
 
 
 def count(value: float | None) -> str:
@@ -73,35 +68,27 @@ def switch(value: bool) -> str:
 
 
 def members_text(members: Sequence[str]) -> str:
-    """D0, or D0-D5 for consecutive numbers of one name."""
-    names = [name.upper() for name in members]
-    stem = names[0].rstrip("0123456789") if names else ""
-    first = names[0].removeprefix(stem) if names else ""
-    if len(names) > 2 and first.isdecimal() and names == [f"{stem}{int(first) + i}" for i in range(len(names))]:
-        return f"{names[0]}-{names[-1]}"
-    return ", ".join(names) or MISSING
+    """D0, D1."""
+    return ", ".join(name.upper() for name in members) or MISSING
 
 
 def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
     """Members, rule, and what differs from the common sampler, in a few words: "D0-D5, mean probability"."""
-    members, weights, window = variant["members"], variant["weights"], variant["window"]
-    when = f", VP time {scientific(window[0])} to {scientific(window[1])}" if window else ""
-    when += f", {variant['steps']} steps" if variant["steps"] != sampler["steps"] else ""
-    if not members:
-        auto, noise = variant["autoguidance"], variant["s_churn"]
-        more = [f"snapshot {variant['network']}"] if variant["network"] else []
-        more += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
-        more += [f"churn {noise:g}"] if noise != sampler["s_churn"] else []
-        return ", ".join(["no guidance", *more]) + when
-    if weights == "fitted":
-        return f"{members_text(members)}, weights fitted by noise level{when}"
-    if len(members) == 1 and variant["rule"] == "mean_probability":
-        return f"{members_text(members)} alone{when}"
-    rule = RULE_NAMES.get(variant["rule"], variant["rule"])
-    if weights == "equal":
-        return f"{members_text(members)}, {rule}{when}"
-    shares = ", ".join(f"{name.upper()} {weight:.2f}" for name, weight in zip(members, weights, strict=True))
-    return f"{shares}; {rule}{when}"
+    members, weights, auto, window = (variant[key] for key in ("members", "weights", "autoguidance", "window"))
+    if members:
+        shares = zip(members, () if isinstance(weights, str) else weights, strict=False)
+        named = ", ".join(f"{name.upper()} {weight:.2f}" for name, weight in shares) or members_text(members)
+        alone = len(members) == 1 and variant["rule"] == "mean_probability"
+        rule = "alone" if alone else RULE_NAMES.get(variant["rule"], variant["rule"])
+        parts = [named, "weights fitted by noise level" if weights == "fitted" else rule]
+    else:
+        parts = ["no guidance"]
+    parts += [f"snapshot {variant['network']}"] if variant["network"] else []
+    parts += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
+    parts += [f"churn {variant['s_churn']:g}"] if variant["s_churn"] != sampler["s_churn"] else []
+    parts += [f"VP time {scientific(window[0])} to {scientific(window[1])}"] if window else []
+    parts += [f"{variant['steps']} steps"] if variant["steps"] != sampler["steps"] else []
+    return ", ".join(parts)
 
 
 def samples_text(record: Mapping[str, Any]) -> str:

@@ -67,13 +67,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Study:
-    """The output of `dguide study`: figures, a row for each trial or effect, the record, and the promoted trial."""
+    """The output of `dguide study`: figures, and a row for each trial or effect."""
 
     name: str
     figures: tuple[Path, ...]
-    rows: pd.DataFrame | None
-    record: Mapping[str, Any]
-    promoted: Mapping[str, Any] | None
+    rows: pd.DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +87,7 @@ class ReportData:
     real: np.ndarray  # (1, H, W, C) uint8
     samples: Mapping[str, Mapping[str, np.ndarray]]  # images (K, H, W, C) uint8, index (K,)
     trajectories: Mapping[str, Trajectory]
-    studies: Mapping[str, Study]
+    studies: Sequence[Study]  # that have been run
     benchmark: Sequence[Mapping[str, Any]]
 
     @property
@@ -123,21 +121,23 @@ class ReportData:
         """FID or KID with the name of its feature network."""
         return fid_label(self.reference["fid_network"], metric)
 
-    def from_baseline(self, names: Sequence[str] | None = None) -> dict[str, Difference]:
-        """The differences of variants, all if none are named, from the baseline."""
-        wanted = self.evaluations if names is None else names
-        return {name: self.differences[name, self.baseline] for name in wanted if name != self.baseline}
+    def from_baseline(self) -> dict[str, Difference]:
+        """The difference of every other variant from the baseline."""
+        return {name: self.differences[name, self.baseline] for name in self.evaluations if name != self.baseline}
 
     def from_members(self) -> dict[str, Difference]:
         """The difference of every ensemble from its members on average, where each was sampled alone."""
         records = {name: evaluation["against_members"] for name, evaluation in self.evaluations.items()}
-        return {
-            name: Difference(
-                record["delta_fid"], tuple(record["delta_fid_ci95"]), {kid: record[f"delta_{kid}"] for kid in KIDS}
-            )
-            for name, record in records.items()
-            if record
-        }
+        return {name: _difference(record) for name, record in records.items() if record}
+
+    def signs(self, differences: Mapping[str, Difference], other: str) -> list[str]:
+        """For each of the two KIDs, the rows in which its difference from `other` has another sign than that of FID."""
+        sentences = []
+        for kid, kid_name in KIDS.items():
+            rows = ", ".join(row for row, difference in differences.items() if difference.opposed(kid))
+            verb, where = ("disagree", f"for {rows}") if rows else ("agree", "in every row")
+            sentences.append(f"{self.label()} and {kid_name} {verb} in sign, against {other}, {where}.")
+        return sentences
 
 
 def gather(
@@ -145,6 +145,8 @@ def gather(
 ) -> ReportData:
     """Read and check all files of data/<profile> and reports/<profile> that the report needs, of one replicate."""
     benchmark, shown = report / "benchmark.json", settings["report"]
+    columns = ["variant", "other", "difference", "low", "high", *(f"{kid}_difference" for kid in KIDS)]
+    differences = _table(report / "details" / "differences.csv", "evaluation", columns).to_dict("records")
     samples = {}
     for name in dict.fromkeys([settings["evaluation"]["baseline"], *shown["samples"]]):
         arrays = read_npz(data / "guided" / name / replicate / "samples.npz", ["images", "index"], "guided")
@@ -155,11 +157,11 @@ def gather(
         card=read_json(data / "real" / "card.json", "real"),
         members=tuple(_member(report / "discriminator" / name, replicate) for name in settings["members"]),
         evaluations={name: read_evaluation(report, name) for name in settings["variants"]},
-        differences=_differences(report / "details" / "differences.csv"),
+        differences={(row["variant"], row["other"]): _difference(row) for row in differences},
         real=read_npz(data / "real" / "train.npz", ["images"], "real")["images"][:1].copy(),
         samples=samples,
         trajectories=trajectories,
-        studies={name: _study(report / "study", name) for name in STUDIES},
+        studies=_studies(report / "study"),
         benchmark=json.loads(benchmark.read_text(encoding="utf-8")) if benchmark.is_file() else [],
     )
 
@@ -170,15 +172,9 @@ def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     return {key: value for at in folders for key, value in read_json(at / f"{variant}.json", "evaluation").items()}
 
 
-def _differences(path: Path) -> dict[tuple[str, str], Difference]:
-    columns = ["variant", "other", "difference", "low", "high", *(f"{kid}_difference" for kid in KIDS)]
-    rows = _table(path, "evaluation", columns).to_dict("records")
-    return {
-        (row["variant"], row["other"]): Difference(
-            row["difference"], (row["low"], row["high"]), {kid: row[f"{kid}_difference"] for kid in KIDS}
-        )
-        for row in rows
-    }
+def _difference(row: Mapping[Any, Any]) -> Difference:
+    kids = {kid: row[f"{kid}_difference"] for kid in KIDS}
+    return Difference(row["difference"], (row["low"], row["high"]), kids)
 
 
 def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataFrame:
@@ -199,9 +195,9 @@ def _member(reports: Path, replicate: str) -> Member:
     )
 
 
-def _study(folder: Path, name: str) -> Study:
-    path, promotions = folder / f"{name}.csv", folder / "promoted.json"
-    rows = _table(path, f"study {name}") if path.is_file() else None
-    record = {} if rows is None else read_json(folder / f"{name}.json", f"study {name}")
-    promoted = read_json(promotions, "study promote").get(name) if promotions.is_file() else None
-    return Study(name, tuple(sorted(folder.glob(f"{name}*.png"))), rows, record, promoted)
+def _studies(folder: Path) -> list[Study]:
+    paths = [path for name in STUDIES if (path := folder / f"{name}.csv").is_file()]
+    return [
+        Study(path.stem, tuple(sorted(folder.glob(f"{path.stem}*.png"))), _table(path, f"study {path.stem}"))
+        for path in paths
+    ]

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from dguide.report.figures import BLUE, GREY, INK, Drawing, finish, new_figure, variant_color
+from dguide.report.figures import BLUE, GREY, INK, finish, new_figure, variant_color
 from dguide.report.format import variant_text
 from dguide.report.gather import ReportData, Trajectory
 
@@ -24,13 +24,7 @@ def visible(x: np.ndarray, sigma: float, sigma_data: float) -> np.ndarray:
     return np.clip(x.astype(np.float64) * scale / 2 + 0.5, 0.0, 1.0)
 
 
-def most_changed(unguided: Trajectory, guided: Trajectory) -> int:
-    """The index, from 0, of the kept sample whose final image guidance changes most (mean absolute difference)."""
-    change = np.abs(guided.states[-1].astype(np.float64) - unguided.states[-1])
-    return int(change.mean(axis=(1, 2, 3)).argmax())
-
-
-def process_figure(data: ReportData) -> Drawing:
+def process_figure(data: ReportData) -> bytes:
     """Fig. 1: noising a real image, one sample's backward process with and without guidance, and their difference."""
     unguided = data.trajectories[data.baseline]
     # Variants with another number of steps have other noise levels.
@@ -41,17 +35,20 @@ def process_figure(data: ReportData) -> Drawing:
     sigmas = unguided.sigma[chosen]
     real = data.real[0].astype(np.float64) / 127.5 - 1
     noise = np.random.default_rng(FORWARD_NOISE_SEED).standard_normal(real.shape)
-    rows = [("forward\nreal image + σ × noise", INK, [visible(real + s * noise, s, sigma_data) for s in sigmas])]
-    sample = most_changed(unguided, data.trajectories[guided]) if guided else 0
-    rows += _backward(unguided, sample, chosen, sigma_data, "without guidance", GREY)
-    scale = 0.0
+    rows = [("forward →\nreal image + σ × noise", INK, [visible(real + s * noise, s, sigma_data) for s in sigmas])]
+    sample = 0
+    if guided:  # the sample whose final image guidance changes most
+        change = np.abs(data.trajectories[guided].states[-1].astype(np.float64) - unguided.states[-1])
+        sample = int(change.mean(axis=(1, 2, 3)).argmax())
+    index = int(data.reference["seed_start"]) + sample
+    rows += _backward(unguided, sample, chosen, sigma_data, f"sample {index:,}", GREY)
     if guided:
         rows += _backward(data.trajectories[guided], sample, chosen, sigma_data, f"guided: {guided}", BLUE)
         changes = [(after - before).mean(axis=-1) for before, after in zip(rows[2][2], rows[4][2], strict=True)]
         scale = max(float(np.abs(change).max()) for change in changes)
         red_blue = [colormaps["RdBu_r"](0.5 + change / (2 * scale or 1))[..., :3] for change in changes]
-        rows.append(("guided minus unguided\nestimate D(x; σ)", INK, red_blue))
-    figure = new_figure(1.05 * len(sigmas) + 1.9, 1.0 * len(rows) + 0.45, wspace=0.16, w_pad=0.02)
+        rows.append((f"guided minus unguided\nestimate, colours ±{scale:.2g}", INK, red_blue))
+    figure = new_figure(1.05 * len(sigmas) + 1.9, 1.0 * len(rows) + 0.45, w_pad=0.02)
     panels = figure.subplots(len(rows), len(sigmas), squeeze=False)
     for axes, level in zip(panels[0], chosen, strict=True):
         text = f"σ {unguided.sigma[level]:.2g}\nτ {unguided.tau[level]:.2f}"
@@ -60,12 +57,7 @@ def process_figure(data: ReportData) -> Drawing:
         _row_title(row[0], title, color)
         for axes, image in zip(row, images, strict=True):
             show(axes, image)
-    for row in (0, 1, 3)[: 2 + bool(guided)]:
-        for axes in panels[row, :-1]:
-            _arrow(axes, backward=row > 0)
-    index = int(data.reference["seed_start"]) + sample
-    facts = {"guided": guided, "scale": f"{scale:.2g}", "kept": unguided.states.shape[1], "index": index}
-    return finish(figure, data, "fig1", **facts)
+    return finish(figure, data)
 
 
 def _backward(
@@ -75,20 +67,13 @@ def _backward(
     # At sigma = 0 the sample is its own estimate.
     estimates = [path.denoised[i, sample] if i < len(path.denoised) else path.states[i, sample] for i in chosen]
     return [
-        (f"backward, {title}\nstate x", color, states),
+        (f"← backward, {title}\nstate x", color, states),
         ("estimate D(x; σ)", color, [visible(image, 0.0, sigma_data) for image in estimates]),
     ]
 
 
 def _row_title(axes: Axes, title: str, color: str) -> None:
     axes.set_ylabel(title, rotation=0, ha="right", va="center", labelpad=10, color=color, fontsize=8.5)
-
-
-def _arrow(axes: Axes, backward: bool) -> None:
-    """An arrow to the right of a panel, in the gap before the next one."""
-    style = {"arrowstyle": "<|-" if backward else "-|>", "linewidth": 1.2, "color": INK, "shrinkA": 0, "shrinkB": 0}
-    arrow = axes.annotate("", (1.2, 0.5), (1.02, 0.5), "axes fraction", "axes fraction", arrowprops=style)
-    arrow.set_in_layout(False)
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
@@ -101,7 +86,7 @@ def show(axes: Axes, image: np.ndarray) -> None:
     axes.spines[:].set_visible(False)
 
 
-def samples_figure(data: ReportData) -> Drawing:
+def samples_figure(data: ReportData) -> bytes:
     """Fig. 3: the same noise turned into images without and with guidance."""
     names = data.settings["report"]["samples"]
     index = data.samples[data.baseline]["index"]
@@ -115,4 +100,4 @@ def samples_figure(data: ReportData) -> Drawing:
             show(axes, image)
     for axes, sample in zip(panels[0], index, strict=True):
         axes.set_title(f"{sample}", fontweight="normal", fontsize=7)
-    return finish(figure, data, "fig3", names=names, images=len(index))
+    return finish(figure, data)

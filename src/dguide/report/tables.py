@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -62,27 +60,15 @@ def _latex(text: str) -> str:
 
 def sampling_table(data: ReportData) -> Table:
     """Table 1: the reproduction's sampling settings beside ours."""
-    columns = {"reproduction: unguided": _unguided(published.TABLES), "reproduction: guided": _guided(published.TABLES)}
+    kinds = {"unguided": False, "guided": True}
+    columns = {f"reproduction: {kind}": _column(published.TABLES, guided) for kind, guided in kinds.items()}
     columns |= {f"ours: {name}": _sampling(data, name) for name in data.settings["report"]["sampling"]}
     frame = pd.DataFrame(columns).rename_axis("setting").reset_index()
     return Table("table1", "Table 1. Sampling settings", frame)
 
 
-def _guided(texts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    return {**texts["sampling"], **texts["guidance"]}
-
-
-def _unguided(texts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    return {**texts["sampling"], **dict.fromkeys(texts["guidance"], MISSING)}
-
-
-def nearest_settings(data: ReportData) -> dict[str, str]:
-    """The last column of Table 1, the reproduction's of the same kind, and what differs between the two."""
-    (name,) = data.settings["report"]["sampling"][-1:] or [data.baseline]
-    kind, texts = ("guided", _guided) if data.settings["variants"][name]["members"] else ("unguided", _unguided)
-    theirs, ours = texts(published.TABLES), _sampling(data, name)
-    different = [f"{key}: {ours[key]} against {theirs[key]}" for key in theirs if ours[key] != theirs[key]]
-    return {"ours": name, "theirs": kind, "different": "; ".join(different) or "nothing"}
+def _column(texts: Mapping[str, Mapping[str, str]], guided: bool) -> dict[str, str]:
+    return {**texts["sampling"], **(texts["guidance"] if guided else dict.fromkeys(texts["guidance"], MISSING))}
 
 
 def _sampling(data: ReportData, name: str) -> dict[str, str]:
@@ -110,8 +96,7 @@ def _sampling(data: ReportData, name: str) -> dict[str, str]:
         "boosting": switch(variant["boosting"]),
         "probability clip": f"[{clip}, 1 - {clip}]",
     }
-    parts = {"sampling": texts, "guidance": guidance}
-    return _guided(parts) if variant["members"] else _unguided(parts)
+    return _column({"sampling": texts, "guidance": guidance}, bool(variant["members"]))
 
 
 def discriminator_table(data: ReportData) -> Table:
@@ -128,6 +113,7 @@ def discriminator_table(data: ReportData) -> Table:
 def _member(data: ReportData, member: Member) -> dict[str, str]:
     metrics, history, settings = member.metrics, member.history, data.settings["members"][member.name]
     row = {
+        "ours: start": settings["start"].rpartition("/")[2],
         "ours: epochs": fmt.count(metrics["epochs"]),
         "ours: learning rate": scientific(metrics["learning_rate"]),
         "ours: weight decay": scientific(metrics["weight_decay"]),
@@ -188,11 +174,6 @@ def _ours(data: ReportData, name: str) -> dict[str, str]:
         f"ours: {data.label()} [95 %]": fid_text(evaluation),
         f"ours: {data.label()}, de-biased": number(evaluation["fid_debiased"], 2),
     }
-    if evaluation["replicates"] > 1:
-        alone = fmt.estimate(evaluation["fid"], evaluation["fid_ci95_sampling"])
-        change = fmt.estimate(deltas["fid"], evaluation["delta_ci95_sampling"], sign=True)
-        row[f"ours: {data.label()} [95 %, sampling only]"] = alone
-        row[f"ours: difference from {baseline} [95 %, sampling only]"] = change
     row |= {f"ours: difference from {other} [95 %]": difference_text(data, name, other) for other in data.compared}
     row["ours: adjusted p"] = number(evaluation["delta_p_adjusted"], 3)
     for kid, suffix in zip(KIDS, ("", ", held-out"), strict=True):
@@ -219,40 +200,23 @@ def ensemble_table(data: ReportData) -> Table:
         record = data.evaluations[name]["against_members"]
         alone = {member: data.evaluations[variant] for member, variant in record["alone"].items()}
         best, *_, worst = sorted(alone, key=lambda member: alone[member]["fid"])
-        apart = {member: data.differences[name, variant] for member, variant in record["alone"].items()}
-        verdicts = [difference.verdict for difference in apart.values()]
         rows.append({
             "ensemble": name,
             "of": fmt.variant_text(data.settings["variants"][name], data.settings["sampler"]),
-            "start of its members": start_text(data, list(alone)),
             f"{label}: ensemble": fid_text(data.evaluations[name]),
             f"{label}: mean of its members": number(record["fid"], 2),
             f"{label}: best member": f"{best.upper()} {fid_text(alone[best])}",
             f"{label}: worst member": f"{worst.upper()} {fid_text(alone[worst])}",
             f"{change}: the mean of its members": from_mean.text,
-            f"{change}: its best member": apart[best].text,
+            f"{change}: its best member": difference_text(data, name, record["alone"][best]),
             **{f"{change}: {other}": difference_text(data, name, other) for other in data.compared},
-            "members it is: better than": f"{verdicts.count('better')} of {len(verdicts)}",
-            "members it is: worse than": f"{verdicts.count('worse')} of {len(verdicts)}",
         })  # fmt: skip
     return Table("table4", "Table 4. Ensembles beside their members", pd.DataFrame(rows))
 
 
-def start_text(data: ReportData, members: Sequence[str]) -> str:
-    """The starts of members: "fresh", or for example "1 of 6 fresh, 5 of 6 sequential"."""
-    starts = Counter(_start(data.settings["members"][name]) for name in members)
-    return ", ".join(kind if len(starts) == 1 else f"{n} of {len(members)} {kind}" for kind, n in starts.items())
-
-
-def _start(member: Mapping[str, Any]) -> str:
-    if member["start"].startswith("models/"):
-        return "fresh" if member["start"].endswith("/extractor") else "sequential"
-    return "pretrained" if member["epochs"] else "released"
-
-
 def study_table(study: Study, shown: int = 10) -> Table:
     """The best complete trials of a search, or all rows of a factorial."""
-    frame = pd.DataFrame() if study.rows is None else study.rows
+    frame = study.rows
     if {"number", "value", "state"} <= set(frame):
         frame = frame[frame["state"] == "complete"].sort_values(["value", "number"]).head(shown)
     frame = frame.drop(columns=["state", "seconds", "note"], errors="ignore")
@@ -263,17 +227,9 @@ def study_table(study: Study, shown: int = 10) -> Table:
 
 
 def variants_frame(data: ReportData) -> pd.DataFrame:
-    """Every number of every evaluation, unrounded; lists are joined by +."""
-    rows = []
-    for name, evaluation in data.evaluations.items():
-        numbers = {key: value for key, value in evaluation.items() if key != "against_members"}
-        row = {key: "+".join(map(str, value)) if isinstance(value, list) else value for key, value in numbers.items()}
-        for other in data.compared[1:]:
-            if (difference := data.differences.get((name, other))) is not None:
-                row[f"delta_fid_{other}"] = difference.value
-                row[f"delta_low_{other}"], row[f"delta_high_{other}"] = difference.bounds
-        rows.append({"variant": name} | row)
-    return pd.DataFrame(rows)
+    """Every number of every evaluation, unrounded."""
+    rows = [{"variant": name, **evaluation} for name, evaluation in data.evaluations.items()]
+    return pd.DataFrame(rows).drop(columns="against_members")
 
 
 def curves_frame(data: ReportData) -> pd.DataFrame:

@@ -28,16 +28,13 @@ from discriminator_guidance.metrics.distances import (
     gaussian_of_statistics,
     kid_influence,
 )
-from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
+from discriminator_guidance.metrics.features import Doubles, FidNetwork, InceptionFeatures, extract_features
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.runtime import Compute, allow_tf32, gather_rows, is_first, prepare, share
 
 DESCRIBED = ("members", "weights", "w1", "w2", "boosting", "s_churn", "network", "autoguidance")  # of a variant
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
-METRICS = (
-    "fid", "fid_low", "fid_high", "delta_fid", "delta_low", "delta_high", "kid", "kid_holdout", "precision", "recall",
-)  # fmt: skip
 DISTANCES = ("fid", "kid", "kid_holdout")
 SCORES = tuple(f"discriminator_{name}" for name in ("precision", "recall", "accuracy", "auroc"))
 SAMPLED = ("w1", "w2", "boosting", "window", "steps", "s_churn", "network", "autoguidance")  # settings of a variant
@@ -53,16 +50,12 @@ class RealImages:
     neighborhood: int
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """A variant's distances by name, with influences, and further means over its replicates."""
+Evaluated = Mapping[str, Estimate]  # fid, fid_debiased, kid, kid_holdout, precision and recall of a variant
 
-    distances: Mapping[str, Estimate]
-    means: Mapping[str, float]
 
-    def minus(self, other: Evaluated) -> dict[str, Estimate]:
-        """The paired difference of each distance."""
-        return {name: estimate.minus(other.distances[name]) for name, estimate in self.distances.items()}
+def _minus(variant: Evaluated, other: Evaluated) -> dict[str, Estimate]:
+    """The paired difference of each distance."""
+    return {name: variant[name].minus(other[name]) for name in DISTANCES}
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -98,24 +91,23 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
                 if real is not None:  # the others only share the features
                     measured.append(_measure(rows, real, compute))
             if measured:
-                evaluated[variant] = _over_replicates(measured)
+                evaluated[variant] = {name: Estimate.of(values[name] for values in measured) for name in measured[0]}
     if real is None:
         return {}
 
     metrics, details = {}, {}
-    adjusted = adjusted_p(config, evaluated)
+    adjusted, baseline = adjusted_p(config, evaluated), evaluated[settings.baseline]
+    of_real = _distances_of_real(config, features, real)
     for name in config.variants:
-        metrics[name] = _metrics(evaluated[name], evaluated[settings.baseline])
-        details[name] = _details(evaluated[name], evaluated[settings.baseline]) | _described(config, name)
-        details[name] |= dict.fromkeys(SCORES) | scores[name]
+        metrics[name] = _metrics(evaluated[name], baseline)
+        details[name] = _details(evaluated[name], baseline) | _described(config, name) | dict.fromkeys(SCORES)
+        details[name] |= scores[name] | (of_real if name == settings.baseline else {})
         details[name] |= {
             "reference_n": len(features["train"]),
             "holdout_n": len(features["holdout"]),
             "delta_p_adjusted": adjusted.get(name),
             "against_members": against_members(config.variants, evaluated, name),
         }
-    of_real = _distances_of_real(config, features, real)
-    details[settings.baseline] |= of_real
     for name in config.variants:
         write_json(layout.evaluation(name), metrics[name])
         write_json(layout.details(name), details[name])
@@ -157,11 +149,9 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
         labels = arrays[0]["labels"]
         for path, member in zip(paths, arrays, strict=True):
             if not np.array_equal(member["labels"], labels) or member["logits"].shape != labels.shape:
-                expected, got = (
-                    f"the {len(labels)} test images of {paths[0]} in {path}",
-                    f"{len(member['labels'])} others",
-                )
-                raise InputError(expected, got, "give all members as many images, and train them again")
+                expected = f"the {len(labels)} test images of {paths[0]} in {path}"
+                remedy = "give all members as many images, and train them again"
+                raise InputError(expected, f"{len(member['labels'])} others", remedy)
         logits = torch.from_numpy(np.stack([member["logits"] for member in arrays])).double()
         rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
         combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))
@@ -204,44 +194,39 @@ def _features(
     return gather_rows(rows, len(images)).numpy()
 
 
-def _measure(rows: np.ndarray, real: RealImages, compute: Compute) -> tuple[dict[str, Any], dict[str, float]]:
-    """Value and influence of each distance of one set of features, and its further numbers."""
-    own_kernel, size = KernelSet.of(rows, compute.device), len(real.neighbours)
-    distances = {"fid": frechet_influence(rows, real.gaussian)}
-    distances |= {name: kid_influence(own_kernel, kernel) for name, kernel in real.kernels.items()}
+def _measure(rows: np.ndarray, real: RealImages, compute: Compute) -> dict[str, tuple[float, Doubles]]:
+    """The numbers of one set of features, with the influence of each image."""
+    kernel, size = KernelSet.of(rows, compute.device), len(real.neighbours)
     precision, recall = precision_recall(rows[:size], real.neighbours, real.neighborhood, device=compute.device)
-    means = {"precision": precision.mean, "recall": recall.mean, "fid_debiased": debiased_distance(rows, real.gaussian)}
-    return distances, means
-
-
-def _over_replicates(measured: Sequence[tuple[dict[str, Any], dict[str, float]]]) -> Evaluated:
-    distances = {name: Estimate.of(replicate[name] for replicate, _ in measured) for name in DISTANCES}
-    return Evaluated(distances, {key: float(np.mean([means[key] for _, means in measured])) for key in measured[0][1]})
+    return {
+        "fid": frechet_influence(rows, real.gaussian),
+        "fid_debiased": (debiased_distance(rows, real.gaussian), np.full(len(rows), np.nan)),  # without an interval
+        **{name: kid_influence(kernel, reference) for name, reference in real.kernels.items()},
+        "precision": (precision.mean, precision.influence[0]),
+        "recall": (recall.mean, recall.influence[0]),
+    }
 
 
 def _metrics(variant: Evaluated, baseline: Evaluated) -> dict[str, float]:
-    fid, delta = variant.distances["fid"], variant.minus(baseline)["fid"]
-    kids = (variant.distances[name].mean for name in ("kid", "kid_holdout"))
-    means = variant.means["precision"], variant.means["recall"]
-    values = (fid.mean, *fid.interval(), delta.mean, *delta.interval(), *kids, *means)
-    return dict(zip(METRICS, values, strict=True))
+    metrics: dict[str, float] = {}
+    for name, estimate in (("fid", variant["fid"]), ("delta", variant["fid"].minus(baseline["fid"]))):
+        low, high = estimate.interval()
+        metrics |= {"delta_fid" if name == "delta" else name: estimate.mean, f"{name}_low": low, f"{name}_high": high}
+    return metrics | {name: variant[name].mean for name in ("kid", "kid_holdout", "precision", "recall")}
 
 
 def _details(variant: Evaluated, baseline: Evaluated) -> dict[str, Any]:
-    fid, delta = variant.distances["fid"], variant.minus(baseline)
+    delta = _minus(variant, baseline)
     details: dict[str, Any] = {
-        "fid_values": list(fid.values),  # of each replicate
-        "fid_ci95_sampling": fid.sampling_interval(),
-        "fid_debiased": variant.means["fid_debiased"],
+        "fid_values": list(variant["fid"].values),  # of each replicate
+        "fid_ci95_sampling": variant["fid"].sampling_interval(),
+        "fid_debiased": variant["fid_debiased"].mean,
         "delta_ci95_sampling": delta["fid"].sampling_interval(),
         "delta_p": delta["fid"].p_value(),
     }
     for name in ("kid", "kid_holdout"):
-        details |= {
-            f"{name}_ci95": variant.distances[name].interval(),
-            f"delta_{name}": delta[name].mean,
-            f"delta_{name}_ci95": delta[name].interval(),
-        }
+        details[f"{name}_ci95"] = variant[name].interval()
+        details |= {f"delta_{name}": delta[name].mean, f"delta_{name}_ci95": delta[name].interval()}
     return details
 
 
@@ -268,36 +253,39 @@ def _described(config: Config, name: str) -> dict[str, Any]:
 
 def _distances_of_real(config: Config, features: Mapping[str, np.ndarray], real: RealImages) -> dict[str, Any]:
     """What to hold a distance against: training images drawn again, and held-out ones."""
-    fid = Estimate.of([frechet_influence(features["holdout"], real.gaussian)])
-    kid = Estimate.of([kid_influence(real.kernels["kid_holdout"], real.kernels["kid"])])
-    return {
+    details: dict[str, Any] = {
         "floor": floor_distance(features["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
-        "holdout_fid": fid.mean,
-        "holdout_fid_ci95": fid.interval(),
         "holdout_fid_debiased": debiased_distance(features["holdout"], real.gaussian),
-        "holdout_kid": kid.mean,
-        "holdout_kid_ci95": kid.interval(),
     }
+    kid = kid_influence(real.kernels["kid_holdout"], real.kernels["kid"])
+    for name, pair in (("fid", frechet_influence(features["holdout"], real.gaussian)), ("kid", kid)):
+        estimate = Estimate.of([pair])
+        details |= {f"holdout_{name}": estimate.mean, f"holdout_{name}_ci95": estimate.interval()}
+    return details
 
 
 def differences(evaluated: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
     """A row for the difference of every variant from every other: of FID with its p-value, and of both KIDs."""
     rows = []
     for name, other in permutations(evaluated, 2):
-        row: dict[str, Any] = {"variant": name, "other": other}
-        for distance, delta in evaluated[name].minus(evaluated[other]).items():
-            low, high = delta.interval()
-            prefix = "" if distance == "fid" else f"{distance}_"
-            row |= {f"{prefix}difference": delta.mean, f"{prefix}low": low, f"{prefix}high": high}
-            row |= {"p": delta.p_value()} if distance == "fid" else {}
-        rows.append(row)
+        delta = _minus(evaluated[name], evaluated[other])
+        rows.append({"variant": name, "other": other, **_difference(delta), "p": delta["fid"].p_value()})
     return rows
+
+
+def _difference(delta: Mapping[str, Estimate]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for distance, estimate in delta.items():
+        prefix, (low, high) = "" if distance == "fid" else f"{distance}_", estimate.interval()
+        row |= {f"{prefix}difference": estimate.mean, f"{prefix}low": low, f"{prefix}high": high}
+    return row
 
 
 def adjusted_p(config: Config, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
     """The p-value of each variant's difference from the baseline, by Holm's method over all but the planned one."""
     baseline = config.evaluation.baseline
-    p = {name: row.minus(evaluated[baseline])["fid"].p_value() for name, row in evaluated.items() if name != baseline}
+    fid = {name: estimates["fid"] for name, estimates in evaluated.items()}
+    p = {name: estimate.minus(fid[baseline]).p_value() for name, estimate in fid.items() if name != baseline}
     unplanned = [name for name in p if (name, baseline) != tuple(config.report.primary)]
     return p | dict(zip(unplanned, holm([p[name] for name in unplanned]), strict=True))
 
@@ -313,30 +301,26 @@ def against_members(
     # The mean of distances has the mean of their influences, because all share their noise index by index.
     mean = {
         name: Estimate(
-            tuple(np.mean([single.distances[name].values for single in singles], axis=0).tolist()),
-            np.mean([single.distances[name].influence for single in singles], axis=0),
+            tuple(np.mean([single[name].values for single in singles], axis=0).tolist()),
+            np.mean([single[name].influence for single in singles], axis=0),
         )
         for name in DISTANCES
     }
-    delta = evaluated[ensemble].minus(Evaluated(mean, {}))
-    record: dict[str, Any] = {"alone": alone, "fid": mean["fid"].mean}
-    for name in DISTANCES:
-        record |= {f"delta_{name}": delta[name].mean, f"delta_{name}_ci95": delta[name].interval()}
-    return record
+    return {"alone": alone, "fid": mean["fid"].mean, **_difference(_minus(evaluated[ensemble], mean))}
 
 
 def _alone(variants: Mapping[str, Variant], ensemble: str) -> dict[str, str]:
     """By member, the variant that samples with it alone as the ensemble samples; empty where one has none."""
 
-    def sampling(name: str) -> tuple[object, ...]:
-        variant = variants[name]
+    def sampling(variant: Variant) -> tuple[object, ...]:
         clipped, fitted = variant.rule == "clipped_logit_mean", variant.weights == "fitted"
         return clipped, fitted, *(getattr(variant, key) for key in SAMPLED)
 
+    alike = sampling(variants[ensemble])
     singles = {
         variant.members[0]: name
         for name, variant in variants.items()
-        if len(variant.members) == 1 and sampling(name) == sampling(ensemble)
+        if len(variant.members) == 1 and sampling(variant) == alike
     }
     members = variants[ensemble].members
     return {member: singles[member] for member in members} if set(members) <= set(singles) else {}

@@ -13,7 +13,7 @@ from dguide.report.page import build_report
 from dguide.settings import Config, plain
 from dguide.stages.guided import trajectory
 from dguide.tracking import Tracker, provenance
-from discriminator_guidance.files import fingerprint, sha256, write_json
+from discriminator_guidance.files import write_json
 from discriminator_guidance.noise import tau_from_sigma
 from discriminator_guidance.runtime import is_first
 
@@ -34,13 +34,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             trajectories[name] = Trajectory(tau=tau, **{key: arrays[key] for key in PATH})
             advance(1)
     build_report(gather(settings, layout.real.parent, layout.report, first.replicate, trajectories))
-    origin = {
-        **provenance(layout.root),
-        "profile": config.profile,
-        "settings sha256": fingerprint(plain(config, "study", "fetch")),
-        "data sha256": {name: sha256(layout.real / f"{name}.npz") for name in ("train", "holdout")},
-    }
-    write_json(layout.provenance, origin)
+    write_json(layout.provenance, {**provenance(layout.root), "profile": config.profile})
     page = layout.report / "index.html"
     tracker.artifact(page)
     tracker.artifact(layout.provenance)

@@ -345,20 +345,6 @@ def record() -> None:
             tracker.end(status)
 
 
-def recorded_seconds(experiment: str) -> dict[str, float]:
-    """The duration of the last finished run of each name; empty where nothing was tracked."""
-    runs: list[Any] = []
-    try:
-        if _wanted():
-            runs = connect().search_runs(
-                experiment_names=[experiment], filter_string="attributes.status = 'FINISHED'",
-                order_by=["attributes.start_time ASC"], output_format="list",
-            )  # fmt: skip
-    except Exception as error:
-        _warn(error)
-    return {run.info.run_name: (run.info.end_time - run.info.start_time) / 1000 for run in runs}
-
-
 def provenance(root: Path) -> dict[str, Any]:
     """The commit, the machine and the versions that results come from: for MLflow and files that git ignores."""
     commit = git(root, "rev-parse", "HEAD")
