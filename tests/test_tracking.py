@@ -120,7 +120,8 @@ def test_a_stage_that_runs_again_replaces_its_earlier_run_when_it_is_finished(st
     kept = []
     for loss, error in ((1.0, None), (2.0, KeyboardInterrupt), (3.0, None)):
         with suppress(KeyboardInterrupt), tracking.run("again", "score/r0", {"stage": "score"}, {}) as tracker:
-            tracker.row("score/r1", {"stage": "score"}, {}, {"loss": 0.0})
+            with tracking.run("again", "score/r1", {"stage": "score"}, {}) as nested:
+                nested.summary({"loss": 0.0})
             tracker.summary({"loss": loss})
             if error is not None:
                 raise error
@@ -280,7 +281,7 @@ def test_a_call_that_fails_costs_one_warning_and_nothing_else(store: Any, capfd:
 
 
 def test_provenance_names_the_commit_and_edits_of_the_code(tmp_path: Path) -> None:
-    assert tracking.provenance(tmp_path)["commit"] == "not a git checkout"
+    assert tracking.provenance(tmp_path)["commit"] == "without git"
     (tmp_path / "src").mkdir()
     (tmp_path / "src/code.py").write_text("1")
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
@@ -309,7 +310,7 @@ def test_the_time_left_follows_from_the_speed_of_this_process(
         time.sleep(0.3)
         advance(1)
         assert left() > 25
-    with training_report(tracking.Tracker(""), "training", 600, "epochs") as report:
+    with training_report(tracking.Tracker(), "training", 600, "epochs") as report:
         for epoch in range(1, 501):  # which a checkpoint had
             report(epoch, {})
         time.sleep(0.3)

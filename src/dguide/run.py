@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SPINCOUNT = "10000"
 
 
-@tracking.recording()
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 
@@ -43,15 +42,16 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     layouts = Layout(Path.cwd(), config.profile).replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
-    stage: Any = import_module(f"dguide.stages.{word}")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
     apart = work_apart(word, len(numbers), world_size())
     numbers = numbers[rank() :: world_size()] if apart else numbers
     results = []
-    with ExitStack() as locks, alone(apart):
+    with ExitStack() as stack, alone(apart):
         folders = [layouts[number].partial / "-".join([word, *row.values()]) for number in numbers]
         for folder in folders if is_first() else []:
-            locks.enter_context(locked(folder))
+            stack.enter_context(locked(folder))
+        stack.enter_context(tracking.recording())
+        stage: Any = import_module(f"dguide.stages.{word}")
         for number in numbers:
             layout, settings = layouts[number], config.replicate(number)
             name = "/".join(filter(None, [word, *row.values(), layout.replicate]))

@@ -118,7 +118,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     write_csv(layout.differences, differences(evaluated))
     for name in config.variants:  # rows of the runs table in MLflow
         tags = {"stage": "evaluation", "profile": config.profile, "variant": name}
-        tracker.row(f"evaluation/{name}", tags, _described(config, name), metrics[name] | scores[name])
+        with tracking.run(config.profile, f"evaluation/{name}", tags, _described(config, name)) as nested:
+            nested.summary(metrics[name] | scores[name])
     tracking.table(f"metrics of {len(metrics)} variants", [{"variant": name, **row} for name, row in metrics.items()])
     return {"variants": len(evaluated), **of_real}
 

@@ -8,7 +8,6 @@ DGUIDE_TRACKING=off (no tracking).
 from __future__ import annotations
 
 import gc
-import getpass
 import json
 import logging
 import math
@@ -22,21 +21,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, wraps
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from rich.box import HEAVY_HEAD
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from discriminator_guidance.files import reason, sha256
 from discriminator_guidance.runtime import is_first, local_rank
@@ -54,53 +52,47 @@ def bar(description: str, total: int, unit: str, done: int = 0) -> Iterator[Call
     """
     console = Console(stderr=True, quiet=not is_first() or local_rank() > 0)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
-    shown = Progress(
-        TextColumn("{task.description}", markup=False), *columns, console=console, disable=not console.is_terminal
-    )
-    shown.add_task(description, total=total, completed=done)
-    (task,) = shown.tasks
-    start = said = time.monotonic()
+    text, plain = TextColumn("{task.description}", markup=False), not console.is_terminal
+    shown = Progress(text, *columns, console=console, disable=plain, speed_estimate_period=math.inf)
+    task = shown.tasks[shown.add_task(description, total=total, completed=done)]
+    said = time.monotonic()
+
+    def say(when: str) -> None:
+        if plain and not console.quiet:
+            print(f"{description}: {task.completed:.0f}/{total} {unit}{when}", file=sys.stderr)
 
     def advance(count: int, resumed: bool = False) -> None:
-        nonlocal said, done
+        nonlocal said
         if resumed:
-            done += count
             task.completed += count  # `shown.advance` would take it for speed
         else:
             shown.advance(task.id, count)
-        now = time.monotonic()
-        if shown.disable and now - said >= LINE_EVERY_S:
-            said = now
-            left = (now - start) / max(task.completed - done, 1) * (total - task.completed)
-            _print(console, f"{description}: {task.completed:.0f}/{total} {unit}, {left:.0f} s left")
+        if time.monotonic() - said >= LINE_EVERY_S:
+            said = time.monotonic()
+            say("" if task.time_remaining is None else f", {task.time_remaining:.0f} s left")
 
+    shown.advance(task.id, 0)  # speed counts from here
     with shown:
         yield advance
-    if shown.disable and (took := time.monotonic() - start) >= 1:
-        _print(console, f"{description}: {task.completed:.0f}/{total} {unit} in {took:.0f} s")
+    if (took := task.elapsed or 0.0) >= 1:
+        say(f" in {took:.0f} s")
 
 
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print results as a table on standard output; plain aligned columns where there is no terminal."""
-    console = Console()
-    shown = Table(box=HEAVY_HEAD)
+    console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
-        shown.box, console.width = None, PLAIN_WIDTH
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    for column in columns:
-        shown.add_column(Text(column))
+        console.width = PLAIN_WIDTH
+    columns = dict.fromkeys(chain(*rows))
+    shown = Table(*columns, box=HEAVY_HEAD if console.is_terminal else None)
     for row in rows:
-        shown.add_row(*(Text(_shown(row.get(column, ""))) for column in columns))
-    console.print(Group(Text(title), shown))  # in one write: other processes print too
+        shown.add_row(*(_shown(row.get(column, "")) for column in columns))
+    console.print(Group(title, shown))  # in one write: other processes print too
 
 
 def notice(message: str, kind: str = "note") -> None:
     """Print one line on standard error."""
-    _print(Console(stderr=True), f"{kind}: {message}")
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    print(f"{kind}: {message}", file=sys.stderr)
 
 
 def _shown(value: object) -> str:
@@ -119,91 +111,60 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "1",
-    "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "5",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "PGCONNECT_TIMEOUT": "5",
 }
-PARENT, COMMIT = "mlflow.parentRunId", "mlflow.source.git.commit"
+PARENT = "mlflow.parentRunId"
 MODEL = (
     "The weights are in DVC, at the path in tag `weights`. Alias `best` has the smallest validation loss. "
     "In the project folder, `mlflow.pyfunc.load_model` loads a discriminator."
 )
 
-_recorder: subprocess.Popen[str] | None = None  # of this command
-_used = False  # whether the recorder was sent anything
-
-
-def _recorded(method: Callable[..., None]) -> Callable[..., None]:
-    """Let the recorder carry out a method, which the work only sends."""
-
-    @wraps(method)
-    def carried_out(self: Tracker, *arguments: Any) -> None:
-        if self.mlflow is not None:
-            method(self, *arguments)
-        elif _recorder is not None and _recorder.stdin is not None:
-            global _used
-            _used = True
-            with suppress(OSError):  # it has warned and ended
-                _recorder.stdin.write(json.dumps([method.__name__, *arguments], default=str) + "\n")
-                _recorder.stdin.flush()
-
-    return carried_out
+_recorder: IO[str] | None = None  # of this command: what it reads
 
 
 class Tracker:
-    """The run in MLflow that was opened last, or nothing."""
+    """The run in MLflow that was opened last; the work only sends the calls, and the recorder carries them out."""
 
-    def __init__(self, experiment: str, mlflow: Any = None) -> None:
-        self.experiment, self.status, self.mlflow = experiment, "FINISHED", mlflow
+    def __init__(self, mlflow: Any = None) -> None:
+        self.status, self.mlflow = "FINISHED", mlflow
         self._curves, self._points = set[tuple[str, str]](), list[Any]()
+        for method in vars(Tracker) if mlflow is None else ():
+            if not method.startswith("_"):
+                setattr(self, method, partial(_send, method))
 
     @property
     def _run(self) -> Any:
         return self.mlflow.active_run().info
 
-    @_recorded
     def start(self, experiment: str, name: str, tags: dict[str, str]) -> None:
         """Open a run in the one that is open, a stage's in that of its commit; create the experiment if need be."""
         client, outer = self.mlflow.MlflowClient(), self.mlflow.active_run()
         folder = (_project() / "mlartifacts").as_uri() if self.mlflow.get_tracking_uri().startswith("sqlite") else None
         stored = client.get_experiment_by_name(experiment)
         identifier = stored.experiment_id if stored else client.create_experiment(experiment, folder)
-        if outer is not None:
-            tags[PARENT] = outer.info.run_id
-        elif tags.get("stage", "study") != "study":
-            tags[PARENT] = self._pipeline(identifier, tags["dvc.experiment"] or tags[COMMIT][:7] or "without git")
-        # MLflow's `start_run` would look for git, notebooks and clusters, which takes a while.
-        run = client.create_run(identifier, run_name=name, tags={"mlflow.user": getpass.getuser(), **tags})
-        self.mlflow.start_run(run.info.run_id, nested=True, log_system_metrics=outer is None)
+        if outer is None and tags.get("stage", "study") != "study":  # the first stage makes the run of its commit
+            pipeline = f"pipeline/{tags['dvc.experiment'] or tags['commit'][:12]}"
+            made = client.search_runs([identifier], f"attributes.run_name = '{pipeline}'", max_results=1)
+            parent = made[0] if made else client.create_run(identifier, run_name=pipeline, tags={"stage": "pipeline"})
+            client.set_terminated(parent.info.run_id)
+            tags[PARENT] = parent.info.run_id
+        how = {"nested": True, "log_system_metrics": outer is None}
+        self.mlflow.start_run(experiment_id=identifier, run_name=name, tags=tags, **how)
 
-    def _pipeline(self, experiment: str, revision: str) -> str:
-        """The run in which those of all stages of one commit or DVC experiment are nested; the first stage makes it."""
-        client, name = self.mlflow.MlflowClient(), f"pipeline/{revision}"
-        if made := client.search_runs([experiment], f"attributes.run_name = '{name}'", max_results=1):
-            return str(made[0].info.run_id)
-        tags = {"stage": "pipeline", "mlflow.note.content": "the stages of one commit or DVC experiment"}
-        identifier = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
-        client.set_terminated(identifier)
-        return identifier
-
-    @_recorded
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log one point of each curve."""
         self._curves |= {(self._run.run_id, key) for key in values}
         self._points.append(self.mlflow.log_metrics(_finite(values), step=step, synchronous=False))
 
-    @_recorded
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers, but for those that end a curve."""
         final = {key: value for key, value in values.items() if (self._run.run_id, key) not in self._curves}
         self.mlflow.log_metrics(_finite(final))
 
-    @_recorded
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; nested mappings get dotted names."""
         self.mlflow.log_params(_flat(values))
 
-    @_recorded
     def inputs(self, files: Mapping[str, Path]) -> None:
         """Log the image sets that the run reads, by name: path, shape, SHA-256."""
         for name, path in files.items():
@@ -212,31 +173,23 @@ class Tracker:
                 data = self.mlflow.data.from_numpy(images, source=str(path), name=name, digest=digest[:36])
                 self.mlflow.log_input(data, tags={"sha256": digest})
 
-    @_recorded
     def artifact(self, path: Path) -> None:
         """Attach a copy of a small file."""
         self.mlflow.log_artifact(path)
 
-    @_recorded
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
         """Register weights, which stay where DVC keeps them, as a new version.
 
         With a loss they are a discriminator's: a model that `mlflow.pyfunc` loads, and `best` is set again.
         """
-        path, client, run_id = (
-            os.path.relpath(weights),
-            self.mlflow.MlflowClient(),
-            self.mlflow.active_run().info.run_id,
-        )
+        path, client, run_id = os.path.relpath(weights), self.mlflow.MlflowClient(), self._run.run_id
         tags = {"weights": path, "weights.sha256": sha256(Path(path)), "validation_loss": str(loss)}
         if loss is None:
             model = self.mlflow.create_external_model(name=name, source_run_id=run_id, tags=tags).model_id
         else:
             loader, config = Path(__file__).with_name("model.py"), {"folder": str(Path(path).parent)}
-            model = self.mlflow.pyfunc.log_model(
-                name=name, python_model=str(loader), model_config=config, tags=tags,
-                pip_requirements=["discriminator-guidance"],
-            ).model_id  # fmt: skip
+            how = {"python_model": str(loader), "pip_requirements": ["discriminator-guidance"]}
+            model = self.mlflow.pyfunc.log_model(name=name, model_config=config, tags=tags, **how).model_id
         with suppress(self.mlflow.MlflowException):  # it exists
             client.create_registered_model(name, description=MODEL)
         client.create_model_version(name, f"models:/{model}", run_id, tags, description=path, model_id=model)
@@ -246,28 +199,25 @@ class Tracker:
             best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
             client.set_registered_model_alias(name, "best", best.version)
 
-    def row(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-        """Record a finished run, of one of the rows that a stage computes together."""
-        with run(self.experiment, name, tags, params) as tracker:
-            tracker.summary(metrics)
-
-    @_recorded
     def end(self, status: str) -> None:
-        """Deliver what is on its way and close the run; a finished one replaces those of its name in its pipeline."""
+        """Deliver what is on its way and close the run; a finished one replaces those of its name and parent."""
         run, points, self._points = self.mlflow.active_run(), self._points, []
         self.mlflow.end_run(status)
-        if status == "FINISHED" and run.data.tags.get("stage", "study") != "study":
-            name, parent = run.info.run_name, run.data.tags[PARENT]
-            self._delete(f"attributes.run_name = '{name}' AND tags.`{PARENT}` = '{parent}'", run)
+        search = partial(self.mlflow.MlflowClient().search_runs, [run.info.experiment_id])
+        if status == "FINISHED" and (parent := run.data.tags.get(PARENT)):
+            for earlier in search(f"attributes.run_name = '{run.info.run_name}' AND tags.`{PARENT}` = '{parent}'"):
+                if earlier.info.run_id != run.info.run_id:  # MLflow can restore it
+                    for nested in [earlier, *search(f"tags.`{PARENT}` = '{earlier.info.run_id}'")]:
+                        self.mlflow.delete_run(nested.info.run_id)
         for point in points:
             point.wait()
 
-    def _delete(self, which: str, last: Any) -> None:
-        """Delete the runs before the last one, and those in them; MLflow can restore them."""
-        for earlier in self.mlflow.MlflowClient().search_runs([last.info.experiment_id], which):
-            if earlier.info.run_id != last.info.run_id:
-                self._delete(f"tags.`{PARENT}` = '{earlier.info.run_id}'", last)
-                self.mlflow.delete_run(earlier.info.run_id)
+
+def _send(method: str, *arguments: Any) -> None:
+    if _recorder is not None:
+        with suppress(OSError):  # it has warned and ended
+            _recorder.write(json.dumps([method, *arguments], default=str) + "\n")
+            _recorder.flush()
 
 
 @contextmanager
@@ -277,7 +227,7 @@ def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str
     Its status is FINISHED, or what the work sets; FAILED after an exception, KILLED after an interruption.
     """
     with recording():
-        tracker = Tracker(experiment)
+        tracker = Tracker()
         tracker.start(experiment, name, {**tags, **_origin(_project())})
         tracker.params(params)
         try:
@@ -292,26 +242,24 @@ def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str
 @contextmanager
 def recording() -> Iterator[None]:
     """Start the recorder, which is ready after some seconds, and wait in the end until it has delivered everything."""
-    global _recorder, _used
-    if _recorder is not None or os.environ.get("DGUIDE_TRACKING") == "off":  # each process may run replicates alone
+    global _recorder
+    if _recorder is not None or not _wanted():
         yield
         return
     command = [sys.executable, "-P", "-W", "ignore", "-c", "from dguide.tracking import record; record()"]
     # In a session of its own, where signals to the work do not reach it.
-    _recorder = recorder = subprocess.Popen(
+    process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
     try:
-        _used = False
+        _recorder = process.stdin
         yield
     finally:
         _recorder = None
-        if not _used:  # the command ended before there was a run
-            recorder.kill()
         try:
-            recorder.communicate(timeout=PATIENCE_S)
+            process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
-            recorder.kill()
+            process.kill()
             _warn(TimeoutError(f"no answer in {PATIENCE_S:.0f} s"))
 
 
@@ -322,10 +270,10 @@ def record() -> None:
     logging.disable()
     received: SimpleQueue[str] = SimpleQueue()  # filled also while MLflow is slow, so that the work never waits
     Thread(target=lambda: deque(map(received.put, chain(sys.stdin, [""])), maxlen=0), daemon=True).start()
-    messages, tracker, status = (json.loads(line) for line in iter(received.get, "")), Tracker(""), "KILLED"
+    messages, status, warned = (json.loads(line) for line in iter(received.get, "")), "KILLED", False
     try:
         gc.disable()  # it takes a fifth of an import of this size
-        tracker.mlflow, warned = connect(), False
+        tracker = Tracker(connect())
         gc.enable()
         for method, *arguments in messages:
             try:
@@ -333,7 +281,7 @@ def record() -> None:
             except Exception as error:
                 if method == "start":
                     raise
-                tracker.mlflow.search_experiments(max_results=1)
+                tracker.mlflow.search_experiments(max_results=1)  # raises where MLflow is gone
                 if not warned:
                     _warn(error, "not all is tracked")
                 warned = True
@@ -347,10 +295,10 @@ def record() -> None:
 
 def provenance(root: Path) -> dict[str, Any]:
     """The commit, the machine and the versions that results come from: for MLflow and files that git ignores."""
-    commit = git(root, "rev-parse", "HEAD")
+    commit = _git(root, "rev-parse", "HEAD")
     return {
-        "commit": commit or "not a git checkout",
-        "uncommitted changes": bool(git(root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
+        "commit": commit or "without git",
+        "uncommitted changes": bool(_git(root, "status", "--porcelain", "--", *CODE)) if commit else "unknown",
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
@@ -358,25 +306,22 @@ def provenance(root: Path) -> dict[str, Any]:
     }
 
 
-def git(root: Path, *arguments: str) -> str:
+def _git(root: Path, *arguments: str) -> str:
     """The output of git for a project folder; empty where it is not a checkout of its own."""
-    if not (root / ".git").exists():
-        return ""  # an archive unpacked inside another repository must not claim that repository's commit
-    # Hooks export GIT_DIR and its kin, which would make git answer for another repository.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    # Named folders: hooks export those of another repository, and git would look in the folders above.
+    command = ["git", "--git-dir=.git", "--work-tree=.", "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=True)
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
 
 
 @cache
 def _origin(root: Path) -> dict[str, str]:
     """Where a run comes from, as tags."""
-    origin = {COMMIT: git(root, "rev-parse", "HEAD"), "mlflow.source.name": " ".join(["dguide", *sys.argv[1:]])}
-    return {**_flat(provenance(root)), **origin, "dvc.experiment": os.environ.get("DVC_EXP_NAME", "")}
+    origin = {"dvc.experiment": os.environ.get("DVC_EXP_NAME", ""), **_flat(provenance(root))}
+    command = " ".join(["dguide", *sys.argv[1:]])
+    return {**origin, "mlflow.source.git.commit": origin["commit"], "mlflow.source.name": command}
 
 
 def connect() -> Any:
