@@ -47,6 +47,7 @@ Trials = Annotated[str, typer.Option("--trials", metavar="N|+N", help="Total num
 Recover = Annotated[
     bool, typer.Option("--recover", help="Rerun trials of killed processes immediately; no other may be running.")
 ]
+Folder = Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")]
 
 
 def _opened(params: Path) -> tuple[Config, Layout]:
@@ -65,74 +66,45 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command(rich_help_panel=PIPELINE)
-def real(params: Params = PARAMS) -> None:
-    """Prepare the real images: training set, held-out set, data card."""
-    run_stage("real", params)
+# The name of a command is the word of its stage or study.
+def _stage(command: typer.Context, params: Params = PARAMS) -> None:
+    run_stage(str(command.info_name), params)
 
 
-@app.command(rich_help_panel=PIPELINE)
-def score(replicate: Replicate = None, params: Params = PARAMS) -> None:
-    """Train or convert the score network, the EDM denoiser."""
-    run_stage("score", params, replicate)
+def _trained(command: typer.Context, replicate: Replicate = None, params: Params = PARAMS) -> None:
+    run_stage(str(command.info_name), params, replicate)
 
 
-@app.command(rich_help_panel=PIPELINE)
-def extractor(replicate: Replicate = None, params: Params = PARAMS) -> None:
-    """Train or convert the time-conditional classifier whose features feed the discriminators."""
-    run_stage("extractor", params, replicate)
-
-
-@app.command("fid_network", rich_help_panel=PIPELINE)
-def fid_network(params: Params = PARAMS) -> None:
-    """Train or convert the network whose features define the Frechet distance."""
-    run_stage("fid_network", params)
-
-
-@app.command(rich_help_panel=PIPELINE)
-def fake(replicate: Replicate = None, params: Params = PARAMS) -> None:
-    """Draw the unguided samples that discriminators learn from."""
-    run_stage("fake", params, replicate)
-
-
-@app.command(rich_help_panel=PIPELINE)
-def discriminator(member: Member, replicate: Replicate = None, params: Params = PARAMS) -> None:
-    """Train one discriminator."""
+def _discriminator(member: Member, replicate: Replicate = None, params: Params = PARAMS) -> None:
     run_stage("discriminator", params, replicate, member=member)
 
 
-@app.command(rich_help_panel=PIPELINE)
-def guided(variant: Variant, replicate: Replicate = None, params: Params = PARAMS) -> None:
-    """Draw the evaluation samples of one variant."""
+def _guided(variant: Variant, replicate: Replicate = None, params: Params = PARAMS) -> None:
     run_stage("guided", params, replicate, variant=variant)
 
 
-@app.command(rich_help_panel=PIPELINE)
-def evaluation(params: Params = PARAMS) -> None:
-    """Evaluate the samples of every variant: FID, KID, precision, recall, differences, intervals."""
-    run_stage("evaluation", params)
+for _word, _command, _text in (
+    ("real", _stage, "Prepare the real images: training set, held-out set, data card."),
+    ("score", _trained, "Train or convert the score network, the EDM denoiser."),
+    ("extractor", _trained, "Train or convert the time-conditional classifier whose features feed the discriminators."),
+    ("fid_network", _stage, "Train or convert the network whose features define the Frechet distance."),
+    ("fake", _trained, "Draw the unguided samples that discriminators learn from."),
+    ("discriminator", _discriminator, "Train one discriminator."),
+    ("guided", _guided, "Draw the evaluation samples of one variant."),
+    ("evaluation", _stage, "Evaluate the samples of every variant: FID, KID, precision, recall, with intervals."),
+    ("report", _stage, "Write tables, figures and index.html."),
+):
+    app.command(_word, help=_text, rich_help_panel=PIPELINE)(_command)
 
 
-@app.command(rich_help_panel=PIPELINE)
-def report(params: Params = PARAMS) -> None:
-    """Write tables, figures and index.html."""
-    run_stage("report", params)
-
-
-@study.command("discriminator")
-def study_discriminator(trials: Trials, recover: Recover = False, params: Params = PARAMS) -> None:
-    """Search the settings of one discriminator; the best trials are compared by their guided samples."""
-    _run_study("discriminator", params, trials, recover)
-
-
-@study.command("ensemble")
-def study_ensemble(trials: Trials, recover: Recover = False, params: Params = PARAMS) -> None:
-    """Search the members' weights, the rule and the guidance of an ensemble."""
-    _run_study("ensemble", params, trials, recover)
+@study.command("ensemble", help="Search the members' weights, the rule and the guidance of an ensemble.")
+@study.command("discriminator", help="Search the settings of one discriminator; the best are compared by samples.")
+def _search(command: typer.Context, trials: Trials, recover: Recover = False, params: Params = PARAMS) -> None:
+    _run_study(str(command.info_name), params, trials, recover)
 
 
 @study.command("factorial")
-def study_factorial(recover: Recover = False, params: Params = PARAMS) -> None:
+def _factorial(recover: Recover = False, params: Params = PARAMS) -> None:
     """Measure how much each known cause contributes to the reproduction's result."""
     _run_study("factorial", params, None, recover)
 
@@ -169,9 +141,7 @@ def profile(
 @app.command(rich_help_panel=TOOLS)
 def config(params: Params = PARAMS) -> None:
     """Check the settings without running anything."""
-    from dguide.settings import load_config
-
-    settings = load_config(params)
+    settings, _ = _opened(params)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
 
@@ -183,12 +153,11 @@ def summary(params: Params = PARAMS) -> None:
     from dguide.report.summary import summary_rows
 
     settings, layout = _opened(params)
-    folder = layout.report
-    evaluations = {name: read_evaluation(folder, name) for name in settings.variants}
+    evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     tracking.table(title, summary_rows(evaluations, settings.evaluation.baseline))
-    typer.echo(f"tables, figures and the page: {folder.relative_to(Path.cwd())}/index.html")
+    typer.echo(f"tables, figures and the page: {layout.report.relative_to(Path.cwd())}/index.html")
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -242,8 +211,7 @@ def fetch(
     from dguide.stages import fetch as stage
 
     settings, layout = _opened(params)
-    action = stage.listing if only_list else stage.run
-    rows = action(settings, layout.root, names or [])
+    rows = (stage.listing if only_list else stage.run)(settings, layout.root, names or [])
     tracking.table(f"profile {settings.profile}: third-party files", rows)
 
 
@@ -261,10 +229,7 @@ def release(
 
 
 @convert.command("edm")
-def convert_edm(
-    file: Annotated[Path, typer.Argument(help="An EDM .pkl.")],
-    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")],
-) -> None:
+def convert_edm(file: Annotated[Path, typer.Argument(help="An EDM .pkl.")], folder: Folder) -> None:
     """Convert an EDM score network."""
     from discriminator_guidance.checkpoints.edm_pickle import read_edm
 
@@ -274,7 +239,7 @@ def convert_edm(
 @convert.command("adm")
 def convert_adm(
     file: Annotated[Path, typer.Argument(help="A classifier or discriminator .pt.")],
-    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")],
+    folder: Folder,
     head_channels: Annotated[int, typer.Option(min=1, help="Channels of an attention head.")] = 64,
 ) -> None:
     """Convert an ADM classifier or a DG discriminator."""

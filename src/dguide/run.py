@@ -90,7 +90,7 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         os.close(descriptor)
         with suppress(OSError):  # a refused command leaves no folder, an interrupted one its work
-            for empty in (folder, *folder.parents[: len(folder.relative_to(Path.cwd()).parts) - 1]):
+            for empty in (folder, *folder.parents):
                 empty.rmdir()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.run import locked, run_stage
 from discriminator_guidance.errors import UserError
@@ -107,9 +108,10 @@ def test_a_kill_repeats_no_finished_replicate(
 
 
 def test_samples_that_could_not_be_written_are_not_drawn_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, layout = prepare_study(tmp_path, tiny_settings())
+    monkeypatch.setattr(tracking, "LINE_EVERY_S", 0.0)
     row = {"variant": "edm"}
     folder = layout.guided("edm")
     folder.parent.mkdir(parents=True)
@@ -119,7 +121,9 @@ def test_samples_that_could_not_be_written_are_not_drawn_again(
         run_in(layout.root, "guided", row)
     pieces = len(saves)
     folder.unlink()
+    assert "s left" in capsys.readouterr().err
     run_in(layout.root, "guided", row)
+    assert "s left" not in capsys.readouterr().err, "what was kept says nothing of the speed"
     assert (folder / "samples.npz").is_file()
     assert len(saves) == pieces > 0
 

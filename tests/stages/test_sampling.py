@@ -41,7 +41,7 @@ def drawn(tiny: Tiny):
 
     def draw_batches(*batches: range, seed: int = 7) -> Arrays:
         variant = config.variants["d0"]
-        parts = [arrays for _, arrays in draw(config, layout, variant, seed, batches, "", networks, True)]
+        parts = [arrays for _, arrays, _ in draw(config, layout, variant, seed, batches, "", networks, True)]
         axes = {"states": 1, "denoised": 1, "log_ratio": 1}
         return {name: np.concatenate([part[name] for part in parts], axes.get(name, 0)) for name in parts[0]}
 

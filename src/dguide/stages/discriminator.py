@@ -116,7 +116,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         used = {"epoch": 0, **validate(head, inputs.validation, inputs.compute)}
         best, batches, effective = {}, 0, {"epochs": 0}
     logits, labels = (torch.from_numpy(tested[name]) for name in ("logits", "labels"))
-    metrics = {
+    metrics: dict[str, Any] = {
         **{key: effective.get(key) for key in TRAINED},
         "used_epoch": used["epoch"],
         "iterations": settings.epochs * batches,

@@ -15,7 +15,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Write samples.npz (images, labels of a conditional profile, index) and grid.png, drawn as the baseline."""
     row, span, shards = config.variants[config.evaluation.baseline], config.fake, dict[int, Arrays]()
     with tracking.bar("fake", span.images, "images") as advance:
-        for number, shard in draw(config, layout, row, span.seed, batches_of(span), "fake"):
+        for number, shard, kept in draw(config, layout, row, span.seed, batches_of(span), "fake"):
             shards[number] = shard
-            advance(len(shard["images"]))
+            advance(len(shard["images"]), kept)
     return write_samples(layout.fake, tracker, shards)

@@ -54,9 +54,9 @@ def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[
     row, span, shards = config.variants[variant], config.guided, dict[int, Arrays]()
     tracker.params({**plain(row), **vars(sampler_settings(config, row))})
     with tracking.bar(f"guided {variant}", span.images, "images") as advance:
-        for number, shard in draw(config, layout, row, span.seed, batches_of(span), f"guided-{variant}"):
+        for number, shard, kept in draw(config, layout, row, span.seed, batches_of(span), f"guided-{variant}"):
             shards[number] = shard
-            advance(len(shard["images"]))
+            advance(len(shard["images"]), kept)
     return write_samples(layout.guided(variant), tracker, shards)
 
 
@@ -80,8 +80,8 @@ def draw(
     work: str = "",
     networks: Networks | None = None,
     trajectory: bool = False,
-) -> Iterator[tuple[int, Arrays]]:
-    """Draw batches of sample indices by a variant; yields the number of each batch and its arrays.
+) -> Iterator[tuple[int, Arrays, bool]]:
+    """Draw batches of sample indices by a variant; yields each batch's number, its arrays, and whether they were kept.
 
     They are images (n, H, W, C) uint8, labels (n,) in a conditional profile, index (n,), and with `trajectory` also
     sigma (steps + 1,), states (steps + 1, n, H, W, C), denoised (steps, n, H, W, C), log_ratio (steps, n), +inf where
@@ -114,7 +114,7 @@ def draw(
         }
         shards = resumable(layout, work, weight_files(layout, variant), key, compute)
         kept = {number: shard for number in missing if (shard := shards.load_shard(number)) is not None}
-        yield from kept.items()
+        yield from ((number, arrays, True) for number, arrays in kept.items())
         missing = broadcast([number for number in missing if number not in kept])
         mine = missing[rank() :: processes()]
 
@@ -145,7 +145,7 @@ def draw(
         arrays = {"images": to_uint8(samples), **arrays, "index": np.asarray(indices, dtype=np.int64)}
         if work:
             shards.save_shard(number, **arrays)
-        yield number, arrays
+        yield number, arrays, False
 
     if work and processes() > 1:
         barrier()
@@ -154,7 +154,7 @@ def draw(
             if shard is None:
                 remedy = "share the project folder among all processes, and run the command again"
                 raise InputError(f"batch {number} in {shards.folder}", "none", remedy)
-            yield number, shard
+            yield number, shard, False
 
 
 def batches_of(span: SampleRange) -> list[range]:
@@ -167,7 +167,7 @@ def trajectory(config: Config, layout: Layout, variant: str, images: int) -> Arr
     """The way of the first evaluation samples of a variant through the noise levels, as `draw` describes it."""
     span, row = config.guided, config.variants[variant]
     first = range(span.seed_start, span.seed_start + images)
-    ((_, arrays),) = draw(config, layout, row, span.seed, [first], trajectory=True)
+    ((_, arrays, _),) = draw(config, layout, row, span.seed, [first], trajectory=True)
     return arrays
 
 
@@ -182,7 +182,7 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
     size, row = config.guided.batch_size, config.variants[variant]
     batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
     with tracking.bar(f"samples of {variant}", len(seeds), "images") as advance:
-        for number, arrays in draw(config, layout, row, config.guided.seed, batches):
+        for number, arrays, _ in draw(config, layout, row, config.guided.seed, batches):
             drawn.append(arrays["images"])
             if not grid:
                 for seed, image in zip(batches[number], drawn.pop(), strict=True):

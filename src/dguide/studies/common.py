@@ -46,7 +46,7 @@ class GuidedSamples:
     def batches(self, variant: Variant, span: SampleRange, **options: Any) -> Iterator[Arrays]:
         """Draw the samples of a variant in a range; yields of each batch what `draw` does, and features (n, d)."""
         rounded, size = torch.backends.cuda.matmul.allow_tf32, self.config.evaluation.batch_size
-        for _, arrays in draw(self.config, self.layout, variant, span.seed, batches_of(span), **options):
+        for _, arrays, _ in draw(self.config, self.layout, variant, span.seed, batches_of(span), **options):
             allow_tf32(False)  # metrics are compared to many digits
             features = extract_features(self.network.features, arrays["images"], size, self.compute.device)
             allow_tf32(rounded)

@@ -54,7 +54,8 @@ def bar(description: str, total: int, unit: str, done: int = 0) -> Iterator[Call
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
     text, plain = TextColumn("{task.description}", markup=False), not console.is_terminal
     shown = Progress(text, *columns, console=console, disable=plain, speed_estimate_period=math.inf)
-    task = shown.tasks[shown.add_task(description, total=total, completed=done)]
+    shown.add_task(description, total=total, completed=done)
+    (task,) = shown.tasks
     said = time.monotonic()
 
     def say(when: str) -> None:
