@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# PostgreSQL refuses to run as root; then it runs as the first of these that there is.
-USERS = ("postgres", "nobody")
+USERS = ("postgres", "nobody")  # PostgreSQL refuses to run as root; then it runs as the first of these that there is
 
 
 def server_programs() -> Path | None:

@@ -60,28 +60,18 @@ def test_the_search_begins_with_the_plain_mean_by_each_rule_each_member_alone_an
     assert (fitted.members, fitted.weights, fitted.w1) == (expected.members, "fitted", 1.0)
 
 
-def test_a_search_leaves_table_record_and_charts(searched: Tiny):
+def test_a_search_leaves_a_table_a_record_and_samples(searched: Tiny):
     _, layout = searched
     trials, record = rows(layout), json.loads((layout.study / "ensemble.json").read_text())
     best = min(trials, key=lambda row: (float(row["value"]), int(row["number"])))
     assert record["winner"]["trial"] == int(best["number"])
-    expected = {
-        "fid": float(best["value"]),
-        "start_fid": float(trials[0]["value"]),
-        "fitted_fid": float(trials[4]["value"]),
-    }
-    assert record["winner"]["values"] == expected
+    values = {"fid": best, "start_fid": trials[0], "fitted_fid": trials[4]}
+    assert record["winner"]["values"] == {key: float(row["value"]) for key, row in values.items()}
     assert record["n_trials"] == len(trials) == 8
-    for row in trials:
-        if row["params_fitted"] == "False":
-            assert float(row["params_weight_d0"]) + float(row["params_weight_d1"]) == pytest.approx(1)
-    variant = record["rows"]["variants"]["tuned_mean"]
-    assert set(variant["members"]) <= {"d0", "d1"}
+    assert set(record["rows"]["variants"]["tuned_mean"]["members"]) <= {"d0", "d1"}
     grids = [path.read_bytes() for path in layout.trials.iterdir()]
     assert len(grids) >= 5, "of each trial that drew samples"
     assert all(grid.startswith(b"\x89PNG") for grid in grids)
-    for chart in ("history", "importances", "parallel", "slice"):
-        assert (layout.study / f"ensemble_{chart}.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
