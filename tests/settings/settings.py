@@ -37,4 +37,4 @@ def read(changes: dict[str, Any]) -> Config:
 
 def read_settings(values: dict[str, Any]) -> Config:
     """Checked settings."""
-    return check(values, [(values, Path("params.yaml"))])
+    return check([(values, Path("params.yaml"))])

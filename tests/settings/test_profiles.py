@@ -86,7 +86,7 @@ def test_an_overlay_is_its_base_with_its_own_names_in_paths_and_comments(project
 def test_dvc_reads_what_dguide_writes(project: Path, name: str) -> None:
     use_profile(project, name)
     params = load_yaml(str(project / "params.yaml"))
-    assert check(params, [(params, project / "params.yaml")]) == PROFILES[name]
+    assert check([(params, project / "params.yaml")]) == PROFILES[name]
 
 
 @pytest.mark.parametrize(

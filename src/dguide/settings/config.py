@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from functools import cache
-from itertools import accumulate, combinations
+from itertools import combinations, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -22,19 +22,17 @@ from discriminator_guidance.settings import Limit, Settings
 
 PARAMS = Path("params.yaml")
 TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
-OPTIONAL = ("precision", "warmup_epochs")  # keys of sections that may be left out
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
 DIGITS = 1797  # images of source `digits`
 ADM_SIZES = (8, 16, 32, 64)  # pixels, of the images of released classifiers
-MOST_BYTES, MOST_VALUES, DEEPEST, MOST_OPEN = 1_000_000, 20_000, 20, 100  # of a settings file
+MOST_BYTES, MOST_PIECES = 100_000, 50_000  # of a settings file, and of its values as JSON, which aliases multiply
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
 File = Annotated[str, Field(min_length=1)]  # relative to the project folder, or absolute
 Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean", "shrunk_mean_logit"]
 Value = TypeVar("Value")
-Location = tuple[int | str, ...]  # of a key, as pydantic names it
-Sources = list[tuple[Any, Path]]  # contents of files with their lines: an overlay, and its base below it
+Sources = list[tuple[Any, Path]]  # contents of files with their lines: an overlay, and the whole on top of its base
 
 
 def _ascending(bounds: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -47,12 +45,6 @@ def _distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(choices)) != len(choices):
         raise ValueError("choices must not repeat")
     return choices
-
-
-def _without_secrets(url: str) -> str:
-    if re.search(r"://[^@]*:[^@]*@|\?.*pass", url, re.IGNORECASE):  # neither this file nor a message may hold it
-        raise ValueError("an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass")
-    return url
 
 
 Range = Annotated[tuple[Value, Value], AfterValidator(_ascending)]  # [low, high], both included
@@ -68,10 +60,6 @@ class Runtime(Settings):
     training_precision: library.Precision
     sampling_precision: library.Precision
     threads: library.Count
-
-    def _problems(self) -> Iterator[str]:
-        if {self.training_precision, self.sampling_precision} == {"float32", "tf32"}:
-            yield "training_precision and sampling_precision cannot be float32 and tf32; choose one of the two"
 
 
 class Real(Settings):
@@ -100,6 +88,13 @@ class Real(Settings):
         return None if self.holdout_path == self.path else self.holdout_path
 
 
+class Released(Generic[Value], Settings):
+    """A network that somebody else trained."""
+
+    source: Value
+    path: File
+
+
 class TrainedScore(library.ScoreSettings):
     """Stage `score`, trained from scratch."""
 
@@ -113,26 +108,12 @@ class TrainedScore(library.ScoreSettings):
             yield "snapshots after the last iteration need a learning rate; set training.decay_fraction to 0"
 
 
-class EdmScore(Settings):
-    """Stage `score`, a released EDM checkpoint."""
-
-    source: Literal["edm"]
-    path: File
-
-
 class TrainedExtractor(library.ExtractorSettings):
     """Stage `extractor`, trained from scratch."""
 
     source: Literal["train"]
     path: File
     network: library.ExtractorNetworkSettings
-
-
-class AdmExtractor(Settings):
-    """Stage `extractor`, a released ADM classifier."""
-
-    source: Literal["adm"]
-    path: File
 
 
 class TrainedFidNetwork(library.FidNetworkSettings):
@@ -317,12 +298,16 @@ class Study(Settings):
 
     seed: library.Seed
     start: Name  # the variant whose members the searches begin with
-    storage: Annotated[str, Field(pattern=r"^[a-z0-9+]+://"), AfterValidator(_without_secrets)] | None
+    storage: Annotated[str, Field(pattern=r"^[a-z0-9+]+://")] | None
     threads: library.Count
     tuning: SampleRange
     discriminator: DiscriminatorStudy
     ensemble: EnsembleStudy
     factorial: FactorialStudy
+
+    def _problems(self) -> Iterator[str]:
+        if self.storage and re.search(r"://[^@]*:[^@]*@|\?.*pass", self.storage, re.IGNORECASE):
+            yield "storage: an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass"
 
 
 class Download(Settings):
@@ -348,8 +333,8 @@ class Config(Settings):
     runtime: Runtime
     cond: bool
     real: Real
-    score: Annotated[TrainedScore | EdmScore, Field(discriminator="source")]
-    extractor: Annotated[TrainedExtractor | AdmExtractor, Field(discriminator="source")]
+    score: Annotated[TrainedScore | Released[Literal["edm"]], Field(discriminator="source")]
+    extractor: Annotated[TrainedExtractor | Released[Literal["adm"]], Field(discriminator="source")]
     fid_network: Annotated[TrainedFidNetwork | InceptionFidNetwork, Field(discriminator="source")]
     sampler: library.SamplerSettings
     fake: SampleRange
@@ -375,10 +360,6 @@ class Config(Settings):
             raise ConfigError(f"section study of profile {self.profile}", "study: null", remedy)
         return self.study
 
-    def member(self, name: str) -> Member:
-        """A member with every setting; factors are not applied."""
-        return self.members[name]
-
     def replicate(self, number: int) -> Config:
         """The settings of one training replicate: new seeds for score network, extractor, fakes and members."""
         shift = number * SEED_STRIDE
@@ -397,12 +378,8 @@ class Config(Settings):
 
 def plain(settings: Any, *without: str) -> Any:
     """Settings as nested dictionaries, lists and values, as JSON has them, without some of the outer keys."""
-    if isinstance(settings, Settings):
-        names = [field.name for field in fields(settings) if field.name not in without]
-        return {name: plain(getattr(settings, name)) for name in names}
-    if isinstance(settings, Mapping):
-        return {key: plain(value) for key, value in settings.items()}
-    return [plain(value) for value in settings] if isinstance(settings, tuple | list) else settings
+    values = json.loads(json.dumps(settings, default=vars))
+    return {key: value for key, value in values.items() if key not in without} if without else values
 
 
 def row_of(config: Config, settings: Member | Variant) -> dict[str, Any]:
@@ -549,15 +526,14 @@ def _studies(config: Config) -> Iterator[str]:
 
 def load_config(path: Path = PARAMS) -> Config:
     """Read and check a settings file, or an overlay together with its base."""
-    whole, sources = merged(path)
-    return check(whole, sources)
+    return check(merged(path))
 
 
-def merged(path: Path, content: bytes | None = None) -> tuple[Any, Sources]:
-    """What a settings file holds, or is to hold, on top of its base if it names one, and the files that say it."""
+def merged(path: Path, content: bytes | None = None) -> Sources:
+    """The files, or what is to be one, that say the settings; the last holds them all."""
     overlay = parse(read(path) if content is None else content, path)
     if not isinstance(overlay, dict) or "base" not in overlay:
-        return overlay, [(overlay, path)]
+        return [(overlay, path)]
     base, profile = str(overlay["base"]), path.stem
     below = path.with_name(f"{base}.yaml")
     text = read(below).decode("utf-8-sig")
@@ -565,7 +541,7 @@ def merged(path: Path, content: bytes | None = None) -> tuple[Any, Sources]:
         text = text.replace(f"{folder}/{base}/", f"{folder}/{profile}/")
     whole = parse(text.encode(), below)
     _lay_over(whole, {key: value for key, value in overlay.items() if key != "base"} | {"profile": profile})
-    return whole, [(overlay, path), (whole, below)]
+    return [(overlay, path), (whole, below)]
 
 
 def _lay_over(below: Any, overlay: Mapping[str, Any]) -> None:
@@ -581,10 +557,10 @@ def _lay_over(below: Any, overlay: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> bytes:
     """The contents of a settings file."""
-    if not path.exists():
-        raise ConfigError(f"settings in {path}", "no such file", "run `dguide profile mini`, or name a file")
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        raise ConfigError(f"a file of settings, at most {MOST_BYTES:,} bytes, in {path}", "another", "name a file")
+        got = "another kind, or a larger one" if path.exists() else "no such file"
+        remedy = "run `dguide profile mini`, or name a file"
+        raise ConfigError(f"a file of settings, at most {MOST_BYTES:,} bytes, in {path}", got, remedy)
     return path.read_bytes()
 
 
@@ -592,8 +568,6 @@ def parse(content: bytes, path: Path) -> Any:
     """The values in YAML 1.2 (as DVC reads it: 1e-5 is a number); mappings know their lines."""
     from ruamel.yaml import YAML
 
-    if max(accumulate((byte in b"[{") - (byte in b"]}") for byte in content), default=0) > MOST_OPEN:
-        raise ConfigError(f"YAML in {path}", f"more than {MOST_OPEN} brackets open, which takes hours", "close them")
     reader = YAML(pure=True)
     reader.preserve_quotes = True
     try:
@@ -604,37 +578,26 @@ def parse(content: bytes, path: Path) -> Any:
         raise ConfigError(f"YAML in {path}{where}", what, "correct the syntax there") from error
 
 
-def check(whole: Any, sources: Sources) -> Config:
+def check(sources: Sources) -> Config:
     """The settings that files hold; ConfigError names file, line, key, value and what is allowed."""
-    values = _copied(whole, sources[0][1], iter(range(MOST_VALUES)))
+    whole, path = sources[-1]
+    try:
+        # Aliases of aliases may stand for billions of values: what is longer than any settings is no JSON.
+        values = json.loads("".join(islice(json.JSONEncoder(default=str).iterencode(whole), MOST_PIECES)))
+    except (TypeError, ValueError, RecursionError) as error:
+        remedy = "write plain keys and values, few of them by aliases"
+        raise ConfigError(f"settings, not too many or too deep, in {path}", reason(error), remedy) from error
     _complete_rows(values)
     try:
         # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
-        config = _adapter().validate_json(json.dumps(values))
+        return _adapter().validate_json(json.dumps(values))
     except ValidationError as error:
         raise _explained(error, sources) from error
-    for location in _missing(config, values):
-        raise _absent(location, sources)
-    return config
 
 
 @cache
 def _adapter() -> TypeAdapter[Config]:
     return TypeAdapter(Config)
-
-
-def _copied(data: Any, path: Path, left: Iterator[int], depth: int = 0) -> Any:
-    """Plain values; aliases of aliases may stand for billions of them."""
-    if next(left, None) is None or depth > DEEPEST:
-        remedy = "write the settings without so many aliases"
-        raise ConfigError(f"at most {MOST_VALUES:,} values, {DEEPEST} deep, in {path}", "more", remedy)
-    if isinstance(data, Mapping):
-        if wrong := [key for key in data if not isinstance(key, str)]:
-            raise ConfigError(f"plain keys in {path}", repr(wrong[0]), "use words")
-        return {key: _copied(value, path, left, depth + 1) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_copied(value, path, left, depth + 1) for value in data]
-    return data if data is None or isinstance(data, bool | int | float | str) else str(data)
 
 
 def _complete_rows(values: Any) -> None:
@@ -651,75 +614,34 @@ def _complete_rows(values: Any) -> None:
             row |= {**shared, **({"window": inside} if row.get("members") else idle), **row}
 
 
-def _missing(settings: Settings, values: Mapping[str, Any], at: Location = ()) -> Iterator[Location]:
-    """The keys of sections that are left out, though they have defaults: a settings file says everything."""
-    for name in (field.name for field in fields(settings)):
-        value = getattr(settings, name)
-        if name not in values and name not in OPTIONAL:
-            yield (*at, name)
-        elif isinstance(value, Settings):
-            yield from _missing(value, values[name], (*at, name))
-
-
 def _explained(error: ValidationError, sources: Sources) -> ConfigError:
     errors: list[Any] = error.errors(include_url=False)
-    # A misspelt key is also a missing one. Of a union ("equal" or a list of weights) the last branch is about the list.
-    unknown = [e for e in errors if e["type"] == "unexpected_keyword_argument"]
-    first = next(iter([*unknown, *(e for e in reversed(errors) if "weights" in e["loc"]), errors[0]]))
-    kind, location, message = first["type"], first["loc"], first["msg"].removeprefix("Value error, ")
-    given = "a section" if isinstance(first["input"], Mapping) else repr(first["input"])[:200]
-    if kind == "missing":
-        return _absent(location, sources)
-    if kind.startswith("union_tag"):
-        location, given = (*location, "source"), repr(first["ctx"].get("tag"))
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, SettingError):
-        given, message = cause.got, cause.remedy
-        location = (*location, *(cause.key or re.split(r"[:\s]", cause.got)[0]).split("."))
-    elif kind == "value_error":
-        given, _, message = message.partition("; ")
-    key, spot = _found(location, sources)
-    if isinstance(cause, SettingError) and not cause.key:
-        section = f"{_found(first['loc'], sources)[0]}: " if first["loc"] else ""
-        return ConfigError(f"settings that fit together in {spot}", section + given, message)
-    if kind == "unexpected_keyword_argument":
-        near = get_close_matches(str(location[-1]), _known(location[:-1]), n=1, cutoff=0.5)
-        remedy = f"did you mean {near[0]}?" if near else "remove it; configs/mini.yaml documents each key"
-        return ConfigError(f"known keys in {spot}", f"{key} = {given}", remedy)
-    return ConfigError(f"a valid {key} in {spot}", given, message or f"change {key}")
+    unknown = [error for error in errors if error["type"] == "unexpected_keyword_argument"]
+    first = next(iter([*unknown, *errors]))  # a misspelt key is also a missing one
+    location, context = first["loc"], first.get("ctx", {})
+    got, remedy = repr(first["input"])[:200], first["msg"].removeprefix("Value error, ")
+    if isinstance(cause := context.get("error"), SettingError):
+        got, remedy = cause.got, cause.remedy or "change one of them"
+        location = (*location, *(cause.key or re.split(r"[:\s]", got)[0]).split("."))
+    elif "discriminator" in context:  # which kind of section
+        location, got = (*location, "source"), repr(context.get("tag"))
+    elif first["type"] == "missing":
+        got, remedy = f"no {location[-1]!r}", "add it; configs/mini.yaml documents each key"
+    elif unknown:
+        schema = _adapter().json_schema()
+        keys = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
+        near = get_close_matches(str(location[-1]), sorted(keys), n=1, cutoff=0.5)
+        got, remedy = f"{location[-1]} = {got}", f"did you mean {near[0]}?" if near else "remove it"
+    key, spot = max((_spot(location, *source) for source in sources), key=lambda spot: spot[0].count("."))
+    return ConfigError(f"a valid {key or 'combination of settings'} in {spot}", got, remedy)
 
 
-def _absent(location: Location, sources: Sources) -> ConfigError:
-    key, spot = _found(location[:-1], sources)
-    key = f"{key}.{location[-1]}" if len(location) > 1 else str(location[-1])
-    return ConfigError(f"key {key} in {spot}", "no such key", "add it; configs/mini.yaml documents each key")
-
-
-def _found(location: Location, sources: Sources) -> tuple[str, str]:
-    """The key at a location and its line, in the first file that has most of it."""
-    return max((_keys(location, data, path) for data, path in sources), key=lambda found: found[0].count("."))
-
-
-def _keys(location: Location, data: Any, path: Path) -> tuple[str, str]:
+def _spot(location: tuple[int | str, ...], data: Any, path: Path) -> tuple[str, str]:
+    """The key at a location and its line in a file, or as much of it as the file has."""
     keys, line = list[str](), ""
     for part in location:
         with suppress(LookupError, TypeError, AttributeError):  # names of union branches, which no file has
-            outside, data = data, data[part]
+            section, data = data, data[part]
             keys.append(str(part))
-            line = f", line {outside.lc.key(part)[0] + 1}" if isinstance(outside, dict) else line  # type: ignore[attr-defined]
-    return ".".join(keys) or "combination of settings", f"{path}{line}"
-
-
-def _known(location: Location) -> list[str]:
-    """The keys that the section at a location may have."""
-    kinds: list[type[Settings]] = [Config]
-    for part in location:
-        hints = [get_type_hints(kind, include_extras=True) for kind in kinds]
-        kinds = [inner for hint in hints if part in hint for inner in _sections(hint[str(part)])] or kinds
-    return [field.name for kind in kinds for field in fields(kind)]
-
-
-def _sections(hint: Any) -> list[type[Settings]]:
-    if isinstance(hint, type) and issubclass(hint, Settings):
-        return [hint]
-    return [kind for argument in get_args(hint) for kind in _sections(argument)]
+            line = f", line {section.lc.key(part)[0] + 1}"
+    return ".".join(keys), f"{path}{line}"

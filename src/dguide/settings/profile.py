@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from dguide.settings.config import PARAMS, Config, check, load_config, merged, parse, read
+from dguide.settings.config import PARAMS, check, load_config, merged, parse, read
 from discriminator_guidance.errors import ConfigError
 from discriminator_guidance.files import write_bytes
 
@@ -25,16 +25,24 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
     known = sorted(path.stem for path in (root / "configs").glob("*.yaml"))
     if profile not in known:
         raise ConfigError("a profile of configs/", repr(profile), f"choose one of: {', '.join(known)}")
-    text, config = _complete(source)
-    if config.profile != profile:
-        raise ConfigError(f"profile: {profile} in {source}", config.profile, "correct it")
+    sources, text = merged(source), read(source).decode("utf-8-sig")
+    if (name := check(sources).profile) != profile:
+        raise ConfigError(f"profile: {profile} in {source}", name, "correct it")
+    if len(sources) > 1:  # the keys and comments of the base, but for its first line, which is about itself
+        header = takewhile(lambda line: line.startswith("#"), text.splitlines())
+        text = "\n".join([*header, _dumped(sources[-1][0]).partition("\n")[2]])
     current = read(target).decode(errors="replace") if target.exists() else ""
     if current and not _as_written(current) and not force:
         remedy = "save them in configs/, or add --force"
         raise ConfigError(f"{PARAMS} as `dguide profile` wrote it", "edits of its own", remedy)
     left = re.search(r"^profile: *([\w-][\w.-]*)", current, re.MULTILINE)
     if left and left[1] != profile:
-        _exchange_locks(root, left[1], profile)
+        lock, kept = root / LOCK, root / "reports" / profile / LOCK
+        if lock.is_file():
+            write_bytes(root / "reports" / left[1] / LOCK, lock.read_bytes())
+            lock.unlink()
+        if kept.is_file():
+            write_bytes(lock, kept.read_bytes())
     write_bytes(target, _stamped(text))
     # DVC's stage `report` depends on this folder, which studies fill.
     placeholder = root / "reports" / profile / "study" / ".gitkeep"
@@ -52,28 +60,18 @@ def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
     for path in (params, root / "configs" / f"{load_config(params).profile}.yaml"):
         if path.is_file():
             text = _with_rows(path, rows)
-            check(*merged(path, text.encode()))
+            check(merged(path, text.encode()))
             texts[path] = _stamped(text) if _as_written(path.read_text(encoding="utf-8")) else text.encode()
     for path, content in texts.items():
         write_bytes(path, content)
     return list(texts)
 
 
-def _complete(path: Path) -> tuple[str, Config]:
-    """The text of a profile, with the keys and comments of its base."""
-    whole, sources = merged(path)
-    config, own = check(whole, sources), read(path).decode("utf-8-sig")
-    if len(sources) == 1:
-        return own, config
-    header = takewhile(lambda line: line.startswith("#"), own.splitlines())
-    return "\n".join([*header, _dumped(whole).partition("\n")[2]]), config  # the first line is about the base
-
-
 def _with_rows(path: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     data = parse(read(path), path)
     for table, entries in rows.items():
         if table not in data:  # an overlay with its base's table
-            data[table] = merged(path)[0][table]
+            data[table] = merged(path)[-1][0][table]
         for name, row in entries.items():
             data[table][name] = parse(json.dumps(row).encode(), path)  # JSON is YAML on one line
     return _dumped(data)
@@ -99,14 +97,3 @@ def _stamped(text: str) -> bytes:
 def _as_written(text: str) -> bool:
     """Whether nothing was changed since `dguide profile` wrote it, but perhaps the ends of lines."""
     return "\n".join([*text.splitlines(), ""]).encode() == _stamped(text)
-
-
-def _exchange_locks(root: Path, left: str, profile: str) -> None:
-    """Keep the dvc.lock of the profile that is left with its reports, and put that of the other in place."""
-    lock, kept = root / LOCK, root / "reports" / profile / LOCK
-    if lock.is_file():
-        write_bytes(root / "reports" / left / LOCK, lock.read_bytes())
-    if kept.is_file():
-        write_bytes(lock, kept.read_bytes())
-    else:
-        lock.unlink(missing_ok=True)
