@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
-from functools import cache
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -24,7 +23,6 @@ PARAMS = Path("params.yaml")
 TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
-DIGITS = 1797  # images of source `digits`
 ADM_SIZES = (8, 16, 32, 64)  # pixels, of the images of released classifiers
 MOST_BYTES, MOST_PIECES = 100_000, 50_000  # of a settings file, and of its values as JSON, which aliases multiply
 
@@ -77,8 +75,6 @@ class Real(Settings):
         separate = self.separate_holdout is not None
         if separate and self.source != "images":
             yield f"holdout_path must be path with source {self.source}; copy it"
-        if self.source == "cifar10" and self.image_size > 32:
-            yield f"image_size {self.image_size} must not exceed the 32 pixels of cifar10; lower it"
         if (separate or self.source == "cifar10") == (self.holdout_fraction > 0):
             yield "holdout_fraction must be 0 where held-out images come from cifar10 or a holdout_path, else above 0"
 
@@ -200,15 +196,11 @@ class Variant(library.SamplerSettings):
             yield "weights: fitted are of logits; name members, and write rule: mean_logit"
         if self.rule == "shrunk_mean_logit" and (len(members) < 2 or self.weights != "equal"):
             yield "rule: shrunk_mean_logit is of two members or more with weights: equal; change one of them"
-        if isinstance(self.weights, tuple):
-            if len(self.weights) != len(members):
-                yield f"weights has {len(self.weights)} entries for {len(members)} members"
-            if abs(sum(self.weights) - 1) > 1e-6:
-                yield f"weights must sum to 1, they sum to {sum(self.weights):g}"
-        if not members and (self.w1 or self.w2 or self.boosting or self.window):
-            yield "w1, w2, boosting and window need at least one member"
-        if members and not (self.w1 or self.w2):
-            yield "w1 = w2 = 0 leaves members without effect; raise one, or name no members"
+        weights = self.weights if isinstance(self.weights, tuple) else ()
+        if weights and (len(weights) != len(members) or abs(sum(weights) - 1) > 1e-6):
+            yield f"weights: {len(weights)} that sum to {sum(weights):g}; write one a member, with a sum of 1"
+        if bool(members) != bool(self.w1 or self.w2):
+            yield "members without w1 or w2, or these without members; members need one of the two other than 0"
         if self.boosting and not self.w1:
             yield "boosting acts on the Euler step; it needs w1 other than 0"
 
@@ -348,9 +340,11 @@ class Config(Settings):
     fetch: Fetch
 
     def _problems(self) -> Iterator[str]:
-        """Sections that contradict each other, as "what is wrong; what to do"."""
-        for check in (_names, _paths, _members, _images, _networks, _studies):
-            yield from check(self)
+        for key, value, choices in _choices(self):
+            if value not in choices:
+                yield f"{key} names {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
+        for problems in (_members, _images, _networks, _studies):
+            yield from problems(self)
 
     @property
     def studies(self) -> Study:
@@ -389,135 +383,105 @@ def row_of(config: Config, settings: Member | Variant) -> dict[str, Any]:
     return {key: value for key, value in plain(settings).items() if value != shared.get(key)}
 
 
+READER = TypeAdapter(Config)
+
+
 # What the sections say of each other.
 
 
-def _names(config: Config) -> Iterator[str]:
-    members, variants, report = config.members, config.variants, config.report
-    snapshots = config.score.snapshots if config.score.source == "train" else {}
-    named: list[tuple[str, str | None, Collection[str]]] = []
-    for key, variant in variants.items():
-        named += [(f"variants.{key}.members", name, members) for name in variant.members]
-        named += [(f"variants.{key}.network", variant.network, snapshots)]
-        if variant.autoguidance is not None:
-            named += [(f"variants.{key}.autoguidance", variant.autoguidance.network, snapshots)]
-    for key in ("primary", "samples", "log_ratios", "compare", "sampling"):
-        named += [(f"report.{key}", name, variants) for name in getattr(report, key)]
-    if config.study is not None:
-        ensembles = {name for name, row in variants.items() if len(row.members) > 1 and not row.autoguidance}
-        named += [("study.start", config.study.start, ensembles)]
-        for key, names in config.study.factorial.sets.items():
-            named += [(f"study.factorial.sets.{key}", name, members) for name in names]
-    for key, name, known in named:
-        if name is not None and name not in known:
-            yield f"{key} names {name!r}; choose among {', '.join(known) or 'none'}"
-    for key, variant in variants.items():
-        names = variant.members
-        needs = "score" if not names else f"discriminator/{names[0]}" if len(names) == 1 else "discriminator"
-        if variant.needs != needs:
-            yield f"variants.{key}.needs: {variant.needs} does not fit the members; write needs: {needs}"
-        if variant.weights == "fitted" and config.cond:
-            yield f"variants.{key}.weights: fitted are not for a class-conditional profile; write equal"
-    baseline = config.evaluation.baseline
-    if baseline not in variants or variants[baseline].members:
-        yield f"evaluation.baseline: {baseline} is no variant without members; add it to variants, or name another"
-    if report.primary[0] == baseline:
-        yield f"report.primary compares {baseline}, to which every difference refers; write another variant first"
-
-
-def _paths(config: Config) -> Iterator[str]:
-    made = f"data/{config.profile}/real"
+def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
+    """Keys whose values must be among others, and those."""
+    members, variants, baseline = config.members, config.variants, config.evaluation.baseline
+    models, snapshots = f"models/{config.profile}", config.score.snapshots if config.score.source == "train" else {}
+    without_classes = ["equal"] if config.cond else ["equal", "fitted"]
     for word in ("score", "extractor", "fid_network"):
-        section = getattr(config, word)
-        if (section.source == "train") != (section.path == made):
-            what = f"{word}.path: {section.path} does not fit source {section.source}"
-            yield f"{what}; write {made if section.source == 'train' else 'a file under data/raw'}"
-    reference, features = config.evaluation.reference, f"models/{config.profile}/fid_network"
-    if reference.startswith("models/") and reference != features:
-        yield f"evaluation.reference: {reference} is no reference; write {features} or the path of an .npz"
+        if getattr(config, word).source == "train":
+            yield f"{word}.path", getattr(config, word).path, [f"data/{config.profile}/real"]
+    starts = [f"{models}/extractor"]
+    for key, member in members.items():
+        if member.start.startswith("models/"):
+            yield f"members.{key}.start", member.start, [*starts, "a file under data/raw"]
+        starts.append(f"{models}/discriminator/{key}")
+        for common in COMMON:
+            yield f"members.{key}.{common}", getattr(member, common), [getattr(config.discriminator, common)]
+    for key, row in variants.items():
+        networks = {"network": row.network, "autoguidance": row.autoguidance and row.autoguidance.network}
+        yield from ((f"variants.{key}.{word}", name, snapshots) for word, name in networks.items() if name)
+        yield from ((f"variants.{key}.members", name, members) for name in row.members)
+        needs = "score" if not row.members else f"discriminator/{row.members[0]}"
+        yield f"variants.{key}.needs", row.needs, [needs if len(row.members) < 2 else "discriminator"]
+        if row.weights == "fitted":
+            yield f"variants.{key}.weights", "fitted", without_classes
+    yield "evaluation.baseline", baseline, [key for key, row in variants.items() if not row.members]
+    if config.evaluation.reference.startswith("models/"):
+        yield "evaluation.reference", config.evaluation.reference, [f"{models}/fid_network", "the path of an .npz"]
+    for key in ("primary", "samples", "log_ratios", "compare", "sampling"):
+        yield from ((f"report.{key}", name, variants) for name in getattr(config.report, key))
+    yield "report.primary", config.report.primary[0], [key for key in variants if key != baseline]
+    if config.study is not None:
+        ensembles = [key for key, row in variants.items() if len(row.members) > 1 and not row.autoguidance]
+        yield "study.start", config.study.start, ensembles
+        yield "study.ensemble.rules", variants[config.study.start].rule, config.study.ensemble.rules
+        yield "study.ensemble.boosting", variants[config.study.start].boosting, config.study.ensemble.boosting
+        yield "study.ensemble.fitted", config.study.ensemble.fitted, [False, not config.cond]
+        for key, names in config.study.factorial.sets.items():
+            yield from ((f"study.factorial.sets.{key}", name, members) for name in names)
 
 
 def _members(config: Config) -> Iterator[str]:
-    networks: dict[str, object] = {f"models/{config.profile}/extractor": None}  # of heads, by where a member may start
-    sampling = config.runtime.sampling_precision
     for name, row in config.members.items():
-        if row.start.startswith("models/"):
-            if row.start not in networks:
-                allowed = ", ".join([*networks, "a file under data/raw"])
-                yield f"members.{name}.start: {row.start} is no fresh start and no member above; choose among {allowed}"
-            elif networks[row.start] not in (None, row.network):
-                yield f"members.{name} continues {row.start} and needs its network; change one of them"
-            if not row.epochs:
-                yield f"members.{name}.epochs is 0, which is for a released head; raise it"
+        above = config.members.get(row.start.removeprefix(f"models/{config.profile}/discriminator/"))
+        if above is not None and above.network != row.network:
+            yield f"members.{name} continues {row.start} and needs its network; change one of them"
         if isinstance(row.checkpoint, int) and row.checkpoint > row.epochs > 0:
             yield f"members.{name}.checkpoint is {row.checkpoint} of {row.epochs} epochs; lower it"
-        networks[f"models/{config.profile}/discriminator/{name}"] = row.network
-        if {row.precision, sampling} == {"float32", "tf32"}:
+        if {row.precision, config.runtime.sampling_precision} == {"float32", "tf32"}:
             yield f"members.{name} mixes float32 and tf32, which a process cannot; change precision or section runtime"
-        for key in COMMON:
-            if getattr(row, key) != getattr(config.discriminator, key):
-                yield f"members.{name}.{key} is common to all members; change discriminator.{key}"
     for name, variant in config.variants.items():
-        sizes = {config.members[member].images for member in variant.members}
-        if len(sizes) > 1:
+        if len({config.members[member].images for member in variant.members}) > 1:
             yield f"variants.{name}.members have different images, and so no common test; name others"
 
 
 def _images(config: Config) -> Iterator[str]:
-    fake, guided, evaluation, real = config.fake, config.guided, config.evaluation, config.real
-    spans: dict[str, Any] = {"fake": fake, "guided": guided}
+    spans: dict[str, Any] = {"fake": config.fake, "guided": config.guided}
     if config.study is not None:
         spans |= {"study.tuning": config.study.tuning, "study.factorial": config.study.factorial}
     for (key, span), (later, other) in combinations(spans.items(), 2):
         apart = span.seed_start + span.images <= other.seed_start or other.seed_start + other.images <= span.seed_start
-        if not apart and getattr(span, "seed", guided.seed) == getattr(other, "seed", guided.seed):
+        if not apart and len({getattr(samples, "seed", config.guided.seed) for samples in (span, other)}) == 1:
             yield f"{later}.seed_start: {key} and {later} draw the same sample indices; move it"
-    sizes = {"guided.images": guided.images}
-    if real.source == "digits":
-        sizes["real images to train on"] = DIGITS - round(DIGITS * real.holdout_fraction)
-    for limit, count in sizes.items():
-        if evaluation.neighborhood + 2 > count:
-            needed = evaluation.neighborhood + 2
-            yield f"evaluation.neighborhood needs {needed} images, {limit} is {count}; lower the one or raise the other"
     most = max([config.discriminator.images or 0, *(row.images or 0 for row in config.members.values())])
-    if most > fake.images:
-        yield f"discriminator.images needs {most} images, fake.images is {fake.images}; lower or raise one of them"
+    if most > config.fake.images:
+        yield f"discriminator.images needs {most}, fake.images is {config.fake.images}; lower or raise one of them"
 
 
 def _networks(config: Config) -> Iterator[str]:
-    size, levels = config.real.image_size, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]()
+    size, halved = config.real.image_size, dict[str, int]()
     if config.score.source == "train":
-        levels["score.network"] = (config.score.network.channel_mult, config.score.network.attn_resolutions)
+        halved["score.network"] = len(config.score.network.channel_mult) - 1
     if config.extractor.source == "train":
-        network = config.extractor.network
-        levels["extractor.network"] = (network.channel_mult, network.attention_resolutions)
+        halved["extractor.network"] = len(config.extractor.network.channel_mult) - 1
     elif size not in ADM_SIZES:
         yield f"real.image_size = {size}; an extractor of source adm takes {', '.join(map(str, ADM_SIZES))}"
-    for key, (mults, attention) in levels.items():
-        sizes = [size >> level for level in range(len(mults))]
-        if sizes[-1] << (len(mults) - 1) != size:
-            yield f"real.image_size = {size} cannot be halved {len(mults) - 1} times; shorten {key}.channel_mult"
-        for resolution in set(attention).difference(sizes):
-            yield f"{key} attends at {resolution} pixels; choose among {', '.join(map(str, sizes))}"
-    if config.fid_network.source == "train" and size % 4:
-        yield f"real.image_size = {size}; fid_network halves twice: use a multiple of 4"
+    if config.fid_network.source == "train":
+        halved["fid_network"] = 2
+    for key, times in halved.items():
+        if size % 2**times:
+            yield f"real.image_size = {size} cannot be halved {times} times, as {key} does; change one of them"
 
 
 def _studies(config: Config) -> Iterator[str]:
     if config.study is None:
         return
-    channels, search = config.discriminator.network.num_head_channels, config.study.ensemble
+    search, start = config.study.ensemble, config.variants[config.study.start]
+    divisor = config.discriminator.network.num_head_channels
     for width in config.study.discriminator.model_channels:
-        if width % channels:
-            yield f"study.discriminator.model_channels names {width}; use multiples of {channels}, num_head_channels"
-    if search.fitted and config.cond:
-        yield "study.ensemble.fitted: true is not for a class-conditional profile; write false"
-    start = config.variants[config.study.start]
+        if width % divisor:
+            yield f"study.discriminator.model_channels names {width}; use multiples of {divisor}, num_head_channels"
     low, high = start.window or (config.guided.time_min, config.guided.time_max)
-    starts = {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high}
-    for key, value in {**starts, "rules": start.rule, "boosting": start.boosting}.items():
-        allowed = getattr(search, key)
-        if not (allowed[0] <= value <= allowed[1] if key in starts else value in allowed):
+    for key, value in {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high}.items():
+        least, most = getattr(search, key)
+        if not least <= value <= most:
             yield f"study.ensemble.{key} leaves out {value} of variants.{config.study.start}, where it starts; add it"
 
 
@@ -590,14 +554,9 @@ def check(sources: Sources) -> Config:
     _complete_rows(values)
     try:
         # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
-        return _adapter().validate_json(json.dumps(values))
+        return READER.validate_json(json.dumps(values))
     except ValidationError as error:
         raise _explained(error, sources) from error
-
-
-@cache
-def _adapter() -> TypeAdapter[Config]:
-    return TypeAdapter(Config)
 
 
 def _complete_rows(values: Any) -> None:
@@ -628,7 +587,7 @@ def _explained(error: ValidationError, sources: Sources) -> ConfigError:
     elif first["type"] == "missing":
         got, remedy = f"no {location[-1]!r}", "add it; configs/mini.yaml documents each key"
     elif unknown:
-        schema = _adapter().json_schema()
+        schema = READER.json_schema()
         keys = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
         near = get_close_matches(str(location[-1]), sorted(keys), n=1, cutoff=0.5)
         got, remedy = f"{location[-1]} = {got}", f"did you mean {near[0]}?" if near else "remove it"
