@@ -94,7 +94,7 @@ def test_dvc_reads_what_dguide_writes(project: Path, name: str) -> None:
     [
         ("base: mini\nsampler: {stepz: 4}", ["own.yaml, line 2", "sampler.stepz", "did you mean steps?"]),
         ("base: mini\nfake:\n  images: 1", ["own.yaml, line 3", "fake.images"]),
-        ("base: mini\nmembers: {d0: {seed: 1}}", ["own.yaml, line 2", "members.d0.start"]),
+        ("base: mini\nmembers: {d0: {seed: 1}}", ["own.yaml, line 2", "members.d0", "no 'start'"]),
         ("base: mini\nmembers: {}", ["mini.yaml, line", "'d0'; choose among none"]),
         ("base: none", ["none.yaml", "no such file"]),
         ("base: own", ["base = ", "own.yaml"]),

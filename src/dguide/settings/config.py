@@ -23,7 +23,6 @@ PARAMS = Path("params.yaml")
 TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
-ADM_SIZES = (8, 16, 32, 64)  # pixels, of the images of released classifiers
 MOST_BYTES, MOST_PIECES = 100_000, 50_000  # of a settings file, and of its values as JSON, which aliases multiply
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
@@ -71,18 +70,6 @@ class Real(Settings):
     seed: library.Seed
     note: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\r\n]*$")] | None
 
-    def _problems(self) -> Iterator[str]:
-        separate = self.separate_holdout is not None
-        if separate and self.source != "images":
-            yield f"holdout_path must be path with source {self.source}; copy it"
-        if (separate or self.source == "cifar10") == (self.holdout_fraction > 0):
-            yield "holdout_fraction must be 0 where held-out images come from cifar10 or a holdout_path, else above 0"
-
-    @property
-    def separate_holdout(self) -> str | None:
-        """Where held-out images come from if not from `path`."""
-        return None if self.holdout_path == self.path else self.holdout_path
-
 
 class Released(Generic[Value], Settings):
     """A network that somebody else trained."""
@@ -98,10 +85,6 @@ class TrainedScore(library.ScoreSettings):
     path: File
     network: library.ScoreNetworkSettings
     snapshots: dict[Name, library.Count]
-
-    def _problems(self) -> Iterator[str]:
-        if self.training.decay_fraction and max(self.snapshots.values(), default=0) > self.training.iterations:
-            yield "snapshots after the last iteration need a learning rate; set training.decay_fraction to 0"
 
 
 class TrainedExtractor(library.ExtractorSettings):
@@ -119,10 +102,6 @@ class TrainedFidNetwork(library.FidNetworkSettings):
     path: File
     name: Annotated[str, Field(min_length=1)]
     training: library.TrainingSettings
-
-    def _problems(self) -> Iterator[str]:
-        if "inception" in self.name.lower():
-            yield f"name {self.name!r} must not say Inception: its figures are no FID; choose another"
 
 
 class InceptionFidNetwork(Settings):
@@ -148,10 +127,6 @@ class Guided(SampleRange):
 
     time_min: library.VpTime
     time_max: library.VpTime
-
-    def _problems(self) -> Iterator[str]:
-        if self.time_min >= self.time_max:
-            yield f"time_min {self.time_min} must be below time_max {self.time_max}"
 
 
 class Discriminator(library.DiscriminatorSettings):
@@ -266,10 +241,6 @@ class EnsembleStudy(Settings):
     boosting: Choices[bool]
     pruner: Pruner
 
-    def _problems(self) -> Iterator[str]:
-        if self.time_min[1] >= self.time_max[0]:
-            yield f"time_min up to {self.time_min[1]} must stay below time_max from {self.time_max[0]}"
-
 
 class FactorialStudy(Settings):
     """Command `study factorial`: the causes of the reproduction's result; the first set has the full cube."""
@@ -296,10 +267,6 @@ class Study(Settings):
     discriminator: DiscriminatorStudy
     ensemble: EnsembleStudy
     factorial: FactorialStudy
-
-    def _problems(self) -> Iterator[str]:
-        if self.storage and re.search(r"://[^@]*:[^@]*@|\?.*pass", self.storage, re.IGNORECASE):
-            yield "storage: an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass"
 
 
 class Download(Settings):
@@ -343,29 +310,75 @@ class Config(Settings):
         for key, value, choices in _choices(self):
             if value not in choices:
                 yield f"{key} names {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
-        for problems in (_members, _images, _networks, _studies):
-            yield from problems(self)
+        real, score, fid_network, guided, study = self.real, self.score, self.fid_network, self.guided, self.study
+        if (real.holdout_path != real.path or real.source == "cifar10") == (real.holdout_fraction > 0):
+            yield "real.holdout_fraction must be 0 where cifar10 or a holdout_path has held-out images, else above 0"
+        if score.source == "train":
+            late = max(score.snapshots.values(), default=0) > score.training.iterations
+            if late and score.training.decay_fraction:
+                yield "score.snapshots after the last iteration need a learning rate; set training.decay_fraction to 0"
+        if fid_network.source == "train" and "inception" in fid_network.name.lower():
+            yield f"fid_network.name {fid_network.name!r} must not say Inception, which it is not; change it"
+        mults = [section.network.channel_mult for section in (score, self.extractor) if section.source == "train"]
+        times = max([2, *(len(mult) - 1 for mult in mults)])  # 2: the FID network
+        if real.image_size % 2**times:
+            yield f"real.image_size = {real.image_size} cannot be halved {times} times, as a network does; change it"
+        for name, row in self.members.items():
+            above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
+            if above is not None and above.network != row.network:
+                yield f"members.{name} continues {row.start} and needs its network; change one of them"
+            if isinstance(row.checkpoint, int) and row.checkpoint > row.epochs > 0:
+                yield f"members.{name}.checkpoint is {row.checkpoint} of {row.epochs} epochs; lower it"
+            if (row.images or 0) > self.fake.images:
+                yield f"members.{name}.images is {row.images}, fake.images is {self.fake.images}; change one of them"
+            if {row.precision, self.runtime.sampling_precision} == {"float32", "tf32"}:
+                yield f"members.{name} mixes float32 and tf32, which no process can; change it or section runtime"
+        for name, variant in self.variants.items():
+            if len({self.members[member].images for member in variant.members}) > 1:
+                yield f"variants.{name}.members have different images, and so no common test; name others"
+            if self.cond and variant.weights == "fitted":
+                yield f"variants.{name}.weights: fitted are not for a class-conditional profile; write equal"
+        spans: dict[str, Any] = {"fake": self.fake, "guided": guided}
+        if study is not None:
+            spans |= {"study.tuning": study.tuning, "study.factorial": study.factorial}
+        for (key, span), (later, other) in combinations(spans.items(), 2):
+            first, end = max(span.seed_start, other.seed_start), min(s.seed_start + s.images for s in (span, other))
+            if first < end and len({getattr(samples, "seed", guided.seed) for samples in (span, other)}) == 1:
+                yield f"{later}.seed_start: {key} and {later} draw the same sample indices; move it"
+        if study is None:
+            return
+        if study.storage and re.search(r"://[^@]*:[^@]*@|\?.*pass", study.storage, re.IGNORECASE):
+            yield "study.storage: an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass"
+        search, start, network = study.ensemble, self.variants[study.start], self.discriminator.network
+        for width in study.discriminator.model_channels:
+            if width % network.num_head_channels:
+                yield f"study.discriminator.model_channels names {width}; use multiples of {network.num_head_channels}"
+        if self.cond and search.fitted:
+            yield "study.ensemble.fitted: true is not for a class-conditional profile; write false"
+        if search.time_min[1] >= search.time_max[0]:
+            yield f"study.ensemble.time_min up to {search.time_min[1]} must stay below time_max; change one of them"
+        low, high = start.window or (guided.time_min, guided.time_max)
+        for key, value in {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high}.items():
+            least, most = getattr(search, key)
+            if not least <= value <= most:
+                yield f"study.ensemble.{key} leaves out {value} of variants.{study.start}, where it starts; add it"
 
     @property
     def studies(self) -> Study:
         """Section `study`, for the commands that need it."""
         if self.study is None:
-            remedy = "write that section; configs/mini.yaml has one"
-            raise ConfigError(f"section study of profile {self.profile}", "study: null", remedy)
+            raise ConfigError(f"a study of profile {self.profile}", "study: null", "write one, as in configs/mini.yaml")
         return self.study
 
     def replicate(self, number: int) -> Config:
         """The settings of one training replicate: new seeds for score network, extractor, fakes and members."""
-        shift = number * SEED_STRIDE
 
         def moved(section: Any) -> Any:
-            return replace(section, seed=section.seed + shift)
+            return replace(section, seed=section.seed + number * SEED_STRIDE)
 
-        networks = {
-            word: replace(section, training=moved(section.training))
-            for word in ("score", "extractor")
-            if (section := getattr(self, word)).source == "train"
-        }
+        sections = {word: getattr(self, word) for word in ("score", "extractor")}
+        trained = {word: section for word, section in sections.items() if section.source == "train"}
+        networks = {word: replace(section, training=moved(section.training)) for word, section in trained.items()}
         members = {name: moved(row) for name, row in self.members.items()}
         return replace(self, **networks, fake=moved(self.fake), members=members)
 
@@ -386,17 +399,12 @@ def row_of(config: Config, settings: Member | Variant) -> dict[str, Any]:
 READER = TypeAdapter(Config)
 
 
-# What the sections say of each other.
-
-
 def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     """Keys whose values must be among others, and those."""
     members, variants, baseline = config.members, config.variants, config.evaluation.baseline
     models, snapshots = f"models/{config.profile}", config.score.snapshots if config.score.source == "train" else {}
-    without_classes = ["equal"] if config.cond else ["equal", "fitted"]
-    for word in ("score", "extractor", "fid_network"):
-        if getattr(config, word).source == "train":
-            yield f"{word}.path", getattr(config, word).path, [f"data/{config.profile}/real"]
+    if config.extractor.source == "adm":
+        yield "real.image_size", config.real.image_size, (8, 16, 32, 64)  # of released classifiers
     starts = [f"{models}/extractor"]
     for key, member in members.items():
         if member.start.startswith("models/"):
@@ -410,11 +418,7 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         yield from ((f"variants.{key}.members", name, members) for name in row.members)
         needs = "score" if not row.members else f"discriminator/{row.members[0]}"
         yield f"variants.{key}.needs", row.needs, [needs if len(row.members) < 2 else "discriminator"]
-        if row.weights == "fitted":
-            yield f"variants.{key}.weights", "fitted", without_classes
     yield "evaluation.baseline", baseline, [key for key, row in variants.items() if not row.members]
-    if config.evaluation.reference.startswith("models/"):
-        yield "evaluation.reference", config.evaluation.reference, [f"{models}/fid_network", "the path of an .npz"]
     for key in ("primary", "samples", "log_ratios", "compare", "sampling"):
         yield from ((f"report.{key}", name, variants) for name in getattr(config.report, key))
     yield "report.primary", config.report.primary[0], [key for key in variants if key != baseline]
@@ -423,69 +427,8 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         yield "study.start", config.study.start, ensembles
         yield "study.ensemble.rules", variants[config.study.start].rule, config.study.ensemble.rules
         yield "study.ensemble.boosting", variants[config.study.start].boosting, config.study.ensemble.boosting
-        yield "study.ensemble.fitted", config.study.ensemble.fitted, [False, not config.cond]
         for key, names in config.study.factorial.sets.items():
             yield from ((f"study.factorial.sets.{key}", name, members) for name in names)
-
-
-def _members(config: Config) -> Iterator[str]:
-    for name, row in config.members.items():
-        above = config.members.get(row.start.removeprefix(f"models/{config.profile}/discriminator/"))
-        if above is not None and above.network != row.network:
-            yield f"members.{name} continues {row.start} and needs its network; change one of them"
-        if isinstance(row.checkpoint, int) and row.checkpoint > row.epochs > 0:
-            yield f"members.{name}.checkpoint is {row.checkpoint} of {row.epochs} epochs; lower it"
-        if {row.precision, config.runtime.sampling_precision} == {"float32", "tf32"}:
-            yield f"members.{name} mixes float32 and tf32, which a process cannot; change precision or section runtime"
-    for name, variant in config.variants.items():
-        if len({config.members[member].images for member in variant.members}) > 1:
-            yield f"variants.{name}.members have different images, and so no common test; name others"
-
-
-def _images(config: Config) -> Iterator[str]:
-    spans: dict[str, Any] = {"fake": config.fake, "guided": config.guided}
-    if config.study is not None:
-        spans |= {"study.tuning": config.study.tuning, "study.factorial": config.study.factorial}
-    for (key, span), (later, other) in combinations(spans.items(), 2):
-        apart = span.seed_start + span.images <= other.seed_start or other.seed_start + other.images <= span.seed_start
-        if not apart and len({getattr(samples, "seed", config.guided.seed) for samples in (span, other)}) == 1:
-            yield f"{later}.seed_start: {key} and {later} draw the same sample indices; move it"
-    most = max([config.discriminator.images or 0, *(row.images or 0 for row in config.members.values())])
-    if most > config.fake.images:
-        yield f"discriminator.images needs {most}, fake.images is {config.fake.images}; lower or raise one of them"
-
-
-def _networks(config: Config) -> Iterator[str]:
-    size, halved = config.real.image_size, dict[str, int]()
-    if config.score.source == "train":
-        halved["score.network"] = len(config.score.network.channel_mult) - 1
-    if config.extractor.source == "train":
-        halved["extractor.network"] = len(config.extractor.network.channel_mult) - 1
-    elif size not in ADM_SIZES:
-        yield f"real.image_size = {size}; an extractor of source adm takes {', '.join(map(str, ADM_SIZES))}"
-    if config.fid_network.source == "train":
-        halved["fid_network"] = 2
-    for key, times in halved.items():
-        if size % 2**times:
-            yield f"real.image_size = {size} cannot be halved {times} times, as {key} does; change one of them"
-
-
-def _studies(config: Config) -> Iterator[str]:
-    if config.study is None:
-        return
-    search, start = config.study.ensemble, config.variants[config.study.start]
-    divisor = config.discriminator.network.num_head_channels
-    for width in config.study.discriminator.model_channels:
-        if width % divisor:
-            yield f"study.discriminator.model_channels names {width}; use multiples of {divisor}, num_head_channels"
-    low, high = start.window or (config.guided.time_min, config.guided.time_max)
-    for key, value in {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high}.items():
-        least, most = getattr(search, key)
-        if not least <= value <= most:
-            yield f"study.ensemble.{key} leaves out {value} of variants.{config.study.start}, where it starts; add it"
-
-
-# From a file to settings, or to one line that says what is wrong and where.
 
 
 def load_config(path: Path = PARAMS) -> Config:
@@ -500,10 +443,8 @@ def merged(path: Path, content: bytes | None = None) -> Sources:
         return [(overlay, path)]
     base, profile = str(overlay["base"]), path.stem
     below = path.with_name(f"{base}.yaml")
-    text = read(below).decode("utf-8-sig")
-    for folder in ("data", "models"):
-        text = text.replace(f"{folder}/{base}/", f"{folder}/{profile}/")
-    whole = parse(text.encode(), below)
+    text = read(below).decode("utf-8-sig").replace(f"data/{base}/", f"data/{profile}/")
+    whole = parse(text.replace(f"models/{base}/", f"models/{profile}/").encode(), below)
     _lay_over(whole, {key: value for key, value in overlay.items() if key != "base"} | {"profile": profile})
     return [(overlay, path), (whole, below)]
 
@@ -523,8 +464,7 @@ def read(path: Path) -> bytes:
     """The contents of a settings file."""
     if not path.is_file() or path.stat().st_size > MOST_BYTES:
         got = "another kind, or a larger one" if path.exists() else "no such file"
-        remedy = "run `dguide profile mini`, or name a file"
-        raise ConfigError(f"a file of settings, at most {MOST_BYTES:,} bytes, in {path}", got, remedy)
+        raise ConfigError(f"settings, at most {MOST_BYTES:,} bytes, in {path}", got, "run `dguide profile mini`")
     return path.read_bytes()
 
 
@@ -549,8 +489,7 @@ def check(sources: Sources) -> Config:
         # Aliases of aliases may stand for billions of values: what is longer than any settings is no JSON.
         values = json.loads("".join(islice(json.JSONEncoder(default=str).iterencode(whole), MOST_PIECES)))
     except (TypeError, ValueError, RecursionError) as error:
-        remedy = "write plain keys and values, few of them by aliases"
-        raise ConfigError(f"settings, not too many or too deep, in {path}", reason(error), remedy) from error
+        raise ConfigError(f"plain settings with few aliases in {path}", reason(error), "simplify them") from error
     _complete_rows(values)
     try:
         # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
@@ -567,10 +506,9 @@ def _complete_rows(values: Any) -> None:
         names = [*(field.name for field in fields(library.DiscriminatorSettings)), "network"]
         for row in values["members"].values():
             row |= {key: section[key] for key in names if key in section and key not in row}
+        inside, idle = {"window": [guided["time_min"], guided["time_max"]]}, {"w1": 0.0, "w2": 0.0, "boosting": False}
         for row in values["variants"].values():
-            inside = [guided["time_min"], guided["time_max"]]
-            idle = {"w1": 0.0, "w2": 0.0, "boosting": False}
-            row |= {**shared, **({"window": inside} if row.get("members") else idle), **row}
+            row |= {**shared, **(inside if row.get("members") else idle), **row}
 
 
 def _explained(error: ValidationError, sources: Sources) -> ConfigError:
@@ -591,7 +529,7 @@ def _explained(error: ValidationError, sources: Sources) -> ConfigError:
         keys = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
         near = get_close_matches(str(location[-1]), sorted(keys), n=1, cutoff=0.5)
         got, remedy = f"{location[-1]} = {got}", f"did you mean {near[0]}?" if near else "remove it"
-    key, spot = max((_spot(location, *source) for source in sources), key=lambda spot: spot[0].count("."))
+    key, spot = max((_spot(location, *source) for source in sources), key=lambda spot: len(spot[0]))
     return ConfigError(f"a valid {key or 'combination of settings'} in {spot}", got, remedy)
 
 

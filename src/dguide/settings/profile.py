@@ -33,8 +33,7 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
         text = "\n".join([*header, _dumped(sources[-1][0]).partition("\n")[2]])
     current = read(target).decode(errors="replace") if target.exists() else ""
     if current and not _as_written(current) and not force:
-        remedy = "save them in configs/, or add --force"
-        raise ConfigError(f"{PARAMS} as `dguide profile` wrote it", "edits of its own", remedy)
+        raise ConfigError(f"{PARAMS} without edits", "some", "save them in configs/, or add --force")
     left = re.search(r"^profile: *([\w-][\w.-]*)", current, re.MULTILINE)
     if left and left[1] != profile:
         lock, kept = root / LOCK, root / "reports" / profile / LOCK
@@ -55,26 +54,20 @@ def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
 
     Comments and other rows stay as they are; nothing is written unless both files are valid with the new rows.
     """
-    params = root / PARAMS
-    texts: dict[Path, bytes] = {}
-    for path in (params, root / "configs" / f"{load_config(params).profile}.yaml"):
-        if path.is_file():
-            text = _with_rows(path, rows)
-            check(merged(path, text.encode()))
-            texts[path] = _stamped(text) if _as_written(path.read_text(encoding="utf-8")) else text.encode()
+    params, texts = root / PARAMS, dict[Path, bytes]()
+    for path in filter(Path.is_file, (params, root / "configs" / f"{load_config(params).profile}.yaml")):
+        data = parse(read(path), path)
+        for table, entries in rows.items():
+            if table not in data:  # an overlay with its base's table
+                data[table] = merged(path)[-1][0][table]
+            for name, row in entries.items():
+                data[table][name] = parse(json.dumps(row).encode(), path)  # JSON is YAML on one line
+        text = _dumped(data)
+        check(merged(path, text.encode()))
+        texts[path] = _stamped(text) if _as_written(path.read_text(encoding="utf-8")) else text.encode()
     for path, content in texts.items():
         write_bytes(path, content)
     return list(texts)
-
-
-def _with_rows(path: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    data = parse(read(path), path)
-    for table, entries in rows.items():
-        if table not in data:  # an overlay with its base's table
-            data[table] = merged(path)[-1][0][table]
-        for name, row in entries.items():
-            data[table][name] = parse(json.dumps(row).encode(), path)  # JSON is YAML on one line
-    return _dumped(data)
 
 
 def _dumped(data: Any) -> str:
@@ -88,8 +81,7 @@ def _dumped(data: Any) -> str:
 
 
 def _stamped(text: str) -> bytes:
-    lines = text.splitlines()
-    lines = lines[1:] if text.startswith(STAMP) else lines
+    lines = [line for line in text.splitlines() if not line.startswith(STAMP)]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     return "\n".join([f"{STAMP} {digest}", *lines, ""]).encode()
 

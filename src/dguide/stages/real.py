@@ -25,11 +25,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     settings, path, size = config.real, layout.root / config.real.path, config.real.image_size
     if settings.source == "cifar10":
         train, holdout = read_cifar10(path, size)
-    elif settings.separate_holdout is None:
+    elif settings.holdout_path == settings.path:
         images = read_digits(path, size) if settings.source == "digits" else _read(path, size)
         train, holdout = _split(images, settings.seed, settings.holdout_fraction)
     else:
-        other = layout.root / settings.separate_holdout
+        other = layout.root / settings.holdout_path
         train, holdout = _read(path, size), _read(other, size)
         _check_alike(train, holdout, other)
 
