@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,14 @@ MINI: dict[str, Any] = YAML(typ="safe", pure=True).load((PROJECT / "configs/mini
 
 
 def changed(changes: dict[str, Any]) -> dict[str, Any]:
-    """The settings of mini with other values for dotted keys; `...` removes a key."""
+    """The settings of mini with other values for dotted keys."""
     data = copy.deepcopy(MINI)
     for key, value in changes.items():
         *sections, last = key.split(".")
-        inner = data
-        for section in sections:
-            inner = inner[section]
-        if value is ...:
-            del inner[last]
-        else:
-            inner[last] = value
+        reduce(dict.__getitem__, sections, data)[last] = value
     return data
 
 
 def read(changes: dict[str, Any]) -> Config:
     """Such settings, checked."""
-    return read_settings(changed(changes))
-
-
-def read_settings(values: dict[str, Any]) -> Config:
-    """Checked settings."""
-    return check([(values, Path("params.yaml"))])
+    return check([(changed(changes), Path("params.yaml"))])

@@ -6,16 +6,15 @@ from typing import Any
 
 import pytest
 
+from dguide.settings import plain
 from discriminator_guidance.errors import ConfigError
 
 from .settings import MINI, read
 
-SAMPLED = {"needs": "discriminator/d0", "members": ["d0"], "rule": "mean_logit", "weights": "equal", "w1": 2.0,
-           "w2": 2.0, "boosting": False}  # fmt: skip
-FRESH, TF32 = MINI["members"]["d0"], MINI["runtime"] | {"training_precision": "tf32", "sampling_precision": "tf32"}
+D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
+FRESH, TF32 = MINI["members"]["d0"], MINI["runtime"] | {"training_precision": "tf32"}
 WIDE = {"model_channels": 96, "num_res_blocks": 2, "num_head_channels": 24, "dropout": 0.0}
 FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_hand": "example.org"}
-D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
 
 
 @pytest.mark.parametrize(
@@ -23,79 +22,70 @@ D0, D1 = "models/mini/discriminator/d0", "models/mini/discriminator/d1"
     [
         ({"runtime": TF32 | {"sampling_precision": "float32"}}, "members.d0 mixes float32 and tf32"),
         ({"real.holdout_fraction": 0}, "holdout_fraction must be 0 where .* else above 0"),
+        ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times"),
+        ({"extractor": {"source": "adm", "path": "data/raw/a"}, "real.image_size": 24}, "choose among 8, 16, 32, 64"),
+        ({"extractor.network.num_head_channels": 7}, "extractor.network.num_head_channels .*use a divisor of 24"),
         ({"fid_network.name": "like Inception"}, "must not say Inception"),
-        ({"members.d0.start": D1}, r"members.d0.start names .* choose among models/mini/extractor"),
-        ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 continues .*d0 and needs its network"),
+        ({"score.snapshots": {"late": 400}}, "snapshots after the last iteration"),
+        ({"sampler.sigma_min": 100.0}, "must be below sigma_max"),
         ({"discriminator.checkpoint": 55}, "members.d1.checkpoint is 55 of 40 epochs; lower it"),
-        ({"discriminator.split.test": 0.2}, "must be 1, they are 1.1"),
-        ({"evaluation.baseline": "d0"}, "evaluation.baseline names 'd0'; choose among edm"),
-        ({"report.samples": ["d0", "d9"]}, "report.samples names 'd9'; choose among edm"),
-        ({"variants.d0": SAMPLED | {"needs": "discriminator"}}, "names 'discriminator'; choose among discriminator/d0"),
-        ({"variants.d0": SAMPLED | {"needs": "discriminator/d9", "members": ["d9"]}}, "names 'd9'; choose among d0"),
-        ({"variants.d0.members": ["d9"]}, "variants.d0.members names 'd9'; choose among d0"),
+        ({"discriminator.images": 1439}, "members.d0.images is 1439, fake.images is 1438"),
+        ({"members.d0.start": D1}, "members.d0.start names .* choose among models/mini/extractor"),
+        ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 continues .*d0 and needs its network"),
+        ({"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2}}, "members.d1.split names"),
         ({"members.d1.images": 500}, "variants.mean_prob.members have different images"),
         ({"members.d1.objective": "score_matching", "members.d1.checkpoint": "best"}, "checkpoint: best asks for"),
-        ({"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2, "seed": 4}}, "members.d1.split names"),
+        ({"guided.seed_start": 1000}, "guided.seed_start: fake and guided draw the same sample indices; move it"),
+        ({"variants.d0.needs": "discriminator"}, "names 'discriminator'; choose among discriminator/d0"),
+        ({"variants.d0.members": ["d9"]}, "variants.d0.members names 'd9'; choose among d0"),
+        ({"variants.edm.network": "late"}, "variants.edm.network names 'late'; choose among none"),
+        ({"variants.d0.weights": "fitted"}, "write rule: mean_logit"),
         ({"variants.d0.weights": [0.5, 0.5]}, "write one a member"),
         ({"variants.d0.w1": 0.0, "variants.d0.w2": 0.0}, "other than 0"),
         ({"variants.d0_table1.w1": 0.0, "variants.d0_table1.w2": 1.0}, "boosting acts on the Euler step"),
-        ({"sampler.sigma_min": 100.0}, "must be below sigma_max"),
-        ({"guided.seed_start": 1000}, "guided.seed_start: fake and guided draw the same sample indices; move it"),
-        ({"study.tuning.seed_start": 1_000_499}, "guided and study.tuning draw the same"),
-        ({"discriminator.images": 1439}, "members.d0.images is 1439, fake.images is 1438"),
-        ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times"),
-        ({"score.network.resample_filter": [1, 2, 1]}, r"write \[1, 1\] or \[1, 3, 3, 1\]"),
+        ({"evaluation.baseline": "d0"}, "evaluation.baseline names 'd0'; choose among edm"),
+        ({"report.samples": ["d0", "d9"]}, "report.samples names 'd9'; choose among edm"),
+        ({"report.primary": ["edm", "d0"]}, "report.primary names 'edm'"),
         ({"cond": True}, "study.ensemble.fitted: true is not for a class-conditional profile"),
-        ({"extractor.network.num_head_channels": 7}, "extractor.network.num_head_channels .*use a divisor of 24"),
         ({"study.discriminator.model_channels": [48, 50]}, "names 50; use multiples of 24"),
+        ({"study.discriminator.epochs": [9, 3]}, "the low end 9 must be below"),
         ({"study.ensemble.w1": [0.0, 1.0]}, "study.ensemble.w1 leaves out 2.0 of variants.mean_prob"),
         ({"study.factorial.sets": {"fresh": ["d0", "d9"]}}, "study.factorial.sets.fresh names 'd9'; choose among d0"),
-        ({"report.primary": ["d9", "edm"]}, "report.primary names 'd9'; choose among edm"),
-        ({"report.primary": ["edm", "d0"]}, "report.primary names 'edm'"),
-        ({"runtime": TF32, "members.d0.precision": "float32"}, "members.d0 mixes float32 and tf32"),
-        ({"extractor": {"source": "adm", "path": "data/raw/a.pt"}, "real.image_size": 24}, "choose among 8, 16, 32, 64"),
-        ({"study.ensemble.rules": ["shrunk_mean_logit"]}, "study.ensemble.rules"),
-        ({"variants.edm.network": "late"}, "variants.edm.network names 'late'; choose among none"),
-        ({"score.snapshots": {"late": 400}}, "snapshots after the last iteration"),
-        ({"variants.d0.weights": "fitted"}, "write rule: mean_logit"),
-        ({"study.storage": "postgresql://me:secret@host/db"}, "an address with a password; leave it out"),
         ({"fetch.files": {"a": FILE | {"url": "http://example.org/a"}}}, "pattern"),
         ({"fetch.files": {"a": FILE | {"path": "data/raw/../../a"}}}, "pattern"),
     ],
     ids=lambda value: str(value)[:60],
-)  # fmt: skip
+)
 def test_a_contradiction_is_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         read(changes)
+
+
+def test_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match=r"study.storage .*PGPASSWORD") as caught:
+        read({"study.storage": "postgresql://me:secret@host/db"})
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"real.source": "images", "real.path": "a.zip", "real.holdout_path": "b.zip", "real.holdout_fraction": 0},
-        {"real.source": "cifar10", "real.holdout_fraction": 0, "real.image_size": 32,
-         "score.network.attn_resolutions": [8], "extractor.network.attention_resolutions": [8]},
+        {"real.source": "cifar10", "real.holdout_fraction": 0, "real.image_size": 32},
         {"members.d0.start": "data/raw/head.pt", "members.d0.epochs": 0},
         {"guided.seed_start": 1000, "guided.seed": 11, "variants.d0.window": [0.1, 0.5], "variants.d0.steps": 35},
-        {"study": None},
         {"fetch.files": {"a": FILE}, "evaluation.reference": "data/raw/reference.npz"},
     ],
-)  # fmt: skip
+)
 def test_a_possible_combination_is_accepted(changes: dict[str, Any]) -> None:
     assert read(changes)
 
 
 def test_the_papers_own_method_of_one_discriminator_is_a_profile() -> None:
-    row = {"needs": "discriminator/d0", "members": ["d0"]}
-    one = {"members": {"d0": MINI["members"]["d0"]}, "variants": {"edm": MINI["variants"]["edm"], "d0": row}}
-    report = {
-        "primary": ["d0", "edm"],
-        "samples": ["edm", "d0"],
-        "log_ratios": ["d0"],
-        "compare": [],
-        "sampling": ["d0"],
-    }
-    config = read({**one, "study": None, "report": MINI["report"] | report})
+    row, rows = {"needs": "discriminator/d0", "members": ["d0"]}, MINI["variants"]
+    report = {"primary": ["d0", "edm"], "samples": ["d0"], "log_ratios": ["d0"], "compare": [], "sampling": ["d0"]}
+    single = {"members": {"d0": FRESH}, "variants": {"edm": rows["edm"], "d0": row}, "study": None}
+    config = read({**single, "report": MINI["report"] | report})
     assert (config.variants["d0"].w1, config.variants["d0"].window) == (2.0, (0.01, 1.0))
     with pytest.raises(ConfigError, match="study: null"):
         _ = config.studies
@@ -106,3 +96,14 @@ def test_a_member_takes_what_its_row_leaves_out_from_the_section() -> None:
     member = config.members["own"]
     assert (member.flip, member.checkpoint, member.reshuffle, member.label_smoothing) == (True, 2, True, 0.0)
     assert member.network == config.discriminator.network
+
+
+def test_mini_says_every_key_of_every_section() -> None:
+    def compare(written: Any, complete: Any, at: str) -> None:
+        if isinstance(complete, dict):
+            assert set(complete) - set(written) <= {"precision", "warmup_epochs"}, at
+            for key in written:
+                compare(written[key], complete[key], f"{at}.{key}")
+
+    rows = ("members", "variants")
+    compare({key: value for key, value in MINI.items() if key not in rows}, plain(read({}), *rows), "")
