@@ -21,46 +21,28 @@ BOMB = "b0: &b0 1\n" + "".join(f"b{n + 1}: &b{n + 1} [{', '.join([f'*b{n}'] * 9)
 SECTIONS = re.split(r"\n(?=\w)", TEXT)  # reading a whole profile takes a tenth of a second
 
 
-def load(folder: Path, old: str, new: str) -> tuple[str, int]:
-    """The complaint about mini.yaml with one line changed, and the number of that line."""
-    number = next(number for number, line in enumerate(LINES) if line.startswith(old))
-    path = folder / "x.yaml"
-    path.write_text("\n".join([*LINES[:number], *([new] if new else []), *LINES[number + 1 :]]))
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    message = str(caught.value)
-    assert str(path) in message
-    return message, number + 1
-
-
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("  steps: 12", "  stepz: 12", ["sampler.stepz", "stepz = 12", "did you mean steps?"]),
-        ("  d1: {start", "  d1: {start: models/mini/extractor, seed: 1, epoch: 40, learning_rate: 1e-3, "
-         "weight_decay: 0.0, t_min: 0.1}", ["members.d1.epoch", "epoch = 40", "did you mean epochs?"]),
+        ("  d1: {start", "  d1: {start: models/mini/extractor, epoch: 40}", ["members.d1.epoch", "epochs?"]),
         ("  threads: 2", "  threads: '2'", ["runtime.threads", "got '2'", "integer"]),
         ("  steps: 12", "  steps: 1", ["sampler.steps", "got 1", "it must be at least 2 and at most 1,000"]),
         ("  p_mean", "  p_mean: .nan", ["score.p_mean", "got nan", "finite"]),
-        ("  source: train               # train (from scratch on `real`)", "  source: trained",
-         ["score.source", "got 'trained'", "'train', 'edm'"]),
+        ("  source: train               # train (from", "  source: trained", ["score.source", "'trained'", "'edm'"]),
         ("    epochs: [10, 200]", "    epochs: [10]", ["study.discriminator.epochs", "got no 1"]),
-        ("  d0: {needs", "  d0: {needs: discriminator/d0, members: [d0], rule: median, weights: equal, w1: 2.0, "
-         "w2: 2.0, boosting: false}", ["variants.d0.rule", "got 'median'", "mean_probability"]),
+        ("  d0: {needs", "  d0: {needs: score, rule: median}", ["variants.d0.rule", "got 'median'", "mean_prob"]),
+        ("  dpi", "", ["report", "no 'dpi'"]),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_key_or_value_is_named_with_its_line(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
-    message, line = load(tmp_path, old, new)
-    assert f"line {line};" in message
-    for word in words:
-        assert word in message
-
-
-def test_a_missing_key_or_file_is_named(tmp_path: Path) -> None:
-    assert "report in" in (message := load(tmp_path, "  dpi", "")[0])
-    assert "no 'dpi'" in message
-    with pytest.raises(ConfigError, match=r"absent.yaml; got no such file"):
-        load_config(tmp_path / "absent.yaml")
+    number = next(number for number, line in enumerate(LINES) if line.startswith(old))
+    path = tmp_path / "x.yaml"
+    path.write_text("\n".join([*LINES[:number], new, *LINES[number + 1 :]]))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    place = f"{path}, line {number + 1};" if new else f"{path}, line"
+    assert all(word in str(caught.value) for word in [place, *words]), str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +62,10 @@ def test_what_is_no_settings_file_is_one_line(tmp_path: Path, text: str, reason:
     assert "byte string" not in str(caught.value)
 
 
-def test_pipes_devices_and_huge_files_are_refused(tmp_path: Path) -> None:
-    pipe, huge = tmp_path / "pipe", tmp_path / "huge"
-    os.mkfifo(pipe)
-    huge.write_bytes(b"#" * 2_000_000)
-    for path in (pipe, huge, Path("/dev/zero"), tmp_path):
+def test_what_is_no_file_or_a_huge_one_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "huge").write_bytes(b"#" * 2_000_000)
+    for path in (tmp_path / "pipe", tmp_path / "huge", Path("/dev/zero"), tmp_path, tmp_path / "absent.yaml"):
         with pytest.raises(ConfigError, match=f"{path}"):
             load_config(path)
 
