@@ -21,14 +21,13 @@ import torch
 from optuna.trial import TrialState
 
 from dguide import tracking
-from dguide.artifacts import load_extractor, load_head, training_report
+from dguide.artifacts import training_report
 from dguide.run import run_stage
 from discriminator_guidance.files import sha256
 from discriminator_guidance.networks.adm import MemberLogits
-from discriminator_guidance.runtime import prepare
 
 from .commands import PROJECT, environment, run, succeed
-from .stages.conftest import only, prepare_study, tiny_settings, write_params
+from .stages.conftest import load, only, prepare_study, tiny_settings, write_params
 from .studies import worker
 
 ON = {"DGUIDE_TRACKING": "on"}
@@ -175,8 +174,7 @@ def test_the_best_discriminator_is_a_model_that_mlflow_loads(
     model = mlflow.pyfunc.load_model("models:/discriminator-mini@best")
     size = study[0].real.image_size
     x_vp, tau = np.random.default_rng(0).normal(size=(3, 1, size, size)).astype(np.float32), np.full(3, 0.5, np.float32)
-    compute = prepare("cpu", "float32", 1)
-    members = MemberLogits(load_extractor(study[1], compute), [load_head(study[1], "d0", compute)])
+    members = MemberLogits(load(study[1], "extractor"), [load(study[1], "discriminator/d0")])
     expected = members(torch.from_numpy(x_vp), torch.from_numpy(tau))[0]
     images = [{"x_vp": image.tolist(), "tau": 0.5} for image in x_vp]
     np.testing.assert_allclose(model.predict(images), expected.numpy(), rtol=1e-6)

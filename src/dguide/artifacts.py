@@ -7,42 +7,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from dguide import tracking
 from dguide.settings import Config, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import (
-    Resumable,
-    load_network,
-    load_weights,
-    save_weights,
-    sha256,
-    source_hash,
-    write_csv,
-)
-from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
-from discriminator_guidance.networks.adm import EncoderUNet
-from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.runtime import Compute, is_first, world_size
-from discriminator_guidance.training.loop import Report, Row, without
+from discriminator_guidance.files import Resumable, save_weights, sha256, source_hash, write_csv
+from discriminator_guidance.runtime import is_first, world_size
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from discriminator_guidance.runtime import Compute
+    from discriminator_guidance.training.loop import Report, Row
+
+Network = TypeVar("Network", bound="nn.Module")
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
-DIVISIBLE = ("fake", "guided", "evaluation")  # stages whose result does not depend on how many processes divide them
-
-
-def work_apart(word: str, replicates: int, processes: int) -> bool:
-    """Whether each process of torchrun runs whole replicates of a stage alone, and the processes share nothing.
-
-    So do those of a stage that trains if no process is idle, and always of the FID network: distances must not depend
-    on the number of processes.
-    """
-    return word not in DIVISIBLE and (replicates >= processes or word == "fid_network")
 
 
 @dataclass(frozen=True)
@@ -127,51 +111,18 @@ class Layout:
 
 
 PAUSE_S = 0.002  # no row of a training curve takes less
-INCEPTION = {"source": "inception"}  # in config.json, in place of constructor arguments: Inception has none
 
 
-def load_denoiser(layout: Layout, compute: Compute, snapshot: str | None = None) -> EDMPrecond:
-    """The score network or a snapshot of it, frozen, to be called under `compute.autocast()`."""
-    return compute.place(load_network(EDMPrecond, layout.model("score") / (snapshot or ""), "score"))
-
-
-def load_extractor(layout: Layout, compute: Compute) -> EncoderUNet:
-    """The feature extractor, frozen, to be called under `compute.autocast()`."""
-    return compute.place(load_network(EncoderUNet, layout.model("extractor"), "extractor"))
-
-
-def load_head(layout: Layout, member: str, compute: Compute) -> EncoderUNet:
-    """The head of one discriminator, frozen, to be called under `compute.autocast()`."""
-    return compute.place(load_network(EncoderUNet, layout.discriminator(member), "discriminator"))
-
-
-def load_fid_network(folder: Path, compute: Compute) -> FidNetwork | InceptionFeatures:
-    """The network whose `features` of images in [-1, 1] define the Frechet distance, frozen, in full float32."""
-    state, arguments = load_weights(folder, "fid_network")
-    inception = arguments == INCEPTION
-    network = InceptionFeatures(state) if inception else load_network(FidNetwork, folder, "fid_network")
-    return network.to(compute.device).eval().requires_grad_(False)
-
-
-def train_network(
-    config: Config,
-    layout: Layout,
-    tracker: Tracker,
-    word: str,
-    compute: Compute,
-    arguments: Mapping[str, Any],
-    train: Callable[[Resumable, Report], tuple[nn.Module, list[Row]]],
-) -> dict[str, Any]:
-    """Train the network of stage `word` on the real images and save it; its summary."""
+@contextmanager
+def network_training(
+    config: Config, layout: Layout, tracker: Tracker, word: str, compute: Compute
+) -> Iterator[tuple[Resumable, Report]]:
+    """The checkpoints of the network of stage `word`, which learns from real images, and what takes its curve."""
     settings = getattr(config, word)
     total = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
     key = {**plain(settings, "name"), "cond": config.cond, "ranks": world_size()}
-    checkpoints = resumable(layout, word, [layout.real / "train.npz"], key, compute)
     with training_report(tracker, f"training {word}", total, "iterations") as report:
-        network, history = train(checkpoints, report)
-    summary = save_network(layout, tracker, word, network, arguments, history)
-    ends = {f"final_{name}": value for name, value in without(history[-1], "iteration").items()}
-    return {**ends, "precision": compute.mode, **compute.record(), **summary}
+        yield resumable(layout, word, [layout.real / "train.npz"], key, compute), report
 
 
 def save_network(
@@ -188,7 +139,8 @@ def save_network(
         save_weights(folder, network.state_dict(), arguments)
         write_csv(folder / "history.csv", history, ("iteration", "loss"))
     tracker.model(f"{word}-{layout.profile}", folder / "model.safetensors")
-    return {"parameters": sum(parameter.numel() for parameter in network.parameters())}
+    last = {f"final_{name}": value for row in history[-1:] for name, value in row.items() if name != "iteration"}
+    return {**last, "parameters": sum(parameter.numel() for parameter in network.parameters())}
 
 
 def resumable(
@@ -214,6 +166,16 @@ def released_file(layout: Layout, path: str, key: str) -> Path:
     if not file.is_file():
         raise InputError(f"the file of {key} at {path}", "no such file", "run `dguide fetch`, or put it there by hand")
     return file
+
+
+def read_released(
+    read: Callable[[Path], tuple[Network, dict[str, Any]]], layout: Layout, path: str, key: str, wanted: dict[str, Any]
+) -> tuple[Network, dict[str, Any]]:
+    """The network of pretrained weights that the setting `key` names, and its arguments, if they are those wanted."""
+    network, arguments = read(released_file(layout, path, key))
+    remedy = f"change {key}, or what it must fit: real.image_size, the extractor or cond"
+    require_arguments(f"a network in {path}", wanted, {"label_dim": 0, **arguments}, remedy)
+    return network, arguments
 
 
 def require_arguments(what: str, wanted: Mapping[str, Any], arguments: Mapping[str, Any], remedy: str) -> None:

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 # OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
 SPINCOUNT = "10000"
+DIVISIBLE = ("fake", "guided", "evaluation")  # stages whose result does not depend on how many processes divide them
+
+
+def work_apart(word: str, replicates: int, processes: int) -> bool:
+    """Whether each process of torchrun runs whole replicates of a stage alone, and the processes share nothing.
+
+    So do those of a stage that trains if no process is idle, and always of the FID network: distances must not depend
+    on the number of processes.
+    """
+    return word not in DIVISIBLE and (replicates >= processes or word == "fid_network")
 
 
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
@@ -31,7 +41,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     divide the replicates, as `work_apart` says, or what is done in each. Work folders stay until all outputs of all
     replicates are written, so that no kill costs a finished one; DVC deletes outputs before it runs a stage again.
     """
-    from dguide.artifacts import REPLICATED, Layout, work_apart
+    from dguide.artifacts import REPLICATED, Layout
     from dguide.settings import load_config
 
     config = load_config(params)

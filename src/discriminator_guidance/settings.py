@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields
 from functools import cache
 from types import UnionType
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    Self,
-    Union,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_transform
 
 from discriminator_guidance.errors import SettingError
 
@@ -92,13 +82,13 @@ class Settings:
 
 @cache
 def _types(settings: Any) -> dict[str, Any]:
-    hints = get_type_hints(settings, include_extras=True)
+    hints = typing.get_type_hints(settings, include_extras=True)
     return {field.name: hints[field.name] for field in fields(settings)}
 
 
 def _allowed(kind: Any, value: Any) -> str | None:
     """What a value of this type should be, if it breaks a limit or is none of the choices."""
-    origin, arguments = get_origin(kind), get_args(kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         limits = [str(note) for note in arguments[1:] if isinstance(note, Limit) and value not in note]
         return limits[0] if limits else _allowed(arguments[0], value)

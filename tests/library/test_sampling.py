@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dguide.artifacts import load_fid_network
 from dguide.stages import guided, release
 from discriminator_guidance import DiscriminatorGuidance, frechet_distance, from_pretrained, sample, to_uint8
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.files import write_json
-from discriminator_guidance.metrics.features import FidNetwork
+from discriminator_guidance.metrics.features import FidNetwork, load_fid_network
 from discriminator_guidance.runtime import prepare
 from discriminator_guidance.settings import SamplerSettings
 from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of

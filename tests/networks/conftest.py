@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head
+from discriminator_guidance.networks.adm import EncoderUNet, build_extractor
 from discriminator_guidance.networks.edm import EDMPrecond
 
 SIZE, CHANNELS = 16, 1
@@ -44,14 +44,6 @@ def extractor() -> EncoderUNet:
     widths = {"model_channels": 24, "channel_mult": [1, 2, 2], "num_head_channels": 24}
     network = build_extractor(SIZE, CHANNELS, classes=10, num_res_blocks=1, attention_resolutions=[4], **widths)
     return shuffled(network).eval()
-
-
-@pytest.fixture
-def heads(extractor: EncoderUNet) -> list[EncoderUNet]:
-    return [
-        shuffled(build_head(extractor.feature_shape, model_channels=48, num_res_blocks=2, num_head_channels=24))
-        for _ in range(3)
-    ]
 
 
 @pytest.fixture

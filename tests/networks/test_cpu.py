@@ -29,8 +29,8 @@ def value_and_gradient(function, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_values_and_gradients_are_those_of_torch(way, size, dtype):
     ours, theirs = WAYS[way]
     x = torch.randint(-8, 8, (3, 5, *size), generator=torch.Generator().manual_seed(0)).to(dtype)
-    for found, expected in zip(value_and_gradient(ours, x), value_and_gradient(theirs, x), strict=True):
-        assert torch.equal(found, expected)
+    for ours_of, expected in zip(value_and_gradient(ours, x), value_and_gradient(theirs, x), strict=True):
+        assert torch.equal(ours_of, expected)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -53,5 +53,5 @@ def test_attention_is_that_of_torch(asking, dtype, tolerance):
     ours = attend(asked, key, value)
     torch.testing.assert_close(ours.float(), theirs.float(), atol=tolerance, rtol=tolerance)
     for tensor in (query, key, value):
-        found, expected = (torch.autograd.grad(y.sum(), tensor, retain_graph=True)[0].float() for y in (ours, theirs))
-        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+        slopes = [torch.autograd.grad(y.sum(), tensor, retain_graph=True)[0].float() for y in (ours, theirs)]
+        torch.testing.assert_close(*slopes, atol=tolerance, rtol=tolerance)

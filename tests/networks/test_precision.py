@@ -70,8 +70,8 @@ def test_factors_are_rounded_in_mode_tf32_alone(machine, precision):
     """Whatever torch's own default: full precision in a run of bfloat16 is full, too."""
     machine(True, (True, True))
     prepare("auto", precision, 1)
-    found = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    assert found == ((True, True) if precision == "tf32" else (False, False))
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    assert allowed == ((True, True) if precision == "tf32" else (False, False))
 
 
 def test_each_process_has_a_gpu_of_its_own(machine, monkeypatch):

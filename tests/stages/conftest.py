@@ -18,13 +18,15 @@ from torch import nn
 
 from dguide.artifacts import Layout
 from dguide.settings import Config, load_config
-from discriminator_guidance.files import save_weights, write_json, write_npz
-from discriminator_guidance.metrics.features import FidNetwork
-from discriminator_guidance.networks.adm import build_extractor, build_head
+from discriminator_guidance.files import load_network, save_weights, write_json, write_npz
+from discriminator_guidance.metrics.features import FidNetwork, load_fid_network
+from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.runtime import Compute
 from tests.settings.settings import MINI, changed
 
 Tiny = tuple[Config, Layout]
+CPU = Compute(torch.device("cpu"), "float32")
 IMAGES = 40  # real ones for training, and fakes
 VARIANTS = ("edm", "d0", "d0_table1", "mean_prob", "clip_logit")
 ENCODER = {"model_channels": 8, "channel_mult": [1, 1], "num_head_channels": 8}
@@ -114,6 +116,14 @@ def save_untrained(folder: Path, network: nn.Module, arguments: Mapping[str, Any
         for parameter in network.parameters():
             parameter.copy_(0.2 * torch.randn_like(parameter))
     save_weights(folder, network.state_dict(), arguments)
+
+
+def load(layout: Layout, part: str) -> Any:
+    """A network that a stage wrote: `score`, `extractor`, `fid_network` or `discriminator/<member>`, frozen."""
+    folder = layout.model(part)
+    if part == "fid_network":
+        return load_fid_network(folder, CPU)
+    return CPU.place(load_network(EDMPrecond if part == "score" else EncoderUNet, folder, part.partition("/")[0]))
 
 
 @dataclass

@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dguide.artifacts import load_extractor
 from discriminator_guidance.errors import InputError
 
-from .conftest import Tiny, run_stage, tiny_settings, write_params
+from .conftest import Tiny, load, run_stage, tiny_settings, write_params
 from .released import FEATURES, classifier_file
-from .test_networks import CPU
 
 PATH = "data/raw/classifier.pt"
 
@@ -25,7 +23,7 @@ def test_a_released_classifier_gives_the_features_of_the_original(adm: Tiny):
     _, layout = adm
     original = classifier_file(layout.root / PATH)
     summary, _ = run_stage("extractor", adm)
-    network = load_extractor(layout, CPU)
+    network = load(layout, "extractor")
     x, t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, 0.5, 1.0])
     features = network.features(x, t)
     assert features.shape[1:] == FEATURES == network.feature_shape
@@ -37,7 +35,7 @@ def test_a_released_classifier_gives_the_features_of_the_original(adm: Tiny):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image_size": 16}, r"a classifier in .* with image_size 8; got image_size 16.*real\.image_size"),
+        ({"image_size": 16}, r"a network in .* with image_size 8; got image_size 16.*real\.image_size"),
         ({"condition": True}, r"with condition False; got condition True; change extractor\.path"),
     ],
 )

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dguide.artifacts import load_fid_network
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import sha256
 from discriminator_guidance.metrics.features import InceptionFeatures
 
-from .conftest import Tiny, run_stage, tiny_settings, write_params
-from .test_networks import CPU
+from .conftest import Tiny, load, run_stage, tiny_settings, write_params
 
 PATH = "data/raw/inception.pth"
 
@@ -28,7 +26,7 @@ def test_the_features_of_real_images_are_those_of_the_trained_network(tiny: Tiny
     features = np.load(tiny[1].model("fid_network") / "features.npz")
     assert features["train"].dtype == np.float32
     assert features["train"].shape == (40, tiny[0].fid_network.features)
-    network = load_fid_network(tiny[1].model("fid_network"), CPU)
+    network = load(tiny[1], "fid_network")
     for name in ("train", "holdout"):
         images = torch.from_numpy(np.load(tiny[1].real / f"{name}.npz")["images"]).permute(0, 3, 1, 2)
         expected = torch.cat([network.features(image[None] / 127.5 - 1) for image in images]).numpy()
@@ -47,7 +45,7 @@ def test_inception_is_loaded_from_its_file_by_checksum(tiny: Tiny):
     tiny = with_inception(tiny, sha256(layout.root / PATH))
     summary, _ = run_stage("fid_network", tiny)
     assert summary["source"] == PATH
-    network, image = load_fid_network(layout.model("fid_network"), CPU), torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+    network, image = load(layout, "fid_network"), torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
     torch.testing.assert_close(network.features(image), InceptionFeatures(state).features(image))
     assert np.load(layout.model("fid_network") / "features.npz")["holdout"].shape == (2, 2048)
 

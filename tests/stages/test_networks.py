@@ -8,27 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dguide.artifacts import load_denoiser, load_extractor, load_fid_network, load_head
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import save_weights
-from discriminator_guidance.runtime import Compute
 
-from .conftest import Tiny, run_stage
+from .conftest import Tiny, load, run_stage
 
-CPU = Compute(torch.device("cpu"), "float32")
-LOADERS = {
-    "score": load_denoiser,
-    "extractor": load_extractor,
-    "fid_network": lambda layout, compute: load_fid_network(layout.model("fid_network"), compute),
-    "discriminator/d0": lambda layout, compute: load_head(layout, "d0", compute),
-}
 TRAINED = ("score", "extractor", "fid_network")
 
 
-@pytest.mark.parametrize("word", LOADERS)
+@pytest.mark.parametrize("word", [*TRAINED, "discriminator/d0"])
 def test_networks_are_loaded_frozen_and_those_of_other_arguments_refused(tiny: Tiny, word: str):
     _, layout = tiny
-    network = LOADERS[word](layout, CPU)
+    network = load(layout, word)
     saved = load_file(layout.model(word) / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in network.state_dict().items())
     assert not network.training
@@ -36,7 +27,7 @@ def test_networks_are_loaded_frozen_and_those_of_other_arguments_refused(tiny: T
     save_weights(layout.model(word), {"a": torch.ones(1)}, {"foo": 1})
     stage = word.partition("/")[0]
     with pytest.raises(InputError, match=rf"expected weights that fit their config.json.*run stage {stage} again"):
-        LOADERS[word](layout, CPU)
+        load(layout, word)
 
 
 @pytest.mark.parametrize("word", TRAINED)
@@ -50,5 +41,5 @@ def test_a_training_stage_writes_weights_and_curve_and_tracks_them(tiny: Tiny, w
         assert {key: float(row[key]) for key in values} == pytest.approx(values, rel=1e-8)
     assert not set(summary) & set(tracker.curve[0][1]), "a summary would continue the curves"
     assert tracker.models == {f"{word}-mini": layout.model(word) / "model.safetensors"}
-    network = LOADERS[word](layout, CPU)
+    network = load(layout, word)
     assert summary["parameters"] == sum(parameter.numel() for parameter in network.parameters())

@@ -8,13 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dguide.artifacts import load_denoiser
 from discriminator_guidance.errors import InputError
 from tests.checkpoints import lookalike
 
-from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
+from .conftest import Tiny, load, prepare_study, run_stage, tiny_settings, write_params
 from .released import EDM, edm_file
-from .test_networks import CPU
 
 PATH = "data/raw/edm.pkl"
 
@@ -30,7 +28,7 @@ def test_in_a_conditional_study_the_classes_decide_the_image(tmp_path: Path):
     tiny = prepare_study(tmp_path, tiny_settings({"cond": True, "score.snapshots": {"early": 1}}))
     summary, _ = run_stage("score", tiny)
     assert 0 < summary["holdout_loss"] < summary["holdout_loss_early"], "training lowers the loss on held-out images"
-    network = load_denoiser(tiny[1], CPU)
+    network = load(tiny[1], "score")
     assert network.label_dim == 10
     x, sigma = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 1.0])
     one, other = (network(x, sigma, torch.eye(10)[[k, k]]) for k in (0, 1))
@@ -54,13 +52,13 @@ def test_a_released_network_is_taken_as_it_is(tmp_path: Path, classes: int):
     original.load_state_dict(weights)
     x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 1.0, 10.0])
     labels = torch.eye(10)[[0, 1, 2]] if classes else None
-    assert torch.equal(load_denoiser(tiny[1], CPU)(x, sigma, labels), original(x, sigma, labels))
+    assert torch.equal(load(tiny[1], "score")(x, sigma, labels), original(x, sigma, labels))
 
 
 @pytest.mark.parametrize(
     ("cond", "changes", "words"),
     [
-        (True, {"label_dim": 0}, r"edm\.pkl with label_dim 10; got label_dim 0; change score\.path.* or cond"),
+        (True, {"label_dim": 0}, r"edm\.pkl with label_dim 10; got label_dim 0; change score\.path.*cond"),
         (False, {"img_resolution": 16}, r"with img_resolution 8; got img_resolution 16.*real\.image_size"),
     ],
 )

@@ -14,7 +14,6 @@ import torch
 from scipy import stats
 from scipy.special import expit
 
-from dguide.artifacts import load_head
 from dguide.studies import trials
 from dguide.studies.common import GuidedSamples
 from dguide.studies.factorial import (
@@ -31,8 +30,7 @@ from dguide.studies.factorial import (
 from dguide.studies.trials import run_study
 from discriminator_guidance.guidance import LOG_RATIO_BOUND, clipped_logit_mean
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
-from discriminator_guidance.runtime import prepare
-from tests.stages.conftest import Tiny, save_untrained, tiny_settings, write_params
+from tests.stages.conftest import Tiny, load, save_untrained, tiny_settings, write_params
 from tests.studies.conftest import table
 
 SETS = {"fresh": ["d0", "d1"], "other": ["d1", "d0"]}
@@ -47,9 +45,8 @@ def small(tiny: Tiny) -> Tiny:
     kept = [layout.model("score"), layout.model("extractor"), *map(layout.discriminator, config.members)]
     for folder, replicate in product(kept, ("r0", "r1")):
         shutil.copytree(folder, folder / replicate, ignore=shutil.ignore_patterns("r0", "r1"))
-    compute = prepare("cpu", "float32", 1)
     for number, name in enumerate(config.members):
-        head = load_head(layout, name, compute)
+        head = load(layout, f"discriminator/{name}")
         save_untrained(layout.discriminator(name) / "r1", head, head.arguments, seed=number + 1)
     return config, layout
 

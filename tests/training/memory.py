@@ -22,7 +22,3 @@ class Memory:
         self.saved.append(next(iter(state["history"][-1].values())))
         if self.stop_after == len(self.saved):
             raise KeyboardInterrupt
-
-
-def ignore(done: int, row: dict[str, float]) -> None:
-    """A report that nobody reads."""

@@ -1,8 +1,9 @@
-"""Splits, bagging and noised batches."""
+"""Splits, bagging, noised batches and the common grid."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,11 +13,16 @@ from discriminator_guidance.noise import generator, importance_times, marginal_m
 from discriminator_guidance.training.pairs import (
     bootstrap_rows,
     draw_noised,
+    grid_features,
     pair_up,
     permuted_labels,
     scaled,
     split_pairs,
 )
+
+from .test_discriminator import brightness, make_pairs
+
+ROWS = np.arange(400)
 
 
 @given(real=st.integers(10, 200), fake=st.integers(10, 200), most=st.none() | st.integers(10, 300))
@@ -35,13 +41,13 @@ def test_the_split_is_a_partition_with_the_same_shares_of_real_and_fake(real, fa
 
 def test_bagging_draws_training_images_with_replacement():
     rows = np.arange(100, 164)
-    one, other = bootstrap_rows(rows, 0.75, 1), bootstrap_rows(rows, 1.0, 2)
-    assert (len(one), len(other)) == (48, 64)
-    for drawn in (one, other):
+    fewer, other = bootstrap_rows(rows, 0.75, 1), bootstrap_rows(rows, 1.0, 2)
+    assert (len(fewer), len(other)) == (48, 64)
+    for drawn in (fewer, other):
         assert set(drawn) <= set(rows)
         assert len(set(drawn)) < len(drawn)
         assert np.array_equal(np.sort(drawn), drawn)
-    assert np.array_equal(bootstrap_rows(rows, 0.75, 1), one)
+    assert np.array_equal(bootstrap_rows(rows, 0.75, 1), fewer)
     assert 0.55 < len(set(bootstrap_rows(np.arange(10000), 1.0, 3))) / 10000 < 0.71  # 1 - 1/e
 
 
@@ -78,11 +84,11 @@ def test_flip_mirrors_half_of_the_images():
 
 def test_shift_moves_images_by_at_most_so_many_pixels_and_repeats_their_edges():
     images = np.random.default_rng(0).integers(256, size=(500, 2, 4, 5), dtype=np.uint8)
-    given = torch.from_numpy(images)
-    plain, t = draw_noised(given, generator(0, "x", 0, 0), 1e-9, 1.0)
-    moved, same = draw_noised(given, generator(0, "x", 0, 0), 1e-9, 1.0, False, 2)
+    tensor = torch.from_numpy(images)
+    plain, t = draw_noised(tensor, generator(0, "x", 0, 0), 1e-9, 1.0)
+    moved, same = draw_noised(tensor, generator(0, "x", 0, 0), 1e-9, 1.0, False, 2)
     assert torch.equal(t, same)
-    clean = scaled(given) + (moved - plain) / marginal_mean(t).view(-1, 1, 1, 1)  # the noise is the same
+    clean = scaled(tensor) + (moved - plain) / marginal_mean(t).view(-1, 1, 1, 1)  # the noise is the same
     padded = scaled(torch.from_numpy(np.pad(images, [(0, 0), (0, 0), (2, 2), (2, 2)], mode="edge")))
     offsets = [(down, right) for down in range(5) for right in range(5)]
     windows = torch.stack([padded[:, :, down : down + 4, right : right + 5] for down, right in offsets])
@@ -100,3 +106,21 @@ def test_only_the_labels_of_training_are_permuted():
     assert null.sum() == pairs.labels.sum() == 60
     assert 0.2 < (null != pairs.labels)[split.train].float().mean() < 0.7
     assert not torch.equal(null, other)
+
+
+@pytest.mark.parametrize(("times", "per_image"), [(8, 8), (5, 1), (6, 4)])
+def test_all_times_are_used_equally_often(times, per_image):
+    grid = grid_features(brightness, make_pairs(), ROWS[:30], times, per_image, 0)
+    assert np.bincount(grid.image).tolist() == [per_image] * 30
+    assert np.ptp(np.unique(grid.time, return_counts=True)[1]) <= 1
+    assert len(set(zip(grid.image, grid.time, strict=True))) == len(grid.image)  # no image twice at one time
+
+
+def test_its_noise_depends_on_seed_image_and_time_alone():
+    pairs = make_pairs()
+    drawn, other = (grid_features(brightness, pairs, ROWS, 4, 2, seed) for seed in (3, 4))
+    assert not torch.equal(drawn.features, other.features)
+    assert drawn.labels.tolist() == [1.0] * 400 + [0.0] * 400
+    part = grid_features(brightness, pairs, ROWS[100:], 4, 2, 3)
+    assert torch.equal(part.features, drawn.features[200:])
+    assert np.array_equal(part.time, drawn.time[200:])

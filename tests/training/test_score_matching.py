@@ -25,7 +25,7 @@ MATCHING = ScoreMatching(WRONG.denoise, lambda x_vp, t: x_vp, 0.5, -1.2, 1.2)
 def gaussian_pairs(count: int) -> Pairs:
     noise = torch.randn((2 * count, *SHAPE), generator=torch.Generator().manual_seed(0))
     kind = [TRUE] * count + [WRONG] * count
-    mean, std = (torch.tensor([getattr(one, name) for one in kind]).view(-1, 1, 1, 1) for name in ("mean", "std"))
+    mean, std = (torch.tensor([getattr(law, name) for law in kind]).view(-1, 1, 1, 1) for name in ("mean", "std"))
     images = (127.5 * (1 + mean + std * noise)).round().clamp(0, 255).to(torch.uint8)
     rows = np.arange(2 * count)
     return Pairs(images, torch.from_numpy(rows < count).float(), None, Split(rows, rows, rows))
@@ -103,9 +103,9 @@ def test_the_gradient_goes_through_a_frozen_extractor_and_attention():
 def test_a_conditional_denoiser_is_given_the_class_of_each_image():
     """Images show their classes, so that the denoiser knows the clean image and loses nothing."""
 
-    def denoiser(x, sigma, given):
-        return (25 * given / 127.5 - 1).view(-1, 1, 1, 1).expand_as(x)
+    def denoiser(x, sigma, classes):
+        return (25 * classes / 127.5 - 1).view(-1, 1, 1, 1).expand_as(x)
 
     matching = ScoreMatching(denoiser, MATCHING.features, 0.5, -1.2, 1.2)
     drawn = matching.draw(labelled_pairs(), np.arange(400)[::-1].copy(), generator(0, "x", 0, 0), 1e-3)
-    assert matching.loss(lambda x_vp, t, given: 0 * x_vp.flatten(1).sum(1), *drawn).item() < 1e-9
+    assert matching.loss(lambda x_vp, t, classes: 0 * x_vp.flatten(1).sum(1), *drawn).item() < 1e-9

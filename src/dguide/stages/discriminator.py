@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,34 +12,18 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 from torch.nn.functional import one_hot
 
-from dguide.artifacts import (
-    Layout,
-    load_denoiser,
-    load_extractor,
-    released_file,
-    require_arguments,
-    resumable,
-    training_report,
-)
+from dguide.artifacts import Layout, read_released, resumable, training_report
 from dguide.settings import Config, Member, plain
 from dguide.settings.config import Discriminator
 from dguide.tracking import Tracker
+from discriminator_guidance import files
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
-from discriminator_guidance.files import (
-    WEIGHT_FILES,
-    Resumable,
-    load_network,
-    read_npz,
-    save_weights,
-    sha256,
-    write_csv,
-    write_json,
-    write_npz,
-)
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
+from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.runtime import Compute, allow_tf32, is_first, prepare, world_size
-from discriminator_guidance.training.discriminator import HeadTraining, train_discriminator, used_epoch
-from discriminator_guidance.training.pairs import Features, GridFeatures, Pairs, pair_up, validate
+from discriminator_guidance.training.discriminator import HeadTraining, TrainedDiscriminator, train_discriminator
+from discriminator_guidance.training.loop import Report
+from discriminator_guidance.training.pairs import Features
 from discriminator_guidance.training.score_matching import ScoreMatching
 
 RELEASED = (0.5, -1.2, 1.2)  # sigma_data, p_mean, p_std of the released EDM networks (Karras et al. 2022, Table 1)
@@ -51,75 +34,35 @@ CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation
 
 @dataclass(frozen=True)
 class DiscriminatorInputs:
-    """Training and test data of heads: the images, the frozen features, and the split of `member`."""
+    """What the heads of a profile learn from: real and fake images, and the features of the frozen extractor."""
 
     config: Config
     layout: Layout
-    member: Member
     real: np.ndarray  # (N, H, W, C) uint8
     fake: np.ndarray
     classes: np.ndarray | None  # of real ++ fake
-    features: Features
-    feature_shape: tuple[int, int, int]
-    compute: Compute
-    feature_precision: str
-
-    @cached_property
-    def pairs(self) -> Pairs:
-        """Real and fake images on the device, and their split."""
-        split = self._own.split_images(len(self.real), len(self.fake))
-        return pair_up(self.real, self.fake, self.classes, split, self.compute.device)
-
-    @cached_property
-    def validation(self) -> GridFeatures:
-        """The validation images on the common grid of VP times."""
-        return self._own.grid(self.features, self.pairs, self.pairs.split.validation)
-
-    @property
-    def _own(self) -> HeadTraining:
-        return head_settings(self.config.discriminator, self.member)
-
-    def settings(self, member: Member) -> HeadTraining:
-        """How a member is trained and tested here."""
-        settings = replace(head_settings(self.config.discriminator, member), precision=self.compute.mode)  # type: ignore[arg-type]
-        matched = settings.objective != "cross_entropy"
-        return replace(settings, matching=score_matching(self)) if matched else settings
+    extractor: EncoderUNet
+    frozen: Compute  # of the extractor
+    compute: Compute  # of the head
 
 
 def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[str, Any]:
     """Train a member, or take a released head, and test it."""
     row = config.members[member]
-    inputs = open_inputs(config, layout, row)
-    settings = inputs.settings(row)
+    inputs, settings = open_inputs(config, layout, row), head_settings(config.discriminator, row)
     split = settings.split_images(len(inputs.real), len(inputs.fake))
     effective = {key: getattr(settings, key) for key in TRAINED}
     tracker.params({**plain(row), **effective})
-    checkpoints = resumable_head(inputs, f"discriminator-{member}", row)
+    checkpoints = head_checkpoints(inputs, f"discriminator-{member}", row)
     with training_report(tracker, f"training {member}", settings.epochs, "epochs") as report:
-        trained = train_discriminator(
-            inputs.real,
-            inputs.fake,
-            inputs.features,
-            head=start_head(inputs, row),
-            classes=inputs.classes,
-            device=inputs.compute.device,
-            checkpoints=checkpoints,
-            progress=report,
-            **vars(settings),
-        )
-    head, history, tested = trained.head, trained.history, trained.tested
-    if history:
-        used = history[used_epoch(history, settings.checkpoint) - 1]
-        best = min(history, key=lambda entry: entry["validation_loss"])
-        batches = -(-len(settings.rows(split)) // settings.batch_size)
-    else:  # a released head that is not trained further
-        used = {"epoch": 0, **validate(head, inputs.validation, inputs.compute)}
-        best, batches, effective = {}, 0, {"epochs": 0}
-    logits, labels = (torch.from_numpy(tested[name]) for name in ("logits", "labels"))
+        trained = train_head(inputs, row, checkpoints, report)
+    head, history, used = trained.head, trained.history, trained.used
+    best = min(history, key=lambda entry: entry["validation_loss"], default={})
+    logits, labels = (torch.from_numpy(trained.tested[name]) for name in ("logits", "labels"))
     metrics: dict[str, Any] = {
-        **{key: effective.get(key) for key in TRAINED},
+        **(effective if history else dict.fromkeys(TRAINED) | {"epochs": 0}),  # a released head as it is
         "used_epoch": used["epoch"],
-        "iterations": settings.epochs * batches,
+        "iterations": settings.epochs * -(-len(settings.rows(split)) // settings.batch_size),
         **{key: used.get(key) for key in CURVE if key != "epoch"},
         "best_validation_loss": best.get("validation_loss"),
         "best_epoch": best.get("epoch"),
@@ -132,14 +75,14 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
 
     folder, reports = layout.discriminator(member), layout.discriminator_report(member)
     if is_first():
-        save_weights(folder, head.state_dict(), head.arguments)
+        files.save_weights(folder, head.state_dict(), head.arguments)
         shutil.rmtree(folder / LAST, ignore_errors=True)
         if used["epoch"] < settings.epochs or settings.ema_decay is not None:
-            save_weights(folder / LAST, trained.last, head.arguments)
-        write_npz(folder / "test_logits.npz", **tested)
-        write_csv(reports / "history.csv", history, CURVE)
-        write_csv(reports / "calibration.csv", [asdict(entry) for entry in trained.calibration])
-        write_json(reports / "metrics.json", metrics)
+            files.save_weights(folder / LAST, trained.last, head.arguments)
+        files.write_npz(folder / "test_logits.npz", **trained.tested)
+        files.write_csv(reports / "history.csv", [{key: entry[key] for key in CURVE} for entry in history], CURVE)
+        files.write_csv(reports / "calibration.csv", [asdict(entry) for entry in trained.calibration])
+        files.write_json(reports / "metrics.json", metrics)
         tracker.artifact(reports / "calibration.csv")
         tracker.artifact(reports / "metrics.json")
     tracker.model(f"discriminator-{config.profile}", folder / "model.safetensors", metrics["validation_loss"])
@@ -149,15 +92,35 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
 def open_inputs(config: Config, layout: Layout, member: Member) -> DiscriminatorInputs:
     """Read the frozen extractor and the real and fake images."""
     runtime, names = config.runtime, ["images", "labels"] if config.cond else ["images"]
-    real = read_npz(layout.real / "train.npz", names, "real")
-    fake = read_npz(layout.fake / "samples.npz", names, "fake")
+    real = files.read_npz(layout.real / "train.npz", names, "real")
+    fake = files.read_npz(layout.fake / "samples.npz", names, "fake")
     classes = np.concatenate([real["labels"], fake["labels"]]) if config.cond else None
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     compute = prepare(runtime.device, member.precision, runtime.threads)
     allow_tf32("tf32" in (compute.mode, frozen.mode))  # the other is bfloat16 then, to which it means nothing
-    extractor = load_extractor(layout, frozen)
-    features, arrays = frozen_features(extractor, frozen, compute), (real["images"], fake["images"], classes)
-    return DiscriminatorInputs(config, layout, member, *arrays, features, extractor.feature_shape, compute, frozen.mode)
+    extractor = frozen.place(files.load_network(EncoderUNet, layout.model("extractor"), "extractor"))
+    return DiscriminatorInputs(config, layout, real["images"], fake["images"], classes, extractor, frozen, compute)
+
+
+def train_head(
+    inputs: DiscriminatorInputs, member: Member, checkpoints: files.Resumable, report: Report
+) -> TrainedDiscriminator:
+    """Train and test a head as a row of Table 2 says."""
+    precision: Any = inputs.compute.mode
+    settings = replace(head_settings(inputs.config.discriminator, member), precision=precision)
+    if settings.objective != "cross_entropy":
+        settings = replace(settings, matching=score_matching(inputs))
+    return train_discriminator(
+        inputs.real,
+        inputs.fake,
+        frozen_features(inputs.extractor, inputs.frozen, inputs.compute),
+        head=start_head(inputs, member),
+        classes=inputs.classes,
+        device=inputs.compute.device,
+        checkpoints=checkpoints,
+        progress=report,
+        **vars(settings),
+    )
 
 
 def frozen_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -> Features:
@@ -177,49 +140,45 @@ def head_settings(section: Discriminator, member: Member) -> HeadTraining:
     return HeadTraining.of(member, epochs=scaled(member.epochs), learning_rate=rate, checkpoint=used)
 
 
-def resumable_head(inputs: DiscriminatorInputs, name: str, member: Member) -> Resumable:
+def head_checkpoints(inputs: DiscriminatorInputs, name: str, member: Member) -> files.Resumable:
     """The checkpoints of a head, under a key of everything that determines it."""
-    config, layout = inputs.config, inputs.layout
-    files = [layout.real / "train.npz", layout.fake / "samples.npz"]
-    files += [layout.model("extractor") / file for file in WEIGHT_FILES]
-    start = layout.start(member.start)
-    started_from = [start] if start.is_file() else sorted(start.rglob("model.safetensors"))
+    config, layout, start = inputs.config, inputs.layout, inputs.layout.start(member.start)
+    weights = [layout.model("extractor") / file for file in files.WEIGHT_FILES]
+    begun_from = [start] if start.is_file() else sorted(start.rglob("model.safetensors"))
     key = {
         "section": plain(config.discriminator),
         "member": plain(member),
         "cond": config.cond,
-        "feature_precision": inputs.feature_precision,
-        "start": [sha256(path) for path in started_from],
+        "feature_precision": inputs.frozen.mode,
+        "start": [files.sha256(path) for path in begun_from],
         "ranks": world_size(),
     }
-    return resumable(layout, name, files, key, inputs.compute)
+    images = layout.real / "train.npz", layout.fake / "samples.npz"
+    return resumable(layout, name, [*images, *weights], key, inputs.compute)
 
 
 def score_matching(inputs: DiscriminatorInputs) -> ScoreMatching:
     """The frozen denoiser and extractor as the score-matching objective calls them."""
-    compute, score = inputs.compute, inputs.config.score
-    network, extractor = load_denoiser(inputs.layout, compute), load_extractor(inputs.layout, compute)
+    compute, score, layout = inputs.compute, inputs.config.score, inputs.layout
+    network = compute.place(files.load_network(EDMPrecond, layout.model("score"), "score"))
+    extractor = compute.place(files.load_network(EncoderUNet, layout.model("extractor"), "extractor"))
     constants = (score.sigma_data, score.p_mean, score.p_std) if score.source == "train" else RELEASED
 
     def denoiser(x: Tensor, sigma: Tensor, *classes: Tensor) -> Tensor:
-        return compute.called(network)(x, sigma, *(one_hot(each, network.label_dim) for each in classes))
+        return compute.called(network)(x, sigma, *(one_hot(labels, network.label_dim) for labels in classes))
 
     return ScoreMatching(denoiser, compute.called(extractor.features), *constants)
 
 
 def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:
     """The head that training begins with: a fresh one, another member after its last epoch, or a released one."""
-    layout, device = inputs.layout, inputs.compute.device
+    layout, (channels, size, _), cond = inputs.layout, inputs.extractor.feature_shape, inputs.config.cond
     folder = layout.start(member.start)
     if not member.start.startswith("models/"):
-        head, found = read_adm(released_file(layout, member.start, "the member's start"))
-        channels, size, _ = inputs.feature_shape
-        wanted = {"in_channels": channels, "image_size": size, "out_channels": 1, "condition": inputs.config.cond}
-        remedy = "change the member's start, extractor.path or cond"
-        require_arguments(f"a discriminator in {member.start}", wanted, found, remedy)
-        return head.to(device)
+        wanted = {"in_channels": channels, "image_size": size, "out_channels": 1, "condition": cond}
+        return read_released(read_adm, layout, member.start, "the member's start", wanted)[0]
     if folder != layout.model("extractor"):
         last = folder / LAST if (folder / LAST).is_dir() else folder
-        return load_network(EncoderUNet, last, "discriminator").to(device)
+        return files.load_network(EncoderUNet, last, "discriminator")
     torch.manual_seed(member.seed)
-    return build_head(inputs.feature_shape, condition=inputs.config.cond, **plain(member.network)).to(device)
+    return build_head(inputs.extractor.feature_shape, condition=cond, **plain(member.network))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dguide import tracking
-from dguide.artifacts import Layout, load_fid_network
+from dguide.artifacts import Layout
 from dguide.settings import Config, Variant, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import InputError
@@ -28,7 +28,13 @@ from discriminator_guidance.metrics.distances import (
     gaussian_of_statistics,
     kid_influence,
 )
-from discriminator_guidance.metrics.features import Doubles, FidNetwork, InceptionFeatures, extract_features
+from discriminator_guidance.metrics.features import (
+    Doubles,
+    FidNetwork,
+    InceptionFeatures,
+    extract_features,
+    load_fid_network,
+)
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.runtime import Compute, allow_tf32, gather_rows, is_first, prepare, share

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 
-from dguide.artifacts import Layout, released_file, require_arguments, save_network, train_network
+from dguide.artifacts import Layout, network_training, read_released, save_network
 from dguide.settings import Config, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
@@ -15,7 +14,6 @@ from discriminator_guidance.files import read_npz
 from discriminator_guidance.networks.adm import build_extractor
 from discriminator_guidance.runtime import prepare
 from discriminator_guidance.training.classifiers import train_classifier
-from discriminator_guidance.training.pairs import as_tensor
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -25,17 +23,14 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     _, size, _, channels = real["images"].shape
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     if settings.source == "adm":
-        released, found = read_adm(released_file(layout, settings.path, "extractor.path"))
         wanted = {"image_size": size, "in_channels": channels, "condition": False}
-        remedy = "change extractor.path or real.image_size"
-        require_arguments(f"a classifier in {settings.path}", wanted, found, remedy)
-        return {"source": settings.path, **save_network(layout, tracker, "extractor", released, found)}
+        released, arguments = read_released(read_adm, layout, settings.path, "extractor.path", wanted)
+        return {"source": settings.path, **save_network(layout, tracker, "extractor", released, arguments)}
 
     torch.manual_seed(settings.training.seed)
-    classes = int(real["labels"].max()) + 1
-    network = build_extractor(size, channels, classes, **plain(settings.network)).to(compute.device)
-    images = as_tensor(real["images"], compute.device)
-    labels = torch.from_numpy(real["labels"]).to(compute.device)
+    network = build_extractor(size, channels, int(real["labels"].max()) + 1, **plain(settings.network))
     noising = settings.t_min, settings.uniform_time_fraction
-    train = partial(train_classifier, network, images, labels, settings.training, compute, noising=noising)
-    return train_network(config, layout, tracker, "extractor", compute, network.arguments, train)
+    with network_training(config, layout, tracker, "extractor", compute) as resumed:
+        history = train_classifier(network, real, settings.training, compute, *resumed, noising=noising)
+    summary = save_network(layout, tracker, "extractor", network, network.arguments, history)
+    return {**summary, "precision": compute.mode, **compute.record()}

@@ -9,14 +9,20 @@ import numpy as np
 import torch
 
 from dguide import tracking
-from dguide.artifacts import INCEPTION, Layout, load_fid_network, released_file
+from dguide.artifacts import Layout, released_file
 from dguide.report.format import estimate, verdict
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import read_json
 from discriminator_guidance.image_files import ImageSet, open_images
 from discriminator_guidance.metrics.distances import KernelSet, frechet_influence, gaussian_of_features, kid_influence
-from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
+from discriminator_guidance.metrics.features import (
+    INCEPTION,
+    FidNetwork,
+    InceptionFeatures,
+    extract_features,
+    load_fid_network,
+)
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate
 from discriminator_guidance.runtime import Compute, prepare

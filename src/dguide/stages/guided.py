@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from dguide import tracking
-from dguide.artifacts import Layout, load_denoiser, load_extractor, load_head, require_arguments, resumable
+from dguide.artifacts import Layout, require_arguments, resumable
 from dguide.settings import Config, SampleRange, Variant, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.ensemble import Denoiser, WeightsOfTime, fit_weights, interpolated
 from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.files import WEIGHT_FILES, read_npz, write_npz
+from discriminator_guidance.files import WEIGHT_FILES, load_network, read_npz, write_npz
 from discriminator_guidance.guidance import DiscriminatorGuidance, simplex_weights
 from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, to_uint8, write_grid, write_png
-from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.noise import generator, karras_sigmas, tau_from_sigma
 from discriminator_guidance.runtime import Compute, barrier, broadcast, gather_rows, is_first, prepare, rank, share
@@ -195,19 +195,21 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
 def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:
     """Read the networks of a variant and check that they are of the profile's kind."""
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
-    denoiser, wanted = load_denoiser(layout, compute, variant.network), {"cond": config.cond}
+    score, wanted = layout.model("score"), {"cond": config.cond}
+    denoiser = compute.place(load_network(EDMPrecond, score / (variant.network or ""), "score"))
     remedy = "run stage score again or change cond"
     require_arguments("a score network", wanted, {"cond": denoiser.label_dim > 0}, remedy)
     members, worse = None, None
     if variant.members:
         heads, remedy = [], "run stage discriminator again or change cond"
         for name in variant.members:
-            heads.append(load_head(layout, name, compute))
-            kind = {"cond": heads[-1].arguments["condition"]}
-            require_arguments(f"a discriminator {name}", wanted, kind, remedy)
-        members = MemberLogits(load_extractor(layout, compute), heads)
+            head = load_network(EncoderUNet, layout.discriminator(name), "discriminator")
+            heads.append(compute.place(head))
+            require_arguments(f"a discriminator {name}", wanted, {"cond": head.arguments["condition"]}, remedy)
+        extractor = load_network(EncoderUNet, layout.model("extractor"), "extractor")
+        members = MemberLogits(compute.place(extractor), heads)
     if variant.autoguidance is not None:
-        worse = load_denoiser(layout, compute, variant.autoguidance.network)
+        worse = compute.place(load_network(EDMPrecond, score / variant.autoguidance.network, "score"))
     return Networks(compute, denoiser, members, worse)
 
 

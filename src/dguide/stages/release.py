@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dguide.artifacts import INCEPTION
 from dguide.settings import plain
 from discriminator_guidance.files import load_weights, save_weights, write_bytes
+from discriminator_guidance.metrics.features import INCEPTION
 
 if TYPE_CHECKING:
     from dguide.artifacts import Layout

@@ -16,7 +16,7 @@ import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial
 
-from dguide.artifacts import Layout, load_fid_network
+from dguide.artifacts import Layout
 from dguide.report.figures import png
 from dguide.settings import PARAMS, Config, SampleRange, Variant, load_config, plain
 from dguide.settings.profile import promote
@@ -27,7 +27,7 @@ from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import WEIGHT_FILES, read_json, read_npz, write_bytes, write_csv, write_json
 from discriminator_guidance.images import write_grid
 from discriminator_guidance.metrics.distances import gaussian_of_features
-from discriminator_guidance.metrics.features import extract_features
+from discriminator_guidance.metrics.features import extract_features, load_fid_network
 from discriminator_guidance.runtime import allow_tf32, prepare
 
 ENOUGH = 4  # different values under which only the history is drawn

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import optuna
-from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from dguide.artifacts import Layout, load_extractor
+from dguide.artifacts import Layout
 from dguide.settings import Config, Member, Variant, plain, row_of
-from dguide.stages.discriminator import DiscriminatorInputs, open_inputs, resumable_head, start_head
+from dguide.stages.discriminator import head_checkpoints, open_inputs, train_head
 from dguide.stages.guided import open_networks
 from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, seconds, write_chart, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.errors import ConfigError, DivergenceError
-from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.metrics.distances import frechet_influence
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.settings import HeadSettings
-from discriminator_guidance.training.discriminator import fit_head
 from discriminator_guidance.training.loop import Row
-from discriminator_guidance.training.pairs import grid_logits
 
 WORD, TUNED = "discriminator", "tuned"
 # What is drawn, of the head and of its training, and how; what is in neither of the last two is on a linear scale.
@@ -34,6 +28,7 @@ NETWORK = ("model_channels", "num_res_blocks", "dropout")
 TRAINING = ("epochs", "learning_rate", "t_min", "importance_sampling", "label_smoothing", "bagging")
 DRAWN = ("weight_decay", *NETWORK, *TRAINING)
 CHOICES = ("model_channels", "importance_sampling", "bagging")
+SCORES = ("validation_loss", "calibration_error")  # of a trial, on validation images
 LOGARITHMIC = ("weight_decay", "epochs", "learning_rate", "t_min")
 
 
@@ -90,7 +85,6 @@ def objective(config: Config, layout: Layout) -> Objective:
     """A trial trains a head and samples with it; networks and images are read once."""
     samples, (start, variant) = GuidedSamples(config, layout), _start(config)
     networks = open_networks(config, layout, replace(variant, members=(), w1=0.0, w2=0.0, boosting=False, window=None))
-    extractor = load_extractor(layout, samples.compute)
     inputs = open_inputs(config, layout, start)
 
     def value_of(row: Row) -> float:
@@ -98,7 +92,7 @@ def objective(config: Config, layout: Layout) -> Objective:
 
     def loss(trial: optuna.Trial, tracker: Tracker) -> float:
         member = suggest(trial, config)
-        checkpoints = resumable_head(inputs, "study-discriminator", member)
+        checkpoints = head_checkpoints(inputs, "study-discriminator", member)
 
         def report(epoch: int, row: Row) -> None:
             tracker.metrics(epoch, row)
@@ -106,38 +100,23 @@ def objective(config: Config, layout: Layout) -> Objective:
             if GRID not in trial.user_attrs and trial.should_prune():
                 raise optuna.TrialPruned
 
-        head, settings, score = start_head(inputs, member), inputs.settings(member), partial(scores, inputs)
-        data = (inputs.features, inputs.pairs)
         try:
-            kept, _ = fit_head(head, *data, score, settings, inputs.compute, checkpoints, report)
+            trained = train_head(inputs, member, checkpoints, report)
         except (optuna.TrialPruned, DivergenceError):
             checkpoints.remove()
             raise
-        head.load_state_dict(kept)
-        row = scores(inputs, head)
-        guiding = replace(networks, members=MemberLogits(extractor, [samples.compute.place(head)]))
+        head, scores = samples.compute.place(trained.head), {key: trained.used[key] for key in SCORES}
+        guiding = replace(networks, members=MemberLogits(inputs.extractor, [head]))
         batches = list(samples.batches(variant, config.studies.tuning, networks=guiding))
         fid, _ = frechet_influence(np.concatenate([batch["features"] for batch in batches]), samples.reference)
         samples.attach(trial, tracker, batches[0]["images"])
-        for key, value in {**row, "fid": fid, "member": row_of(config, member)}.items():
+        for key, value in {**scores, "fid": fid, "member": row_of(config, member)}.items():
             trial.set_user_attr(key, value)
         tracker.summary({"fid": fid})
         checkpoints.remove()
-        return value_of(row)
+        return value_of(scores)
 
     return loss
-
-
-def scores(inputs: DiscriminatorInputs, head: nn.Module) -> Row:
-    """The loss and the calibration error of a head on the validation images, whose noise levels count alike."""
-    grid = inputs.validation
-    logits = grid_logits(head, grid, inputs.compute)
-    labels = grid.labels.cpu().numpy().astype(np.int64)
-    errors = expected_calibration_error(calibration_bins(logits.cpu().numpy(), labels, grid.time))
-    return {
-        "validation_loss": binary_cross_entropy(logits, grid.labels).item(),
-        "calibration_error": float(np.mean([*errors.values()])),
-    }
 
 
 def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from discriminator_guidance.errors import InputError
+from discriminator_guidance.files import load_network, load_weights
+from discriminator_guidance.runtime import Compute
 
 
 class FidNetwork(nn.Module):
@@ -92,6 +95,17 @@ class InceptionFeatures(nn.Module):
         pixels = ((x + 1) * 127.5).round().to(torch.uint8)
         features: Tensor = self.network(pixels.expand(-1, 3, -1, -1))[0]
         return features
+
+
+INCEPTION = {"source": "inception"}  # in config.json, in place of constructor arguments: Inception has none
+
+
+def load_fid_network(folder: Path, compute: Compute) -> FidNetwork | InceptionFeatures:
+    """The network whose `features` of images in [-1, 1] define the Frechet distance, frozen, in full float32."""
+    state, arguments = load_weights(folder, "fid_network")
+    inception = arguments == INCEPTION
+    network = InceptionFeatures(state) if inception else load_network(FidNetwork, folder, "fid_network")
+    return network.to(compute.device).eval().requires_grad_(False)
 
 
 Floats = NDArray[np.floating]

@@ -70,9 +70,9 @@ class ResBlock(nn.Module):
         if self.down:
             x, h = halve(x), halve(h)
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
-        norm, *rest = self.out_layers
+        norm, *layers = self.out_layers
         h = norm(convolution(h)) * (1 + scale) + shift
-        for layer in rest:
+        for layer in layers:
             h = layer(h)
         total: Tensor = self.skip_connection(x) + h
         return total

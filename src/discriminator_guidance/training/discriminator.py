@@ -26,7 +26,7 @@ from discriminator_guidance.runtime import Compute
 from discriminator_guidance.sampler import sample
 from discriminator_guidance.settings import Checkpoint, DiscriminatorSettings
 from discriminator_guidance.training import loop
-from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, State, copied
+from discriminator_guidance.training.loop import Batch, Report, Row, State, copied
 from discriminator_guidance.training.pairs import (
     Features,
     GridFeatures,
@@ -60,8 +60,8 @@ class HeadTraining(DiscriminatorSettings):
 
     def grid(self, features: Features, pairs: Pairs, rows: np.ndarray) -> GridFeatures:
         """Features of images on the common grid of VP times."""
-        each = self.grid_times_per_image or max(1, min(self.grid_times, GRID_PAIRS // len(rows)))
-        return grid_features(features, pairs, rows, self.grid_times, each, self.split.seed)
+        per_image = self.grid_times_per_image or max(1, min(self.grid_times, GRID_PAIRS // len(rows)))
+        return grid_features(features, pairs, rows, self.grid_times, per_image, self.split.seed)
 
     def rows(self, split: Split) -> np.ndarray:
         """The training images of an epoch, as rows of real ++ fake."""
@@ -72,19 +72,18 @@ def fit_head(
     head: nn.Module,
     features: Features,
     pairs: Pairs,
-    validate: Callable[[nn.Module], Row],
+    grid: GridFeatures,
     settings: HeadTraining,
     compute: Compute,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Resumable | None = None,
     report: Report | None = None,
-) -> tuple[State, list[Row]]:
+) -> tuple[int, State, list[Row]]:
     """Minimize the binary cross-entropy of d(x_vp, t) over importance-sampled VP times (Kim et al. 2023, Eq. 4).
 
     Score matching replaces the cross-entropy, or is added to it, where `settings.objective` asks for it.
-    `validate` gives the columns of the curve that describe a head after an epoch, `validation_loss` among them, e.g.
-    `grid.validate`. Returns the weights to use, as `settings.checkpoint` chooses them, and the training curve. With
-    `settings.ema_decay` both are those of the average; the head itself always ends with its own weights of the last
-    epoch. A resumed run reports the rows of its checkpoint again.
+    Returns the epoch that `settings.checkpoint` chooses, 0 with no epochs, the weights after it, and the curve with the
+    scores on the validation grid. With `settings.ema_decay` these are the average's; the head itself always ends with
+    its own weights of the last epoch. A resumed run reports the rows of its checkpoint again.
 
     *Deviation:* several processes, see `loop.train`.
     """
@@ -100,8 +99,8 @@ def fit_head(
 
     def logit(frozen: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         with compute.autocast():
-            found: Tensor = head(frozen, t, *condition)
-        return found.view(-1).float()
+            logits: Tensor = head(frozen, t, *condition)
+        return logits.view(-1).float()
 
     def loss_of(batch: Batch, matched: Batch) -> tuple[Tensor, Row]:
         frozen, t, target, *condition = batch
@@ -109,9 +108,7 @@ def fit_head(
         smoothed = target + settings.label_smoothing * (1 - 2 * target)
         loss = binary_cross_entropy(logits, smoothed)
         if matching is not None:
-            matching_loss = matching.loss(logit, *matched)
-            added = settings.objective == "both"
-            loss = loss + matching_loss if added else matching_loss
+            loss = (loss if settings.objective == "both" else 0.0) + matching.loss(logit, *matched)
         return loss, {"accuracy": accuracy(logits.detach(), target)}
 
     for epoch in range(run.done + 1, settings.epochs + 1):
@@ -119,22 +116,21 @@ def fit_head(
         train_loss = train_accuracy = 0.0
         drawn = _batches(features, pairs, settings, epoch - 1)
         for number, (batch, matched, weight, share) in enumerate(drawn):
-            step, steps = (epoch - 1) * batches + number, settings.epochs * batches
-            run.set_rate(settings.learning_rate * loop.decayed(step, steps, settings.decay_fraction))
+            step = (epoch - 1) * batches + number
+            run.set_rate(settings, step, settings.epochs * batches)
             loop.seed_dropout(settings.seed, f"dropout {epoch - 1}", number)
             where = f"in epoch {epoch}, batch {number + 1}"
             row = run.step(partial(loss_of, matched=matched), batch, weight, step, where)
             train_loss += row["loss"] * share
             train_accuracy += row["accuracy"] * share
-        means = {"train_loss": train_loss, "train_accuracy": train_accuracy, **validate(run.used)}
-        loop.require_finite(f"in epoch {epoch}", validation_loss=means["validation_loss"])
-        run.log(epoch, means)
+        scores = validate(run.used, grid, compute)
+        run.log(epoch, {"train_loss": train_loss, "train_accuracy": train_accuracy, **scores})
         if used_epoch(run.history, settings.checkpoint) == epoch:
             run.kept = {epoch: loop.copied(run.used)}
         if epoch % settings.checkpoint_every == 0 or epoch == settings.epochs:
             run.save()
-    (kept,) = run.kept.values()
-    return kept, run.history
+    ((used, kept),) = run.kept.items()
+    return used, kept, run.history
 
 
 def used_epoch(history: list[Row], checkpoint: Checkpoint) -> int:
@@ -160,16 +156,16 @@ def _batches(
         rng = generator(settings.seed, "batch", epoch, number)
         uniform = 0.0 if settings.importance_sampling else 1.0
         x_vp, t = draw_noised(pairs.images[rows], rng, settings.t_min, uniform, settings.flip, settings.shift)
-        own, weight = loop.own_part(len(rows))
+        part, weight = loop.part_of_process(len(rows))
         with torch.no_grad():
-            frozen = features(x_vp[own], t[own])
-        classes = () if pairs.classes is None else (pairs.classes[rows[own]],)
+            frozen = features(x_vp[part], t[part])
+        classes = () if pairs.classes is None else (pairs.classes[rows[part]],)
         matched: Batch = ()
         if settings.matching is not None:
             rng = generator(settings.seed, "matching", epoch, number)
-            every = settings.matching.draw(pairs, rng.choice(real, len(rows)), rng, settings.t_min)
-            matched = tuple(part[own] for part in every)
-        yield (frozen, t[own], pairs.labels[rows[own]], *classes), matched, weight, len(rows) / len(order)
+            drawn = settings.matching.draw(pairs, rng.choice(real, len(rows)), rng, settings.t_min)
+            matched = tuple(tensor[part] for tensor in drawn)
+        yield (frozen, t[part], pairs.labels[rows[part]], *classes), matched, weight, len(rows) / len(order)
 
 
 Images = NDArray[np.uint8] | Tensor | str | Path
@@ -182,15 +178,19 @@ WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the ima
 class TrainedDiscriminator:
     """A discriminator (x_vp, tau) -> logits (N,), and the network in it that was trained."""
 
-    discriminator: Callable[..., Tensor]  # (x_vp, tau[, classes]) -> logits (N,)
-    head: EncoderUNet  # of the extractor's features, or of x_vp
+    features: Features  # of the extractor, or x_vp itself
+    head: EncoderUNet  # on them
     last: State  # the head's weights after the last epoch, where others are used
     history: list[Row]
+    used: Row  # of the history, whose epoch the weights are from; with no epochs the scores of epoch 0
     tested: dict[str, NDArray[Any]]  # on held-out images: logits, labels, VP time, and image (a row of real ++ fake)
 
-    def __call__(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
-        """The logits (N,) of the discriminator."""
-        return self.discriminator(x_vp, tau, *classes)
+    def discriminator(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
+        """The logits (N,) of x_vp (N, C, H, W) at VP times."""
+        logits: Tensor = self.head(self.features(x_vp, tau), tau, *classes)
+        return logits.squeeze(1)
+
+    __call__ = discriminator
 
     def save(self, folder: str | Path) -> None:
         """Write the head for `load_discriminator`; without an extractor it is the discriminator."""
@@ -210,7 +210,7 @@ def train_discriminator(
     head: EncoderUNet | None = None,
     classes: NDArray[np.int64] | None = None,
     device: torch.device | str = "cpu",
-    checkpoints: str | Path | Checkpoints | None = None,
+    checkpoints: str | Path | Resumable | None = None,
     progress: Report = lambda epoch, row: None,
     **settings: Any,
 ) -> TrainedDiscriminator:
@@ -232,43 +232,38 @@ def train_discriminator(
     >>> trained.discriminator(torch.zeros(4, 1, 8, 8), torch.tensor(0.1)).shape
     torch.Size([4])
     """
-    one, device = _as_uint8(real, "real"), torch.device(device)
+    images, device = _as_uint8(real, "real"), torch.device(device)
     if callable(fake):
-        size, starts = one.shape[1], range(0, len(one), BATCH)
-        shapes = [(min(BATCH, len(one) - start), one.shape[3], size, size) for start in starts]
-        drawn = [sample(fake, shape, first=start, device=device) for shape, start in zip(shapes, starts, strict=True)]
+        parts = np.array_split(np.arange(len(images)), range(BATCH, len(images), BATCH))
+        shape = images.shape[3], images.shape[1], images.shape[1]
+        drawn = [sample(fake, (len(part), *shape), first=int(part[0]), device=device) for part in parts]
         fake = to_uint8(torch.cat(drawn))
-    other = _as_uint8(fake, "fake")
-    if one.shape[1:] != other.shape[1:] or min(len(one), len(other)) < FEWEST:
-        expected, found = f"{FEWEST} or more real and fake images of one shape", f"{one.shape} and {other.shape}"
-        raise InputError(expected, found, "give more images, or bring them to one shape")
+    fakes = _as_uint8(fake, "fake")
+    if images.shape[1:] != fakes.shape[1:] or min(len(images), len(fakes)) < FEWEST:
+        expected, got = f"{FEWEST} or more real and fake images of one shape", f"{images.shape} and {fakes.shape}"
+        raise InputError(expected, got, "give more images, or bring them to one shape")
     chosen = HeadTraining(**settings)
-    compute, split = Compute(device, chosen.precision), chosen.split_images(len(one), len(other))
-    pairs = pair_up(one, other, classes, split, device)
+    compute, split = Compute(device, chosen.precision), chosen.split_images(len(images), len(fakes))
+    pairs = pair_up(images, fakes, classes, split, device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(chosen.seed)
         features, head, probe = _untrained(extractor, head, scaled(pairs.images[:2]), classes is not None)
         if isinstance(checkpoints, str | Path):
-            begun = nn.utils.parameters_to_vector(head.parameters()).detach()
-            arrays = [one, other, probe.cpu().numpy(), begun.cpu().numpy(), *([] if classes is None else [classes])]
-            digests = [content_digest(array) for array in arrays]
+            start = nn.utils.parameters_to_vector(head.parameters()).detach()
+            arrays = [images, fakes, probe.cpu().numpy(), start.cpu().numpy(), *([] if classes is None else [classes])]
             versions = [torch.__version__, np.__version__, device.type]
-            key = {**asdict(replace(chosen, matching=None)), "arrays": digests, "versions": versions}
-            checkpoints = Resumable(Path(checkpoints), "discriminator", key)
+            key = {**asdict(replace(chosen, matching=None)), "arrays": list(map(content_digest, arrays))}
+            checkpoints = Resumable(Path(checkpoints), "discriminator", {**key, "versions": versions})
         grid = chosen.grid(features, pairs, split.validation)
-        rest = chosen, compute, checkpoints, progress
-        kept, history = fit_head(head, features, pairs, lambda it: validate(it, grid, compute), *rest)
+        epoch, kept, history = fit_head(head, features, pairs, grid, chosen, compute, checkpoints, progress)
     last = copied(head)
     head.requires_grad_(False).load_state_dict(kept)
-
-    def discriminator(x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
-        logits: Tensor = head(features(x_vp, tau), tau, *classes)
-        return logits.squeeze(1)
+    used = history[epoch - 1] if epoch else {"epoch": 0, **validate(head, grid, compute)}
 
     test = chosen.grid(features, pairs, split.test)
-    logits, labels = (found.cpu().numpy() for found in (grid_logits(head, test, compute), test.labels.long()))
+    logits, labels = (values.cpu().numpy() for values in (grid_logits(head, test, compute), test.labels.long()))
     tested = {"logits": logits, "labels": labels, "time": test.time, "image": test.image}
-    return TrainedDiscriminator(discriminator, head, last, history, tested)
+    return TrainedDiscriminator(features, head, last, history, used, tested)
 
 
 def _untrained(
@@ -299,13 +294,13 @@ def _as_uint8(images: Images, what: str) -> NDArray[np.uint8]:
     """Square images (N, H, H, C) from what a user has."""
     if isinstance(images, str | Path):
         images = np.concatenate(list(open_images(Path(images)).batches(1000)))
-    found = f"{images.dtype} {tuple(images.shape)}"
+    got = f"{images.dtype} {tuple(images.shape)}"
     if isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4 and len(images):
         low, high = images.min().item(), images.max().item()  # NaN, if there is one
-        found = f"values from {low:.3g} to {high:.3g}"
+        got = f"values from {low:.3g} to {high:.3g}"
         if -2 <= low < 0 and high <= 2:  # samples may leave [-1, 1] a little; [0, 1] is a mistake
             images = to_uint8(images)
     if isinstance(images, Tensor) or images.dtype != np.uint8 or images.ndim != 4 or len({*images.shape[1:3]}) > 1:
         expected = f"{what} images: (N, H, H, C) of uint8, or a tensor (N, C, H, H) in [-1, 1], some of it below 0"
-        raise InputError(expected, found, "convert them")
+        raise InputError(expected, got, "convert them")
     return images

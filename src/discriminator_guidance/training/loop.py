@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.files import Resumable
 from discriminator_guidance.noise import torch_seed
 from discriminator_guidance.runtime import add_up, add_up_numbers, broadcast, is_first, rank, share
-from discriminator_guidance.settings import TrainingSettings
+from discriminator_guidance.settings import DiscriminatorSettings, TrainingSettings
 
 Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image
@@ -25,22 +26,12 @@ Report = Callable[[int, Row], None]  # iterations or epochs done so far, their r
 LOG_EVERY = 20  # iterations in a row of the curve
 
 
-class Checkpoints(Protocol):
-    """Where a training run keeps its last state, e.g. `data.resume.Resumable`."""
-
-    def load(self) -> dict[str, Any] | None:
-        """The state last given to `save`, if any."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the state: tensors and plain values, nested in dictionaries and lists."""
-
-
 def train(
     network: nn.Module,
     batch_of: Callable[[int], Batch],
     loss_of: Loss,
     settings: TrainingSettings,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Resumable | None = None,
     report: Report | None = None,
     ema_decay: float | None = None,
     snapshots: Snapshots | None = None,
@@ -62,12 +53,12 @@ def train(
     network.train()
     window: list[Row] = []
     for iteration in range(run.done, max(wanted)):
-        run.set_rate(settings.learning_rate * decayed(iteration, settings.iterations, settings.decay_fraction))
+        run.set_rate(settings, iteration, settings.iterations)
         batch = batch_of(iteration)
-        part, weight = own_part(len(batch[0]))
+        rows, weight = part_of_process(len(batch[0]))
+        part = tuple(tensor[rows] for tensor in batch)
         seed_dropout(settings.seed, "dropout", iteration)
-        own = tuple(tensor[part] for tensor in batch)
-        window.append(run.step(loss_of, own, weight, iteration, f"at iteration {iteration}", settings.gradient_clip))
+        window.append(run.step(loss_of, part, weight, iteration, f"at iteration {iteration}", settings.gradient_clip))
         done = iteration + 1
         if done in wanted:
             run.kept[done] = copied(run.used)
@@ -96,7 +87,7 @@ class Training:
         optimizer: torch.optim.Optimizer,
         ema_decay: float | None,
         clock: str,
-        checkpoints: Checkpoints | None,
+        checkpoints: Resumable | None,
         report: Report | None,
     ) -> None:
         self.network, self.optimizer, self.ema_decay, self.clock = network, optimizer, ema_decay, clock
@@ -112,17 +103,18 @@ class Training:
                 part.load_state_dict(state[name])
             self.history, self.kept = state["history"], state["kept"]
         for row in self.history:
-            self.report(int(row[clock]), without(row, clock))
+            self.report(int(row[clock]), {name: value for name, value in row.items() if name != clock})
 
     @property
     def done(self) -> int:
         """The iterations or epochs in the curve."""
         return int(self.history[-1][self.clock]) if self.history else 0
 
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate of the next steps."""
+    def set_rate(self, settings: TrainingSettings | DiscriminatorSettings, step: int, steps: int) -> None:
+        """Set the learning rate of a step: it falls linearly to 0 over the last `decay_fraction` of all steps."""
+        left = (steps - step) / max(1.0, settings.decay_fraction * steps) if settings.decay_fraction else 1.0
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = settings.learning_rate * min(1.0, left)
 
     def step(self, loss_of: Loss, batch: Batch, weight: float, number: int, where: str, clip: float = math.inf) -> Row:
         """Take a step, counted from 0, along the gradient summed over the processes; returns the summed means."""
@@ -155,19 +147,18 @@ def copied(network: nn.Module) -> State:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def own_part(count: int) -> tuple[slice, float]:
+def part_of_process(count: int) -> tuple[slice, float]:
     """This process's rows of a batch, and their weight in its mean.
 
     A process for which no row is left takes the first with weight 0: it needs gradients of the same parameters.
     """
-    own = share(count)
-    return (slice(own.start, own.stop), len(own) / count) if own else (slice(0, 1), 0.0)
+    part = share(count)
+    return (slice(part.start, part.stop), len(part) / count) if part else (slice(0, 1), 0.0)
 
 
 def seed_dropout(seed: int, purpose: str, index: int) -> None:
     """Start torch's own random stream, which draws dropout masks, for one step; each process has a stream."""
-    own = purpose if is_first() else f"{purpose} of rank {rank()}"
-    torch.manual_seed(torch_seed(seed, own, index))
+    torch.manual_seed(torch_seed(seed, purpose if is_first() else f"{purpose} of rank {rank()}", index))
 
 
 def require_finite(where: str, **values: float) -> None:
@@ -176,16 +167,6 @@ def require_finite(where: str, **values: float) -> None:
         if not math.isfinite(value):
             remedy = "lower learning_rate; the last checkpoint is kept"
             raise DivergenceError(f"a finite {name.replace('_', ' ')}", f"{value} {where}", remedy)
-
-
-def without(row: Row, clock: str) -> Row:
-    """A row of a training curve without its count of iterations or epochs."""
-    return {key: value for key, value in row.items() if key != clock}
-
-
-def decayed(step: int, steps: int, fraction: float) -> float:
-    """The learning rate of a step, relative to that of the first: it falls linearly to 0 over the last `fraction`."""
-    return min(1.0, (steps - step) / max(1.0, fraction * steps)) if fraction else 1.0
 
 
 @torch.no_grad()

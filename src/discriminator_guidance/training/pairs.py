@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
+from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.noise import (
     generator,
     importance_times,
@@ -20,7 +21,7 @@ from discriminator_guidance.noise import (
     uniform_times,
 )
 from discriminator_guidance.runtime import Compute, gather_rows, share
-from discriminator_guidance.training.loop import Row
+from discriminator_guidance.training.loop import Row, require_finite
 
 
 @dataclass(frozen=True)
@@ -157,18 +158,17 @@ def grid_features(
     index = np.arange(len(image)) % times
     time = quantile_grid(times, GRID_T_MIN).numpy()[index]
     device = pairs.images.device
-    own = share(len(image))
-    kept = torch.empty(0)
-    for start in range(own.start, own.stop, BATCH):
-        part = slice(start, min(start + BATCH, own.stop))
+    mine, kept = share(len(image)), torch.empty(0)
+    for start in range(mine.start, mine.stop, BATCH):
+        part = slice(start, min(start + BATCH, mine.stop))
         chosen = pairs.images[torch.from_numpy(image[part]).to(device)]
         indices = zip(image[part].tolist(), index[part].tolist(), strict=True)
         noise = [normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in indices]
         t = torch.from_numpy(time[part]).to(device)
-        found = features(vp_noised(scaled(chosen), t, torch.stack(noise).to(device)), t.float())
-        if start == own.start:  # room for all of them: joined afterwards, they would take twice the memory
-            kept = torch.empty(len(own), *found.shape[1:], dtype=found.dtype)
-        kept[part.start - own.start : part.stop - own.start] = found
+        maps = features(vp_noised(scaled(chosen), t, torch.stack(noise).to(device)), t.float())
+        if start == mine.start:  # room for all of them: joined afterwards, they would take twice the memory
+            kept = torch.empty(len(mine), *maps.shape[1:], dtype=maps.dtype)
+        kept[part.start - mine.start : part.stop - mine.start] = maps
     at = torch.from_numpy(image).to(device)
     classes = None if pairs.classes is None else pairs.classes[at]
     return GridFeatures(kept, torch.from_numpy(time).float().to(device), time, pairs.labels[at], classes, image)
@@ -178,23 +178,24 @@ def grid_features(
 def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor:
     """The (P,) float32 logits of a head, which is left in evaluation mode."""
     head.eval()
-    own, logits = share(len(grid.t)), [grid.t.new_empty(0)]
-    for start in range(0, len(own), BATCH):
-        part = slice(own.start + start, min(own.start + start + BATCH, own.stop))
+    mine, logits = share(len(grid.t)), [grid.t.new_empty(0)]
+    for start in range(0, len(mine), BATCH):
+        part = slice(mine.start + start, min(mine.start + start + BATCH, mine.stop))
         condition = () if grid.classes is None else (grid.classes[part],)
         with compute.autocast():
-            found: Tensor = head(grid.features[start : start + BATCH].to(grid.t.device), grid.t[part], *condition)
-        logits.append(found.view(-1).float())
+            batch: Tensor = head(grid.features[start : start + BATCH].to(grid.t.device), grid.t[part], *condition)
+        logits.append(batch.view(-1).float())
     return gather_rows(torch.cat(logits), len(grid.t)).to(grid.t.device)
 
 
 def validate(head: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
-    """Binary cross-entropy in nats and accuracy of a head on the validation grid."""
+    """Binary cross-entropy in nats, accuracy and calibration error of a head on the validation grid."""
     logits = grid_logits(head, grid, compute)
-    return {
-        "validation_loss": binary_cross_entropy(logits, grid.labels).item(),
-        "validation_accuracy": accuracy(logits, grid.labels),
-    }
+    loss = binary_cross_entropy(logits, grid.labels).item()
+    require_finite("on validation images", validation_loss=loss)
+    bins = calibration_bins(logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64), grid.time)
+    error = float(np.mean([*expected_calibration_error(bins).values()]))  # noise levels count alike
+    return {"validation_loss": loss, "validation_accuracy": accuracy(logits, grid.labels), "calibration_error": error}
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

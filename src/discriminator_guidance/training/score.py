@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from discriminator_guidance.files import Resumable
 from discriminator_guidance.noise import generator, lognormal_sigmas
 from discriminator_guidance.runtime import Compute
 from discriminator_guidance.settings import ScoreSettings
-from discriminator_guidance.training.loop import Batch, Checkpoints, Report, Row, Snapshots, train
+from discriminator_guidance.training.loop import Batch, Report, Row, Snapshots, train
 from discriminator_guidance.training.pairs import scaled
 
 HOLDOUT_DRAWS = 4
@@ -27,7 +28,7 @@ def train_score(
     classes: Tensor | None,
     settings: ScoreSettings,
     compute: Compute,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Resumable | None = None,
     report: Report | None = None,
     snapshots: Snapshots | None = None,
 ) -> tuple[nn.Module, list[Row]]:
