@@ -49,8 +49,8 @@ def dguide(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
-    shutil.move(project / "params.yaml", project / "own.yaml")
-    shown = succeed(project, "dguide", "real", "--params", "own.yaml")
+    shutil.move(project / "params.yaml", project / "other.yaml")
+    shown = succeed(project, "dguide", "real", "--params", "other.yaml")
     assert "1438" in shown
     assert (project / "data/mini/real/train.npz").is_file()
     assert not (project / "mlflow.db").exists(), "tracking is off"
@@ -129,14 +129,14 @@ def test_a_summary_shows_the_results(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "spins"),
+    ("variables", "spins"),
     [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
     ids=str,
 )
 def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], spins: str | None
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], spins: str | None
 ) -> None:
-    monkeypatch.setattr("os.environ", dict(given))
+    monkeypatch.setattr("os.environ", dict(variables))
     with one_line_errors():
         assert os.environ.get("GOMP_SPINCOUNT") == spins
 

@@ -55,8 +55,8 @@ def store(project: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def runs(client: Any, experiment: str) -> dict[str, Any]:
-    found = client.get_experiment_by_name(experiment)
-    return {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
+    stored = client.get_experiment_by_name(experiment)
+    return {run.info.run_name: run for run in client.search_runs([stored.experiment_id])}
 
 
 def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: Any) -> None:
@@ -70,19 +70,20 @@ def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: An
         tracker.params({"epochs": 12})
         tracker.artifact(project / "grid.png")
         tracker.summary({"loss": 9.0, "auroc": 0.7, "checkpoint": "last"})
-    (found,) = runs(store, "members").values()
-    assert (found.info.run_name, found.info.status, found.data.tags["member"]) == ("discriminator/d0", "FINISHED", "d0")
-    curve = store.get_metric_history(found.info.run_id, "loss")
+    (stored,) = runs(store, "members").values()
+    assert (stored.info.run_name, stored.info.status) == ("discriminator/d0", "FINISHED")
+    assert stored.data.tags["member"] == "d0"
+    curve = store.get_metric_history(stored.info.run_id, "loss")
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
-    assert {key for key in found.data.metrics if not key.startswith("system/")} == {"loss", "auroc"}
-    params = found.data.params
+    assert {key for key in stored.data.metrics if not key.startswith("system/")} == {"loss", "auroc"}
+    params = stored.data.params
     shown = [params[key] for key in ("network.channels", "w1", "epochs")]
     assert [*shown, len(params["note"])] == ["1, 2", "2.0", "12", 6000]
-    (given,) = found.inputs.dataset_inputs
-    assert {tag.key: tag.value for tag in given.tags}["sha256"] == sha256(project / "real.npz")
-    assert (given.dataset.name, json.loads(given.dataset.source)["uri"]) == ("real", str(project / "real.npz"))
-    assert '"shape": [-1, 8, 8, 3]' in json.loads(given.dataset.schema)["mlflow_tensorspec"]["features"]
-    assert Path(store.download_artifacts(found.info.run_id, "grid.png")).read_bytes() == b"grid"
+    (images,) = stored.inputs.dataset_inputs
+    assert {tag.key: tag.value for tag in images.tags}["sha256"] == sha256(project / "real.npz")
+    assert (images.dataset.name, json.loads(images.dataset.source)["uri"]) == ("real", str(project / "real.npz"))
+    assert '"shape": [-1, 8, 8, 3]' in json.loads(images.dataset.schema)["mlflow_tensorspec"]["features"]
+    assert Path(store.download_artifacts(stored.info.run_id, "grid.png")).read_bytes() == b"grid"
 
 
 def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project: Path, store: Any) -> None:
@@ -100,8 +101,8 @@ def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, number: signal.Signals) -> None:
     _, layout = prepare_study(project / number.name, tiny_settings({"score.training.iterations": 10**6}))
-    own, command = environment(**ON, DVC_ROOT=str(layout.root)), [sys.executable, "-m", "dguide", "score"]
-    with subprocess.Popen(command, cwd=layout.root, env=own, stderr=subprocess.PIPE, text=True) as process:
+    tracked, command = environment(**ON, DVC_ROOT=str(layout.root)), [sys.executable, "-m", "dguide", "score"]
+    with subprocess.Popen(command, cwd=layout.root, env=tracked, stderr=subprocess.PIPE, text=True) as process:
         while not list(layout.partial.rglob("checkpoint.pt")):
             assert process.poll() is None
             time.sleep(0.05)
@@ -116,7 +117,7 @@ def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, numbe
 
 
 def test_a_stage_that_runs_again_replaces_its_earlier_run_when_it_is_finished(store: Any) -> None:
-    kept = []
+    losses = []
     for loss, error in ((1.0, None), (2.0, KeyboardInterrupt), (3.0, None)):
         with suppress(KeyboardInterrupt), tracking.run("again", "score/r0", {"stage": "score"}, {}) as tracker:
             with tracking.run("again", "score/r1", {"stage": "score"}, {}) as nested:
@@ -125,14 +126,10 @@ def test_a_stage_that_runs_again_replaces_its_earlier_run_when_it_is_finished(st
             if error is not None:
                 raise error
         experiment = store.get_experiment_by_name("again").experiment_id
-        found = store.search_runs([experiment], "attributes.run_name = 'score/r0'")
-        kept.append([run.data.metrics["loss"] for run in found])
-    assert kept == [[1.0], [2.0, 1.0], [3.0]]
-    assert [run.info.run_name for run in store.search_runs([experiment])] == [
-        "score/r1",
-        "score/r0",
-        "pipeline/without git",
-    ]
+        stored = store.search_runs([experiment], "attributes.run_name = 'score/r0'")
+        losses.append([run.data.metrics["loss"] for run in stored])
+    assert losses == [[1.0], [2.0, 1.0], [3.0]]
+    assert list(runs(store, "again")) == ["score/r1", "score/r0", "pipeline/without git"]
 
 
 def test_an_evaluation_can_be_compared_in_the_runs_table(
@@ -146,19 +143,19 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
         run_stage("guided", Path("params.yaml"), variant=variant)
     run_stage("evaluation", Path("params.yaml"))
     recorded = runs(store, "mini")
-    drawn = recorded["guided/mean_prob"].data.params
-    assert [(key, value) for key, value in drawn.items() if key.endswith("w1")] == [("w1", "2.0")]
-    assert (drawn["variant"], drawn["rule"], drawn["steps"]) == ("mean_prob", "mean_probability", "4")
-    found = recorded["evaluation/mean_prob"]
-    assert found.data.tags["mlflow.parentRunId"] == recorded["evaluation"].info.run_id
-    assert found.info.status == "FINISHED"
-    expected = {"rule": "mean_probability", "members": "d0, d1", "weights": "equal", "w1": "2.0"}
-    assert expected.items() <= found.data.params.items()
-    assert not expected.keys() & found.data.metrics.keys()
+    drawn, measured = recorded["guided/mean_prob"].data, recorded["evaluation/mean_prob"].data
+    assert {
+        "variant": "mean_prob",
+        "rule": "mean_probability",
+        "steps": "4",
+        "w1": "2.0",
+    }.items() <= drawn.params.items()
+    settings = {"rule": "mean_probability", "members": "d0, d1", "weights": "equal", "w1": "2.0"}
+    assert settings.items() <= measured.params.items()
+    assert not settings.keys() & measured.metrics.keys()
     results = json.loads((project / "study/reports/mini/evaluation/mean_prob.json").read_text())
-    for key, value in results.items():
-        assert found.data.metrics[key] == pytest.approx(value, rel=1e-8), key
-    parents = {run.data.tags.get("mlflow.parentRunId") for name, run in runs(store, "mini").items() if "/" in name}
+    assert {key: measured.metrics[key] for key in results} == pytest.approx(results, rel=1e-8)
+    parents = {run.data.tags.get("mlflow.parentRunId") for name, run in recorded.items() if "/" in name}
     assert parents == {None, recorded["pipeline/without git"].info.run_id, recorded["evaluation"].info.run_id}
 
 
@@ -187,17 +184,15 @@ def test_trials_are_nested_runs_with_their_end_in_their_status(
     monkeypatch.setattr(worker, "CORNERS", points)
     write_params(project, tiny_settings())
     study = worker.take_part(project, 5)
-    found = runs(store, "mini")
-    parent = found["study/mini-ensemble"].info.run_id
+    recorded = runs(store, "mini")
     ends = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED", TrialState.PRUNED: "KILLED"}
     for trial in study.trials:
-        own = found[f"study/mini-ensemble/{trial.number}"]
-        assert own.data.tags["mlflow.parentRunId"] == parent
-        assert own.info.status == ends[trial.state]
-        assert own.data.params == {key: str(value) for key, value in trial.params.items()}
-        assert own.info.end_time >= own.info.start_time
+        stored = recorded[f"study/mini-ensemble/{trial.number}"]
+        assert stored.data.tags["mlflow.parentRunId"] == recorded["study/mini-ensemble"].info.run_id
+        assert stored.info.status == ends[trial.state]
+        assert stored.data.params == {key: str(value) for key, value in trial.params.items()}
         if trial.state == TrialState.COMPLETE:
-            assert own.data.metrics["objective"] == pytest.approx(trial.value)
+            assert stored.data.metrics["objective"] == pytest.approx(trial.value)
 
 
 @pytest.mark.integration
@@ -246,14 +241,14 @@ def test_a_dead_or_silent_server_costs_one_warning_and_seconds(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], address: str, listens: bool
 ) -> None:
     start = time.monotonic()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "2")
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if listens:
             server.listen()
         name = f"127.0.0.1:{server.getsockname()[1]}"
-        uri = {"MLFLOW_TRACKING_URI": address.format(server=name)}
-        for variable, value in {**uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "PGCONNECT_TIMEOUT": "2"}.items():
-            monkeypatch.setenv(variable, value)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(server=name))
         with tracking.run("dead", "real", {}, {}) as tracker:
             for step in range(10_000):  # more than a pipe holds
                 tracker.metrics(step, {"loss": 0.0})
@@ -274,8 +269,8 @@ def test_a_call_that_fails_costs_one_warning_and_nothing_else(store: Any, capfd:
         (warning,) = capfd.readouterr().err.splitlines()
         assert "tracked in MLflow" in warning
         assert "absent" in warning
-    for found in runs(store, "faults").values():
-        assert (found.info.status, found.data.metrics["images"]) == ("FINISHED", 3)
+    for stored in runs(store, "faults").values():
+        assert (stored.info.status, stored.data.metrics["images"]) == ("FINISHED", 3)
 
 
 def test_provenance_names_the_commit_and_edits_of_the_code(tmp_path: Path) -> None:
@@ -301,8 +296,7 @@ def test_the_time_left_follows_from_the_speed_of_this_process(
 
     def left() -> int:
         """Of 600 units after 0.3 s, in which one of them was done."""
-        (line,) = capsys.readouterr().err.splitlines()
-        return int(re.findall(r"(\d+) s left", line)[0])
+        return int(re.findall(r"(\d+) s left", capsys.readouterr().err)[0])
 
     with tracking.bar("sampling", 600, "images", done=500) as advance:
         time.sleep(0.3)

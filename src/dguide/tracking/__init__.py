@@ -133,10 +133,6 @@ class Tracker:
             if not method.startswith("_"):
                 setattr(self, method, partial(_send, method))
 
-    @property
-    def _run(self) -> Any:
-        return self.mlflow.active_run().info
-
     def start(self, experiment: str, name: str, tags: dict[str, str]) -> None:
         """Open a run in the one that is open, a stage's in that of its commit; create the experiment if need be."""
         client, outer = self.mlflow.MlflowClient(), self.mlflow.active_run()
@@ -154,13 +150,13 @@ class Tracker:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log one point of each curve."""
-        self._curves |= {(self._run.run_id, key) for key in values}
+        self._curves |= {(self.mlflow.active_run().info.run_id, key) for key in values}
         self._points.append(self.mlflow.log_metrics(_finite(values), step=step, synchronous=False))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers, but for those that end a curve."""
-        final = {key: value for key, value in values.items() if (self._run.run_id, key) not in self._curves}
-        self.mlflow.log_metrics(_finite(final))
+        run_id = self.mlflow.active_run().info.run_id
+        self.mlflow.log_metrics(_finite({key: values[key] for key in values if (run_id, key) not in self._curves}))
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; nested mappings get dotted names."""
@@ -183,17 +179,17 @@ class Tracker:
 
         With a loss they are a discriminator's: a model that `mlflow.pyfunc` loads, and `best` is set again.
         """
-        path, client, run_id = os.path.relpath(weights), self.mlflow.MlflowClient(), self._run.run_id
+        path, client, run = os.path.relpath(weights), self.mlflow.MlflowClient(), self.mlflow.active_run().info
         tags = {"weights": path, "weights.sha256": sha256(Path(path)), "validation_loss": str(loss)}
         if loss is None:
-            model = self.mlflow.create_external_model(name=name, source_run_id=run_id, tags=tags).model_id
+            model = self.mlflow.create_external_model(name=name, source_run_id=run.run_id, tags=tags).model_id
         else:
             loader, config = Path(__file__).with_name("model.py"), {"folder": str(Path(path).parent)}
             how = {"python_model": str(loader), "pip_requirements": ["discriminator-guidance"]}
             model = self.mlflow.pyfunc.log_model(name=name, model_config=config, tags=tags, **how).model_id
         with suppress(self.mlflow.MlflowException):  # it exists
             client.create_registered_model(name, description=MODEL)
-        client.create_model_version(name, f"models:/{model}", run_id, tags, description=path, model_id=model)
+        client.create_model_version(name, f"models:/{model}", run.run_id, tags, description=path, model_id=model)
         if loss is not None:
             versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
             newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
@@ -244,14 +240,12 @@ def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str
 def recording() -> Iterator[None]:
     """Start the recorder, which is ready after some seconds, and wait in the end until it has delivered everything."""
     global _recorder
-    if _recorder is not None or not _wanted():
+    if _recorder is not None or os.environ.get("DGUIDE_TRACKING") == "off" or not is_first():
         yield
         return
     command = [sys.executable, "-P", "-W", "ignore", "-c", "from dguide.tracking import record; record()"]
-    # In a session of its own, where signals to the work do not reach it.
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)  # signals to the work do not reach a session
     try:
         _recorder = process.stdin
         yield
@@ -269,13 +263,19 @@ def record() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logging.disable()
+    os.environ.update({**ENVIRONMENT, **os.environ})
     received: SimpleQueue[str] = SimpleQueue()  # filled also while MLflow is slow, so that the work never waits
     Thread(target=lambda: deque(map(received.put, chain(sys.stdin, [""])), maxlen=0), daemon=True).start()
     messages, status, warned = (json.loads(line) for line in iter(received.get, "")), "KILLED", False
     try:
         gc.disable()  # it takes a fifth of an import of this size
-        tracker = Tracker(connect())
+        import mlflow
+        from mlflow.store.db import utils
+
         gc.enable()
+        utils.MAX_RETRY_COUNT = 1  # ten tries to reach a database take 105 s
+        mlflow.set_tracking_uri(_address())
+        tracker = Tracker(mlflow)
         for method, *arguments in messages:
             try:
                 getattr(tracker, method)(*arguments)
@@ -325,18 +325,6 @@ def _origin(root: Path) -> dict[str, str]:
     return {**origin, "mlflow.source.git.commit": origin["commit"], "mlflow.source.name": command}
 
 
-def connect() -> Any:
-    """MLflow as a module, with its address."""
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
-    import mlflow
-    from mlflow.store.db import utils
-
-    utils.MAX_RETRY_COUNT = 1  # ten tries to reach a database take 105 s
-    mlflow.set_tracking_uri(_address())
-    return mlflow
-
-
 def _address() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_project() / 'mlflow.db'}"
 
@@ -344,10 +332,6 @@ def _address() -> str:
 def _project() -> Path:
     """The project folder; of a DVC experiment in a temporary copy, the real one."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
-
-
-def _wanted() -> bool:
-    return os.environ.get("DGUIDE_TRACKING") != "off" and is_first()
 
 
 def _warn(error: Exception, what: str = "not tracked") -> None:
