@@ -27,6 +27,16 @@ class Images:
     classes: tuple[str, ...]
 
 
+def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """Images (N, H, W, C) uint8 as (N, C, H, W) on a device."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Images of 0 .. 255 as float32 in [-1, 1], the units of the diffusion."""
+    return images.float() / 127.5 - 1
+
+
 def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
     """Images (N, H, W, C) of samples (N, C, H, W) in about [-1, 1], clipped and rounded as EDM's generator does.
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from discriminator_guidance.images import scaled
 from discriminator_guidance.noise import generator, importance_times, marginal_mean, marginal_std
 from discriminator_guidance.training.pairs import (
     bootstrap_rows,
@@ -16,7 +17,6 @@ from discriminator_guidance.training.pairs import (
     grid_features,
     pair_up,
     permuted_labels,
-    scaled,
     split_pairs,
 )
 

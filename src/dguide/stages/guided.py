@@ -25,7 +25,7 @@ from discriminator_guidance.ensemble import Denoiser, WeightsOfTime, fit_weights
 from discriminator_guidance.errors import ConfigError, InputError
 from discriminator_guidance.files import WEIGHT_FILES, load_network, read_npz, write_npz
 from discriminator_guidance.guidance import DiscriminatorGuidance, simplex_weights
-from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, to_uint8, write_grid, write_png
+from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, as_tensor, scaled, to_uint8, write_grid, write_png
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.noise import generator, karras_sigmas, tau_from_sigma
@@ -33,7 +33,7 @@ from discriminator_guidance.runtime import Compute, barrier, broadcast, gather_r
 from discriminator_guidance.runtime import world_size as processes
 from discriminator_guidance.sampler import sample
 from discriminator_guidance.settings import SamplerSettings
-from discriminator_guidance.training.pairs import as_tensor, scaled, split_pairs
+from discriminator_guidance.training.pairs import split_pairs
 
 Arrays = dict[str, np.ndarray]
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on

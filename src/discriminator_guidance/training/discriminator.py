@@ -18,8 +18,8 @@ from discriminator_guidance.ensemble import Denoiser
 from discriminator_guidance.errors import InputError
 from discriminator_guidance.files import Resumable, save_weights
 from discriminator_guidance.image_files import open_images
-from discriminator_guidance.images import content_digest, to_uint8
-from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins
+from discriminator_guidance.images import content_digest, scaled, to_uint8
+from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.noise import generator
 from discriminator_guidance.runtime import Compute
@@ -39,9 +39,7 @@ from discriminator_guidance.training.pairs import (
     grid_logits,
     pair_up,
     permuted_labels,
-    scaled,
     split_pairs,
-    validate,
 )
 from discriminator_guidance.training.score_matching import ScoreMatching
 
@@ -172,6 +170,16 @@ Images = NDArray[np.uint8] | Tensor | str | Path
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 FEWEST, BATCH = 10, 250  # images of each kind, and samples that a denoiser draws in one call
 WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the image size at which it stops halving
+
+
+def validate(head: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
+    """Binary cross-entropy in nats, accuracy and calibration error of a head on the validation grid."""
+    logits = grid_logits(head, grid, compute)
+    loss = binary_cross_entropy(logits, grid.labels).item()
+    loop.require_finite("on validation images", validation_loss=loss)
+    bins = calibration_bins(logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64), grid.time)
+    error = float(np.mean([*expected_calibration_error(bins).values()]))  # noise levels count alike
+    return {"validation_loss": loss, "validation_accuracy": accuracy(logits, grid.labels), "calibration_error": error}
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
+from discriminator_guidance.images import as_tensor, scaled
 from discriminator_guidance.noise import (
     generator,
     importance_times,
@@ -21,7 +20,6 @@ from discriminator_guidance.noise import (
     uniform_times,
 )
 from discriminator_guidance.runtime import Compute, gather_rows, share
-from discriminator_guidance.training.loop import Row, require_finite
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,6 @@ def permuted_labels(pairs: Pairs, seed: int) -> Pairs:
     order = generator(seed, "labels", 0, 0).permutation(len(rows))
     labels[rows] = labels[rows[torch.from_numpy(order).to(rows.device)]]
     return replace(pairs, labels=labels)
-
-
-def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
-    """Images (N, H, W, C) uint8 as (N, C, H, W) on a device."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
-
-
-def scaled(images: Tensor) -> Tensor:
-    """Images of 0 .. 255 as float32 in [-1, 1], the units of the diffusion."""
-    return images.float() / 127.5 - 1
 
 
 def vp_noised(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -186,16 +174,6 @@ def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor
             batch: Tensor = head(grid.features[start : start + BATCH].to(grid.t.device), grid.t[part], *condition)
         logits.append(batch.view(-1).float())
     return gather_rows(torch.cat(logits), len(grid.t)).to(grid.t.device)
-
-
-def validate(head: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
-    """Binary cross-entropy in nats, accuracy and calibration error of a head on the validation grid."""
-    logits = grid_logits(head, grid, compute)
-    loss = binary_cross_entropy(logits, grid.labels).item()
-    require_finite("on validation images", validation_loss=loss)
-    bins = calibration_bins(logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64), grid.time)
-    error = float(np.mean([*expected_calibration_error(bins).values()]))  # noise levels count alike
-    return {"validation_loss": loss, "validation_accuracy": accuracy(logits, grid.labels), "calibration_error": error}
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from discriminator_guidance.files import Resumable
+from discriminator_guidance.images import scaled
 from discriminator_guidance.noise import generator, lognormal_sigmas
 from discriminator_guidance.runtime import Compute
 from discriminator_guidance.settings import ScoreSettings
 from discriminator_guidance.training.loop import Batch, Report, Row, Snapshots, train
-from discriminator_guidance.training.pairs import scaled
 
 HOLDOUT_DRAWS = 4
 
