@@ -7,6 +7,7 @@ DGUIDE_TRACKING=off (no tracking).
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import logging
@@ -275,7 +276,10 @@ def record() -> None:
         gc.enable()
         utils.MAX_RETRY_COUNT = 1  # ten tries to reach a database take 105 s
         mlflow.set_tracking_uri(_address())
-        tracker = Tracker(mlflow)
+        tracker, folder = Tracker(mlflow), os.open(_project(), os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX)  # two recorders that create a database's tables at once would fail
+        mlflow.search_experiments(max_results=1)
+        os.close(folder)
         for method, *arguments in messages:
             try:
                 getattr(tracker, method)(*arguments)
