@@ -149,8 +149,8 @@ def config(params: Params = PARAMS) -> None:
 @app.command(rich_help_panel=TOOLS)
 def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
+    from dguide.report.format import summary_rows
     from dguide.report.gather import read_evaluation
-    from dguide.report.summary import summary_rows
 
     settings, layout = _opened(params)
     evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}

@@ -114,18 +114,13 @@ def _dot(edge: Any, face: Any, label: str) -> Line2D:
     return Line2D([], [], color=edge, markerfacecolor=face, marker="o", ls="none", ms=5, mew=1.1, label=label)
 
 
-def grid(panels: int, abreast: int) -> tuple[int, int]:
-    """Rows and columns of about equal length for a number of panels."""
-    rows = math.ceil(panels / abreast)
-    return rows, math.ceil(panels / rows)
-
-
 def curves_figure(data: ReportData) -> bytes | None:
     """Fig. 2: training and validation loss and accuracy of every member over its epochs."""
     members = [member for member in data.members if len(member.history)]
     if not members:
         return None
-    bands, columns = grid(len(members), 6)
+    bands = math.ceil(len(members) / 6)
+    columns = math.ceil(len(members) / bands)
     figure = new_figure(max(4.0, 2.05 * columns + 0.4), 4.6 * bands)
     panels = figure.subplots(2 * bands, columns, sharey="row", squeeze=False)
     for axes in panels[-2:, len(members) - (bands - 1) * columns :].flat:
@@ -164,7 +159,8 @@ def calibration_figure(data: ReportData) -> bytes | None:
     times = sorted({float(time) for member in members for time in member.calibration["time"]})
     # By rank: half of the times are below 0.1, where a scale of tau itself would give them one colour.
     shades = matplotlib.colormaps["viridis_r"](np.linspace(0.04, 1.0, len(times)))
-    rows, columns = grid(len(members), 4 if len(members) <= 8 else 6)
+    rows = math.ceil(len(members) / 4)
+    columns = math.ceil(len(members) / rows)
     figure = new_figure(3.0 * columns + 1.2, 2.9 * rows + 0.3)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, member in zip(panels.flat, members, strict=False):

@@ -62,22 +62,12 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{int(value):,}"
 
 
-def switch(value: bool) -> str:
-    """on or off."""
-    return "on" if value else "off"
-
-
-def members_text(members: Sequence[str]) -> str:
-    """D0, D1."""
-    return ", ".join(name.upper() for name in members) or MISSING
-
-
 def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
     """Members, rule, and what differs from the common sampler, in a few words: "D0-D5, mean probability"."""
     members, weights, auto, window = (variant[key] for key in ("members", "weights", "autoguidance", "window"))
     if members:
         shares = zip(members, () if isinstance(weights, str) else weights, strict=False)
-        named = ", ".join(f"{name.upper()} {weight:.2f}" for name, weight in shares) or members_text(members)
+        named = ", ".join(f"{name.upper()} {weight:.2f}" for name, weight in shares) or ", ".join(members).upper()
         alone = len(members) == 1 and variant["rule"] == "mean_probability"
         rule = "alone" if alone else RULE_NAMES.get(variant["rule"], variant["rule"])
         parts = [named, "weights fitted by noise level" if weights == "fitted" else rule]
@@ -106,3 +96,28 @@ def typeset(text: Text) -> Text:
     """True minus and multiplication signs, and no line break before a per cent sign; markup stays markup."""
     written = re.sub(r"(?<![\w.\-])-(?=\d)", "−", text.replace("+-", "±"))
     return type(text)(re.sub(r"(?<=\d)x(?=\d)", "×", written).replace(" %", "\u00a0%"))
+
+
+def summary_rows(evaluations: Mapping[str, Mapping[str, Any]], baseline: str) -> list[dict[str, str]]:
+    """One row of text for each variant: what the command prints, and the page's first table."""
+    rows = []
+    for name, evaluation in evaluations.items():
+        delta_fid, delta_kid = (None if name == baseline else evaluation[key] for key in ("delta_fid", "delta_kid"))
+        bounds = evaluation["delta_low"], evaluation["delta_high"]
+        rows.append({
+            "variant": name,
+            fid_label(evaluation["fid_network"]): fid_text(evaluation),
+            f"difference from {baseline}": estimate(delta_fid, bounds, sign=True),
+            "verdict": MISSING if name == baseline else verdict(bounds),
+            fid_label(evaluation["fid_network"], "KID"): estimate(evaluation["kid"], evaluation["kid_ci95"], 4),
+            f"KID, difference from {baseline}": estimate(delta_kid, evaluation["delta_kid_ci95"], 4, sign=True),
+            "precision": number(evaluation["precision"], 2),
+            "recall": number(evaluation["recall"], 2),
+            "N": samples_text(evaluation),
+        })  # fmt: skip
+    return rows
+
+
+def fid_text(evaluation: Mapping[str, Any]) -> str:
+    """FID with its interval."""
+    return estimate(evaluation["fid"], (evaluation["fid_low"], evaluation["fid_high"]))

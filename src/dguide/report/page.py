@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from dguide.report import figures, format, published, samples, tables
 from dguide.report.gather import ReportData
-from dguide.report.summary import summary_rows
 from discriminator_guidance.files import write_bytes, write_csv
 from discriminator_guidance.guidance import LOG_RATIO_BOUND, PROBABILITY_CLIP
 
@@ -77,7 +76,9 @@ def _context(data: ReportData) -> dict[str, Any]:
         "clip": PROBABILITY_CLIP,
         "bound": LOG_RATIO_BOUND,
         "published": published,
-        "summary": tables.Table("summary", "Results", pd.DataFrame(summary_rows(data.evaluations, data.baseline))),
+        "summary": tables.Table(
+            "summary", "Results", pd.DataFrame(format.summary_rows(data.evaluations, data.baseline))
+        ),
         "studies": {study.name: tables.study_table(study) for study in data.studies},
         "card": tables.Table("card", "Data", card),
     }

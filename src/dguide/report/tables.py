@@ -9,9 +9,8 @@ import pandas as pd
 
 from dguide.report import format as fmt
 from dguide.report import published
-from dguide.report.format import MISSING, number, scientific, switch
+from dguide.report.format import MISSING, fid_text, number, scientific
 from dguide.report.gather import KIDS, Member, ReportData, Study
-from dguide.report.summary import fid_text
 from discriminator_guidance.guidance import PROBABILITY_CLIP
 
 SHARED = ("start", "seed", "epochs", "learning_rate", "weight_decay", "t_min", "published")  # that every member has
@@ -88,12 +87,12 @@ def _sampling(data: ReportData, name: str) -> dict[str, str]:
         "churn": scientific(variant["s_churn"]),
     }
     guidance = {
-        "discriminators": fmt.members_text(variant["members"]),
+        "discriminators": ", ".join(variant["members"]).upper(),
         "w1": scientific(variant["w1"]),
         "w2": scientific(variant["w2"]),
         "guidance weight, (w1 + w2) / 2": scientific((variant["w1"] + variant["w2"]) / 2),
         "time window": f"[{low}, {high}]",
-        "boosting": switch(variant["boosting"]),
+        "boosting": "on" if variant["boosting"] else "off",
         "probability clip": f"[{clip}, 1 - {clip}]",
     }
     return _column({"sampling": texts, "guidance": guidance}, bool(variant["members"]))
@@ -163,7 +162,7 @@ def result_table(data: ReportData) -> Table:
 
 def _ours(data: ReportData, name: str) -> dict[str, str]:
     evaluation, variant, baseline = data.evaluations[name], data.settings["variants"][name], data.baseline
-    weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {switch(variant['boosting'])}"
+    weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {'on' if variant['boosting'] else 'off'}"
     deltas = {key: None if name == baseline else evaluation[f"delta_{key}"] for key in ("fid", *KIDS)}
     row = {
         "variant": name,

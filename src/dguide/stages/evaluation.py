@@ -304,15 +304,12 @@ def against_members(
     alone = _alone(variants, ensemble)
     if len(alone) < 2:
         return None
-    singles = [evaluated[variant] for variant in alone.values()]
-    # The mean of distances has the mean of their influences, because all share their noise index by index.
-    mean = {
-        name: Estimate(
-            tuple(np.mean([single[name].values for single in singles], axis=0).tolist()),
-            np.mean([single[name].influence for single in singles], axis=0),
-        )
-        for name in DISTANCES
-    }
+    mean = {}
+    for name in DISTANCES:
+        estimates = [evaluated[variant][name] for variant in alone.values()]
+        # The mean of distances has the mean of their influences, because all share their noise index by index.
+        values = np.mean([estimate.values for estimate in estimates], axis=0)
+        mean[name] = Estimate(tuple(values.tolist()), np.mean([estimate.influence for estimate in estimates], axis=0))
     return {"alone": alone, "fid": mean["fid"].mean, **_difference(_minus(evaluated[ensemble], mean))}
 
 
