@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from discriminator_guidance.errors import InputError
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.distances import KernelSet, kid_influence
 from tests.metrics.sets import correlated
@@ -55,8 +54,3 @@ def test_a_gpu_gives_the_same_distance() -> None:
     distance, influence = kid_influence(KernelSet.of(generated, "cuda"), KernelSet.of(real, "cuda"))
     assert distance == pytest.approx(expected[0], rel=1e-9)
     np.testing.assert_allclose(influence, expected[1], atol=1e-9)
-
-
-def test_features_of_another_network_are_refused() -> None:
-    with pytest.raises(InputError, match="of one network; got 3 and 4 features"):
-        kid_influence(KernelSet.of(correlated(1, 10, 3)), KernelSet.of(correlated(2, 20, 4)))

@@ -48,10 +48,10 @@ def test_replicates_cover_the_expectation_over_training_seeds() -> None:
     """400 studies of 5 networks and 200 images; a training deviation of 2.25 sampling errors, as on `mini`."""
     generator = np.random.default_rng(0)
     shared = generator.standard_normal((400, 1, 1, 200))
-    own = 0.5 * generator.standard_normal((400, 2, 5, 200))
+    unshared = 0.5 * generator.standard_normal((400, 2, 5, 200))
     training = 2.25 * (1.25 / 200) ** 0.5 * generator.standard_normal((400, 2, 5, 1))
     gain, truth = np.array([1.0, 1.5])[:, None, None], np.array([1.0, 0.7])[:, None, None]
-    images = truth + training + gain * shared + own  # (study, variant, replicate, image); each distance is a mean
+    images = truth + training + gain * shared + unshared  # (study, variant, replicate, image); each distance is a mean
     for estimates, expected in ((images[:, 0], 1.0), (images[:, 0] - images[:, 1], 0.3)):
         values = estimates.mean(axis=2)
         studies = [Estimate(*study) for study in zip(values, estimates - values[:, :, None], strict=True)]
@@ -91,13 +91,8 @@ def test_equal_variants_differ_by_nothing(replicates: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "adjusted"),
-    [
-        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
-        ([0.5, 0.9, 0.02], [1.0, 1.0, 0.06]),
-        ([0.03], [0.03]),
-        ([], []),
-    ],
+    ("p_values", "adjusted"),
+    [([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]), ([0.5, 0.02], [0.5, 0.04]), ([], [])],
 )
-def test_holm_steps_down_from_the_smallest(given: list[float], adjusted: list[float]) -> None:
-    assert holm(given) == pytest.approx(adjusted)
+def test_holm_steps_down_from_the_smallest(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)

@@ -70,9 +70,7 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     P = R^T V diag(s)^(-1/2). Directions with s = 0 up to rounding are left out: T takes the pseudo-inverse.
     """
     fitted, (n, width) = gaussian_of_features(generated), generated.shape
-    if width != len(reference.mean):
-        got = f"{width} and {len(reference.mean)} features"
-        raise InputError("generated and real features of one network", got, "extract both with the same network")
+    _require_one_network(width, len(reference.mean))
     _, singular_values, right = torch.linalg.svd(fitted.root @ reference.root.T, full_matrices=False)
     kept = singular_values > max(width, n) * EPS * singular_values[0]
     transport_root = (reference.root.T @ right[kept].T) / singular_values[kept].sqrt()
@@ -153,14 +151,17 @@ def kid_influence(generated: KernelSet, real: KernelSet) -> tuple[float, Doubles
 
     *Deviation:* all images in place of the mean over random subsets, of which this is the limit.
     """
-    widths = generated.features.shape[1], real.features.shape[1]
-    if widths[0] != widths[1]:
-        got = f"{widths[0]} and {widths[1]} features"
-        raise InputError("generated and real features of one network", got, "extract both with the same network")
+    _require_one_network(generated.features.shape[1], real.features.shape[1])
     across = _kernel_sums(generated.features, real.features) / len(real.features)
     distance = (generated.within - 2 * across).mean() + real.within.mean()
     influence = 2 * (generated.within - across)
     return float(distance), (influence - influence.mean()).cpu().numpy()
+
+
+def _require_one_network(generated: int, real: int) -> None:
+    if generated != real:
+        got = f"{generated} and {real} features"
+        raise InputError("generated and real features of one network", got, "extract both with the same network")
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
