@@ -30,7 +30,6 @@ def maker_in(folder: Path) -> Maker:
 
     def make(
         variants: tuple[str, ...] = VARIANTS,
-        members: tuple[str, ...] = MEMBERS,
         changes: dict[str, dict[str, Any]] | None = None,
         steps: dict[str, float] | None = None,
         note: str | None = None,
@@ -39,11 +38,11 @@ def maker_in(folder: Path) -> Maker:
         settings = copy.deepcopy(MINI)
         shown = {"samples": ["edm", "d0"], "log_ratios": ["d0"], "compare": ["d0"], "sampling": ["edm", *variants[1:3]]}
         settings["report"] |= {"images": 4, "dpi": 60, "primary": ["d0", "edm"], **shown}
-        settings["members"] = {name: settings["members"][name] for name in members}
+        settings["members"] = {name: settings["members"][name] for name in MEMBERS}
         alone = settings["variants"]["d0"]
         settings["variants"] = {name: settings["variants"].get(name, alone) for name in variants}
         report, data, random = folder / "report", folder / "data", np.random.default_rng(0)
-        for row, name in enumerate(members):
+        for row, name in enumerate(MEMBERS):
             write_member(report / "discriminator" / name, row, random)
         values = {name: -0.5 * row for row, name in enumerate(variants)} | (steps or {})
         write_csv(report / "details" / "differences.csv", [

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -48,9 +49,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
 
 
 @pytest.fixture
-def words_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves the seconds of drawing where a test reads words."""
+def words(make_data: Maker, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    """Builds a report without the seconds of drawing."""
     monkeypatch.setattr(page, "DRAWINGS", {})
+
+    def build(**inputs: Any) -> ReportData:
+        build_report(data := make_data(**inputs))
+        return data
+
+    return build
 
 
 def page_of(data: ReportData) -> str:
@@ -77,24 +84,21 @@ def test_page_loads_nothing_and_embeds_every_figure(built: ReportData) -> None:
     assert embedded == {path.read_bytes() for path in (built.report / "figures").glob("*.png")}
 
 
-@pytest.mark.usefixtures("words_only")
 @pytest.mark.parametrize("word", ["better", "worse", "indistinguishable"])
-def test_the_verdict_on_the_planned_comparison_follows_its_interval(make_data: Maker, word: str) -> None:
+def test_the_verdict_on_the_planned_comparison_follows_its_interval(words: Maker, word: str) -> None:
     shift = {"better": -0.5, "worse": 0.5, "indistinguishable": 0.05}[word]
-    build_report(data := make_data(steps={"d0": shift}))
-    (verdict,) = re.findall(r'<p class="answer (\w+)">d0 is (\w+)', page_of(data))
+    (verdict,) = re.findall(r'<p class="answer (\w+)">d0 is (\w+)', page_of(words(steps={"d0": shift})))
     assert verdict == (word, word)
 
 
-@pytest.mark.usefixtures("words_only")
-def test_rows_whose_kids_disagree_are_those_of_the_table_each_kid_by_itself(make_data: Maker) -> None:
+def test_rows_whose_kids_disagree_are_those_of_the_table_each_kid_by_itself(words: Maker) -> None:
     def opposed(report: Path) -> None:
         rows = pd.read_csv(path := report / "details" / "differences.csv").set_index(["variant", "other"])
         rows.loc[("d0", "edm"), "kid_difference"] = 0.001
         rows.loc[[("mean_prob", "edm"), ("clip_logit", "edm")], "kid_holdout_difference"] = 0.001
         rows.reset_index().to_csv(path, index=False)
 
-    build_report(data := make_data(damage=opposed))
+    data = words(damage=opposed)
     text = Elements(page_of(data)).text
     disagree = "KID disagree in sign, against edm, for"
     of_kid = f"FID (digits network) and {disagree} d0."
@@ -103,24 +107,19 @@ def test_rows_whose_kids_disagree_are_those_of_the_table_each_kid_by_itself(make
     assert of_kid in (data.report / "tables" / "table3.tex").read_text()
 
 
-@pytest.mark.usefixtures("words_only")
-def test_notes_and_names_add_no_element(make_data: Maker, built: ReportData) -> None:
+def test_notes_and_names_add_no_element(words: Maker, built: ReportData) -> None:
     hostile = "\"></style><script src=x.js></script><!-- {{ 7 * 7 }}{% include '/etc/passwd' %}"
     changes = {name: {"fid_network": hostile, "reference_statistics": hostile} for name in VARIANTS}
-    data = make_data(note=hostile, changes=changes)
-    build_report(data)
-    elements = Elements(page_of(data))
+    elements = Elements(page_of(words(note=hostile, changes=changes)))
     assert {tag for tag, _ in elements.tags} <= {tag for tag, _ in Elements(page_of(built)).tags}
     assert hostile in elements.text
     for _, attributes in elements.tags:
         assert not any(name.startswith("on") or name == "src" for name in attributes)
 
 
-@pytest.mark.usefixtures("words_only")
 @pytest.mark.parametrize(("network", "label"), [("inception", "FID"), ("digits network", "FID (digits network)")])
-def test_fid_of_inception_is_plain_and_of_other_networks_never(make_data: Maker, network: str, label: str) -> None:
-    data = make_data(changes={name: {"fid_network": network} for name in VARIANTS})
-    build_report(data)
+def test_fid_of_inception_is_plain_and_of_other_networks_never(words: Maker, network: str, label: str) -> None:
+    data = words(changes={name: {"fid_network": network} for name in VARIANTS})
     assert f"ours: {label} [95 %]" in pd.read_csv(data.report / "tables" / "table3.csv")
     assert ("FID (digits" in Elements(page_of(data)).text) == (network != "inception")
 
