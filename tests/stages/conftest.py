@@ -132,7 +132,6 @@ class Recorder:
 
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, Path] = field(default_factory=dict)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -140,9 +139,6 @@ class Recorder:
 
     def params(self, values: Mapping[str, Any]) -> None:
         self.settings |= values
-
-    def row(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-        self.rows[name] = {**params, **metrics}
 
     def artifact(self, path: Path) -> None:
         assert path.is_file()

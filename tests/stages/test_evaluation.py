@@ -49,15 +49,12 @@ def evaluated(tiny: Tiny, **changes: Any) -> dict[str, dict[str, Any]]:
     _, layout = tiny
     settings = SETTINGS | {key.replace("__", "."): value for key, value in changes.items()}
     config, _ = tiny = write_params(layout.root, tiny_settings(settings))
-    _, tracker = run_stage("evaluation", tiny)
+    run_stage("evaluation", tiny)
     results = {}
     for name in config.variants:
         metrics = json.loads(layout.evaluation(name).read_text(), parse_constant=pytest.fail)
         details = json.loads(layout.details(name).read_text(), parse_constant=pytest.fail)
         results[name] = {**details, **metrics}
-        row = tracker.rows[f"evaluation/{name}"]
-        assert {key: row[key] for key in metrics} == pytest.approx(metrics, rel=1e-8)
-        assert row["rule"] == details["rule"]
     return results
 
 
