@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import hypothesis
@@ -16,6 +17,8 @@ LONGEST = (  # so that both workers end together
     "tests/test_torchrun.py",
     "tests/faults/test_kills.py",
 )
+# Stages that tests call leave no run in MLflow; commands get their environment from tests/commands.py.
+os.environ["DGUIDE_TRACKING"] = "off"
 # On a busy machine a case may take longer than hypothesis allows by default.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
