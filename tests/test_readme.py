@@ -179,16 +179,14 @@ def about_the_cause() -> Iterator[str]:
     frame = pd.read_csv(REPORTS / "digits/study/factorial_mechanism.csv")
     six = frame[(frame["set"] == "fresh") & (frame["members"] == 6) & (frame["time"] > 0.5)]
     part = six.groupby("time")
-    mean, slopes = part.mean(numeric_only=True), part["platt_slope"].agg(["min", "max"])
+    mean = part.mean(numeric_only=True)
     rows = {
         "VP time": [f"{time:.2f}" for time in mean.index],
         "standard deviation": [f"{value:.3f}" for value in mean["standard_deviation"]],
-        "Platt slope (1: calibrated), range over seeds": [f"{low:.0f} to {high:.0f}" for low, high in slopes.values],
         "images with a logit in (0, 1)": [f"{100 * value:.0f} %" for value in mean["share_in_unit"]],
         "mean factor of their gradients": [f"{value:.0f}" for value in mean["amplification"]],
     }
     yield from (" | ".join([f"| {name}", *cells]) for name, cells in rows.items())
-    yield f"standard errors of {span(six['slope_error'], 0)}"
 
     factors = json.loads((REPORTS / "digits/study/factorial.json").read_text())["factors"]
     ranks = {row["members"]: row["spearman"] for row in factors if row["set"] == "fresh" and row["steps"] == 35}
