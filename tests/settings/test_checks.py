@@ -23,6 +23,8 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"runtime": TF32 | {"sampling_precision": "float32"}}, "members.d0 mixes float32 and tf32"),
         ({"real.holdout_fraction": 0}, "holdout_fraction must be 0 where .* else above 0"),
         ({"real.image_size": 10}, "real.image_size = 10 cannot be halved 2 times"),
+        ({"score.path": "data/other/real"}, "score.path names 'data/other/real'; choose among data/mini/real"),
+        ({"extractor.network.attention_resolutions": [7]}, "extractor.network attends at 7 pixels"),
         ({"extractor": {"source": "adm", "path": "data/raw/a"}, "real.image_size": 24}, "choose among 8, 16, 32, 64"),
         ({"extractor.network.num_head_channels": 7}, "extractor.network.num_head_channels .*use a divisor of 24"),
         ({"fid_network.name": "like Inception"}, "must not say Inception"),
@@ -66,7 +68,7 @@ def test_a_password_is_refused_and_not_repeated() -> None:
     "changes",
     [
         {"real.source": "images", "real.path": "a.zip", "real.holdout_path": "b.zip", "real.holdout_fraction": 0},
-        {"real.source": "cifar10", "real.holdout_fraction": 0, "real.image_size": 32},
+        {"real.source": "cifar10", "real.holdout_fraction": 0},
         {"members.d0.start": "data/raw/head.pt", "members.d0.epochs": 0},
         {"guided.seed_start": 1000, "guided.seed": 11, "variants.d0.window": [0.1, 0.5], "variants.d0.steps": 35},
         {"fetch.files": {"a": FILE}, "evaluation.reference": "data/raw/reference.npz"},

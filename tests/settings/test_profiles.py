@@ -83,7 +83,7 @@ def test_a_profile_is_written_whole_and_as_dvc_reads_it(project: Path, name: str
         ("base: none", ["none.yaml", "no such file"]),
         ("base: own", ["base = ", "own.yaml"]),
         ((PROJECT / "configs/mini.yaml").read_text(), ["profile: own", "mini"]),
-        ((PROJECT / "configs/mini.yaml").read_text().replace("profile: mini", "profile: own"), ["members.d0.start"]),
+        ((PROJECT / "configs/mini.yaml").read_text().replace("profile: mini", "profile: own"), ["score.path"]),
     ],
     ids=range(8),
 )

@@ -323,6 +323,12 @@ class Config(Settings):
         times = max([2, *(len(mult) - 1 for mult in mults)])  # 2: the FID network
         if real.image_size % 2**times:
             yield f"real.image_size = {real.image_size} cannot be halved {times} times, as a network does; change it"
+        for word in ("score", "extractor"):
+            if (section := getattr(self, word)).source == "train":
+                network, sizes = section.network, [real.image_size >> level for level in range(times + 1)]
+                attention = network.attn_resolutions if word == "score" else network.attention_resolutions
+                if elsewhere := sorted({*attention}.difference(sizes[: len(network.channel_mult)])):
+                    yield f"{word}.network attends at {elsewhere[0]} pixels; choose among {sizes}"
         for name, row in self.members.items():
             above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
             if above is not None and above.network != row.network:
@@ -403,6 +409,12 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     """Keys whose values must be among others, and those."""
     members, variants, baseline = config.members, config.variants, config.evaluation.baseline
     models, snapshots = f"models/{config.profile}", config.score.snapshots if config.score.source == "train" else {}
+    for word in ("score", "extractor", "fid_network"):
+        section = getattr(config, word)
+        if section.source == "train":
+            yield f"{word}.path", section.path, [f"data/{config.profile}/real"]  # what DVC watches
+    if config.evaluation.reference.startswith("models/"):
+        yield "evaluation.reference", config.evaluation.reference, [f"{models}/fid_network", "the path of an .npz"]
     if config.extractor.source == "adm":
         yield "real.image_size", config.real.image_size, (8, 16, 32, 64)  # of released classifiers
     starts = [f"{models}/extractor"]
