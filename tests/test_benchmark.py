@@ -10,9 +10,9 @@ import torch
 
 from dguide import benchmark
 from dguide.settings import load_config
+from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.networks import layers
 from discriminator_guidance.networks.adm import MemberLogits, build_extractor, build_head
-from discriminator_guidance.runtime import Compute
 from tests.commands import PROJECT
 from tests.stages.conftest import tiny_settings, write_params
 from tests.standins import alive

@@ -20,7 +20,7 @@ from dguide.__main__ import main
 from dguide.artifacts import Layout
 from dguide.run import one_line_errors
 from dguide.settings import load_config, plain
-from discriminator_guidance.files import write_json
+from discriminator_guidance.core.files import write_json
 
 from .commands import PROJECT, refused, run, succeed
 from .report.conftest import evaluation

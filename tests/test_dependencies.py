@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from .commands import PROJECT
 
 # What starts a stage, shows and records it, and says what is wrong: no result depends on it.
-PLUMBING = {"dguide.tracking", "discriminator_guidance.errors"}
+PLUMBING = {"dguide.tracking", "discriminator_guidance.core.errors"}
 DVC = YAML(typ="safe").load((PROJECT / "dvc.yaml").read_text())
 ROOTS = {f"${{{name}}}": path for entry in DVC["vars"] for name, path in entry.items()}
 GRAPH = grimp.build_graph("discriminator_guidance", "dguide", exclude_type_checking_imports=True)

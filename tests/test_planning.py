@@ -10,8 +10,8 @@ import torch
 from dguide import planning
 from dguide.settings import Config, load_config
 from dguide.stages.guided import sampler_settings, window_of
-from discriminator_guidance.guidance import DiscriminatorGuidance
-from discriminator_guidance.sampler import heun as sample
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
+from discriminator_guidance.sampling.sampler import heun as sample
 from tests.commands import PROJECT
 from tests.settings.settings import MINI, read
 from tests.stages.conftest import tiny_settings, write_params

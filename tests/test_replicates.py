@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dguide.run import run_stage
-from discriminator_guidance.files import sha256
+from discriminator_guidance.core.files import sha256
 
 from .commands import TORCHRUN, succeed
 from .stages.conftest import only, prepare_study, tiny_settings, write_params

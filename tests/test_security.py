@@ -9,7 +9,7 @@ from .commands import PROJECT
 
 SOURCE = PROJECT / "src"
 UNPICKLERS = {  # by allow-lists
-    "discriminator_guidance/files.py",
+    "discriminator_guidance/core/files.py",
     "discriminator_guidance/checkpoints/restricted_pickle.py",
 }
 LOADERS = {"_pickle", "cloudpickle", "code", "dill", "joblib", "marshal", "shelve", "yaml"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dguide.artifacts import Layout
-from discriminator_guidance.runtime import share
+from discriminator_guidance.core.runtime import share
 
 from .commands import TORCHRUN, succeed
 from .stages.conftest import only, prepare_study, run_stage, tiny_settings

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from dguide import tracking
 from dguide.artifacts import training_report
 from dguide.run import run_stage
-from discriminator_guidance.files import sha256
+from discriminator_guidance.core.files import sha256
 from discriminator_guidance.networks.adm import MemberLogits
 
 from .commands import PROJECT, environment, run, succeed

@@ -15,14 +15,14 @@ import torch
 from dguide import tracking
 from dguide.settings import Config, plain
 from dguide.tracking import Tracker
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import Resumable, save_weights, sha256, source_hash, write_csv
-from discriminator_guidance.runtime import is_first, world_size
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import Resumable, save_weights, sha256, source_hash, write_csv
+from discriminator_guidance.core.runtime import is_first, world_size
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from discriminator_guidance.runtime import Compute
+    from discriminator_guidance.core.runtime import Compute
     from discriminator_guidance.training.loop import Report, Row
 
 Network = TypeVar("Network", bound="nn.Module")

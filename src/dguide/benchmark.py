@@ -27,9 +27,10 @@ from torch.utils.checkpoint import checkpoint
 from dguide import tracking
 from dguide.settings import plain
 from dguide.stages.discriminator import frozen_features
-from discriminator_guidance import runtime
-from discriminator_guidance.files import read_json, write_json
-from discriminator_guidance.guidance import DiscriminatorGuidance
+from discriminator_guidance.core import runtime
+from discriminator_guidance.core.files import read_json, write_json
+from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.metrics.distances import distance_of_moments
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from discriminator_guidance.networks import layers
@@ -41,9 +42,8 @@ from discriminator_guidance.networks.adm import (
     create_classifier,
 )
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.runtime import Compute
-from discriminator_guidance.sampler import sample
-from discriminator_guidance.settings import HeadSettings
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
+from discriminator_guidance.sampling.sampler import sample
 
 if TYPE_CHECKING:
     from dguide.artifacts import Layout

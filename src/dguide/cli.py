@@ -12,7 +12,7 @@ import typer
 from dguide import tracking
 from dguide.run import run_stage
 from discriminator_guidance import __version__
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -249,7 +249,7 @@ def convert_adm(
 
 
 def _converted(file: Path, network: nn.Module, arguments: dict[str, Any], folder: Path) -> None:
-    from discriminator_guidance.files import save_weights
+    from discriminator_guidance.core.files import save_weights
 
     state = network.state_dict()
     save_weights(folder, state, arguments)

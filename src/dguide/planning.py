@@ -18,9 +18,9 @@ from dguide.artifacts import REPLICATED
 from dguide.benchmark import EDGE, Calls, head_network, real_images, timed
 from dguide.stages.discriminator import head_settings
 from dguide.stages.guided import FIT_DRAWS, sampler_settings, window_of
+from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
+from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
-from discriminator_guidance.noise import karras_sigmas, tau_from_sigma
-from discriminator_guidance.runtime import prepare
 
 if TYPE_CHECKING:
     from dguide.artifacts import Layout

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dguide import tracking
-from discriminator_guidance.errors import ConfigError, UserError
-from discriminator_guidance.runtime import alone, barrier, is_first, rank, world_size
+from discriminator_guidance.core.errors import ConfigError, UserError
+from discriminator_guidance.core.runtime import alone, barrier, is_first, rank, world_size
 
 if TYPE_CHECKING:
     from dguide.artifacts import Layout

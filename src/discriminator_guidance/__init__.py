@@ -5,21 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from discriminator_guidance.checkpoints.pretrained import from_pretrained, load_discriminator, load_edm
-    from discriminator_guidance.denoisers import from_diffusers, guided_unet
-    from discriminator_guidance.guidance import DiscriminatorGuidance
-    from discriminator_guidance.images import to_uint8
+    from discriminator_guidance.core.images import to_uint8
     from discriminator_guidance.metrics.distances import frechet_distance
-    from discriminator_guidance.sampler import sample
+    from discriminator_guidance.sampling.denoisers import from_diffusers, guided_unet
+    from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
+    from discriminator_guidance.sampling.sampler import sample
     from discriminator_guidance.training.discriminator import train_discriminator
 
 __version__ = "0.1.0"
 _MODULES = {
     "checkpoints.pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
-    "denoisers": ["from_diffusers", "guided_unet"],
-    "guidance": ["DiscriminatorGuidance"],
-    "images": ["to_uint8"],
+    "sampling.denoisers": ["from_diffusers", "guided_unet"],
+    "sampling.guidance": ["DiscriminatorGuidance"],
+    "core.images": ["to_uint8"],
     "metrics.distances": ["frechet_distance"],
-    "sampler": ["sample"],
+    "sampling.sampler": ["sample"],
     "training.discriminator": ["train_discriminator"],
 }
 __all__ = ["DiscriminatorGuidance", "frechet_distance", "from_diffusers", "from_pretrained", "guided_unet"]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_state_dict
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import fit_network
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import fit_network
 from discriminator_guidance.networks.adm import EncoderUNet, build_head, create_classifier
 
 from .lookalike import Call, dumps

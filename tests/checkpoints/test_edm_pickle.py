@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from discriminator_guidance.checkpoints.edm_pickle import read_edm_pickle
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 
 from .lookalike import (
     DDPMPP,

@@ -12,8 +12,8 @@ import torch
 
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import load_network, load_weights, save_weights
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import load_network, load_weights, save_weights
 from discriminator_guidance.networks.edm import EDMPrecond
 
 from .lookalike import TINY, network

@@ -15,8 +15,8 @@ import pytest
 from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.run import locked, run_stage
-from discriminator_guidance.errors import UserError
-from discriminator_guidance.files import Resumable
+from discriminator_guidance.core.errors import UserError
+from discriminator_guidance.core.files import Resumable
 from tests.commands import refused, run
 from tests.stages.conftest import prepare_study, tiny_settings
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from discriminator_guidance.guidance import Discriminator, DiscriminatorGuidance
+from discriminator_guidance.core.noise import marginal_mean, tau_from_sigma
 from discriminator_guidance.networks.adm import MemberLogits
-from discriminator_guidance.noise import marginal_mean, tau_from_sigma
+from discriminator_guidance.sampling.guidance import Discriminator, DiscriminatorGuidance
 from tests.golden.vectors import Vectors, find
 
 OUTSIDE = 1e7  # the public code's mark for "outside the time window", +infinity here

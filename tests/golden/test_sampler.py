@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.guidance import DiscriminatorGuidance
+from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import MemberLogits
-from discriminator_guidance.sampler import EDM_SAMPLER
-from discriminator_guidance.sampler import heun as sample
-from discriminator_guidance.settings import SamplerSettings
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
+from discriminator_guidance.sampling.sampler import EDM_SAMPLER
+from discriminator_guidance.sampling.sampler import heun as sample
 from tests.golden.test_guidance import PRECISIONS, marked, official_score
 from tests.golden.vectors import Vectors, find
 

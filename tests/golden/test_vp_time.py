@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance import noise as vp_time
+from discriminator_guidance.core import noise as vp_time
 from tests.golden.test_guidance import cosine_time
 from tests.golden.vectors import Vectors, find
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from discriminator_guidance.noise import marginal_mean, sigma_from_tau
-from discriminator_guidance.sampler import EDM_SAMPLER
-from discriminator_guidance.settings import SamplerSettings
+from discriminator_guidance.core.noise import marginal_mean, sigma_from_tau
+from discriminator_guidance.core.settings import SamplerSettings
+from discriminator_guidance.sampling.sampler import EDM_SAMPLER
 
 SHAPE = (2, 3, 1)  # (C, H, W): six dimensions
 

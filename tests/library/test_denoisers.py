@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance import DiscriminatorGuidance, from_diffusers, guided_unet, sample, sampler
-from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.noise import karras_sigmas, normal_batch
+from discriminator_guidance import DiscriminatorGuidance, from_diffusers, guided_unet, sample
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.noise import karras_sigmas, normal_batch
+from discriminator_guidance.sampling import sampler
 from tests.library.gaussians import SHAPE, Gaussian, settings
 
 KINDS = ("epsilon", "v_prediction", "sample")

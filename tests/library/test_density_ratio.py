@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from discriminator_guidance.guidance import DiscriminatorGuidance
-from discriminator_guidance.noise import sigma_from_tau
+from discriminator_guidance.core.noise import sigma_from_tau
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discriminator_guidance.guidance import RULES, DiscriminatorGuidance, mean_probability
+from discriminator_guidance.sampling.guidance import RULES, DiscriminatorGuidance, mean_probability
 
 finite = st.floats(-9, 9)
 

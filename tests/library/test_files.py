@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from discriminator_guidance.errors import InputError, UserError
-from discriminator_guidance.files import (
+from discriminator_guidance.core.errors import InputError, UserError
+from discriminator_guidance.core.files import (
     load_arrays,
     read_json,
     read_npz,
@@ -98,6 +98,6 @@ def test_arrays_that_claim_or_unpack_to_too_much_are_refused(tmp_path, monkeypat
     with pytest.raises(InputError, match=r"0 bytes of an array \(1099511627776,\) float64"):
         load_arrays(tmp_path / "a.npz", ["x"], "get it again")
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(100_000))
-    monkeypatch.setattr("discriminator_guidance.files.MAX_ARRAY_BYTES", 2**16)
+    monkeypatch.setattr("discriminator_guidance.core.files.MAX_ARRAY_BYTES", 2**16)
     with pytest.raises(InputError, match="an array of 800,128 bytes"):
         load_arrays(tmp_path / "a.npz", ["x"], "get it again")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.ensemble import fit_weights, interpolated
-from discriminator_guidance.guidance import DiscriminatorGuidance
-from discriminator_guidance.noise import tau_from_sigma
-from discriminator_guidance.sampler import heun as sample
+from discriminator_guidance.core.noise import tau_from_sigma
+from discriminator_guidance.sampling.ensemble import fit_weights, interpolated
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
+from discriminator_guidance.sampling.sampler import heun as sample
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
 

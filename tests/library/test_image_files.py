@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from discriminator_guidance import image_files
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.image_files import read_images
+from discriminator_guidance.core import image_files
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.image_files import read_images
 
 CLASSES = ("bird", "cat", "deer")
 

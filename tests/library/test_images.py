@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
 from dguide.sources.digits import read_digits
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.images import shrink, to_uint8
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.images import shrink, to_uint8
 
 DIGITS = Path(__file__).resolve().parents[2] / "data" / "raw" / "digits.npz"
 

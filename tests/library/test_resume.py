@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.files import Resumable
+from discriminator_guidance.core.files import Resumable
 from tests.commands import PROJECT, succeed
 
 KEY = {"inputs": {"a": "0" * 64}, "settings": {"steps": 12}}
@@ -38,7 +38,7 @@ def test_shards_are_found_by_a_later_process_with_the_same_name_and_key(work, tm
 def test_nothing_is_resumed_after_an_edit_of_the_code(tmp_path):
     source = tmp_path / "src/discriminator_guidance"
     shutil.copytree(PROJECT / "src/discriminator_guidance", source)
-    program = "from pathlib import Path; from discriminator_guidance.files import Resumable;"
+    program = "from pathlib import Path; from discriminator_guidance.core.files import Resumable;"
     program += "print(Resumable(Path('work'), 'guided', {}).folder)"
     folders = []
     for comment in ("", "", "# edited"):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.guidance import DiscriminatorGuidance
-from discriminator_guidance.sampler import heun as sample
+from discriminator_guidance.core.errors import DivergenceError
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
+from discriminator_guidance.sampling.sampler import heun as sample
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
 

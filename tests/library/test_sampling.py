@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dguide.stages import guided, release
 from discriminator_guidance import DiscriminatorGuidance, frechet_distance, from_pretrained, sample, to_uint8
-from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.files import write_json
+from discriminator_guidance.core.errors import ConfigError, InputError
+from discriminator_guidance.core.files import write_json
+from discriminator_guidance.core.runtime import prepare
+from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.features import FidNetwork, load_fid_network
-from discriminator_guidance.runtime import prepare
-from discriminator_guidance.settings import SamplerSettings
 from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.stages.conftest import Recorder, prepare_study, tiny_settings
 

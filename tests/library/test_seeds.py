@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from discriminator_guidance.noise import normal, torch_seed
+from discriminator_guidance.core.noise import normal, torch_seed
 
 
 def test_every_part_of_the_name_matters():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.guidance import DiscriminatorGuidance
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 
 N, SHAPE, SHRUNK = 500, (2, 4, 4), "shrunk_mean_logit"
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.checkpoints.pretrained import load_discriminator
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import Resumable, save_weights
-from discriminator_guidance.images import to_uint8, write_png
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import Resumable, save_weights
+from discriminator_guidance.core.images import to_uint8, write_png
+from discriminator_guidance.core.noise import marginal_mean, marginal_std
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
-from discriminator_guidance.noise import marginal_mean, marginal_std
-from discriminator_guidance.sampler import sample
+from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.discriminator import TrainedDiscriminator, train_discriminator
 
 STD, GAP = 0.25, 0.1  # of each pixel, and between the means of real and fake

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discriminator_guidance.noise import importance_times, quantile_grid, sigma_from_tau, tau_from_sigma
+from discriminator_guidance.core.noise import importance_times, quantile_grid, sigma_from_tau, tau_from_sigma
 
 
 @given(st.floats(2e-3, 140.0))

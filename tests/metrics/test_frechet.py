@@ -10,7 +10,7 @@ import torch
 from pytorch_fid.fid_score import calculate_frechet_distance
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics.distances import (
     Gaussian,
     debiased_distance,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics.features import InceptionFeatures, extract_features
 
 

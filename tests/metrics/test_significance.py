@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics.distances import frechet_influence, gaussian_of_features
 from discriminator_guidance.metrics.significance import Estimate, holm, standard_error
 from tests.metrics.sets import of_noise

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.runtime import Compute, prepare
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.runtime import Compute, prepare
 
 
 @pytest.fixture

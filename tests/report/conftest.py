@@ -14,7 +14,7 @@ import pytest
 
 from dguide.report.gather import ReportData, Trajectory, gather
 from dguide.settings import load_config, plain
-from discriminator_guidance.files import write_csv, write_json, write_npz
+from discriminator_guidance.core.files import write_csv, write_json, write_npz
 
 PROJECT = Path(__file__).parents[2]
 MINI = plain(load_config(PROJECT / "configs" / "mini.yaml"))

@@ -16,7 +16,7 @@ import pytest
 from dguide.report import page
 from dguide.report.gather import ReportData
 from dguide.report.page import build_report
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 
 from .conftest import VARIANTS, Maker, difference, maker_in
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dguide.settings import plain
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError
 
 from .settings import MINI, read
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dguide.settings import load_config
-from discriminator_guidance.errors import ConfigError, UserError
+from discriminator_guidance.core.errors import ConfigError, UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = (PROJECT / "configs/mini.yaml").read_text()

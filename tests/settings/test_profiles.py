@@ -11,7 +11,7 @@ from dvc.utils.serialize import load_yaml
 from dguide.settings import load_config
 from dguide.settings.config import check
 from dguide.settings.profile import promote, use_profile
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError
 
 from .settings import PROJECT
 

@@ -12,7 +12,7 @@ import pytest
 
 from dguide.sources import cifar10
 from dguide.sources.cifar10 import read_cifar10
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 
 from .cifar_lookalike import NAMES, batch, contents, pickled, rows_of, write_archive, write_official
 

@@ -18,11 +18,11 @@ from torch import nn
 
 from dguide.artifacts import Layout
 from dguide.settings import Config, load_config
-from discriminator_guidance.files import load_network, save_weights, write_json, write_npz
+from discriminator_guidance.core.files import load_network, save_weights, write_json, write_npz
+from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.metrics.features import FidNetwork, load_fid_network
 from discriminator_guidance.networks.adm import EncoderUNet, build_extractor, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.runtime import Compute
 from tests.settings.settings import MINI, changed
 
 Tiny = tuple[Config, Layout]

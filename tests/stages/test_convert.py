@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dguide import cli
-from discriminator_guidance.files import load_network
+from discriminator_guidance.core.files import load_network
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
 from tests.checkpoints.lookalike import NCSNPP, checkpoint, dumps, network

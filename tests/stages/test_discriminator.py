@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dguide.stages import discriminator
 from dguide.stages.discriminator import head_settings
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 
 from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
 from .released import head_file

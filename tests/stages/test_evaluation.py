@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from dguide.artifacts import Layout
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import write_npz
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import write_npz
 from discriminator_guidance.metrics.classification import classification_scores
 from tests.commands import succeed
 from tests.metrics.sets import gaussian_statistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 
 from .conftest import Tiny, load, run_stage, tiny_settings, write_params
 from .released import FEATURES, classifier_file

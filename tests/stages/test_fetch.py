@@ -16,7 +16,7 @@ import pytest
 from dguide.settings import Config, load_config
 from dguide.settings.config import Download, Fetch
 from dguide.stages import fetch
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONTENT = b"\x80\x04" + bytes(range(256)) * 2000

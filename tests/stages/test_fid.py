@@ -16,10 +16,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from dguide.stages import fid
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import load_torch, read_json, save_weights, write_npz
-from discriminator_guidance.image_files import open_images
-from discriminator_guidance.images import write_png
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import load_torch, read_json, save_weights, write_npz
+from discriminator_guidance.core.image_files import open_images
+from discriminator_guidance.core.images import write_png
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from tests.commands import PROJECT
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import sha256
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import sha256
 from discriminator_guidance.metrics.features import InceptionFeatures
 
 from .conftest import Tiny, load, run_stage, tiny_settings, write_params

@@ -11,10 +11,10 @@ from PIL import Image
 
 from dguide.artifacts import Layout
 from dguide.stages import guided
-from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.files import load_weights, save_weights
-from discriminator_guidance.images import to_uint8
-from discriminator_guidance.noise import tau_from_sigma
+from discriminator_guidance.core.errors import ConfigError, InputError
+from discriminator_guidance.core.files import load_weights, save_weights
+from discriminator_guidance.core.images import to_uint8
+from discriminator_guidance.core.noise import tau_from_sigma
 
 from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
 

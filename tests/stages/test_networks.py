@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import save_weights
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import save_weights
 
 from .conftest import Tiny, load, run_stage
 

@@ -21,8 +21,8 @@ from dguide.settings import load_config
 from dguide.sources.digits import read_digits
 from dguide.stages import real
 from dguide.tracking import Tracker
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.images import content_digest
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.images import content_digest
 from tests.sources import cifar_lookalike
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dguide.stages.guided import Arrays, Networks, draw
-from discriminator_guidance.runtime import Compute
+from discriminator_guidance.core.runtime import Compute
 
 from .conftest import Tiny, tiny_settings, write_params
 

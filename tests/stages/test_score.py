@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 from tests.checkpoints import lookalike
 
 from .conftest import Tiny, load, prepare_study, run_stage, tiny_settings, write_params

@@ -13,8 +13,8 @@ from dguide.artifacts import Layout
 from dguide.settings import load_config, row_of
 from dguide.studies.common import promote_winner
 from dguide.studies.trials import run_study
-from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.files import fingerprint
+from discriminator_guidance.core.errors import ConfigError, InputError
+from discriminator_guidance.core.files import fingerprint
 from tests.commands import PROJECT
 from tests.stages.conftest import tiny_settings, write_params
 

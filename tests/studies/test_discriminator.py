@@ -13,10 +13,10 @@ from dguide.artifacts import Layout
 from dguide.settings import load_config
 from dguide.studies.discriminator import starting_points, suggest
 from dguide.studies.trials import run_study
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.distances import distance_of_moments
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
-from discriminator_guidance.runtime import prepare
 from tests.metrics.sets import gaussian_statistics
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
 from tests.studies.conftest import table

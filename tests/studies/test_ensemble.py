@@ -17,7 +17,7 @@ from dguide.artifacts import Layout
 from dguide.settings import load_config
 from dguide.studies.ensemble import simplex_point, starting_points, suggest
 from dguide.studies.trials import run_study
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 from tests.commands import environment
 from tests.stages.conftest import Tiny
 from tests.studies.conftest import table

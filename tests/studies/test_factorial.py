@@ -28,8 +28,8 @@ from dguide.studies.factorial import (
     suggest,
 )
 from dguide.studies.trials import run_study
-from discriminator_guidance.guidance import LOG_RATIO_BOUND, clipped_logit_mean
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
+from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, clipped_logit_mean
 from tests.stages.conftest import Tiny, load, save_untrained, tiny_settings, write_params
 from tests.studies.conftest import table
 

@@ -12,7 +12,7 @@ import pytest
 
 from dguide.studies import trials
 from dguide.studies.trials import ended, lost, storage_errors
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError
 from tests.stages.conftest import tiny_settings, write_params
 from tests.studies.postgres import Server, postgres_server, server_programs
 from tests.studies.worker import CORNERS, IMPATIENT, start, take_part

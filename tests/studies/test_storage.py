@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from dguide.studies.trials import complete, ended, lost, wanted
-from discriminator_guidance.errors import ConfigError, InputError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from tests.studies.worker import CORNERS, PLAN, start, take_part
 
 

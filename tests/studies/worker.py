@@ -15,7 +15,7 @@ from dguide.artifacts import Layout
 from dguide.settings import load_config
 from dguide.studies import trials
 from dguide.studies.trials import StudyPlan, open_study, run_trials
-from discriminator_guidance.errors import DivergenceError
+from discriminator_guidance.core.errors import DivergenceError
 from tests.commands import PROJECT, environment
 
 CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}

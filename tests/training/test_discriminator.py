@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.runtime import Compute
+from discriminator_guidance.core.errors import DivergenceError
+from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.training import discriminator
 from discriminator_guidance.training.discriminator import HeadTraining, fit_head, used_epoch
 from discriminator_guidance.training.pairs import Pairs, Split, grid_features

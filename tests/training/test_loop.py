@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.settings import TrainingSettings
+from discriminator_guidance.core.errors import DivergenceError
+from discriminator_guidance.core.settings import TrainingSettings
 from discriminator_guidance.training.loop import train
 
 from .memory import Memory

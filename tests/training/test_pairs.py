@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from discriminator_guidance.images import scaled
-from discriminator_guidance.noise import generator, importance_times, marginal_mean, marginal_std
+from discriminator_guidance.core.images import scaled
+from discriminator_guidance.core.noise import generator, importance_times, marginal_mean, marginal_std
 from discriminator_guidance.training.pairs import (
     bootstrap_rows,
     draw_noised,

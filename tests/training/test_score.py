@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.settings import ScoreSettings, TrainingSettings
+from discriminator_guidance.core.settings import ScoreSettings, TrainingSettings
 from discriminator_guidance.training.score import holdout_loss, train_score
 
 from .memory import Memory

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from discriminator_guidance.core.noise import generator
 from discriminator_guidance.networks.adm import build_extractor, build_head
-from discriminator_guidance.noise import generator
 from discriminator_guidance.training.pairs import Pairs, Split
 from discriminator_guidance.training.score import edm_loss
 from discriminator_guidance.training.score_matching import ScoreMatching

@@ -21,7 +21,7 @@ from PIL import Image
 from dguide.report import published
 from dguide.report.format import estimate, scientific
 from dguide.report.gather import ReportData
-from discriminator_guidance.guidance import LOG_RATIO_BOUND
+from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
 
 # Okabe and Ito's palette: distinct for colour-blind readers.
 BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from dguide.report.format import Verdict, estimate, fid_label, verdict
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import read_json, read_npz, reason, require
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import read_json, read_npz, reason, require
 
 KIDS = {"kid": "KID", "kid_holdout": "held-out KID"}
 STUDIES = ("discriminator", "ensemble", "factorial")

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from dguide.report import figures, format, published, samples, tables
 from dguide.report.gather import ReportData
-from discriminator_guidance.files import write_bytes, write_csv
-from discriminator_guidance.guidance import LOG_RATIO_BOUND, PROBABILITY_CLIP
+from discriminator_guidance.core.files import write_bytes, write_csv
+from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, PROBABILITY_CLIP
 
 TEMPLATES = Path(__file__).parent / "templates"
 DRAWINGS = {

@@ -11,7 +11,7 @@ from dguide.report import format as fmt
 from dguide.report import published
 from dguide.report.format import MISSING, fid_text, number, scientific
 from dguide.report.gather import KIDS, Member, ReportData, Study
-from discriminator_guidance.guidance import PROBABILITY_CLIP
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP
 
 SHARED = ("start", "seed", "epochs", "learning_rate", "weight_decay", "t_min", "published")  # that every member has
 LATEX = str.maketrans(

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-import discriminator_guidance.settings as library
-from discriminator_guidance.errors import ConfigError, SettingError
-from discriminator_guidance.files import reason
-from discriminator_guidance.settings import Limit, Settings
+import discriminator_guidance.core.settings as library
+from discriminator_guidance.core.errors import ConfigError, SettingError
+from discriminator_guidance.core.files import reason
+from discriminator_guidance.core.settings import Limit, Settings
 
 PARAMS = Path("params.yaml")
 TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole

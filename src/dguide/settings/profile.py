@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dguide.settings.config import PARAMS, check, load_config, merged, parse, read
-from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.files import write_bytes
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.files import write_bytes
 
 LOCK = "dvc.lock"
 STAMP = "# As `dguide profile` wrote it; sha256 of what follows:"

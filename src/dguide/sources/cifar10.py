@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from discriminator_guidance.checkpoints.restricted_pickle import read_pickle
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import reason, regular
-from discriminator_guidance.images import Images, shrink
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import reason, regular
+from discriminator_guidance.core.images import Images, shrink
 
 MD5 = "c58f30108f718f92721af3b95e74349a"
 FOLDER = "cifar-10-batches-py"

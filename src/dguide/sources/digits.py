@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import load_arrays
-from discriminator_guidance.images import Images
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import load_arrays
+from discriminator_guidance.core.images import Images
 
 SIDE, LEVELS = 8, 16
 

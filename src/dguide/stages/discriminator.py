@@ -16,11 +16,11 @@ from dguide.artifacts import Layout, read_released, resumable, training_report
 from dguide.settings import Config, Member, plain
 from dguide.settings.config import Discriminator
 from dguide.tracking import Tracker
-from discriminator_guidance import files
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+from discriminator_guidance.core import files
+from discriminator_guidance.core.runtime import Compute, allow_tf32, is_first, prepare, world_size
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.runtime import Compute, allow_tf32, is_first, prepare, world_size
 from discriminator_guidance.training.discriminator import HeadTraining, TrainedDiscriminator, train_discriminator
 from discriminator_guidance.training.loop import Report
 from discriminator_guidance.training.pairs import Features

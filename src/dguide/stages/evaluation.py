@@ -14,9 +14,9 @@ from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.settings import Config, Variant, plain
 from dguide.tracking import Tracker
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import load_arrays, read_json, read_npz, write_csv, write_json
-from discriminator_guidance.guidance import RULES, simplex_weights
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
+from discriminator_guidance.core.runtime import Compute, allow_tf32, gather_rows, is_first, prepare, share
 from discriminator_guidance.metrics.classification import classification_scores
 from discriminator_guidance.metrics.distances import (
     Gaussian,
@@ -37,7 +37,7 @@ from discriminator_guidance.metrics.features import (
 )
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate, holm
-from discriminator_guidance.runtime import Compute, allow_tf32, gather_rows, is_first, prepare, share
+from discriminator_guidance.sampling.guidance import RULES, simplex_weights
 
 DESCRIBED = ("members", "weights", "w1", "w2", "boosting", "s_churn", "network", "autoguidance")  # of a variant
 FLOOR_DRAWS = 10  # bootstrap samples of the real images

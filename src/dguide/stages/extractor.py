@@ -10,9 +10,9 @@ from dguide.artifacts import Layout, network_training, read_released, save_netwo
 from dguide.settings import Config, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
-from discriminator_guidance.files import read_npz
+from discriminator_guidance.core.files import read_npz
+from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.networks.adm import build_extractor
-from discriminator_guidance.runtime import prepare
 from discriminator_guidance.training.classifiers import train_classifier
 
 

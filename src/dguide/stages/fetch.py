@@ -10,8 +10,8 @@ import pooch
 
 from dguide.settings import Config
 from dguide.settings.config import Download
-from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.files import reason
+from discriminator_guidance.core.errors import ConfigError, InputError
+from discriminator_guidance.core.files import reason
 
 
 def listing(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -12,9 +12,10 @@ from dguide import tracking
 from dguide.artifacts import Layout, released_file
 from dguide.report.format import estimate, verdict
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import read_json
-from discriminator_guidance.image_files import ImageSet, open_images
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import read_json
+from discriminator_guidance.core.image_files import ImageSet, open_images
+from discriminator_guidance.core.runtime import Compute, prepare
 from discriminator_guidance.metrics.distances import KernelSet, frechet_influence, gaussian_of_features, kid_influence
 from discriminator_guidance.metrics.features import (
     INCEPTION,
@@ -25,7 +26,6 @@ from discriminator_guidance.metrics.features import (
 )
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate
-from discriminator_guidance.runtime import Compute, prepare
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)

@@ -11,10 +11,10 @@ from dguide.artifacts import Layout, network_training, released_file, save_netwo
 from dguide.settings import Config
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import read_npz, sha256, write_npz
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import read_npz, sha256, write_npz
+from discriminator_guidance.core.runtime import allow_tf32, is_first, prepare
 from discriminator_guidance.metrics import features
-from discriminator_guidance.runtime import allow_tf32, is_first, prepare
 from discriminator_guidance.training.classifiers import train_classifier
 
 

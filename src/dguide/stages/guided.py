@@ -21,18 +21,26 @@ from dguide import tracking
 from dguide.artifacts import Layout, require_arguments, resumable
 from dguide.settings import Config, SampleRange, Variant, plain
 from dguide.tracking import Tracker
-from discriminator_guidance.ensemble import Denoiser, WeightsOfTime, fit_weights, interpolated
-from discriminator_guidance.errors import ConfigError, InputError
-from discriminator_guidance.files import WEIGHT_FILES, load_network, read_npz, write_npz
-from discriminator_guidance.guidance import DiscriminatorGuidance, simplex_weights
-from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, as_tensor, scaled, to_uint8, write_grid, write_png
+from discriminator_guidance.core.errors import ConfigError, InputError
+from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
+from discriminator_guidance.core.images import (
+    GRID_COLUMNS,
+    GRID_ROWS,
+    as_tensor,
+    scaled,
+    to_uint8,
+    write_grid,
+    write_png,
+)
+from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
+from discriminator_guidance.core.runtime import Compute, barrier, broadcast, gather_rows, is_first, prepare, rank, share
+from discriminator_guidance.core.runtime import world_size as processes
+from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.noise import generator, karras_sigmas, tau_from_sigma
-from discriminator_guidance.runtime import Compute, barrier, broadcast, gather_rows, is_first, prepare, rank, share
-from discriminator_guidance.runtime import world_size as processes
-from discriminator_guidance.sampler import sample
-from discriminator_guidance.settings import SamplerSettings
+from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime, fit_weights, interpolated
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance, simplex_weights
+from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.pairs import split_pairs
 
 Arrays = dict[str, np.ndarray]

@@ -13,11 +13,11 @@ from dguide.settings import Config
 from dguide.sources.cifar10 import read_cifar10
 from dguide.sources.digits import read_digits
 from dguide.tracking import Tracker
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import write_json, write_npz
-from discriminator_guidance.image_files import open_images, read_images
-from discriminator_guidance.images import GRID_COLUMNS, GRID_ROWS, Images, content_digest, write_grid
-from discriminator_guidance.noise import generator
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import write_json, write_npz
+from discriminator_guidance.core.image_files import open_images, read_images
+from discriminator_guidance.core.images import GRID_COLUMNS, GRID_ROWS, Images, content_digest, write_grid
+from discriminator_guidance.core.noise import generator
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dguide.settings import plain
-from discriminator_guidance.files import load_weights, save_weights, write_bytes
+from discriminator_guidance.core.files import load_weights, save_weights, write_bytes
 from discriminator_guidance.metrics.features import INCEPTION
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from dguide.report.page import build_report
 from dguide.settings import Config, plain
 from dguide.stages.guided import trajectory
 from dguide.tracking import Tracker, provenance
-from discriminator_guidance.files import write_json
-from discriminator_guidance.noise import tau_from_sigma
-from discriminator_guidance.runtime import is_first
+from discriminator_guidance.core.files import write_json
+from discriminator_guidance.core.noise import tau_from_sigma
+from discriminator_guidance.core.runtime import is_first
 
 PATH = ("sigma", "states", "denoised", "log_ratio")
 

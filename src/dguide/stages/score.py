@@ -13,10 +13,10 @@ from dguide.artifacts import Layout, network_training, read_released, save_netwo
 from dguide.settings import Config, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
-from discriminator_guidance.files import load_network, read_npz, save_weights
-from discriminator_guidance.images import as_tensor
+from discriminator_guidance.core.files import load_network, read_npz, save_weights
+from discriminator_guidance.core.images import as_tensor
+from discriminator_guidance.core.runtime import is_first, prepare
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.runtime import is_first, prepare
 from discriminator_guidance.training.loop import Snapshots
 from discriminator_guidance.training.score import holdout_loss, train_score
 

@@ -23,12 +23,12 @@ from dguide.settings.profile import promote
 from dguide.stages.guided import Arrays, batches_of, draw
 from dguide.studies.trials import GRID, complete, ended
 from dguide.tracking import Tracker
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import WEIGHT_FILES, read_json, read_npz, write_bytes, write_csv, write_json
-from discriminator_guidance.images import write_grid
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import WEIGHT_FILES, read_json, read_npz, write_bytes, write_csv, write_json
+from discriminator_guidance.core.images import write_grid
+from discriminator_guidance.core.runtime import allow_tf32, prepare
 from discriminator_guidance.metrics.distances import gaussian_of_features
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
-from discriminator_guidance.runtime import allow_tf32, prepare
 
 ENOUGH = 4  # different values under which only the history is drawn
 matplotlib.use("Agg")

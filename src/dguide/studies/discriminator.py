@@ -16,10 +16,10 @@ from dguide.stages.guided import open_networks
 from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, seconds, write_chart, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
 from dguide.tracking import Tracker
-from discriminator_guidance.errors import ConfigError, DivergenceError
+from discriminator_guidance.core.errors import ConfigError, DivergenceError
+from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.metrics.distances import frechet_influence
 from discriminator_guidance.networks.adm import MemberLogits
-from discriminator_guidance.settings import HeadSettings
 from discriminator_guidance.training.loop import Row
 
 WORD, TUNED = "discriminator", "tuned"

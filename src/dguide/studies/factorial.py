@@ -27,12 +27,12 @@ from dguide.settings.config import FactorialStudy
 from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, note_of, write_chart
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values, ended
 from dguide.tracking import Tracker
-from discriminator_guidance.files import read_npz, write_csv, write_json
-from discriminator_guidance.guidance import PROBABILITY_CLIP
+from discriminator_guidance.core.files import read_npz, write_csv, write_json
+from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
 from discriminator_guidance.metrics.features import Doubles
 from discriminator_guidance.metrics.significance import standard_error
-from discriminator_guidance.noise import tau_from_sigma
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP
 
 # What makes a cell: a set of members and how many of them, the first ones; levels; the number of a training replicate.
 CELL = ("set", "rule", "members", "steps", "w2", "boosting", "seed")

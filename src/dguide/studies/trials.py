@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from dguide import tracking
 from dguide.artifacts import Layout
 from dguide.settings import Config, plain
-from discriminator_guidance.errors import ConfigError, DivergenceError, InputError
-from discriminator_guidance.files import fingerprint, reason, sha256
+from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
+from discriminator_guidance.core.files import fingerprint, reason, sha256
 
 # User attributes of a trial: the name of one that a study begins with, which is never pruned; why it failed by itself.
 GRID, REASON = "grid", "reason"

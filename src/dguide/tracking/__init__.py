@@ -37,8 +37,8 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from discriminator_guidance.files import reason, sha256
-from discriminator_guidance.runtime import is_first, local_rank
+from discriminator_guidance.core.files import reason, sha256
+from discriminator_guidance.core.runtime import is_first, local_rank
 
 # Without a terminal, where a bar would fill a log and lines are as long as they have to be.
 LINE_EVERY_S, PLAIN_WIDTH = 10.0, 10_000

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.checkpoints.restricted_pickle import Call, read_pickle
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
 from discriminator_guidance.networks.edm import EDMPrecond
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"

@@ -11,8 +11,8 @@ from torch import nn
 
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import load_network, read_json
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import load_network, read_json
 from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond

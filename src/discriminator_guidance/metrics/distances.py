@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics.features import Doubles, Floats, comparable, extract_features
 from discriminator_guidance.metrics.significance import Estimate
 

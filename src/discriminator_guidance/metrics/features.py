@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import load_network, load_weights
-from discriminator_guidance.runtime import Compute
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import load_network, load_weights
+from discriminator_guidance.core.runtime import Compute
 
 
 class FidNetwork(nn.Module):

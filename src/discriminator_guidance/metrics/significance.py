@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from discriminator_guidance.errors import InputError
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics.features import Doubles
 
 NORMAL_95 = 1.96  # two-sided 95 % quantile of the standard normal distribution

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.networks.layers import attend, broadcast_batch, halve, sinusoidal_embedding
 
 TIME_SCALE = 999.0  # VP times in [0, 1] become the step numbers the embedding was made for

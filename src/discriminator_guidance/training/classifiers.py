@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from discriminator_guidance.files import Resumable
-from discriminator_guidance.images import as_tensor, scaled
-from discriminator_guidance.noise import generator
-from discriminator_guidance.runtime import Compute
-from discriminator_guidance.settings import TrainingSettings
+from discriminator_guidance.core.files import Resumable
+from discriminator_guidance.core.images import as_tensor, scaled
+from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.settings import TrainingSettings
 from discriminator_guidance.training.loop import Batch, Report, Row, train
 from discriminator_guidance.training.pairs import draw_noised
 

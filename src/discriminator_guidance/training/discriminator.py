@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.ensemble import Denoiser
-from discriminator_guidance.errors import InputError
-from discriminator_guidance.files import Resumable, save_weights
-from discriminator_guidance.image_files import open_images
-from discriminator_guidance.images import content_digest, scaled, to_uint8
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import Resumable, save_weights
+from discriminator_guidance.core.image_files import open_images
+from discriminator_guidance.core.images import content_digest, scaled, to_uint8
+from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
 from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
-from discriminator_guidance.noise import generator
-from discriminator_guidance.runtime import Compute
-from discriminator_guidance.sampler import sample
-from discriminator_guidance.settings import Checkpoint, DiscriminatorSettings
+from discriminator_guidance.sampling.ensemble import Denoiser
+from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training import loop
 from discriminator_guidance.training.loop import Batch, Report, Row, State, copied
 from discriminator_guidance.training.pairs import (

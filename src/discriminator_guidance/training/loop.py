@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.errors import DivergenceError
-from discriminator_guidance.files import Resumable
-from discriminator_guidance.noise import torch_seed
-from discriminator_guidance.runtime import add_up, add_up_numbers, broadcast, is_first, rank, share
-from discriminator_guidance.settings import DiscriminatorSettings, TrainingSettings
+from discriminator_guidance.core.errors import DivergenceError
+from discriminator_guidance.core.files import Resumable
+from discriminator_guidance.core.noise import torch_seed
+from discriminator_guidance.core.runtime import add_up, add_up_numbers, broadcast, is_first, rank, share
+from discriminator_guidance.core.settings import DiscriminatorSettings, TrainingSettings
 
 Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.images import as_tensor, scaled
-from discriminator_guidance.noise import (
+from discriminator_guidance.core.images import as_tensor, scaled
+from discriminator_guidance.core.noise import (
     generator,
     importance_times,
     marginal_mean,
@@ -19,7 +19,7 @@ from discriminator_guidance.noise import (
     quantile_grid,
     uniform_times,
 )
-from discriminator_guidance.runtime import Compute, gather_rows, share
+from discriminator_guidance.core.runtime import Compute, gather_rows, share
 
 
 @dataclass(frozen=True)

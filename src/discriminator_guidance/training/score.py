@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.files import Resumable
-from discriminator_guidance.images import scaled
-from discriminator_guidance.noise import generator, lognormal_sigmas
-from discriminator_guidance.runtime import Compute
-from discriminator_guidance.settings import ScoreSettings
+from discriminator_guidance.core.files import Resumable
+from discriminator_guidance.core.images import scaled
+from discriminator_guidance.core.noise import generator, lognormal_sigmas
+from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.settings import ScoreSettings
 from discriminator_guidance.training.loop import Batch, Report, Row, Snapshots, train
 
 HOLDOUT_DRAWS = 4

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from discriminator_guidance.images import scaled
-from discriminator_guidance.noise import lognormal_sigmas, marginal_mean, sigma_from_tau, tau_from_sigma
+from discriminator_guidance.core.images import scaled
+from discriminator_guidance.core.noise import lognormal_sigmas, marginal_mean, sigma_from_tau, tau_from_sigma
 from discriminator_guidance.training.loop import Batch
 from discriminator_guidance.training.pairs import Features, Pairs
 from discriminator_guidance.training.score import edm_loss

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from discriminator_guidance.ensemble import Denoiser, WeightsOfTime, shrunk_mean_logit
-from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.noise import marginal_mean, tau_from_sigma
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.noise import marginal_mean, tau_from_sigma
+from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime, shrunk_mean_logit
 
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
 EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)

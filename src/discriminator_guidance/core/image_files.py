@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from discriminator_guidance.errors import ConfigError, InputError, UserError
-from discriminator_guidance.files import array_header, load_arrays, open_archive, reason
-from discriminator_guidance.images import Images, shrink
+from discriminator_guidance.core.errors import ConfigError, InputError, UserError
+from discriminator_guidance.core.files import array_header, load_arrays, open_archive, reason
+from discriminator_guidance.core.images import Images, shrink
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")

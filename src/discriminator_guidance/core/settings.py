@@ -10,7 +10,7 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_transform
 
-from discriminator_guidance.errors import SettingError
+from discriminator_guidance.core.errors import SettingError
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from discriminator_guidance.errors import InputError, UserError
+from discriminator_guidance.core.errors import InputError, UserError
 
 if TYPE_CHECKING:  # commands that compute nothing start without torch
     import pandas as pd
@@ -189,7 +189,7 @@ class Resumable:
     """
 
     def __init__(self, root: Path, name: str, key: Mapping[str, Any]) -> None:
-        self.folder = root / name / fingerprint({**key, "code": source_hash(Path(__file__).parent)})[:20]
+        self.folder = root / name / fingerprint({**key, "code": source_hash(Path(__file__).parents[1])})[:20]
 
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
         """The arrays of a shard by name."""

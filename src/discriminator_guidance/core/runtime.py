@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from discriminator_guidance.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError
 
 if TYPE_CHECKING:  # commands that compute nothing start without torch
     import torch

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from discriminator_guidance.files import write_bytes
+from discriminator_guidance.core.files import write_bytes
 
 GRID_COLUMNS, GRID_ROWS = 12, 6
 GRID_PIXELS = 48  # at least, of one image in the grid

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.noise import marginal_mean, sigma_from_tau, tau_from_sigma
+from discriminator_guidance.core.noise import marginal_mean, sigma_from_tau, tau_from_sigma
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
 RawLogits = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (M, N) raw logits, differentiable in x_vp

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.ensemble import Denoiser
-from discriminator_guidance.errors import ConfigError
-from discriminator_guidance.guidance import DiscriminatorGuidance
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.sampling.ensemble import Denoiser
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 
 
 def from_diffusers(unet: Any, scheduler: Any, **conditions: Any) -> Denoiser:

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from discriminator_guidance.ensemble import Denoiser
-from discriminator_guidance.errors import ConfigError, DivergenceError
-from discriminator_guidance.guidance import DiscriminatorGuidance, Guidance
-from discriminator_guidance.noise import karras_sigmas, normal, normal_batch
-from discriminator_guidance.settings import SamplerSettings
+from discriminator_guidance.core.errors import ConfigError, DivergenceError
+from discriminator_guidance.core.noise import karras_sigmas, normal, normal_batch
+from discriminator_guidance.core.settings import SamplerSettings
+from discriminator_guidance.sampling.ensemble import Denoiser
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance, Guidance
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
