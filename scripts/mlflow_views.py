@@ -8,7 +8,7 @@ import mlflow
 COLUMNS = [("metric", key) for key in ("fid", "fid_low", "fid_high", "kid")]
 COLUMNS += [("param", key) for key in ("rule", "members", "weights", "w1", "w2")] + [("tag", "dvc.experiment")]
 # MLflow's page of runs reads its state from a tag of the experiment, where its own Share button writes it. Ordered by a
-# metric, runs are listed by themselves; otherwise they are folded into the run of their pipeline.
+# metric, runs are listed by themselves; otherwise those of variants are folded into the run `evaluation`.
 VIEWS = {
     "fid": {
         "searchFilter": "attributes.run_name LIKE 'evaluation/%'",

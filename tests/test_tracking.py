@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -24,10 +23,9 @@ from dguide import tracking
 from dguide.artifacts import training_report
 from dguide.run import run_stage
 from discriminator_guidance.core.files import sha256
-from discriminator_guidance.networks.adm import MemberLogits
 
 from .commands import PROJECT, environment, run, succeed
-from .stages.conftest import load, only, prepare_study, tiny_settings, write_params
+from .stages.conftest import only, prepare_study, tiny_settings, write_params
 from .studies import worker
 
 ON = {"DGUIDE_TRACKING": "on"}
@@ -59,17 +57,15 @@ def runs(client: Any, experiment: str) -> dict[str, Any]:
     return {run.info.run_name: run for run in client.search_runs([stored.experiment_id])}
 
 
-def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: Any) -> None:
-    np.savez(project / "real.npz", images=np.zeros((5, 8, 8, 3), np.uint8))
+def test_a_run_has_its_curves_settings_and_files(project: Path, store: Any) -> None:
     (project / "grid.png").write_bytes(b"grid")
     settings = {"network": {"channels": [1, 2]}, "w1": 2.0, "note": "x" * 7000}
     with tracking.run("members", "discriminator/d0", {"member": "d0"}, settings) as tracker:
-        tracker.inputs({"real": project / "real.npz", "fake": project / "absent.npz"})
         for epoch in (1, 2, 3):
             tracker.metrics(epoch, {"loss": 1 / epoch, "broken": float("nan")})
         tracker.params({"epochs": 12})
         tracker.artifact(project / "grid.png")
-        tracker.summary({"loss": 9.0, "auroc": 0.7, "checkpoint": "last"})
+        tracker.summary({"auroc": 0.7, "checkpoint": "last"})
     (stored,) = runs(store, "members").values()
     assert (stored.info.run_name, stored.info.status) == ("discriminator/d0", "FINISHED")
     assert stored.data.tags["member"] == "d0"
@@ -79,10 +75,6 @@ def test_a_run_has_its_curves_settings_inputs_and_files(project: Path, store: An
     params = stored.data.params
     shown = [params[key] for key in ("network.channels", "w1", "epochs")]
     assert [*shown, len(params["note"])] == ["1, 2", "2.0", "12", 6000]
-    (images,) = stored.inputs.dataset_inputs
-    assert {tag.key: tag.value for tag in images.tags}["sha256"] == sha256(project / "real.npz")
-    assert (images.dataset.name, json.loads(images.dataset.source)["uri"]) == ("real", str(project / "real.npz"))
-    assert '"shape": [-1, 8, 8, 3]' in json.loads(images.dataset.schema)["mlflow_tensorspec"]["features"]
     assert Path(store.download_artifacts(stored.info.run_id, "grid.png")).read_bytes() == b"grid"
 
 
@@ -118,20 +110,21 @@ def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, numbe
     assert status == "KILLED"
 
 
-def test_a_stage_that_runs_again_replaces_its_earlier_run_when_it_is_finished(store: Any) -> None:
+def test_a_finished_run_replaces_those_of_its_name_and_code(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
-    for loss, error in ((1.0, None), (2.0, KeyboardInterrupt), (3.0, None)):
-        with suppress(KeyboardInterrupt), tracking.run("again", "score/r0", {"stage": "score"}, {}) as tracker:
-            with tracking.run("again", "score/r1", {"stage": "score"}, {}) as nested:
-                nested.summary({"loss": 0.0})
+    for loss, error, experiment in ((1.0, None, ""), (2.0, KeyboardInterrupt, ""), (3.0, None, ""), (4.0, None, "exp")):
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        tracking._origin.cache_clear()
+        with suppress(KeyboardInterrupt), tracking.run("again", "evaluation", {}, {}) as tracker:
+            with tracking.run("again", f"evaluation/{loss}", {}, {}):
+                pass
             tracker.summary({"loss": loss})
             if error is not None:
                 raise error
-        experiment = store.get_experiment_by_name("again").experiment_id
-        stored = store.search_runs([experiment], "attributes.run_name = 'score/r0'")
-        losses.append([run.data.metrics["loss"] for run in stored])
-    assert losses == [[1.0], [2.0, 1.0], [3.0]]
-    assert list(runs(store, "again")) == ["score/r1", "score/r0", "pipeline/without git"]
+        stored = store.search_runs([store.get_experiment_by_name("again").experiment_id])
+        losses.append([run.data.metrics["loss"] for run in stored if run.info.run_name == "evaluation"])
+    assert losses == [[1.0], [2.0, 1.0], [3.0], [4.0, 3.0]]
+    assert sorted(runs(store, "again")) == ["evaluation", "evaluation/3.0", "evaluation/4.0"]
 
 
 def test_an_evaluation_can_be_compared_in_the_runs_table(
@@ -153,25 +146,7 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
     results = json.loads((project / "study/reports/mini/evaluation/mean_prob.json").read_text())
     assert {key: measured.metrics[key] for key in results} == pytest.approx(results, rel=1e-8)
     parents = {run.data.tags.get("mlflow.parentRunId") for name, run in recorded.items() if "/" in name}
-    assert parents == {None, recorded["pipeline/without git"].info.run_id, recorded["evaluation"].info.run_id}
-
-
-def test_the_best_discriminator_is_a_model_that_mlflow_loads(
-    project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import mlflow
-
-    study = prepare_study(project / "registry", tiny_settings())
-    monkeypatch.chdir(project / "registry")
-    run_stage("discriminator", Path("params.yaml"), member="d0")
-    mlflow.set_tracking_uri(f"sqlite:///{project / 'registry/mlflow.db'}")
-    model = mlflow.pyfunc.load_model("models:/discriminator-mini@best")
-    size = study[0].real.image_size
-    x_vp, tau = np.random.default_rng(0).normal(size=(3, 1, size, size)).astype(np.float32), np.full(3, 0.5, np.float32)
-    members = MemberLogits(load(study[1], "extractor"), [load(study[1], "discriminator/d0")])
-    expected = members(torch.from_numpy(x_vp), torch.from_numpy(tau))[0]
-    images = [{"x_vp": image.tolist(), "tau": 0.5} for image in x_vp]
-    np.testing.assert_allclose(model.predict(images), expected.numpy(), rtol=1e-6)
+    assert parents == {None, recorded["evaluation"].info.run_id}
 
 
 def test_trials_are_nested_runs_with_their_end_in_their_status(

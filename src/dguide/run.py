@@ -17,7 +17,6 @@ from discriminator_guidance.core.errors import ConfigError, UserError
 from discriminator_guidance.core.runtime import alone, barrier, is_first, rank, world_size
 
 if TYPE_CHECKING:
-    from dguide.artifacts import Layout
     from dguide.settings import Config
 
 # OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
@@ -67,7 +66,6 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             name = "/".join(filter(None, [word, *row.values(), layout.replicate]))
             tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
             with tracking.run(config.profile, name, tags, _settings(settings, word, row)) as tracker:
-                tracker.inputs(_inputs(layout, word))
                 result: dict[str, Any] = stage.run(settings, layout, tracker, *row.values())
                 tracker.summary(result)
             results.append({"replicate": number, **result} if layout.replicate else result)
@@ -110,14 +108,6 @@ def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
 
     words = {"runtime", word, *(("sampler",) if word == "fake" else ())}
     return {**{key: value for key, value in plain(config).items() if key in words}, **row}
-
-
-def _inputs(layout: Layout, word: str) -> dict[str, Path]:
-    """The image sets that a stage reads."""
-    real, fake = layout.real / "train.npz", layout.fake / "samples.npz"
-    sets = {"score": {"real": real}, "extractor": {"real": real}, "fid_network": {"real": real},
-            "discriminator": {"real": real, "fake": fake}, "evaluation": {"real": real}}  # fmt: skip
-    return sets.get(word, {})
 
 
 @contextmanager

@@ -8,7 +8,6 @@ DGUIDE_TRACKING=off (no tracking).
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import logging
 import math
@@ -19,7 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -27,11 +25,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import IO, Any
 
-import numpy as np
 from rich.box import HEAVY_HEAD
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -46,11 +41,7 @@ LINE_EVERY_S, PLAIN_WIDTH = 10.0, 10_000
 
 @contextmanager
 def bar(description: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
-    """Show progress on standard error; yields a function to be called with the number of units just done.
-
-    The time left follows from the speed of this process: `done` units, and those that it is told are `resumed`, were
-    done by an earlier one.
-    """
+    """Show progress on standard error; yields what takes the units just done, by an earlier process if `resumed`."""
     console = Console(stderr=True, quiet=not is_first() or local_rank() > 0)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
     text, plain = TextColumn("{task.description}", markup=False), not console.is_terminal
@@ -110,16 +101,11 @@ PATIENCE_S = 30.0  # with MLflow, when the work is done; its own limits are shor
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "1",
     "PGCONNECT_TIMEOUT": "5",
 }
-PARENT = "mlflow.parentRunId"
-MODEL = (
-    "The weights are in DVC, at the path in tag `weights`. Alias `best` has the smallest validation loss. "
-    "In the project folder, `mlflow.pyfunc.load_model` loads a discriminator."
-)
+VERSION = ("mlflow.runName", "commit", "dvc.experiment")  # tags that a run shares with those that it replaces
 
 _recorder: IO[str] | None = None  # of this command: what it reads
 
@@ -128,68 +114,43 @@ class Tracker:
     """The run in MLflow that was opened last; the work only sends the calls, and the recorder carries them out."""
 
     def __init__(self, mlflow: Any = None) -> None:
-        self.status, self.mlflow = "FINISHED", mlflow
-        self._curves, self._points = set[tuple[str, str]](), list[Any]()
+        self.status, self.mlflow, self._points = "FINISHED", mlflow, list[Any]()  # points of curves on their way
         for method in vars(Tracker) if mlflow is None else ():
             if not method.startswith("_"):
                 setattr(self, method, partial(_send, method))
 
     def start(self, experiment: str, name: str, tags: dict[str, str]) -> None:
-        """Open a run in the one that is open, a stage's in that of its commit; create the experiment if need be."""
+        """Open a run, in the one that is open if any; create the experiment if need be."""
         client, outer = self.mlflow.MlflowClient(), self.mlflow.active_run()
         folder = (_project() / "mlartifacts").as_uri() if self.mlflow.get_tracking_uri().startswith("sqlite") else None
         stored = client.get_experiment_by_name(experiment)
         identifier = stored.experiment_id if stored else client.create_experiment(experiment, folder)
-        if outer is None and tags.get("stage", "study") != "study":  # the first stage makes the run of its commit
-            pipeline = f"pipeline/{tags['dvc.experiment'] or tags['commit'][:12]}"
-            made = client.search_runs([identifier], f"attributes.run_name = '{pipeline}'", max_results=1)
-            parent = made[0] if made else client.create_run(identifier, run_name=pipeline, tags={"stage": "pipeline"})
-            client.set_terminated(parent.info.run_id)
-            tags[PARENT] = parent.info.run_id
-        how = {"nested": True, "log_system_metrics": outer is None}
-        self.mlflow.start_run(experiment_id=identifier, run_name=name, tags=tags, **how)
+        kind = {"nested": True, "log_system_metrics": outer is None}
+        self.mlflow.start_run(experiment_id=identifier, run_name=name, tags=tags, **kind)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log one point of each curve."""
-        self._curves |= {(self.mlflow.active_run().info.run_id, key) for key in values}
         self._points.append(self.mlflow.log_metrics(_finite(values), step=step, synchronous=False))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Log final numbers, but for those that end a curve."""
-        run_id = self.mlflow.active_run().info.run_id
-        self.mlflow.log_metrics(_finite({key: values[key] for key in values if (run_id, key) not in self._curves}))
+        """Log final numbers."""
+        self.mlflow.log_metrics(_finite(values))
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; nested mappings get dotted names."""
         self.mlflow.log_params(_flat(values))
-
-    def inputs(self, files: Mapping[str, Path]) -> None:
-        """Log the image sets that the run reads, by name: path, shape, SHA-256."""
-        for name, path in files.items():
-            if Path(path).is_file():
-                digest, images = sha256(Path(path)), np.load(path, allow_pickle=False)["images"]
-                data = self.mlflow.data.from_numpy(images, source=str(path), name=name, digest=digest[:36])
-                self.mlflow.log_input(data, tags={"sha256": digest})
 
     def artifact(self, path: Path) -> None:
         """Attach a copy of a small file."""
         self.mlflow.log_artifact(path)
 
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
-        """Register weights, which stay where DVC keeps them, as a new version.
-
-        With a loss they are a discriminator's: a model that `mlflow.pyfunc` loads, and `best` is set again.
-        """
+        """Register weights, which stay where DVC keeps them, as a new version; `best` has the smallest loss."""
         path, client, run = os.path.relpath(weights), self.mlflow.MlflowClient(), self.mlflow.active_run().info
         tags = {"weights": path, "weights.sha256": sha256(Path(path)), "validation_loss": str(loss)}
-        if loss is None:
-            model = self.mlflow.create_external_model(name=name, source_run_id=run.run_id, tags=tags).model_id
-        else:
-            loader, config = Path(__file__).with_name("model.py"), {"folder": str(Path(path).parent)}
-            how = {"python_model": str(loader), "pip_requirements": ["discriminator-guidance"]}
-            model = self.mlflow.pyfunc.log_model(name=name, model_config=config, tags=tags, **how).model_id
+        model = self.mlflow.create_external_model(name=name, source_run_id=run.run_id, tags=tags).model_id
         with suppress(self.mlflow.MlflowException):  # it exists
-            client.create_registered_model(name, description=MODEL)
+            client.create_registered_model(name)
         client.create_model_version(name, f"models:/{model}", run.run_id, tags, description=path, model_id=model)
         if loss is not None:
             versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
@@ -198,15 +159,16 @@ class Tracker:
             client.set_registered_model_alias(name, "best", best.version)
 
     def end(self, status: str) -> None:
-        """Deliver what is on its way and close the run; a finished one replaces those of its name and parent."""
+        """Deliver what is on its way and close the run; a finished stage replaces its earlier run of the same code."""
         run, points, self._points = self.mlflow.active_run(), self._points, []
         self.mlflow.end_run(status)
-        search = partial(self.mlflow.MlflowClient().search_runs, [run.info.experiment_id])
-        if status == "FINISHED" and (parent := run.data.tags.get(PARENT)):
-            for earlier in search(f"attributes.run_name = '{run.info.run_name}' AND tags.`{PARENT}` = '{parent}'"):
-                if earlier.info.run_id != run.info.run_id:  # MLflow can restore it
-                    for nested in [earlier, *search(f"tags.`{PARENT}` = '{earlier.info.run_id}'")]:
-                        self.mlflow.delete_run(nested.info.run_id)
+        search, tags = partial(self.mlflow.search_runs, [run.info.experiment_id], output_format="list"), run.data.tags
+        if status == "FINISHED" and tags.get("stage") != "study":
+            same = " AND ".join(f"tags.`{key}` = '{tags[key]}'" for key in VERSION)
+            for earlier in search(filter_string=f"{same} AND attributes.run_id != '{run.info.run_id}'"):
+                for nested in search(filter_string=f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}'"):
+                    self.mlflow.delete_run(nested.info.run_id)  # MLflow can restore it
+                self.mlflow.delete_run(earlier.info.run_id)
         for point in points:
             point.wait()
 
@@ -220,10 +182,7 @@ def _send(method: str, *arguments: Any) -> None:
 
 @contextmanager
 def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[Tracker]:
-    """Track the enclosed work as one run, nested in the run around it, if any.
-
-    Its status is FINISHED, or what the work sets; FAILED after an exception, KILLED after an interruption.
-    """
+    """Track the work as a run; its status is the tracker's, FAILED by an exception, KILLED by an interruption."""
     with recording():
         tracker = Tracker()
         tracker.start(experiment, name, {**tags, **_origin(_project())})
@@ -245,8 +204,9 @@ def recording() -> Iterator[None]:
         yield
         return
     command = [sys.executable, "-P", "-W", "ignore", "-c", "from dguide.tracking import record; record()"]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
-    process = subprocess.Popen(command, start_new_session=True, **pipes)  # signals to the work do not reach a session
+    # The pipe takes thousands of calls, so that the work does not wait while MLflow is slow.
+    pipe: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "pipesize": 2**20}
+    process = subprocess.Popen(command, start_new_session=True, **pipe)  # signals to the work do not reach a session
     try:
         _recorder = process.stdin
         yield
@@ -265,22 +225,18 @@ def record() -> None:
         signal.signal(number, signal.SIG_IGN)
     logging.disable()
     os.environ.update({**ENVIRONMENT, **os.environ})
-    received: SimpleQueue[str] = SimpleQueue()  # filled also while MLflow is slow, so that the work never waits
-    Thread(target=lambda: deque(map(received.put, chain(sys.stdin, [""])), maxlen=0), daemon=True).start()
-    messages, status, warned = (json.loads(line) for line in iter(received.get, "")), "KILLED", False
+    warned = False
     try:
-        gc.disable()  # it takes a fifth of an import of this size
         import mlflow
         from mlflow.store.db import utils
 
-        gc.enable()
         utils.MAX_RETRY_COUNT = 1  # ten tries to reach a database take 105 s
         mlflow.set_tracking_uri(_address())
         tracker, folder = Tracker(mlflow), os.open(_project(), os.O_RDONLY)
         fcntl.flock(folder, fcntl.LOCK_EX)  # two recorders that create a database's tables at once would fail
         mlflow.search_experiments(max_results=1)
         os.close(folder)
-        for method, *arguments in messages:
+        for method, *arguments in map(json.loads, sys.stdin):
             try:
                 getattr(tracker, method)(*arguments)
             except Exception as error:
@@ -290,12 +246,11 @@ def record() -> None:
                 if not warned:
                     _warn(error, "not all is tracked")
                 warned = True
-    except Exception as error:  # MLflow is gone; at the end it may be back
+    except Exception as error:  # MLflow is gone
         _warn(error)
-        status = next((arguments[0] for method, *arguments in messages if method == "end"), status)
     with suppress(Exception):
-        while tracker.mlflow.active_run() is not None:
-            tracker.end(status)
+        while tracker.mlflow.active_run() is not None:  # the work was killed
+            tracker.end("KILLED")
 
 
 def provenance(root: Path) -> dict[str, Any]:
