@@ -17,9 +17,8 @@ import pytest
 
 from dguide import cli
 from dguide.__main__ import main
-from dguide.artifacts import Layout
 from dguide.run import one_line_errors
-from dguide.settings import load_config, plain
+from dguide.settings import Layout, load_config, plain
 from discriminator_guidance.core.files import write_json
 
 from .commands import PROJECT, refused, run, succeed

@@ -18,8 +18,7 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
-from dguide.artifacts import Layout
-from dguide.settings import load_config
+from dguide.settings import Layout, load_config
 from dguide.settings.profile import use_profile
 
 from .commands import PROJECT, environment

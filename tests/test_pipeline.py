@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from dguide.artifacts import Layout
-from dguide.settings import load_config
+from dguide.settings import Layout, load_config
 
 from .commands import PROJECT, TORCHRUN, environment, run, succeed, unshared
 from .preforked import preforked

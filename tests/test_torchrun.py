@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dguide.artifacts import Layout
+from dguide.settings import Layout
 from discriminator_guidance.core.runtime import share
 
 from .commands import TORCHRUN, succeed

@@ -20,7 +20,6 @@ import torch
 from optuna.trial import TrialState
 
 from dguide import tracking
-from dguide.artifacts import training_report
 from dguide.run import run_stage
 from discriminator_guidance.core.files import sha256
 
@@ -274,7 +273,7 @@ def test_the_time_left_follows_from_the_speed_of_this_process(
         time.sleep(0.3)
         advance(1)
         assert left() > 25
-    with training_report(tracking.Tracker(), "training", 600, "epochs") as report:
+    with tracking.training_report(tracking.Tracker(), "training", 600, "epochs") as report:
         for epoch in range(1, 501):  # which a checkpoint had
             report(epoch, {})
         time.sleep(0.3)

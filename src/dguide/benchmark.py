@@ -46,8 +46,7 @@ from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
 
 if TYPE_CHECKING:
-    from dguide.artifacts import Layout
-    from dguide.settings import Config
+    from dguide.settings import Config, Layout
 
 Call = Callable[[int], object]  # of a number of images
 Network = TypeVar("Network", bound=nn.Module)

@@ -17,8 +17,7 @@ from discriminator_guidance.core.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from dguide.artifacts import Layout
-    from dguide.settings import Config
+    from dguide.settings import Config, Layout
 
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
 MOST_SEEDS = 10**6
@@ -52,8 +51,7 @@ Folder = Annotated[Path, typer.Argument(help="Where model.safetensors and config
 
 def _opened(params: Path) -> tuple[Config, Layout]:
     """The settings, whose types take a while to import, and the folders of their profile."""
-    from dguide.artifacts import Layout
-    from dguide.settings import load_config
+    from dguide.settings import Layout, load_config
 
     settings = load_config(params)
     return settings, Layout(Path.cwd(), settings.profile)

@@ -14,8 +14,8 @@ import torch
 from torch.utils.benchmark import timer  # waits for a GPU
 
 from dguide import tracking
-from dguide.artifacts import REPLICATED
 from dguide.benchmark import EDGE, Calls, head_network, real_images, timed
+from dguide.settings import REPLICATED
 from dguide.stages.discriminator import head_settings
 from dguide.stages.guided import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
@@ -23,8 +23,7 @@ from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 
 if TYPE_CHECKING:
-    from dguide.artifacts import Layout
-    from dguide.settings import Config, Variant
+    from dguide.settings import Config, Layout, Variant
 
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy

@@ -40,8 +40,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     divide the replicates, as `work_apart` says, or what is done in each. Work folders stay until all outputs of all
     replicates are written, so that no kill costs a finished one; DVC deletes outputs before it runs a stage again.
     """
-    from dguide.artifacts import REPLICATED, Layout
-    from dguide.settings import load_config
+    from dguide.settings import REPLICATED, Layout, load_config
 
     config = load_config(params)
     for kind, name in row.items():

@@ -71,6 +71,25 @@ def bar(description: str, total: int, unit: str, done: int = 0) -> Iterator[Call
         say(f" in {took:.0f} s")
 
 
+PAUSE_S = 0.002  # no row of a training curve takes less
+
+
+@contextmanager
+def training_report(tracker: Tracker, description: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """Show the progress of a training and track its curve; yields what takes units done so far and a row."""
+    with bar(description, total, unit) as advance:
+        done, reported = 0, time.monotonic()
+
+        def report(now: int, row: Mapping[str, float]) -> None:
+            nonlocal done, reported
+            # A resumed training reports the rows of its checkpoint again, without a pause.
+            advance(now - done, resumed=time.monotonic() - reported < PAUSE_S)
+            tracker.metrics(now, row)
+            done, reported = now, time.monotonic()
+
+        yield report
+
+
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print results as a table on standard output; plain aligned columns where there is no terminal."""
     console = Console(markup=False, emoji=False, highlight=False)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from dguide import tracking
-from dguide.artifacts import Layout
 from dguide.run import locked, run_stage
+from dguide.settings import Layout
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import Resumable
 from tests.commands import refused, run

@@ -16,8 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from dguide.artifacts import Layout
-from dguide.settings import Config, load_config
+from dguide.settings import Config, Layout, load_config
 from discriminator_guidance.core.files import load_network, save_weights, write_json, write_npz
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.metrics.features import FidNetwork, load_fid_network

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dguide.artifacts import Layout
+from dguide.settings import Layout
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import write_npz
 from discriminator_guidance.metrics.classification import classification_scores
@@ -94,7 +94,7 @@ def test_no_result_says_when_where_or_by_which_commit(sampled: Tiny) -> None:
 def test_every_variant_is_compared_with_every_other(sampled: Tiny) -> None:
     results = evaluated(sampled)
     _, layout = sampled
-    rows = pd.read_csv(layout.differences).set_index(["variant", "other"])
+    rows = pd.read_csv(layout.report / "details/differences.csv").set_index(["variant", "other"])
     assert set(rows.index) == set(permutations(results, 2))
     assert results["edm"]["delta_fid"] == results["edm"]["delta_high"] == results["edm"]["delta_kid"] == 0
     assert results["edm"]["delta_kid_holdout_ci95"] == [0, 0]

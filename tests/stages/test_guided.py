@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dguide.artifacts import Layout
+from dguide.settings import Layout
 from dguide.stages import guided
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import load_weights, save_weights

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dguide.artifacts import Layout
-from dguide.settings import load_config
+from dguide.settings import Layout, load_config
 from dguide.sources.digits import read_digits
 from dguide.stages import real
 from dguide.tracking import Tracker

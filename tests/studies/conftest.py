@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dguide.artifacts import Layout
-from dguide.settings import load_config
+from dguide.settings import Layout, load_config
 from dguide.studies.trials import run_study
 from tests.stages.conftest import Tiny, made, tiny, tiny_settings, write_params
 

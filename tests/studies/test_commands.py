@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dguide.artifacts import Layout
-from dguide.settings import load_config, row_of
+from dguide.settings import Layout, load_config, row_of
 from dguide.studies.common import promote_winner
 from dguide.studies.trials import run_study
 from discriminator_guidance.core.errors import ConfigError, InputError

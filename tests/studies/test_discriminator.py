@@ -9,8 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from dguide.artifacts import Layout
-from dguide.settings import load_config
+from dguide.settings import Layout, load_config
 from dguide.studies.discriminator import starting_points, suggest
 from dguide.studies.trials import run_study
 from discriminator_guidance.core.errors import ConfigError

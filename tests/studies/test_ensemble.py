@@ -13,8 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from dguide.artifacts import Layout
-from dguide.settings import load_config
+from dguide.settings import Layout, load_config
 from dguide.studies.ensemble import simplex_point, starting_points, suggest
 from dguide.studies.trials import run_study
 from discriminator_guidance.core.errors import InputError

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import optuna
 
-from dguide.artifacts import Layout
-from dguide.settings import load_config
+from dguide.settings import Layout, load_config
 from dguide.studies import trials
 from dguide.studies.trials import StudyPlan, open_study, run_trials
 from discriminator_guidance.core.errors import DivergenceError

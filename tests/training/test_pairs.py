@@ -11,13 +11,13 @@ from scipy import stats
 
 from discriminator_guidance.core.images import scaled
 from discriminator_guidance.core.noise import generator, importance_times, marginal_mean, marginal_std
+from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.training.pairs import (
     bootstrap_rows,
     draw_noised,
     grid_features,
     pair_up,
     permuted_labels,
-    split_pairs,
 )
 
 from .test_discriminator import brightness, make_pairs

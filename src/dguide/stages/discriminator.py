@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 from torch.nn.functional import one_hot
 
-from dguide.artifacts import Layout, read_released, resumable, training_report
-from dguide.settings import Config, Member, plain
+from dguide.settings import Config, Layout, Member, plain, resumable
 from dguide.settings.config import Discriminator
-from dguide.tracking import Tracker
+from dguide.stages.networks import read_released
+from dguide.tracking import Tracker, training_report
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core import files
 from discriminator_guidance.core.runtime import Compute, allow_tf32, is_first, prepare, world_size
@@ -176,7 +176,7 @@ def start_head(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet:
     folder = layout.start(member.start)
     if not member.start.startswith("models/"):
         wanted = {"in_channels": channels, "image_size": size, "out_channels": 1, "condition": cond}
-        return read_released(read_adm, layout, member.start, "the member's start", wanted)[0]
+        return read_released(read_adm, layout.root, member.start, "the member's start", wanted)[0]
     if folder != layout.model("extractor"):
         last = folder / LAST if (folder / LAST).is_dir() else folder
         return files.load_network(EncoderUNet, last, "discriminator")

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from dguide import tracking
-from dguide.artifacts import Layout
-from dguide.settings import Config, Variant, plain
+from dguide.settings import Config, Layout, Variant, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
@@ -121,7 +120,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     for path in (path for folder in folders for path in folder.glob("*.json")):
         if path.stem not in config.variants:  # a row that the settings no longer have
             path.unlink()
-    write_csv(layout.differences, differences(evaluated))
+    write_csv(layout.details(settings.baseline).with_name("differences.csv"), differences(evaluated))
     for name in config.variants:  # rows of the runs table in MLflow
         tags = {"stage": "evaluation", "profile": config.profile, "variant": name}
         with tracking.run(config.profile, f"evaluation/{name}", tags, _described(config, name)) as nested:

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from dguide.artifacts import Layout, network_training, read_released, save_network
-from dguide.settings import Config, plain
+from dguide.settings import Config, Layout, plain
+from dguide.stages.networks import network_training, read_released, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core.files import read_npz
@@ -24,7 +24,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     if settings.source == "adm":
         wanted = {"image_size": size, "in_channels": channels, "condition": False}
-        released, arguments = read_released(read_adm, layout, settings.path, "extractor.path", wanted)
+        released, arguments = read_released(read_adm, layout.root, settings.path, "extractor.path", wanted)
         return {"source": settings.path, **save_network(layout, tracker, "extractor", released, arguments)}
 
     torch.manual_seed(settings.training.seed)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dguide import tracking
-from dguide.artifacts import Layout
-from dguide.settings import Config
+from dguide.settings import Config, Layout
 from dguide.stages.guided import Arrays, batches_of, draw, write_samples
 from dguide.tracking import Tracker
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from dguide import tracking
-from dguide.artifacts import Layout, released_file
 from dguide.report.format import estimate, verdict
+from dguide.stages.networks import released_file
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import read_json
@@ -125,7 +125,7 @@ def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str
     if choice == "inception" or choice.endswith(".pth"):
         key = "--network inception (dguide fetch inception --params configs/cifar10.yaml)"
         path = INCEPTION_WEIGHTS if choice == "inception" else choice
-        weights = released_file(Layout(Path.cwd(), ""), path, key)
+        weights = released_file(Path.cwd(), path, key)
         return "FID", InceptionFeatures(read_state_dict(weights)).to(compute.device).eval().requires_grad_(False)
     folder = Path(choice).parent if choice.endswith(".safetensors") else Path(choice)
     arguments = read_json(folder / "config.json", "fid_network")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from dguide import tracking
-from dguide.artifacts import Layout, network_training, released_file, save_network
-from dguide.settings import Config
+from dguide.settings import Config, Layout
+from dguide.stages.networks import network_training, released_file, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.errors import InputError
@@ -25,7 +25,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     holdout = read_npz(layout.real / "holdout.npz", ["images"], "real")
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     if settings.source == "inception":
-        path = released_file(layout, settings.path, "fid_network.path")
+        path = released_file(layout.root, settings.path, "fid_network.path")
         if settings.sha256 is not None and (digest := sha256(path)) != settings.sha256:
             remedy = "download the file again, or correct fid_network.sha256"
             raise InputError(f"sha256 {settings.sha256} of {settings.path}", digest, remedy)

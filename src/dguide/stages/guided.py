@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from dguide import tracking
-from dguide.artifacts import Layout, require_arguments, resumable
-from dguide.settings import Config, SampleRange, Variant, plain
+from dguide.settings import Config, Layout, SampleRange, Variant, plain, resumable
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
@@ -36,12 +35,12 @@ from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from
 from discriminator_guidance.core.runtime import Compute, barrier, broadcast, gather_rows, is_first, prepare, rank, share
 from discriminator_guidance.core.runtime import world_size as processes
 from discriminator_guidance.core.settings import SamplerSettings
+from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime, fit_weights, interpolated
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance, simplex_weights
 from discriminator_guidance.sampling.sampler import sample
-from discriminator_guidance.training.pairs import split_pairs
 
 Arrays = dict[str, np.ndarray]
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on
@@ -203,21 +202,21 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
 def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:
     """Read the networks of a variant and check that they are of the profile's kind."""
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
-    score, wanted = layout.model("score"), {"cond": config.cond}
+    score, members, worse = layout.model("score"), None, None
     denoiser = compute.place(load_network(EDMPrecond, score / (variant.network or ""), "score"))
-    remedy = "run stage score again or change cond"
-    require_arguments("a score network", wanted, {"cond": denoiser.label_dim > 0}, remedy)
-    members, worse = None, None
+    conditional = {"score network": denoiser.label_dim > 0}
     if variant.members:
-        heads, remedy = [], "run stage discriminator again or change cond"
-        for name in variant.members:
-            head = load_network(EncoderUNet, layout.discriminator(name), "discriminator")
-            heads.append(compute.place(head))
-            require_arguments(f"a discriminator {name}", wanted, {"cond": head.arguments["condition"]}, remedy)
+        folders = {f"discriminator {name}": layout.discriminator(name) for name in variant.members}
+        heads = {name: load_network(EncoderUNet, folder, "discriminator") for name, folder in folders.items()}
         extractor = load_network(EncoderUNet, layout.model("extractor"), "extractor")
-        members = MemberLogits(compute.place(extractor), heads)
+        members = MemberLogits(compute.place(extractor), [compute.place(head) for head in heads.values()])
+        conditional |= {name: head.arguments["condition"] for name, head in heads.items()}
     if variant.autoguidance is not None:
         worse = compute.place(load_network(EDMPrecond, score / variant.autoguidance.network, "score"))
+    for name, cond in conditional.items():
+        if cond != config.cond:
+            remedy = f"run stage {name.partition(' ')[0]} again or change cond"
+            raise InputError(f"a {name} with cond {config.cond}", f"cond {cond}", remedy)
     return Networks(compute, denoiser, members, worse)
 
 

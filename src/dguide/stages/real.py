@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from dguide import tracking
-from dguide.artifacts import Layout
-from dguide.settings import Config
+from dguide.settings import Config, Layout
 from dguide.sources.cifar10 import read_cifar10
 from dguide.sources.digits import read_digits
 from dguide.tracking import Tracker

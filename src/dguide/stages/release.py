@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dguide.settings import plain
+from dguide.settings import Config, Layout, plain
 from discriminator_guidance.core.files import load_weights, save_weights, write_bytes
 from discriminator_guidance.metrics.features import INCEPTION
-
-if TYPE_CHECKING:
-    from dguide.artifacts import Layout
-    from dguide.settings import Config
 
 CARD = """---
 library_name: discriminator-guidance

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from dguide import tracking
-from dguide.artifacts import Layout
 from dguide.report.gather import Trajectory, gather
 from dguide.report.page import build_report
-from dguide.settings import Config, plain
+from dguide.settings import Config, Layout, plain
 from dguide.stages.guided import trajectory
 from dguide.tracking import Tracker, provenance
 from discriminator_guidance.core.files import write_json
@@ -33,10 +32,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             tau = tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()
             trajectories[name] = Trajectory(tau=tau, **{key: arrays[key] for key in PATH})
             advance(1)
-    build_report(gather(settings, layout.real.parent, layout.report, first.replicate, trajectories))
-    write_json(layout.provenance, {**provenance(layout.root), "profile": config.profile})
-    page = layout.report / "index.html"
+    build_report(gather(settings, layout.data, layout.report, first.replicate, trajectories))
+    origin, page = layout.data / "provenance.json", layout.report / "index.html"
+    write_json(origin, {**provenance(layout.root), "profile": config.profile})
     tracker.artifact(page)
-    tracker.artifact(layout.provenance)
+    tracker.artifact(origin)
     counts = {"variants": len(config.variants), "members": len(config.members)}
     return {"page": str(page.relative_to(layout.root)), **counts}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dguide.artifacts import Layout, network_training, read_released, save_network
-from dguide.settings import Config, plain
+from dguide.settings import Config, Layout, plain
+from dguide.stages.networks import network_training, read_released, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.files import load_network, read_npz, save_weights
@@ -31,7 +31,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     arguments = {"img_resolution": size, "img_channels": channels, "label_dim": classes}
     if settings.source == "edm":
-        released, arguments = read_released(read_edm, layout, settings.path, "score.path", arguments)
+        released, arguments = read_released(read_edm, layout.root, settings.path, "score.path", arguments)
         return {"source": settings.path, **save_network(layout, tracker, "score", released, arguments)}
 
     def tensors(part: dict[str, np.ndarray]) -> tuple[Tensor, Tensor | None]:

@@ -16,9 +16,8 @@ import torch
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial
 
-from dguide.artifacts import Layout
 from dguide.report.figures import png
-from dguide.settings import PARAMS, Config, SampleRange, Variant, load_config, plain
+from dguide.settings import PARAMS, Config, Layout, SampleRange, Variant, load_config, plain
 from dguide.settings.profile import promote
 from dguide.stages.guided import Arrays, batches_of, draw
 from dguide.studies.trials import GRID, complete, ended

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from dguide.artifacts import Layout
-from dguide.settings import Config, Member, Variant, plain, row_of
+from dguide.settings import Config, Layout, Member, Variant, plain, row_of
 from dguide.stages.discriminator import head_checkpoints, open_inputs, train_head
 from dguide.stages.guided import open_networks
 from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, seconds, write_chart, write_record

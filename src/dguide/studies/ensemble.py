@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from dguide.artifacts import Layout
-from dguide.settings import Config, Variant, plain, row_of
+from dguide.settings import Config, Layout, Variant, plain, row_of
 from dguide.stages.guided import window_of
 from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values

@@ -21,8 +21,7 @@ from scipy import stats
 from scipy.special import expit
 
 from dguide import tracking
-from dguide.artifacts import Layout
-from dguide.settings import Config, Variant, plain
+from dguide.settings import Config, Layout, Variant, plain
 from dguide.settings.config import FactorialStudy
 from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, note_of, write_chart
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values, ended

@@ -21,8 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from dguide import tracking
-from dguide.artifacts import Layout
-from dguide.settings import Config, plain
+from dguide.settings import Config, Layout, plain
 from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.core.files import fingerprint, reason, sha256
 

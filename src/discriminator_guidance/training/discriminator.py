@@ -21,6 +21,7 @@ from discriminator_guidance.core.images import content_digest, scaled, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
+from discriminator_guidance.core.split import Split, split_pairs
 from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import EncoderUNet, build_head
 from discriminator_guidance.sampling.ensemble import Denoiser
@@ -31,7 +32,6 @@ from discriminator_guidance.training.pairs import (
     Features,
     GridFeatures,
     Pairs,
-    Split,
     accuracy,
     bootstrap_rows,
     draw_noised,
@@ -39,7 +39,6 @@ from discriminator_guidance.training.pairs import (
     grid_logits,
     pair_up,
     permuted_labels,
-    split_pairs,
 )
 from discriminator_guidance.training.score_matching import ScoreMatching
 

@@ -1,4 +1,4 @@
-"""Training data of discriminators: one fixed split of the images, noised at random VP times or on a grid."""
+"""Training data of discriminators: images noised at random VP times or on a grid."""
 
 from __future__ import annotations
 
@@ -20,15 +20,7 @@ from discriminator_guidance.core.noise import (
     uniform_times,
 )
 from discriminator_guidance.core.runtime import Compute, gather_rows, share
-
-
-@dataclass(frozen=True)
-class Split:
-    """Sorted rows of real ++ fake for training, validation and test."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+from discriminator_guidance.core.split import Split
 
 
 @dataclass(frozen=True)
@@ -52,17 +44,6 @@ def pair_up(
         None if classes is None else torch.from_numpy(classes).to(device),
         split,
     )
-
-
-def split_pairs(real: int, fake: int, train: float, validation: float, seed: int, most: int | None = None) -> Split:
-    """The fixed split of `real` and `fake` images, each kind split in the same shares; `most` images of each kind."""
-    parts: list[list[np.ndarray]] = [[], [], []]
-    for label, (first, count) in enumerate([(0, real), (real, fake)]):
-        rows = first + generator(seed, "split", label, 0).permutation(count)[:most]
-        ends = [round(train * len(rows)), round((train + validation) * len(rows))]
-        for part, chunk in zip(parts, np.split(rows, ends), strict=True):
-            part.append(chunk)
-    return Split(*(np.sort(np.concatenate(part)) for part in parts))
 
 
 def bootstrap_rows(rows: np.ndarray, share: float, seed: int) -> np.ndarray:

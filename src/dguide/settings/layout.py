@@ -1,0 +1,112 @@
+"""The folders of a profile, and what interrupted stages leave in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from discriminator_guidance.core.files import Resumable, sha256, source_hash
+
+if TYPE_CHECKING:
+    from discriminator_guidance.core.runtime import Compute
+
+REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of one profile in the project folder `root`, or of one of its training replicates."""
+
+    root: Path
+    profile: str
+    replicate: str = ""  # "r0": what has training seeds of its own lies in a folder of this name; "" with one replicate
+
+    def replicates(self, count: int) -> list[Layout]:
+        """The folders of each replicate."""
+        return [replace(self, replicate=f"r{number}" if count > 1 else "") for number in range(count)]
+
+    @property
+    def data(self) -> Path:
+        """The images of the profile."""
+        return self.root / "data" / self.profile
+
+    @property
+    def real(self) -> Path:
+        """train.npz, holdout.npz, card.json, grid.png."""
+        return self.data / "real"
+
+    @property
+    def fake(self) -> Path:
+        """samples.npz, grid.png."""
+        return self.data / "fake" / self.replicate
+
+    def guided(self, variant: str) -> Path:
+        """samples.npz, grid.png of a variant."""
+        return self.data / "guided" / variant / self.replicate
+
+    def model(self, word: str) -> Path:
+        """model.safetensors, config.json, history.csv of `score`, `extractor` or `fid_network`."""
+        return self.root / "models" / self.profile / word / ("" if word == "fid_network" else self.replicate)
+
+    def discriminator(self, member: str) -> Path:
+        """Weights and test logits of a member."""
+        return self.model(f"discriminator/{member}")
+
+    def start(self, path: str) -> Path:
+        """The start of a member: a network of this replicate, or a released file."""
+        return self.root / path / (self.replicate if path.startswith("models/") else "")
+
+    @property
+    def report(self) -> Path:
+        """Tables, figures, index.html, and what other stages report."""
+        return self.root / "reports" / self.profile
+
+    def discriminator_report(self, member: str) -> Path:
+        """metrics.json, history.csv, calibration.csv of a member."""
+        return self.report / "discriminator" / member / self.replicate
+
+    def evaluation(self, variant: str) -> Path:
+        """The metrics of a variant that DVC compares."""
+        return self.report / "evaluation" / f"{variant}.json"
+
+    def details(self, variant: str) -> Path:
+        """The other results of a variant: intervals, scores, how it was sampled."""
+        return self.report / "details" / f"{variant}.json"
+
+    @property
+    def study(self) -> Path:
+        """Journals, tables and figures of the studies."""
+        return self.report / "study"
+
+    @property
+    def trials(self) -> Path:
+        """Samples of the trials of studies."""
+        return self.data / "study"
+
+    @property
+    def partial(self) -> Path:
+        """Shards and checkpoints of interrupted stages; safe to delete when nothing runs."""
+        return self.root / ".partial" / self.profile / self.replicate
+
+
+def resumable(
+    layout: Layout, name: str, inputs: Sequence[Path], settings: Mapping[str, Any], compute: Compute
+) -> Resumable:
+    """The shards and checkpoints of a stage run, under a key of everything that determines its result."""
+    import torch
+
+    key = {
+        "inputs": {str(path.relative_to(layout.root)): sha256(path) for path in inputs},
+        "settings": settings,
+        "stages": source_hash(Path(__file__).parents[1] / "stages"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,  # draws the noise
+        "device": compute.device.type,
+        "precision": compute.mode,
+        "threads": torch.get_num_threads(),
+    }
+    return Resumable(layout.partial, name, key)

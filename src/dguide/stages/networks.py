@@ -1,0 +1,71 @@
+"""What stages share that train a network on the real images or take a released one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dguide.settings import Config, Layout, plain, resumable
+from dguide.tracking import Tracker, training_report
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import Resumable, save_weights, write_csv
+from discriminator_guidance.core.runtime import is_first, world_size
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from discriminator_guidance.core.runtime import Compute
+    from discriminator_guidance.training.loop import Report, Row
+
+Network = TypeVar("Network", bound="nn.Module")
+
+
+@contextmanager
+def network_training(
+    config: Config, layout: Layout, tracker: Tracker, word: str, compute: Compute
+) -> Iterator[tuple[Resumable, Report]]:
+    """The checkpoints of the network of stage `word`, which learns from real images, and what takes its curve."""
+    settings = getattr(config, word)
+    total = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
+    key = {**plain(settings, "name"), "cond": config.cond, "ranks": world_size()}
+    with training_report(tracker, f"training {word}", total, "iterations") as report:
+        yield resumable(layout, word, [layout.real / "train.npz"], key, compute), report
+
+
+def save_network(
+    layout: Layout,
+    tracker: Tracker,
+    word: str,
+    network: nn.Module,
+    arguments: Mapping[str, Any],
+    history: Sequence[Row] = (),
+) -> dict[str, Any]:
+    """Write model.safetensors, config.json and history.csv, which is empty for a released network; its summary."""
+    folder = layout.model(word)
+    if is_first():
+        save_weights(folder, network.state_dict(), arguments)
+        write_csv(folder / "history.csv", history, ("iteration", "loss"))
+    tracker.model(f"{word}-{layout.profile}", folder / "model.safetensors")
+    last = {f"final_{name}": value for row in history[-1:] for name, value in row.items() if name != "iteration"}
+    return {**last, "parameters": sum(parameter.numel() for parameter in network.parameters())}
+
+
+def released_file(root: Path, path: str, key: str) -> Path:
+    """A file of pretrained weights under data/raw, which the setting `key` names."""
+    if not (root / path).is_file():
+        raise InputError(f"the file of {key} at {path}", "no such file", "run `dguide fetch`, or put it there by hand")
+    return root / path
+
+
+def read_released(
+    read: Callable[[Path], tuple[Network, dict[str, Any]]], root: Path, path: str, key: str, wanted: Mapping[str, Any]
+) -> tuple[Network, dict[str, Any]]:
+    """The network of pretrained weights that the setting `key` names, and its arguments, if they are those wanted."""
+    network, arguments = read(released_file(root, path, key))
+    for name, value in wanted.items():
+        if (got := arguments.get(name, 0)) != value:  # no label_dim is 0
+            remedy = f"change {key}, or what it must fit: real.image_size, the extractor or cond"
+            raise InputError(f"a network in {path} with {name} {value}", f"{name} {got}", remedy)
+    return network, arguments
