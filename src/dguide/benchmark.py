@@ -42,7 +42,7 @@ from discriminator_guidance.networks.adm import (
     create_classifier,
 )
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Calls:
         extractor = self._placed(self._network("extractor"))
         sized = [self._placed(build_head(extractor.feature_shape, **plain(size))) for size in heads]
         members = MemberLogits(extractor, sized).requires_grad_(self.published)
-        return DiscriminatorGuidance(self.frozen.called(members))
+        return DiscriminatorGuidance(self.frozen.called(members), members=len(heads), clip=PROBABILITY_CLIP)
 
     def _network(self, word: str) -> Any:
         settings, (channels, size, _) = getattr(self.config, word), self.shape

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from discriminator_guidance.checkpoints.pretrained import from_pretrained, load_discriminator, load_edm
+    from discriminator_guidance.core.errors import ConfigError, InputError
     from discriminator_guidance.core.images import to_uint8
     from discriminator_guidance.metrics.distances import frechet_distance
     from discriminator_guidance.sampling.denoisers import from_diffusers, guided_unet
     from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
     from discriminator_guidance.sampling.sampler import sample
+    from discriminator_guidance.sampling.weights import delivered_weight, fit_weights
     from discriminator_guidance.training.discriminator import train_discriminator
 
 __version__ = "0.1.0"
@@ -17,13 +19,16 @@ _MODULES = {
     "checkpoints.pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
     "sampling.denoisers": ["from_diffusers", "guided_unet"],
     "sampling.guidance": ["DiscriminatorGuidance"],
+    "core.errors": ["ConfigError", "InputError"],
     "core.images": ["to_uint8"],
     "metrics.distances": ["frechet_distance"],
     "sampling.sampler": ["sample"],
+    "sampling.weights": ["delivered_weight", "fit_weights"],
     "training.discriminator": ["train_discriminator"],
 }
-__all__ = ["DiscriminatorGuidance", "frechet_distance", "from_diffusers", "from_pretrained", "guided_unet"]
-__all__ += ["load_discriminator", "load_edm", "sample", "to_uint8", "train_discriminator"]
+__all__ = ["ConfigError", "DiscriminatorGuidance", "InputError", "delivered_weight", "fit_weights", "frechet_distance"]
+__all__ += ["from_diffusers", "from_pretrained", "guided_unet", "load_discriminator", "load_edm", "sample", "to_uint8"]
+__all__ += ["train_discriminator"]
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: commands that compute nothing start without torch

@@ -78,7 +78,7 @@ def test_every_run_of_one_discriminator_agrees(path: Path) -> None:
             sigma = vectors[f"in/{name}/sigma"]
             head, window = single_head(vectors, run, dtype), (run["time_min"], run["time_max"])
             head = at_cosine_time(head) if run["img_resolution"] == 64 else head
-            guidance = DiscriminatorGuidance(head, window=window, dtype=dtype)
+            guidance = DiscriminatorGuidance(head, window=window, dtype=dtype, clip=1e-5)
             score, log_ratio = official_score(guidance, noisy(vectors, sigma), sigma)
             values = {"score": score, "log_ratio": marked(log_ratio), "tau": tau_from_sigma(sigma)}
             vectors.check_all(f"{prefix}/{name}", values)
@@ -125,7 +125,7 @@ def test_member_values_and_every_rule_agree(path: Path) -> None:
         values["mean_prob"] = logits.sigmoid().mean(0)
         for run, (names, rule) in ensemble_runs(vectors).items():
             window = vectors.meta["time_min"], vectors.meta["time_max"]
-            guidance = DiscriminatorGuidance(member_logits(names), rule=rule, window=window, dtype=dtype)
+            guidance = DiscriminatorGuidance(member_logits(names), rule=rule, window=window, dtype=dtype, clip=1e-5)
             score, ratio = official_score(guidance, x, sigma)
             values |= {f"{run}/score": score, f"{run}/log_ratio": marked(ratio)}
         vectors.check_all(prefix, values)

@@ -38,7 +38,8 @@ def trajectory(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> dic
     meta = vectors.meta
     states: list[tuple[Tensor, Tensor, Tensor]] = []
     window = meta["time_min"], meta["time_max"]
-    guided = DiscriminatorGuidance(lambda x, t: discriminator(x, t, labels), window=window, dtype=dtype)
+    options = {"window": window, "dtype": dtype, "clip": 1e-5}
+    guided = DiscriminatorGuidance(lambda x, t: discriminator(x, t, labels), **options)
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         with torch.no_grad():

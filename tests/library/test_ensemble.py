@@ -32,10 +32,13 @@ def test_a_weight_of_zero_removes_a_member_and_keeps_gradients_finite(rule):
     assert logits.grad.tolist() == [[pytest.approx(1.0, abs=1e-5)], [0.0]]
 
 
-def test_mean_probability_is_clipped_and_stays_finite_for_huge_logits():
-    logits = torch.tensor([[1e4, -1e4]])
-    value = mean_probability(logits, torch.ones(1))
-    assert value.tolist() == pytest.approx([11.512915, -11.512915], abs=1e-5)
+@pytest.mark.parametrize(("clip", "expected"), [(None, 1e4), (1e-5, 11.512915), (0.01, 4.59512)])
+def test_mean_probability_is_exact_for_huge_logits_unless_clipped(clip, expected):
+    logits = torch.tensor([1e4, -1e4], requires_grad=True)
+    value = DiscriminatorGuidance(lambda x, tau: logits, clip=clip).log_ratio(torch.zeros(2), torch.zeros(2))
+    assert value.tolist() == pytest.approx([expected, -expected], rel=1e-5)
+    value.sum().backward()
+    assert logits.grad.tolist() == pytest.approx([float(clip is None)] * 2)
 
 
 def test_rules_take_logarithms_in_float32_for_bfloat16_logits():
@@ -49,5 +52,7 @@ def test_rules_take_logarithms_in_float32_for_bfloat16_logits():
 @pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
 def test_a_logit_that_is_not_finite_is_not_hidden_by_a_clip(rule, wrong):
     logits = torch.tensor([[wrong, 1.0], [0.5, 2.0]])
-    ratio = DiscriminatorGuidance(lambda x, tau: logits, rule=rule).log_ratio(torch.zeros(2), torch.zeros(2))
+    ratio = DiscriminatorGuidance(lambda x, tau: logits, rule=rule, members=2, clip=1e-5).log_ratio(
+        torch.zeros(2), torch.zeros(2)
+    )
     assert ratio.isnan().tolist() == [True, False]

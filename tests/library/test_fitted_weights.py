@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torch import Tensor
 
 from discriminator_guidance.core.noise import tau_from_sigma
-from discriminator_guidance.sampling.ensemble import fit_weights, interpolated
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
+from discriminator_guidance.sampling.weights import delivered_weight, fit_weights, interpolated, nnls, weights_at
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
 
@@ -33,7 +36,7 @@ def members(*scales: float):
 
 
 def fitted(member_logits, sigmas: Tensor = SIGMAS, **changes) -> Tensor:
-    return fit_weights(WRONG.denoise, member_logits, IMAGES, sigmas, lambda t: normal(2, 6000, seed=t + 1), **changes)
+    return weights_at(WRONG.denoise, member_logits, IMAGES, sigmas, lambda t: normal(2, 6000, seed=t + 1), **changes)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, 3.0])
@@ -94,3 +97,26 @@ def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():
         return (sample(WRONG.denoise, guidance, latents, no_noise, chosen) - exact).abs().mean().item()
 
     assert error("fitted") < 0.02 < 0.1 < error("constant")
+
+
+def test_public_weights_correct_a_scaled_discriminator_of_images():
+    exact = log_ratio_of(TRUE, WRONG)
+    weights = fit_weights(WRONG.denoise, [lambda x_vp, tau: 4 * exact(x_vp, tau)], IMAGES, sigmas=SIGMAS)
+    assert torch.allclose(weights(tau_from_sigma(SIGMAS)), torch.tensor(0.25).double(), atol=0.02)
+
+
+def test_non_negative_least_squares_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    for members in (1, 3, 7) * 20:
+        factor, target = rng.normal(size=(9, members)) + rng.normal(size=(9, 1)), rng.normal(size=9)
+        expected = scipy.optimize.nnls(factor, target)[0]
+        assert np.allclose(nnls(factor.T @ factor, factor.T @ target), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("std", [0.25, 0.5])
+def test_a_sampler_of_many_steps_delivers_the_mean_of_its_weights(std):
+    delivered = partial(delivered_weight, std=std)
+    assert delivered(steps=1000, w1=0.5, w2=2.5) == pytest.approx(1.5, rel=0.02)
+    assert delivered(steps=18) == pytest.approx(1.0, abs=0.01)  # w1 = w2 = 1
+    assert delivered(steps=12, w1=2.0, w2=0.0) < delivered(steps=18, w1=2.0, w2=0.0) < 0.75
+    assert abs(delivered((0.6, 1.0), steps=12, w1=2.0, w2=0.0)) < 0.3  # at high noise nearly all is undone

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dguide.stages import guided, release
 from discriminator_guidance import DiscriminatorGuidance, frechet_distance, from_pretrained, sample, to_uint8
+from discriminator_guidance.core import noise
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import write_json
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.features import FidNetwork, load_fid_network
+from discriminator_guidance.sampling import sampler
 from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.stages.conftest import Recorder, prepare_study, tiny_settings
 
@@ -59,10 +64,10 @@ def test_several_discriminators_one_by_one_or_stacked(rule: str) -> None:
         def forward(self, x_vp: Tensor, tau: Tensor) -> Tensor:
             return self.in_features * mean_logit(x_vp, tau)[:, None]
 
-    several = [mean_logit, Scaled(3, 1)]
+    several = [mean_logit, Scaled(3, 1).eval()]
     modules = torch.nn.ModuleList([Scaled(1, 1), Scaled(3, 1)])
-    forms = (several, modules, members)
-    drawn = [sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(d, rule=rule)) for d in forms]
+    forms = ((several, None), (modules.eval(), None), (members, 2))
+    drawn = [sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(d, rule=rule, members=m)) for d, m in forms]
     assert torch.equal(drawn[0], drawn[2])
     assert torch.equal(drawn[1], drawn[2])
     only_first = DiscriminatorGuidance(several, rule=rule, member_weights=(1.0, 0.0))
@@ -70,24 +75,124 @@ def test_several_discriminators_one_by_one_or_stacked(rule: str) -> None:
     assert torch.allclose(*(sample(WRONG.denoise, FEW, guidance=g) for g in (only_first, alone)))
 
 
-def test_what_cannot_be_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="mean_probability"):
-        DiscriminatorGuidance(mean_logit, rule="mean")
-    with pytest.raises(ConfigError, match="one for each image"):
-        sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(lambda x_vp, tau: torch.ones(6, 2)))
-    assert DiscriminatorGuidance(lambda x_vp, tau: 0 * x_vp.mean())(torch.ones(1, 1, 4, 4), torch.ones(1))[1] == 0
-    with pytest.raises(ConfigError, match="steps; got 1; it must be at least 2"):
-        sample(WRONG.denoise, FEW, steps=1)
-    with pytest.raises(ConfigError, match=r"\(N, C, H, W\)"):
-        sample(WRONG.denoise, SHAPE)
-    with pytest.raises(ConfigError, match="exchange its ends"):
-        DiscriminatorGuidance(mean_logit, window=(1.0, 0.01))
-    with pytest.raises(ConfigError, match="expected 1 member_weights; got 2"):
-        sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(mean_logit, member_weights=(0.5, 0.5)))
-    with pytest.raises(ConfigError, match="two or more discriminators"):
-        sample(WRONG.denoise, FEW, guidance=DiscriminatorGuidance(mean_logit, rule="shrunk_mean_logit"))
-    with pytest.raises(TypeError, match="sigma"):
-        sample(WRONG.denoise, FEW, sigma=3.0)
+class Small(torch.nn.Linear):
+    def forward(self, x_vp: Tensor, tau: Tensor) -> Tensor:
+        return super().forward(x_vp.flatten(1))
+
+
+NOISY = torch.ones(2, *SHAPE), torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"rule": "mean"}, "mean_probability"),
+        ({"window": (1.0, 0.01)}, "exchange its ends"),
+        ({"clip": 1.0}, "a clip above 0 and below 0.5"),
+        ({"weight": "2"}, r"two numbers \(w1, w2\) or a function"),
+        ({"weight": (1, 2, 3)}, r"two numbers \(w1, w2\) or a function"),
+        ({"discriminators": []}, "one or several discriminators"),
+        ({"discriminators": [mean_logit, 3]}, "one or several discriminators"),
+        ({"member_weights": (0.5, 0.5)}, "expected 1 member_weights; got 2"),
+        ({"rule": "shrunk_mean_logit"}, "two or more discriminators"),
+        ({"discriminators": lambda x_vp, tau: x_vp[:, :, 0, 0]}, r"shape \(2,\); got \(2, 2\); .*members=M"),
+        ({"discriminators": lambda x_vp, tau: x_vp[:, :1].expand(2, 1, 3, 2)}, r"got \(2, 1, 3, 2\)"),
+        ({"members": 3}, r"shape \(3, 2\)"),
+        ({"discriminators": lambda x_vp, tau: torch.ones(2)}, "without a gradient"),
+        ({"discriminators": lambda x_vp, tau: mean_logit(x_vp.detach(), tau)}, "without a gradient"),
+        ({"discriminators": lambda x_vp, tau: torch.ones(2, requires_grad=True)}, "without a gradient"),
+        ({"discriminators": lambda x_vp, tau: mean_logit(x_vp, tau) + torch.nan}, "at sigma = 1;"),
+    ],
+)
+def test_a_wrong_guidance_is_one_line(arguments: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DiscriminatorGuidance(**{"discriminators": mean_logit, **arguments}).denoise(WRONG.denoise)(*NOISY)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        (FEW, {"steps": 1}, "steps; got 1; it must be at least 2"),
+        (FEW, {"seed": -1}, "a seed and indices of at least 0; got seed -1"),
+        (FEW, {"first": -1}, "a seed and indices of at least 0"),
+        (SHAPE, {}, r"\(N, C, H, W\)"),
+        ((0, *SHAPE), {}, "at least one image"),
+        (FEW, {"sigma": 3.0}, "no argument sigma; allowed are .*sigma_max"),
+    ],
+)
+def test_a_wrong_sample_is_one_line(shape: tuple, options: dict, said: str) -> None:
+    with pytest.raises((ConfigError, TypeError), match=said):
+        sample(WRONG.denoise, shape, **options)
+
+
+@pytest.mark.parametrize("sigma", [1.0, torch.tensor(1.0), torch.ones(1), torch.ones(2), torch.ones(2, 1, 1, 1)])
+def test_forms_of_weights_noise_levels_logits_and_images(sigma: float | Tensor) -> None:
+    weights = (2, 2.0, np.float32(2), torch.tensor(2.0), (2.0, 2.0), [np.float64(2), 2], lambda sigma: 2.0)
+    logits = (mean_logit, lambda x, tau: mean_logit(x, tau)[:, None], lambda x, tau: mean_logit(x, tau)[None])
+    guided = [DiscriminatorGuidance(mean_logit, weight).denoise(WRONG.denoise) for weight in weights]
+    guided += [DiscriminatorGuidance(form, 2.0).denoise(WRONG.denoise) for form in logits]
+    assert all(torch.equal(guided[0](*NOISY), denoiser(NOISY[0], torch.ones(2))) for denoiser in guided)
+    score, _ = DiscriminatorGuidance(mean_logit)(NOISY[0], sigma)
+    video, _ = DiscriminatorGuidance(lambda x, tau: x.flatten(1).mean(dim=1))(NOISY[0].unsqueeze(2), sigma)
+    assert torch.equal(video.squeeze(2), score)
+    with pytest.raises(ConfigError, match="one sigma or N"):
+        guided[0](NOISY[0], torch.ones(3))
+
+
+def test_warnings_name_probabilities_and_training_mode() -> None:
+    x, network = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0)), Small(6, 1)
+    with pytest.warns(UserWarning, match="training mode"):
+        DiscriminatorGuidance([mean_logit, network])
+    with pytest.warns(UserWarning, match="probabilities"):
+        DiscriminatorGuidance(lambda x, tau: mean_logit(x, tau).sigmoid())(x, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DiscriminatorGuidance([mean_logit, network.eval()])(x, 1.0)
+
+
+def test_a_discriminator_in_bfloat16_is_called_under_autocast() -> None:
+    network = Small(6, 1).eval()
+    expected = DiscriminatorGuidance(network)(*NOISY)[0]
+    half = DiscriminatorGuidance(network.bfloat16())(*NOISY)[0]
+    assert torch.allclose(half, expected, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_an_exact_log_ratio_is_not_switched_off(size: int) -> None:
+    true, wrong = Gaussian(0.2, 0.5), Gaussian(0.0, 0.5)
+    guidance = DiscriminatorGuidance(log_ratio_of(true, wrong), window=(0.0, 1.0))
+    guided, exact = (
+        sample(model.denoise, (2**14 // size**2, 3, size, size), guidance=added)
+        for model, added in ((wrong, guidance), (true, None))
+    )
+    assert guided.mean().item() == pytest.approx(exact.mean().item(), abs=1e-3)
+    assert exact.mean().item() == pytest.approx(0.2, abs=5e-3)
+    assert guided.std().item() == pytest.approx(exact.std().item(), rel=1e-3)
+    clipped = sample(wrong.denoise, (16, 3, size, size), guidance=replace(guidance, clip=1e-5))
+    assert clipped.mean() < 0.13  # by the clip of the paper
+
+
+def test_the_state_is_float32_where_there_is_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance = DiscriminatorGuidance(EXACT)
+    exact = sample(WRONG.denoise, FEW, guidance=guidance, s_churn=5.0)
+    assert torch.allclose(
+        sample(WRONG.denoise, FEW, guidance=guidance, s_churn=5.0, state_dtype=torch.float32), exact, atol=1e-4
+    )
+    for module in (noise, sampler):
+        monkeypatch.setattr(module, "widest", lambda device: torch.float32)
+    with NoFloat64():
+        ours = sample(WRONG.denoise, FEW, guidance=guidance, s_churn=5.0)
+    assert torch.allclose(ours, exact, atol=1e-4)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses images and batches of noise levels in float64, as a device without it would."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        batched = isinstance(out, Tensor) and out.shape[:1] == (FEW[0],)
+        assert not (batched and out.dtype == torch.float64), function
+        return out
 
 
 def test_guidance_in_inference_mode_is_the_same() -> None:

@@ -26,7 +26,8 @@ def linear(slopes: Tensor):
 
 
 def score(members, rule: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    return DiscriminatorGuidance(members, rule=rule, window=(0.0, 1.0), dtype=dtype)(X, SIGMA)
+    count = len(members(X, SIGMA))
+    return DiscriminatorGuidance(members, rule=rule, window=(0.0, 1.0), dtype=dtype, members=count)(X, SIGMA)
 
 
 @pytest.mark.parametrize("slope", [1.0, 0.0])

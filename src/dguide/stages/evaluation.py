@@ -36,7 +36,7 @@ from discriminator_guidance.metrics.features import (
 )
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate, holm
-from discriminator_guidance.sampling.guidance import RULES, simplex_weights
+from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, RULES, simplex_weights
 
 DESCRIBED = ("members", "weights", "w1", "w2", "boosting", "s_churn", "network", "autoguidance")  # of a variant
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
@@ -161,6 +161,8 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
         logits = torch.from_numpy(np.stack([member["logits"] for member in arrays])).double()
         rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
         combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))
+        if variant.rule == "mean_probability":
+            combined = combined.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
         scores.append(classification_scores(combined.numpy(), labels))
     means = {name: float(np.mean([score[name] for score in scores])) for name in (scores or [{}])[0]}
     return {f"discriminator_{name}": mean for name, mean in means.items()}

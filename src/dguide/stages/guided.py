@@ -38,9 +38,10 @@ from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime, fit_weights, interpolated
-from discriminator_guidance.sampling.guidance import DiscriminatorGuidance, simplex_weights
+from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance, simplex_weights
 from discriminator_guidance.sampling.sampler import sample
+from discriminator_guidance.sampling.weights import interpolated, weights_at
 
 Arrays = dict[str, np.ndarray]
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on
@@ -138,7 +139,9 @@ def draw(
         guidance = None
         if members is not None:
             discriminators = partial(members, labels=labels)
-            guidance = DiscriminatorGuidance(discriminators, 1.0, variant.rule, window, weights)
+            guidance = DiscriminatorGuidance(
+                discriminators, 1.0, variant.rule, window, weights, clip=PROBABILITY_CLIP, members=len(variant.members)
+            )
         how: dict[str, Any] = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
         how |= {"dtype": torch.float64, **vars(sampler)}  # images are rounded from what the sampler computes
         with compute.autocast():
@@ -260,7 +263,7 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
 
     part = share(len(sigmas))  # each process fits at some of the noise levels
     with networks.compute.autocast():
-        fitted = fit_weights(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
+        fitted = weights_at(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
     return {"fit_sigma": sigmas, "fit_weights": gather_rows(fitted, len(sigmas))}
 
 

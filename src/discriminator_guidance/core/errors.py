@@ -1,7 +1,7 @@
 """Errors a user can cause and cure; each one is shown as a single line with exit code 2."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something cannot be done as asked: what would have been right, what was met instead, what to do about it."""
 
     def __init__(self, expected: str, got: str, remedy: str) -> None:
@@ -18,7 +18,7 @@ class ConfigError(UserError):
     """A value in a configuration file is missing, unknown, of the wrong type or out of range."""
 
 
-class SettingError(ConfigError, ValueError):
+class SettingError(ConfigError):
     """A setting with a value that it cannot have, or (with no `key`) several that contradict each other."""
 
     def __init__(self, key: str, got: str, remedy: str) -> None:

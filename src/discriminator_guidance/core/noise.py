@@ -10,6 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from discriminator_guidance.core.errors import ConfigError
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The dtype of exact computation on a device: float64, or float32 where there is no float64 (mps)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def column(values: Tensor, x: Tensor) -> Tensor:
+    """Values (N,) as (N, 1, ..., 1), with as many dimensions as x."""
+    return values.view(-1, *[1] * (x.dim() - 1))
+
+
+def levels_of(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """The noise level of each image of x (N, ...), (N,) in the widest dtype, from one level or N."""
+    levels = torch.as_tensor(sigma, dtype=widest(x.device), device=x.device)
+    if x.dim() < 2 or levels.numel() not in (1, len(x)):
+        shapes = f"shapes {tuple(x.shape)} and {tuple(levels.shape)}"
+        raise ConfigError("noisy images (N, C, H, W) with one sigma or N", shapes, "correct them")
+    return levels.reshape(-1).expand(len(x))
+
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
     """The (steps + 1,) float64 noise levels of the sampler, from sigma_max down to sigma_min and 0.

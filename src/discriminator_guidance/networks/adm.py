@@ -228,6 +228,7 @@ class MemberLogits(nn.Module):
     def __init__(self, extractor: EncoderUNet, heads: Sequence[EncoderUNet]) -> None:
         super().__init__()
         self.extractor, self.heads = extractor, nn.ModuleList(heads)
+        self.members = len(heads)
         self.requires_grad_(False).eval()
 
     def forward(self, x_vp: Tensor, tau: Tensor, labels: Tensor | None = None) -> Tensor:

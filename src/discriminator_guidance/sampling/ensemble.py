@@ -1,24 +1,44 @@
-"""What ensembles need beyond a mean: gradients shrunk where members disagree, and weights fitted by noise level."""
+"""What guidance asks of callables: denoisers, discriminators, and gradients shrunk where members disagree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.core.noise import marginal_mean, sigma_from_tau, tau_from_sigma
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.noise import column
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
+Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
 RawLogits = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (M, N) raw logits, differentiable in x_vp
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 
 
+def innermost(function: Any) -> Any:
+    """The callable below functools.partial, which has the attributes."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:
+    """The gradient of each value (N,) in its image of x_vp (N, ...); again: another is to follow."""
+    slope = None
+    if values.requires_grad:
+        with torch.autocast(x_vp.device.type, enabled=False):  # the forward pass has chosen all formats
+            (slope,) = torch.autograd.grad(values.sum(), x_vp, retain_graph=again, allow_unused=True)
+    if slope is None:
+        remedy = "compute them from x_vp without no_grad, detach or numpy"
+        raise ConfigError("logits that are differentiable in x_vp", "logits without a gradient", remedy)
+    return slope
+
+
 def member_gradients(logits: Tensor, x_vp: Tensor) -> Tensor:
     """The gradient of each member's logit (M, N) in the images x_vp (N, C, H, W): (M, N, C, H, W)."""
-    with torch.autocast(x_vp.device.type, enabled=False):  # the forward pass has chosen all formats
-        return torch.stack([torch.autograd.grad(row.sum(), x_vp, retain_graph=True)[0] for row in logits])
+    return torch.stack([gradient(row, x_vp, again=True) for row in logits])
 
 
 def shrunk_mean_logit(logits: Tensor, x_vp: Tensor) -> Tensor:
@@ -33,75 +53,6 @@ def shrunk_mean_logit(logits: Tensor, x_vp: Tensor) -> Tensor:
     slope, members = slopes.mean(dim=0), len(slopes)
     scatter = (slopes - slope).square().flatten(2).sum(dim=(0, 2)) / (members * (members - 1))
     power = slope.square().flatten(1).sum(dim=1).clamp(min=torch.finfo(slope.dtype).tiny)
-    shrunk = (1 - scatter / power).clamp(min=0).view(-1, 1, 1, 1) * slope
+    shrunk = column((1 - scatter / power).clamp(min=0), slope) * slope
     # The tangent at x_vp: the mean logit there, with the shrunk gradient.
     return logits.detach().mean(dim=0, dtype=x_vp.dtype) + (shrunk * (x_vp - x_vp.detach())).flatten(1).sum(dim=1)
-
-
-def fit_weights(
-    denoiser: Denoiser,
-    member_logits: RawLogits,
-    images: Tensor,
-    sigmas: Tensor,
-    noise: Callable[[int], Tensor],
-    ridge: float = 1e-3,
-    batch_size: int = 256,
-) -> Tensor:
-    """The (T, M) float64 weights, at least 0, with which the members' corrections bring D nearest to the real images.
-
-    At each sigma they minimise E |x0 - D(x) - sum_m w_m s_m|^2 with x = x0 + sigma n and the correction s_m = sigma^2
-    grad_x L_m of member m, L_m its raw logit, plus ridge times w_m^2 E |s_m|^2. With exact members the sum of the
-    weights is 1, for D + s is then E[x0 | x]. Negative weights are ruled out: they would push towards the fakes.
-
-    images: (N, C, H, W) x0 in [-1, 1]. sigmas: (T,) noise levels above 0. noise: index of a noise level -> unit-normal
-    draws, shaped like images or (draws, N, C, H, W).
-
-    Stacked generalisation (Wolpert 1992; non-negative: Breiman 1996) of denoising score matching (Vincent 2011).
-    """
-    weights = []
-    for index, sigma in enumerate(sigmas.tolist()):
-        drawn = noise(index).to(images.device)
-        clean = images.expand_as(drawn).double()
-        batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in (clean, drawn)), strict=True)
-        parts = [_normal_equations(denoiser, member_logits, x0, n, sigma) for x0, n in batches]
-        gram, moment = (torch.stack(sums).sum(dim=0).cpu().numpy() for sums in zip(*parts, strict=True))
-        weights.append(_non_negative_ridge(gram, moment, ridge))
-    return torch.from_numpy(np.stack(weights))
-
-
-def interpolated(fit_sigma: Tensor, fit_weights: Tensor) -> WeightsOfTime:
-    """Weights (T, M) at noise levels (T,) as a function of VP time: linear in ln sigma, constant outside."""
-    order = fit_sigma.argsort()
-    knots, values = fit_sigma[order].double().log(), fit_weights[order].double()
-
-    def weights_of(tau: Tensor) -> Tensor:
-        at = sigma_from_tau(tau.double()).log().cpu().reshape(-1)
-        right = torch.searchsorted(knots, at).clamp(1, len(knots) - 1)
-        share = ((at - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1).unsqueeze(1)
-        return torch.lerp(values[right - 1], values[right], share).T
-
-    return weights_of
-
-
-def _normal_equations(
-    denoiser: Denoiser, member_logits: RawLogits, x0: Tensor, n: Tensor, sigma: float
-) -> tuple[Tensor, Tensor]:
-    x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
-    with torch.no_grad():
-        residual = x0 - denoiser(x, level).double()
-    tau = tau_from_sigma(level)
-    mean = marginal_mean(tau).view(-1, 1, 1, 1)
-    x_vp = (mean * x).float().requires_grad_(True)
-    gradients = member_gradients(member_logits(x_vp, tau.float()), x_vp).double()
-    corrections = (sigma**2 * mean * gradients).flatten(1)
-    return corrections @ corrections.T, corrections @ residual.flatten()
-
-
-def _non_negative_ridge(gram: np.ndarray, moment: np.ndarray, ridge: float) -> np.ndarray:
-    from scipy.optimize import nnls  # a fifth of a second, which other variants need not wait for
-
-    scale = np.sqrt(gram.diagonal())
-    scale = np.where(scale > 0, scale, 1.0)  # a member without a gradient gets weight 0
-    factor = np.linalg.cholesky(gram / np.outer(scale, scale) + ridge * np.eye(len(gram)))
-    weights: np.ndarray = nnls(factor.T, np.linalg.solve(factor, moment / scale))[0] / scale
-    return weights

@@ -3,53 +3,55 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.core.noise import marginal_mean, tau_from_sigma
-from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime, shrunk_mean_logit
+from discriminator_guidance.core.errors import ConfigError, DivergenceError
+from discriminator_guidance.core.noise import column, levels_of, marginal_mean, tau_from_sigma
+from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime, gradient, innermost, shrunk_mean_logit
 
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
 EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
 Discriminator = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> raw logits (N,), or (M, N) of M members
 Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
 
-PROBABILITY_CLIP = 1e-5  # a probability closer to 0 or 1 is not taken for true
+PROBABILITY_CLIP = 1e-5  # of Kim et al. 2023: a probability closer to 0 or 1 is not taken for true
 LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
+MEAN_PROBABILITY = "mean_probability"
+SUSPICIOUS = 8  # so many logits in [0, 1], and none outside, may be probabilities
 
 
-def clip_log_ratio(log_ratio: Tensor) -> Tensor:
-    """The log ratio of a probability clipped to [1e-5, 1 - 1e-5], with gradient 0 outside (Kim et al. 2023, Eq. 8).
+def clip_log_ratio(log_ratio: Tensor, clip: float) -> Tensor:
+    """The log ratio of a probability clipped to [clip, 1 - clip], with gradient 0 outside (Kim et al. 2023, Eq. 8).
 
     Clamping L is the same as clipping d before L = log d/(1-d), and keeps the digits of L in float32.
-    *Deviation:* both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
+    *Deviation:* with clip = 1e-5 both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
     """
-    return log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    bound = math.log1p(-clip) - math.log(clip)
+    return log_ratio.clamp(-bound, bound)
 
 
 def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
-    """The clipped log ratio log d/(1-d) of the mean probability d = sum_m w_m sigmoid(logit_m): (M, N) -> (N,).
+    """The log ratio log d/(1-d) of the mean probability d = sum_m w_m sigmoid(logit_m): (M, N) -> (N,).
 
-    The reproduction's Eq. 3 with equal weights. One member alone gives its own clipped log ratio.
+    The reproduction's Eq. 3 with equal weights. One member alone gives its own logit.
     """
     log_weights = weights.log().view(len(logits), -1)  # a weight of 0 becomes -inf and drops out of the sum
     real = torch.logsumexp(log_weights + logsigmoid(logits), dim=0)
     fake = torch.logsumexp(log_weights + logsigmoid(-logits), dim=0)
-    return clip_log_ratio(real - fake)
+    return real - fake
 
 
 def mean_logit(logits: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of the members' log ratios, the log of the geometric mean of their ratios: (M, N) -> (N,).
-
-    *Deviation:* not clipped, unlike the log ratio of one discriminator, since no mean of probabilities is taken.
-    """
+    """The weighted mean of the members' log ratios, the log of the geometric mean of their ratios: (M, N) -> (N,)."""
     return (weights.view(len(logits), -1) * logits).sum(dim=0)
 
 
@@ -65,7 +67,7 @@ def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
 
 
 RULES: dict[str, EnsembleRule] = {
-    "mean_probability": mean_probability,
+    MEAN_PROBABILITY: mean_probability,
     "mean_logit": mean_logit,
     "clipped_logit_mean": clipped_logit_mean,
 }
@@ -78,19 +80,33 @@ def simplex_weights(weights: Literal["equal", "fitted"] | Sequence[float], membe
     return tuple(float(weight) for weight in weights)
 
 
+def _orders(weight: Any) -> tuple[float, float]:
+    """The weights of the Euler step and of Heun's correction."""
+    if callable(weight):
+        return 1.0, 1.0
+    try:
+        w1, w2 = weight if isinstance(weight, tuple | list) else (weight, weight)
+        return float(w1 + 0), float(w2 + 0)  # + 0 refuses text
+    except (TypeError, ValueError, RuntimeError) as error:
+        expected = "a weight: a number, two numbers (w1, w2) or a function of sigma"
+        raise ConfigError(expected, repr(weight)[:200], "correct it") from error
+
+
 @dataclass(frozen=True)
 class DiscriminatorGuidance:
     """Guidance by the log density ratio of one or several discriminators (Kim et al. 2023, Eq. 6-8).
 
     Args:
-        discriminators: (x_vp, tau) -> raw logits (N,) or (N, 1), above 0 for real; or several; or one that returns the
-            (M, N) logits of M members. x_vp = x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W), in which logits
-            must be differentiable; tau (N,) their VP times. Classes come by closure.
+        discriminators: (x_vp, tau) -> raw logits, one for each image, above 0 for real; or several. x_vp =
+            x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W) or (N, ...), in which logits must be differentiable;
+            tau (N,) their VP times. Classes come by closure. A network in bfloat16 or float16 is called under autocast.
         weight: of both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,).
         rule: a key of `RULES`, or `shrunk_mean_logit`.
         window: the VP times with guidance.
         member_weights: one for each member, or a function of VP time; equal if not given.
         dtype: in which discriminators are called.
+        clip: of the mean probability to [clip, 1 - clip], beyond which nothing guides; 1e-5 in Kim et al. 2023.
+        members: M for a discriminator that returns the logits (M, N) of M members; its attribute `members`, if any.
 
     >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)), weight=lambda sigma: sigma < 1)
     >>> score, log_ratio = guidance(torch.ones(2, 1, 4, 4).double(), torch.tensor([0.5, 2.0]).double())
@@ -99,24 +115,33 @@ class DiscriminatorGuidance:
     """
 
     discriminators: Discriminator | Sequence[Discriminator]
-    weight: float | tuple[float, float] | Schedule = 1.0
-    rule: str = "mean_probability"
+    weight: float | Tensor | Sequence[float] | Schedule = 1.0
+    rule: str = MEAN_PROBABILITY
     window: tuple[float, float] = (0.01, 1.0)
     member_weights: Sequence[float] | WeightsOfTime | None = None
     dtype: torch.dtype = torch.float32
+    clip: float | None = None
+    members: int | None = None
+    orders: tuple[float, float] = field(init=False, repr=False)  # w1 and w2; 1 with a schedule, which the score has
 
     def __post_init__(self) -> None:
+        if not self.networks or not all(map(callable, self.networks)):
+            raise ConfigError("one or several discriminators", repr(self.discriminators)[:200], "give callables")
+        if any(isinstance(network, nn.Module) and network.training for network in map(innermost, self.networks)):
+            warnings.warn("a discriminator is in training mode: call its .eval() before sampling", stacklevel=3)
         if self.rule not in (rules := (*RULES, SHRUNK)):
             raise ConfigError("a rule for several discriminators", repr(self.rule), f"choose from: {', '.join(rules)}")
         if self.window[0] > self.window[1]:
             raise ConfigError("a window (first, last) of VP times", str(self.window), "exchange its ends")
+        if self.clip is not None and not 0 < self.clip < 0.5:
+            raise ConfigError("a clip above 0 and below 0.5, or None", repr(self.clip), "the paper's is 1e-5")
+        object.__setattr__(self, "orders", _orders(self.weight))
 
     @property
-    def orders(self) -> tuple[float, float]:
-        """The weights w1 and w2 by which a Heun step multiplies the score; 1 with a schedule, which is part of it."""
-        if callable(self.weight):
-            return 1.0, 1.0
-        return (self.weight, self.weight) if isinstance(self.weight, int | float) else self.weight
+    def networks(self) -> list[Discriminator]:
+        """The discriminators, as a list."""
+        several: Any = self.discriminators
+        return [several] if callable(several) and not isinstance(several, nn.ModuleList) else list(several)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.
@@ -125,47 +150,38 @@ class DiscriminatorGuidance:
         it by sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the
         term is 0 and L is +inf; where L is not finite the term is NaN.
 
-        x: (N, C, H, W) float64 noisy images, unscaled (EDM units); sigma: (N,) float64.
+        x: (N, C, H, W) noisy images, unscaled (EDM units); sigma: (N,), or one for all. On a device without float64
+        all is float32.
 
         Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
         *Deviation:* the official code tests the smallest tau of a batch for all its samples, and marks "outside" by
         1e7.
         """
-        tau = tau_from_sigma(sigma.double())
+        levels = levels_of(sigma, x)
+        tau = tau_from_sigma(levels)
         active = (tau >= self.window[0]) & (tau <= self.window[1])
-        score = torch.zeros_like(x, dtype=torch.float64)
+        score = torch.zeros_like(x, dtype=levels.dtype)
         outside = torch.full_like(tau, math.inf)
         if not bool(active.any()):
             return score, outside
-        mean = marginal_mean(tau).view(-1, 1, 1, 1)
+        mean = column(marginal_mean(tau), x)
         with torch.inference_mode(False), torch.enable_grad():
             x_vp = (mean * x).to(self.dtype).detach().clone().requires_grad_(True)
             log_ratio = self.log_ratio(x_vp, tau.to(self.dtype).clone())
-            with torch.autocast(x.device.type, enabled=False):  # the forward pass has chosen all formats
-                (slope,) = torch.autograd.grad(log_ratio.sum(), x_vp)
+            slope = gradient(log_ratio, x_vp)
         # A rule's clip may have made the gradient of what is not finite 0.
-        slope = slope.masked_fill(~log_ratio.isfinite().view(-1, 1, 1, 1), math.nan)
-        level = sigma.double().view(-1, 1, 1, 1)
-        score = torch.where(active.view(-1, 1, 1, 1), -(level**2) * mean * slope.double(), score)
+        slope = slope.masked_fill(~column(log_ratio.isfinite(), x), math.nan)
+        score = torch.where(column(active, x), -(column(levels, x) ** 2) * mean * slope.to(score), score)
         if callable(self.weight):
-            score = torch.as_tensor(self.weight(sigma)).to(score).view(-1, 1, 1, 1) * score
-        return score, torch.where(active, log_ratio.detach().double(), outside)
+            score = column(torch.as_tensor(self.weight(levels)).to(score).expand(len(x)), x) * score
+        return score, torch.where(active, log_ratio.detach().to(outside), outside)
 
     def log_ratio(self, x_vp: Tensor, tau: Tensor) -> Tensor:
         """The log ratio (N,) of the discriminators by the rule, differentiable in x_vp.
 
         It is NaN where a member's logit is not finite, which a rule's clip would hide.
         """
-        single = callable(self.discriminators) and not isinstance(self.discriminators, torch.nn.ModuleList)
-        members: Any = [self.discriminators] if single else self.discriminators
-        rows, count = [], len(tau)
-        for member in members:
-            logits = member(x_vp, tau)
-            if count not in (logits.numel(), *logits.shape[-1:]):
-                expected = f"logits of shape ({count},) or (M, {count})"
-                raise ConfigError(expected, str(tuple(logits.shape)), "give one for each image")
-            rows.append(logits.reshape(-1, count))
-        logits = torch.cat(rows)
+        logits = self.member_logits(x_vp, tau)
         if self.rule == SHRUNK:
             if len(logits) < 2:
                 raise ConfigError(f"two or more discriminators for {SHRUNK}", "one", "choose another rule")
@@ -176,18 +192,58 @@ class DiscriminatorGuidance:
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
         ratio = RULES[self.rule](logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
+        if self.clip is not None and self.rule == MEAN_PROBABILITY:
+            ratio = clip_log_ratio(ratio, self.clip)
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
-    def denoise(self, denoiser: Denoiser) -> Denoiser:
+    def member_logits(self, x_vp: Tensor, tau: Tensor) -> Tensor:
+        """The logits (M, N) of all discriminators."""
+        return torch.cat([self._logits(network, x_vp, tau) for network in self.networks])
+
+    def _logits(self, network: Discriminator, x_vp: Tensor, tau: Tensor) -> Tensor:
+        """The logits (M, N) of a discriminator."""
+        inner, count = innermost(network), len(tau)
+        first = next(inner.parameters(), x_vp) if isinstance(inner, nn.Module) else x_vp
+        half = x_vp.dtype == torch.float32 and first.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(x_vp.device.type, first.dtype) if half else nullcontext():
+            logits = network(x_vp, tau)
+        known = isinstance(getattr(inner, "members", None), int)
+        members = self.members or (inner.members if known else 1)
+        if logits.numel() != members * count or (members > 1 and logits.shape != (members, count)):
+            expected = f"logits of shape ({count},)" if members == 1 else f"logits of shape ({members}, {count})"
+            remedy = "give one for each image, or say members=M for the logits (M, N) of M members"
+            raise ConfigError(expected, str(tuple(logits.shape)), remedy)
+        if not known and logits.numel() >= SUSPICIOUS and tau.max() < 0.5 and 0 <= logits.min() < logits.max() <= 1:
+            warnings.warn("all logits are in [0, 1]: return logits if these are probabilities", stacklevel=2)
+        return logits.reshape(members, count)
+
+    def denoise(self, denoiser: Denoiser) -> GuidedDenoiser:
         """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2.
+
+        It takes what the denoiser takes, and has its attributes, such as `sigma_min` and `round_sigma`.
 
         >>> guided = DiscriminatorGuidance(lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3))).denoise(lambda x, sigma: 0 * x)
         >>> guided(torch.zeros(1, 1, 1, 1), torch.ones(1)).item() > 0
         True
         """
+        return GuidedDenoiser(self, denoiser)
 
-        def guided(x: Tensor, sigma: Tensor) -> Tensor:
-            score, _ = self(x.double(), sigma.double())
-            return denoiser(x, sigma) - (sum(self.orders) / 2 * score).to(x.dtype)
 
-        return guided
+@dataclass(frozen=True)
+class GuidedDenoiser:
+    """A denoiser with guidance, and else like the denoiser."""
+
+    guidance: DiscriminatorGuidance
+    denoiser: Denoiser
+
+    def __call__(self, x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
+        """D + w sigma^2 grad_x L of x (N, C, H, W) at sigma, (N,) or one for all."""
+        score, _ = self.guidance(x, sigma)
+        if not bool(score.isfinite().all()):
+            expected, remedy = "finite guidance", "check x and the discriminators, or lower the weight"
+            raise DivergenceError(expected, f"NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}", remedy)
+        denoised: Tensor = self.denoiser(x, sigma, *conditions, **named)
+        return denoised - (sum(self.guidance.orders) / 2 * score).to(x.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(innermost(vars(self).get("denoiser")), name)
