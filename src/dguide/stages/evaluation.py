@@ -16,24 +16,9 @@ from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
 from discriminator_guidance.core.runtime import Compute, allow_tf32, gather_rows, is_first, prepare, share
+from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.classification import classification_scores
-from discriminator_guidance.metrics.distances import (
-    Gaussian,
-    KernelSet,
-    debiased_distance,
-    floor_distance,
-    frechet_influence,
-    gaussian_of_features,
-    gaussian_of_statistics,
-    kid_influence,
-)
-from discriminator_guidance.metrics.features import (
-    Doubles,
-    FidNetwork,
-    InceptionFeatures,
-    extract_features,
-    load_fid_network,
-)
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features, load_fid_network
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, RULES, simplex_weights
@@ -41,26 +26,29 @@ from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, RULES, sim
 DESCRIBED = ("members", "weights", "w1", "w2", "boosting", "s_churn", "network", "autoguidance")  # of a variant
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
 DISTANCES = ("fid", "kid", "kid_holdout")
-SCORES = tuple(f"discriminator_{name}" for name in ("precision", "recall", "accuracy", "auroc"))
-SAMPLED = ("w1", "w2", "boosting", "window", "steps", "s_churn", "network", "autoguidance")  # settings of a variant
+SCORES = ("precision", "recall", "accuracy", "auroc")  # of discriminators
+
+Advance = Callable[[int], None]
+Evaluated = Mapping[str, Estimate]  # by metric, of a variant
 
 
 @dataclass(frozen=True)
 class RealImages:
     """What every set of features is compared with, computed once."""
 
-    gaussian: Gaussian
-    kernels: Mapping[str, KernelSet]  # of the training and of the held-out images, by the distance to them
-    neighbours: np.ndarray  # features (n, d) for the k-NN manifolds, at most as many as a variant has samples
+    gaussian: distances.Gaussian
+    kernels: Mapping[str, distances.KernelSet]  # by the distance to them
+    neighbours: np.ndarray  # features (n, d) for the k-NN manifolds
     neighborhood: int
 
 
-Evaluated = Mapping[str, Estimate]  # fid, fid_debiased, kid, kid_holdout, precision and recall of a variant
-
-
-def _minus(variant: Evaluated, other: Evaluated) -> dict[str, Estimate]:
-    """The paired difference of each distance."""
-    return {name: variant[name].minus(other[name]) for name in DISTANCES}
+def measure(rows: np.ndarray, real: RealImages, compute: Compute, most: int | None = None) -> dict[str, Estimate]:
+    """The metrics of features (n, d), by the first `most` of them those of the k-NN manifolds."""
+    kernel = distances.KernelSet.of(rows, compute.device)
+    precision, recall = precision_recall(rows[:most], real.neighbours, real.neighborhood, device=compute.device)
+    kids = {name: distances.kid_influence(kernel, of_real) for name, of_real in real.kernels.items()}
+    pairs = {"fid": distances.frechet_influence(rows, real.gaussian), **kids}
+    return {name: Estimate.of([pair]) for name, pair in pairs.items()} | {"precision": precision, "recall": recall}
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -74,18 +62,19 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     allow_tf32(False)  # metrics are compared to many digits
     # Everything is read and checked before anything is computed.
     features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
-    if settings.neighborhood + 2 > min(len(features["train"]), guided.images):
-        expected = f"evaluation.neighborhood of at most {min(len(features['train']), guided.images) - 2}, by the images"
+    neighbours = min(len(features["train"]), guided.images)
+    if settings.neighborhood + 2 > neighbours:
+        expected = f"evaluation.neighborhood of at most {neighbours - 2}, by the images"
         raise InputError(expected, str(settings.neighborhood), "lower it")
     for variant in config.variants:
         for replicate in layouts:
             read_samples(config, replicate, variant)
     scores = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
-    gaussian = _reference(config, layout, features["train"])
-
     network = load_fid_network(layout.model("fid_network"), compute)
-    real = _real_images(config, features, gaussian, compute) if is_first() else None
-    evaluated: dict[str, Evaluated] = {}
+    real = _real_images(config, layout, features, compute) if is_first() else None
+
+    evaluated: dict[str, dict[str, Estimate]] = {name: {} for name in config.variants}
+    debiased: dict[str, list[float]] = {name: [] for name in config.variants}
     total = len(config.variants) * len(layouts) * guided.images
     with tracking.bar("features of all variants", len(share(total)), "images") as advance:
         for variant in config.variants:
@@ -94,33 +83,45 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
                 images = read_samples(config, replicate, variant)
                 rows = _features(network, images, settings.batch_size, compute, advance)
                 if real is not None:  # the others only share the features
-                    measured.append(_measure(rows, real, compute))
-            if measured:
-                evaluated[variant] = {name: Estimate.of(values[name] for values in measured) for name in measured[0]}
+                    measured.append(measure(rows, real, compute, neighbours))
+                    debiased[variant].append(distances.debiased_distance(rows, real.gaussian))
+            for name in measured[0] if measured else ():
+                evaluated[variant][name] = Estimate.of((part[name].mean, part[name].influence[0]) for part in measured)
     if real is None:
         return {}
 
-    metrics, details = {}, {}
-    adjusted, baseline = adjusted_p(config, evaluated), evaluated[settings.baseline]
+    metrics, baseline, adjusted = {}, evaluated[settings.baseline], adjusted_p(config, evaluated)
     of_real = _distances_of_real(config, features, real)
-    for name in config.variants:
-        metrics[name] = _metrics(evaluated[name], baseline)
-        details[name] = _details(evaluated[name], baseline) | _described(config, name) | dict.fromkeys(SCORES)
-        details[name] |= scores[name] | (of_real if name == settings.baseline else {})
-        details[name] |= {
+    for name, estimates in evaluated.items():
+        delta = _minus(estimates, baseline)
+        metrics[name] = {
+            **_interval(estimates["fid"], "fid", "fid_low", "fid_high"),
+            **_interval(delta["fid"], "delta_fid", "delta_low", "delta_high"),
+            **{key: estimates[key].mean for key in ("kid", "kid_holdout", "precision", "recall")},
+        }
+        details: dict[str, Any] = {
+            "fid_values": list(estimates["fid"].values),  # of each replicate
+            "fid_ci95_sampling": estimates["fid"].sampling_interval(),
+            "fid_debiased": float(np.mean(debiased[name])),
+            "delta_ci95_sampling": delta["fid"].sampling_interval(),
+            "delta_p": delta["fid"].p_value(),
+        }
+        for kid in ("kid", "kid_holdout"):
+            details[f"{kid}_ci95"] = estimates[kid].interval()
+            details |= {f"delta_{kid}": delta[kid].mean, f"delta_{kid}_ci95": delta[kid].interval()}
+        details |= _described(config, name) | scores[name] | (of_real if name == settings.baseline else {})
+        details |= {
             "reference_n": len(features["train"]),
             "holdout_n": len(features["holdout"]),
             "delta_p_adjusted": adjusted.get(name),
             "against_members": against_members(config.variants, evaluated, name),
         }
-    for name in config.variants:
         write_json(layout.evaluation(name), metrics[name])
-        write_json(layout.details(name), details[name])
-    folders = {path(settings.baseline).parent for path in (layout.evaluation, layout.details)}
-    for path in (path for folder in folders for path in folder.glob("*.json")):
+        write_json(layout.details(name), details)
+    for path in [*layout.report.glob("evaluation/*.json"), *layout.report.glob("details/*.json")]:
         if path.stem not in config.variants:  # a row that the settings no longer have
             path.unlink()
-    write_csv(layout.details(settings.baseline).with_name("differences.csv"), differences(evaluated))
+    write_csv(layout.report / "details" / "differences.csv", differences(evaluated))
     for name in config.variants:  # rows of the runs table in MLflow
         tags = {"stage": "evaluation", "profile": config.profile, "variant": name}
         with tracking.run(config.profile, f"evaluation/{name}", tags, _described(config, name)) as nested:
@@ -143,7 +144,7 @@ def read_samples(config: Config, layout: Layout, variant: str) -> np.ndarray:
     return images
 
 
-def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[str, float]:
+def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[str, float | None]:
     """Mean scores of the combined discriminator on the test split of real and unguided fake images, over replicates.
 
     *Deviation*: members with fitted weights, which change with the noise level, are combined with equal ones.
@@ -164,34 +165,26 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
         if variant.rule == "mean_probability":
             combined = combined.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
         scores.append(classification_scores(combined.numpy(), labels))
-    means = {name: float(np.mean([score[name] for score in scores])) for name in (scores or [{}])[0]}
+    means = {name: float(np.mean([score[name] for score in scores])) if scores else None for name in SCORES}
     return {f"discriminator_{name}": mean for name, mean in means.items()}
 
 
-def _reference(config: Config, layout: Layout, train: np.ndarray) -> Gaussian:
-    path = config.evaluation.reference
-    if path.startswith("models/"):
-        return gaussian_of_features(train)
-    published = load_arrays(layout.root / path, ("mu", "sigma"), "get the file again")
-    return gaussian_of_statistics(**published, width=train.shape[1], source=path)
-
-
-def _real_images(
-    config: Config, features: Mapping[str, np.ndarray], gaussian: Gaussian, compute: Compute
-) -> RealImages:
-    train, splits = features["train"], {"kid": "train", "kid_holdout": "holdout"}
-    kernels = {distance: KernelSet.of(features[split], compute.device) for distance, split in splits.items()}
+def _real_images(config: Config, layout: Layout, features: Mapping[str, np.ndarray], compute: Compute) -> RealImages:
+    train, reference = features["train"], config.evaluation.reference
+    if reference.startswith("models/"):
+        gaussian = distances.gaussian_of_features(train)
+    else:
+        published = load_arrays(layout.root / reference, ("mu", "sigma"), "get the file again")
+        gaussian = distances.gaussian_of_statistics(**published, width=train.shape[1], source=reference)
+    splits = {"kid": "train", "kid_holdout": "holdout"}
+    kernels = {distance: distances.KernelSet.of(features[split], compute.device) for distance, split in splits.items()}
     # The k-NN sets have one size; real images are taken in equal steps, for they are sorted.
     rows = np.linspace(0, len(train) - 1, min(config.guided.images, len(train))).round().astype(int)
     return RealImages(gaussian, kernels, train[rows], config.evaluation.neighborhood)
 
 
 def _features(
-    network: FidNetwork | InceptionFeatures,
-    images: np.ndarray,
-    batch_size: int,
-    compute: Compute,
-    advance: Callable[[int], None],
+    network: FidNetwork | InceptionFeatures, images: np.ndarray, batch_size: int, compute: Compute, advance: Advance
 ) -> np.ndarray:
     """The features of all images; the processes of torchrun divide the batches, which are those of one process."""
     batches = share(-(-len(images) // batch_size))
@@ -202,47 +195,9 @@ def _features(
     return gather_rows(rows, len(images)).numpy()
 
 
-def _measure(rows: np.ndarray, real: RealImages, compute: Compute) -> dict[str, tuple[float, Doubles]]:
-    """The numbers of one set of features, with the influence of each image."""
-    kernel, size = KernelSet.of(rows, compute.device), len(real.neighbours)
-    precision, recall = precision_recall(rows[:size], real.neighbours, real.neighborhood, device=compute.device)
-    return {
-        "fid": frechet_influence(rows, real.gaussian),
-        "fid_debiased": (debiased_distance(rows, real.gaussian), np.full(len(rows), np.nan)),  # without an interval
-        **{name: kid_influence(kernel, reference) for name, reference in real.kernels.items()},
-        "precision": (precision.mean, precision.influence[0]),
-        "recall": (recall.mean, recall.influence[0]),
-    }
-
-
-def _metrics(variant: Evaluated, baseline: Evaluated) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for name, estimate in (("fid", variant["fid"]), ("delta", variant["fid"].minus(baseline["fid"]))):
-        low, high = estimate.interval()
-        metrics |= {"delta_fid" if name == "delta" else name: estimate.mean, f"{name}_low": low, f"{name}_high": high}
-    return metrics | {name: variant[name].mean for name in ("kid", "kid_holdout", "precision", "recall")}
-
-
-def _details(variant: Evaluated, baseline: Evaluated) -> dict[str, Any]:
-    delta = _minus(variant, baseline)
-    details: dict[str, Any] = {
-        "fid_values": list(variant["fid"].values),  # of each replicate
-        "fid_ci95_sampling": variant["fid"].sampling_interval(),
-        "fid_debiased": variant["fid_debiased"].mean,
-        "delta_ci95_sampling": delta["fid"].sampling_interval(),
-        "delta_p": delta["fid"].p_value(),
-    }
-    for name in ("kid", "kid_holdout"):
-        details[f"{name}_ci95"] = variant[name].interval()
-        details |= {f"delta_{name}": delta[name].mean, f"delta_{name}_ci95": delta[name].interval()}
-    return details
-
-
 def _described(config: Config, name: str) -> dict[str, Any]:
     """How a variant is sampled, with every setting that holds for it."""
-    variant, guided = config.variants[name], config.guided
-    steps, reference = variant.steps, config.evaluation.reference
-    window = variant.window or (guided.time_min, guided.time_max)
+    variant, guided, reference = config.variants[name], config.guided, config.evaluation.reference
     return {
         "variant": name,
         "n": guided.images,
@@ -251,9 +206,9 @@ def _described(config: Config, name: str) -> dict[str, Any]:
         "seed_start": guided.seed_start,
         **{key: plain(getattr(variant, key)) for key in DESCRIBED},
         "rule": variant.rule if variant.members else None,
-        "window": list(window) if variant.members else None,
-        "steps": steps,
-        "nfe": (2 * steps - 1) * (1 if variant.autoguidance is None else 2),  # denoiser evaluations of an image
+        "window": plain(variant.window) if variant.members else None,
+        "steps": variant.steps,
+        "nfe": (2 * variant.steps - 1) * (1 if variant.autoguidance is None else 2),  # denoiser evaluations of an image
         "fid_network": config.fid_network.name,
         "reference_statistics": None if reference.startswith("models/") else reference,
     }
@@ -262,14 +217,33 @@ def _described(config: Config, name: str) -> dict[str, Any]:
 def _distances_of_real(config: Config, features: Mapping[str, np.ndarray], real: RealImages) -> dict[str, Any]:
     """What to hold a distance against: training images drawn again, and held-out ones."""
     details: dict[str, Any] = {
-        "floor": floor_distance(features["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
-        "holdout_fid_debiased": debiased_distance(features["holdout"], real.gaussian),
+        "floor": distances.floor_distance(features["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
+        "holdout_fid_debiased": distances.debiased_distance(features["holdout"], real.gaussian),
     }
-    kid = kid_influence(real.kernels["kid_holdout"], real.kernels["kid"])
-    for name, pair in (("fid", frechet_influence(features["holdout"], real.gaussian)), ("kid", kid)):
+    kid = distances.kid_influence(real.kernels["kid_holdout"], real.kernels["kid"])
+    for name, pair in (("fid", distances.frechet_influence(features["holdout"], real.gaussian)), ("kid", kid)):
         estimate = Estimate.of([pair])
         details |= {f"holdout_{name}": estimate.mean, f"holdout_{name}_ci95": estimate.interval()}
     return details
+
+
+def _minus(variant: Evaluated, other: Evaluated) -> dict[str, Estimate]:
+    """The paired difference of each distance."""
+    return {name: variant[name].minus(other[name]) for name in DISTANCES}
+
+
+def _interval(estimate: Estimate, *keys: str) -> dict[str, float]:
+    """An estimate and the ends of its interval under three keys."""
+    return dict(zip(keys, (estimate.mean, *estimate.interval()), strict=True))
+
+
+def _difference(delta: Evaluated) -> dict[str, float]:
+    """The differences of the distances with their intervals: `difference`, `low` and `high` are of FID."""
+    row: dict[str, float] = {}
+    for distance, estimate in delta.items():
+        prefix = "" if distance == "fid" else f"{distance}_"
+        row |= _interval(estimate, f"{prefix}difference", f"{prefix}low", f"{prefix}high")
+    return row
 
 
 def differences(evaluated: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
@@ -279,14 +253,6 @@ def differences(evaluated: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
         delta = _minus(evaluated[name], evaluated[other])
         rows.append({"variant": name, "other": other, **_difference(delta), "p": delta["fid"].p_value()})
     return rows
-
-
-def _difference(delta: Mapping[str, Estimate]) -> dict[str, float]:
-    row: dict[str, float] = {}
-    for distance, estimate in delta.items():
-        prefix, (low, high) = "" if distance == "fid" else f"{distance}_", estimate.interval()
-        row |= {f"{prefix}difference": estimate.mean, f"{prefix}low": low, f"{prefix}high": high}
-    return row
 
 
 def adjusted_p(config: Config, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
@@ -302,30 +268,22 @@ def against_members(
     variants: Mapping[str, Variant], evaluated: Mapping[str, Evaluated], ensemble: str
 ) -> dict[str, Any] | None:
     """An ensemble's difference from its members on average, where each was sampled alone with the same settings."""
-    alone = _alone(variants, ensemble)
-    if len(alone) < 2:
+    members, how = variants[ensemble].members, _sampling(variants[ensemble])
+    same = {name: row.members for name, row in variants.items() if len(row.members) == 1 and _sampling(row) == how}
+    singles = {member: name for name, (member,) in same.items()}
+    if len(members) < 2 or not set(members) <= set(singles):
         return None
-    mean = {}
-    for name in DISTANCES:
-        estimates = [evaluated[variant][name] for variant in alone.values()]
+    mean, alone = {}, {member: singles[member] for member in members}
+    for distance in DISTANCES:
+        estimates = [evaluated[name][distance] for name in alone.values()]
         # The mean of distances has the mean of their influences, because all share their noise index by index.
         values = np.mean([estimate.values for estimate in estimates], axis=0)
-        mean[name] = Estimate(tuple(values.tolist()), np.mean([estimate.influence for estimate in estimates], axis=0))
+        influence = np.mean([estimate.influence for estimate in estimates], axis=0)
+        mean[distance] = Estimate(tuple(values.tolist()), influence)
     return {"alone": alone, "fid": mean["fid"].mean, **_difference(_minus(evaluated[ensemble], mean))}
 
 
-def _alone(variants: Mapping[str, Variant], ensemble: str) -> dict[str, str]:
-    """By member, the variant that samples with it alone as the ensemble samples; empty where one has none."""
-
-    def sampling(variant: Variant) -> tuple[object, ...]:
-        clipped, fitted = variant.rule == "clipped_logit_mean", variant.weights == "fitted"
-        return clipped, fitted, *(getattr(variant, key) for key in SAMPLED)
-
-    alike = sampling(variants[ensemble])
-    singles = {
-        variant.members[0]: name
-        for name, variant in variants.items()
-        if len(variant.members) == 1 and sampling(variant) == alike
-    }
-    members = variants[ensemble].members
-    return {member: singles[member] for member in members} if set(members) <= set(singles) else {}
+def _sampling(variant: Variant) -> dict[str, Any]:
+    """How a variant is sampled, whichever its members; of one member all rules are the same but the clipped one."""
+    how = vars(variant) | {"rule": variant.rule == "clipped_logit_mean", "weights": variant.weights == "fitted"}
+    return {key: value for key, value in how.items() if key not in ("needs", "members", "published")}

@@ -9,26 +9,21 @@ import numpy as np
 import torch
 
 from dguide import tracking
-from dguide.report.format import estimate, verdict
+from dguide.report.format import INCEPTION, estimate, fid_label, verdict
+from dguide.stages.evaluation import RealImages, measure
 from dguide.stages.networks import released_file
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import read_json
 from discriminator_guidance.core.image_files import ImageSet, open_images
 from discriminator_guidance.core.runtime import Compute, prepare
-from discriminator_guidance.metrics.distances import KernelSet, frechet_influence, gaussian_of_features, kid_influence
-from discriminator_guidance.metrics.features import (
-    INCEPTION,
-    FidNetwork,
-    InceptionFeatures,
-    extract_features,
-    load_fid_network,
-)
-from discriminator_guidance.metrics.manifold import precision_recall
+from discriminator_guidance.metrics import features as networks
+from discriminator_guidance.metrics.distances import KernelSet, gaussian_of_features
 from discriminator_guidance.metrics.significance import Estimate
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
+FeatureNetwork = networks.FidNetwork | networks.InceptionFeatures
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,7 @@ class Distances:
     sets: dict[str, ImageSet]  # "images", "against" if given, "reference"
     counts: dict[str, int]  # of the images that were measured, by set: as many of "images" as of "against"
     columns: dict[str, dict[str, Estimate]]  # "images", and with "against" also that and "difference"
+    network: str  # whose features are compared
     paired: bool
 
     def title(self) -> str:
@@ -51,20 +47,23 @@ class Distances:
 
     def rows(self) -> list[dict[str, str]]:
         """Values with 95 % intervals, a row for each metric."""
-        names = self.columns["images"]
-        return [{"metric": name, **{column: self._text(column, name) for column in self.columns}} for name in names]
+        names = {"fid": fid_label(self.network), "kid": fid_label(self.network, "KID")}
+        return [
+            {"metric": names.get(metric, metric), **{column: self._text(column, metric) for column in self.columns}}
+            for metric in self.columns["images"]
+        ]
 
     def sentence(self) -> str:
         """Whether the two sets differ in FID, and whether KID agrees."""
-        (name, fid), (_, kid), *_ = self.columns["difference"].items()
+        fid, kid = (self.columns["difference"][metric] for metric in ("fid", "kid"))
         words = {"better": "significantly below", "worse": "significantly above"}
         relation = words.get(verdict(fid.interval()), "indistinguishable from")
-        numbers = f"{self._text('difference', name)}, p = {fid.p_value():.2g}, {'' if self.paired else 'un'}paired"
-        odd = "; KID disagrees in sign" if fid.mean * kid.mean < 0 else ""
-        return f"{name}: {self.sets['images'].path} is {relation} {self.sets['against'].path} ({numbers}){odd}"
+        numbers = f"{self._text('difference', 'fid')}, p = {fid.p_value():.2g}, {'' if self.paired else 'un'}paired"
+        sets = f"{self.sets['images'].path} is {relation} {self.sets['against'].path}"
+        return f"{fid_label(self.network)}: {sets} ({numbers}){'; KID disagrees in sign' * (fid.mean * kid.mean < 0)}"
 
-    def _text(self, column: str, name: str) -> str:
-        measured, digits = self.columns[column][name], 5 if name.startswith("KID") else 3
+    def _text(self, column: str, metric: str) -> str:
+        measured, digits = self.columns[column][metric], 5 if metric == "kid" else 3
         return estimate(measured.mean, measured.interval(), digits, column == "difference")
 
 
@@ -86,28 +85,17 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
     fewest = min(len(images_of.names) for name, images_of in sets.items() if name != "reference")
     counts = dict.fromkeys(sets, fewest) | {"reference": len(sets["reference"].names)}
     features = {name: _features(sets[name], count, extractor, batch_size, compute) for name, count in counts.items()}
-    real = features.pop("reference")
-    gaussian, kernels, columns = gaussian_of_features(real), KernelSet.of(real, compute.device), {}
-    for name, rows in features.items():
-        precision, recall = precision_recall(rows, real, NEIGHBORHOOD, device=compute.device)
-        columns[name] = {
-            label: Estimate.of([frechet_influence(rows, gaussian)]),
-            label.replace("FID", "KID", 1): Estimate.of([kid_influence(KernelSet.of(rows, compute.device), kernels)]),
-            "precision": precision,
-            "recall": recall,
-        }
+    rows = features.pop("reference")
+    real = RealImages(gaussian_of_features(rows), {"kid": KernelSet.of(rows, compute.device)}, rows, NEIGHBORHOOD)
+    columns = {name: measure(rows, real, compute) for name, rows in features.items()}
     paired = against is not None and sets["images"].names == sets["against"].names
     if against is not None:
-        minus = Estimate.minus if paired else Estimate.minus_independent
-        columns["difference"] = {
-            metric: minus(measured, columns["against"][metric]) for metric, measured in columns["images"].items()
-        }
-    return Distances(sets, counts, columns, paired)
+        minus, other = Estimate.minus if paired else Estimate.minus_independent, columns["against"]
+        columns["difference"] = {metric: minus(of, other[metric]) for metric, of in columns["images"].items()}
+    return Distances(sets, counts, columns, label, paired)
 
 
-def _features(
-    images: ImageSet, count: int, network: FidNetwork | InceptionFeatures, batch_size: int, compute: Compute
-) -> np.ndarray:
+def _features(images: ImageSet, count: int, network: FeatureNetwork, batch_size: int, compute: Compute) -> np.ndarray:
     """Features of all images, or of fewer ones drawn at random, whatever their order."""
     drawn, start, parts = np.zeros(len(images.names), dtype=bool), 0, []
     drawn[np.random.default_rng(0).permutation(len(drawn))[:count]] = True
@@ -116,21 +104,21 @@ def _features(
             chosen = batch[drawn[start : start + len(batch)]]
             start += len(batch)
             if len(chosen):
-                parts.append(extract_features(network.features, chosen, batch_size, compute.device, advance))
+                parts.append(networks.extract_features(network.features, chosen, batch_size, compute.device, advance))
     return np.concatenate(parts)
 
 
-def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FidNetwork | InceptionFeatures]:
-    """The name of a distance and its network: torch-fidelity's Inception, or the `fid_network` of a profile."""
-    if choice == "inception" or choice.endswith(".pth"):
+def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FeatureNetwork]:
+    """The name of a network and the network: torch-fidelity's Inception, or the `fid_network` of a profile."""
+    if choice == INCEPTION or choice.endswith(".pth"):
         key = "--network inception (dguide fetch inception --params configs/cifar10.yaml)"
-        path = INCEPTION_WEIGHTS if choice == "inception" else choice
-        weights = released_file(Path.cwd(), path, key)
-        return "FID", InceptionFeatures(read_state_dict(weights)).to(compute.device).eval().requires_grad_(False)
+        weights = released_file(Path.cwd(), INCEPTION_WEIGHTS if choice == INCEPTION else choice, key)
+        return INCEPTION, compute.place(networks.InceptionFeatures(read_state_dict(weights)))
     folder = Path(choice).parent if choice.endswith(".safetensors") else Path(choice)
     arguments = read_json(folder / "config.json", "fid_network")
     size, channels = arguments.get("image_size"), arguments.get("in_channels")
-    if arguments != INCEPTION and (size, size, channels) != shape:
+    if arguments != networks.INCEPTION and (size, size, channels) != shape:
         expected = f"images (H, W, C) ({size}, {size}, {channels}), of which {folder} has features"
         raise InputError(expected, f"{shape}", "choose another --network, or other images")
-    return "FID" if arguments == INCEPTION else f"FID ({folder})", load_fid_network(folder, compute)
+    name = INCEPTION if arguments == networks.INCEPTION else str(folder)
+    return name, networks.load_fid_network(folder, compute)
