@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +15,6 @@ from discriminator_guidance import __version__
 from discriminator_guidance.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from dguide.settings import Config, Layout
 
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
@@ -31,22 +29,18 @@ study = typer.Typer(
     help="Searches with Optuna. Start a command in several terminals to share its trials; `optuna-dashboard "
     "reports/<profile>/study/<name>.journal` shows them."
 )
-convert = typer.Typer(help="Convert a released checkpoint to safetensors; nothing in it is executed.")
 app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
-app.add_typer(convert, name="convert", rich_help_panel=TOOLS, no_args_is_help=True)
 
 PARAMS = Path("params.yaml")
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
 Replicate = Annotated[
     int | None, typer.Option("--replicate", min=0, help="Run only this training replicate, e.g. as one of many jobs.")
 ]
-Member = Annotated[str, typer.Argument(help="A row of `members`.")]
-Variant = Annotated[str, typer.Argument(help="A row of `variants`.")]
+Row = Annotated[str, typer.Argument(metavar="ROW", help="A row of `members`, or of `variants` to draw samples.")]
 Trials = Annotated[str, typer.Option("--trials", metavar="N|+N", help="Total number of trials, e.g. 40, or +20 more.")]
 Recover = Annotated[
     bool, typer.Option("--recover", help="Rerun trials of killed processes immediately; no other may be running.")
 ]
-Folder = Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")]
 
 
 def _opened(params: Path) -> tuple[Config, Layout]:
@@ -65,30 +59,23 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 # The name of a command is the word of its stage or study.
-def _stage(command: typer.Context, params: Params = PARAMS) -> None:
-    run_stage(str(command.info_name), params)
-
-
-def _trained(command: typer.Context, replicate: Replicate = None, params: Params = PARAMS) -> None:
+def _stage(command: typer.Context, replicate: Replicate = None, params: Params = PARAMS) -> None:
     run_stage(str(command.info_name), params, replicate)
 
 
-def _discriminator(member: Member, replicate: Replicate = None, params: Params = PARAMS) -> None:
-    run_stage("discriminator", params, replicate, member=member)
-
-
-def _guided(variant: Variant, replicate: Replicate = None, params: Params = PARAMS) -> None:
-    run_stage("guided", params, replicate, variant=variant)
+def _stage_of_row(command: typer.Context, row: Row, replicate: Replicate = None, params: Params = PARAMS) -> None:
+    word = str(command.info_name)
+    run_stage(word, params, replicate, **{"member" if word == "discriminator" else "variant": row})
 
 
 for _word, _command, _text in (
     ("real", _stage, "Prepare the real images: training set, held-out set, data card."),
-    ("score", _trained, "Train or convert the score network, the EDM denoiser."),
-    ("extractor", _trained, "Train or convert the time-conditional classifier whose features feed the discriminators."),
+    ("score", _stage, "Train or convert the score network, the EDM denoiser."),
+    ("extractor", _stage, "Train or convert the time-conditional classifier whose features feed the discriminators."),
     ("fid_network", _stage, "Train or convert the network whose features define the Frechet distance."),
-    ("fake", _trained, "Draw the unguided samples that discriminators learn from."),
-    ("discriminator", _discriminator, "Train one discriminator."),
-    ("guided", _guided, "Draw the evaluation samples of one variant."),
+    ("fake", _stage, "Draw the unguided samples that discriminators learn from."),
+    ("discriminator", _stage_of_row, "Train one discriminator."),
+    ("guided", _stage_of_row, "Draw the evaluation samples of one variant."),
     ("evaluation", _stage, "Evaluate the samples of every variant: FID, KID, precision, recall, with intervals."),
     ("report", _stage, "Write tables, figures and index.html."),
 ):
@@ -226,29 +213,21 @@ def release(
     tracking.table(f"profile {settings.profile}: released networks", rows)
 
 
-@convert.command("edm")
-def convert_edm(file: Annotated[Path, typer.Argument(help="An EDM .pkl.")], folder: Folder) -> None:
-    """Convert an EDM score network."""
-    from discriminator_guidance.checkpoints.edm_pickle import read_edm
-
-    _converted(file, *read_edm(file), folder)
-
-
-@convert.command("adm")
-def convert_adm(
-    file: Annotated[Path, typer.Argument(help="A classifier or discriminator .pt.")],
-    folder: Folder,
-    head_channels: Annotated[int, typer.Option(min=1, help="Channels of an attention head.")] = 64,
+@app.command(rich_help_panel=TOOLS)
+def convert(
+    kind: Annotated[str, typer.Argument(metavar="edm|adm", help="A score network, or a classifier or discriminator.")],
+    file: Annotated[Path, typer.Argument(help="EDM's .pkl or ADM's .pt.")],
+    folder: Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")],
+    head_channels: Annotated[int, typer.Option(min=1, help="Channels of an attention head of adm.")] = 64,
 ) -> None:
-    """Convert an ADM classifier or a DG discriminator."""
+    """Convert a released checkpoint to safetensors; nothing in it is executed."""
     from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
-
-    _converted(file, *read_adm(file, head_channels), folder)
-
-
-def _converted(file: Path, network: nn.Module, arguments: dict[str, Any], folder: Path) -> None:
+    from discriminator_guidance.checkpoints.edm_pickle import read_edm
     from discriminator_guidance.core.files import save_weights
 
+    if kind not in ("edm", "adm"):
+        raise ConfigError("a checkpoint of edm or adm", repr(kind), "choose one of the two")
+    network, arguments = read_edm(file) if kind == "edm" else read_adm(file, head_channels)
     state = network.state_dict()
     save_weights(folder, state, arguments)
     held = {"tensors": len(state), "elements": sum(tensor.numel() for tensor in state.values())}
