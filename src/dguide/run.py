@@ -10,37 +10,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dguide import tracking
 from discriminator_guidance.core.errors import ConfigError, UserError
 from discriminator_guidance.core.runtime import alone, barrier, is_first, rank, world_size
 
-if TYPE_CHECKING:
-    from dguide.settings import Config
-
 # OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
 SPINCOUNT = "10000"
-DIVISIBLE = ("fake", "guided", "evaluation")  # stages whose result does not depend on how many processes divide them
-
-
-def work_apart(word: str, replicates: int, processes: int) -> bool:
-    """Whether each process of torchrun runs whole replicates of a stage alone, and the processes share nothing.
-
-    So do those of a stage that trains if no process is idle, and always of the FID network: distances must not depend
-    on the number of processes.
-    """
-    return word not in DIVISIBLE and (replicates >= processes or word == "fid_network")
 
 
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 
-    A stage that trains or samples runs once for each training replicate, or for one of them. The processes of torchrun
-    divide the replicates, as `work_apart` says, or what is done in each. Work folders stay until all outputs of all
-    replicates are written, so that no kill costs a finished one; DVC deletes outputs before it runs a stage again.
+    A stage that trains or samples runs once for each training replicate, or for one of them. Work folders stay until
+    all outputs of all replicates are written, so that no kill costs a finished one; DVC deletes outputs before it runs
+    a stage again.
     """
-    from dguide.settings import REPLICATED, Layout, load_config
+    from dguide.settings import REPLICATED, Layout, load_config, plain
 
     config = load_config(params)
     for kind, name in row.items():
@@ -51,7 +38,10 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
-    apart = work_apart(word, len(numbers), world_size())
+    # Processes of torchrun divide what is done, or train whole replicates apart if none of them is idle then. The FID
+    # network is always trained by one process: distances must not depend on the number of processes.
+    trains = word in ("score", "extractor", "discriminator")
+    apart = word == "fid_network" or (trains and len(numbers) >= world_size())
     numbers = numbers[rank() :: world_size()] if apart else numbers
     results = []
     with ExitStack() as stack, alone(apart):
@@ -64,7 +54,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             layout, settings = layouts[number], config.replicate(number)
             name = "/".join(filter(None, [word, *row.values(), layout.replicate]))
             tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
-            with tracking.run(config.profile, name, tags, _settings(settings, word, row)) as tracker:
+            shown = {key: value for key, value in plain(settings).items() if key in ("runtime", word)}
+            with tracking.run(config.profile, name, tags, shown | row) as tracker:
                 result: dict[str, Any] = stage.run(settings, layout, tracker, *row.values())
                 tracker.summary(result)
             results.append({"replicate": number, **result} if layout.replicate else result)
@@ -79,19 +70,14 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a work folder; the kernel opens it when this process ends, however it does."""
-    descriptor = -1
-    while descriptor < 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            remedy = "let it end or stop it, then run the command again"
-            raise UserError(f"{folder} for this process alone", "another one that does the same", remedy) from error
-        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
-            os.close(descriptor)  # of a folder that the process before has removed
-            descriptor = -1
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        remedy = "let it end or stop it, then run the command again"
+        raise UserError(f"{folder} for this process alone", "another one that does the same", remedy) from error
     try:
         yield
     finally:
@@ -99,14 +85,6 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # a refused command leaves no folder, an interrupted one its work
             for empty in (folder, *folder.parents):
                 empty.rmdir()
-
-
-def _settings(config: Config, word: str, row: dict[str, str]) -> dict[str, Any]:
-    """What MLflow records as parameters, but for the row, of which a stage records what holds in effect."""
-    from dguide.settings import plain
-
-    words = {"runtime", word, *(("sampler",) if word == "fake" else ())}
-    return {**{key: value for key, value in plain(config).items() if key in words}, **row}
 
 
 @contextmanager

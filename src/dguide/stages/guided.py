@@ -6,7 +6,7 @@ it too; the studies give it `Networks` that stay in memory while heads change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,18 +58,21 @@ class Networks:
 
 
 def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
-    """Write samples.npz (images, labels of a conditional profile, index) and grid.png of a variant."""
-    row, span, shards = config.variants[variant], config.guided, dict[int, Arrays]()
+    """Write the evaluation samples of a variant."""
+    row, folder = config.variants[variant], layout.guided(variant)
+    return write_samples(config, layout, tracker, row, config.guided, folder, f"guided-{variant}")
+
+
+def write_samples(
+    config: Config, layout: Layout, tracker: Tracker, row: Variant, span: SampleRange, folder: Path, work: str
+) -> dict[str, Any]:
+    """Write samples.npz (images, labels of a conditional profile, index) and grid.png of a range of samples."""
     tracker.params({**plain(row), **vars(sampler_settings(config, row))})
-    with tracking.bar(f"guided {variant}", span.images, "images") as advance:
-        for number, shard, kept in draw(config, layout, row, span.seed, batches_of(span), f"guided-{variant}"):
+    shards = dict[int, Arrays]()
+    with tracking.bar(work, span.images, "images") as advance:
+        for number, shard, kept in draw(config, layout, row, span.seed, batches_of(span), work):
             shards[number] = shard
             advance(len(shard["images"]), kept)
-    return write_samples(layout.guided(variant), tracker, shards)
-
-
-def write_samples(folder: Path, tracker: Tracker, shards: Mapping[int, Arrays]) -> dict[str, Any]:
-    """Write the samples of all batches, which the first process has; what their stage reports."""
     if not is_first():
         return {}
     samples = {name: np.concatenate([shards[number][name] for number in sorted(shards)]) for name in shards[0]}
