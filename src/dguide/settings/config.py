@@ -110,7 +110,6 @@ class InceptionFidNetwork(Settings):
     source: Literal["inception"]
     path: File
     name: Literal["inception"]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
 
 
 class SampleRange(Settings):

@@ -23,6 +23,7 @@ from discriminator_guidance.metrics.significance import Estimate
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
+METRICS = ("fid", "kid", "precision", "recall")
 FeatureNetwork = networks.FidNetwork | networks.InceptionFeatures
 
 
@@ -31,27 +32,19 @@ class Distances:
     """The metrics of one or two sets of images, and their difference: FID, KID, precision, recall."""
 
     sets: dict[str, ImageSet]  # "images", "against" if given, "reference"
-    counts: dict[str, int]  # of the images that were measured, by set: as many of "images" as of "against"
     columns: dict[str, dict[str, Estimate]]  # "images", and with "against" also that and "difference"
     network: str  # whose features are compared
     paired: bool
 
     def title(self) -> str:
-        """How many images of which set were measured."""
-        parts = []
-        for name, images in self.sets.items():
-            total, count = len(images.names), self.counts[name]
-            number = f"{count:,}" if count == total else f"{count:,} of {total:,} (distances depend on their number)"
-            parts.append(f"{number} {name} ({images.path})")
-        return ", ".join(parts)
+        """The number of images in each set."""
+        return ", ".join(f"{len(images.names):,} {name} ({images.path})" for name, images in self.sets.items())
 
     def rows(self) -> list[dict[str, str]]:
         """Values with 95 % intervals, a row for each metric."""
         names = {"fid": fid_label(self.network), "kid": fid_label(self.network, "KID")}
-        return [
-            {"metric": names.get(metric, metric), **{column: self._text(column, metric) for column in self.columns}}
-            for metric in self.columns["images"]
-        ]
+        texts = {metric: {column: self._text(column, metric) for column in self.columns} for metric in METRICS}
+        return [{"metric": names.get(metric, metric), **row} for metric, row in texts.items()]
 
     def sentence(self) -> str:
         """Whether the two sets differ in FID, and whether KID agrees."""
@@ -68,10 +61,7 @@ class Distances:
 
 
 def run(images: Path, against: Path | None, reference: Path, network: str, batch_size: int) -> Distances:
-    """Measure one or two sets of images; those with the same names are paired.
-
-    Of the larger of two sets as many images as the smaller has are drawn: FID is larger for fewer images.
-    """
+    """Measure one or two sets of images; those with the same names are paired."""
     paths = {"images": images, "against": against, "reference": reference}
     sets = {name: open_images(path) for name, path in paths.items() if path is not None}
     shape = sets["reference"].shape
@@ -80,11 +70,14 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
             expected = f"{NEIGHBORHOOD + 2} or more images (H, W, C) {shape}, as in {reference}, in --{name}"
             got = f"{len(images_of.names)} {images_of.shape} in {images_of.path}"
             raise InputError(expected, got, "give more images, or bring all to one size")
+    generated = [len(images_of.names) for name, images_of in sets.items() if name != "reference"]
+    if generated[0] != generated[-1]:
+        got = " and ".join(f"{count:,}" for count in generated)
+        remedy = "leave some out: FID is larger for fewer images"
+        raise InputError("as many images in --images as in --against", got, remedy)
     compute = prepare("auto", "float32", torch.get_num_threads())
     label, extractor = _network(network, shape, compute)
-    fewest = min(len(images_of.names) for name, images_of in sets.items() if name != "reference")
-    counts = dict.fromkeys(sets, fewest) | {"reference": len(sets["reference"].names)}
-    features = {name: _features(sets[name], count, extractor, batch_size, compute) for name, count in counts.items()}
+    features = {name: _features(images_of, extractor, batch_size, compute) for name, images_of in sets.items()}
     rows = features.pop("reference")
     real = RealImages(gaussian_of_features(rows), {"kid": KernelSet.of(rows, compute.device)}, rows, NEIGHBORHOOD)
     columns = {name: measure(rows, real, compute) for name, rows in features.items()}
@@ -92,19 +85,13 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
     if against is not None:
         minus, other = Estimate.minus if paired else Estimate.minus_independent, columns["against"]
         columns["difference"] = {metric: minus(of, other[metric]) for metric, of in columns["images"].items()}
-    return Distances(sets, counts, columns, label, paired)
+    return Distances(sets, columns, label, paired)
 
 
-def _features(images: ImageSet, count: int, network: FeatureNetwork, batch_size: int, compute: Compute) -> np.ndarray:
-    """Features of all images, or of fewer ones drawn at random, whatever their order."""
-    drawn, start, parts = np.zeros(len(images.names), dtype=bool), 0, []
-    drawn[np.random.default_rng(0).permutation(len(drawn))[:count]] = True
-    with tracking.bar(f"features of {images.path}", count, "images") as advance:
-        for batch in images.batches(batch_size):
-            chosen = batch[drawn[start : start + len(batch)]]
-            start += len(batch)
-            if len(chosen):
-                parts.append(networks.extract_features(network.features, chosen, batch_size, compute.device, advance))
+def _features(images: ImageSet, network: FeatureNetwork, size: int, compute: Compute) -> np.ndarray:
+    with tracking.bar(f"features of {images.path}", len(images.names), "images") as advance:
+        batches = images.batches(size)
+        parts = [networks.extract_features(network.features, b, size, compute.device, advance) for b in batches]
     return np.concatenate(parts)
 
 
@@ -114,7 +101,7 @@ def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str
         key = "--network inception (dguide fetch inception --params configs/cifar10.yaml)"
         weights = released_file(Path.cwd(), INCEPTION_WEIGHTS if choice == INCEPTION else choice, key)
         return INCEPTION, compute.place(networks.InceptionFeatures(read_state_dict(weights)))
-    folder = Path(choice).parent if choice.endswith(".safetensors") else Path(choice)
+    folder = Path(choice)
     arguments = read_json(folder / "config.json", "fid_network")
     size, channels = arguments.get("image_size"), arguments.get("in_channels")
     if arguments != networks.INCEPTION and (size, size, channels) != shape:

@@ -11,8 +11,7 @@ from dguide.settings import Config, Layout
 from dguide.stages.networks import network_training, released_file, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
-from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import read_npz, sha256, write_npz
+from discriminator_guidance.core.files import read_npz, write_npz
 from discriminator_guidance.core.runtime import allow_tf32, is_first, prepare
 from discriminator_guidance.metrics import features
 from discriminator_guidance.training.classifiers import train_classifier
@@ -26,12 +25,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     if settings.source == "inception":
         path = released_file(layout.root, settings.path, "fid_network.path")
-        if settings.sha256 is not None and (digest := sha256(path)) != settings.sha256:
-            remedy = "download the file again, or correct fid_network.sha256"
-            raise InputError(f"sha256 {settings.sha256} of {settings.path}", digest, remedy)
         released = features.InceptionFeatures(read_state_dict(path)).network  # refuses other weights
-        summary = save_network(layout, tracker, "fid_network", released, features.INCEPTION)
-        summary["source"] = settings.path
+        summary = save_network(layout, tracker, "fid_network", released, features.INCEPTION) | {"source": settings.path}
     else:
         _, size, _, channels = real["images"].shape
         arguments = {"image_size": size, "in_channels": channels, "channels": settings.channels}
