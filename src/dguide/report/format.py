@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 MISSING = "–"
 INCEPTION = "inception"  # the feature network of published FID values, which need no other name
+KIDS = {"kid": "KID", "kid_holdout": "held-out KID"}
 RULE_NAMES = {
     "mean_probability": "mean probability",
     "mean_logit": "mean logit",
     "clipped_logit_mean": "clipped raw logits (the reproduction's code)",
     "shrunk_mean_logit": "mean logit, shrunk where members disagree",
 }
-Text = TypeVar("Text", bound=str)
-Verdict = Literal["better", "worse", "indistinguishable"]
 
 
-def verdict(bounds: Sequence[float]) -> Verdict:
+def verdict(bounds: Sequence[float]) -> str:
     """The side of zero on which a 95 % interval of a difference in FID lies; lower FID is better."""
-    low, high = bounds
-    if high < 0:
-        return "better"
-    return "worse" if low > 0 else "indistinguishable"
+    return "better" if bounds[1] < 0 else "worse" if bounds[0] > 0 else "indistinguishable"
 
 
 def fid_label(network: str, metric: str = "FID") -> str:
@@ -36,10 +31,8 @@ def number(value: float | None, digits: int, sign: bool = False) -> str:
     """A fixed count of decimals, or a dash for None, NaN and infinity; what rounds to zero has no sign."""
     if value is None or not math.isfinite(value):
         return MISSING
-    text = f"{value:.{digits}f}"
-    if float(text) == 0:
-        return text.removeprefix("-")
-    return f"+{text}" if sign and value > 0 else text
+    text = f"{value:z.{digits}f}"
+    return f"+{text}" if sign and float(text) > 0 else text
 
 
 def estimate(value: float | None, bounds: Sequence[float], digits: int = 2, sign: bool = False) -> str:
@@ -50,6 +43,18 @@ def estimate(value: float | None, bounds: Sequence[float], digits: int = 2, sign
     if 0 < half_width < math.inf:
         digits = max(digits, 1 - math.floor(math.log10(half_width)))
     return f"{number(value, digits, sign)} [{', '.join(number(bound, digits, sign) for bound in bounds)}]"
+
+
+def fid_text(evaluation: Mapping[str, Any]) -> str:
+    """FID with its interval."""
+    return estimate(evaluation["fid"], (evaluation["fid_low"], evaluation["fid_high"]))
+
+
+def difference_text(difference: Mapping[str, Any] | None) -> str:
+    """A difference in FID with its interval; a dash for None, the difference of a variant from itself."""
+    if difference is None:
+        return MISSING
+    return estimate(difference["difference"], (difference["low"], difference["high"]), sign=True)
 
 
 def scientific(value: float | None) -> str:
@@ -69,7 +74,7 @@ def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
         shares = zip(members, () if isinstance(weights, str) else weights, strict=False)
         named = ", ".join(f"{name.upper()} {weight:.2f}" for name, weight in shares) or ", ".join(members).upper()
         alone = len(members) == 1 and variant["rule"] == "mean_probability"
-        rule = "alone" if alone else RULE_NAMES.get(variant["rule"], variant["rule"])
+        rule = "alone" if alone else RULE_NAMES[variant["rule"]]
         parts = [named, "weights fitted by noise level" if weights == "fitted" else rule]
     else:
         parts = ["no guidance"]
@@ -84,18 +89,6 @@ def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
 def samples_text(record: Mapping[str, Any]) -> str:
     """The number of samples of an evaluation: 50,000, or 5 x 2,000 of as many training replicates."""
     return count(record["n"]) if record["replicates"] == 1 else f"{record['replicates']} x {count(record['n'])}"
-
-
-def reference_text(record: Mapping[str, Any]) -> str:
-    """What the Frechet distances of an evaluation refer to: "1,438 real training images"."""
-    path = record["reference_statistics"]
-    return f"the statistics in {path}" if path else f"{count(record['reference_n'])} real training images"
-
-
-def typeset(text: Text) -> Text:
-    """True minus and multiplication signs, and no line break before a per cent sign; markup stays markup."""
-    written = re.sub(r"(?<![\w.\-])-(?=\d)", "−", text.replace("+-", "±"))
-    return type(text)(re.sub(r"(?<=\d)x(?=\d)", "×", written).replace(" %", "\u00a0%"))
 
 
 def summary_rows(evaluations: Mapping[str, Mapping[str, Any]], baseline: str) -> list[dict[str, str]]:
@@ -116,8 +109,3 @@ def summary_rows(evaluations: Mapping[str, Mapping[str, Any]], baseline: str) ->
             "N": samples_text(evaluation),
         })  # fmt: skip
     return rows
-
-
-def fid_text(evaluation: Mapping[str, Any]) -> str:
-    """FID with its interval."""
-    return estimate(evaluation["fid"], (evaluation["fid_low"], evaluation["fid_high"]))

@@ -3,82 +3,79 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
-from typing import Any
 
-import matplotlib
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib import style
 
-from dguide.report import figures, format, published, samples, tables
-from dguide.report.gather import ReportData
+from dguide.report import figures, tables
+from dguide.report import format as fmt
+from dguide.report.format import summary_rows
+from dguide.report.gather import TEMPLATES, ReportData
+from dguide.report.tables import Table
 from discriminator_guidance.core.files import write_bytes, write_csv
 from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, PROBABILITY_CLIP
 
-TEMPLATES = Path(__file__).parent / "templates"
-DRAWINGS = {
-    "fig1": samples.process_figure,
+STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}  # a $ in the name of a network is a $
+FIGURES = {
+    "fig1": figures.process_figure,
     "fig2": figures.curves_figure,
-    "fig3": samples.samples_figure,
+    "fig3": figures.samples_figure,
     "fid": figures.fid_figure,
     "calibration": figures.calibration_figure,
     "guidance": figures.guidance_figure,
-    "speed": figures.speed_figure,
 }
-TABLES = (tables.sampling_table, tables.discriminator_table, tables.result_table, tables.ensemble_table)
+TABLES = {
+    "table1": tables.sampling_table,
+    "table2": tables.discriminator_table,
+    "table3": tables.result_table,
+    "table4": tables.ensemble_table,
+}
 
 
 def build_report(data: ReportData) -> None:
     """Write tables/, figures/, curves.csv and index.html; the same data give the same bytes."""
-    # The report's style over matplotlib's defaults, whatever the user's matplotlibrc says.
-    with matplotlib.rc_context(fname=TEMPLATES / "report.mplstyle"):
-        drawings = {name: png for name, draw in DRAWINGS.items() if (png := draw(data)) is not None}
-    made = {table.name: table for make in TABLES if len((table := make(data)).frame)}
-    environment, context = _environment(), _context(data) | {"drawings": drawings, "tables": made}
-    template = environment.get_template("notes.j2")
-    written = {name: "".join(template.blocks[name](template.new_context(context))) for name in made}
-    notes = {name: [n for n in (*text.splitlines(), data.note) if n.strip()] for name, text in written.items()}
-    page = environment.get_template("page.html").render(context, notes=notes)
-    for name, png in drawings.items():
-        write_bytes(data.report / "figures" / f"{name}.png", png)
-    frames = {"tables/variants": tables.variants_frame(data), "curves": tables.curves_frame(data)}
+    dpi, note = data.settings["report"]["dpi"], data.note
+    with style.context(["default", "seaborn-v0_8-whitegrid", STYLE]):  # whatever the user's matplotlibrc says
+        drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(data))}
+        pngs = {name: figures.png(figure, dpi, note) for name, figure in drawn.items()}
+    made = {name: table for name, make in TABLES.items() if len((table := make(data)).frame)}
+    page = _page(data, pngs, made)
+    variants = pd.DataFrame([{"variant": name, **record} for name, record in data.evaluations.items()])
+    frames = {"curves": tables.curves_frame(data), "tables/variants": variants.drop(columns="against_members")}
     for name, table in made.items():
         frames[f"tables/{name}"] = table.frame
-        write_bytes(data.report / "tables" / f"{name}.tex", table.latex(notes[name]).encode())
+        write_bytes(data.report / "tables" / f"{name}.tex", tables.latex(name, table, note).encode())
     for name, frame in frames.items():
-        write_csv(data.report / f"{name}.csv", frame.assign(note=data.note) if data.note else frame)
+        write_csv(data.report / f"{name}.csv", frame.assign(note=note) if note else frame)
+    for name, png in pngs.items():
+        write_bytes(data.report / "figures" / f"{name}.png", png)
     write_bytes(data.report / "index.html", page.encode())
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> str:
+    """The page, whose template places words, tables and figures."""
+    variant, other = data.settings["report"]["primary"]
+    planned, results = data.differences[variant, other], pd.DataFrame(summary_rows(data.evaluations, data.baseline))
+    facts = pd.json_normalize(data.card).T.map(str).reset_index().set_axis(["fact", "value"], axis=1)
+    studies = {word: tables.study_table(data, word) for word in data.studies}
+    charts = {word: sorted((data.report / "study").glob(f"{word}*.png")) for word in studies}
+    shown = made | studies | {
+        "results": Table("Results", results, tables.signs(data, data.from_baseline, data.baseline)),
+        "data": Table("Data", facts, []),
+    }  # fmt: skip
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.filters["source"] = lambda content: f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    environment.filters["html"] = tables.html
+    return environment.get_template("page.html").render(
+        data=data,
+        fmt=fmt,
+        figures=pngs,
+        tables=shown,
+        charts=charts,
+        verdict=fmt.verdict((planned["low"], planned["high"])),
+        difference=fmt.difference_text(planned),
+        signs=" ".join(tables.signs(data, {variant: planned}, other)),
+        bound=LOG_RATIO_BOUND,
+        clip=PROBABILITY_CLIP,
     )
-    environment.filters |= {name: value for name, value in vars(format).items() if callable(value)}
-    environment.filters["png"] = lambda content: f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    environment.filters["html"] = lambda table: Markup(table.html())  # noqa: S704 (pandas escapes every cell)
-    return environment
-
-
-def _context(data: ReportData) -> dict[str, Any]:
-    """The values that the templates print."""
-    card = pd.json_normalize(dict(data.card)).T.map(str).reset_index().set_axis(["fact", "value"], axis=1)
-    return {
-        "data": data,
-        "reference": data.reference,
-        "settings": data.settings,
-        "label": data.label(),
-        "clip": PROBABILITY_CLIP,
-        "bound": LOG_RATIO_BOUND,
-        "published": published,
-        "summary": tables.Table(
-            "summary", "Results", pd.DataFrame(format.summary_rows(data.evaluations, data.baseline))
-        ),
-        "studies": {study.name: tables.study_table(study) for study in data.studies},
-        "card": tables.Table("card", "Data", card),
-    }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dguide import tracking
-from dguide.report.gather import Trajectory, gather
+from dguide.report.gather import ReportData
 from dguide.report.page import build_report
 from dguide.settings import Config, Layout, plain
 from dguide.stages.guided import trajectory
@@ -16,23 +16,20 @@ from discriminator_guidance.core.files import write_json
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.core.runtime import is_first
 
-PATH = ("sigma", "states", "denoised", "log_ratio")
-
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Write tables, figures, curves.csv and index.html; and, for no version control, where they come from."""
     if not is_first():
         return {}
-    settings, first = plain(config), layout.replicates(config.replicates)[0]
+    first, trajectories = layout.replicates(config.replicates)[0], {}
     names = list(dict.fromkeys([config.evaluation.baseline, *config.report.log_ratios]))
-    trajectories = {}
     with tracking.bar("trajectories", len(names), "variants") as advance:
         for name in names:
             arrays = trajectory(config.replicate(0), first, name, config.report.trajectory_images)
             tau = tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()
-            trajectories[name] = Trajectory(tau=tau, **{key: arrays[key] for key in PATH})
+            trajectories[name] = arrays | {"tau": tau}
             advance(1)
-    build_report(gather(settings, layout.data, layout.report, first.replicate, trajectories))
+    build_report(ReportData(plain(config), layout.data, layout.report, first.replicate, trajectories))
     origin, page = layout.data / "provenance.json", layout.report / "index.html"
     write_json(origin, {**provenance(layout.root), "profile": config.profile})
     tracker.artifact(page)
