@@ -79,7 +79,7 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
 def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path):
     config = load_config(PROJECT / "configs/cifar10.yaml")
     lines = {line.split(" (")[0]: line for line in planning.missing_files(config, tmp_path)}
-    assert "(real.path): `dguide fetch cifar10`" in lines["data/raw/cifar-10-python.tar.gz"]
+    assert "(real.path): `dguide fetch cifar10`" in lines["data/raw/cifar-10-binary.tar.gz"]
     assert "(members.authors.start): by hand from Google Drive" in lines["data/raw/discriminator_60.pt"]
     assert "(fid_network.path): `dguide fetch inception`" in lines[config.fid_network.path]
     assert "edm-fid" not in "".join(lines)  # no setting names it

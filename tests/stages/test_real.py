@@ -94,11 +94,11 @@ def test_a_share_of_the_images_of_a_folder_held_out(tmp_path):
 
 
 def test_official_cifar10(tmp_path, monkeypatch):
-    path = cifar_lookalike.write_official(tmp_path / "cifar-10-python.tar.gz", monkeypatch)
+    path = cifar_lookalike.write_official(tmp_path / "cifar-10-binary.tar.gz", monkeypatch)
     settings = {"source": "cifar10", "path": path.name, "holdout_fraction": 0, "image_size": 32}
     made = make(tmp_path, **settings)
     assert made["train"]["images"].shape == (60, 32, 32, 3)
-    assert made["holdout"]["labels"].tolist() == cifar_lookalike.rows_of("test_batch")[1]
+    assert made["holdout"]["labels"].tolist() == cifar_lookalike.rows_of("test_batch.bin")[1].tolist()
     assert tuple(made["card"]["classes"]) == cifar_lookalike.NAMES
 
 
