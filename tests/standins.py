@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dguide.settings import Config
-from dguide.sources import cifar10
+from dguide.sources import CIFAR10_MD5
 from discriminator_guidance.metrics.features import InceptionFeatures
 from discriminator_guidance.networks.adm import create_classifier
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -45,4 +45,4 @@ def write_all(root: Path, config: Config) -> tuple[str, str]:
         made = alive(create_classifier(8, 512, 1, 128, 2, condition=config.cond))
         torch.save(made.state_dict(), head, _use_new_zipfile_serialization=False)  # as the authors' file
     torch.save(InceptionFeatures(None).network.state_dict(), inception)
-    return cifar10.MD5, cifar_lookalike.write_archive(archive, cifar_lookalike.contents())
+    return CIFAR10_MD5, cifar_lookalike.write_archive(archive, cifar_lookalike.contents())

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
-from dguide.sources.digits import read_digits
+from dguide.sources import read_digits
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.images import shrink, to_uint8
 

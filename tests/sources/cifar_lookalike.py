@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dguide.sources import cifar10
+from dguide import sources
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNT = 12  # images in each batch
@@ -31,15 +31,15 @@ def batch(part: str) -> bytes:
 def contents(**changed: bytes) -> dict[str, bytes]:
     """Every file of the archive by name, some of them replaced."""
     meta = "".join(f"{name}\n" for name in (*NAMES, "")).encode()
-    parts = {part: batch(part) for part in (*cifar10.TRAIN, *cifar10.TEST)}
-    return {cifar10.META: meta, **parts, **{f"{name}.bin": content for name, content in changed.items()}}
+    parts = {part: batch(part) for part in (*sources.CIFAR10_TRAIN, *sources.CIFAR10_TEST)}
+    return {sources.CIFAR10_NAMES: meta, **parts, **{f"{name}.bin": content for name, content in changed.items()}}
 
 
 def write_archive(path: Path, parts: dict[str, bytes]) -> str:
     """Write an archive of these files; its md5."""
     with tarfile.open(path, "w:gz") as archive:
         for name, content in {"readme.html": b"<html>", **parts}.items():
-            member = tarfile.TarInfo(f"{cifar10.FOLDER}/{name}")
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return hashlib.md5(path.read_bytes()).hexdigest()
@@ -47,5 +47,5 @@ def write_archive(path: Path, parts: dict[str, bytes]) -> str:
 
 def write_official(path: Path, monkeypatch: pytest.MonkeyPatch, **changed: bytes) -> Path:
     """Write an archive that passes for the official one."""
-    monkeypatch.setattr(cifar10, "MD5", write_archive(path, contents(**changed)))
+    monkeypatch.setattr(sources, "CIFAR10_MD5", write_archive(path, contents(**changed)))
     return path

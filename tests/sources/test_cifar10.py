@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dguide.sources import cifar10
-from dguide.sources.cifar10 import read_cifar10
+from dguide import sources
+from dguide.sources import read_cifar10
 from discriminator_guidance.core.errors import InputError
 
 from .cifar_lookalike import NAMES, batch, contents, rows_of, write_archive, write_official
@@ -27,12 +27,12 @@ def test_images_labels_and_names(tmp_path, monkeypatch):
     assert train.images.shape == (60, 32, 32, 3)
     assert test.images.shape == (12, 32, 32, 3)
     assert train.classes == test.classes == NAMES
-    for index, part in enumerate(cifar10.TRAIN):
+    for index, part in enumerate(sources.CIFAR10_TRAIN):
         rows, labels = rows_of(part)
         here = slice(12 * index, 12 * index + 12)
         assert train.labels[here].tolist() == labels.tolist()
         assert (train.images[here, 5, 7, 2] == rows[:, 2 * 1024 + 5 * 32 + 7]).all()
-    assert test.labels.tolist() == rows_of(*cifar10.TEST)[1].tolist()
+    assert test.labels.tolist() == rows_of(*sources.CIFAR10_TEST)[1].tolist()
     small = read_cifar10(path, 16)[0].images
     assert np.abs(small - train.images.reshape(60, 16, 2, 16, 2, 3).mean(axis=(2, 4))).max() <= 0.5
 
@@ -40,11 +40,11 @@ def test_images_labels_and_names(tmp_path, monkeypatch):
 def test_the_official_checksum_is_required(tmp_path, monkeypatch):
     path = tmp_path / "c.tar.gz"
     md5 = write_archive(path, contents())
-    assert f"md5 {cifar10.MD5}" in message_of(path)
+    assert f"md5 {sources.CIFAR10_MD5}" in message_of(path)
     assert f"got md5 {md5} of" in message_of(path)
     assert "No such file" in message_of(tmp_path / "none")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    monkeypatch.setattr(cifar10, "MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(sources, "CIFAR10_MD5", hashlib.md5(path.read_bytes()).hexdigest())
     assert "dguide fetch cifar10" in message_of(path)
 
 

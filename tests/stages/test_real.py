@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dguide.settings import Layout, load_config
-from dguide.sources.digits import read_digits
+from dguide.sources import read_digits
 from dguide.stages import real
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError

@@ -9,8 +9,7 @@ import numpy as np
 
 from dguide import tracking
 from dguide.settings import Config, Layout
-from dguide.sources.cifar10 import read_cifar10
-from dguide.sources.digits import read_digits
+from dguide.sources import read_cifar10, read_digits
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import write_json, write_npz

@@ -1,0 +1,57 @@
+"""Real images of known data sets: the digits of scikit-learn, and the official CIFAR-10."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import load_arrays, reason, regular
+from discriminator_guidance.core.images import Images, shrink
+
+SIDE, LEVELS = 8, 16  # of the digits: pixels, and grey levels from 0
+CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+CIFAR10_RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, the green and the blue pixels
+CIFAR10_TRAIN, CIFAR10_TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_batch.bin"]
+CIFAR10_NAMES = "batches.meta.txt"
+
+
+def read_digits(path: Path, image_size: int) -> Images:
+    """Grey images (N, image_size, image_size, 1) from data/raw/digits.npz, enlarged bilinearly from 8 pixels."""
+    remedy = "restore data/raw/digits.npz from git"
+    arrays = load_arrays(path, ("images", "labels"), remedy)
+    small, labels = arrays["images"], arrays["labels"]
+    fitting = small.dtype == labels.dtype == np.uint8 and small.shape == (labels.size, SIDE, SIDE) and labels.ndim == 1
+    if not fitting or not small.size or small.max() > LEVELS or labels.max() > 9:
+        raise InputError(f"images (N, 8, 8) of 0 .. 16 and their labels in {path}", f"{small.shape}", remedy)
+    # In double precision exact at 16, 32 and 64 pixels, so that every machine makes the same bytes.
+    large = interpolate(torch.from_numpy(small)[:, None].double(), size=image_size, mode="bilinear")
+    images = np.rint(large.permute(0, 2, 3, 1).numpy() * 255 / LEVELS).astype(np.uint8)
+    return Images(images, labels.astype(np.int64), tuple("0123456789"))
+
+
+def read_cifar10(path: Path, image_size: int) -> tuple[Images, Images]:
+    """The training and the test images (Krizhevsky 2009) in their official order, of at most 32 pixels."""
+    try:
+        content = regular(path).read_bytes()
+        if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) != CIFAR10_MD5:
+            raise ValueError(f"md5 {md5} of {len(content):,} bytes")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            return _cifar10(archive, CIFAR10_TRAIN, image_size), _cifar10(archive, CIFAR10_TEST, image_size)
+    except Exception as error:  # gzip, tarfile and numpy raise some dozen types
+        expected = f"the official CIFAR-10 archive, its binary version (md5 {CIFAR10_MD5}), in {path}"
+        raise InputError(expected, reason(error), "download it again: dguide fetch cifar10") from error
+
+
+def _cifar10(archive: tarfile.TarFile, batches: list[str], image_size: int) -> Images:
+    files = {name: archive.extractfile(f"cifar-10-batches-bin/{name}") for name in (CIFAR10_NAMES, *batches)}
+    names, *parts = [file.read() if file else b"" for file in files.values()]
+    rows = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, CIFAR10_RECORD)
+    images = np.ascontiguousarray(rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return Images(shrink(images, image_size), rows[:, 0].astype(np.int64), tuple(names.decode("ascii").split()))

@@ -1,1 +1,0 @@
-"""Real images of known data sets."""
