@@ -22,15 +22,7 @@ from dguide.settings import Config, Layout, SampleRange, Variant, plain, resumab
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
-from discriminator_guidance.core.images import (
-    GRID_COLUMNS,
-    GRID_ROWS,
-    as_tensor,
-    scaled,
-    to_uint8,
-    write_grid,
-    write_png,
-)
+from discriminator_guidance.core.images import GRID_IMAGES, as_tensor, scaled, to_uint8, write_grid, write_png
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import Compute, barrier, broadcast, gather_rows, is_first, prepare, rank, share
 from discriminator_guidance.core.runtime import world_size as processes
@@ -186,11 +178,11 @@ def trajectory(config: Config, layout: Layout, variant: str, images: int) -> Arr
 
 def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
     """Write sample i of every seed i as `<i>.png` in the folder `out`, or as one grid where `out` ends in .png."""
-    grid, most, drawn = out.suffix.lower() == ".png", GRID_COLUMNS * GRID_ROWS, []
+    grid, drawn = out.suffix.lower() == ".png", list[np.ndarray]()
     if variant not in config.variants:
         raise ConfigError("a variant of the settings", repr(variant), f"choose one of: {', '.join(config.variants)}")
-    if (grid and len(seeds) > most) or (out.exists() and out.is_dir() == grid):
-        expected, got = f"--out: a folder, or a .png of at most {most} seeds", f"{out} and {len(seeds)} seeds"
+    if (grid and len(seeds) > GRID_IMAGES) or (out.exists() and out.is_dir() == grid):
+        expected, got = f"--out: a folder, or a .png of at most {GRID_IMAGES} seeds", f"{out} and {len(seeds)} seeds"
         raise ConfigError(expected, got, "choose another --out")
     size, row = config.guided.batch_size, config.variants[variant]
     batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]

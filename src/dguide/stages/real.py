@@ -14,7 +14,7 @@ from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import write_json, write_npz
 from discriminator_guidance.core.image_files import open_images, read_images
-from discriminator_guidance.core.images import GRID_COLUMNS, GRID_ROWS, Images, content_digest, write_grid
+from discriminator_guidance.core.images import GRID_IMAGES, Images, content_digest, write_grid
 from discriminator_guidance.core.noise import generator
 
 
@@ -83,5 +83,5 @@ def _shown(train: Images) -> np.ndarray:
     """Images for the grid: the first ones, or evenly spread ones where the first would all be of one class."""
     if (np.diff(train.labels) < 0).any():
         return train.images
-    count = min(len(train.images), GRID_COLUMNS * GRID_ROWS)
+    count = min(len(train.images), GRID_IMAGES)
     return train.images[np.arange(count) * len(train.images) // count]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from discriminator_guidance.core.files import write_bytes
 
-GRID_COLUMNS, GRID_ROWS = 12, 6
+GRID_COLUMNS, GRID_IMAGES = 12, 72
 GRID_PIXELS = 48  # at least, of one image in the grid
 
 
@@ -79,7 +79,7 @@ def content_digest(images: np.ndarray) -> str:
 
 def write_grid(path: Path, images: np.ndarray) -> None:
     """Write the first 72 images (N, H, W, C) uint8 as one PNG, enlarged without smoothing."""
-    shown = images[: GRID_COLUMNS * GRID_ROWS]
+    shown = images[:GRID_IMAGES]
     factor = max(1, GRID_PIXELS // shown.shape[1])
     large = shown.repeat(factor, axis=1).repeat(factor, axis=2)
     missing = -len(large) % GRID_COLUMNS
