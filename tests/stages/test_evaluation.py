@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from itertools import permutations
 from typing import Any
 
@@ -11,11 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dguide.settings import Layout
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import write_npz
 from discriminator_guidance.metrics.classification import classification_scores
-from tests.commands import succeed
 from tests.metrics.sets import gaussian_statistics
 from tests.settings.settings import MINI
 
@@ -75,20 +72,6 @@ def test_details_hold_what_the_report_expects(sampled: Tiny) -> None:
         low, high = d0[f"{name}_ci95"]
         assert low < d0[name] < high
     assert [edm[key] for key in ("discriminator_auroc", "rule", "window", "members")] == [None, None, None, []]
-
-
-def test_no_result_says_when_where_or_by_which_commit(sampled: Tiny) -> None:
-    def written(layout: Layout) -> dict[str, bytes]:
-        files = [path for path in layout.report.rglob("*") if path.is_file()]
-        return {str(path.relative_to(layout.report)): path.read_bytes() for path in files}
-
-    config, layout = sampled
-    elsewhere = Layout(layout.root.parent / "elsewhere", layout.profile)
-    shutil.copytree(layout.root, elsewhere.root)
-    run_stage("evaluation", sampled)
-    succeed(elsewhere.root, "dguide", "evaluation", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
-    assert written(layout) == written(elsewhere)
-    assert len(written(layout)) == 2 * len(config.variants) + 1
 
 
 def test_every_variant_is_compared_with_every_other(sampled: Tiny) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -11,16 +10,14 @@ import pytest
 import torch
 from pytorch_fid import inception as pytorch_inception
 from pytorch_fid.fid_score import calculate_frechet_distance
-from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from dguide.stages import fid
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import load_torch, read_json, save_weights, write_npz
-from discriminator_guidance.core.image_files import open_images
+from discriminator_guidance.core.files import load_torch, read_json, write_npz
 from discriminator_guidance.core.images import write_png
-from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
+from discriminator_guidance.metrics.features import InceptionFeatures
 from tests.commands import PROJECT
 
 from .conftest import Tiny, only, run_stage, tiny_settings, write_params
@@ -81,40 +78,8 @@ def test_folders_zips_and_arrays_are_alike_and_other_names_are_unpaired(drawn: T
         if metric not in ("precision", "recall"):  # whose intervals end at 0 and 1
             errors = [np.ptp(paired.columns[name][metric].interval()) for name in ("images", "against")]
             assert np.ptp(loose.interval()) == pytest.approx(np.hypot(*errors))
-
-
-def write_tiles(path: Path, seed: int, count: int) -> Path:
-    """Images of 16 black or white tiles, whose features spread in many directions."""
-    tiles = np.random.default_rng(seed).random((count, 4, 4, 1)) < 0.55
-    write_npz(path, images=(255 * tiles.repeat(2, axis=1).repeat(2, axis=2)).astype(np.uint8))
-    return path
-
-
-@pytest.fixture
-def wide(tmp_path: Path) -> str:
-    """The folder of an untrained network of 64 features."""
-    torch.manual_seed(0)
-    arguments = {"image_size": 8, "in_channels": 1, "channels": [16, 16, 32, 32], "features": 64, "classes": 10}
-    network = FidNetwork(**arguments)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight)
-    save_weights(tmp_path / "wide", network.state_dict(), arguments)
-    return str(tmp_path / "wide")
-
-
-def test_sets_of_different_size_are_refused(wide: str, tmp_path: Path) -> None:
-    many, few = write_tiles(tmp_path / "many.npz", 1, 30), write_tiles(tmp_path / "few.npz", 2, 20)
-    with pytest.raises(InputError, match=r"as many images .* got 30 and 20; leave some out"):
-        fid.run(many, few, many, wide, 64)
-
-
-def test_shares_and_their_intervals_lie_between_0_and_1(wide: str, tmp_path: Path) -> None:
-    few, real = write_tiles(tmp_path / "few.npz", 1, 20), write_tiles(tmp_path / "real.npz", 0, 60)
-    distances = fid.run(few, None, real, wide, 64)
-    assert max(measured.interval()[1] for measured in distances.columns["images"].values()) > 1
-    for row in distances.rows()[2:]:
-        assert all(0 <= float(number) <= 1 for number in re.findall(r"-?\d+\.\d+", row["images"])), row
+    with pytest.raises(InputError, match=r"as many images .* got 24 and 40; leave some out"):
+        fid.run(first, tmp_path / "real.npz", *options)
 
 
 def test_inception_distances_are_those_of_torch_fidelity_and_pytorch_fid(
@@ -179,11 +144,3 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(
     choice = str(tiny[1].model("fid_network")) if network == "models" else network
     with pytest.raises(InputError, match=words):
         fid.run(Path(images), None, Path("rgb.npz" if images == "rgb.npz" else "good.npz"), choice, 64)
-
-
-def test_damaged_arrays_are_named_while_they_are_read(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
-    write_npz(path := tmp_path / "images.npz", images=images)
-    path.write_bytes(path.read_bytes().replace(images.tobytes()[-40:], bytes(40)))
-    with pytest.raises(InputError, match=r"images\.npy"):
-        list(open_images(path).batches(4))

@@ -1,9 +1,8 @@
-"""One batch of samples: its classes, its random streams, what it is guided by."""
+"""Classes of samples: drawn, recorded, and given to the denoiser and to the discriminators."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -12,17 +11,14 @@ from discriminator_guidance.core.runtime import Compute
 
 from .conftest import Tiny, tiny_settings, write_params
 
-CLASSES = 3
-
 
 class Levels(nn.Module):
-    """A score network in which an image becomes grey level -0.9, 0 or 0.9, by its class."""
+    """A score network in which an image becomes grey level -0.81, 0 or 0.81, by its class."""
 
-    img_channels, img_resolution, label_dim = 1, 2, CLASSES
+    img_channels, img_resolution, label_dim = 1, 2, 3
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor) -> Tensor:
-        level = (class_labels.argmax(1).double() - 1).view(-1, 1, 1, 1) * 0.45
-        return 2 * level * 0.9 + 0.1 * x / (1 + sigma.view(-1, 1, 1, 1))
+        return 0.81 * (class_labels.argmax(1).double() - 1).view(-1, 1, 1, 1) + 0.1 * x / (1 + sigma.view(-1, 1, 1, 1))
 
 
 class ClassLogits(nn.Module):
@@ -32,34 +28,21 @@ class ClassLogits(nn.Module):
         return ((labels - 1) + 0.001 * x_vp.flatten(1).mean(1)).unsqueeze(0)
 
 
-@pytest.fixture
-def drawn(tiny: Tiny):
-    """Samples of a variant with churn and boosting, drawn in batches and put together."""
+def test_every_sample_is_drawn_with_the_class_that_is_recorded(tiny: Tiny) -> None:
     row = tiny_settings()["variants"]["d0"] | {"w1": 1.0, "w2": 1.0, "boosting": True, "s_churn": 10.0}
     config, layout = write_params(tiny[1].root, tiny_settings({"variants.d0": row, "sampler.sigma_min": 0.2}))
-    networks = Networks(Compute(torch.device("cpu"), "float32"), Levels(), ClassLogits())
+    networks = Networks(Compute(torch.device("cpu"), "float32"), Levels().eval(), ClassLogits().eval())
 
-    def draw_batches(*batches: range, seed: int = 7) -> Arrays:
-        variant = config.variants["d0"]
-        parts = [arrays for _, arrays, _ in draw(config, layout, variant, seed, batches, "", networks, True)]
-        axes = {"states": 1, "denoised": 1, "log_ratio": 1}
-        return {name: np.concatenate([part[name] for part in parts], axes.get(name, 0)) for name in parts[0]}
+    def drawn(*batches: range, seed: int = 7) -> Arrays:
+        parts = draw(config, layout, config.variants["d0"], seed, batches, "", networks, True)
+        rows = [{name: arrays[name] for name in ("images", "labels")} | {"logits": arrays["log_ratio"][0]}
+                for _, arrays, _ in parts]  # fmt: skip
+        return {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
 
-    return draw_batches
-
-
-def test_batches_change_nothing(drawn) -> None:
-    whole = drawn(range(100, 117))
-    parts = drawn(range(100, 105), range(105, 106), range(106, 117))
-    assert len(set(parts["sigma"])) == 5, "of every batch the same noise levels"
-    for name in whole.keys() - {"sigma"}:
-        assert np.array_equal(whole[name], parts[name]), name
-
-
-def test_every_sample_is_drawn_with_the_class_that_is_recorded(drawn) -> None:
-    samples = drawn(range(300))
+    samples, batches = drawn(range(300)), drawn(range(100), range(100, 101), range(101, 300))
+    assert all(np.array_equal(samples[name], batches[name]) for name in samples)
     nearest = np.abs(samples["images"].mean(axis=(1, 2, 3))[:, None] - [24, 128, 231]).argmin(axis=1)
     assert nearest.tolist() == samples["labels"].tolist()
-    assert np.array_equal(samples["log_ratio"][0].round(), samples["labels"] - 1)
+    assert np.array_equal(samples["logits"].round(), samples["labels"] - 1)
     assert np.bincount(samples["labels"]).min() > 70
     assert drawn(range(300), seed=8)["labels"].tolist() != samples["labels"].tolist()
