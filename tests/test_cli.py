@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,13 +14,18 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
 
 from dguide import cli
 from dguide.__main__ import main
 from dguide.report.format import fid_text
 from dguide.run import one_line_errors
+from discriminator_guidance.core.files import load_network
+from discriminator_guidance.networks.adm import EncoderUNet
+from discriminator_guidance.networks.edm import EDMPrecond
 
 from .commands import PROJECT, refused, run, succeed
+from .stages.released import edm_file, head_file
 
 
 @pytest.fixture
@@ -103,6 +107,18 @@ def test_out_of_memory_names_the_batch_size(project: Path, monkeypatch: pytest.M
     refused(dguide(project, "real"), "lower batch_size")
 
 
+def test_released_files_become_weights_that_load_back(project: Path) -> None:
+    weights = edm_file(project / "edm.pkl")
+    head = head_file(project / "head.pt", (8, 4, 4), condition=True)
+    for kind, file in (("edm", "edm.pkl"), ("adm", "head.pt")):
+        assert dguide(project, "convert", kind, file, f"converted/{kind}").returncode == 0
+    assert set(load_network(EDMPrecond, project / "converted/edm", "score").state_dict()) == set(weights)
+    again = load_network(EncoderUNet, project / "converted/adm", "discriminator").eval()
+    x, t, labels = torch.randn(2, 8, 4, 4), torch.tensor([0.1, 0.7]), torch.tensor([0, 3])
+    assert torch.equal(again(x, t, labels), head(x, t, labels))
+    refused(dguide(project, "convert", "onnx", "head.pt", "converted"), "'onnx'")
+
+
 def test_config_and_profile(project: Path) -> None:
     assert "6 members, 16 variants" in dguide(project, "config").stdout
     assert "profile cifar10" in dguide(project, "profile", "cifar10").stdout
@@ -135,11 +151,6 @@ def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(
     monkeypatch.setattr("os.environ", dict(variables))
     with one_line_errors():
         assert os.environ.get("GOMP_SPINCOUNT") == spins
-
-
-def test_the_command_of_the_docs_names_the_released_file(project: Path) -> None:
-    (line,) = re.findall(r"`?(dguide fetch inception[^`\n#]*)", (PROJECT / "docs/commands.md").read_text())
-    assert "data/raw/" in dguide(project, *line.split()[1:], "--list").stdout
 
 
 def test_a_signal_that_comes_while_python_drops_errors_ends_the_command(
