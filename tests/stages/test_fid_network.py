@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
-from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics.features import InceptionFeatures
 
 from .conftest import Tiny, load, run_stage, tiny_settings, write_params
@@ -46,10 +44,3 @@ def test_inception_is_loaded_from_its_file(tiny: Tiny):
     network, image = load(layout, "fid_network"), torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
     torch.testing.assert_close(network.features(image), InceptionFeatures(state).features(image))
     assert np.load(layout.model("fid_network") / "features.npz")["holdout"].shape == (2, 2048)
-
-
-def test_another_file_is_refused(tiny: Tiny):
-    tiny = with_inception(tiny)
-    (tiny[1].root / PATH).write_bytes(b"other bytes")
-    with pytest.raises(InputError, match="a state dict alone in"):
-        run_stage("fid_network", tiny)
