@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from dguide.report.gather import ReportData
 from dguide.settings import load_config, plain
@@ -20,38 +19,28 @@ from tests.commands import PROJECT
 MINI = plain(load_config(PROJECT / "configs" / "mini.yaml"))
 MEMBERS = ("d0", "d1")
 IMAGES, LEVELS = (8, 16, 16, 1), 9
-Maker = Callable[..., ReportData]
 
 
-def maker_in(folder: Path) -> Maker:
+def report_data(
+    folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    note: str | None = None,
+    damage: Callable[[Path], object] = lambda report: None,
+) -> ReportData:
     """Writes all files to a folder and reads them; `changes` of every variant's details, and `damage` to files."""
-
-    def make(
-        changes: Mapping[str, Any] | None = None,
-        note: str | None = None,
-        damage: Callable[[Path], object] = lambda report: None,
-    ) -> ReportData:
-        settings, random = copy.deepcopy(MINI), np.random.default_rng(0)
-        settings["report"] |= {"dpi": 60, "images": 4, "samples": ["edm", "d0"], "log_ratios": ["d0"]}
-        settings["members"] = {name: settings["members"][name] for name in MEMBERS}
-        report, data = folder / "report", folder / "data"
-        for part in ("evaluation", "details", "discriminator", "study"):
-            shutil.copytree(PROJECT / "reports" / "mini" / part, report / part, dirs_exist_ok=True)
-        for path in (report / "details").glob("*.json"):
-            write_json(path, json.loads(path.read_text()) | (changes or {}))
-        write_json(data / "real" / "card.json", {"source": "digits", "note": note, "images": {"train": 8}})
-        for path in (data / "real" / "train.npz", *(data / "guided" / name / "samples.npz" for name in ("edm", "d0"))):
-            write_npz(path, images=random.integers(0, 256, IMAGES, dtype=np.uint8))
-        damage(report)
-        return ReportData(settings, data, report, "", {name: trajectory(random) for name in ("edm", "d0")})
-
-    return make
-
-
-@pytest.fixture
-def make_data(tmp_path: Path) -> Maker:
-    """See `maker_in`."""
-    return maker_in(tmp_path)
+    settings, random = copy.deepcopy(MINI), np.random.default_rng(0)
+    settings["report"] |= {"dpi": 60, "images": 4, "samples": ["edm", "d0"], "log_ratios": ["d0"]}
+    settings["members"] = {name: settings["members"][name] for name in MEMBERS}
+    report, data = folder / "report", folder / "data"
+    for part in ("evaluation", "details", "discriminator", "study"):
+        shutil.copytree(PROJECT / "reports" / "mini" / part, report / part)
+    for path in (report / "details").glob("*.json"):
+        write_json(path, json.loads(path.read_text()) | (changes or {}))
+    write_json(data / "real" / "card.json", {"source": "digits", "note": note, "images": {"train": 8}})
+    for path in (data / "real" / "train.npz", *(data / "guided" / name / "samples.npz" for name in ("edm", "d0"))):
+        write_npz(path, images=random.integers(0, 256, IMAGES, dtype=np.uint8))
+    damage(report)
+    return ReportData(settings, data, report, "", {name: trajectory(random) for name in ("edm", "d0")})
 
 
 def trajectory(random: np.random.Generator) -> dict[str, np.ndarray]:

@@ -8,15 +8,15 @@ import pytest
 
 from dguide.report import figures
 
-from .conftest import Maker
+from .conftest import report_data
 
 
-def test_a_released_head_has_no_curves_and_the_reproduction_stands_beside_the_others(make_data: Maker) -> None:
+def test_a_released_head_has_no_curves_and_the_reproduction_stands_beside_the_others(tmp_path: Path) -> None:
     def released(report: Path) -> None:
         history = report / "discriminator" / "d0" / "history.csv"
         history.write_text(history.read_text().splitlines()[0] + "\n")
 
-    data = make_data(damage=released)
+    data = report_data(tmp_path, damage=released)
     (loss, _), calibration = figures.curves_figure(data).axes, figures.calibration_figure(data)
     _, train, theirs, *_ = loss.get_lines()
     assert loss.get_ylabel() == "D1"
@@ -25,8 +25,8 @@ def test_a_released_head_has_no_curves_and_the_reproduction_stands_beside_the_ot
     assert [axes.get_title() for axes in calibration.axes] == ["D0", "D1"]
 
 
-def test_the_process_figure_shows_by_how_much_guidance_changes_the_estimate(make_data: Maker) -> None:
-    data = make_data()
+def test_the_process_figure_shows_by_how_much_guidance_changes_the_estimate(tmp_path: Path) -> None:
+    data = report_data(tmp_path)
     for name, grey in (("edm", 0.0), ("d0", 0.25)):
         data.trajectories[name]["denoised"][:] = grey
         data.trajectories[name]["states"][-1] = grey

@@ -19,9 +19,7 @@ from dguide.report.gather import ReportData
 from dguide.report.page import build_report
 from discriminator_guidance.core.errors import InputError
 
-from .conftest import Maker, maker_in
-
-FIGURES = ("fig1", "fig2", "fig3", "fid", "calibration", "guidance")
+from .conftest import report_data
 
 
 class Elements(HTMLParser):
@@ -43,18 +41,18 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     """The inputs of a report that has been built, for all who only look at it."""
-    data = maker_in(tmp_path_factory.mktemp("built"))()
+    data = report_data(tmp_path_factory.mktemp("built"))
     build_report(data)
     return data
 
 
 @pytest.fixture
-def words(make_data: Maker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[ReportData, Elements]]:
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[ReportData, Elements]]:
     """Builds a report without the seconds of drawing."""
     monkeypatch.setattr(page, "FIGURES", {})
 
     def build(**inputs: Any) -> tuple[ReportData, Elements]:
-        build_report(data := make_data(**inputs))
+        build_report(data := report_data(tmp_path, **inputs))
         return data, Elements((data.report / "index.html").read_text())
 
     return build
@@ -74,8 +72,10 @@ def differences(**changes: float) -> Callable[[Path], None]:
 def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(built: ReportData) -> None:
     first = {path: path.read_bytes() for path in built.report.rglob("*") if path.is_file()}
     tables = {f"tables/table{n}.{kind}" for n in (1, 2, 3, 4) for kind in ("csv", "tex")}
-    others = {"tables/variants.csv", "curves.csv", "index.html", *(f"figures/{name}.png" for name in FIGURES)}
-    assert tables | others <= {str(path.relative_to(built.report)) for path in first}
+    figures = {f"figures/{name}.png" for name in ("fig1", "fig2", "fig3", "fid", "calibration", "guidance")}
+    assert tables | figures | {"tables/variants.csv", "curves.csv", "index.html"} <= {
+        str(path.relative_to(built.report)) for path in first
+    }
     build_report(built)
     assert {path: path.read_bytes() for path in first} == first
 
@@ -129,10 +129,10 @@ def test_fid_of_inception_is_plain_and_of_other_networks_never(words, network: s
 
 @pytest.mark.parametrize("path", ["evaluation/d0.json", "details/differences.csv", "discriminator/d1/calibration.csv"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{garbled")], ids=["missing", "garbled"])
-def test_a_missing_or_damaged_file_is_named_with_its_stage(make_data: Maker, path: str, damage) -> None:
+def test_a_missing_or_damaged_file_is_named_with_its_stage(tmp_path: Path, path: str, damage) -> None:
     stage = path.partition("/")[0].replace("details", "evaluation")
     with pytest.raises(InputError, match=rf"stage {stage}") as caught:
-        make_data(damage=lambda report: damage(report / path))
+        report_data(tmp_path, damage=lambda report: damage(report / path))
     assert path in str(caught.value)
 
 
