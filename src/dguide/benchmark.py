@@ -1,9 +1,8 @@
 """Command `benchmark`: this project against the baseline, in turn in one process.
 
 The baseline is what the published code computes, in float32, with this project's networks and sampler: parameters ask
-for gradients, attention is computed from full matrices of weights and, in the extractor and the heads, again in the
-backward pass (Chen et al. 2016); torch halves and doubles images; glibc hands memory back to the kernel after each
-layer, as it does by default. Command `plan` times calls of the same networks.
+for gradients, the backward pass computes attention again (Chen et al. 2016), and torch's kernels and glibc are as they
+are by default. Command `plan` times calls of the same networks.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from torch.utils.benchmark import timer  # waits for a GPU
 from torch.utils.checkpoint import checkpoint
 
 from dguide import tracking
-from dguide.settings import plain
+from dguide.settings import Config, Layout, plain
 from dguide.stages.discriminator import frozen_features
 from discriminator_guidance.core import runtime
 from discriminator_guidance.core.files import read_json, write_json
@@ -33,28 +32,16 @@ from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.metrics.distances import distance_of_moments
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
-from discriminator_guidance.networks import layers
-from discriminator_guidance.networks.adm import (
-    AttentionBlock,
-    MemberLogits,
-    build_extractor,
-    build_head,
-    create_classifier,
-)
+from discriminator_guidance.networks import adm, layers
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
-
-if TYPE_CHECKING:
-    from dguide.settings import Config, Layout
 
 Call = Callable[[int], object]  # of a number of images
 Network = TypeVar("Network", bound=nn.Module)
 # Sizes of the released networks; a file may say otherwise, which is found when it is converted.
 EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
 ADM_CLASSES, ADM_WIDTH, ADM_DEPTH = 1000, 128, 4
-RELEASED_HEAD = HeadSettings()
-KNOWN = {"digits": (1, 1438, 359), "cifar10": (3, 50_000, 10_000)}  # channels, training and held-out images
 CLASSES = 10
 SAMPLER = {"steps": 3, "w2": 0.0}  # 5 denoiser evaluations and 2 of guidance, nearly the 35 to 15 of 18 steps
 FEATURES = 2048  # of the Frechet distance
@@ -79,28 +66,23 @@ class Calls:
     def sampler(self, *heads: HeadSettings) -> Call:
         """A short run of the sampler, guided by heads in its Euler steps."""
         network, guidance = self._placed(self._network("score")), self._guidance(heads)
-        options: dict[str, Any] = {"guidance": guidance, "device": self.frozen.device, **SAMPLER}
-
-        def draw(n: int) -> object:
-            with self.frozen.autocast():
-                return sample(network, (n, *self.shape), **options)
-
-        return draw
+        draw = self.frozen.called(partial(sample, guidance=guidance, device=self.frozen.device, **SAMPLER))
+        return lambda n: draw(network, (n, *self.shape))
 
     def denoiser(self) -> Call:
         """One evaluation of the score network."""
         denoiser = torch.no_grad()(self.frozen.called(self._placed(self._network("score"))))
-        return lambda n: denoiser(self._noise(n), self._ones(n))
+        return lambda n: denoiser(*self._images(n))
 
     def guidance(self, *heads: HeadSettings) -> Call:
         """One evaluation of the guidance, at a VP time that is guided."""
         guidance = self._guidance(heads)
-        return lambda n: guidance(self._noise(n).double(), self._ones(n).double())
+        return lambda n: guidance(*self._images(n))
 
     def features(self) -> Call:
         """Features for distances."""
         network = self._network("fid_network").eval().requires_grad_(False)
-        return lambda n: network.features(self._noise(n))
+        return lambda n: network.features(self._images(n)[0])
 
     def product(self, device: str | None = None) -> Call:
         """A product of two matrices in float64, to which metrics are related, on the networks' device or another."""
@@ -116,7 +98,7 @@ class Calls:
         """A step of training a head on the extractor's features."""
         extractor = self._placed(self._network("extractor"))
         features = frozen_features(extractor, self.frozen, self.training)
-        head = build_head(extractor.feature_shape, **plain(size)).to(self.frozen.device)
+        head = adm.build_head(extractor.feature_shape, **plain(size)).to(self.frozen.device)
         head = as_published(head) if self.published else head
         return self._step(head, lambda x, t: head(features(x, t), t))
 
@@ -125,7 +107,7 @@ class Calls:
 
         def step(n: int) -> None:
             with self.training.autocast():
-                loss = output(self._noise(n), self._ones(n)).float().square().mean()
+                loss = output(*self._images(n)).float().square().mean()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
@@ -134,8 +116,8 @@ class Calls:
 
     def _guidance(self, heads: Sequence[HeadSettings]) -> DiscriminatorGuidance:
         extractor = self._placed(self._network("extractor"))
-        sized = [self._placed(build_head(extractor.feature_shape, **plain(size))) for size in heads]
-        members = MemberLogits(extractor, sized).requires_grad_(self.published)
+        sized = [self._placed(adm.build_head(extractor.feature_shape, **plain(size))) for size in heads]
+        members = adm.MemberLogits(extractor, sized).requires_grad_(self.published)
         return DiscriminatorGuidance(self.frozen.called(members), members=len(heads), clip=PROBABILITY_CLIP)
 
     def _network(self, word: str) -> Any:
@@ -146,9 +128,9 @@ class Calls:
                 arguments = {"sigma_data": settings.sigma_data, **plain(settings.network)}
             network: nn.Module = EDMPrecond(size, channels, 0, **arguments)
         elif word == "extractor" and settings.source == "train":
-            network = build_extractor(size, channels, CLASSES, **plain(settings.network))
+            network = adm.build_extractor(size, channels, CLASSES, **plain(settings.network))
         elif word == "extractor":
-            network = create_classifier(size, channels, ADM_CLASSES, ADM_WIDTH, ADM_DEPTH)
+            network = adm.create_classifier(size, channels, ADM_CLASSES, ADM_WIDTH, ADM_DEPTH)
         elif settings.source == "inception":
             network = InceptionFeatures(None)
         else:
@@ -158,33 +140,24 @@ class Calls:
     def _placed(self, network: Network) -> Network:
         return as_published(network).to(self.frozen.device) if self.published else self.frozen.place(network)
 
-    def _noise(self, n: int) -> Tensor:
-        return torch.randn(n, *self.shape, device=self.frozen.device)
-
-    def _ones(self, n: int) -> Tensor:
-        return torch.ones(n, device=self.frozen.device)
+    def _images(self, n: int) -> tuple[Tensor, Tensor]:
+        """Noise, and a noise level or VP time of 1 for each image."""
+        return torch.randn(n, *self.shape, device=self.frozen.device), torch.ones(n, device=self.frozen.device)
 
 
 def real_images(config: Config, layout: Layout) -> tuple[tuple[int, int, int], int, int]:
-    """Shape (C, H, W) and numbers of training and held-out images, by the data card or by what the source holds."""
-    size, card = config.real.image_size, layout.real / "card.json"
-    channels, train, holdout = KNOWN.get(config.real.source, (3, config.fake.images, config.fake.images // 5))
-    known: dict[str, Any] = read_json(card, "real") if card.is_file() else {}
-    if known.get("source") == config.real.source:
-        channels, train, holdout = known["shape"][2], known["train"], known["holdout"]
-    return (channels, size, size), train, holdout
-
-
-def head_network(config: Config, member: str) -> HeadSettings:
-    """The size of a member's head, where it is a released one by assumption."""
-    row = config.members[member]
-    return row.network if row.start.startswith("models/") else RELEASED_HEAD
+    """Shape (C, H, W) and numbers of training and held-out images: of the data card, or a guess before stage `real`."""
+    path, size, fakes = layout.real / "card.json", config.real.image_size, config.fake.images
+    channels = 1 if config.real.source == "digits" else 3
+    card: dict[str, Any] = {"shape": (size, size, channels), "train": fakes, "holdout": fakes // 5}
+    card = read_json(path, "real") if path.is_file() else card
+    return (card["shape"][2], size, size), card["train"], card["holdout"]
 
 
 def as_published(network: Network) -> Network:
     """The network with parameters that ask for gradients and attention that the backward pass computes again."""
     for module in network.modules():
-        if isinstance(module, AttentionBlock):
+        if isinstance(module, adm.AttentionBlock):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
     return network.requires_grad_(True).eval()
 
@@ -211,10 +184,9 @@ def benchmark(config: Config, layout: Layout, seconds: float, file: Path) -> lis
         for name, share, batch, *calls in rows_of(config, real_images(config, layout)[0], compute):
             images, rounds = timed(calls, batch, share * seconds)
             baseline, ours = zip(*rounds, strict=True)
-            row = {"name": name, "images": images, "reference_s": median(baseline), "ours_s": median(ours)}
-            table.append({**row, "ratio": median(baseline) / median(ours)})
-            spreads = {"reference_spread_s": [min(baseline), max(baseline)], "ours_spread_s": [min(ours), max(ours)]}
-            rows.append({**table[-1], **spreads, "rounds": len(rounds), "conditions": conditions})
+            seconds_of = {"reference_s": median(baseline), "ours_s": median(ours)}
+            table.append({"name": name, "images": images, **seconds_of, "ratio": median(baseline) / median(ours)})
+            rows.append({**table[-1], "rounds": len(rounds), "conditions": conditions})
             write_json(file, rows)
             advance(1)
     return table
@@ -224,16 +196,10 @@ def rows_of(
     config: Config, shape: tuple[int, int, int], compute: Compute
 ) -> Iterator[tuple[str, float, int, Call, Call]]:
     """Name, share of the seconds, images at the most, baseline and ours of each row; bfloat16 where it is native."""
-    float32, head = Compute(compute.device, "float32"), head_network(config, next(iter(config.members)))
+    float32, head = Compute(compute.device, "float32"), next(iter(config.members.values())).network
     published, ours = Calls(config, shape, float32, float32, True), Calls(config, shape, compute, compute)
-    images = config.guided.batch_size
-    yield (
-        "discriminator_training",
-        0.35,
-        config.discriminator.batch_size,
-        published.head_step(head),
-        ours.head_step(head),
-    )
+    images, pairs = config.guided.batch_size, config.discriminator.batch_size
+    yield "discriminator_training", 0.35, pairs, published.head_step(head), ours.head_step(head)
     if compute.mode == "bfloat16":
         yield "guided_bf16", 0.25, images, published.sampler(head), ours.sampler(head)
     yield f"frechet_{FEATURES}", 0.2, 1, *frechet_distances(FEATURES)
@@ -244,16 +210,12 @@ def frechet_distances(width: int) -> tuple[Call, Call]:
     """The distance of two Gaussians by scipy's root of the product of the covariances, and ours."""
     from scipy.linalg import sqrtm
 
-    rng = np.random.default_rng(0)
-    mu1, mu2 = rng.standard_normal((2, width))
-    features = rng.standard_normal((2, 3 * width, width)) * np.linspace(0.1, 2.0, width)
-    sigma1, sigma2 = (np.cov(rows, rowvar=False) for rows in features)
-
-    def baseline(_: int) -> float:
-        root = np.trace(sqrtm(sigma1 @ sigma2).real)
-        return float(((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
-
-    return baseline, lambda _: distance_of_moments(mu1, sigma1, mu2, sigma2)
+    factors = np.random.default_rng(0).standard_normal((2, width, width)) / width**0.5
+    mean, (first, second) = np.zeros(width), (factor @ factor.T + np.eye(width) for factor in factors)
+    return (
+        lambda _: np.trace(first) + np.trace(second) - 2 * np.trace(sqrtm(first @ second).real),
+        lambda _: distance_of_moments(mean, first, mean, second),
+    )
 
 
 def timed(

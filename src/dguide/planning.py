@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from time import process_time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.benchmark import timer  # waits for a GPU
 
 from dguide import tracking
-from dguide.benchmark import EDGE, Calls, head_network, real_images, timed
-from dguide.settings import REPLICATED
+from dguide.benchmark import EDGE, Calls, real_images, timed
+from dguide.settings import REPLICATED, Config, Layout, Variant
 from dguide.stages.discriminator import head_settings
 from dguide.stages.guided import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
-
-if TYPE_CHECKING:
-    from dguide.settings import Config, Layout, Variant
 
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy
@@ -79,11 +77,11 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
         yield name, counts
     yield "fake", sampling_calls(config, train, config.variants[config.evaluation.baseline], config.fake.images)
 
-    for name in config.members:
-        head = head_settings(config.discriminator, config.members[name])
+    for name, member in config.members.items():
+        head = head_settings(config.discriminator, member)
         cost = VALIDATION * (1 if head.objective == "cross_entropy" else MATCHING_COST)
         images = head.epochs * len(head.rows(head.split_images(train, config.fake.images)))
-        yield f"discriminator/{name}", {("head_step", head_network(config, name)): cost * images}
+        yield f"discriminator/{name}", {("head_step", member.network): cost * images}
 
     for name, variant in config.variants.items():
         yield f"guided/{name}", sampling_calls(config, train, variant, config.guided.images)
@@ -96,11 +94,10 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
     counts = {PRODUCT: 2 * d * pairs / PRODUCT_FLOPS, (*PRODUCT, "cpu"): 2 * roots / PRODUCT_FLOPS}
     yield "evaluation", {FEATURES: variants * n, **counts}
 
-    report, counts = config.report, dict[Kind, float]()
-    for name in dict.fromkeys((config.evaluation.baseline, *report.log_ratios)):
-        for kind, count in sampling_calls(config, train, config.variants[name], report.trajectory_images).items():
-            counts[kind] = counts.get(kind, 0) + count
-    yield "report", counts
+    total = Counter[Kind]()
+    for name in {config.evaluation.baseline, *config.report.log_ratios}:
+        total.update(sampling_calls(config, train, config.variants[name], config.report.trajectory_images))
+    yield "report", dict(total)
 
 
 def sampling_calls(config: Config, train: int, variant: Variant, images: int) -> dict[Kind, float]:
@@ -109,7 +106,7 @@ def sampling_calls(config: Config, train: int, variant: Variant, images: int) ->
     nfe = (2 * sampler.steps - 1) * (1 if variant.autoguidance is None else 2)
     if not variant.members:
         return {DENOISER: nfe * images}
-    heads = tuple(head_network(config, member) for member in variant.members)
+    heads = tuple(config.members[member].network for member in variant.members)
     tau = tau_from_sigma(karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1])
     inside = (low <= tau) & (tau <= high)
     evaluations = (int(inside.sum()) if sampler.w1 else 0) + (int(inside[1:].sum()) if sampler.w2 else 0)
@@ -136,11 +133,10 @@ def missing_files(config: Config, root: Path) -> list[str]:
     lines = dict[str, str]()
     for key, path in named.items():
         made = path.startswith((f"data/{config.profile}/", "models/"))
-        if made or path in lines or (root / Path(path).expanduser()).exists():
-            continue
-        name, file = downloads.get(path, ("", None))
-        how = f"by hand from {file.by_hand}" if file else "put it there by hand"
-        lines[path] = f"{path} ({key}): " + (f"`dguide fetch {name}`, or {how}" if file and file.url else how)
+        if not made and path not in lines and not (root / Path(path).expanduser()).exists():
+            name, file = downloads.get(path, ("", None))
+            how = f"by hand from {file.by_hand}" if file else "put it there by hand"
+            lines[path] = f"{path} ({key}): " + (f"`dguide fetch {name}`, or {how}" if file and file.url else how)
     return list(lines.values())
 
 
