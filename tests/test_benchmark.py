@@ -43,9 +43,9 @@ def test_the_baseline_has_the_same_gradients_and_computes_attention_again():
     torch.manual_seed(0)
     network = {"model_channels": 8, "num_res_blocks": 1, "num_head_channels": 8, "dropout": 0.0}
     extractor = alive(build_extractor(16, 1, 10, [8], channel_mult=[1, 2], **network))
-    members = MemberLogits(extractor, [alive(build_head(extractor.feature_shape, **network))]).requires_grad_(True)
+    members = MemberLogits(extractor, alive(build_head(extractor.feature_shape, **network))).requires_grad_(True)
     published, calls, gradients = benchmark.as_published(deepcopy(members)), [], []
-    published.heads[0].middle_block[1].norm.register_forward_hook(lambda *_: calls.append(1))
+    published.networks[0].middle_block[1].norm.register_forward_hook(lambda *_: calls.append(1))
     x = torch.randn(2, 1, 16, 16, requires_grad=True)
     for network, switched in ((members, False), (published, True)):
         benchmark.switch(switched)

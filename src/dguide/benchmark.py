@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dguide import tracking
 from dguide.settings import Config, Layout, plain
-from dguide.stages.discriminator import frozen_features
+from dguide.stages.discriminator import member_features
 from discriminator_guidance.core import runtime
 from discriminator_guidance.core.files import read_json, write_json
 from discriminator_guidance.core.runtime import Compute
@@ -97,7 +97,7 @@ class Calls:
     def head_step(self, size: HeadSettings) -> Call:
         """A step of training a head on the extractor's features."""
         extractor = self._placed(self._network("extractor"))
-        features = frozen_features(extractor, self.frozen, self.training)
+        features = member_features(extractor, self.frozen, self.training)
         head = adm.build_head(extractor.feature_shape, **plain(size)).to(self.frozen.device)
         head = as_published(head) if self.published else head
         return self._step(head, lambda x, t: head(features(x, t), t))
@@ -117,7 +117,7 @@ class Calls:
     def _guidance(self, heads: Sequence[HeadSettings]) -> DiscriminatorGuidance:
         extractor = self._placed(self._network("extractor"))
         sized = [self._placed(adm.build_head(extractor.feature_shape, **plain(size))) for size in heads]
-        members = adm.MemberLogits(extractor, sized).requires_grad_(self.published)
+        members = adm.MemberLogits(extractor, *sized).requires_grad_(self.published)
         return DiscriminatorGuidance(self.frozen.called(members), members=len(heads), clip=PROBABILITY_CLIP)
 
     def _network(self, word: str) -> Any:

@@ -17,11 +17,12 @@ from torch.utils.benchmark import timer  # waits for a GPU
 from dguide import tracking
 from dguide.benchmark import EDGE, Calls, real_images, timed
 from dguide.settings import REPLICATED, Config, Layout, Variant
-from dguide.stages.discriminator import head_settings
+from dguide.stages.discriminator import member_settings
 from dguide.stages.guided import FIT_DRAWS, sampler_settings, window_of
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
+from discriminator_guidance.training.discriminator import split_of, training_rows
 
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy
@@ -78,9 +79,10 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
     yield "fake", sampling_calls(config, train, config.variants[config.evaluation.baseline], config.fake.images)
 
     for name, member in config.members.items():
-        head = head_settings(config.discriminator, member)
-        cost = VALIDATION * (1 if head.objective == "cross_entropy" else MATCHING_COST)
-        images = head.epochs * len(head.rows(head.split_images(train, config.fake.images)))
+        settings = member_settings(config.discriminator, member)
+        cost = VALIDATION * (1 if settings.objective == "cross_entropy" else MATCHING_COST)
+        rows = len(training_rows(settings, split_of(settings, train, config.fake.images)))
+        images = settings.steps * settings.batch_size if settings.epochs is None else settings.epochs * rows
         yield f"discriminator/{name}", {("head_step", member.network): cost * images}
 
     for name, variant in config.variants.items():

@@ -64,7 +64,7 @@ def single_head(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> Di
     if "sat" in run:
         for parameter in head.out[2].c_proj.parameters():
             parameter.data *= run["sat"]
-    discriminator = MemberLogits(vectors.network("classifier"), [head]).to(dtype)
+    discriminator = MemberLogits(vectors.network("classifier"), head).to(dtype)
     labels = one_hot(vectors["in/labels"].long()) if run["cond"] else None
     return lambda x, t: discriminator(x, t, labels)
 
@@ -117,7 +117,7 @@ def test_member_values_and_every_rule_agree(path: Path) -> None:
 
         def member_logits(names: list[str], dtype: torch.dtype = dtype) -> MemberLogits:
             heads = [vectors.network(name, kind="disc") for name in names]
-            return MemberLogits(vectors.network("classifier"), heads).to(dtype)
+            return MemberLogits(vectors.network("classifier"), *heads).to(dtype)
 
         mean = marginal_mean(tau)
         logits = member_logits(member_names(vectors))((mean.view(-1, 1, 1, 1) * x).to(dtype), tau.to(dtype))

@@ -33,7 +33,7 @@ def settings_of(schedule: dict[str, Any], run: dict[str, Any]) -> SamplerSetting
 def trajectory(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     """Final image, images at the recorded steps, and log ratios of a run."""
     edm = vectors.network("edm").to(dtype)
-    discriminator = MemberLogits(vectors.network("classifier"), [vectors.network("disc")]).to(dtype)
+    discriminator = MemberLogits(vectors.network("classifier"), vectors.network("disc")).to(dtype)
     labels = vectors.get("in/class_labels")
     meta = vectors.meta
     states: list[tuple[Tensor, Tensor, Tensor]] = []

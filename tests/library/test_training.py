@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from discriminator_guidance.checkpoints.pretrained import load_discriminator
 from discriminator_guidance.core.errors import InputError
@@ -19,7 +20,8 @@ from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.discriminator import TrainedDiscriminator, train_discriminator
 
 STD, GAP = 0.25, 0.1  # of each pixel, and between the means of real and fake
-QUICK = {"epochs": 6, "learning_rate": 1e-3, "device": "cpu"}
+QUICK = {"steps": 150, "row_steps": 50, "batch_size": 64, "progress": False}
+BRIEF = QUICK | {"steps": 20, "row_steps": 10, "batch_size": 16}
 
 
 def gaussians(count: int, mean: float, seed: int) -> Tensor:
@@ -27,6 +29,7 @@ def gaussians(count: int, mean: float, seed: int) -> Tensor:
 
 
 REAL, FAKE = gaussians(400, GAP / 2, 0), gaussians(400, -GAP / 2, 1)
+FIRST = (REAL[:20], FAKE[:20])
 
 
 def encoder() -> EncoderUNet:
@@ -55,7 +58,7 @@ def test_logits_follow_the_known_log_ratio_and_their_gradient_points_to_the_real
         x_vp = (mean * clean + std * noise).requires_grad_()
         # Its gradient is the same in every pixel: mean GAP / (mean^2 STD^2 + std^2).
         expected = mean * GAP / ((mean * STD) ** 2 + std**2) * x_vp.detach().sum(dim=(1, 2, 3))
-        logits = trained.discriminator(x_vp, torch.tensor(tau))
+        logits = trained(x_vp, torch.tensor(tau))
         assert torch.corrcoef(torch.stack([logits.detach(), expected]))[0, 1] > 0.5
         (gradient,) = torch.autograd.grad(logits.sum(), x_vp)
         assert torch.cosine_similarity(gradient.mean(0).flatten(), torch.ones(64), dim=0) > 0.7
@@ -68,18 +71,19 @@ def test_logits_follow_the_known_log_ratio_and_their_gradient_points_to_the_real
 def test_a_pretrained_extractor_stays_as_it_is_and_serves_a_head() -> None:
     extractor = encoder()
     before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}
-    trained = train(REAL[:20], FAKE[:20], extractor=extractor, epochs=2)
+    trained = train(REAL[:20], FAKE[:20], extractor=extractor, **BRIEF)
     assert all(torch.equal(before[name], tensor) for name, tensor in extractor.state_dict().items())
+    assert extractor.training
+    assert all(parameter.requires_grad for parameter in extractor.parameters())
     x_vp, tau = torch.ones(2, 1, 8, 8, requires_grad=True), torch.tensor([0.1, 0.5])
-    logits = trained.discriminator(x_vp, tau)
-    assert torch.equal(logits, MemberLogits(extractor, [trained.head])(x_vp, tau)[0])
+    logits = trained(x_vp, tau)
+    assert torch.equal(logits, MemberLogits(extractor, trained.network)(x_vp, tau)[0])
     logits.sum().backward()
-    assert [parameter.grad for parameter in (*extractor.parameters(), *trained.head.parameters())].count(None) > 50
     assert x_vp.grad.isfinite().all()
 
 
 def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options, state = {"epochs": 4, "extractor": encoder()}, torch.random.get_rng_state()
+    options, state = {**BRIEF, "steps": 40, "extractor": encoder()}, torch.random.get_rng_state()
     whole = train(REAL[:40], FAKE[:40], **options)
     assert torch.equal(torch.random.get_rng_state(), state), "the user's random numbers go on as they would have"
     options["checkpoints"] = tmp_path / "kept"
@@ -94,15 +98,16 @@ def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypat
     monkeypatch.setattr(Resumable, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         train(REAL[:40], FAKE[:40], **options)
-    epochs = []
-    resumed = train(REAL[:40], FAKE[:40], **options, progress=lambda epoch, row: epochs.append(epoch))
-    assert (saved, epochs) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    steps = []
+    options["progress"] = lambda done, row: steps.append(done)
+    resumed = train(REAL[:40], FAKE[:40], **options)
+    assert (saved, steps) == ([1, 2, 3, 4], [10, 20, 30, 40])
     assert resumed.history == whole.history
-    weights = resumed.head.state_dict()
-    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.head.state_dict().items())
+    weights = resumed.network.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole.network.state_dict().items())
     train(REAL[:40], -FAKE[:40], **options)
     assert saved[4:] == [1, 2, 3, 4], "other images are another training"
-    train(REAL[:40], FAKE[:40], **options, classes=np.arange(80) % 2)
+    train(REAL[:40], FAKE[:40], **options, labels=np.arange(80).reshape(2, 40) % 2)
     assert saved[8:] == [1, 2, 3, 4], "and other classes"
 
 
@@ -111,23 +116,34 @@ def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
     for folder, images in zip(("real", "fake"), arrays, strict=True):
         for number, image in enumerate(images):
             write_png(tmp_path / folder / f"{number:02d}.png", image)
-    sources = [(REAL[:20], FAKE[:20]), arrays, (tmp_path / "real", str(tmp_path / "fake"))]
-    sources += [(REAL[:20], fake) for fake in (sample(shrink, (20, 1, 8, 8)), shrink)]
-    one, two, three, drawn, denoised = (train(*source, epochs=1).history for source in sources)
-    assert (one, drawn) == (two, denoised)
-    assert two == three
+    files, loader = (tmp_path / "real", str(tmp_path / "fake")), [DataLoader(array, batch_size=7) for array in FIRST]
+    written = [TensorDataset(torch.from_numpy(array).permute(0, 3, 1, 2)) for array in arrays]
+    drawn = to_uint8(sample(shrink, (20, 1, 8, 8)))
+    for alike in ([arrays, files, written], [FIRST, loader], [(arrays[0], drawn), (arrays[0], shrink)]):
+        first, *others = (train(*source, **BRIEF).history for source in alike)
+        assert all(other == first for other in others)
+    greys = [(images + 1) / 2 for images in FIRST]
+    assert train(*greys, data_range=(0, 1), **BRIEF).used == pytest.approx(train(*FIRST, **BRIEF).used, rel=1e-4)
+
+
+def test_latents_need_not_be_square_or_within_any_range() -> None:
+    real, fake = (9 * torch.randn(40, 5, 8, 12, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    trained = train(real, fake, **BRIEF)
+    assert trained(real[:3], torch.tensor(0.1)).shape == (3,)
+    assert len(repr(trained).splitlines()) == 1
+    with pytest.warns(UserWarning, match="learned nothing; give more images"):
+        train(real, real, **BRIEF)
 
 
 @pytest.mark.parametrize(
     ("real", "words"),
     [
-        (((REAL + 1) / 2).clamp(0, 1), r"real images: .* in \[-1, 1\], some of it below 0; got values from 0 to"),
-        (4 * REAL, "got values from -4"),
+        (((REAL + 1) / 2).clamp(0, 1), "real images with values below 0, .*; got values from 0 to .*; give data_range"),
         (torch.full_like(REAL, torch.nan), "got values from nan"),
-        (REAL.numpy(), "of uint8, .*got float32"),
+        (REAL.long(), "of uint8 or floats; got torch.int64"),
         (REAL[:9], "10 or more real and fake images"),
-        (REAL.repeat(1, 3, 1, 1), "of one shape; got .*8, 3.*8, 1"),
-        (REAL[..., :4], r"\(N, H, H, C\)"),
+        (REAL.repeat(1, 3, 1, 1), "of one shape; got .*3, 8, 8.*1, 8, 8"),
+        ([REAL[0], REAL[0, :, :4]], "real images of one shape; got 2 shapes"),
     ],
 )
 def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
@@ -137,8 +153,8 @@ def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
 
 @pytest.mark.parametrize("extractor", [None, "encoder"])
 def test_conditional_discriminators_are_given_classes(extractor: str | None) -> None:
-    few, classes = {"epochs": 1, "extractor": encoder() if extractor else None}, np.arange(80) % 10
-    trained = train(REAL[:40], FAKE[:40], classes=classes, **few)
+    classes = np.arange(80).reshape(2, 40) % 10
+    trained = train(REAL[:40], FAKE[:40], encoder() if extractor else None, labels=classes, **BRIEF)
     x_vp, tau = REAL[:2], torch.tensor(0.1)
     first, second = (trained(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
     assert first.shape == (2,)
@@ -146,13 +162,13 @@ def test_conditional_discriminators_are_given_classes(extractor: str | None) -> 
 
 
 def test_a_saved_discriminator_is_the_one_that_was_trained(tmp_path: Path) -> None:
-    trained = train(REAL[:40], FAKE[:40], epochs=1)
+    trained = train(REAL[:40], FAKE[:40], **BRIEF)
     trained.save(tmp_path / "whole")
     x_vp, tau = REAL[:2], torch.tensor(0.1)
-    assert torch.equal(load_discriminator(tmp_path / "whole")(x_vp, tau).squeeze(1), trained(x_vp, tau))
+    assert torch.equal(load_discriminator(tmp_path / "whole")(x_vp, tau), trained(x_vp, tau))
     features = encoder()
     save_weights(tmp_path / "features", features.state_dict(), features.arguments)
-    on_features = train(REAL[:40], FAKE[:40], features, epochs=1)
+    on_features = train(REAL[:40], FAKE[:40], features, **BRIEF)
     on_features.save(tmp_path / "head")
     loaded = load_discriminator(tmp_path / "features", tmp_path / "head")
     assert torch.allclose(loaded(x_vp, tau)[0], on_features(x_vp, tau), atol=1e-6)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dguide.stages import discriminator
-from dguide.stages.discriminator import head_settings
+from dguide.stages.discriminator import member_settings
 from discriminator_guidance.core.errors import InputError
 
 from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
@@ -50,9 +50,9 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """The weights that every training begins with."""
     begun, original = [], discriminator.train_discriminator
 
-    def spy(*images, head, **options):
-        begun.append({name: tensor.clone() for name, tensor in head.state_dict().items()})
-        return original(*images, head=head, **options)
+    def spy(*images, start, **options):
+        begun.append({name: tensor.clone() for name, tensor in start.state_dict().items()})
+        return original(*images, start=start, **options)
 
     monkeypatch.setattr(discriminator, "train_discriminator", spy)
     return begun
@@ -61,7 +61,8 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 def test_curve_metrics_calibration_and_logits_agree(tiny: Tiny):
     summary, tracker = run_stage("discriminator", tiny, "d0")
     rows, record = curve(tiny, "d0"), metrics(tiny, "d0")
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3] == [step for step, _ in tracker.curve]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert [step for step, _ in tracker.curve] == [4, 8, 12]
     assert record["validation_loss"] == float(rows[-1]["validation_loss"])
     assert record["best_validation_loss"] == min(float(row["validation_loss"]) for row in rows)
     assert (record["epochs"], record["used_epoch"], record["iterations"], record["n_train"]) == (3, 3, 12, 64)
@@ -83,9 +84,20 @@ def test_factors_scale_table_2_and_leave_a_chosen_epoch_within_the_training(tiny
     for epochs, factor, checkpoint, expected in ((4, 0.3, "last", (1, "last")), (60, 0.2, 55, (12, 11))):
         row = {"members.d0.epochs": epochs, "members.d0.checkpoint": checkpoint}
         config, _ = changed(tiny, {"discriminator.epoch_factor": factor, **row})
-        settings = head_settings(config.discriminator, config.members["d0"])
+        settings = member_settings(config.discriminator, config.members["d0"])
         assert (settings.epochs, settings.checkpoint) == expected
         assert settings.learning_rate == pytest.approx(3 * 3e-4)
+
+
+def test_a_whole_network_of_the_images_is_trained_in_steps_and_guides(tiny: Tiny):
+    whole = {"kind": "whole", "epochs": None, "steps": 40, "row_steps": 10, "patience": 3, "optimizer": "adamw"}
+    tiny = changed(tiny, {f"members.d0.{key}": value for key, value in whole.items()})
+    run_stage("discriminator", tiny, "d0")
+    record, rows = metrics(tiny, "d0"), curve(tiny, "d0")
+    assert record["iterations"] == 10 * len(rows) <= 40
+    assert float(rows[-1]["epoch"]) == pytest.approx(record["iterations"] * 16 / record["n_train"])
+    assert "convolutions.0.weight" in weights(tiny, "d0")
+    run_stage("guided", tiny, "d0")
 
 
 @pytest.mark.parametrize(("checkpoint", "epoch"), [("best", None), (2, 1)])

@@ -13,17 +13,19 @@ from torch import nn
 
 from discriminator_guidance.core.errors import DivergenceError
 from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.training import discriminator
-from discriminator_guidance.training.discriminator import HeadTraining, fit_head, used_epoch
-from discriminator_guidance.training.pairs import Pairs, Split, grid_features
+from discriminator_guidance.training.discriminator import fit, used_row
+from discriminator_guidance.training.pairs import Pairs, Split
 from discriminator_guidance.training.score_matching import ScoreMatching
 
 from .memory import Memory
 
 CPU = Compute(torch.device("cpu"), "float32")
-SETTINGS = HeadTraining(
-    epochs=6, learning_rate=0.05, weight_decay=0.0, t_min=1e-3, checkpoint="last", checkpoint_every=2
-)
+SETTINGS = DiscriminatorSettings(
+    epochs=6, learning_rate=0.05, weight_decay=0.0, t_min=1e-3, batch_size=64, checkpoint="last", checkpoint_every=2,
+    optimizer="adam", patience=None, ema_decay=None, grid_times=4, grid_times_per_image=2,
+)  # fmt: skip
 
 
 class Head(nn.Module):
@@ -44,53 +46,65 @@ def brightness(x_vp, t):
 
 def make_pairs(real: int = 160, fake: int = 90) -> Pairs:
     """200 bright images and 200 dark ones, all of them in each part of the split."""
-    images = torch.cat([torch.full((200, 1, 2, 2), real), torch.full((200, 1, 2, 2), fake)]).to(torch.uint8)
+    images = (torch.full((200, 1, 2, 2), grey, dtype=torch.uint8) for grey in (real, fake))
     rows = np.arange(400)
-    return Pairs(images, torch.cat([torch.ones(200), torch.zeros(200)]), None, Split(rows, rows, rows))
+    return Pairs(*images, torch.cat([torch.ones(200), torch.zeros(200)]), None, Split(rows, rows, rows))
 
 
 def labelled_pairs() -> Pairs:
     """Images that show their classes."""
     classes = torch.arange(400) % 10
     images = (25 * classes).to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2)
-    return replace(make_pairs(), images=images, classes=classes)
+    return replace(make_pairs(), real=images[:200], fake=images[200:], classes=classes)
 
 
-def run(memory=None, pairs=None, report=None, head=None, features=brightness, **changes):
-    pairs, head = pairs or make_pairs(), head or Head()
-    grid = grid_features(brightness, pairs, pairs.split.validation, 4, 2, 0)
-    settings = replace(SETTINGS, **changes)
-    _, kept, history = fit_head(head, features, pairs, grid, settings, CPU, memory or Memory(), report)
-    return head, kept, history
+def run(memory=None, pairs=None, report=None, head=None, features=brightness, matching=None, **changes):
+    """The weights after the last step, those that are used, and the curve."""
+    pairs, settings, memory = pairs or make_pairs(), replace(SETTINGS, **changes), memory or Memory()
+    network, last, history = fit(head or Head(), features, pairs, settings, CPU, matching, memory, report)
+    return last, network.state_dict(), history
 
 
 def test_smoothing_keeps_the_logits_of_training_small():
-    sharp, smooth = run(epochs=20)[0], run(epochs=20, label_smoothing=0.3)[0]
-    assert 0 < smooth.linear.weight.item() < sharp.linear.weight.item()
+    sharp, smooth = (run(epochs=20, label_smoothing=smoothing)[0]["linear.weight"] for smoothing in (0.0, 0.3))
+    assert 0 < smooth.item() < sharp.item()
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best", 2])
-def test_the_weights_of_the_chosen_epoch_are_kept_and_the_head_ends_with_the_last(checkpoint):
-    head, kept, history = run(epochs=5, checkpoint=checkpoint, learning_rate=0.5)
+def test_the_weights_of_the_chosen_epoch_are_used_and_the_last_ones_known(checkpoint):
+    last, used, history = run(epochs=5, checkpoint=checkpoint, learning_rate=0.5)
     best = min(history, key=lambda row: row["validation_loss"])
-    wanted = {"last": 5, "best": int(best["epoch"]), 2: 2}[checkpoint]
-    assert used_epoch(history, checkpoint) == wanted
+    wanted = {"last": 5, "best": history.index(best) + 1, 2: 2}[checkpoint]
+    assert used_row(history, checkpoint) == wanted
     short, _, _ = run(epochs=wanted, learning_rate=0.5)
-    assert torch.equal(kept["linear.weight"], short.linear.weight)
-    assert torch.equal(kept["linear.weight"], head.linear.weight) == (wanted == 5)
+    assert torch.equal(used["linear.weight"], short["linear.weight"])
+    assert torch.equal(used["linear.weight"], last["linear.weight"]) == (wanted == 5)
+
+
+def test_training_in_steps_shows_as_many_real_as_fake_images_and_ends_without_progress():
+    _, _, history = run(epochs=None, steps=400, row_steps=10, patience=2, checkpoint="best", learning_rate=0.5)
+    losses = [row["validation_loss"] for row in history]
+    assert len(losses) == int(np.argmin(losses)) + 3 < 40
+    memory = Memory(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(memory, epochs=None, steps=400, row_steps=10, patience=2, checkpoint="best", learning_rate=0.5)
+    memory.stop_after = None
+    again = run(memory, epochs=None, steps=400, row_steps=10, patience=2, checkpoint="best", learning_rate=0.5)
+    assert again[2] == history
 
 
 def test_every_epoch_shows_each_image_once_and_only_reshuffling_changes_the_batches(monkeypatch):
     original, seen = discriminator.draw_noised, []
 
     def spy(images, *arguments):
-        seen.append(images[:, 0, 0, 0].tolist())
+        seen.append((127.5 * (images[:, 0, 0, 0] + 1)).round().int().tolist())
         return original(images, *arguments)
 
     monkeypatch.setattr(discriminator, "draw_noised", spy)
     pairs = make_pairs()
-    shown = torch.arange(200).repeat(2).to(torch.uint8)  # an image shows its number
-    pairs = replace(pairs, images=shown.view(-1, 1, 1, 1).repeat(1, 1, 2, 2))
+    shown = torch.arange(200).to(torch.uint8)  # an image shows its number
+    images = shown.view(-1, 1, 1, 1).repeat(1, 1, 2, 2)
+    pairs, shown = replace(pairs, real=images, fake=images), shown.repeat(2)
     run(pairs=pairs, epochs=2, reshuffle=False)
     assert seen[:7] == seen[7:]
     run(pairs=pairs, epochs=2)
@@ -102,7 +116,7 @@ def test_every_epoch_shows_each_image_once_and_only_reshuffling_changes_the_batc
     assert sorted(chain(*seen[28:32])) == sorted(chain(*seen[32:]))  # the same draw in each epoch
 
 
-SHRINKING = ScoreMatching(lambda x, sigma: x / (1 + sigma.view(-1, 1, 1, 1) ** 2), brightness, 0.5, -1.2, 1.2)
+SHRINKING = ScoreMatching(lambda x, sigma: x / (1 + sigma.view(-1, 1, 1, 1) ** 2), brightness)
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "score_matching", "both"])
@@ -117,14 +131,14 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_curve(objective, option):
     memory, reported = Memory(stop_after=1), []
     with pytest.raises(KeyboardInterrupt):
         run(memory, head=Head(0.2), **changes)
-    assert memory.saved == [2]
+    assert memory.saved == [14]
     memory.stop_after = None
     torch.manual_seed(12345)
     resumed, resumed_kept, resumed_history = run(
-        memory, None, lambda epoch, row: reported.append({"epoch": epoch, **row}), Head(0.2), **changes
+        memory, None, lambda done, row: reported.append({"iteration": done, **row}), Head(0.2), **changes
     )
     assert resumed_history == history == reported
-    assert torch.equal(head.linear.weight, resumed.linear.weight)
+    assert torch.equal(head["linear.weight"], resumed["linear.weight"])
     assert torch.equal(kept["linear.weight"], resumed_kept["linear.weight"])
 
 
@@ -149,9 +163,9 @@ def test_the_average_is_kept_and_the_head_goes_on_by_itself():
         expected = decay * expected + (1 - decay) * state["network"]["linear.weight"]
         assert torch.allclose(state["average"]["linear.weight"], expected, atol=1e-6)
     assert torch.allclose(kept["linear.weight"], expected, atol=1e-6)
-    raw = run(batch_size=400)[0]
-    assert torch.equal(head.linear.weight, raw.linear.weight)
-    assert not torch.allclose(raw.linear.weight, expected, atol=1e-3)
+    raw = run(batch_size=400)[0]["linear.weight"]
+    assert torch.equal(head["linear.weight"], raw)
+    assert not torch.allclose(raw, expected, atol=1e-3)
 
 
 def test_the_learning_rate_falls_to_zero_over_the_last_share_of_all_steps():
@@ -162,16 +176,16 @@ def test_the_learning_rate_falls_to_zero_over_the_last_share_of_all_steps():
 
 
 @pytest.mark.parametrize(("factor", "what"), [(float("nan"), "training loss"), (1e30, "(training loss|gradient norm)")])
-def test_divergence_names_epoch_and_batch_and_keeps_weights_and_checkpoint(factor, what):
+def test_divergence_names_the_step_and_keeps_weights_and_checkpoint(factor, what):
     memory, head, seen = Memory(), Head(), []
 
     def broken(x_vp, t):
-        seen.append(len(t))
-        return brightness(x_vp, t) * (factor if len(seen) > 3 * 7 + 1 else 1)
+        seen.append(len(t))  # the validation grid has two batches
+        return brightness(x_vp, t) * (factor if len(seen) > 2 + 3 * 7 + 1 else 1)
 
-    with pytest.raises(DivergenceError, match=rf"a finite {what}; got (nan|inf) in epoch 4, batch 2;"):
+    with pytest.raises(DivergenceError, match=rf"a finite {what}; got (nan|inf) at iteration 22;"):
         run(memory, head=head, features=broken)
-    assert memory.saved == [2]
+    assert memory.saved == [14]
     assert head.linear.weight.isfinite().all()
 
 

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from discriminator_guidance.core.errors import DivergenceError
-from discriminator_guidance.core.settings import TrainingSettings
-from discriminator_guidance.training.loop import train
+from discriminator_guidance.training.loop import Schedule, train
 
 from .memory import Memory
 
 # seed, iterations, batch_size, learning_rate, weight_decay, decay_fraction, gradient_clip, checkpoint_every
-SCHEDULE = TrainingSettings(
+SCHEDULE = Schedule(
     iterations=100, batch_size=4, learning_rate=0.05, decay_fraction=0.5, gradient_clip=10.0, checkpoint_every=40
 )
 
@@ -36,15 +35,16 @@ def problem():
 
 
 def run(memory, ema_decay=None, report=None):
-    return train(*problem(), SCHEDULE, memory, report, ema_decay)
+    network, _, history = train(*problem(), replace(SCHEDULE, ema_decay=ema_decay), memory, report)
+    return network, history
 
 
 def test_snapshots_are_the_weights_of_other_iterations_and_change_nothing():
-    flat, kept = replace(SCHEDULE, decay_fraction=0.0, iterations=60), {20: {}, 100: {}}
-    network, _ = train(*problem(), flat, Memory(), None, 0.9, kept)
+    flat, kept = replace(SCHEDULE, decay_fraction=0.0, iterations=60, ema_decay=0.9), {20: {}, 100: {}}
+    network = train(*problem(), flat, Memory(), None, kept).network
     for iterations, weights in {60: network.state_dict(), **kept}.items():
-        alone, _ = train(*problem(), replace(flat, iterations=iterations), Memory(), None, 0.9)
-        assert torch.equal(alone.state_dict()["0.weight"], weights["0.weight"])
+        alone = train(*problem(), replace(flat, iterations=iterations), Memory())
+        assert torch.equal(alone.network.state_dict()["0.weight"], weights["0.weight"])
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])

@@ -13,10 +13,10 @@ from discriminator_guidance.core.images import scaled
 from discriminator_guidance.core.noise import generator, importance_times, marginal_mean, marginal_std
 from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.training.pairs import (
+    Pairs,
     bootstrap_rows,
     draw_noised,
     grid_features,
-    pair_up,
     permuted_labels,
 )
 
@@ -51,20 +51,16 @@ def test_bagging_draws_training_images_with_replacement():
     assert 0.55 < len(set(bootstrap_rows(np.arange(10000), 1.0, 3))) / 10000 < 0.71  # 1 - 1/e
 
 
-def test_pairs_are_real_then_fake_with_channels_first():
-    real = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-    fake = np.zeros((1, 3, 4, 5), np.uint8)
-    split = split_pairs(2, 1, 0.5, 0.25, 0)
-    pairs = pair_up(real, fake, np.array([7, 8, 9]), split, torch.device("cpu"))
-    assert pairs.images[1, 4, 2, 3] == real[1, 2, 3, 4]
-    assert pairs.labels.tolist() == [1.0, 1.0, 0.0]
-    assert pairs.classes.tolist() == [7, 8, 9]
+def test_rows_are_real_then_fake_in_the_units_of_the_diffusion():
+    real, fake = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1), torch.full((2, 1, 1, 1), -4.0)
+    pairs = Pairs(real, fake, torch.tensor([1.0, 1, 1, 0, 0]), None, split_pairs(3, 2, 0.5, 0.25, 0))
+    assert pairs.take(np.array([3, 2, 0])).flatten().tolist() == pytest.approx([-4.0, 2 / 127.5 - 1, -1.0])
     assert scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
 
 
 def test_a_noised_batch_has_the_two_laws_of_times_and_normal_noise():
     images = torch.arange(256, dtype=torch.uint8).repeat(32).view(-1, 1, 1, 1)  # 8,192 images
-    x_vp, t = draw_noised(images, generator(0, "x", 0, 0), 1e-3, 0.5)
+    x_vp, t = draw_noised(scaled(images), generator(0, "x", 0, 0), 1e-3, 0.5)
     uniform, important = t[:4096].double(), t[4096:].double()
     assert stats.kstest(uniform, "uniform", (1e-3, 1 - 1e-3)).pvalue > 0.01
     quantiles = importance_times((torch.arange(20000, dtype=torch.float64) + 0.5) / 20000, 1e-3)
@@ -76,8 +72,8 @@ def test_a_noised_batch_has_the_two_laws_of_times_and_normal_noise():
 def test_flip_mirrors_half_of_the_images():
     images = torch.zeros(1000, 1, 1, 2, dtype=torch.uint8)
     images[..., 0] = 255
-    flipped, _ = draw_noised(images, generator(0, "x", 0, 0), 1e-9, 1.0, flip=True)
-    plain, _ = draw_noised(images, generator(0, "x", 0, 0), 1e-9, 1.0, flip=False)
+    flipped, _ = draw_noised(scaled(images), generator(0, "x", 0, 0), 1e-9, 1.0, flip=True)
+    plain, _ = draw_noised(scaled(images), generator(0, "x", 0, 0), 1e-9, 1.0, flip=False)
     mirrored = ((flipped - plain).abs().flatten(1).sum(1) > 1e-6).float().mean().item()
     assert 0.45 < mirrored < 0.55
 
@@ -85,8 +81,8 @@ def test_flip_mirrors_half_of_the_images():
 def test_shift_moves_images_by_at_most_so_many_pixels_and_repeats_their_edges():
     images = np.random.default_rng(0).integers(256, size=(500, 2, 4, 5), dtype=np.uint8)
     tensor = torch.from_numpy(images)
-    plain, t = draw_noised(tensor, generator(0, "x", 0, 0), 1e-9, 1.0)
-    moved, same = draw_noised(tensor, generator(0, "x", 0, 0), 1e-9, 1.0, False, 2)
+    plain, t = draw_noised(scaled(tensor), generator(0, "x", 0, 0), 1e-9, 1.0)
+    moved, same = draw_noised(scaled(tensor), generator(0, "x", 0, 0), 1e-9, 1.0, False, 2)
     assert torch.equal(t, same)
     clean = scaled(tensor) + (moved - plain) / marginal_mean(t).view(-1, 1, 1, 1)  # the noise is the same
     padded = scaled(torch.from_numpy(np.pad(images, [(0, 0), (0, 0), (2, 2), (2, 2)], mode="edge")))
@@ -99,7 +95,8 @@ def test_shift_moves_images_by_at_most_so_many_pixels_and_repeats_their_edges():
 
 def test_only_the_labels_of_training_are_permuted():
     split = split_pairs(60, 40, 0.8, 0.1, 0)
-    pairs = pair_up(*(np.zeros((n, 1, 1, 1), np.uint8) for n in (60, 40)), None, split, torch.device("cpu"))
+    images = (torch.zeros(count, 1, 1, 1) for count in (60, 40))
+    pairs = Pairs(*images, torch.cat([torch.ones(60), torch.zeros(40)]), None, split)
     null, other = permuted_labels(pairs, 0).labels, permuted_labels(pairs, 1).labels
     rows = np.concatenate([split.validation, split.test])
     assert torch.equal(null[rows], pairs.labels[rows])

@@ -139,8 +139,9 @@ class Discriminator(library.DiscriminatorSettings):
 class Member(library.DiscriminatorSettings):
     """One row of Table 2, before the two factors, with what section `discriminator` says of the rest."""
 
+    kind: Literal["head", "whole"] = "head"  # on the extractor's features, or a network of the noised images
     start: File
-    network: library.HeadSettings
+    network: library.HeadSettings  # of a whole network model_channels alone
     published: Name | None = None  # the published row of Table 2 beside it
 
 
@@ -332,7 +333,7 @@ class Config(Settings):
             above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
             if above is not None and above.network != row.network:
                 yield f"members.{name} continues {row.start} and needs its network; change one of them"
-            if isinstance(row.checkpoint, int) and row.checkpoint > row.epochs > 0:
+            if isinstance(row.checkpoint, int) and row.epochs and row.checkpoint > row.epochs:
                 yield f"members.{name}.checkpoint is {row.checkpoint} of {row.epochs} epochs; lower it"
             if (row.images or 0) > self.fake.images:
                 yield f"members.{name}.images is {row.images}, fake.images is {self.fake.images}; change one of them"

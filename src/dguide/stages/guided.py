@@ -28,7 +28,7 @@ from discriminator_guidance.core.runtime import Compute, barrier, broadcast, gat
 from discriminator_guidance.core.runtime import world_size as processes
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.core.split import split_pairs
-from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance, simplex_weights
@@ -205,10 +205,10 @@ def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:
     conditional = {"score network": denoiser.label_dim > 0}
     if variant.members:
         folders = {f"discriminator {name}": layout.discriminator(name) for name in variant.members}
-        heads = {name: load_network(EncoderUNet, folder, "discriminator") for name, folder in folders.items()}
+        loaded = {name: load_network(build_discriminator, at, "discriminator") for name, at in folders.items()}
         extractor = load_network(EncoderUNet, layout.model("extractor"), "extractor")
-        members = MemberLogits(compute.place(extractor), [compute.place(head) for head in heads.values()])
-        conditional |= {name: head.arguments["condition"] for name, head in heads.items()}
+        members = MemberLogits(compute.place(extractor), *map(compute.place, loaded.values()))
+        conditional |= {name: network.conditional for name, network in loaded.items()}
     if variant.autoguidance is not None:
         worse = compute.place(load_network(EDMPrecond, score / variant.autoguidance.network, "score"))
     for name, cond in conditional.items():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 import optuna
 
 from dguide.settings import Config, Layout, Member, Variant, plain, row_of
-from dguide.stages.discriminator import head_checkpoints, open_inputs, train_head
+from dguide.stages.discriminator import member_checkpoints, open_inputs, train_member
 from dguide.stages.guided import open_networks
 from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, seconds, write_chart, write_record
 from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
@@ -91,21 +92,21 @@ def objective(config: Config, layout: Layout) -> Objective:
 
     def loss(trial: optuna.Trial, tracker: Tracker) -> float:
         member = suggest(trial, config)
-        checkpoints = head_checkpoints(inputs, "study-discriminator", member)
+        checkpoints, epochs = member_checkpoints(inputs, "study-discriminator", member), count(1)
 
-        def report(epoch: int, row: Row) -> None:
-            tracker.metrics(epoch, row)
-            trial.report(value_of(row), epoch)
+        def report(steps: int, row: Row) -> None:
+            tracker.metrics(steps, row)
+            trial.report(value_of(row), next(epochs))  # those of its checkpoint come again
             if GRID not in trial.user_attrs and trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
-            trained = train_head(inputs, member, checkpoints, report)
+            trained = train_member(inputs, member, checkpoints, report)
         except (optuna.TrialPruned, DivergenceError):
             checkpoints.remove()
             raise
-        head, scores = samples.compute.place(trained.head), {key: trained.used[key] for key in SCORES}
-        guiding = replace(networks, members=MemberLogits(inputs.extractor, [head]))
+        head, scores = samples.compute.place(trained.network), {key: trained.used[key] for key in SCORES}
+        guiding = replace(networks, members=MemberLogits(inputs.extractor, head))
         batches = list(samples.batches(variant, config.studies.tuning, networks=guiding))
         fid, _ = frechet_influence(np.concatenate([batch["features"] for batch in batches]), samples.reference)
         samples.attach(trial, tracker, batches[0]["images"])

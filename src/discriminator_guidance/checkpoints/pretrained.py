@@ -14,7 +14,7 @@ from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_network, read_json
 from discriminator_guidance.metrics.features import FidNetwork
-from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -50,12 +50,12 @@ def from_pretrained(folder: str | Path, *members: str, device: torch.device | st
 
     score = load(EDMPrecond, "score")
     chosen = members or sorted(path.name for path in (root / "discriminator").glob("[!.]*"))[:1]
-    heads = [load(EncoderUNet, f"discriminator/{name}") for name in chosen]
+    heads = [load(build_discriminator, f"discriminator/{name}") for name in chosen]
     fid = root / "fid_network"
     trained = fid.exists() and "image_size" in read_json(fid / "config.json", "fid_network")
     fid_network = load(FidNetwork, "fid_network") if trained else None
     shape = (score.img_channels, score.img_resolution, score.img_resolution)
-    return Pretrained(score, MemberLogits(load(EncoderUNet, "extractor"), heads), fid_network, shape)
+    return Pretrained(score, MemberLogits(load(EncoderUNet, "extractor"), *heads), fid_network, shape)
 
 
 def load_edm(path: str | Path, device: torch.device | str = "cpu") -> EDMPrecond:
@@ -71,7 +71,7 @@ def load_edm(path: str | Path, device: torch.device | str = "cpu") -> EDMPrecond
 
 def load_discriminator(
     extractor: str | Path, *heads: str | Path, head_channels: int = 64, device: torch.device | str = "cpu"
-) -> MemberLogits | EncoderUNet:
+) -> nn.Module:
     """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from an extractor and M heads.
 
     Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote. A folder
@@ -83,11 +83,12 @@ def load_discriminator(
     torch.Size([1, 2])
     """
 
-    def load(path: Path) -> EncoderUNet:
-        return load_network(EncoderUNet, path, "discriminator") if path.is_dir() else read_adm(path, head_channels)[0]
+    def load(path: Path) -> nn.Module:
+        folder = path.is_dir()
+        return load_network(build_discriminator, path, "discriminator") if folder else read_adm(path, head_channels)[0]
 
     first, *others = (load(Path(path)) for path in (extractor, *heads))
-    return _frozen(MemberLogits(first, others) if others else first, device)
+    return _frozen(MemberLogits(first, *others) if others else first, device)
 
 
 def _frozen(network: Network, device: torch.device | str) -> Network:

@@ -33,8 +33,8 @@ def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
 
 
 def scaled(images: Tensor) -> Tensor:
-    """Images of 0 .. 255 as float32 in [-1, 1], the units of the diffusion."""
-    return images.float() / 127.5 - 1
+    """Images in the units of the diffusion, float32: 8 bits become [-1, 1], floats are in these units."""
+    return images.float() if images.is_floating_point() else images.float() / 127.5 - 1
 
 
 def to_uint8(samples: Tensor) -> NDArray[np.uint8]:

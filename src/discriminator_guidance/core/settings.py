@@ -230,22 +230,26 @@ class SplitSettings(Settings):
 
 
 class DiscriminatorSettings(Settings):
-    """How a head is trained and tested; the defaults are those of D0, with the epoch that validation chooses."""
+    """How a discriminator is trained and tested; the defaults suit a whole encoder of a few thousand images."""
 
     seed: Seed = 0
-    epochs: Annotated[int, Limit(low=0, high=10**9)] = 40  # 0 leaves the head as it is
-    learning_rate: Positive = 3e-4
-    weight_decay: NonNegative = 1e-7
+    steps: Count = 1000  # with half of each batch real and half fake
+    epochs: Annotated[int, Limit(low=0, high=10**9)] | None = None  # in place of steps: each image once in an epoch
+    patience: Count | None = 5  # rows of the curve (an epoch, or `row_steps`) without a smaller validation loss
+    row_steps: Count = 50  # steps in a row of the curve, where epochs do not say
+    optimizer: Literal["adam", "adamw"] = "adamw"  # adam: with weight decay in the gradient, as in the paper's code
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 1e-2
     t_min: Fraction = 1e-5  # smallest VP time
-    batch_size: Count = 64
+    batch_size: Count = 128
     importance_sampling: bool = True  # False: times are uniform in [t_min, 1]
     reshuffle: bool = True  # False: every epoch repeats the batches of the first, as in the reproduction
     flip: bool = False
     label_smoothing: Smoothing = 0.0  # distance of the targets from 0 and 1
     bagging: Share | None = None  # images drawn with replacement, relative to their number; None: each image once
-    checkpoint: Checkpoint = "best"  # the epoch whose weights are used; best: smallest validation loss
-    checkpoint_every: Count = 1  # epochs
-    ema_decay: Fraction | None = None  # of the average that is validated and used; None: the head itself
+    checkpoint: Checkpoint = "best"  # the row of the curve whose weights are used; best: smallest validation loss
+    checkpoint_every: Count = 1  # rows of the curve
+    ema_decay: Fraction | None = 0.99  # of the average that is validated and used; None: the network itself
     decay_fraction: UnitInterval = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
     shift: Annotated[int, Limit(low=0, high=8)] = 0  # pixels
     permute_labels: bool = False  # a null discriminator

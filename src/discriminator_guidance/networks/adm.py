@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.networks.cnn import TIME_SCALE, NoisyImageCNN
 from discriminator_guidance.networks.layers import attend, broadcast_batch, halve, sinusoidal_embedding
 
-TIME_SCALE = 999.0  # VP times in [0, 1] become the step numbers the embedding was made for
 LABEL_ROWS = 1000  # rows of the label embedding, whatever the number of classes
 CHANNEL_MULT: dict[int, tuple[int, ...]] = {64: (1, 2, 3, 4), 32: (1, 2, 4), 16: (1, 2), 8: (1,)}
 
@@ -195,6 +195,11 @@ class EncoderUNet(nn.Module):
         """The floating-point format of the parameters."""
         return next(self.parameters()).dtype
 
+    @property
+    def conditional(self) -> bool:
+        """Whether it is given classes."""
+        return self.label_emb is not None
+
     def features(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The feature map (N, *feature_shape) before the head, at 0-dim or (N,) VP times in [0, 1].
 
@@ -220,27 +225,42 @@ class EncoderUNet(nn.Module):
 
 
 class MemberLogits(nn.Module):
-    """Several heads on one pass of their common extractor, everything frozen: what guidance needs.
+    """Several discriminators as one: heads on one pass of their common extractor, and whole networks of the image.
 
     Kim et al. 2023, Section 4.1 (a shallow U-Net encoder on a frozen noisy-image classifier).
     """
 
-    def __init__(self, extractor: EncoderUNet, heads: Sequence[EncoderUNet]) -> None:
+    def __init__(self, extractor: nn.Module | None, *members: nn.Module) -> None:
         super().__init__()
-        self.extractor, self.heads = extractor, nn.ModuleList(heads)
-        self.members = len(heads)
-        self.requires_grad_(False).eval()
+        self.extractor, self.networks = extractor, nn.ModuleList(members)
+        self.members = len(members)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `build_discriminator` needs for an extractor and one head."""
+        (head,) = self.networks
+        return {"extractor": self.extractor.arguments, "head": head.arguments}  # type: ignore[union-attr]
 
     def forward(self, x_vp: Tensor, tau: Tensor, labels: Tensor | None = None) -> Tensor:
         """The members' logits (members, N) of d(x_vp, tau), differentiable in x_vp.
 
         x_vp: (N, C, H, W), mean(tau) times the unscaled noisy images. tau: 0-dim or (N,) VP times. labels: (N,) or
-        (N, classes) one-hot, for conditional heads; the extractor is not given them.
+        (N, classes) one-hot, for conditional members; the extractor is not given them.
         """
-        features, logits = self.extractor.features(x_vp, tau), list[Tensor]()
-        for head in self.heads:
-            logits.append(head(features, tau, labels).squeeze(1))
+        features, logits = x_vp, list[Tensor]()
+        if any(isinstance(member, EncoderUNet) for member in self.networks) and self.extractor is not None:
+            features = getattr(self.extractor, "features", self.extractor)(x_vp, tau)
+        for member in self.networks:
+            inputs = features if isinstance(member, EncoderUNet) else x_vp
+            logits.append(member(inputs, tau, labels).view(-1))
         return torch.stack(logits)
+
+
+def build_discriminator(**arguments: Any) -> Any:
+    """A trained discriminator of the kind that its arguments, from `config.json`, belong to."""
+    if "extractor" in arguments:
+        return MemberLogits(*(EncoderUNet(**arguments[part]) for part in ("extractor", "head")))
+    return NoisyImageCNN(**arguments) if "image_shape" in arguments else EncoderUNet(**arguments)
 
 
 def create_classifier(

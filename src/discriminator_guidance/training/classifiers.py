@@ -14,7 +14,7 @@ from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import TrainingSettings
-from discriminator_guidance.training.loop import Batch, Report, Row, train
+from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, train
 from discriminator_guidance.training.pairs import draw_noised
 
 
@@ -38,7 +38,7 @@ def train_classifier(
     def batch_of(iteration: int) -> Batch:
         rng = generator(settings.seed, purpose, iteration, 0)
         rows = torch.from_numpy(rng.integers(len(images), size=settings.batch_size)).to(images.device)
-        inputs = (scaled(images[rows]),) if noising is None else draw_noised(images[rows], rng, *noising)
+        inputs = (scaled(images[rows]),) if noising is None else draw_noised(scaled(images[rows]), rng, *noising)
         return *inputs, labels[rows]
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
@@ -48,4 +48,4 @@ def train_classifier(
         accuracy = (logits.argmax(1) == classes).float().mean().item()
         return cross_entropy(logits.float(), classes), {"accuracy": accuracy}
 
-    return train(network, batch_of, loss_of, settings, checkpoints, report)[1]
+    return train(network, batch_of, loss_of, Schedule.of(settings), checkpoints, report).history

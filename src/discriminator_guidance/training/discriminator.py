@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+import copy
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, save_weights
-from discriminator_guidance.core.image_files import open_images
-from discriminator_guidance.core.images import content_digest, scaled, to_uint8
+from discriminator_guidance.core.images import content_digest, to_uint8
 from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.progress import progress_line
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
 from discriminator_guidance.core.split import Split, split_pairs
 from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
-from discriminator_guidance.networks.adm import EncoderUNet, build_head
+from discriminator_guidance.networks.adm import MemberLogits, build_head
+from discriminator_guidance.networks.cnn import NoisyImageCNN
 from discriminator_guidance.sampling.ensemble import Denoiser
 from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training import loop
-from discriminator_guidance.training.loop import Batch, Report, Row, State, copied
+from discriminator_guidance.training.loop import Batch, Report, Row, State, Trained
 from discriminator_guidance.training.pairs import (
     Features,
     GridFeatures,
@@ -37,143 +41,130 @@ from discriminator_guidance.training.pairs import (
     draw_noised,
     grid_features,
     grid_logits,
-    pair_up,
     permuted_labels,
 )
 from discriminator_guidance.training.score_matching import ScoreMatching
+from discriminator_guidance.training.sources import Images, image_tensor
 
+Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
+FEWEST, BATCH = 10, 250  # images of each kind, and samples that a denoiser draws in one call
+LARGE = 2**32  # bytes of images that stay where they are, in main memory or mapped from a file
+WIDTH = 32  # channels of an attention head
+NO_CLIP = 1e30  # a bound of the gradient norm that changes nothing
+CHANCE = math.log(2)  # the cross-entropy of a coin toss, in nats
 
 
-class HeadTraining(DiscriminatorSettings):
-    """Settings of a head with what objectives other than cross_entropy need, and the images that follow from both."""
-
-    matching: ScoreMatching | None = None
-
-    def split_images(self, real: int, fake: int) -> Split:
-        """The split of so many real and fake images."""
-        split = self.split
-        return split_pairs(real, fake, split.train, split.validation, split.seed, self.images)
-
-    def grid(self, features: Features, pairs: Pairs, rows: np.ndarray) -> GridFeatures:
-        """Features of images on the common grid of VP times."""
-        per_image = self.grid_times_per_image or max(1, min(self.grid_times, GRID_PAIRS // len(rows)))
-        return grid_features(features, pairs, rows, self.grid_times, per_image, self.split.seed)
-
-    def rows(self, split: Split) -> np.ndarray:
-        """The training images of an epoch, as rows of real ++ fake."""
-        return split.train if self.bagging is None else bootstrap_rows(split.train, self.bagging, self.seed)
-
-
-def fit_head(
-    head: nn.Module,
+def fit(
+    network: nn.Module,
     features: Features,
     pairs: Pairs,
-    grid: GridFeatures,
-    settings: HeadTraining,
+    settings: DiscriminatorSettings,
     compute: Compute,
+    matching: ScoreMatching | None = None,
     checkpoints: Resumable | None = None,
     report: Report | None = None,
-) -> tuple[int, State, list[Row]]:
+) -> Trained:
     """Minimize the binary cross-entropy of d(x_vp, t) over importance-sampled VP times (Kim et al. 2023, Eq. 4).
 
-    Score matching replaces the cross-entropy, or is added to it, where `settings.objective` asks for it.
-    Returns the epoch that `settings.checkpoint` chooses, 0 with no epochs, the weights after it, and the curve with the
-    scores on the validation grid. With `settings.ema_decay` these are the average's; the head itself always ends with
-    its own weights of the last epoch. A resumed run reports the rows of its checkpoint again.
+    network: (features, t[, classes]) -> logits. Score matching replaces the cross-entropy, or is added to it, where
+    `settings.objective` asks for it. The curve has the scores on the validation grid; a resumed run reports the rows of
+    its checkpoint again.
 
     *Deviation:* several processes, see `loop.train`.
     """
-    matching = settings.matching
     assert (matching is None) == (settings.objective == "cross_entropy"), "matching is for the other objectives"
-    optimizer = torch.optim.Adam(
-        head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    run = loop.Training(head, optimizer, settings.ema_decay, "epoch", checkpoints, report)
-    run.kept = run.kept or {0: loop.copied(head)}
+    split, device = pairs.split, pairs.labels.device
+    rows = training_rows(settings, split)
+    kinds = [rows[pairs.labels.cpu().numpy()[rows] == kind] for kind in (1, 0)]
     pairs = permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
-    batches = -(-len(settings.rows(pairs.split)) // settings.batch_size)
+    size, (every, steps) = settings.batch_size, lengths(settings, split)
+    uniform = 0.0 if settings.importance_sampling else 1.0
 
-    def logit(frozen: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+    @lru_cache(1)
+    def order_of(epoch: int) -> np.ndarray:
+        return generator(settings.seed, "order", epoch if settings.reshuffle else 0, 0).permutation(rows)
+
+    def batch_of(step: int) -> Batch:
+        if settings.epochs is None:
+            stream = (step, 0)
+            rng = generator(settings.seed, "batch", *stream)
+            chosen = np.concatenate([rng.choice(kind, -(-size // 2)) for kind in kinds])
+        else:
+            stream = divmod(step, every)
+            rng = generator(settings.seed, "batch", *stream)
+            chosen = order_of(stream[0])[stream[1] * size :][:size]
+        x_vp, t = draw_noised(pairs.take(chosen), rng, settings.t_min, uniform, settings.flip, settings.shift)
+        at = torch.from_numpy(chosen).to(device)
+        batch = (x_vp, t, pairs.labels[at], *(() if pairs.classes is None else (pairs.classes[at],)))
+        if matching is None:
+            return batch
+        rng = generator(settings.seed, "matching", *stream)
+        return *batch, *matching.draw(pairs, rng.choice(kinds[0], len(chosen)), rng, settings.t_min)
+
+    def logit(inputs: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         with compute.autocast():
-            logits: Tensor = head(frozen, t, *condition)
+            logits: Tensor = network(inputs, t, *condition)
         return logits.view(-1).float()
 
-    def loss_of(batch: Batch, matched: Batch) -> tuple[Tensor, Row]:
-        frozen, t, target, *condition = batch
+    def loss_of(batch: Batch) -> tuple[Tensor, Row]:
+        x_vp, t, target, *others = batch
+        condition, matched = (others[:0], others) if pairs.classes is None else (others[:1], others[1:])
+        with torch.no_grad():
+            frozen = features(x_vp, t)
         logits = logit(frozen, t, *condition)
-        smoothed = target + settings.label_smoothing * (1 - 2 * target)
-        loss = binary_cross_entropy(logits, smoothed)
+        loss = binary_cross_entropy(logits, target + settings.label_smoothing * (1 - 2 * target))
         if matching is not None:
             loss = (loss if settings.objective == "both" else 0.0) + matching.loss(logit, *matched)
         return loss, {"accuracy": accuracy(logits.detach(), target)}
 
-    for epoch in range(run.done + 1, settings.epochs + 1):
-        head.train()
-        train_loss = train_accuracy = 0.0
-        drawn = _batches(features, pairs, settings, epoch - 1)
-        for number, (batch, matched, weight, share) in enumerate(drawn):
-            step = (epoch - 1) * batches + number
-            run.set_rate(settings, step, settings.epochs * batches)
-            loop.seed_dropout(settings.seed, f"dropout {epoch - 1}", number)
-            where = f"in epoch {epoch}, batch {number + 1}"
-            row = run.step(partial(loss_of, matched=matched), batch, weight, step, where)
-            train_loss += row["loss"] * share
-            train_accuracy += row["accuracy"] * share
-        scores = validate(run.used, grid, compute)
-        run.log(epoch, {"train_loss": train_loss, "train_accuracy": train_accuracy, **scores})
-        if used_epoch(run.history, settings.checkpoint) == epoch:
-            run.kept = {epoch: loop.copied(run.used)}
-        if epoch % settings.checkpoint_every == 0 or epoch == settings.epochs:
-            run.save()
-    ((used, kept),) = run.kept.items()
-    return used, kept, run.history
+    if not steps:
+        return Trained(network.eval(), loop.copied(network), [])
+    grid = grid_of(settings, features, pairs, split.validation)
+    schedule = loop.Schedule.of(
+        settings, iterations=steps, gradient_clip=NO_CLIP, checkpoint_every=every * settings.checkpoint_every
+    )
+
+    def chooses(history: list[Row]) -> bool:
+        return settings.checkpoint != "last" and used_row(history, settings.checkpoint) == len(history)
+
+    def ends(history: list[Row]) -> bool:
+        if not history or settings.patience is None or settings.objective == "score_matching":
+            return False  # score matching does not lower the cross-entropy
+        return len(history) - used_row(history, "best") >= settings.patience
+
+    validation = loop.Validation(every, "train_", lambda network: validate(network, grid, compute), chooses, ends)
+    return loop.train(network, batch_of, loss_of, schedule, checkpoints, report, validation=validation)
 
 
-def used_epoch(history: list[Row], checkpoint: Checkpoint) -> int:
-    """The epoch, counted from 1, whose weights are the ones to use after those in the history."""
-    best = min(history, key=lambda row: row["validation_loss"])
-    return {"last": len(history), "best": int(best["epoch"])}.get(str(checkpoint)) or int(checkpoint)
+def split_of(settings: DiscriminatorSettings, real: int, fake: int) -> Split:
+    """The split of so many real and fake images."""
+    shares = settings.split
+    return split_pairs(real, fake, shares.train, shares.validation, shares.seed, settings.images)
 
 
-def _batches(
-    features: Features, pairs: Pairs, settings: HeadTraining, epoch: int
-) -> Iterator[tuple[Batch, Batch, float, float]]:
-    """This process's part of each batch of an epoch, its weight in the batch, and the batch's share of the epoch.
-
-    The part has two halves: images to classify, and as many real ones to match scores on, if `settings` ask for it.
-    """
-    device = pairs.images.device
-    shuffle = generator(settings.seed, "order", epoch if settings.reshuffle else 0, 0)
-    chosen = settings.rows(pairs.split)
-    real = chosen[pairs.labels.cpu().numpy()[chosen] == 1]
-    order = shuffle.permutation(chosen)
-    for number, start in enumerate(range(0, len(order), settings.batch_size)):
-        rows = torch.from_numpy(order[start : start + settings.batch_size]).to(device)
-        rng = generator(settings.seed, "batch", epoch, number)
-        uniform = 0.0 if settings.importance_sampling else 1.0
-        x_vp, t = draw_noised(pairs.images[rows], rng, settings.t_min, uniform, settings.flip, settings.shift)
-        part, weight = loop.part_of_process(len(rows))
-        with torch.no_grad():
-            frozen = features(x_vp[part], t[part])
-        classes = () if pairs.classes is None else (pairs.classes[rows[part]],)
-        matched: Batch = ()
-        if settings.matching is not None:
-            rng = generator(settings.seed, "matching", epoch, number)
-            drawn = settings.matching.draw(pairs, rng.choice(real, len(rows)), rng, settings.t_min)
-            matched = tuple(tensor[part] for tensor in drawn)
-        yield (frozen, t[part], pairs.labels[rows[part]], *classes), matched, weight, len(rows) / len(order)
+def lengths(settings: DiscriminatorSettings, split: Split) -> tuple[int, int]:
+    """The steps in a row of the curve, and at most in all."""
+    if settings.epochs is None:
+        return settings.row_steps, settings.steps
+    epoch = -(-len(training_rows(settings, split)) // settings.batch_size)
+    return epoch, settings.epochs * epoch
 
 
-Images = NDArray[np.uint8] | Tensor | str | Path
-Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
-FEWEST, BATCH = 10, 250  # images of each kind, and samples that a denoiser draws in one call
-WIDTH, SMALLEST = 32, 8  # channels of a small encoder at full size, and the image size at which it stops halving
+def training_rows(settings: DiscriminatorSettings, split: Split) -> np.ndarray:
+    """The training images of an epoch, as rows of real ++ fake."""
+    return split.train if settings.bagging is None else bootstrap_rows(split.train, settings.bagging, settings.seed)
 
 
-def validate(head: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
-    """Binary cross-entropy in nats, accuracy and calibration error of a head on the validation grid."""
-    logits = grid_logits(head, grid, compute)
+def grid_of(settings: DiscriminatorSettings, features: Features, pairs: Pairs, rows: np.ndarray) -> GridFeatures:
+    """Features of images on the common grid of VP times."""
+    per_image = settings.grid_times_per_image or max(1, min(settings.grid_times, GRID_PAIRS // len(rows)))
+    return grid_features(features, pairs, rows, settings.grid_times, per_image, settings.split.seed)
+
+
+def validate(network: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
+    """Binary cross-entropy in nats, accuracy and calibration error of a network on the validation grid."""
+    logits = grid_logits(network, grid, compute)
     loss = binary_cross_entropy(logits, grid.labels).item()
     loop.require_finite("on validation images", validation_loss=loss)
     bins = calibration_bins(logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64), grid.time)
@@ -181,32 +172,50 @@ def validate(head: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
     return {"validation_loss": loss, "validation_accuracy": accuracy(logits, grid.labels), "calibration_error": error}
 
 
+def used_row(history: Sequence[Row], checkpoint: Checkpoint) -> int:
+    """The row of the curve, counted from 1, whose weights are the ones to use."""
+    losses = [row["validation_loss"] for row in history]
+    return {"last": len(history), "best": int(np.argmin(losses)) + 1}.get(str(checkpoint)) or int(checkpoint)
+
+
 @dataclass(frozen=True)
 class TrainedDiscriminator:
-    """A discriminator (x_vp, tau) -> logits (N,), and the network in it that was trained."""
+    """A discriminator (x_vp, tau[, classes]) -> logits (N,), and the network in it that was trained."""
 
+    network: nn.Module  # on the features
     features: Features  # of the extractor, or x_vp itself
-    head: EncoderUNet  # on them
-    last: State  # the head's weights after the last epoch, where others are used
+    last: State  # the network's weights after the last step, where others are used
     history: list[Row]
-    used: Row  # of the history, whose epoch the weights are from; with no epochs the scores of epoch 0
+    used: Row  # of the history, whose weights the network has; without training only the scores
+    split: Split  # of real ++ fake
     tested: dict[str, NDArray[Any]]  # on held-out images: logits, labels, VP time, and image (a row of real ++ fake)
 
-    def discriminator(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
-        """The logits (N,) of x_vp (N, C, H, W) at VP times."""
-        logits: Tensor = self.head(self.features(x_vp, tau), tau, *classes)
-        return logits.squeeze(1)
+    def __call__(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
+        """The logits (N,) of x_vp (N, C, H, W) at VP times (N,) or 0-dim."""
+        logits: Tensor = self.network(self.features(x_vp, tau), tau, *classes)
+        return logits.view(-1)
 
-    __call__ = discriminator
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        loss, rows = self.used["validation_loss"], len(self.history)
+        return f"TrainedDiscriminator({parameters:,} parameters, validation loss {loss:.3f}, {rows} validations)"
 
     def save(self, folder: str | Path) -> None:
-        """Write the head for `load_discriminator`; without an extractor it is the discriminator."""
-        save_weights(Path(folder), self.head.state_dict(), self.head.arguments)
+        """Write the network for `load_discriminator`; one on an extractor's features needs that extractor too."""
+        save_weights(Path(folder), self.network.state_dict(), self.network.arguments)  # type: ignore[arg-type]
 
     @property
     def calibration(self) -> list[CalibrationBin]:
         """Mean probability and fraction of real images by VP time, on held-out images."""
         return calibration_bins(self.tested["logits"], self.tested["labels"], self.tested["time"])
+
+    @property
+    def losses(self) -> dict[float, tuple[float, float]]:
+        """Cross-entropy on held-out images and its standard error, in nats, by VP time; chance is ln 2 = 0.693."""
+        logits, labels = (torch.from_numpy(self.tested[name]) for name in ("logits", "labels"))
+        losses = binary_cross_entropy(logits.double(), labels.double(), reduction="none").numpy()
+        parts = {float(time): losses[self.tested["time"] == time] for time in np.unique(self.tested["time"])}
+        return {time: (part.mean(), part.std(ddof=1) / math.sqrt(len(part))) for time, part in parts.items()}
 
 
 def train_discriminator(
@@ -214,100 +223,156 @@ def train_discriminator(
     fake: Images | Denoiser,
     extractor: Extractor | None = None,
     *,
-    head: EncoderUNet | None = None,
-    classes: NDArray[np.int64] | None = None,
+    labels: Sequence[Any] | None = None,
+    start: nn.Module | None = None,
+    finetune: bool = False,
+    denoiser: Denoiser | None = None,
+    data_range: tuple[float, float] | None = None,
     device: torch.device | str = "cpu",
     checkpoints: str | Path | Resumable | None = None,
-    progress: Report = lambda epoch, row: None,
+    progress: bool | Report = True,
     **settings: Any,
 ) -> TrainedDiscriminator:
-    """Train a discriminator of real (1) and generated (0) images at all noise levels; stage `discriminator` calls this.
+    """Train a discriminator of real (1) and generated (0) images at all noise levels (Kim et al. 2023, Eq. 4).
 
-    real, fake: (N, H, H, C) uint8, or (N, C, H, H) tensors in [-1, 1], which are rounded to 8 bits; or a folder, a zip
-    or an .npz file of images. fake may also be the denoiser: `sample` then draws as many images as there are real ones,
-    with indices from 0. extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose
-    frozen features a head is trained; None trains a small encoder of the images from scratch. head: the one to begin
-    with; None: a fresh one. classes: of real ++ fake, for a conditional head; give conditional fakes as images.
-    checkpoints: a folder; the same call resumes there after a kill, with the same bytes. progress: called with each
-    epoch and its losses, such as `print`. settings: other values for fields of `DiscriminatorSettings`, such as epochs,
-    seed or learning_rate. Of the images 80 % train, 10 % choose the epoch with the smallest validation loss, 10 %
-    calibrate. Kim et al. 2023, Eq. 4.
+    Of the images 80 % train, 10 % choose the step whose weights are used, 10 % test. The same call with `checkpoints`
+    resumes there after a kill, with the same bytes. Warns where the result is no better than chance.
+
+    Args:
+        real: images (N, H, W, C) uint8, a tensor (N, C, H, W) of uint8 or floats, a folder, a zip or an .npz file, or
+            an iterable of images or batches, such as a Dataset or a DataLoader, of (image, label) too: it is written to
+            disk once, so that it need not fit in memory. Floats are taken as they are, also those of latents.
+        fake: the same of generated images; or the denoiser, with which `sample` then draws as many images as there are
+            real ones. Where only the real ones have 8 bits, floats are rounded to 8 bits: rounding would tell them
+            apart.
+        extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose features a head
+            is trained, as in the paper. None trains a whole network of the noised images.
+        labels: classes of the real and of the fake images, two arrays of integers, for a conditional discriminator;
+            with a denoiser only those of the real ones: it is called as (x, sigma, classes).
+        start: the network to begin with; None: a fresh one.
+        finetune: train the extractor too, in a copy.
+        denoiser: for the objectives with score matching; None: `fake`, if it is one.
+        data_range: the values that mean black and white in floats, e.g. (0, 1); None: those of the diffusion model.
+        device: where to compute.
+        checkpoints: a folder.
+        progress: a bar on standard error; or a function called with the steps done and each row of the curve.
+        settings: other values for fields of `DiscriminatorSettings`, such as steps, seed or learning_rate.
 
     >>> rng = np.random.default_rng(0)
     >>> real, fake = (rng.integers(low, low + 100, (20, 8, 8, 1), dtype=np.uint8) for low in (150, 0))
-    >>> trained = train_discriminator(real, fake, epochs=1, device="cpu")
-    >>> trained.discriminator(torch.zeros(4, 1, 8, 8), torch.tensor(0.1)).shape
+    >>> discriminator = train_discriminator(real, fake, steps=20, progress=False)
+    >>> discriminator(torch.zeros(4, 1, 8, 8), torch.tensor(0.1)).shape
     torch.Size([4])
     """
-    images, device = _as_uint8(real, "real"), torch.device(device)
-    if callable(fake):
-        parts = np.array_split(np.arange(len(images)), range(BATCH, len(images), BATCH))
-        shape = images.shape[3], images.shape[1], images.shape[1]
-        drawn = [sample(fake, (len(part), *shape), first=int(part[0]), device=device) for part in parts]
-        fake = to_uint8(torch.cat(drawn))
-    fakes = _as_uint8(fake, "fake")
-    if images.shape[1:] != fakes.shape[1:] or min(len(images), len(fakes)) < FEWEST:
-        expected, got = f"{FEWEST} or more real and fake images of one shape", f"{images.shape} and {fakes.shape}"
-        raise InputError(expected, got, "give more images, or bring them to one shape")
-    chosen = HeadTraining(**settings)
-    compute, split = Compute(device, chosen.precision), chosen.split_images(len(images), len(fakes))
-    pairs = pair_up(images, fakes, classes, split, device)
+    chosen, device = DiscriminatorSettings(**settings), torch.device(device)
+    folder = Path(checkpoints) if isinstance(checkpoints, str | Path) else None
+    pairs = _pairs(real, fake, labels, data_range, chosen, device, folder)
+    matching = None
+    if chosen.objective != "cross_entropy":
+        denoiser = denoiser or (fake if callable(fake) else None)
+        if denoiser is None:
+            remedy = "give denoiser=, or objective='cross_entropy'"
+            raise ConfigError(f"a denoiser for objective {chosen.objective}", "none", remedy)
+        matching = ScoreMatching(denoiser, extractor or _itself)
+    compute = Compute(device, chosen.precision)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(chosen.seed)
-        features, head, probe = _untrained(extractor, head, scaled(pairs.images[:2]), classes is not None)
-        if isinstance(checkpoints, str | Path):
-            start = nn.utils.parameters_to_vector(head.parameters()).detach()
-            arrays = [images, fakes, probe.cpu().numpy(), start.cpu().numpy(), *([] if classes is None else [classes])]
+        features, network, probe = _untrained(extractor, start, finetune, pairs)
+        if folder is not None:
+            begin = nn.utils.parameters_to_vector(network.parameters()).detach()
+            arrays = [pairs.real, pairs.fake, pairs.classes, probe, begin]
+            digests = [content_digest(array.cpu().numpy()) for array in arrays if array is not None]
             versions = [torch.__version__, np.__version__, device.type]
-            key = {**asdict(replace(chosen, matching=None)), "arrays": list(map(content_digest, arrays))}
-            checkpoints = Resumable(Path(checkpoints), "discriminator", {**key, "versions": versions})
-        grid = chosen.grid(features, pairs, split.validation)
-        epoch, kept, history = fit_head(head, features, pairs, grid, chosen, compute, checkpoints, progress)
-    last = copied(head)
-    head.requires_grad_(False).load_state_dict(kept)
-    used = history[epoch - 1] if epoch else {"epoch": 0, **validate(head, grid, compute)}
+            key = {**asdict(chosen), "arrays": digests, "versions": versions}
+            checkpoints = Resumable(folder, "discriminator", key)
+        assert not isinstance(checkpoints, str | Path)
+        _, steps = lengths(chosen, pairs.split)
+        with progress_line("training discriminator", steps, "steps", progress is True) as advance:
+            report = progress if callable(progress) else lambda done, row: advance(done)
+            network, last, history = fit(network, features, pairs, chosen, compute, matching, checkpoints, report)
+    test = grid_of(chosen, features, pairs, pairs.split.test)
+    logits, kinds = (values.cpu().numpy() for values in (grid_logits(network, test, compute), test.labels.long()))
+    tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
+    used = history[used_row(history, chosen.checkpoint) - 1] if history else {}
+    used = used or validate(network, grid_of(chosen, features, pairs, pairs.split.validation), compute)
+    trained = TrainedDiscriminator(network.requires_grad_(False), features, last, history, used, pairs.split, tested)
+    if history and all(loss > CHANCE - 2 * error for loss, error in trained.losses.values()):
+        by_time = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
+        advice = "give more images or more steps, or the samples are already good"
+        warnings.warn(
+            f"the discriminator learned nothing; {advice} (cross-entropy by VP time: {by_time})", stacklevel=2
+        )
+    return trained
 
-    test = chosen.grid(features, pairs, split.test)
-    logits, labels = (values.cpu().numpy() for values in (grid_logits(head, test, compute), test.labels.long()))
-    tested = {"logits": logits, "labels": labels, "time": test.time, "image": test.image}
-    return TrainedDiscriminator(features, head, last, history, used, tested)
+
+def _pairs(
+    real: Images,
+    fake: Images | Denoiser,
+    labels: Sequence[Any] | None,
+    data_range: tuple[float, float] | None,
+    settings: DiscriminatorSettings,
+    device: torch.device,
+    folder: Path | None,
+) -> Pairs:
+    """The images as `fit` takes them, with their split."""
+    reals, real_classes = image_tensor(real, "real", data_range, folder)
+    if callable(fake):
+        classes = labels if labels is not None else real_classes
+        fakes, classes = _drawn(fake, reals.shape, classes, device), None if classes is None else (classes, classes)
+    else:
+        fakes, fake_classes = image_tensor(fake, "fake", data_range, folder)
+        known = None if real_classes is None or fake_classes is None else (real_classes, fake_classes)
+        classes = known if labels is None else labels
+    if reals.shape[1:] != fakes.shape[1:] or min(len(reals), len(fakes)) < FEWEST:
+        got = f"{tuple(reals.shape)} and {tuple(fakes.shape)}"
+        remedy = "give more images, or bring them to one shape"
+        raise InputError(f"{FEWEST} or more real and fake images of one shape", got, remedy)
+    if reals.dtype == torch.uint8 and fakes.is_floating_point():
+        fakes = torch.from_numpy(to_uint8(fakes)).permute(0, 3, 1, 2)
+    if classes is not None and [len(part) for part in classes] != [len(reals), len(fakes)]:
+        got = f"{' and '.join(str(len(part)) for part in classes)} of {len(reals)} and {len(fakes)} images"
+        raise InputError("a label for each real and each fake image", got, "give labels=(of_real, of_fake)")
+    reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
+    kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
+    joined = None if classes is None else torch.cat([torch.as_tensor(part).long() for part in classes]).to(device)
+    return Pairs(reals, fakes, kinds, joined, split_of(settings, len(reals), len(fakes)))
+
+
+def _drawn(denoiser: Denoiser, shape: Sequence[int], classes: Any, device: torch.device) -> Tensor:
+    """As many samples of a denoiser as there are real images, with their classes."""
+    chosen, parts = list[Tensor](), []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return denoiser(x, sigma, *chosen)
+
+    for rows in np.array_split(np.arange(shape[0]), range(BATCH, shape[0], BATCH)):
+        chosen[:] = [] if classes is None else [torch.as_tensor(classes[rows]).long().to(device)]
+        parts.append(sample(denoise, (len(rows), *shape[1:]), first=rows.tolist(), device=device).cpu())
+    return torch.cat(parts)
 
 
 def _untrained(
-    extractor: Extractor | None, head: EncoderUNet | None, images: Tensor, condition: bool
-) -> tuple[Extractor, EncoderUNet, Tensor]:
-    """The extractor of features, the head that training begins with, and the features of some images."""
-    _, channels, size, _ = images.shape
+    extractor: Extractor | None, start: nn.Module | None, finetune: bool, pairs: Pairs, width: int = WIDTH
+) -> tuple[Features, nn.Module, Tensor]:
+    """The features that are not trained, the network that training begins with, and the features of some images."""
+    images, device = pairs.take(pairs.split.train[:2]), pairs.labels.device
+    classes = 0 if pairs.classes is None else int(pairs.classes.max()) + 1
     if extractor is None:
-        levels = 1
-        while size >> (levels - 1) > SMALLEST and size % 2**levels == 0:
-            levels += 1
-        mult = [min(2**level, 4) for level in range(levels)]
-        options: dict[str, Any] = {"num_head_channels": WIDTH, "condition": condition}
-        head = head or EncoderUNet(size, channels, WIDTH, 1, 1, [2 ** (levels - 1)], mult, **options)
-        return lambda x_vp, tau: x_vp, head.to(images.device), images
-    if isinstance(extractor, nn.Module):
-        extractor.to(images.device).requires_grad_(False).eval()
-    features = extractor.features if isinstance(extractor, EncoderUNet) else extractor
+        network = start or NoisyImageCNN(images.shape[1:], classes=classes)
+        return _itself, network.to(device), images
+    if isinstance(extractor, nn.Module):  # the caller's stays as it is
+        extractor = copy.deepcopy(extractor).to(device).requires_grad_(False).eval()
+    features = getattr(extractor, "features", extractor)
     with torch.no_grad():
-        probe = features(images, images.new_tensor(0.5))
-    width = WIDTH * max(1, min(4, probe.shape[1] // 128))  # 128, the paper's, on its 512 features
-    sizes = {"model_channels": width, "num_res_blocks": 2, "num_head_channels": WIDTH}
-    head = head or build_head(probe.shape[1:], condition, **sizes)
-    return features, head.to(images.device), probe
+        maps = features(images, images.new_tensor(0.5))
+    sizes = {"model_channels": width * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": width}  # paper: 128
+    head = (start or build_head(maps.shape[1:], classes > 0, num_res_blocks=2, **sizes)).to(device)
+    if finetune:
+        if not isinstance(extractor, nn.Module):
+            raise ConfigError("an extractor that is a module, to be trained", type(extractor).__name__, "give a module")
+        return _itself, MemberLogits(extractor, head).requires_grad_(True), maps
+    return features, head, maps
 
 
-def _as_uint8(images: Images, what: str) -> NDArray[np.uint8]:
-    """Square images (N, H, H, C) from what a user has."""
-    if isinstance(images, str | Path):
-        images = np.concatenate(list(open_images(Path(images)).batches(1000)))
-    got = f"{images.dtype} {tuple(images.shape)}"
-    if isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4 and len(images):
-        low, high = images.min().item(), images.max().item()  # NaN, if there is one
-        got = f"values from {low:.3g} to {high:.3g}"
-        if -2 <= low < 0 and high <= 2:  # samples may leave [-1, 1] a little; [0, 1] is a mistake
-            images = to_uint8(images)
-    if isinstance(images, Tensor) or images.dtype != np.uint8 or images.ndim != 4 or len({*images.shape[1:3]}) > 1:
-        expected = f"{what} images: (N, H, H, C) of uint8, or a tensor (N, C, H, H) in [-1, 1], some of it below 0"
-        raise InputError(expected, got, "convert them")
-    return images
+def _itself(x_vp: Tensor, tau: Tensor) -> Tensor:
+    return x_vp

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from discriminator_guidance.core.images import as_tensor, scaled
+from discriminator_guidance.core.images import scaled
 from discriminator_guidance.core.noise import (
     generator,
     importance_times,
@@ -25,25 +25,22 @@ from discriminator_guidance.core.split import Split
 
 @dataclass(frozen=True)
 class Pairs:
-    """Real and fake images on one device, and their split."""
+    """Real and fake images, and their split; labels and classes are on the device that computes."""
 
-    images: Tensor  # (N, C, H, W) uint8, real ++ fake
-    labels: Tensor  # (N,) float32, 1 real, 0 fake
-    classes: Tensor | None  # (N,) int64, for conditional heads
+    real: Tensor  # (N, C, H, W), see `scaled`, on the device or mapped from a file
+    fake: Tensor
+    labels: Tensor  # (N,) float32 of real ++ fake, 1 real, 0 fake
+    classes: Tensor | None  # (N,) int64, for conditional discriminators
     split: Split
 
-
-def pair_up(
-    real: np.ndarray, fake: np.ndarray, classes: np.ndarray | None, split: Split, device: torch.device
-) -> Pairs:
-    """Put real and fake images, both (N, H, W, C) uint8, with the classes of real ++ fake, on a device."""
-    labels = torch.cat([torch.ones(len(real)), torch.zeros(len(fake))])
-    return Pairs(
-        torch.cat([as_tensor(real, device), as_tensor(fake, device)]),
-        labels.to(device),
-        None if classes is None else torch.from_numpy(classes).to(device),
-        split,
-    )
+    def take(self, rows: np.ndarray) -> Tensor:
+        """Images of some rows of real ++ fake, on the device, in the units of the diffusion."""
+        first, of_real = len(self.real), rows < len(self.real)
+        chosen = torch.empty(len(rows), *self.real.shape[1:], device=self.labels.device)
+        for kind, images, at in ((of_real, self.real, rows), (~of_real, self.fake, rows - first)):
+            index = torch.from_numpy(at[kind]).to(images.device)
+            chosen[torch.from_numpy(kind).to(chosen.device)] = scaled(images[index].to(chosen.device))
+        return chosen
 
 
 def bootstrap_rows(rows: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -75,21 +72,20 @@ def shifted(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def draw_noised(
-    images: Tensor, rng: np.random.Generator, t_min: float, uniform_fraction: float, flip: bool = False, shift: int = 0
+    clean: Tensor, rng: np.random.Generator, t_min: float, uniform_fraction: float, flip: bool = False, shift: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Noise images (N, C, H, W) uint8 at random VP times in [t_min, 1], x_vp and t (N,) float32.
+    """Noise clean images (N, C, H, W) at random VP times in [t_min, 1], x_vp and t (N,) float32.
 
     The first `uniform_fraction` of the times are uniform, the others drawn with the density of Kim et al. 2023,
     proportional to beta / (1 - exp(-integral of beta)). With `flip`, half of the images are mirrored. Each is moved by
     up to `shift` pixels in both directions (Zhao et al. 2020, DiffAugment).
     *Deviation:* edges repeat, because the background of an image need not be 0.
     """
-    count, device = len(images), images.device
+    count, device = len(clean), clean.device
     u = torch.from_numpy(rng.random(count))
     uniform = round(uniform_fraction * count)
     t = torch.cat([uniform_times(u[:uniform], t_min), importance_times(u[uniform:], t_min)]).to(device)
-    noise = torch.from_numpy(rng.standard_normal(tuple(images.shape), dtype=np.float32)).to(device)
-    clean = scaled(images)
+    noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(device)
     if flip:
         mirrored = torch.from_numpy(rng.random(count) < 0.5).to(device).view(-1, 1, 1, 1)
         clean = torch.where(mirrored, clean.flip(3), clean)
@@ -114,7 +110,7 @@ class GridFeatures:
     t: Tensor  # (P,) float32
     time: np.ndarray  # (P,) float64
     labels: Tensor  # (P,) float32, 1 real, 0 fake
-    classes: Tensor | None  # (P,) int64, for conditional heads
+    classes: Tensor | None  # (P,) int64, for conditional discriminators
     image: np.ndarray  # (P,) row of real ++ fake
 
 
@@ -126,15 +122,15 @@ def grid_features(
     image = np.repeat(rows, times_per_image)
     index = np.arange(len(image)) % times
     time = quantile_grid(times, GRID_T_MIN).numpy()[index]
-    device = pairs.images.device
+    device = pairs.labels.device
     mine, kept = share(len(image)), torch.empty(0)
     for start in range(mine.start, mine.stop, BATCH):
         part = slice(start, min(start + BATCH, mine.stop))
-        chosen = pairs.images[torch.from_numpy(image[part]).to(device)]
+        chosen = pairs.take(image[part])
         indices = zip(image[part].tolist(), index[part].tolist(), strict=True)
         noise = [normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in indices]
         t = torch.from_numpy(time[part]).to(device)
-        maps = features(vp_noised(scaled(chosen), t, torch.stack(noise).to(device)), t.float())
+        maps = features(vp_noised(chosen, t, torch.stack(noise).to(device)), t.float())
         if start == mine.start:  # room for all of them: joined afterwards, they would take twice the memory
             kept = torch.empty(len(mine), *maps.shape[1:], dtype=maps.dtype)
         kept[part.start - mine.start : part.stop - mine.start] = maps

@@ -11,7 +11,7 @@ from discriminator_guidance.core.images import scaled
 from discriminator_guidance.core.noise import generator, lognormal_sigmas
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import ScoreSettings
-from discriminator_guidance.training.loop import Batch, Report, Row, Snapshots, train
+from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, Snapshots, train
 
 HOLDOUT_DRAWS = 4
 
@@ -45,7 +45,9 @@ def train_score(
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
         return _loss(network, batch, settings, compute), {}
 
-    return train(network, batch_of, loss_of, settings.training, checkpoints, report, settings.ema_decay, snapshots)
+    schedule = Schedule.of(settings.training, ema_decay=settings.ema_decay)
+    trained = train(network, batch_of, loss_of, schedule, checkpoints, report, snapshots)
+    return trained.network, trained.history
 
 
 @torch.no_grad()

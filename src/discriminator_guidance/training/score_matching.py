@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from discriminator_guidance.core.images import scaled
 from discriminator_guidance.core.noise import lognormal_sigmas, marginal_mean, sigma_from_tau, tau_from_sigma
 from discriminator_guidance.training.loop import Batch
 from discriminator_guidance.training.pairs import Features, Pairs
@@ -27,19 +26,18 @@ class ScoreMatching:
 
     denoiser: Callable[..., Tensor]  # (x, sigma[, classes]) -> D(x; sigma), frozen
     features: Features  # of the frozen extractor, differentiable in x_vp
-    sigma_data: float
-    p_mean: float
-    p_std: float
+    sigma_data: float = 0.5
+    p_mean: float = -1.2
+    p_std: float = 1.2
 
     def draw(self, pairs: Pairs, rows: np.ndarray, rng: np.random.Generator, t_min: float) -> Batch:
         """The arguments of `loss` for some rows of the images, at noise levels of VP times in [t_min, 1]."""
-        at = torch.from_numpy(rows).to(pairs.images.device)
-        clean = scaled(pairs.images[at])
+        clean = pairs.take(rows)
         z = torch.from_numpy(rng.standard_normal(len(rows), dtype=np.float32))
         noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(clean.device)
         low, high = sigma_from_tau(torch.tensor([t_min, 1.0], dtype=torch.float64)).tolist()
         sigma = lognormal_sigmas(z, self.p_mean, self.p_std).clamp(low, high).to(clean.device)
-        classes = () if pairs.classes is None else (pairs.classes[at],)
+        classes = () if pairs.classes is None else (pairs.classes[torch.from_numpy(rows).to(clean.device)],)
         return clean, clean + sigma.view(-1, 1, 1, 1) * noise, sigma, *classes
 
     def loss(
