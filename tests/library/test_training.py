@@ -107,7 +107,7 @@ def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypat
     assert all(torch.equal(weights[name], tensor) for name, tensor in whole.network.state_dict().items())
     train(REAL[:40], -FAKE[:40], **options)
     assert saved[4:] == [1, 2, 3, 4], "other images are another training"
-    train(REAL[:40], FAKE[:40], **options, labels=np.arange(80).reshape(2, 40) % 2)
+    train(*((images[:40], np.arange(40) % 2) for images in (REAL, FAKE)), **options)
     assert saved[8:] == [1, 2, 3, 4], "and other classes"
 
 
@@ -153,8 +153,8 @@ def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
 
 @pytest.mark.parametrize("extractor", [None, "encoder"])
 def test_conditional_discriminators_are_given_classes(extractor: str | None) -> None:
-    classes = np.arange(80).reshape(2, 40) % 10
-    trained = train(REAL[:40], FAKE[:40], encoder() if extractor else None, labels=classes, **BRIEF)
+    real, fake = ((images[:40], np.arange(40) % 10) for images in (REAL, FAKE))
+    trained = train(real, fake, encoder() if extractor else None, **BRIEF)
     x_vp, tau = REAL[:2], torch.tensor(0.1)
     first, second = (trained(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
     assert first.shape == (2,)

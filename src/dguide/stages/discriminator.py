@@ -116,11 +116,12 @@ def train_member(
     precision: Any = inputs.compute.mode
     settings = replace(member_settings(inputs.config.discriminator, member), precision=precision)
     extractor = member_features(inputs.extractor, inputs.frozen, inputs.compute)
+    parts = inputs.real, inputs.fake
+    real, fake = (tuple(part.values()) if inputs.config.cond else part["images"] for part in parts)
     return train_discriminator(
-        inputs.real["images"],
-        inputs.fake["images"],
+        real,
+        fake,
         extractor if member.kind == "head" else None,
-        labels=[inputs.real["labels"], inputs.fake["labels"]] if inputs.config.cond else None,
         start=start_network(inputs, member),
         denoiser=None if settings.objective == "cross_entropy" else frozen_denoiser(inputs),
         device=inputs.compute.device,

@@ -218,16 +218,20 @@ class TrainedDiscriminator:
         return {time: (part.mean(), part.std(ddof=1) / math.sqrt(len(part))) for time, part in parts.items()}
 
 
+class TrainerSettings(DiscriminatorSettings):
+    """What `train_discriminator` takes beside a member's settings."""
+
+    finetune: bool = False  # train the extractor too, in a copy
+    data_range: tuple[float, float] | None = None  # black and white in floats, such as (0, 1); None: as they are
+
+
 def train_discriminator(
     real: Images,
     fake: Images | Denoiser,
     extractor: Extractor | None = None,
     *,
-    labels: Sequence[Any] | None = None,
     start: nn.Module | None = None,
-    finetune: bool = False,
     denoiser: Denoiser | None = None,
-    data_range: tuple[float, float] | None = None,
     device: torch.device | str = "cpu",
     checkpoints: str | Path | Resumable | None = None,
     progress: bool | Report = True,
@@ -241,22 +245,19 @@ def train_discriminator(
     Args:
         real: images (N, H, W, C) uint8, a tensor (N, C, H, W) of uint8 or floats, a folder, a zip or an .npz file, or
             an iterable of images or batches, such as a Dataset or a DataLoader, of (image, label) too: it is written to
-            disk once, so that it need not fit in memory. Floats are taken as they are, also those of latents.
+            disk once, so that it need not fit in memory. Floats are taken as they are, also those of latents. A tuple
+            (images, labels) trains a conditional discriminator.
         fake: the same of generated images; or the denoiser, with which `sample` then draws as many images as there are
-            real ones. Where only the real ones have 8 bits, floats are rounded to 8 bits: rounding would tell them
-            apart.
+            real ones, called as (x, sigma, labels) with the labels of the real images, if there are any. Where only the
+            real images have 8 bits, floats are rounded to 8 bits: rounding would tell them apart.
         extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose features a head
             is trained, as in the paper. None trains a whole network of the noised images.
-        labels: classes of the real and of the fake images, two arrays of integers, for a conditional discriminator;
-            with a denoiser only those of the real ones: it is called as (x, sigma, classes).
         start: the network to begin with; None: a fresh one.
-        finetune: train the extractor too, in a copy.
         denoiser: for the objectives with score matching; None: `fake`, if it is one.
-        data_range: the values that mean black and white in floats, e.g. (0, 1); None: those of the diffusion model.
         device: where to compute.
         checkpoints: a folder.
         progress: a bar on standard error; or a function called with the steps done and each row of the curve.
-        settings: other values for fields of `DiscriminatorSettings`, such as steps, seed or learning_rate.
+        settings: other values for fields of `TrainerSettings`, such as steps, seed, finetune or data_range.
 
     >>> rng = np.random.default_rng(0)
     >>> real, fake = (rng.integers(low, low + 100, (20, 8, 8, 1), dtype=np.uint8) for low in (150, 0))
@@ -264,9 +265,12 @@ def train_discriminator(
     >>> discriminator(torch.zeros(4, 1, 8, 8), torch.tensor(0.1)).shape
     torch.Size([4])
     """
-    chosen, device = DiscriminatorSettings(**settings), torch.device(device)
+    if unknown := settings.keys() - vars(TrainerSettings()).keys():
+        allowed = f"allowed are those of train_discriminator and {', '.join(vars(TrainerSettings()))}"
+        raise TypeError(f"train_discriminator has no argument {', '.join(sorted(unknown))}; {allowed}")
+    chosen, device = TrainerSettings(**settings), torch.device(device)
     folder = Path(checkpoints) if isinstance(checkpoints, str | Path) else None
-    pairs = _pairs(real, fake, labels, data_range, chosen, device, folder)
+    pairs = _pairs(real, fake, chosen, device, folder)
     matching = None
     if chosen.objective != "cross_entropy":
         denoiser = denoiser or (fake if callable(fake) else None)
@@ -277,7 +281,7 @@ def train_discriminator(
     compute = Compute(device, chosen.precision)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(chosen.seed)
-        features, network, probe = _untrained(extractor, start, finetune, pairs)
+        features, network, probe = _untrained(extractor, start, chosen.finetune, pairs)
         if folder is not None:
             begin = nn.utils.parameters_to_vector(network.parameters()).detach()
             arrays = [pairs.real, pairs.fake, pairs.classes, probe, begin]
@@ -308,45 +312,41 @@ def train_discriminator(
 def _pairs(
     real: Images,
     fake: Images | Denoiser,
-    labels: Sequence[Any] | None,
-    data_range: tuple[float, float] | None,
-    settings: DiscriminatorSettings,
+    settings: TrainerSettings,
     device: torch.device,
     folder: Path | None,
 ) -> Pairs:
     """The images as `fit` takes them, with their split."""
-    reals, real_classes = image_tensor(real, "real", data_range, folder)
+    reals, real_labels = image_tensor(real, "real", settings.data_range, folder)
     if callable(fake):
-        classes = labels if labels is not None else real_classes
-        fakes, classes = _drawn(fake, reals.shape, classes, device), None if classes is None else (classes, classes)
+        fakes, fake_labels = _drawn(fake, reals.shape, real_labels, device), real_labels
     else:
-        fakes, fake_classes = image_tensor(fake, "fake", data_range, folder)
-        known = None if real_classes is None or fake_classes is None else (real_classes, fake_classes)
-        classes = known if labels is None else labels
+        fakes, fake_labels = image_tensor(fake, "fake", settings.data_range, folder)
+    labels = [label for label in (real_labels, fake_labels) if label is not None]
     if reals.shape[1:] != fakes.shape[1:] or min(len(reals), len(fakes)) < FEWEST:
         got = f"{tuple(reals.shape)} and {tuple(fakes.shape)}"
         remedy = "give more images, or bring them to one shape"
         raise InputError(f"{FEWEST} or more real and fake images of one shape", got, remedy)
     if reals.dtype == torch.uint8 and fakes.is_floating_point():
         fakes = torch.from_numpy(to_uint8(fakes)).permute(0, 3, 1, 2)
-    if classes is not None and [len(part) for part in classes] != [len(reals), len(fakes)]:
-        got = f"{' and '.join(str(len(part)) for part in classes)} of {len(reals)} and {len(fakes)} images"
-        raise InputError("a label for each real and each fake image", got, "give labels=(of_real, of_fake)")
+    if labels and [len(part) for part in labels] != [len(reals), len(fakes)]:
+        got = f"{' and '.join(str(len(part)) for part in labels)} labels of {len(reals)} and {len(fakes)} images"
+        raise InputError("a label for each real and each fake image, or none", got, "give both as (images, labels)")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
-    joined = None if classes is None else torch.cat([torch.as_tensor(part).long() for part in classes]).to(device)
+    joined = torch.cat([torch.as_tensor(part).long() for part in labels]).to(device) if labels else None
     return Pairs(reals, fakes, kinds, joined, split_of(settings, len(reals), len(fakes)))
 
 
-def _drawn(denoiser: Denoiser, shape: Sequence[int], classes: Any, device: torch.device) -> Tensor:
-    """As many samples of a denoiser as there are real images, with their classes."""
+def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.device) -> Tensor:
+    """As many samples of a denoiser as there are real images, with their labels."""
     chosen, parts = list[Tensor](), []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         return denoiser(x, sigma, *chosen)
 
     for rows in np.array_split(np.arange(shape[0]), range(BATCH, shape[0], BATCH)):
-        chosen[:] = [] if classes is None else [torch.as_tensor(classes[rows]).long().to(device)]
+        chosen[:] = [] if labels is None else [torch.as_tensor(labels[rows]).long().to(device)]
         parts.append(sample(denoise, (len(rows), *shape[1:]), first=rows.tolist(), device=device).cpu())
     return torch.cat(parts)
 

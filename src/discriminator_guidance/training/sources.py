@@ -26,6 +26,9 @@ def image_tensor(images: Images, name: str, data_range: Range | None, folder: Pa
     """
     if isinstance(images, str | Path):
         images = np.concatenate(list(open_images(Path(images)).batches(1000)))
+    if isinstance(images, tuple):
+        batch, labels = image_tensor(images[0], name, data_range, folder)
+        return batch, images[1] if labels is None else labels
     if isinstance(images, np.ndarray | Tensor):
         return in_units(batch_of(images, name), name, data_range), None
     if folder is not None:
