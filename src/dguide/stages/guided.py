@@ -24,18 +24,17 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
 from discriminator_guidance.core.images import GRID_IMAGES, as_tensor, scaled, to_uint8, write_grid, write_png
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
-from discriminator_guidance.core.runtime import Compute, barrier, broadcast, gather_rows, is_first, prepare, rank, share
-from discriminator_guidance.core.runtime import world_size as processes
+from discriminator_guidance.core.runtime import Compute, gather_rows, is_first, prepare, share
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.sampling.batches import Arrays, in_batches
 from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance, simplex_weights
 from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.sampling.weights import interpolated, weights_at
 
-Arrays = dict[str, np.ndarray]
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on
 
 
@@ -104,25 +103,8 @@ def draw(
         fit = fit_variant(config, layout, networks, variant)
         weights = interpolated(**fit)
 
-    # The batches that an interrupted run kept, and those that are left.
-    mine = missing = list(range(len(batches)))
-    if work:
-        key = {
-            "sampler": vars(sampler),
-            "variant": plain(variant),
-            "window": window,
-            "seed": seed,
-            "batches": [(batch[0], len(batch)) for batch in batches],
-            "fitted": {name: values.tolist() for name, values in fit.items()},
-        }
-        shards = resumable(layout, work, weight_files(layout, variant), key, compute)
-        kept = {number: shard for number in missing if (shard := shards.load_shard(number)) is not None}
-        yield from ((number, arrays, True) for number, arrays in kept.items())
-        missing = broadcast([number for number in missing if number not in kept])
-        mine = missing[rank() :: processes()]
-
-    for number in mine:
-        indices, arrays, labels, one_hots = batches[number], Arrays(), None, None
+    def draw_batch(indices: Sequence[int]) -> Arrays:
+        arrays, labels, one_hots = Arrays(), None, None
         if classes:
             draws = [int(generator(seed, "class", index, 0).integers(classes)) for index in indices]
             labels = torch.tensor(draws, device=compute.device)
@@ -147,19 +129,20 @@ def draw(
                 arrays |= {name: values.numpy() for name, values in fit.items()}
             else:
                 samples = sample(denoise, (len(indices), *shape), **how)
-        arrays = {"images": to_uint8(samples), **arrays, "index": np.asarray(indices, dtype=np.int64)}
-        if work:
-            shards.save_shard(number, **arrays)
-        yield number, arrays, False
+        return {"images": to_uint8(samples), **arrays, "index": np.asarray(indices, dtype=np.int64)}
 
-    if work and processes() > 1:
-        barrier()
-        for number in [number for number in missing if number not in mine] if is_first() else []:
-            shard = shards.load_shard(number)
-            if shard is None:
-                remedy = "share the project folder among all processes, and run the command again"
-                raise InputError(f"batch {number} in {shards.folder}", "none", remedy)
-            yield number, shard, False
+    shards = None
+    if work:
+        key = {
+            "sampler": vars(sampler),
+            "variant": plain(variant),
+            "window": window,
+            "seed": seed,
+            "batches": [(batch[0], len(batch)) for batch in batches],
+            "fitted": {name: values.tolist() for name, values in fit.items()},
+        }
+        shards = resumable(layout, work, weight_files(layout, variant), key, compute)
+    yield from in_batches(batches, draw_batch, shards)
 
 
 def batches_of(span: SampleRange) -> list[range]:

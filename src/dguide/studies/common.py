@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from dguide.report.figures import png
 from dguide.settings import PARAMS, Config, Layout, SampleRange, Variant, load_config, plain
 from dguide.settings.profile import promote
-from dguide.stages.guided import Arrays, batches_of, draw
+from dguide.stages.guided import batches_of, draw
 from dguide.studies.trials import GRID, complete, ended
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
@@ -28,6 +28,7 @@ from discriminator_guidance.core.images import write_grid
 from discriminator_guidance.core.runtime import allow_tf32, prepare
 from discriminator_guidance.metrics.distances import gaussian_of_features
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
+from discriminator_guidance.sampling.batches import Arrays
 
 ENOUGH = 4  # different values under which only the history is drawn
 matplotlib.use("Agg")

@@ -30,14 +30,15 @@ MAX_ARRAY_BYTES = 2**32
 MAX_EXPANSION, SMALL_BYTES = 100, 2**26  # an archive unpacks to so many times its size, or to so many bytes, at most
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
     """Write a file so that no reader sees a part of it and a failure leaves the previous one; make its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(temporary).chmod(0o644)
@@ -46,11 +47,14 @@ def write_bytes(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UserError(
-            f"to write {path} ({len(content):,} bytes)",
-            str(error.strerror or error),
-            "free disk space or correct its permissions, and run the command again; complete results are kept",
-        ) from error
+        remedy = "free disk space or correct its permissions, and run the command again; complete results are kept"
+        raise UserError(f"to write {path}", str(error.strerror or error), remedy) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replaced(path) as stream:
+        stream.write(content)
 
 
 def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
