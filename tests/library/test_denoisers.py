@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from discriminator_guidance import DiscriminatorGuidance, from_diffusers, guided
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.noise import karras_sigmas, normal_batch
 from discriminator_guidance.sampling import sampler
+from discriminator_guidance.sampling.denoisers import Schedule
 from tests.library.gaussians import SHAPE, Gaussian, settings
 
+diffusers = pytest.importorskip("diffusers")
 KINDS = ("epsilon", "v_prediction", "sample")
 DATA = Gaussian(mean=0.3, std=0.4)
 KEPT = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)  # DDPM's linear schedule
@@ -39,11 +43,14 @@ class ExactModel:
         self.kind = kind
 
     def __call__(self, x_vp: Tensor, t: Tensor) -> SimpleNamespace:
-        sigma = np.exp(np.interp(t.double().numpy(), np.arange(1000), LEVELS.log().numpy()))
-        level = torch.from_numpy(sigma).view(-1, 1, 1, 1)
-        x = x_vp * (1 + level**2).sqrt()
+        flow, share = self.kind == "flow_prediction", t.double() / 1000
+        sigma = torch.from_numpy(np.exp(np.interp(t.double().numpy(), np.arange(1000), LEVELS.log().numpy())))
+        level = (share / (1 - share) if flow else sigma).view(-1, 1, 1, 1)
+        x = x_vp * (1 + level if flow else (1 + level**2).sqrt())
         denoised = DATA.denoise(x, level.flatten())
         noise = (x - denoised) / level
+        if flow:
+            return SimpleNamespace(sample=noise - denoised)
         velocity = (noise - level * denoised) / (1 + level**2).sqrt()
         return SimpleNamespace(sample={"epsilon": noise, "v_prediction": velocity, "sample": denoised}[self.kind])
 
@@ -52,13 +59,13 @@ def scheduler_of(kind: str, kept: Tensor = KEPT) -> SimpleNamespace:
     return SimpleNamespace(alphas_cumprod=kept, config=SimpleNamespace(prediction_type=kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "flow_prediction"])
 def test_exact_predictions_give_the_exact_denoiser(kind: str) -> None:
     sigma = torch.tensor([0.02, 0.0537, 0.4, 1.0, 3.21, 20.0, 80.0], dtype=torch.float64)
     noise = torch.randn(7, *SHAPE, generator=torch.Generator().manual_seed(0)).double()
     x = DATA.mean + sigma.view(-1, 1, 1, 1) * noise
     denoised = from_diffusers(ExactModel(kind), scheduler_of(kind))(x, sigma)
-    assert torch.allclose(denoised, DATA.denoise(x, sigma), rtol=0, atol=1e-6)
+    assert torch.allclose(denoised, DATA.denoise(x, sigma), rtol=0, atol=1e-4 if kind == "flow_prediction" else 1e-6)
 
 
 def test_samples_keep_to_the_noise_levels_of_the_schedule() -> None:
@@ -67,103 +74,134 @@ def test_samples_keep_to_the_noise_levels_of_the_schedule() -> None:
     assert states[0].std() == pytest.approx(LEVELS[199].item(), rel=0.2)
 
 
-def test_learned_variances_are_left_out() -> None:
-    class Learned(ExactModel):
-        def __call__(self, x_vp: Tensor, t: Tensor) -> SimpleNamespace:
-            return SimpleNamespace(sample=super().__call__(x_vp, t).sample.repeat(1, 2, 1, 1))
-
-    x, sigma = torch.ones(2, *SHAPE).double(), torch.ones(2).double()
-    ours = [from_diffusers(model("epsilon"), scheduler_of("epsilon"))(x, sigma) for model in (Learned, ExactModel)]
-    assert torch.equal(*ours)
-
-
 def test_levels_outside_the_schedule_are_finite_without_signal_at_its_end() -> None:
     kept = torch.cat([KEPT[:-1], torch.zeros(1)])
     denoised = from_diffusers(ExactModel("v_prediction"), scheduler_of("v_prediction", kept))
     assert denoised(torch.ones(2, *SHAPE).double(), torch.tensor([1e-4, 1e4]).double()).isfinite().all()
-    with pytest.raises(ConfigError, match="prediction_type"):
-        from_diffusers(ExactModel("epsilon"), scheduler_of("flow"))
-    with pytest.raises(ConfigError, match="a scheduler of VP noise"):
-        from_diffusers(ExactModel("epsilon"), SimpleNamespace())
+    repaint = SimpleNamespace(alphas_cumprod=kept, config=SimpleNamespace())  # RePaintScheduler says no prediction_type
+    for scheduler, said in ((scheduler_of("flow"), "'flow' of"), (repaint, "None of"), (SimpleNamespace(), "VP noise")):
+        with pytest.raises(ConfigError, match=said):
+            from_diffusers(ExactModel("epsilon"), scheduler)
 
 
-@pytest.fixture(scope="module")
-def unet():
-    diffusers = pytest.importorskip("diffusers")
+ATTENTION = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 8}
+PLAIN = SMALL | ATTENTION
+CROSS = SMALL | {key: tuple(name.replace("Attn", "CrossAttn") for name in names) for key, names in ATTENTION.items()}
+CROSS["cross_attention_dim"] = 8
+ADDED = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 32}
+LABELS, TEXT = {"class_labels": torch.arange(2)}, {"encoder_hidden_states": torch.ones(2, 3, 8)}
+SDXL = TEXT | {"added_cond_kwargs": {"text_embeds": torch.ones(2, 8), "time_ids": torch.ones(2, 6)}}
+POOLED = TEXT | {"pooled_projections": torch.ones(2, 8)}
+GRID = torch.cartesian_prod(*map(torch.arange, (1, 4, 4))).float()
+FLUX = POOLED | {"img_ids": GRID, "txt_ids": torch.zeros(3, 3)}
+NETWORKS = {  # prediction, class, arguments, shape of an image, conditions of two images
+    "labels": ("epsilon", "UNet2DModel", (8, 1, 1), PLAIN | {"num_class_embeds": 9}, (1, 8, 8), LABELS),
+    "v": ("v_prediction", "UNet2DModel", (8, 1, 1), PLAIN, (1, 8, 8), {}),
+    "x0": ("sample", "UNet2DModel", (8, 1, 1), PLAIN, (1, 8, 8), {}),
+    "learned variance": ("epsilon", "UNet2DModel", (8, 1, 2), PLAIN, (1, 8, 8), {}),
+    "inpainting": ("epsilon", "UNet2DConditionModel", (8, 9, 4), CROSS, (4, 8, 8), TEXT),
+    "SDXL": ("v_prediction", "UNet2DConditionModel", (8, 4, 4), CROSS | ADDED, (4, 8, 8), SDXL),
+    "SD3": ("flow", "SD3Transformer2DModel", (8, 2, 4, 1, 8, 2, 8, 16, 8, 4, 8), {}, (4, 8, 8), POOLED),
+    "Wan": ("flow", "WanTransformer3DModel", ((1, 2, 2), 2, 12, 4, 4, 8, 16, 16, 1), {}, (4, 2, 8, 8), TEXT),
+    "Flux": ("flow", "FluxTransformer2DModel", (1, 16, None, 1, 1, 16, 2, 8, 8, False, (4, 4, 8)), {}, (4, 8, 8), FLUX),
+}
+
+
+def build(kind: str, *arguments: Any, **named: Any):
+    """A model of diffusers with random weights."""
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
-    network = diffusers.UNet2DModel(
-        8, 1, 1, **blocks, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=8, num_class_embeds=10
-    )
-    return network.eval().requires_grad_(False)
+    return getattr(diffusers, kind)(*arguments, **named).eval().requires_grad_(False)
 
 
-def ddim(kind: str):
-    from diffusers import DDIMScheduler
+def combined(function: Callable[..., Tensor], *conditions: Any) -> Any:
+    """Conditions, of which those of the images are combined."""
+    if isinstance(conditions[0], Tensor):
+        return function(*conditions)
+    pairs = {key: [each[key] for each in conditions] for key in conditions[0]}
+    return {key: pair[0] if key in ("img_ids", "txt_ids") else combined(function, *pair) for key, pair in pairs.items()}
 
-    return DDIMScheduler(prediction_type=kind, clip_sample=False, timestep_spacing="trailing")
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_guided_run_of_a_scheduler_is_that_of_the_guided_denoiser(name: str) -> None:
+    prediction, kind, arguments, named, shape, conditions = NETWORKS[name]
+    model, flow, flux, calls = build(kind, *arguments, **named), prediction == "flow", name == "Flux", []
+    options = {"prediction_type": prediction, "clip_sample": False, "timestep_spacing": "trailing"}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler() if flow else diffusers.DDIMScheduler(**options)
+    scheduler.set_timesteps(**({"sigmas": [0.9, 0.6, 0.3]} if flow else {"num_inference_steps": 4}))
+    latents, extra = torch.randn(2, *shape), torch.ones(2, 5, 8, 8) if name == "inpainting" else None
+    without = combined(torch.zeros_like, conditions)
 
-def ddim_loop(unet, scheduler, x: Tensor, steps: int, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """What diffusers samples with eta 0, and its predicted x0 of each step."""
-    scheduler.set_timesteps(steps)
-    predicted = []
-    with torch.no_grad():
+    def discriminator(x_vp: Tensor, tau: Tensor) -> Tensor:
+        calls.append(len(x_vp))
+        return 50 * torch.tanh(x_vp).flatten(1).mean(dim=1)
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        """Classifier-free guidance as pipelines compute it."""
+        x = x if extra is None else torch.cat([x, extra], dim=1)
+        x_in, t = torch.cat([x, x]), t.expand(4) / (1000 if flux else 1)
+        x_in = x_in.view(4, 4, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(4, 16, 16) if flux else x_in
+        inputs = {"hidden_states" if flow else "sample": x_in, "timestep": t, "return_dict": False}
+        output = model(**inputs, **combined(lambda *both: torch.cat(both), without, conditions))[0]
+        output = output.view(4, 4, 4, 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(4, 4, 8, 8) if flux else output
+        return torch.lerp(*output[:, : shape[0]].chunk(2), 3.0)
+
+    guidance, x = DiscriminatorGuidance(discriminator), latents
+    with guided_unet(model, scheduler, guidance):
         for t in scheduler.timesteps:
-            done = scheduler.step(unet(x, t, class_labels=labels).sample, t, x)
-            x = done.prev_sample
-            predicted.append(done.pred_original_sample)
-    return x, predicted
+            x = scheduler.step(predict(x, t), t, x).prev_sample
+    assert calls == [2] * 3  # VP noise begins outside the window
+    assert not model._forward_hooks
+
+    denoisers = [from_diffusers(model, scheduler, extra, **texts) for texts in (without, conditions)]
+    schedule, free = Schedule(scheduler), lambda x, sigma: torch.lerp(*(each(x, sigma) for each in denoisers), 3.0)
+    levels = [*schedule.levels(scheduler.timesteps), torch.tensor(0.0)]
+    start = latents.double() / schedule.scales(levels[0])[0]
+    ours, plain = (heun_or_euler(model, start, levels, order=1) for model in (guidance.denoise(free), free))
+    assert torch.allclose(ours.float(), x, rtol=1e-3, atol=1e-3)
+    assert (ours - plain).abs().max() > 0.1
 
 
-def euler_loop(denoiser, scheduler, x_vp: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
-    """Euler steps of the probability flow on the scheduler's noise levels, from the same start."""
-    scheduler.set_timesteps(steps)
-    kept = scheduler.alphas_cumprod[scheduler.timesteps].double()
-    sigmas = [*((1 - kept) / kept).sqrt().tolist(), 0.0]
-    x, predicted = x_vp.double() * (1 + sigmas[0] ** 2) ** 0.5, []
-    with torch.no_grad():
-        for sigma, sigma_next in pairwise(sigmas):
-            predicted.append(denoiser(x, torch.full((len(x),), sigma, dtype=torch.float64)))
-            x = x + (sigma_next - sigma) * (x - predicted[-1]) / sigma
-    return x, predicted
+def heun_or_euler(denoiser: Callable[..., Tensor], x: Tensor, sigmas: Any, order: int = 2) -> Tensor:
+    """The published samplers of EDM and k-diffusion without churn: Karras et al. 2022, Algorithm 2, or Algorithm 1."""
+    for sigma, sigma_next in pairwise(sigmas):
+        slope = (x - denoiser(x, sigma)) / sigma
+        if order == 2 and sigma_next > 0:
+            x_next = x + (sigma_next - sigma) * slope
+            slope = (slope + (x_next - denoiser(x_next, sigma_next)) / sigma_next) / 2
+        x = x + (sigma_next - sigma) * slope
+    return x
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("guided", [False, True])
-def test_euler_steps_are_those_of_ddim(unet, kind: str, guided: bool) -> None:
-    scheduler, labels = ddim(kind), torch.arange(4)
-    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    denoiser = from_diffusers(unet, scheduler, class_labels=labels)
-    if guided:
-        guidance = DiscriminatorGuidance(lambda x_vp, tau: 3 * torch.tanh(x_vp).mean(dim=(1, 2, 3)), weight=20.0)
-        plain, _ = ddim_loop(unet, scheduler, x, 10, labels)
-        with guided_unet(unet, scheduler, guidance):
-            own, predicted = ddim_loop(unet, scheduler, x, 10, labels)
-            named = unet(sample=x, timestep=5, class_labels=labels).sample
-            assert torch.equal(named, unet(x, 5, class_labels=labels).sample)
-        assert (own - plain).abs().max() > 0.05
-        assert torch.equal(ddim_loop(unet, scheduler, x, 10, labels)[0], plain)  # the hook is gone
-        denoiser = guidance.denoise(denoiser)
-    else:
-        own, predicted = ddim_loop(unet, scheduler, x, 10, labels)
-    ours, denoised = euler_loop(denoiser, scheduler, x, 10)
-    for mine, theirs in [*zip(denoised, predicted, strict=True), (ours, own)]:
-        assert (mine - theirs).abs().max() < 1e-5 * max(1.0, theirs.abs().max().item())
+def test_public_samplers_take_a_guided_denoiser() -> None:
+    labels, guidance = torch.arange(2), DiscriminatorGuidance(lambda x_vp, tau: 20 * x_vp.mean(dim=(1, 2, 3)))
+    plain = from_diffusers(build("UNet2DModel", 8, 1, 1, **PLAIN, num_class_embeds=9), diffusers.DDPMScheduler())
+    model, latents = guidance.denoise(plain), normal_batch(0, "latent", range(2), 0, (1, 8, 8)).double()
+    expected, unguided = (sample(partial(each, class_labels=labels), (2, 1, 8, 8)) for each in (model, plain))
+    assert (expected - unguided).abs().max() > 0.1
+    sigmas = model.round_sigma(karras_sigmas(18, max(0.002, model.sigma_min), min(80.0, model.sigma_max), 7.0))
+    edm = heun_or_euler(lambda x, sigma: model(x, sigma, labels).double(), sigmas[0] * latents, sigmas)
+    k_diffusion = partial(lambda x, sigma, **extra: model(x, sigma * x.new_ones(2), **extra), class_labels=labels)
+    for drawn in (edm, heun_or_euler(k_diffusion, sigmas[0] * latents, sigmas)):
+        assert torch.allclose(drawn.float(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_steps_of_ddpm_lead_to_what_is_denoised(unet, kind: str) -> None:
-    from diffusers import DDPMScheduler
+@pytest.mark.parametrize("kind", ["DDPM", "DDIM", "DiT"])
+def test_pipelines_of_diffusers_are_guided(kind: str) -> None:
+    def images() -> Tensor:
+        options = {"generator": torch.manual_seed(1), "num_inference_steps": 10, "output_type": "np"}
+        return torch.as_tensor(pipeline([1, 2] if kind == "DiT" else 2, **options).images)
 
-    scheduler, labels = DDPMScheduler(prediction_type=kind, clip_sample=False), torch.arange(4)
-    x_vp = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    for t in (10, 500, 990):
-        done = scheduler.step(unet(x_vp, t, class_labels=labels).sample, t, x_vp)
-        level = LEVELS[t].expand(4)
-        x = x_vp * (1 + LEVELS[t] ** 2).sqrt()
-        denoised = from_diffusers(unet, scheduler, class_labels=labels)(x, level)
-        assert (denoised - done.pred_original_sample).abs().max() < 1e-5 * (1 + denoised.abs().max())
+    networks = [build("UNet2DModel", 8, 3, 3, **PLAIN)]
+    if kind == "DiT":  # classifier-free guidance and learned variances
+        networks = [build("DiTTransformer2DModel", 2, 8, 4, 8, 1, 0.0, 4, sample_size=8, num_embeds_ada_norm=1000)]
+        networks += [build("AutoencoderKL", 3, 3, block_out_channels=(8,), norm_num_groups=4, sample_size=8)]
+    scheduler = diffusers.DDPMScheduler() if kind == "DDPM" else diffusers.DDIMScheduler()
+    pipeline = getattr(diffusers, f"{kind}Pipeline")(*networks, scheduler)
+    plain, guidance = images(), DiscriminatorGuidance(lambda x_vp, tau: 50 * x_vp.mean(dim=(1, 2, 3)))
+    with guided_unet(networks[0], scheduler, guidance):
+        assert (images() - plain).abs().max() > 0.01
+    assert torch.equal(images(), plain)
 
 
 def wave(x_vp: Tensor, t: Tensor) -> SimpleNamespace:

@@ -14,7 +14,7 @@ from torch import Tensor
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
-from discriminator_guidance.sampling.weights import delivered_weight, fit_weights, interpolated, nnls, weights_at
+from discriminator_guidance.sampling.weights import FittedWeights, delivered_weight, fit_weights, nnls
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
 
@@ -32,11 +32,13 @@ IMAGES = TRUE.mean + TRUE.std * normal(6000, seed=0)
 def members(*scales: float):
     """Members that return multiples of the exact log ratio."""
     exact = log_ratio_of(TRUE, WRONG)
-    return lambda x_vp, tau: torch.stack([scale * exact(x_vp, tau) for scale in scales])
+    return [lambda x_vp, tau, scale=scale: scale * exact(x_vp, tau) for scale in scales]
 
 
 def fitted(member_logits, sigmas: Tensor = SIGMAS, **changes) -> Tensor:
-    return weights_at(WRONG.denoise, member_logits, IMAGES, sigmas, lambda t: normal(2, 6000, seed=t + 1), **changes)
+    return fit_weights(
+        WRONG.denoise, member_logits, IMAGES, sigmas, lambda t: normal(2, 6000, seed=t + 1), **changes
+    ).weights
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, 3.0])
@@ -71,11 +73,12 @@ def test_stacking_finds_the_parts_of_the_log_ratio():
         exact, odd = log_ratio_of(TRUE, WRONG)(x_vp, tau), 5 * x_vp[:, 0].flatten(1).sum(1)
         return torch.stack([exact / 2 + odd, exact / 2 - odd])
 
+    parts.members = 2
     assert torch.allclose(fitted(parts, SIGMAS[1:], ridge=0.0), torch.ones(3, 2).double(), atol=0.05)
 
 
 def test_interpolation_is_linear_in_ln_sigma_and_constant_outside():
-    weights_of = interpolated(torch.tensor([4.0, 1.0, 0.25]), torch.tensor([[0.0, 3.0], [1.0, 1.0], [0.5, 1.0]]))
+    weights_of = FittedWeights(torch.tensor([4.0, 1.0, 0.25]), torch.tensor([[0.0, 3.0], [1.0, 1.0], [0.5, 1.0]]))
     sigma = torch.tensor([80.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.002, 0.0], dtype=torch.float64)
     expected = torch.tensor([[0.0, 0.0, 0.5, 1.0, 0.75, 0.5, 0.5, 0.5], [3.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
     assert torch.allclose(weights_of(tau_from_sigma(sigma)).float(), expected, atol=1e-6)
@@ -88,7 +91,7 @@ def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():
         return (torch.exp(4 * (0.5 - tau)) * log_ratio_of(TRUE, WRONG)(x_vp, tau)).unsqueeze(0)
 
     sigmas = torch.logspace(math.log10(80), -2, 30)
-    weights = {"fitted": interpolated(sigmas, fitted(logits, sigmas)), "constant": None}
+    weights = {"fitted": FittedWeights(sigmas, fitted(logits, sigmas)), "constant": None}
     latents, chosen = seeded_latents(200), settings(w1=1.0, w2=1.0)
     exact = sample(TRUE.denoise, None, latents, no_noise, chosen)
 
@@ -99,10 +102,9 @@ def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():
     assert error("fitted") < 0.02 < 0.1 < error("constant")
 
 
-def test_public_weights_correct_a_scaled_discriminator_of_images():
-    exact = log_ratio_of(TRUE, WRONG)
-    weights = fit_weights(WRONG.denoise, [lambda x_vp, tau: 4 * exact(x_vp, tau)], IMAGES, sigmas=SIGMAS)
-    assert torch.allclose(weights(tau_from_sigma(SIGMAS)), torch.tensor(0.25).double(), atol=0.02)
+def test_weights_are_fitted_with_draws_and_noise_levels_of_their_own():
+    weights = fit_weights(WRONG.denoise, members(4.0), IMAGES[:2000])(tau_from_sigma(SIGMAS))
+    assert torch.allclose(weights, torch.tensor(0.25).double(), atol=0.03)
 
 
 def test_non_negative_least_squares_are_those_of_scipy():

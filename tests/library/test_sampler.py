@@ -41,15 +41,6 @@ def test_guidance_turns_the_wrong_gaussian_into_the_right_one():
     assert (unguided - expected).abs().mean() > 0.1
 
 
-def test_w1_of_two_alone_is_a_total_weight_of_one_to_first_order():
-    latents = seeded_latents(64)
-    both = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=1.0, w2=1.0, steps=400))
-    euler_only = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=2.0, steps=400))
-    double = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, settings(w1=2.0, w2=2.0, steps=400))
-    assert (euler_only - both).abs().max() < 0.02
-    assert (double - both).abs().mean() > 0.1
-
-
 def test_heun_is_of_second_order():
     latents = seeded_latents(16)
     exact = exact_flow(TRUE, latents * 80.0, 80.0)

@@ -33,7 +33,7 @@ from discriminator_guidance.sampling.batches import Arrays, in_batches
 from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance, simplex_weights
 from discriminator_guidance.sampling.sampler import sample
-from discriminator_guidance.sampling.weights import interpolated, weights_at
+from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
 
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on
 
@@ -101,7 +101,7 @@ def draw(
         weights = simplex_weights(variant.weights, len(variant.members))
     if variant.weights == "fitted":
         fit = fit_variant(config, layout, networks, variant)
-        weights = interpolated(**fit)
+        weights = FittedWeights(*fit.values())
 
     def draw_batch(indices: Sequence[int]) -> Arrays:
         arrays, labels, one_hots = Arrays(), None, None
@@ -116,9 +116,7 @@ def draw(
         guidance = None
         if members is not None:
             discriminators = partial(members, labels=labels)
-            guidance = DiscriminatorGuidance(
-                discriminators, 1.0, variant.rule, window, weights, clip=PROBABILITY_CLIP, members=len(variant.members)
-            )
+            guidance = DiscriminatorGuidance(discriminators, 1.0, variant.rule, window, weights, clip=PROBABILITY_CLIP)
         how: dict[str, Any] = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
         how |= {"dtype": torch.float64, **vars(sampler)}  # images are rounded from what the sampler computes
         with compute.autocast():
@@ -241,8 +239,8 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
 
     part = share(len(sigmas))  # each process fits at some of the noise levels
     with networks.compute.autocast():
-        fitted = weights_at(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
-    return {"fit_sigma": sigmas, "fit_weights": gather_rows(fitted, len(sigmas))}
+        fitted = fit_weights(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
+    return {"fit_sigma": sigmas, "fit_weights": gather_rows(fitted.weights, len(sigmas))}
 
 
 def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:

@@ -4,25 +4,91 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.noise import column, levels_of
 from discriminator_guidance.sampling.ensemble import Denoiser
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 
+FLOW = "flow_prediction"
+PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
+FLUX_STEPS = 1000  # Flux's models take the time t, others the timestep 1000 t
 
-def from_diffusers(unet: Any, scheduler: Any, **conditions: Any) -> Denoiser:
-    """The denoiser of a diffusers model of VP noise, such as UNet2DModel, and of its DDPM, DDIM or like scheduler.
 
-    Of the scheduler, `alphas_cumprod` a_t and `config.prediction_type` are read. Timestep t has noise level sigma_t =
-    ((1 - a_t) / a_t)^(1/2) (Karras et al. 2022, Appendix C.3); between them t is linear in ln sigma, as in diffusers'
-    EulerDiscreteScheduler, and constant outside. The output F(x_vp, t), with x_vp = x / (1 + sigma^2)^(1/2), gives
-    D = x - sigma F (epsilon), x / (1 + sigma^2) - sigma / (1 + sigma^2)^(1/2) F (v_prediction; Salimans & Ho 2022) or F
-    (sample), not clipped. conditions: what the model takes besides, such as class_labels (N,) of the batch.
+class Schedule:
+    """The noise of a diffusers scheduler: what its models see at a noise level sigma, and what they predict.
+
+    VP noise has `alphas_cumprod` a_t: timestep t has sigma_t = ((1 - a_t) / a_t)^(1/2), and models see x_vp =
+    x / (1 + sigma^2)^(1/2) (Karras et al. 2022, Appendix C.3). Between timesteps t is linear in ln sigma, as in
+    diffusers' EulerDiscreteScheduler, and constant outside. Flow matching has x_t = (1 - t) x0 + t n, so sigma =
+    t / (1 - t), and models see x_t = x / (1 + sigma) and predict n - x0 (Lipman et al. 2023).
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        config, kept = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
+        flow = kept is None and hasattr(scheduler, "scale_noise")  # FlowMatchEulerDiscreteScheduler and its kind
+        kind, remedy = FLOW if flow else getattr(config, "prediction_type", None), "write the denoiser by hand"
+        if kept is None and kind != FLOW:
+            raise ConfigError("a scheduler of VP noise or flow matching", type(scheduler).__name__, remedy)
+        if kind not in PREDICTIONS:
+            got = f"{kind!r} of {type(scheduler).__name__}"
+            raise ConfigError(f"prediction_type {', '.join(PREDICTIONS)}", got, remedy)
+        self.scheduler, self.kind, self.steps = scheduler, kind, getattr(config, "num_train_timesteps", 1000)
+        if kept is None or kind == FLOW:
+            share = torch.arange(1, self.steps, dtype=torch.float64) / self.steps
+            self.sigmas = share / (1 - share)
+        else:
+            kept = kept.double().cpu()
+            self.sigmas = ((1 - kept) / kept).sqrt()
+        self.knots = self.sigmas[self.sigmas.isfinite()].log()  # ascending; the last timestep may have no signal
+
+    def scales(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_in, c_skip and c_out: the model predicts F from c_in x, and D = c_skip x + c_out F."""
+        kept, share = 1 / (1 + sigma**2), 1 / (1 + sigma)
+        return {
+            "epsilon": (kept.sqrt(), torch.ones_like(sigma), -sigma),
+            "v_prediction": (kept.sqrt(), kept, -sigma * kept.sqrt()),  # Salimans & Ho 2022
+            "sample": (kept.sqrt(), torch.zeros_like(sigma), torch.ones_like(sigma)),
+            FLOW: (share, share, -sigma * share),
+        }[self.kind]
+
+    def times(self, sigma: Tensor) -> Tensor:
+        """The timesteps of noise levels, (N,) float32."""
+        if self.kind == FLOW:
+            return (self.steps * sigma / (1 + sigma)).float()
+        t = np.interp(sigma.cpu().double().log(), self.knots, np.arange(len(self.knots)))
+        return torch.from_numpy(t).float().to(sigma.device)
+
+    def levels(self, time: Tensor | float) -> Tensor:
+        """The noise levels of timesteps, (N,) float64 on the CPU; infinite where there is no signal."""
+        t = torch.as_tensor(time).cpu().double().reshape(-1)
+        if self.kind != FLOW:
+            return torch.from_numpy(np.exp(np.interp(t, np.arange(len(self.sigmas)), self.sigmas.log())))
+        share = t / self.steps
+        run = getattr(self.scheduler, "timesteps", None)
+        if run is not None:  # some schedulers round the timesteps of a run, and keep its noise levels
+            same = t.unsqueeze(1) == run.cpu().double()
+            exact = self.scheduler.sigmas.cpu().double()[same.int().argmax(dim=1)]
+            share = torch.where(same.any(dim=1), exact, share)
+        return share / (1 - share)
+
+
+def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, **conditions: Any) -> Denoiser:
+    """The denoiser of a diffusers model, and of a scheduler of its noise: UNets, and transformers such as SD3's.
+
+    Args:
+        model: predicts epsilon, v, x0 (not clipped) or the velocity of flow matching; learned variances are left out.
+        scheduler: `alphas_cumprod` and `config.prediction_type` of DDPM, DDIM or Euler are read, or flow matching.
+        appended: channels (N, ...) that a model for inpainting takes besides the image's.
+        conditions: what the model takes besides, such as class_labels, encoder_hidden_states or added_cond_kwargs of
+            the batch; each call of the denoiser may give others.
 
     >>> from diffusers import DDPMScheduler, UNet2DModel
     >>> unet = UNet2DModel(8, 1, 1, block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4,
@@ -31,30 +97,42 @@ def from_diffusers(unet: Any, scheduler: Any, **conditions: Any) -> Denoiser:
     >>> denoiser(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 80.0])).shape
     torch.Size([2, 1, 8, 8])
     """
-    sigmas = _noise_levels(scheduler)
-    knots = sigmas[sigmas.isfinite()].log()  # a schedule without signal at its end has an infinite last level
-    _scales(scheduler, sigmas)  # refuses other predictions before they are made
+    schedule, names = Schedule(scheduler), signature(getattr(model, "forward", model)).parameters
+    flux, transformer = "img_ids" in names, "hidden_states" in names
 
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        level = sigma.double().view(-1, 1, 1, 1)
-        x_vp = (x / (1 + level**2).sqrt()).to(unet.dtype)
-        t = np.interp(sigma.double().log().cpu(), knots, np.arange(len(knots)))
-        output = unet(x_vp, torch.from_numpy(t).to(x.device, torch.float32), **conditions).sample
-        output = output[:, : x.shape[1]]  # without learned variances
-        skip, out = _scales(scheduler, level)
-        denoised: Tensor = (skip * x + out * output.double()).to(x.dtype)
+    def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, **changes: Any) -> Tensor:
+        sigma = levels_of(sigma, x)
+        c_in, c_skip, c_out = schedule.scales(column(sigma, x))
+        x_in = (c_in * x).to(getattr(model, "dtype", x.dtype))
+        x_in = x_in if appended is None else torch.cat([x_in, appended.to(x_in)], dim=1)
+        given = {**conditions, **changes} | ({} if class_labels is None else {"class_labels": class_labels})
+        t = schedule.times(sigma)
+        x_in, t = (_tokens(x_in), t / FLUX_STEPS) if flux else (x_in, t)
+        output = _prediction(model(hidden_states=x_in, timestep=t, **given) if transformer else model(x_in, t, **given))
+        output = _image(output, given["img_ids"]) if flux else output[:, : x.shape[1]]
+        denoised: Tensor = (c_skip * x + c_out * output.to(sigma.dtype)).to(x.dtype)
         return denoised
 
-    ends = knots.exp()[[0, -1]].tolist()
+    ends = schedule.knots[[0, -1]].exp().tolist()
     denoiser.sigma_min, denoiser.sigma_max = ends  # type: ignore[attr-defined]
+    denoiser.round_sigma = torch.as_tensor  # type: ignore[attr-defined]
     return denoiser
 
 
 @contextmanager
-def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance) -> Iterator[None]:
-    """Guide what a diffusers pipeline samples with `unet` inside the block, with any scheduler of that noise.
+def guided_unet(
+    unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance, copies: int | None = None
+) -> Iterator[None]:
+    """Guide what a diffusers pipeline samples with a UNet or transformer inside the block, with any such scheduler.
 
-    A forward hook adds the change of D by guidance, divided by dD/dF, to the prediction F of each call (x_vp, t).
+    A forward hook adds the change of D by guidance, divided by dD/dF, to the prediction F of each call, in the channels
+    of the image. The discriminators see an image once a step, though classifier-free guidance repeats it.
+
+    Args:
+        unet: the pipeline's `unet` or `transformer`.
+        scheduler: of its noise, as for `from_diffusers`.
+        guidance: what discriminators add.
+        copies: how often a batch repeats its images; found by comparison if not given.
 
     >>> from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
     >>> unet, scheduler = UNet2DModel(8, block_out_channels=(32,) * 4), DDIMScheduler()
@@ -63,20 +141,26 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
     >>> images.shape
     (2, 8, 8, 3)
     """
-    sigmas = _noise_levels(scheduler)
+    schedule, arguments = Schedule(scheduler), signature(unet.forward)
+    last: tuple[Tensor, Tensor, Tensor] | None = None  # of a call: what the model saw, noise levels, change
 
     def guide(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        x_vp, time = (*inputs, *(named[key] for key in ("sample", "timestep")[len(inputs) :]))[:2]
-        t = torch.as_tensor(time).round().long()
-        sigma = sigmas[t.cpu()].to(x_vp.device).expand(len(x_vp))
-        if not sigma.isfinite().all():  # no signal, nothing to guide
-            return output
-        level = sigma.view(-1, 1, 1, 1)
-        change = guidance.denoise(lambda x, sigma: torch.zeros_like(x))((1 + level**2).sqrt() * x_vp, sigma)
-        correction = (change / _scales(scheduler, level)[1]).to(x_vp.dtype)
-        if isinstance(output, tuple):  # return_dict=False
-            return output[0] + correction, *output[1:]
-        return type(output)(sample=output.sample + correction)
+        nonlocal last
+        seen = arguments.bind(*inputs, **named).arguments
+        first, second, *_ = seen.values()
+        x_in, time, ids = seen.get("hidden_states", first), seen.get("timestep", second), seen.get("img_ids")
+        prediction = _prediction(output)
+        if ids is not None:
+            x_in, prediction, time = _image(x_in, ids), _image(prediction, ids), FLUX_STEPS * time
+        channels = min(x_in.shape[1], prediction.shape[1])  # inpainting has more inputs, learned variance more outputs
+        x_in, sigma = x_in[:, :channels], schedule.levels(time)
+        if last is None or not (torch.equal(sigma, last[1]) and torch.equal(x_in, last[0])):
+            last = x_in.clone(), sigma, change_of_prediction(guidance, schedule, x_in, sigma, copies)
+        guided = torch.cat([prediction[:, :channels] + last[2], prediction[:, channels:]], dim=1)
+        guided = guided if ids is None else _tokens(guided)
+        if isinstance(output, Tensor):
+            return guided
+        return (guided, *output[1:]) if isinstance(output, tuple) else type(output)(sample=guided)
 
     handle = unet.register_forward_hook(guide, with_kwargs=True)
     try:
@@ -85,22 +169,33 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
         handle.remove()
 
 
-def _noise_levels(scheduler: Any) -> Tensor:
-    """sigma_t of each timestep t (T,), ascending, float64."""
-    kept: Tensor | None = getattr(scheduler, "alphas_cumprod", None)
-    if kept is None:
-        raise ConfigError("a scheduler of VP noise", type(scheduler).__name__, "write the denoiser by hand")
-    kept = kept.double().cpu()
-    return ((1 - kept) / kept).sqrt()
+def change_of_prediction(
+    guidance: DiscriminatorGuidance, schedule: Schedule, x_in: Tensor, sigma: Tensor, copies: int | None = None
+) -> Tensor:
+    """What guidance adds to a model's prediction from x_in (N, C, ...) at noise levels (N,), or one for all."""
+    if not sigma.isfinite().all():  # no signal, nothing to guide
+        return torch.zeros_like(x_in)
+    shifts = {n: len(x_in) // n for n in (3, 2, 1) if len(x_in) % n == 0}  # a batch of n copies of its images
+    same = (n for n, shift in shifts.items() if torch.equal(x_in[shift:], x_in[: len(x_in) - shift]))
+    copies = copies or next(same)
+    images = x_in[: len(x_in) // copies]
+    levels = levels_of(sigma[: len(images)], images)
+    c_in, _, c_out = schedule.scales(column(levels, images))
+    change = guidance.denoise(lambda x, sigma: torch.zeros_like(x))(images / c_in, levels) / c_out
+    return torch.cat([change.to(x_in.dtype)] * copies)
 
 
-def _scales(scheduler: Any, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """c_skip and c_out with D = c_skip x + c_out F."""
-    kind, kept = scheduler.config.prediction_type, 1 / (1 + sigma**2)
-    if kind == "epsilon":
-        return torch.ones_like(sigma), -sigma
-    if kind == "v_prediction":
-        return kept, -sigma * kept.sqrt()
-    if kind == "sample":
-        return torch.zeros_like(sigma), torch.ones_like(sigma)
-    raise ConfigError("prediction_type epsilon, v_prediction or sample", repr(kind), "write the denoiser by hand")
+def _prediction(output: Any) -> Tensor:
+    tensor: Tensor = output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple) else output.sample
+    return tensor
+
+
+def _tokens(image: Tensor) -> Tensor:
+    """The patches of 2x2 pixels that Flux's models take: (N, C, H, W) -> (N, H/2 W/2, 4 C)."""
+    return pixel_unshuffle(image, 2).flatten(2).mT
+
+
+def _image(tokens: Tensor, img_ids: Tensor) -> Tensor:
+    """The image (N, C, H, W) of such patches, and of their rows and columns in img_ids (..., 3)."""
+    height, width = (img_ids.reshape(-1, 3)[:, 1:].amax(dim=0).int() + 1).tolist()
+    return pixel_shuffle(tokens.mT.reshape(len(tokens), -1, height, width), 2)

@@ -25,18 +25,6 @@ Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
 PROBABILITY_CLIP = 1e-5  # of Kim et al. 2023: a probability closer to 0 or 1 is not taken for true
 LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
-MEAN_PROBABILITY = "mean_probability"
-SUSPICIOUS = 8  # so many logits in [0, 1], and none outside, may be probabilities
-
-
-def clip_log_ratio(log_ratio: Tensor, clip: float) -> Tensor:
-    """The log ratio of a probability clipped to [clip, 1 - clip], with gradient 0 outside (Kim et al. 2023, Eq. 8).
-
-    Clamping L is the same as clipping d before L = log d/(1-d), and keeps the digits of L in float32.
-    *Deviation:* with clip = 1e-5 both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
-    """
-    bound = math.log1p(-clip) - math.log(clip)
-    return log_ratio.clamp(-bound, bound)
 
 
 def mean_probability(logits: Tensor, weights: Tensor) -> Tensor:
@@ -67,7 +55,7 @@ def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
 
 
 RULES: dict[str, EnsembleRule] = {
-    MEAN_PROBABILITY: mean_probability,
+    "mean_probability": mean_probability,
     "mean_logit": mean_logit,
     "clipped_logit_mean": clipped_logit_mean,
 }
@@ -116,7 +104,7 @@ class DiscriminatorGuidance:
 
     discriminators: Discriminator | Sequence[Discriminator]
     weight: float | Tensor | Sequence[float] | Schedule = 1.0
-    rule: str = MEAN_PROBABILITY
+    rule: str = "mean_probability"
     window: tuple[float, float] = (0.01, 1.0)
     member_weights: Sequence[float] | WeightsOfTime | None = None
     dtype: torch.dtype = torch.float32
@@ -160,18 +148,17 @@ class DiscriminatorGuidance:
         levels = levels_of(sigma, x)
         tau = tau_from_sigma(levels)
         active = (tau >= self.window[0]) & (tau <= self.window[1])
-        score = torch.zeros_like(x, dtype=levels.dtype)
         outside = torch.full_like(tau, math.inf)
         if not bool(active.any()):
-            return score, outside
-        mean = column(marginal_mean(tau), x)
+            return torch.zeros_like(x, dtype=levels.dtype), outside
+        mean = marginal_mean(tau)
         with torch.inference_mode(False), torch.enable_grad():
-            x_vp = (mean * x).to(self.dtype).detach().clone().requires_grad_(True)
+            x_vp = (column(mean, x) * x.detach()).to(self.dtype).requires_grad_(True)
             log_ratio = self.log_ratio(x_vp, tau.to(self.dtype).clone())
             slope = gradient(log_ratio, x_vp)
         # A rule's clip may have made the gradient of what is not finite 0.
-        slope = slope.masked_fill(~column(log_ratio.isfinite(), x), math.nan)
-        score = torch.where(column(active, x), -(column(levels, x) ** 2) * mean * slope.to(score), score)
+        factor = (-(levels**2) * mean).masked_fill(~log_ratio.isfinite(), math.nan)
+        score = torch.where(column(active, x), column(factor, x) * slope, 0.0)
         if callable(self.weight):
             score = column(torch.as_tensor(self.weight(levels)).to(score).expand(len(x)), x) * score
         return score, torch.where(active, log_ratio.detach().to(outside), outside)
@@ -179,7 +166,8 @@ class DiscriminatorGuidance:
     def log_ratio(self, x_vp: Tensor, tau: Tensor) -> Tensor:
         """The log ratio (N,) of the discriminators by the rule, differentiable in x_vp.
 
-        It is NaN where a member's logit is not finite, which a rule's clip would hide.
+        It is NaN where a member's logit is not finite, which a clip would hide. Clip: Kim et al. 2023, Eq. 8.
+        *Deviation:* with 1e-5 both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
         """
         logits = self.member_logits(x_vp, tau)
         if self.rule == SHRUNK:
@@ -192,8 +180,10 @@ class DiscriminatorGuidance:
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
         ratio = RULES[self.rule](logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
-        if self.clip is not None and self.rule == MEAN_PROBABILITY:
-            ratio = clip_log_ratio(ratio, self.clip)
+        if self.clip is not None and self.rule == "mean_probability":
+            # Clamping L is clipping d before L = log d/(1-d), and keeps the digits of L in float32.
+            bound = math.log1p(-self.clip) - math.log(self.clip)
+            ratio = ratio.clamp(-bound, bound)
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
     def member_logits(self, x_vp: Tensor, tau: Tensor) -> Tensor:
@@ -213,37 +203,28 @@ class DiscriminatorGuidance:
             expected = f"logits of shape ({count},)" if members == 1 else f"logits of shape ({members}, {count})"
             remedy = "give one for each image, or say members=M for the logits (M, N) of M members"
             raise ConfigError(expected, str(tuple(logits.shape)), remedy)
-        if not known and logits.numel() >= SUSPICIOUS and tau.max() < 0.5 and 0 <= logits.min() < logits.max() <= 1:
+        if not known and logits.numel() >= 8 and tau.max() < 0.5 and 0 <= logits.min() < logits.max() <= 1:
             warnings.warn("all logits are in [0, 1]: return logits if these are probabilities", stacklevel=2)
         return logits.reshape(members, count)
 
-    def denoise(self, denoiser: Denoiser) -> GuidedDenoiser:
+    def denoise(self, denoiser: Denoiser) -> Denoiser:
         """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2.
 
-        It takes what the denoiser takes, and has its attributes, such as `sigma_min` and `round_sigma`.
+        It takes what the denoiser takes, and has its `sigma_min`, `sigma_max` and `round_sigma`.
 
         >>> guided = DiscriminatorGuidance(lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3))).denoise(lambda x, sigma: 0 * x)
         >>> guided(torch.zeros(1, 1, 1, 1), torch.ones(1)).item() > 0
         True
         """
-        return GuidedDenoiser(self, denoiser)
 
+        def guided(x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
+            score, _ = self(x, sigma)
+            if not bool(score.isfinite().all()):
+                got = f"NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"
+                raise DivergenceError("finite guidance", got, "check x and the discriminators, or lower the weight")
+            return denoiser(x, sigma, *conditions, **named) - (sum(self.orders) / 2 * score).to(x.dtype)
 
-@dataclass(frozen=True)
-class GuidedDenoiser:
-    """A denoiser with guidance, and else like the denoiser."""
-
-    guidance: DiscriminatorGuidance
-    denoiser: Denoiser
-
-    def __call__(self, x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
-        """D + w sigma^2 grad_x L of x (N, C, H, W) at sigma, (N,) or one for all."""
-        score, _ = self.guidance(x, sigma)
-        if not bool(score.isfinite().all()):
-            expected, remedy = "finite guidance", "check x and the discriminators, or lower the weight"
-            raise DivergenceError(expected, f"NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}", remedy)
-        denoised: Tensor = self.denoiser(x, sigma, *conditions, **named)
-        return denoised - (sum(self.guidance.orders) / 2 * score).to(x.dtype)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(innermost(vars(self).get("denoiser")), name)
+        for name in ("sigma_min", "sigma_max", "round_sigma"):
+            if hasattr(innermost(denoiser), name):
+                setattr(guided, name, getattr(innermost(denoiser), name))
+        return guided

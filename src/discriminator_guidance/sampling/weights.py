@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,47 +11,109 @@ from torch import Tensor
 
 from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
-from discriminator_guidance.sampling.ensemble import Denoiser, RawLogits, WeightsOfTime, member_gradients
+from discriminator_guidance.sampling.ensemble import Denoiser, RawLogits, member_gradients
 from discriminator_guidance.sampling.guidance import Discriminator, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import EDM_SAMPLER, heun
+
+LEVELS, DRAWS = 12, 4  # noise levels from 0.02 to 80, and draws of noise for each image
+
+
+@dataclass(frozen=True)
+class FittedWeights:
+    """Weights of members as a function of VP time: linear in ln sigma between noise levels, constant outside."""
+
+    sigma: Tensor  # (T,)
+    weights: Tensor  # (T, M) float64
+
+    def __call__(self, tau: Tensor) -> Tensor:
+        """The weights (M, N) at VP times (N,)."""
+        order = self.sigma.argsort()
+        knots, values = self.sigma[order].double().log(), self.weights[order].double()
+        at = sigma_from_tau(tau.cpu().double()).log().reshape(-1)
+        right = torch.searchsorted(knots, at).clamp(1, len(knots) - 1)
+        share = ((at - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1).unsqueeze(1)
+        return torch.lerp(values[right - 1], values[right], share).T
 
 
 def fit_weights(
     denoiser: Denoiser,
     discriminators: Discriminator | Sequence[Discriminator],
     real: np.ndarray | Tensor,
-    *,
-    sigmas: Sequence[float] | Tensor | None = None,
-    draws: int = 4,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    **options: Any,
-) -> WeightsOfTime:
-    """The member weights, by noise level, with which discriminators bring the denoiser nearest to real images.
+    sigmas: Tensor | None = None,
+    noise: Callable[[int], Tensor] | None = None,
+    ridge: float = 1e-3,
+    batch_size: int = 256,
+) -> FittedWeights:
+    """The weights, at least 0, with which the members' corrections bring D nearest to real images at noise levels.
+
+    At each sigma they minimise E |x0 - D(x) - sum_m w_m s_m|^2 with x = x0 + sigma n and the correction s_m = sigma^2
+    grad_x L_m of member m, L_m its raw logit, plus ridge times w_m^2 E |s_m|^2. With exact members the sum of the
+    weights is 1, for D + s is then E[x0 | x]. Negative weights are ruled out: they would push towards the fakes.
+
+    Stacked generalisation (Wolpert 1992; non-negative: Breiman 1996) of denoising score matching (Vincent 2011).
 
     Args:
         denoiser: D(x; sigma).
         discriminators: as `DiscriminatorGuidance` takes them.
-        real: images (N, H, W, C) uint8 or (N, C, H, W) in [-1, 1], on which no discriminator was trained.
-        sigmas: noise levels of the fits, between which weights are linear in ln sigma; 12 from 0.02 to 80.
-        draws: of noise for each image.
-        seed: of the noise.
-        device: where the denoiser computes.
-        options: `ridge` and `batch_size` of `weights_at`.
+        real: images (N, H, W, C) uint8, or (N, C, H, W) in [-1, 1] on the denoiser's device; no discriminator was
+            trained on them.
+        sigmas: noise levels (T,) above 0; 12 from 0.02 to 80 if not given.
+        noise: index of a noise level -> unit-normal draws, shaped like the images or (draws, N, C, H, W).
+        ridge: relative to the size of the corrections.
+        batch_size: of images with noise.
 
     >>> def discriminator(x_vp, tau):
     ...     return x_vp.sum(dim=(1, 2, 3))
-    >>> real = np.full((9, 4, 4, 1), 255, np.uint8)
-    >>> weights = fit_weights(lambda x, sigma: 0 * x, discriminator, real, sigmas=[1.0, 2.0])
+    >>> weights = fit_weights(lambda x, sigma: 0 * x, discriminator, np.full((9, 4, 4, 1), 255, np.uint8))
     >>> DiscriminatorGuidance(discriminator, rule="mean_logit", member_weights=weights).rule
     'mean_logit'
     """
-    images = real.to(device) if isinstance(real, Tensor) else scaled(as_tensor(real, torch.device(device)))
-    levels = torch.logspace(-1.7, 1.9, 12) if sigmas is None else torch.as_tensor(sigmas)
-    members = DiscriminatorGuidance(discriminators).member_logits
-    shape = (draws, *images.shape)
-    fitted = weights_at(denoiser, members, images, levels, lambda t: normal(seed, "fitted", t, 0, shape), **options)
-    return interpolated(levels, fitted)
+    images = real if isinstance(real, Tensor) else scaled(as_tensor(real, torch.device("cpu")))
+    sigmas = torch.logspace(-1.7, 1.9, LEVELS) if sigmas is None else sigmas
+    draw = noise or (lambda level: normal(0, "fitted", level, 0, (DRAWS, *images.shape)))
+    members, weights = DiscriminatorGuidance(discriminators).member_logits, []
+    for index, sigma in enumerate(sigmas.tolist()):
+        drawn = draw(index).to(images.device)
+        clean = images.expand_as(drawn).to(widest(images.device))
+        batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in (clean, drawn)), strict=True)
+        parts = [_normal_equations(denoiser, members, x0, n, sigma) for x0, n in batches]
+        gram, moment = (torch.stack(sums).sum(dim=0).cpu().numpy() for sums in zip(*parts, strict=True))
+        scale = np.sqrt(gram.diagonal())
+        scale = np.where(scale > 0, scale, 1.0)  # a member without a gradient gets weight 0
+        weights.append(nnls(gram / np.outer(scale, scale) + ridge * np.eye(len(gram)), moment / scale) / scale)
+    return FittedWeights(sigmas, torch.from_numpy(np.stack(weights)))
+
+
+def _normal_equations(
+    denoiser: Denoiser, member_logits: RawLogits, x0: Tensor, n: Tensor, sigma: float
+) -> tuple[Tensor, Tensor]:
+    x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
+    with torch.no_grad():
+        residual = x0 - denoiser(x, level).to(x)
+    tau = tau_from_sigma(level)
+    mean = column(marginal_mean(tau), x)
+    x_vp = (mean * x).float().requires_grad_(True)
+    gradients = member_gradients(member_logits(x_vp, tau.float()), x_vp).to(x)
+    corrections = (sigma**2 * mean * gradients).flatten(1)
+    return corrections @ corrections.T, corrections @ residual.flatten()
+
+
+def nnls(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    """The w, at least 0, that minimises w G w / 2 - m w of a positive definite G (Lawson & Hanson 1974, Chapter 23)."""
+    weights, free = np.zeros_like(moment), np.zeros(len(moment), dtype=bool)
+    while True:
+        slope = np.where(free, 0.0, moment - gram @ weights)
+        if slope.max() <= 1e-12 * np.abs(moment).max():
+            return weights
+        free[slope.argmax()] = True
+        while True:
+            target = np.zeros_like(weights)
+            target[free] = np.linalg.solve(gram[np.ix_(free, free)], moment[free])
+            if not (blocked := free & (target <= 0)).any():
+                break
+            weights += (weights[blocked] / (weights[blocked] - target[blocked])).min() * (target - weights)
+            free &= weights > 1e-14
+        weights = target
 
 
 def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5, **settings: float) -> float:
@@ -79,87 +140,3 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
     ends = sigma_from_tau(torch.tensor(window, dtype=torch.float64)).clamp(max=plain.sigma_max)
     low, high = std / (std**2 + ends**2).sqrt()
     return float(shift / (low - high))
-
-
-def weights_at(
-    denoiser: Denoiser,
-    member_logits: RawLogits,
-    images: Tensor,
-    sigmas: Tensor,
-    noise: Callable[[int], Tensor],
-    ridge: float = 1e-3,
-    batch_size: int = 256,
-) -> Tensor:
-    """The (T, M) float64 weights, at least 0, with which the members' corrections bring D nearest to the real images.
-
-    At each sigma they minimise E |x0 - D(x) - sum_m w_m s_m|^2 with x = x0 + sigma n and the correction s_m = sigma^2
-    grad_x L_m of member m, L_m its raw logit, plus ridge times w_m^2 E |s_m|^2. With exact members the sum of the
-    weights is 1, for D + s is then E[x0 | x]. Negative weights are ruled out: they would push towards the fakes.
-
-    images: (N, C, H, W) x0 in [-1, 1]. sigmas: (T,) noise levels above 0. noise: index of a noise level -> unit-normal
-    draws, shaped like images or (draws, N, C, H, W).
-
-    Stacked generalisation (Wolpert 1992; non-negative: Breiman 1996) of denoising score matching (Vincent 2011).
-    """
-    weights = []
-    for index, sigma in enumerate(sigmas.tolist()):
-        drawn = noise(index).to(images.device)
-        clean = images.expand_as(drawn).to(widest(images.device))
-        batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in (clean, drawn)), strict=True)
-        parts = [_normal_equations(denoiser, member_logits, x0, n, sigma) for x0, n in batches]
-        gram, moment = (torch.stack(sums).sum(dim=0).cpu().numpy() for sums in zip(*parts, strict=True))
-        weights.append(_non_negative_ridge(gram, moment, ridge))
-    return torch.from_numpy(np.stack(weights))
-
-
-def interpolated(fit_sigma: Tensor, fit_weights: Tensor) -> WeightsOfTime:
-    """Weights (T, M) at noise levels (T,) as a function of VP time: linear in ln sigma, constant outside."""
-    order = fit_sigma.argsort()
-    knots, values = fit_sigma[order].double().log(), fit_weights[order].double()
-
-    def weights_of(tau: Tensor) -> Tensor:
-        at = sigma_from_tau(tau.double()).log().cpu().reshape(-1)
-        right = torch.searchsorted(knots, at).clamp(1, len(knots) - 1)
-        share = ((at - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1).unsqueeze(1)
-        return torch.lerp(values[right - 1], values[right], share).T
-
-    return weights_of
-
-
-def _normal_equations(
-    denoiser: Denoiser, member_logits: RawLogits, x0: Tensor, n: Tensor, sigma: float
-) -> tuple[Tensor, Tensor]:
-    x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
-    with torch.no_grad():
-        residual = x0 - denoiser(x, level).to(x)
-    tau = tau_from_sigma(level)
-    mean = column(marginal_mean(tau), x)
-    x_vp = (mean * x).float().requires_grad_(True)
-    gradients = member_gradients(member_logits(x_vp, tau.float()), x_vp).to(x)
-    corrections = (sigma**2 * mean * gradients).flatten(1)
-    return corrections @ corrections.T, corrections @ residual.flatten()
-
-
-def _non_negative_ridge(gram: np.ndarray, moment: np.ndarray, ridge: float) -> np.ndarray:
-    scale = np.sqrt(gram.diagonal())
-    scale = np.where(scale > 0, scale, 1.0)  # a member without a gradient gets weight 0
-    weights: np.ndarray = nnls(gram / np.outer(scale, scale) + ridge * np.eye(len(gram)), moment / scale) / scale
-    return weights
-
-
-def nnls(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
-    """The w, at least 0, that minimises w G w / 2 - m w of a positive definite G (Lawson & Hanson 1974, Chapter 23)."""
-    weights, free = np.zeros_like(moment), np.zeros(len(moment), dtype=bool)
-    while True:
-        slope = np.where(free, 0.0, moment - gram @ weights)
-        if slope.max() <= 1e-12 * np.abs(moment).max():
-            return weights
-        free[slope.argmax()] = True
-        while True:
-            target = np.zeros_like(weights)
-            target[free] = np.linalg.solve(gram[np.ix_(free, free)], moment[free])
-            if not (blocked := free & (target <= 0)).any():
-                break
-            weights += (weights[blocked] / (weights[blocked] - target[blocked])).min() * (target - weights)
-            free &= weights > 1e-14
-        weights = target
