@@ -115,7 +115,8 @@ class DiscriminatorGuidance:
     def __post_init__(self) -> None:
         if not self.networks or not all(map(callable, self.networks)):
             raise ConfigError("one or several discriminators", repr(self.discriminators)[:200], "give callables")
-        if any(isinstance(network, nn.Module) and network.training for network in map(innermost, self.networks)):
+        modules = [network for network in map(innermost, self.networks) if isinstance(network, nn.Module)]
+        if any(layer.training and not [*layer.children()] for network in modules for layer in network.modules()):
             warnings.warn("a discriminator is in training mode: call its .eval() before sampling", stacklevel=3)
         if self.rule not in (rules := (*RULES, SHRUNK)):
             raise ConfigError("a rule for several discriminators", repr(self.rule), f"choose from: {', '.join(rules)}")
