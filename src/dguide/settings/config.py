@@ -319,16 +319,15 @@ class Config(Settings):
                 yield "score.snapshots after the last iteration need a learning rate; set training.decay_fraction to 0"
         if fid_network.source == "train" and "inception" in fid_network.name.lower():
             yield f"fid_network.name {fid_network.name!r} must not say Inception, which it is not; change it"
-        mults = [section.network.channel_mult for section in (score, self.extractor) if section.source == "train"]
-        times = max([2, *(len(mult) - 1 for mult in mults)])  # 2: the FID network
+        networks = {word: section.network for word, section in self.trained.items() if word != "fid_network"}
+        times = max([2, *(len(network.channel_mult) - 1 for network in networks.values())])  # 2: the FID network
         if real.image_size % 2**times:
             yield f"real.image_size = {real.image_size} cannot be halved {times} times, as a network does; change it"
-        for word in ("score", "extractor"):
-            if (section := getattr(self, word)).source == "train":
-                network, sizes = section.network, [real.image_size >> level for level in range(times + 1)]
-                attention = network.attn_resolutions if word == "score" else network.attention_resolutions
-                if elsewhere := sorted({*attention}.difference(sizes[: len(network.channel_mult)])):
-                    yield f"{word}.network attends at {elsewhere[0]} pixels; choose among {sizes}"
+        for word, network in networks.items():
+            attention = network.attn_resolutions if word == "score" else network.attention_resolutions
+            sizes = [real.image_size >> level for level in range(len(network.channel_mult))]
+            if elsewhere := sorted({*attention}.difference(sizes)):
+                yield f"{word}.network attends at {elsewhere[0]} pixels; choose among {sizes}"
         for name, row in self.members.items():
             above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
             if above is not None and above.network != row.network:
@@ -370,6 +369,12 @@ class Config(Settings):
                 yield f"study.ensemble.{key} leaves out {value} of variants.{study.start}, where it starts; add it"
 
     @property
+    def trained(self) -> dict[str, Any]:
+        """The sections of the networks that are trained from scratch, by word."""
+        sections = {word: getattr(self, word) for word in ("score", "extractor", "fid_network")}
+        return {word: section for word, section in sections.items() if section.source == "train"}
+
+    @property
     def studies(self) -> Study:
         """Section `study`, for the commands that need it."""
         if self.study is None:
@@ -382,8 +387,7 @@ class Config(Settings):
         def moved(section: Any) -> Any:
             return replace(section, seed=section.seed + number * SEED_STRIDE)
 
-        sections = {word: getattr(self, word) for word in ("score", "extractor")}
-        trained = {word: section for word, section in sections.items() if section.source == "train"}
+        trained = {word: section for word, section in self.trained.items() if word != "fid_network"}
         networks = {word: replace(section, training=moved(section.training)) for word, section in trained.items()}
         members = {name: moved(row) for name, row in self.members.items()}
         return replace(self, **networks, fake=moved(self.fake), members=members)
@@ -402,17 +406,15 @@ def row_of(config: Config, settings: Member | Variant) -> dict[str, Any]:
     return {key: value for key, value in plain(settings).items() if value != shared.get(key)}
 
 
-READER = TypeAdapter(Config)
+READER, UNKNOWN = TypeAdapter(Config), "unexpected_keyword_argument"
 
 
 def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     """Keys whose values must be among others, and those."""
     members, variants, baseline = config.members, config.variants, config.evaluation.baseline
     models, snapshots = f"models/{config.profile}", config.score.snapshots if config.score.source == "train" else {}
-    for word in ("score", "extractor", "fid_network"):
-        section = getattr(config, word)
-        if section.source == "train":
-            yield f"{word}.path", section.path, [f"data/{config.profile}/real"]  # what DVC watches
+    for word, section in config.trained.items():
+        yield f"{word}.path", section.path, [f"data/{config.profile}/real"]  # what DVC watches
     if config.evaluation.reference.startswith("models/"):
         yield "evaluation.reference", config.evaluation.reference, [f"{models}/fid_network", "the path of an .npz"]
     if config.extractor.source == "adm":
@@ -525,8 +527,7 @@ def _complete_rows(values: Any) -> None:
 
 def _explained(error: ValidationError, sources: Sources) -> ConfigError:
     errors: list[Any] = error.errors(include_url=False)
-    unknown = [error for error in errors if error["type"] == "unexpected_keyword_argument"]
-    first = next(iter([*unknown, *errors]))  # a misspelt key is also a missing one
+    first = min(errors, key=lambda error: error["type"] != UNKNOWN)  # a misspelt key is also a missing one
     location, context = first["loc"], first.get("ctx", {})
     got, remedy = repr(first["input"])[:200], first["msg"].removeprefix("Value error, ")
     if isinstance(cause := context.get("error"), SettingError):
@@ -536,7 +537,7 @@ def _explained(error: ValidationError, sources: Sources) -> ConfigError:
         location, got = (*location, "source"), repr(context.get("tag"))
     elif first["type"] == "missing":
         got, remedy = f"no {location[-1]!r}", "add it; configs/mini.yaml documents each key"
-    elif unknown:
+    elif first["type"] == UNKNOWN:
         schema = READER.json_schema()
         keys = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
         near = get_close_matches(str(location[-1]), sorted(keys), n=1, cutoff=0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +16,25 @@ if TYPE_CHECKING:
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
 
 
-@dataclass(frozen=True)
 class Layout:
-    """The folders of one profile in the project folder `root`, or of one of its training replicates."""
+    """The folders of one profile in the project folder `root`, or of one of its training replicates.
 
-    root: Path
-    profile: str
-    replicate: str = ""  # "r0": what has training seeds of its own lies in a folder of this name; "" with one replicate
+    replicate: "r0", the name of the folders of what has training seeds of its own; "" with one replicate.
+    """
+
+    def __init__(self, root: Path, profile: str, replicate: str = "") -> None:
+        self.root, self.profile, self.replicate = root, profile, replicate
+        self.data = root / "data" / profile
+        self.real = self.data / "real"  # train.npz, holdout.npz, card.json, grid.png
+        self.fake = self.data / "fake" / replicate  # samples.npz, grid.png
+        self.trials = self.data / "study"  # samples of the trials of studies
+        self.report = root / "reports" / profile  # tables, figures, index.html, and what other stages report
+        self.study = self.report / "study"  # journals, tables and figures of the studies
+        self.partial = root / ".partial" / profile / replicate  # of interrupted stages; not needed when nothing runs
 
     def replicates(self, count: int) -> list[Layout]:
         """The folders of each replicate."""
-        return [replace(self, replicate=f"r{number}" if count > 1 else "") for number in range(count)]
-
-    @property
-    def data(self) -> Path:
-        """The images of the profile."""
-        return self.root / "data" / self.profile
-
-    @property
-    def real(self) -> Path:
-        """train.npz, holdout.npz, card.json, grid.png."""
-        return self.data / "real"
-
-    @property
-    def fake(self) -> Path:
-        """samples.npz, grid.png."""
-        return self.data / "fake" / self.replicate
+        return [Layout(self.root, self.profile, f"r{number}" if count > 1 else "") for number in range(count)]
 
     def guided(self, variant: str) -> Path:
         """samples.npz, grid.png of a variant."""
@@ -60,11 +52,6 @@ class Layout:
         """The start of a member: a network of this replicate, or a released file."""
         return self.root / path / (self.replicate if path.startswith("models/") else "")
 
-    @property
-    def report(self) -> Path:
-        """Tables, figures, index.html, and what other stages report."""
-        return self.root / "reports" / self.profile
-
     def discriminator_report(self, member: str) -> Path:
         """metrics.json, history.csv, calibration.csv of a member."""
         return self.report / "discriminator" / member / self.replicate
@@ -76,21 +63,6 @@ class Layout:
     def details(self, variant: str) -> Path:
         """The other results of a variant: intervals, scores, how it was sampled."""
         return self.report / "details" / f"{variant}.json"
-
-    @property
-    def study(self) -> Path:
-        """Journals, tables and figures of the studies."""
-        return self.report / "study"
-
-    @property
-    def trials(self) -> Path:
-        """Samples of the trials of studies."""
-        return self.data / "study"
-
-    @property
-    def partial(self) -> Path:
-        """Shards and checkpoints of interrupted stages; safe to delete when nothing runs."""
-        return self.root / ".partial" / self.profile / self.replicate
 
 
 def resumable(

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from torch import nn
 
 from dguide.settings import Config, Layout, plain, resumable
 from dguide.tracking import Tracker, training_report
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable, save_weights, write_csv
-from discriminator_guidance.core.runtime import is_first, world_size
+from discriminator_guidance.core.runtime import Compute, is_first, world_size
+from discriminator_guidance.training.loop import Report, Row
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from discriminator_guidance.core.runtime import Compute
-    from discriminator_guidance.training.loop import Report, Row
-
-Network = TypeVar("Network", bound="nn.Module")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @contextmanager
