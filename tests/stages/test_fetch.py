@@ -102,9 +102,9 @@ def test_one_failure_does_not_stop_the_others_and_other_bytes_never_get_the_name
 
 def test_a_wrong_file_is_neither_used_nor_overwritten(server, tmp_path):
     config = config_with(server, a=SHA256, private=SHA256)
+    (tmp_path / "data/raw").mkdir(parents=True)
     for name in ("a", "private"):
-        path = tmp_path / "data" / "raw" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "data/raw" / name
         path.write_bytes(b"mine")
         assert states(fetch.listing(config, tmp_path, [name])) == {name: "wrong"}
         with pytest.raises(InputError, match=f"{name} at data/raw/{name}; got sha256:.*remove it"):

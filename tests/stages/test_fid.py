@@ -126,7 +126,6 @@ def of_pytorch_fid(first: torch.Tensor, second: torch.Tensor) -> float:
     [
         ("few.npz", "models", r"5 or more images \(H, W, C\) \(8, 8, 1\), as in .*, in --images; got 4 .*few.npz"),
         ("wide.npz", "models", r"got 6 \(8, 9, 1\) in .*bring all to one size"),
-        ("other.npz", "models", "no array images.npy or arr_0.npy"),
         ("good.npz", "inception", "dguide fetch inception --params .* at data/raw/.*; got no such file"),
         ("good.npz", "nowhere", r"nowhere/config.json; got no such file"),
         ("rgb.npz", "models", r"\(8, 8, 1\), of which .* has features; got \(8, 8, 3\); choose another --network"),
@@ -140,7 +139,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(
     sets = {"few": (4, 8, 8, 1), "wide": (6, 8, 9, 1), "good": (6, 8, 8, 1), "rgb": (6, 8, 8, 3)}
     for name, shape in sets.items():
         write_npz(Path(f"{name}.npz"), images=np.zeros(shape, np.uint8))
-    write_npz(Path("other.npz"), samples=np.zeros((6, 8, 8, 1), np.uint8))
     choice = str(tiny[1].model("fid_network")) if network == "models" else network
     with pytest.raises(InputError, match=words):
         fid.run(Path(images), None, Path("rgb.npz" if images == "rgb.npz" else "good.npz"), choice, 64)

@@ -44,8 +44,8 @@ def test_a_released_network_is_taken_as_it_is(tmp_path: Path, classes: int):
     assert set(saved) == set(weights)
     assert all(torch.equal(saved[name], tensor) for name, tensor in weights.items())
     assert (folder / "history.csv").read_text() == "iteration,loss\n"
-    parameters = {name: tensor for name, tensor in weights.items() if not name.endswith("resample_filter")}
-    assert summary == {"source": PATH, "parameters": sum(tensor.numel() for tensor in parameters.values())}
+    parameters = sum(tensor.numel() for name, tensor in weights.items() if not name.endswith("resample_filter"))
+    assert summary == {"source": PATH, "parameters": parameters}
     assert tracker.curve == []
     assert not list(tmp_path.rglob("*.executed"))
     original = lookalike.network({**EDM, "label_dim": classes})
