@@ -13,32 +13,15 @@ from discriminator_guidance.core.errors import DivergenceError
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
 
-from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
+from .gaussians import SHAPE, Gaussian, no_noise, seeded_latents, settings
 
 TRUE = Gaussian(mean=0.3, std=0.4)
-WRONG = Gaussian(mean=-0.1, std=0.6)
-
-
-def guidance_of(true: Gaussian, wrong: Gaussian):
-    exact = log_ratio_of(true, wrong)  # outside the clip where sigma is small, so the rule that does not clip
-    return DiscriminatorGuidance(exact, rule="mean_logit", window=(0.0, 1.0), dtype=torch.float64)
 
 
 def exact_flow(gaussian: Gaussian, start: Tensor, sigma_max: float) -> Tensor:
     """The probability-flow solution of Gaussian data from sigma_max to 0."""
     scale = gaussian.std / math.sqrt(gaussian.std**2 + sigma_max**2)
     return gaussian.mean + (start - gaussian.mean) * scale
-
-
-def test_guidance_turns_the_wrong_gaussian_into_the_right_one():
-    latents = seeded_latents(400)
-    chosen = settings(w1=1.0, w2=1.0, steps=200)
-    drawn = sample(WRONG.denoise, guidance_of(TRUE, WRONG), latents, no_noise, chosen)
-    expected = exact_flow(TRUE, latents * 80.0, 80.0)
-    assert torch.allclose(drawn, expected, atol=2e-3)
-    unguided = sample(WRONG.denoise, None, latents, no_noise, chosen)
-    assert torch.allclose(unguided, exact_flow(WRONG, latents * 80.0, 80.0), atol=2e-3)
-    assert (unguided - expected).abs().mean() > 0.1
 
 
 def test_heun_is_of_second_order():
