@@ -102,11 +102,6 @@ def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():
     assert error("fitted") < 0.02 < 0.1 < error("constant")
 
 
-def test_weights_are_fitted_with_draws_and_noise_levels_of_their_own():
-    weights = fit_weights(WRONG.denoise, members(4.0), IMAGES[:2000])(tau_from_sigma(SIGMAS))
-    assert torch.allclose(weights, torch.tensor(0.25).double(), atol=0.03)
-
-
 def test_non_negative_least_squares_are_those_of_scipy():
     rng = np.random.default_rng(0)
     for members in (1, 3, 7) * 20:

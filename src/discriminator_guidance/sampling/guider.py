@@ -35,7 +35,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         scheduler: Any = None,
         weight: float | Sequence[float] = 1.0,
         rule: str = "mean_probability",
-        window: Sequence[float] = (0.01, 1.0),
+        window: tuple[float, float] = (0.01, 1.0),
         clip: float | None = None,
         **classifier_free: Any,
     ) -> None:
@@ -82,8 +82,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
     def _guidance(self) -> tuple[DiscriminatorGuidance, Schedule]:
         if self.discriminators is None or self.scheduler is None:
             raise ConfigError("discriminators and a scheduler", "none", "set these attributes of the guider")
-        window = self.window[0], self.window[1]
-        guidance = DiscriminatorGuidance(self.discriminators, self.weight, self.rule, window, clip=self.clip)
+        guidance = DiscriminatorGuidance(self.discriminators, self.weight, self.rule, self.window, clip=self.clip)
         return guidance, Schedule(self.scheduler)
 
     def _see(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
