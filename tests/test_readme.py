@@ -63,7 +63,7 @@ def intervals() -> Iterator[tuple[float, ...]]:
     for path in REPORTS.glob("*/study/factorial.json"):
         yield from pd.DataFrame(json.loads(path.read_text())["factors"])[["factor", "low", "high"]].to_numpy()
     for path in REPORTS.glob("*/study/factorial.csv"):
-        yield from pd.read_csv(path)[["factor", "seeds_low", "seeds_high"]].to_numpy()
+        yield from pd.read_csv(path)[["factor", "low", "high"]].to_numpy()
     rejected = json.loads((REPORTS / "digits/rejection.json").read_text())
     for name, unit in (("fid", 1), ("kid", 1000)):
         yield unit * np.array([rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]])
@@ -158,18 +158,6 @@ def about_the_cause() -> Iterator[str]:
     files = ((REPORTS / "digits/discriminator").glob(f"o{number}/r*/metrics.json") for number in range(6))
     losses = [np.mean([json.loads(path.read_text())["validation_loss"] for path in each]) for each in files]
     yield f"mean validation cross-entropy {span(losses, 1)} "
-    frame = pd.read_csv(REPORTS / "digits/study/factorial_mechanism.csv")
-    mean = frame.query("set == 'fresh' and members == 6 and time > 0.5").groupby("time").mean(numeric_only=True)
-    rows = {
-        "VP time": [f"{time:.2f}" for time in mean.index],
-        "standard deviation": [f"{value:.3f}" for value in mean["standard_deviation"]],
-        "images with a logit in (0, 1)": [f"{100 * value:.0f} %" for value in mean["share_in_unit"]],
-        "mean factor of their gradients": [f"{value:.0f}" for value in mean["amplification"]],
-    }
-    yield from (" | ".join([f"| {name}", *cells]) for name, cells in rows.items())
-    factors = json.loads((REPORTS / "digits/study/factorial.json").read_text())["factors"]
-    ranks = {row["members"]: row["spearman"] for row in factors if row["set"] == "fresh" and row["steps"] == 35}
-    yield f"rank correlations with it of {ranks[6]:.1f} for six and {ranks[1]:.1f} for one."
     yield f"its members have {span([evaluated('mini', f'd{n}')['fid'] for n in range(6)])} (one training seed"
 
 

@@ -156,7 +156,7 @@ def test_trials_are_nested_runs_with_their_end_in_their_status(
     write_params(project, tiny_settings())
     study = worker.take_part(project, 5)
     recorded = runs(store, "mini")
-    ends = {TrialState.COMPLETE: "FINISHED", TrialState.FAIL: "FAILED", TrialState.PRUNED: "KILLED"}
+    ends = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
     for trial in study.trials:
         stored = recorded[f"study/mini-ensemble/{trial.number}"]
         assert stored.data.tags["mlflow.parentRunId"] == recorded["study/mini-ensemble"].info.run_id

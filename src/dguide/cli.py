@@ -95,7 +95,7 @@ def _factorial(recover: Recover = False, params: Params = PARAMS) -> None:
 
 
 def _run_study(word: str, params: Path, trials: str | None, recover: bool) -> None:
-    from dguide.studies.trials import run_study
+    from dguide.studies.study import run_study
 
     tracking.table(f"study {word}", [run_study(word, *_opened(params), trials, recover)])
 
@@ -103,7 +103,7 @@ def _run_study(word: str, params: Path, trials: str | None, recover: bool) -> No
 @study.command()
 def promote(name: Annotated[str, typer.Argument(help="discriminator or ensemble.")]) -> None:
     """Write the winner of a search to params.yaml and its profile, where `dvc repro` finds it."""
-    from dguide.studies.common import promote_winner
+    from dguide.studies.study import promote_winner
 
     if name not in ("discriminator", "ensemble"):
         raise ConfigError("study discriminator or ensemble", repr(name), "choose one of the two")

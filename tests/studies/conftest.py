@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dguide.settings import Layout, load_config
-from dguide.studies.trials import run_study
+from dguide.studies.study import run_study
 from tests.stages.conftest import Tiny, made, tiny, tiny_settings, write_params
 
 __all__ = ["made", "tiny"]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from dguide.settings import Layout, load_config, row_of
-from dguide.studies.common import promote_winner
-from dguide.studies.trials import run_study
+from dguide.settings import load_config, row_of
+from dguide.studies.study import promote_winner, run_study, value_settings
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import fingerprint
 from tests.commands import PROJECT
@@ -75,9 +73,8 @@ def test_a_profile_without_studies_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("journal", sorted(PROJECT.glob("reports/*/study/*.journal")), ids=str)
 def test_the_searches_in_git_can_be_continued(journal: Path):
     profile = journal.parts[-3]
-    config, layout = load_config(PROJECT / f"configs/{profile}.yaml"), Layout(PROJECT, profile)
-    plan = import_module(f"dguide.studies.{journal.stem}").plan(config, layout)
-    assert f'{{"settings":"{fingerprint(plan.settings)}"}}' in journal.read_text()
+    settings = value_settings(load_config(PROJECT / f"configs/{profile}.yaml"), journal.stem)
+    assert f'{{"settings":"{fingerprint(settings)}"}}' in journal.read_text()
 
 
 def test_nothing_to_promote_is_refused(project: Path):

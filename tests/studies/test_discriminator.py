@@ -10,8 +10,8 @@ import optuna
 import pytest
 
 from dguide.settings import Layout, load_config
-from dguide.studies.discriminator import starting_points, suggest
-from dguide.studies.trials import run_study
+from dguide.studies.discriminator import plan, suggest
+from dguide.studies.study import run_study
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.distances import distance_of_moments
@@ -43,7 +43,7 @@ def test_the_rows_of_table_2_come_first_and_are_trained_as_they_are(searched: Ti
     trials = rows(layout)[:3]
     assert [row["grid"] for row in trials] == ["D0", "D1", ""]
     assert [float(row["params_learning_rate"]) for row in trials[:2]] == [3e-4, 1e-3]
-    points = starting_points(config)
+    points = plan(config).starts
     assert points["D1"]["model_channels"] == config.discriminator.network.model_channels
     member = suggest(optuna.trial.FixedTrial(points["D0"]), config)
     assert replace(member, seed=config.members["d0"].seed) == config.members["d0"]
@@ -59,7 +59,7 @@ def test_the_winner_guides_best_among_the_finalists(searched: Tiny):
     (start,) = [row for row in trials if row["grid"] == "D0"]
     assert written["winner"]["values"]["start_fid"] == float(start["fid"])
     assert written["n_trials"] == len(trials) == TRIALS
-    for chart in ("history", "importances", "parallel", "slice", "pareto"):
+    for chart in ("history", "importances", "parallel", "slice"):
         assert (layout.study / f"discriminator_{chart}.png").read_bytes().startswith(b"\x89PNG")
     assert not list(layout.partial.rglob("checkpoint.pt")), "checkpoints are removed"
 

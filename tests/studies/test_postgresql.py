@@ -10,12 +10,12 @@ from pathlib import Path
 import optuna
 import pytest
 
-from dguide.studies import trials
-from dguide.studies.trials import ended, lost, storage_errors
+from dguide.studies import study as studies
+from dguide.studies.study import storage_errors
 from discriminator_guidance.core.errors import ConfigError
 from tests.stages.conftest import tiny_settings, write_params
 from tests.studies.postgres import Server, postgres_server, server_programs
-from tests.studies.worker import CORNERS, IMPATIENT, start, take_part
+from tests.studies.worker import CORNERS, IMPATIENT, ended, start, take_part
 
 pytestmark = pytest.mark.integration
 
@@ -35,7 +35,7 @@ def server() -> Iterator[Server]:
 def shared(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder whose studies are in the database, which is empty."""
     monkeypatch.setenv("PGPASSWORD", server.password)
-    monkeypatch.setattr(trials, "DATABASE", trials.DATABASE | IMPATIENT)
+    monkeypatch.setattr(studies, "DATABASE", studies.DATABASE | IMPATIENT)
     write_params(tmp_path, tiny_settings({"study.storage": server.url}))
     for name in optuna.get_all_study_names(server.url):
         optuna.delete_study(study_name=name, storage=server.url)
@@ -49,9 +49,9 @@ def test_workers_share_a_study_and_the_trial_of_a_killed_one_runs_again(shared: 
     time.sleep(3)  # until the dead one has shown no life for long enough
     study = take_part(shared, 16)
     assert 16 <= len(ended(study)) <= 18
-    (dead,) = [trial for trial in study.trials if lost(trial)]
+    (dead,) = study.get_trials(states=(optuna.trial.TrialState.FAIL,))
     assert dead.number == 3
-    (again,) = [trial for trial in study.trials if trial.system_attrs.get("retry_history") == [3]]
+    again, *_ = (trial for trial in study.trials if trial.system_attrs.get("retry_history") == [3])
     assert (again.params, again.state) == (dead.params, optuna.trial.TrialState.COMPLETE)
     begun = {trial.user_attrs["grid"] for trial in ended(study) if "grid" in trial.user_attrs}
     assert begun == set(CORNERS)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from dguide.studies.trials import complete, ended, lost, wanted
+from dguide.studies.study import complete
 from discriminator_guidance.core.errors import ConfigError, InputError
-from tests.studies.worker import CORNERS, PLAN, start, take_part
+from tests.stages.conftest import tiny_settings, write_params
+from tests.studies.worker import CORNERS, ended, start, take_part
 
 
 def journal(root: Path) -> Path:
@@ -42,23 +42,13 @@ def test_a_study_begins_with_its_grid_and_resumes_as_if_never_interrupted(root: 
     assert [trial.number for trial in complete(resumed)[:1]] == [resumed.best_trial.number]
 
 
-def test_trials_are_asked_for_in_all_or_as_more(root: Path, capsys):
-    study = take_part(root, 8)
-    assert (wanted("12", study), wanted("+3", study)) == (12, 11)
-    assert values(take_part(root, 2)) == values(study)
-    assert "has 8 trials" in capsys.readouterr().err
-    for wrong in ("0", "many", "+0"):
-        with pytest.raises(ConfigError, match="--trials"):
-            wanted(wrong, study)
-
-
-def test_a_trial_that_diverges_fails_for_good_and_counts(root: Path):
+def test_a_trial_that_diverges_counts(root: Path):
     points = {**CORNERS, "D3": {"x": 4.9, "y": 0.0}, "D4": {"x": 0.0, "y": 4.9}}
     study = take_part(root, 3)
     for name, point in points.items():
         study.enqueue_trial(point, user_attrs={"grid": name}, skip_if_exists=True)
     study = take_part(root, 5)
-    assert [trial.state for trial in study.trials[3:]] == [TrialState.FAIL, TrialState.PRUNED]
+    assert [trial.state for trial in study.trials[3:]] == [TrialState.PRUNED, TrialState.PRUNED]
     assert "lower x" in study.trials[3].user_attrs["reason"]
     assert len(ended(study)) == 5
     assert len(take_part(root, 6).trials) == 6, "it is not tried again"
@@ -70,10 +60,9 @@ def test_a_killed_worker_costs_its_trial_which_runs_again_when_asked(root: Path)
     assert study.trials[4].state == TrialState.RUNNING, "another process might still run it"
     study = take_part(root, 8, recover_all=True)
     assert len(ended(study)) == 8
-    (dead,) = [trial for trial in study.trials if lost(trial)]
+    (dead,) = study.get_trials(states=(TrialState.FAIL,))
     assert dead.number == 4
     (again,) = [trial for trial in study.trials if trial.params == dead.params and trial.number != 4]
-    assert again.state == TrialState.COMPLETE
     assert calls(root) == [0, 1, 2, 3, 4, 5, 6, 7, again.number]
     assert values(take_part(root, 8, recover_all=True)) == values(study)
 
@@ -92,8 +81,9 @@ def test_processes_share_a_journal(root: Path):
 def test_a_study_of_other_settings_is_refused_and_stays(root: Path):
     take_part(root, 3)
     before = journal(root).read_bytes()
+    write_params(root, tiny_settings({"study.ensemble.w2": [0.0, 3.0]}))
     with pytest.raises(ConfigError, match=r"with the settings it was begun with.*ensemble\* away"):
-        take_part(root, 4, plan=replace(PLAN, settings={"space": 6}))
+        take_part(root, 4)
     assert journal(root).read_bytes() == before
 
 

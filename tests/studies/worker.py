@@ -12,14 +12,14 @@ from pathlib import Path
 import optuna
 
 from dguide.settings import Layout, load_config
-from dguide.studies import trials
-from dguide.studies.trials import StudyPlan, open_study, run_trials
+from dguide.studies import study as studies
+from dguide.studies.study import ENDED, StudyPlan, open_study, run_trials
 from discriminator_guidance.core.errors import DivergenceError
 from tests.commands import PROJECT, environment
 
 CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}
 IMPATIENT = {"heartbeat_interval": 1, "grace_period": 2}
-PLAN = StudyPlan("ensemble", "a quadratic", {"space": 5}, (), CORNERS)
+PLAN = StudyPlan("ensemble", "a quadratic", CORNERS)
 
 
 def take_part(
@@ -27,7 +27,6 @@ def take_part(
     total: int,
     pause_s: float = 0.0,
     victim: int | None = None,
-    plan: StudyPlan = PLAN,
     recover_all: bool = False,
 ) -> optuna.Study:
     """Run trials until there are so many; the first process that comes to trial `victim` is killed in it."""
@@ -47,9 +46,14 @@ def take_part(
             raise optuna.TrialPruned
         return (x - 2) ** 2 + y**2
 
-    study = open_study(config, Layout(root, config.profile), plan, recover_all)
+    study = open_study(config, Layout(root, config.profile), PLAN, recover_all)
     run_trials(study, objective, total, config)
     return study
+
+
+def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that need not be run any more."""
+    return study.get_trials(states=ENDED)
 
 
 def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "") -> subprocess.Popen[bytes]:
@@ -60,6 +64,6 @@ def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "") -> sub
 
 
 if __name__ == "__main__":
-    trials.DATABASE |= IMPATIENT
+    studies.DATABASE |= IMPATIENT
     folder, number, pause, killed = sys.argv[1:]
     take_part(Path(folder), int(number), float(pause), int(killed) if killed else None)

@@ -27,7 +27,6 @@ class Layout:
         self.data = root / "data" / profile
         self.real = self.data / "real"  # train.npz, holdout.npz, card.json, grid.png
         self.fake = self.data / "fake" / replicate  # samples.npz, grid.png
-        self.trials = self.data / "study"  # samples of the trials of studies
         self.report = root / "reports" / profile  # tables, figures, index.html, and what other stages report
         self.study = self.report / "study"  # journals, tables and figures of the studies
         self.partial = root / ".partial" / profile / replicate  # of interrupted stages; not needed when nothing runs

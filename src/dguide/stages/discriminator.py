@@ -110,7 +110,7 @@ def open_inputs(config: Config, layout: Layout, member: Member) -> Discriminator
 
 
 def train_member(
-    inputs: DiscriminatorInputs, member: Member, checkpoints: files.Resumable, report: Report
+    inputs: DiscriminatorInputs, member: Member, checkpoints: files.Resumable | None, report: Report
 ) -> TrainedDiscriminator:
     """Train and test a member as its row says."""
     precision: Any = inputs.compute.mode

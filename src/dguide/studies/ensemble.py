@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import count
 
 import numpy as np
 import optuna
 
-from dguide.settings import Config, Layout, Variant, plain, row_of
+from dguide.settings import Config, Layout, Variant, row_of
 from dguide.stages.guided import window_of
-from dguide.studies.common import GuidedSamples, distance_inputs, distance_settings, write_record
-from dguide.studies.trials import GRID, Objective, StudyPlan, complete, draw_values
+from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.metrics.distances import frechet_influence
 
@@ -21,22 +20,8 @@ TUNED, START, FITTED = "tuned_mean", "plain mean", "fitted"
 DIGITS, LEAST = 3, 1e-3  # of weights
 
 
-def plan(config: Config, layout: Layout) -> StudyPlan:
-    """The search."""
-    search, start = config.studies.ensemble, config.variants[config.studies.start]
-    layouts = layout.replicates(config.replicates)
-    return StudyPlan(
-        word="ensemble",
-        objective=f"FID ({config.fid_network.name}) of {config.studies.tuning.images} guided tuning samples"
-        + (f", mean of {len(layouts)} trainings" if len(layouts) > 1 else ""),
-        settings={"search": plain(search, "pruner"), "plain": plain(start, "published"), **distance_settings(config)},
-        inputs=distance_inputs(layouts, start.members),
-        starts=starting_points(config),
-    )
-
-
-def starting_points(config: Config) -> dict[str, dict[str, Any]]:
-    """The first trials: the plain mean by each rule and each member alone, guided as `study.start`; the fit."""
+def plan(config: Config) -> StudyPlan:
+    """The search, which begins with the plain mean by each rule, each member alone, as `study.start`, and the fit."""
     search, start = config.studies.ensemble, config.variants[config.studies.start]
     low, high = window_of(config, start)
     guidance = {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high, "boosting": start.boosting}
@@ -47,14 +32,17 @@ def starting_points(config: Config) -> dict[str, dict[str, Any]]:
     points = {START if rule == start.rule else f"{START}, {rule}": {**fixed, **equal, "rule": rule} for rule in rules}
     for name in start.members:
         points[name] = {**fixed, **{f"weight_{other}": float(other == name) for other in weighed}, "rule": start.rule}
-    return points | ({FITTED: {**guidance, "w1": 1.0, "w2": 1.0, FITTED: True}} if search.fitted else {})
+    if search.fitted:
+        points[FITTED] = {**guidance, "w1": 1.0, "w2": 1.0, FITTED: True}
+    title = f"FID ({config.fid_network.name}) of {config.studies.tuning.images} guided tuning samples"
+    return StudyPlan("ensemble", title + f", mean of {config.replicates} trainings" * (config.replicates > 1), points)
 
 
 def suggest(trial: optuna.Trial, config: Config) -> Variant:
     """Draw the members' weights on their simplex and a rule, or fit weights by noise level; and the guidance."""
     search, start = config.studies.ensemble, config.variants[config.studies.start]
-    ranges = {key: getattr(search, key) for key in ("w1", "w2", "time_min", "time_max", "boosting")}
-    drawn = draw_values(trial, ranges, choices=("boosting",), log=("time_min",))
+    guidance = ("w1", "w2", "time_min", "time_max", "boosting")
+    drawn = draw_values(trial, search, guidance, choices=("boosting",), logarithmic=("time_min",))
     drawn["w1"] = max(drawn["w1"], LEAST)  # boosting acts on w1, and something must guide
     drawn["window"] = (drawn.pop("time_min"), drawn.pop("time_max"))
     if search.fitted and trial.suggest_categorical(FITTED, [False, True]):
@@ -90,35 +78,17 @@ def objective(config: Config, layout: Layout) -> Objective:
     replicates = [GuidedSamples(config.replicate(number), layouts[number]) for number in range(config.replicates)]
 
     def mean_distance(trial: optuna.Trial, tracker: Tracker) -> float:
-        """The mean distance over the replicates; after each batch, of what has been drawn."""
-        variant, fids, drawn = suggest(trial, config), list[float](), 0
-        trial.set_user_attr("variant", row_of(config, variant))
+        variant, fids, batches = suggest(trial, config), list[float](), count()
         for samples in replicates:
-            features = list[np.ndarray]()
             fids.append(math.inf)
-            for batch in samples.batches(variant, config.studies.tuning):
-                if drawn == 0:
-                    samples.attach(trial, tracker, batch["images"])
-                features.append(batch["features"])
-                fids[-1], _ = frechet_influence(np.concatenate(features), samples.reference)
-                tracker.metrics(drawn, {"fid_so_far": float(np.mean(fids))})
-                trial.report(float(np.mean(fids)), drawn)
-                drawn += 1
+            for features in samples.features(variant, config.studies.tuning):
+                fids[-1], _ = frechet_influence(features, samples.reference)
+                step = next(batches)
+                tracker.metrics(step, {"fid_so_far": float(np.mean(fids))})
+                trial.report(float(np.mean(fids)), step)
                 if GRID not in trial.user_attrs and trial.should_prune():
                     raise optuna.TrialPruned
+        trial.set_user_attr("rows", {"variants": {TUNED: row_of(config, variant)}})
         return float(np.mean(fids))
 
     return mean_distance
-
-
-def write_results(study: optuna.Study, config: Config, layout: Layout) -> dict[str, Any]:
-    """Write the record; returns the best trial."""
-    best = complete(study)[0]
-    starts = {trial.user_attrs[GRID]: trial.value for trial in complete(study) if GRID in trial.user_attrs}
-    values = {"fid": best.value, "start_fid": starts.get(START), "fitted_fid": starts.get(FITTED)}
-    record = {
-        "winner": {"trial": best.number, "values": values, "params": best.params},
-        "rows": {"variants": {TUNED: best.user_attrs["variant"]}},
-    }
-    write_record(study, config, layout, record)
-    return {"best": best.number, **values}
