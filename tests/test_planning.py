@@ -9,7 +9,8 @@ import torch
 
 from dguide import planning
 from dguide.settings import Config, load_config
-from dguide.stages.guided import sampler_settings, window_of
+from dguide.stages.guided import window_of
+from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
 from tests.commands import PROJECT
@@ -70,7 +71,7 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
         return x_vp.flatten(1).sum(1)
 
     guidance = DiscriminatorGuidance(log_ratio, window=window_of(config, variant))
-    sample(denoiser, guidance, torch.ones(2, 1, 4, 4), lambda step, raised: None, sampler_settings(config, variant))
+    sample(denoiser, guidance, torch.ones(2, 1, 4, 4), lambda step, raised: None, SamplerSettings.of(variant))
     counted = calls(config)["guided/d0"]
     assert counted["denoiser",] == 500 * asked["denoiser"]
     assert sum(counted.values()) == 500 * sum(asked.values())

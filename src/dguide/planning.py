@@ -18,7 +18,7 @@ from dguide import tracking
 from dguide.benchmark import EDGE, Calls, real_images, timed
 from dguide.settings import REPLICATED, Config, Layout, Variant
 from dguide.stages.discriminator import member_settings
-from dguide.stages.guided import FIT_DRAWS, sampler_settings, window_of
+from dguide.stages.guided import FIT_DRAWS, window_of
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
@@ -104,14 +104,14 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
 
 def sampling_calls(config: Config, train: int, variant: Variant, images: int) -> dict[Kind, float]:
     """The denoiser evaluations of so many samples, and those of their guidance and of fitting its weights."""
-    sampler, (low, high) = sampler_settings(config, variant), window_of(config, variant)
-    nfe = (2 * sampler.steps - 1) * (1 if variant.autoguidance is None else 2)
+    low, high = window_of(config, variant)
+    nfe = (2 * variant.steps - 1) * (1 if variant.autoguidance is None else 2)
     if not variant.members:
         return {DENOISER: nfe * images}
     heads = tuple(config.members[member].network for member in variant.members)
-    tau = tau_from_sigma(karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1])
+    tau = tau_from_sigma(karras_sigmas(variant.steps, variant.sigma_min, variant.sigma_max, variant.rho)[:-1])
     inside = (low <= tau) & (tau <= high)
-    evaluations = (int(inside.sum()) if sampler.w1 else 0) + (int(inside[1:].sum()) if sampler.w2 else 0)
+    evaluations = (int(inside.sum()) if variant.w1 else 0) + (int(inside[1:].sum()) if variant.w2 else 0)
     fits = FIT_DRAWS * (1 - config.discriminator.split.train) * train * len(heads)
     fitted = round(fits) if variant.weights == "fitted" else 0
     return {DENOISER: nfe * images, ("guidance", *heads): (images + fitted) * evaluations}

@@ -58,7 +58,7 @@ def write_samples(
     config: Config, layout: Layout, tracker: Tracker, row: Variant, span: SampleRange, folder: Path, work: str
 ) -> dict[str, Any]:
     """Write samples.npz (images, labels of a conditional profile, index) and grid.png of a range of samples."""
-    tracker.params({**plain(row), **vars(sampler_settings(config, row))})
+    tracker.params(plain(row))
     shards = dict[int, Arrays]()
     with tracking.bar(work, span.images, "images") as advance:
         for number, shard, kept in draw(config, layout, row, span.seed, batches_of(span), work):
@@ -95,7 +95,7 @@ def draw(
     networks = networks or open_networks(config, layout, variant)
     denoiser, members, compute = networks.denoiser, networks.members, networks.compute
     shape, classes = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution), denoiser.label_dim
-    sampler, window, fit = sampler_settings(config, variant), window_of(config, variant), dict[str, Tensor]()
+    sampler, window, fit = SamplerSettings.of(variant), window_of(config, variant), dict[str, Tensor]()
     weights: Sequence[float] | WeightsOfTime | None = None
     if variant.members:
         weights = simplex_weights(variant.weights, len(variant.members))
@@ -226,8 +226,8 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     split = split_pairs(len(real), config.fake.images, shares.train, shares.validation, shares.seed)
     rows = np.concatenate([split.validation, split.test])
     images = scaled(as_tensor(real[rows[rows < len(real)]], device))
-    sampler, (low, high) = sampler_settings(config, variant), window_of(config, variant)
-    sigmas = karras_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)[:-1]
+    low, high = window_of(config, variant)
+    sigmas = karras_sigmas(variant.steps, variant.sigma_min, variant.sigma_max, variant.rho)[:-1]
     tau = tau_from_sigma(sigmas)
     sigmas = sigmas[(low <= tau) & (tau <= high)]
     if not len(sigmas):
@@ -241,11 +241,6 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     with networks.compute.autocast():
         fitted = fit_weights(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
     return {"fit_sigma": sigmas, "fit_weights": gather_rows(fitted.weights, len(sigmas))}
-
-
-def sampler_settings(config: Config, variant: Variant) -> SamplerSettings:
-    """The sampler of a variant."""
-    return SamplerSettings.of(variant)
 
 
 def window_of(config: Config, variant: Variant) -> tuple[float, float]:
