@@ -13,7 +13,6 @@ from torch import Tensor
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
-from discriminator_guidance.sampling.sampler import EDM_SAMPLER
 from discriminator_guidance.sampling.sampler import heun as sample
 from tests.golden.test_guidance import PRECISIONS, marked, official_score
 from tests.golden.vectors import Vectors, find
@@ -27,7 +26,7 @@ def settings_of(schedule: dict[str, Any], run: dict[str, Any]) -> SamplerSetting
     own = {ours: run[theirs] for ours, theirs in names.items() if theirs in run}
     own |= {weight: run.get(weight, 0.0) for weight in ("w1", "w2")}
     schedule = {key: schedule[key] for key in ("sigma_min", "sigma_max", "rho")} | {"steps": schedule["num_steps"]}
-    return replace(EDM_SAMPLER, **schedule, **own, boosting=bool(run.get("boosting", 0)))
+    return replace(SamplerSettings(), **schedule, **own, boosting=bool(run.get("boosting", 0)))
 
 
 def trajectory(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:

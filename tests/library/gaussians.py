@@ -9,7 +9,6 @@ from torch import Tensor
 
 from discriminator_guidance.core.noise import marginal_mean, sigma_from_tau
 from discriminator_guidance.core.settings import SamplerSettings
-from discriminator_guidance.sampling.sampler import EDM_SAMPLER
 
 SHAPE = (2, 3, 1)  # (C, H, W): six dimensions
 
@@ -45,7 +44,7 @@ def log_ratio_of(true: Gaussian, wrong: Gaussian):
 
 def settings(**changes) -> SamplerSettings:
     """Deterministic sampler settings."""
-    return replace(EDM_SAMPLER, **{"steps": 40, "w1": 0.0, "w2": 0.0, **changes})
+    return replace(SamplerSettings(), **{"steps": 40, "w1": 0.0, "w2": 0.0, **changes})
 
 
 def no_noise(step: int, raised: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.noise import karras_sigmas, normal_batch
 from discriminator_guidance.sampling import sampler
 from discriminator_guidance.sampling.denoisers import Schedule
+from discriminator_guidance.sampling.sampler import trajectory
 from tests.library.gaussians import SHAPE, Gaussian, settings
 
 diffusers = pytest.importorskip("diffusers")
@@ -70,7 +71,7 @@ def test_exact_predictions_give_the_exact_denoiser(kind: str) -> None:
 
 def test_samples_keep_to_the_noise_levels_of_the_schedule() -> None:
     denoiser = from_diffusers(ExactModel("epsilon"), scheduler_of("epsilon", KEPT[:200]))
-    states = sample(denoiser, (64, *SHAPE), trajectory=True).states
+    states = trajectory(denoiser, (64, *SHAPE)).states
     assert states[0].std() == pytest.approx(LEVELS[199].item(), rel=0.2)
 
 

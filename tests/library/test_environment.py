@@ -16,12 +16,14 @@ sys.modules.update(dict.fromkeys({blocked!r}))
 {code}
 """
 EXAMPLE = """
-import numpy as np, torch
+import warnings, numpy as np, torch
 from discriminator_guidance import *
 guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)))
 samples = sample(lambda x, sigma: x / (1 + sigma.view(-1, 1, 1, 1) ** 2), (8, 1, 4, 4), guidance=guidance, steps=4)
 images = to_uint8(samples)
-train_discriminator(*np.zeros((2, 10, 8, 8, 1), np.uint8), epochs=1, device="cpu")
+with warnings.catch_warnings(action="ignore"):  # it learns nothing
+    trained = train_discriminator(*np.zeros((2, 10, 8, 8, 1), np.uint8), steps=1, progress=False)
+network = train_features((np.zeros((10, 8, 8, 1), np.uint8), np.arange(10) % 2), iterations=1)
 print(frechet_distance(images, images[::-1].copy(), network=lambda x: x.flatten(1)[:, :2]).low < 1e-6)
 """
 

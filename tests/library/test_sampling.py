@@ -18,7 +18,7 @@ from dguide.stages import guided, release
 from discriminator_guidance import DiscriminatorGuidance, frechet_distance, from_pretrained, sample, to_uint8
 from discriminator_guidance.core import noise
 from discriminator_guidance.core.errors import ConfigError, InputError
-from discriminator_guidance.core.files import write_json
+from discriminator_guidance.core.files import Resumable, write_json
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.features import FidNetwork, load_fid_network
@@ -216,3 +216,46 @@ def test_distance_of_images_and_its_paired_difference() -> None:
     assert difference.high - difference.low < distances[0].high - distances[0].low  # shared noise cancels
     with pytest.raises(InputError):
         frechet_distance(near, real.astype(np.uint8), baseline=far[1:], network=features)
+
+
+def test_any_number_is_drawn_in_batches_and_a_killed_run_resumes_in_its_file(tmp_path, monkeypatch) -> None:
+    whole = sample(WRONG.denoise, (20, *SHAPE), seed=3)
+    assert torch.allclose(sample(WRONG.denoise, (20, *SHAPE), seed=3, batch_size=7), whole, atol=1e-6)
+    calls, save = [], Resumable.save_shard
+
+    def killed(self, number, **arrays):
+        save(self, number, **arrays)
+        calls.append(number)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Resumable, "save_shard", killed)
+    how = {"seed": 3, "batch_size": 7, "out": tmp_path / "samples.npy", "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        sample(WRONG.denoise, (20, *SHAPE), **how)
+    assert sample(WRONG.denoise, (20, *SHAPE), **how) == tmp_path / "samples.npy"
+    assert calls == [0, 1, 2]
+    assert np.allclose(np.load(tmp_path / "samples.npy"), whole, atol=1e-6)
+    sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "eight_bits.npz"})
+    sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "pictures"})
+    assert np.array_equal(np.load(tmp_path / "eight_bits.npz")["images"], to_uint8(whole))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eight_bits.npz", "pictures", "samples.npy"]
+    assert len([*(tmp_path / "pictures").glob("*.png")]) == 20
+
+
+def test_each_batch_is_given_its_classes() -> None:
+    def denoiser(x, sigma, classes):
+        return classes.view(-1, 1, 1, 1).expand_as(x).to(x.dtype)
+
+    samples = sample(denoiser, (6, 1, 4, 4), classes=np.arange(6), batch_size=4, progress=False)
+    assert samples.mean(dim=(1, 2, 3)).tolist() == pytest.approx(range(6), abs=0.01)
+    seen = []
+
+    def discriminator(x_vp, tau, classes):
+        seen.append(classes.tolist())
+        return x_vp.mean(dim=(1, 2, 3))
+
+    guidance = DiscriminatorGuidance(discriminator)
+    sample(denoiser, (6, 1, 4, 4), classes=np.arange(6), guidance=guidance, batch_size=4, progress=False)
+    assert [0, 1, 2, 3] in seen
+    assert [4, 5] in seen

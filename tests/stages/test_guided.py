@@ -42,7 +42,7 @@ def load(layout: Layout, variant: str) -> dict[str, np.ndarray]:
 
 
 def trajectory(tiny: Tiny, variant: str, images: int = 8) -> dict[str, np.ndarray]:
-    return guided.trajectory(*tiny, variant, images)
+    return guided.variant_trajectory(*tiny, variant, images)
 
 
 def active(tiny: Tiny, variant: str, low: float, high: float) -> tuple[list[bool], list[bool]]:

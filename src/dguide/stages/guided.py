@@ -32,7 +32,7 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.batches import Arrays, in_batches
 from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance, simplex_weights
-from discriminator_guidance.sampling.sampler import sample
+from discriminator_guidance.sampling.sampler import sample, trajectory
 from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
 
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on
@@ -81,11 +81,11 @@ def draw(
     batches: Sequence[Sequence[int]],
     work: str = "",
     networks: Networks | None = None,
-    trajectory: bool = False,
+    states: bool = False,
 ) -> Iterator[tuple[int, Arrays, bool]]:
     """Draw batches of sample indices by a variant; yields each batch's number, its arrays, and whether they were kept.
 
-    They are images (n, H, W, C) uint8, labels (n,) in a conditional profile, index (n,), and with `trajectory` also
+    They are images (n, H, W, C) uint8, labels (n,) in a conditional profile, index (n,), and with `states` also
     sigma (steps + 1,), states (steps + 1, n, H, W, C), denoised (steps, n, H, W, C), log_ratio (steps, n), +inf where
     nothing guides, and fit_sigma (T,), fit_weights (T, M) where weights are fitted. Sample i depends on the seed and i
     alone, up to rounding. Under the name `work` finished batches survive a kill, and the processes of torchrun divide
@@ -118,10 +118,14 @@ def draw(
             discriminators = partial(members, labels=labels)
             guidance = DiscriminatorGuidance(discriminators, 1.0, variant.rule, window, weights, clip=PROBABILITY_CLIP)
         how: dict[str, Any] = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
-        how |= {"dtype": torch.float64, **vars(sampler)}  # images are rounded from what the sampler computes
+        how |= {
+            "dtype": torch.float64,
+            "batch_size": len(indices),
+            **vars(sampler),
+        }
         with compute.autocast():
-            if trajectory:
-                way = sample(denoise, (len(indices), *shape), trajectory=True, **how)
+            if states:
+                way = trajectory(denoise, (len(indices), *shape), **how)
                 samples = way.states[-1]
                 arrays |= {name: as_shown(values) for name, values in way._asdict().items()}
                 arrays |= {name: values.numpy() for name, values in fit.items()}
@@ -149,11 +153,11 @@ def batches_of(span: SampleRange) -> list[range]:
     return [indices[start : start + span.batch_size] for start in range(0, span.images, span.batch_size)]
 
 
-def trajectory(config: Config, layout: Layout, variant: str, images: int) -> Arrays:
+def variant_trajectory(config: Config, layout: Layout, variant: str, images: int) -> Arrays:
     """The way of the first evaluation samples of a variant through the noise levels, as `draw` describes it."""
     span, row = config.guided, config.variants[variant]
     first = range(span.seed_start, span.seed_start + images)
-    ((_, arrays, _),) = draw(config, layout, row, span.seed, [first], trajectory=True)
+    ((_, arrays, _),) = draw(config, layout, row, span.seed, [first], states=True)
     return arrays
 
 

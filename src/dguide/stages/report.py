@@ -10,7 +10,7 @@ from dguide import tracking
 from dguide.report.gather import ReportData
 from dguide.report.page import build_report
 from dguide.settings import Config, Layout, plain
-from dguide.stages.guided import trajectory
+from dguide.stages.guided import variant_trajectory
 from dguide.tracking import Tracker, provenance
 from discriminator_guidance.core.files import write_json
 from discriminator_guidance.core.noise import tau_from_sigma
@@ -25,7 +25,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     names = list(dict.fromkeys([config.evaluation.baseline, *config.report.log_ratios]))
     with tracking.bar("trajectories", len(names), "variants") as advance:
         for name in names:
-            arrays = trajectory(config.replicate(0), first, name, config.report.trajectory_images)
+            arrays = variant_trajectory(config.replicate(0), first, name, config.report.trajectory_images)
             tau = tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()
             trajectories[name] = arrays | {"tau": tau}
             advance(1)

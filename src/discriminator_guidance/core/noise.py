@@ -71,6 +71,9 @@ def tau_from_sigma(sigma: Tensor) -> Tensor:
     """The VP time whose noise-to-signal ratio is sigma: sigma^2 = exp(integral) - 1.
 
     sigma: EDM noise levels in units of data scaled to [-1, 1]. Kim et al. 2023, Appendix (time conversion).
+
+    >>> round(tau_from_sigma(torch.tensor(80.0)).item(), 3)
+    0.934
     """
     # The plain logarithm loses nothing that matters in float64, where sampling computes, and rounds in float32 as
     # the official code does.
@@ -78,7 +81,11 @@ def tau_from_sigma(sigma: Tensor) -> Tensor:
 
 
 def sigma_from_tau(t: Tensor) -> Tensor:
-    """The EDM noise level of a VP time, the inverse of `tau_from_sigma`."""
+    """The EDM noise level of a VP time, the inverse of `tau_from_sigma`.
+
+    >>> round(sigma_from_tau(torch.tensor(0.01)).item(), 3)
+    0.045
+    """
     return torch.sqrt(torch.expm1(beta_integral(t)))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -170,6 +171,7 @@ def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
 
 
 Rows = NDArray[Any]
+Sets = Rows | Sequence[Rows]  # a list: one set of images for each training seed
 
 
 class Interval(NamedTuple):
@@ -181,30 +183,86 @@ class Interval(NamedTuple):
 
 
 def frechet_distance(
-    generated: Rows,
+    generated: Sets,
     reference: Rows,
     *,
-    baseline: Rows | None = None,
+    baseline: Sets | None = None,
     network: Callable[[Tensor], Tensor] | None = None,
     device: torch.device | str = "cpu",
 ) -> Interval:
     """The Frechet distance of generated to real images, or its difference from a baseline's, with a 95 % interval.
 
-    Features (N, d); or uint8 images (N, H, W, C) and a `network` of features, given float32 (N, C, H, W) in [-1, 1].
-    baseline: other generated images, row by row of the same noise (one seed of `sample`), for the difference is paired;
-    below 0, `generated` is better. The interval covers the drawing of generated images, see `metrics.significance`.
+    Args:
+        generated: features (N, d), or uint8 images (N, H, W, C) with a `network`. A list of sets, one for each
+            discriminator that was trained with another seed, gives their mean; the interval then covers training too.
+        reference: the same of real images.
+        baseline: other generated images, or a list of sets, row by row of the same noise (one seed of `sample`): the
+            difference is paired; below 0, `generated` is better.
+        network: of features, given float32 (N, C, H, W) in [-1, 1], such as that of `train_features`.
+        device: where to compute features.
 
     >>> noise, real = np.random.default_rng(0).normal(size=(2, 1000, 4))
     >>> value, low, high = frechet_distance(noise + 0.5, real)
     >>> low < 1.0 < high  # the squared distance of the means
     True
-    >>> frechet_distance(noise + 0.4, real, baseline=noise + 0.5).high < 0
+    >>> frechet_distance([noise + 0.4, noise + 0.41], real, baseline=noise + 0.5).high < 0
     True
     """
-    sets = [rows for rows in (reference, generated, baseline) if rows is not None]
-    if network is not None:
-        sets = [extract_features(network, images, 256, device) for images in sets]
-    real = gaussian_of_features(sets[0])
-    distance, *unguided = (Estimate.of([frechet_influence(features, real)]) for features in sets[1:])
-    estimate = distance.minus(*unguided) if unguided else distance
+    real, *sets = _features_of(generated, reference, baseline, network, device)
+    gaussian = gaussian_of_features(real)
+    return _interval(sets, lambda rows: frechet_influence(rows, gaussian))
+
+
+def kernel_distance(
+    generated: Sets,
+    reference: Rows,
+    *,
+    baseline: Sets | None = None,
+    network: Callable[[Tensor], Tensor] | None = None,
+    device: torch.device | str = "cpu",
+) -> Interval:
+    """KID, the kernel distance of all images (see `kid_influence`); arguments and result as of `frechet_distance`.
+
+    Unlike the Frechet distance it does not grow as N falls.
+
+    >>> noise, real = np.random.default_rng(0).normal(size=(2, 1000, 4))
+    >>> kernel_distance(noise + 0.5, real).low > 0
+    True
+    """
+    real, *sets = _features_of(generated, reference, baseline, network, device)
+    kernels = KernelSet.of(real, device)
+    return _interval(sets, lambda rows: kid_influence(KernelSet.of(rows, device), kernels))
+
+
+def _features_of(
+    generated: Sets,
+    reference: Rows,
+    baseline: Sets | None,
+    network: Callable[[Tensor], Tensor] | None,
+    device: torch.device | str,
+) -> list[Any]:
+    """Features of the reference, and lists of those of generated images and of the baseline, if there is one."""
+    parts = [generated] if baseline is None else [generated, baseline]
+    sets: list[Any] = [part if isinstance(part, list | tuple) else [part] for part in parts]
+    counts = sorted({len(rows) for part in sets for rows in part})
+    if len(counts) > 1:
+        got = " and ".join(map(str, counts))
+        raise InputError("as many images in each set", got, "leave some out: a distance changes with their number")
+
+    def features(rows: Rows) -> Rows:
+        return rows if network is None else extract_features(network, rows, 256, device)
+
+    real, *lists = features(reference), *([features(rows) for rows in part] for part in sets)
+    if counts[0] <= real.shape[1]:
+        text = f"{counts[0]} images are fewer than the {real.shape[1]} features: distances say little; draw more"
+        warnings.warn(text, stacklevel=3)
+    return [real, *lists]
+
+
+def _interval(sets: Sequence[Sequence[Rows]], measured: Callable[[Rows], tuple[float, Doubles]]) -> Interval:
+    estimate, *unguided = (Estimate.of(map(measured, rows)) for rows in sets)
+    for baseline in unguided:
+        repeated = len(estimate.values) if len(baseline.values) == 1 else 1
+        alike = Estimate(baseline.values * repeated, baseline.influence.repeat(repeated, axis=0), baseline.limits)
+        estimate = estimate.minus(alike)
     return Interval(estimate.mean, *estimate.interval())

@@ -28,8 +28,11 @@ def in_batches(
     """
     mine = missing = list(range(len(batches)))
     if work is not None:
-        kept = {number: arrays for number in missing if (arrays := work.load_shard(number)) is not None}
-        yield from ((number, arrays, True) for number, arrays in kept.items())
+        kept = set()
+        for number in missing:
+            if (shard := work.load_shard(number)) is not None:
+                kept.add(number)
+                yield number, shard, True
         missing = broadcast([number for number in missing if number not in kept])
         mine = missing[rank() :: world_size()]
     for number in mine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,17 @@ WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) f
 def innermost(function: Any) -> Any:
     """The callable below functools.partial, which has the attributes."""
     while isinstance(function, partial):
-        function = function.func
+        function = function.args[0] if function.func is _with_classes else function.func
     return function
+
+
+def conditioned(function: Callable[..., Tensor], *classes: Tensor) -> Callable[..., Tensor]:
+    """A denoiser or discriminator that is given the classes of a batch as its last arguments."""
+    return partial(_with_classes, function, classes)
+
+
+def _with_classes(function: Callable[..., Tensor], classes: Sequence[Tensor], x: Tensor, level: Tensor) -> Tensor:
+    return function(x, level, *classes)
 
 
 def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:

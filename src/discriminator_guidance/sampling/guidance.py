@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,14 @@ from torch.nn.functional import logsigmoid
 
 from discriminator_guidance.core.errors import ConfigError, DivergenceError
 from discriminator_guidance.core.noise import column, levels_of, marginal_mean, tau_from_sigma
-from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime, gradient, innermost, shrunk_mean_logit
+from discriminator_guidance.sampling.ensemble import (
+    Denoiser,
+    WeightsOfTime,
+    conditioned,
+    gradient,
+    innermost,
+    shrunk_mean_logit,
+)
 
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
 EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
@@ -131,6 +138,11 @@ class DiscriminatorGuidance:
         """The discriminators, as a list."""
         several: Any = self.discriminators
         return [several] if callable(several) and not isinstance(several, nn.ModuleList) else list(several)
+
+    def conditioned(self, *classes: Tensor) -> DiscriminatorGuidance:
+        """The same guidance, whose discriminators are given the classes of a batch too."""
+
+        return replace(self, discriminators=[conditioned(network, *classes) for network in self.networks])
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.core.errors import ConfigError, DivergenceError
+from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
+from discriminator_guidance.core.files import Resumable
+from discriminator_guidance.core.images import to_uint8
 from discriminator_guidance.core.noise import karras_sigmas, normal, normal_batch, widest
-from discriminator_guidance.core.settings import SamplerSettings
-from discriminator_guidance.sampling.ensemble import Denoiser, innermost
+from discriminator_guidance.core.progress import progress_line
+from discriminator_guidance.core.runtime import barrier, is_first
+from discriminator_guidance.core.settings import Count, SamplerSettings
+from discriminator_guidance.sampling.batches import Arrays, in_batches, write_batches
+from discriminator_guidance.sampling.ensemble import Denoiser, conditioned, innermost
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance, Guidance
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
@@ -123,9 +129,6 @@ def _column(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-EDM_SAMPLER = SamplerSettings()
-
-
 class Trajectory(NamedTuple):
     """The way of samples through the noise levels."""
 
@@ -135,41 +138,49 @@ class Trajectory(NamedTuple):
     log_ratio: Tensor  # (steps, N) of the discriminators, +inf where they do not guide
 
 
+class SampleSettings(SamplerSettings):
+    """What `sample` and `trajectory` take beside the settings of the sampler."""
+
+    dtype: Any = torch.float32  # in which the denoiser is called and samples are returned
+    state_dtype: Any = None  # of the sampler itself; None: float64, or float32 on a device that has no float64
+    batch_size: Count = 256  # images of which the states are in memory at once
+    progress: bool = True  # a line on standard error, of more than one batch
+
+
 @overload
-def sample(
-    denoiser: Denoiser, shape: Sequence[int], *, trajectory: Literal[False] = False, **options: Any
-) -> Tensor: ...
+def sample(denoiser: Denoiser, shape: Sequence[int], *, out: None = None, **options: Any) -> Tensor: ...
 @overload
-def sample(denoiser: Denoiser, shape: Sequence[int], *, trajectory: Literal[True], **options: Any) -> Trajectory: ...
+def sample(denoiser: Denoiser, shape: Sequence[int], *, out: str | Path, **options: Any) -> Path: ...
 def sample(
     denoiser: Denoiser,
     shape: Sequence[int],
     *,
     guidance: DiscriminatorGuidance | None = None,
+    classes: Any = None,
     seed: int = 0,
     first: int | Sequence[int] = 0,
-    trajectory: bool = False,
+    out: str | Path | None = None,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    state_dtype: torch.dtype | None = None,
-    **settings: float,
-) -> Tensor | Trajectory:
+    **settings: Any,
+) -> Tensor | Path:
     """Draw samples (N, C, H, W), about [-1, 1] and not clipped, with EDM's Heun sampler.
 
     Image i of a seed depends on the seed and i alone, up to rounding.
 
     Args:
         denoiser: D(x; sigma), the expected x0 of x = x0 + sigma n, from x (N, C, H, W) and sigma (N,), called without
-            gradients. Classes come by closure: `partial(network, class_labels=labels)`.
-        shape: (N, C, H, W) of the samples.
+            gradients.
+        shape: (N, C, H, W) of the samples, any N.
         guidance: what discriminators add to the slope; None: nothing.
+        classes: one of each image, (N, ...); the denoiser and the discriminators are given those of a batch as a third
+            argument. What is the same for all images comes by closure: `partial(network, prompt=prompt)`.
         seed: of the random streams, of which each image has its own.
         first: the i of the first image, or the i of every image.
-        trajectory: return a `Trajectory`, which ends in the samples.
+        out: where samples go, batch by batch, so that N need not fit in memory: a folder of PNG files or an .npz file
+            of 8-bit images, or an .npy file of floats. The same call resumes there after a kill, the processes of
+            torchrun divide the batches, and the path is returned.
         device: where the denoiser computes.
-        dtype: in which the denoiser is called and samples are returned.
-        state_dtype: in which the sampler itself computes; float64, or float32 on a device that has no float64.
-        settings: other values for fields of `SamplerSettings`, such as steps (18) or s_churn; sigma_min and sigma_max
+        settings: other values for fields of `SampleSettings`, such as steps (18) or batch_size; sigma_min and sigma_max
             end where the denoiser's do, if it has such (as `from_diffusers` gives it), also below functools.partial.
 
     >>> def denoiser(x, sigma):  # of normal data with standard deviation 0.5
@@ -177,42 +188,143 @@ def sample(
     >>> samples = sample(denoiser, (64, 1, 8, 8))
     >>> samples.shape, round(samples.std().item(), 1)
     (torch.Size([64, 1, 8, 8]), 0.5)
-    >>> path = sample(denoiser, (64, 1, 8, 8), trajectory=True)
-    >>> path.states.shape, bool(torch.equal(path.states[-1], samples))
-    (torch.Size([19, 64, 1, 8, 8]), True)
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True
     """
-    if unknown := settings.keys() - vars(EDM_SAMPLER).keys():
-        allowed = f"allowed are those of sample and {', '.join(vars(EDM_SAMPLER))}"
+    chosen, indices = _prepared(denoiser, shape, guidance, seed, first, settings)
+    count, size = len(indices), chosen.batch_size
+    batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def draw(rows: slice) -> Tensor:
+        network, guide = denoiser, guidance
+        if classes is not None:
+            labels = torch.as_tensor(classes[rows]).to(device)
+            network, guide = conditioned(denoiser, labels), guidance and guidance.conditioned(labels)
+        return _heun(network, guide, indices[rows], shape[1:], seed, device, chosen)
+
+    def arrays(rows: slice) -> Arrays:
+        samples = draw(rows)
+        return {"samples": samples.cpu().numpy() if path.suffix == ".npy" else to_uint8(samples)}
+
+    with progress_line("samples", count, "images", chosen.progress and len(batches) > 1) as tell:
+        if out is None:
+            parts = []
+            for rows in batches:
+                parts.append(draw(rows))
+                tell(rows.stop)
+            return torch.cat(parts)
+        path, done = Path(out), 0
+        first_of_all = None if classes is None else classes[:1]
+        key = {**vars(chosen), "seed": seed, "indices": [*indices], "shape": [*shape[1:]], "size": size}
+        key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
+        key["networks"] = fingerprint_of(denoiser, guidance, shape[1:], device, first_of_all)
+        work = Resumable(path.parent, f".{path.name}", key)
+        for number, _, _ in in_batches(batches, arrays, work):
+            done += batches[number].stop - batches[number].start
+            tell(done)
+    if is_first():
+        write_batches(path, count, (_kept(work, number) for number in range(len(batches))))
+        work.remove()
+    barrier()
+    return path
+
+
+def trajectory(
+    denoiser: Denoiser,
+    shape: Sequence[int],
+    *,
+    guidance: DiscriminatorGuidance | None = None,
+    seed: int = 0,
+    first: int | Sequence[int] = 0,
+    device: torch.device | str = "cpu",
+    **settings: Any,
+) -> Trajectory:
+    """The way of samples through the noise levels, which ends in those of `sample` with the same arguments.
+
+    >>> path = trajectory(lambda x, sigma: 0 * x, (4, 1, 8, 8))
+    >>> path.states.shape
+    torch.Size([19, 4, 1, 8, 8])
+    """
+    chosen, indices = _prepared(denoiser, shape, guidance, seed, first, settings)
+    states: States = []
+    x = _heun(denoiser, guidance, indices, shape[1:], seed, device, chosen, states)
+    sigma = karras_sigmas(chosen.steps, chosen.sigma_min, chosen.sigma_max, chosen.rho)
+    paths, denoised, log_ratio = (torch.stack(parts).to(chosen.dtype) for parts in zip(*states, strict=True))
+    return Trajectory(sigma, torch.cat([paths, x.unsqueeze(0)]), denoised, log_ratio)
+
+
+def _prepared(
+    denoiser: Denoiser,
+    shape: Sequence[int],
+    guidance: DiscriminatorGuidance | None,
+    seed: int,
+    first: int | Sequence[int],
+    settings: Mapping[str, Any],
+) -> tuple[SampleSettings, Sequence[int]]:
+    """The checked settings and the indices of the images."""
+    defaults = SampleSettings()
+    if unknown := settings.keys() - vars(defaults).keys():
+        allowed = f"allowed are those of sample and {', '.join(vars(defaults))}"
         raise TypeError(f"sample has no argument {', '.join(sorted(unknown))}; {allowed}")
     model = innermost(denoiser)
     low, high = getattr(model, "sigma_min", 0.0), getattr(model, "sigma_max", math.inf)
-    levels = {"sigma_min": max(low, EDM_SAMPLER.sigma_min), "sigma_max": min(high, EDM_SAMPLER.sigma_max)}
+    levels = {"sigma_min": max(low, defaults.sigma_min), "sigma_max": min(high, defaults.sigma_max)}
     w1, w2 = (0.0, 0.0) if guidance is None else guidance.orders
-    chosen = replace(EDM_SAMPLER, **{"w1": w1, "w2": w2, **levels, **settings})  # type: ignore[arg-type]
+    chosen = SampleSettings(**{"w1": w1, "w2": w2, **levels, **settings})
     if len(shape) != 4 or min(shape) < 1:
         raise ConfigError("a shape (N, C, H, W) of at least one image", str(tuple(shape)), "correct it")
-    count, *image = shape
-    indices = range(first, first + count) if isinstance(first, int) else first
-    if len(indices) != count:
-        raise ConfigError(f"the indices of {count} images", f"{len(indices)}", "give one for each")
+    indices = range(first, first + shape[0]) if isinstance(first, int) else first
+    if len(indices) != shape[0]:
+        raise ConfigError(f"the indices of {shape[0]} images", f"{len(indices)}", "give one for each")
     if min(seed, *indices) < 0:
         got = f"seed {seed} and first {min(indices)}"
         raise ConfigError("a seed and indices of at least 0", got, "correct them")
+    return chosen, indices
+
+
+@torch.no_grad()
+def _heun(
+    denoiser: Denoiser,
+    guidance: DiscriminatorGuidance | None,
+    indices: Sequence[int],
+    image: Sequence[int],
+    seed: int,
+    device: torch.device | str,
+    settings: SampleSettings,
+    states: States | None = None,
+) -> Tensor:
+    """One batch of samples, by their indices."""
     nothing = torch.zeros(*image)
 
     def noise(step: int, raised: Tensor) -> Tensor:
         rows = zip(indices, raised.tolist(), strict=True)
         return torch.stack([normal(seed, "churn", index, step, image) if used else nothing for index, used in rows])
 
-    latents = normal_batch(seed, "latent", indices, 0, image).to(device, dtype)
-    states: States = []
-    kept = states if trajectory else None
-    with torch.no_grad():
-        x = heun(denoiser, guidance, latents, noise, chosen, kept, state_dtype or widest(latents.device)).to(dtype)
-    if not trajectory:
-        return x
-    sigma = karras_sigmas(chosen.steps, chosen.sigma_min, chosen.sigma_max, chosen.rho)
-    paths, denoised, log_ratio = (torch.stack(parts).to(dtype) for parts in zip(*states, strict=True))
-    return Trajectory(sigma, torch.cat([paths, x.unsqueeze(0)]), denoised, log_ratio)
+    latents = normal_batch(seed, "latent", indices, 0, image).to(device, settings.dtype)
+    state_dtype = settings.state_dtype or widest(latents.device)
+    return heun(denoiser, guidance, latents, noise, settings, states, state_dtype).to(settings.dtype)
+
+
+@torch.no_grad()
+def fingerprint_of(
+    denoiser: Denoiser,
+    guidance: DiscriminatorGuidance | None,
+    image: Sequence[int],
+    device: torch.device | str,
+    classes: Any = None,
+) -> list[str]:
+    """What networks make of one noisy image, to three digits: other networks are hardly ever told alike."""
+    x, sigma = normal(0, "fingerprint", 0, 0, (1, *image)).to(device), torch.ones(1, device=device)
+    given = () if classes is None else (torch.as_tensor(classes).to(device),)
+    values = [denoiser(x, sigma, *given).flatten()[:8]]
+    if guidance is not None:
+        score, log_ratio = (guidance.conditioned(*given) if given else guidance)(x, sigma)
+        values += [score.flatten()[:8], log_ratio]
+    return [f"{value:.3g}" for part in values for value in part.tolist()]
+
+
+def _kept(work: Resumable, number: int) -> np.ndarray:
+    shard = work.load_shard(number)
+    if shard is None:
+        raise InputError(f"batch {number} in {work.folder}", "none", "run the same call again")
+    return shard["samples"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
+from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.ensemble import Denoiser, RawLogits, member_gradients
 from discriminator_guidance.sampling.guidance import Discriminator, DiscriminatorGuidance
-from discriminator_guidance.sampling.sampler import EDM_SAMPLER, heun
+from discriminator_guidance.sampling.sampler import heun
 
 LEVELS, DRAWS = 12, 4  # noise levels from 0.02 to 80, and draws of noise for each image
 
@@ -116,7 +118,7 @@ def nnls(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
         weights = target
 
 
-def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5, **settings: float) -> float:
+def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5, **settings: Any) -> float:
     """The weight that the guidance of a sampler delivers at the VP times of a window, where exact guidance has 1.
 
     It is exact for a model N(0, std^2) of data N(m, std^2) with their log ratio: the shift of the samples' mean,
@@ -134,7 +136,7 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
         return x_vp.flatten(1).sum(dim=1) / marginal_mean(tau) / (std**2 + sigma_from_tau(tau) ** 2)
 
     guidance = DiscriminatorGuidance(log_ratio, window=window, dtype=torch.float64)
-    plain = replace(EDM_SAMPLER, **{**settings, "s_churn": 0.0, "boosting": False})  # type: ignore[arg-type]
+    plain = SamplerSettings(**{**settings, "s_churn": 0.0, "boosting": False})
     start = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     shift = heun(denoiser, guidance, start, lambda step, raised: start, plain)
     ends = sigma_from_tau(torch.tensor(window, dtype=torch.float64)).clamp(max=plain.sigma_max)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import TrainingSettings
+from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, train
 from discriminator_guidance.training.pairs import draw_noised
+from discriminator_guidance.training.sources import Images, image_tensor
 
 
 def train_classifier(
@@ -49,3 +53,33 @@ def train_classifier(
         return cross_entropy(logits.float(), classes), {"accuracy": accuracy}
 
     return train(network, batch_of, loss_of, Schedule.of(settings), checkpoints, report).history
+
+
+def train_features(real: Images, *, width: int = 64, device: torch.device | str = "cpu", **settings: Any) -> FidNetwork:
+    """Train a small classifier of real images, whose `features` are a network for `frechet_distance`.
+
+    Distances by it are not comparable with published FIDs, nor with those by another one.
+
+    Args:
+        real: square images of which no discriminator is trained, as `train_discriminator` takes them, with labels: a
+            tuple (images, labels), or an iterable of (image, label).
+        width: the number of features.
+        device: where to compute.
+        settings: other values for fields of `TrainingSettings`, such as iterations (800) or seed.
+
+    >>> images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8)
+    >>> network = train_features((images, np.arange(20) % 2), iterations=2)
+    >>> network.features(torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3, 64])
+    """
+    images, labels = image_tensor(real, "real", None, None)
+    if labels is None:
+        raise InputError("labels of the real images", "none", "give a tuple (images, labels)")
+    defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
+    schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), np.asarray(labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(schedule.seed)
+        network = FidNetwork(images.shape[2], images.shape[1], (32, 32, 64, 64), width, int(labels.max()) + 1)
+        arrays = {"images": images.permute(0, 2, 3, 1).numpy(), "labels": labels.astype(np.int64)}
+        train_classifier(network, arrays, schedule, Compute(torch.device(device), "float32"))
+    return network.eval().requires_grad_(False)

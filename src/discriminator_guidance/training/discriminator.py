@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from discriminator_guidance.core.errors import ConfigError, InputError
-from discriminator_guidance.core.files import Resumable, save_weights
+from discriminator_guidance.core.files import Resumable, fingerprint, save_weights
 from discriminator_guidance.core.images import content_digest, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.progress import progress_line
-from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.runtime import Compute, broadcast
 from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
 from discriminator_guidance.core.split import Split, split_pairs
 from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import MemberLogits, build_head
 from discriminator_guidance.networks.cnn import NoisyImageCNN
 from discriminator_guidance.sampling.ensemble import Denoiser
-from discriminator_guidance.sampling.sampler import sample
+from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import loop
 from discriminator_guidance.training.loop import Batch, Report, Row, State, Trained
 from discriminator_guidance.training.pairs import (
@@ -48,7 +48,7 @@ from discriminator_guidance.training.sources import Images, image_tensor
 
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
-FEWEST, BATCH = 10, 250  # images of each kind, and samples that a denoiser draws in one call
+FEWEST = 10  # images of each kind
 LARGE = 2**32  # bytes of images that stay where they are, in main memory or mapped from a file
 WIDTH = 32  # channels of an attention head
 NO_CLIP = 1e30  # a bound of the gradient norm that changes nothing
@@ -319,7 +319,7 @@ def _pairs(
     """The images as `fit` takes them, with their split."""
     reals, real_labels = image_tensor(real, "real", settings.data_range, folder)
     if callable(fake):
-        fakes, fake_labels = _drawn(fake, reals.shape, real_labels, device), real_labels
+        fakes, fake_labels = _drawn(fake, reals.shape, real_labels, device, folder), real_labels
     else:
         fakes, fake_labels = image_tensor(fake, "fake", settings.data_range, folder)
     labels = [label for label in (real_labels, fake_labels) if label is not None]
@@ -338,17 +338,20 @@ def _pairs(
     return Pairs(reals, fakes, kinds, joined, split_of(settings, len(reals), len(fakes)))
 
 
-def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.device) -> Tensor:
-    """As many samples of a denoiser as there are real images, with their labels."""
-    chosen, parts = list[Tensor](), []
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return denoiser(x, sigma, *chosen)
-
-    for rows in np.array_split(np.arange(shape[0]), range(BATCH, shape[0], BATCH)):
-        chosen[:] = [] if labels is None else [torch.as_tensor(labels[rows]).long().to(device)]
-        parts.append(sample(denoise, (len(rows), *shape[1:]), first=rows.tolist(), device=device).cpu())
-    return torch.cat(parts)
+def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.device, folder: Path | None) -> Tensor:
+    """As many samples of a denoiser as there are real images, with their labels; in a folder they are kept."""
+    how: dict[str, Any] = {"classes": labels, "device": device}
+    if folder is None:
+        drawn: Tensor = sample(denoiser, shape, **how).cpu()
+        return drawn
+    networks = fingerprint_of(denoiser, None, shape[1:], device, None if labels is None else labels[:1])
+    name = fingerprint(
+        {"networks": networks, "shape": list(shape), "labels": None if labels is None else [*map(int, labels)]}
+    )
+    path = folder / f"fake-{name[:12]}.npy"
+    if not broadcast(path.is_file()):
+        sample(denoiser, shape, out=path, **how)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 def _untrained(
