@@ -1,18 +1,20 @@
-"""The folders of a profile, and what interrupted stages leave in them."""
+"""The folders of a profile, what interrupted stages leave in them, and pretrained weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable, sha256, source_hash
 
 if TYPE_CHECKING:
     from discriminator_guidance.core.runtime import Compute
 
+Network = TypeVar("Network")
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
 
 
@@ -81,3 +83,22 @@ def resumable(
         "threads": torch.get_num_threads(),
     }
     return Resumable(layout.partial, name, key)
+
+
+def released_file(root: Path, path: str, key: str) -> Path:
+    """A file of pretrained weights under data/raw, which the setting `key` names."""
+    if not (root / path).is_file():
+        raise InputError(f"the file of {key} at {path}", "no such file", "run `dguide fetch`, or put it there by hand")
+    return root / path
+
+
+def read_released(
+    read: Callable[[Path], tuple[Network, dict[str, Any]]], root: Path, path: str, key: str, wanted: Mapping[str, Any]
+) -> tuple[Network, dict[str, Any]]:
+    """The network of pretrained weights that the setting `key` names, and its arguments, if they are those wanted."""
+    network, arguments = read(released_file(root, path, key))
+    for name, value in wanted.items():
+        if (got := arguments.get(name, 0)) != value:  # no label_dim is 0
+            remedy = f"change {key}, or what it must fit: real.image_size, the extractor or cond"
+            raise InputError(f"a network in {path} with {name} {value}", f"{name} {got}", remedy)
+    return network, arguments

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 from torch.nn.functional import one_hot
 
-from dguide.settings import Config, Layout, Member, plain, resumable
+from dguide.settings import Config, Layout, Member, plain, read_released, resumable
 from dguide.settings.config import Discriminator
-from dguide.stages.networks import read_released
 from dguide.tracking import Tracker, training_report
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core import files

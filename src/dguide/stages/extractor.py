@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from dguide.settings import Config, Layout, plain
-from dguide.stages.networks import network_training, read_released, save_network
+from dguide.settings import Config, Layout, plain, read_released
+from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core.files import read_npz

@@ -10,8 +10,8 @@ import torch
 
 from dguide import tracking
 from dguide.report.format import INCEPTION, estimate, fid_label, verdict
+from dguide.settings import released_file
 from dguide.stages.evaluation import RealImages, measure
-from dguide.stages.networks import released_file
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import read_json

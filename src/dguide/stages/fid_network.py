@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from dguide import tracking
-from dguide.settings import Config, Layout
-from dguide.stages.networks import network_training, released_file, save_network
+from dguide.settings import Config, Layout, released_file
+from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.files import read_npz, write_npz

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
 from dguide.settings import Config, Layout, plain, resumable
 from dguide.tracking import Tracker, training_report
-from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable, save_weights, write_csv
 from discriminator_guidance.core.runtime import Compute, is_first, world_size
 from discriminator_guidance.training.loop import Report, Row
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @contextmanager
@@ -47,22 +43,3 @@ def save_network(
     tracker.model(f"{word}-{layout.profile}", folder / "model.safetensors")
     last = {f"final_{name}": value for row in history[-1:] for name, value in row.items() if name != "iteration"}
     return {**last, "parameters": sum(parameter.numel() for parameter in network.parameters())}
-
-
-def released_file(root: Path, path: str, key: str) -> Path:
-    """A file of pretrained weights under data/raw, which the setting `key` names."""
-    if not (root / path).is_file():
-        raise InputError(f"the file of {key} at {path}", "no such file", "run `dguide fetch`, or put it there by hand")
-    return root / path
-
-
-def read_released(
-    read: Callable[[Path], tuple[Network, dict[str, Any]]], root: Path, path: str, key: str, wanted: Mapping[str, Any]
-) -> tuple[Network, dict[str, Any]]:
-    """The network of pretrained weights that the setting `key` names, and its arguments, if they are those wanted."""
-    network, arguments = read(released_file(root, path, key))
-    for name, value in wanted.items():
-        if (got := arguments.get(name, 0)) != value:  # no label_dim is 0
-            remedy = f"change {key}, or what it must fit: real.image_size, the extractor or cond"
-            raise InputError(f"a network in {path} with {name} {value}", f"{name} {got}", remedy)
-    return network, arguments

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dguide.settings import Config, Layout, plain
-from dguide.stages.networks import network_training, read_released, save_network
+from dguide.settings import Config, Layout, plain, read_released
+from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.files import load_network, read_npz, save_weights
