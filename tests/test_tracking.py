@@ -221,7 +221,7 @@ def test_a_dead_or_silent_server_costs_one_warning_and_seconds(
         name = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(server=name))
         with tracking.run("dead", "real", {}, {}) as tracker:
-            for step in range(10_000):  # more than a pipe holds
+            for step in range(10_000):  # more than an ordinary pipe holds
                 tracker.metrics(step, {"loss": 0.0})
             assert time.monotonic() - start < 5
     assert time.monotonic() - start < 60  # on a busy machine

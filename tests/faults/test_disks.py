@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,13 +34,3 @@ def test_a_disk_that_takes_nothing_keeps_the_earlier_result(project: Path, optio
     )
     refused(run(project, *private, "sh", "-c", script), "data/mini/real/", words, "complete results are kept")
     assert (project / "found").read_text() == "earlier result"
-
-
-def test_a_quota_keeps_the_earlier_result(project: Path) -> None:
-    program = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
-        "from dguide.__main__ import main; main()"
-    )
-    refused(run(project, sys.executable, "-c", program, "real"), "data/mini/real/", "File too large", "free disk space")
-    assert (project / "data/mini/real/train.npz").read_bytes() == b"earlier result"
-    assert [path.name for path in (project / "data/mini/real").iterdir()] == ["train.npz"]

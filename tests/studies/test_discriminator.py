@@ -9,14 +9,12 @@ import numpy as np
 import optuna
 import pytest
 
-from dguide.settings import Layout, load_config
+from dguide.settings import Layout
 from dguide.studies.discriminator import plan, suggest
-from dguide.studies.study import run_study
+from dguide.studies.study import GuidedSamples, run_study
 from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.core.runtime import prepare
-from discriminator_guidance.metrics.distances import distance_of_moments
-from discriminator_guidance.metrics.features import extract_features, load_fid_network
-from tests.metrics.sets import gaussian_statistics
+from discriminator_guidance.metrics.distances import frechet_influence
+from discriminator_guidance.metrics.features import extract_features
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
 from tests.studies.conftest import table
 
@@ -61,7 +59,6 @@ def test_the_winner_guides_best_among_the_finalists(searched: Tiny):
     assert written["n_trials"] == len(trials) == TRIALS
     for chart in ("history", "importances", "parallel", "slice"):
         assert (layout.study / f"discriminator_{chart}.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(layout.partial.rglob("checkpoint.pt")), "checkpoints are removed"
 
 
 def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
@@ -69,26 +66,21 @@ def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
     config, layout = searched
     written, tuning = record(layout), config.studies.tuning
     span = {"images": tuning.images, "seed": tuning.seed, "seed_start": tuning.seed_start, "batch_size": 8}
-    changes = {"guided": tiny_settings()["guided"] | span, "study.tuning.seed_start": 5_000_000, "report.images": 1}
-    changes |= {"evaluation.neighborhood": 1}
+    changes = {"guided": tiny_settings()["guided"] | span, "study.tuning.seed_start": 5_000_000}
     changes |= {f"{table}.tuned": row["tuned"] for table, row in written["rows"].items()}
-    path = layout.root / "promoted.yaml"
-    path.write_text(json.dumps(tiny_settings(changes)).replace("Infinity", ".inf"))
-    promoted = load_config(path)
+    promoted, _ = write_params(layout.root, tiny_settings(changes))
     run_stage("discriminator", (promoted, layout), "tuned")
     run_stage("guided", (promoted, layout), "tuned")
 
     row = rows(layout)[written["winner"]["trial"]]
     history = np.genfromtxt(layout.discriminator_report("tuned") / "history.csv", delimiter=",", names=True)
     assert float(row["validation_loss"]) == pytest.approx(history["validation_loss"][-1], rel=1e-6)
-    assert float(row["value"]) == pytest.approx(
-        float(row["validation_loss"]) + float(row["calibration_error"]), rel=1e-6
-    )
+    parts = float(row["validation_loss"]), float(row["calibration_error"])
+    assert float(row["value"]) == pytest.approx(sum(parts), rel=1e-6)
+    samples = GuidedSamples(promoted, layout)
     images = np.load(layout.guided("tuned") / "samples.npz")["images"]
-    network = load_fid_network(layout.model("fid_network"), prepare("cpu", "float32", 1))
-    drawn = gaussian_statistics(extract_features(network.features, images, 8, "cpu"))
-    real = gaussian_statistics(np.load(layout.model("fid_network") / "features.npz")["train"])
-    assert float(row["fid"]) == pytest.approx(distance_of_moments(*drawn, *real), rel=1e-4)
+    fid, _ = frechet_influence(extract_features(samples.network.features, images, 8, "cpu"), samples.reference)
+    assert float(row["fid"]) == pytest.approx(fid, rel=1e-4)
 
 
 def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):
@@ -98,7 +90,6 @@ def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):
     assert ("pruned", "") in states
     assert {state for state, grid in states if grid} == {"complete"}
     assert len(states) == 7
-    assert not list(layout.partial.rglob("checkpoint.pt"))
 
 
 def test_a_member_outside_of_what_is_searched_is_refused_before_anything_runs(tiny: Tiny):

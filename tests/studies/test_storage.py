@@ -43,15 +43,10 @@ def test_a_study_begins_with_its_grid_and_resumes_as_if_never_interrupted(root: 
 
 
 def test_a_trial_that_diverges_counts(root: Path):
-    points = {**CORNERS, "D3": {"x": 4.9, "y": 0.0}, "D4": {"x": 0.0, "y": 4.9}}
-    study = take_part(root, 3)
-    for name, point in points.items():
-        study.enqueue_trial(point, user_attrs={"grid": name}, skip_if_exists=True)
-    study = take_part(root, 5)
-    assert [trial.state for trial in study.trials[3:]] == [TrialState.PRUNED, TrialState.PRUNED]
-    assert "lower x" in study.trials[3].user_attrs["reason"]
-    assert len(ended(study)) == 5
-    assert len(take_part(root, 6).trials) == 6, "it is not tried again"
+    take_part(root, 3).enqueue_trial({"x": 4.9, "y": 0.0})
+    trial = take_part(root, 4).trials[3]
+    assert (trial.state, "lower x" in trial.user_attrs["reason"]) == (TrialState.PRUNED, True)
+    assert len(ended(take_part(root, 5))) == len(take_part(root, 5).trials) == 5, "it is not tried again"
 
 
 def test_a_killed_worker_costs_its_trial_which_runs_again_when_asked(root: Path):
@@ -91,16 +86,14 @@ def test_a_study_of_other_settings_is_refused_and_stays(root: Path):
     "line",
     [
         '{"op_code": 4, "wor',
-        '{"op_code": 99, "worker_id": "w", "study_id": 0}',
         '{"op_code":' + "[" * 50_000 + "]" * 50_000 + "}",
         '{"op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": null, "state": 1, "value": "low"}',
     ],
-    ids=["incomplete", "unknown operation", "nested deeply", "value of text"],
+    ids=["incomplete", "nested deeply", "value of text"],
 )
 def test_a_damaged_journal_is_one_line(root: Path, line: str):
     take_part(root, 3)
-    lines = journal(root).read_text().splitlines()
-    damaged = "\n".join([*lines[:-2], line, *lines[-2:], ""])
+    damaged = journal(root).read_text() + f"{line}\n{line}\n"
     journal(root).write_text(damaged)
     with pytest.raises(InputError, match=r"a complete journal .*ensemble\.journal; .*restore it with git"):
         take_part(root, 4)
