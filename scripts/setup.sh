@@ -27,8 +27,14 @@ fi
 echo "setup: installing into .venv (a minute or more, once; details in .venv/install.log)"
 bars=on
 [ -t 1 ] || bars=off
-.venv/bin/python -m pip install --quiet --progress-bar $bars --log .venv/install.log --no-input \
-    --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+install() {
+    .venv/bin/python -m pip install --quiet --progress-bar $bars --log .venv/install.log --no-input \
+        --disable-pip-version-check --no-compile "$@"
+}
+# The constraints name every package, so that pip need not look for versions that fit; the second call brings what only
+# this machine needs, such as CUDA's libraries. Python compiles what it imports when it does.
+install --no-deps --requirement constraints.txt
+install --editable '.[dev]' --constraint constraints.txt
 # Created here, because several processes that create it at the same time disturb each other.
 MLFLOW_DISABLE_TELEMETRY=true .venv/bin/mlflow db upgrade sqlite:///mlflow.db >/dev/null 2>&1 || true
 # DVC unpickles its own indices (CVE-2025-69872 of diskcache, without a fix) and would keep them where everybody on this
