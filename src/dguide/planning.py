@@ -25,7 +25,6 @@ from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.training.discriminator import split_of, training_rows
 
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
-MATCHING_COST = 5  # of a training step by score matching, in steps by cross-entropy
 VALIDATION = 1.1  # training of a discriminator with its validation, relative to training alone
 PRODUCT_FLOPS = 0.5 * 2 * EDGE**3  # that metrics reach in the time of a large product, half of its own
 
@@ -80,10 +79,9 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
 
     for name, member in config.members.items():
         settings = member_settings(config.discriminator, member)
-        cost = VALIDATION * (1 if settings.objective == "cross_entropy" else MATCHING_COST)
         rows = len(training_rows(settings, split_of(settings, train, config.fake.images)))
         images = settings.steps * settings.batch_size if settings.epochs is None else settings.epochs * rows
-        yield f"discriminator/{name}", {("head_step", member.network): cost * images}
+        yield f"discriminator/{name}", {("head_step", member.network): VALIDATION * images}
 
     for name, variant in config.variants.items():
         yield f"guided/{name}", sampling_calls(config, train, variant, config.guided.images)

@@ -35,7 +35,6 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 continues .*d0 and needs its network"),
         ({"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2}}, "members.d1.split names"),
         ({"members.d1.images": 500}, "variants.mean_prob.members have different images"),
-        ({"members.d1.objective": "score_matching", "members.d1.checkpoint": "best"}, "checkpoint: best asks for"),
         ({"guided.seed_start": 1000}, "guided.seed_start: fake and guided draw the same sample indices; move it"),
         ({"variants.d0.needs": "discriminator"}, "names 'discriminator'; choose among discriminator/d0"),
         ({"variants.d0.members": ["d9"]}, "variants.d0.members names 'd9'; choose among d0"),

@@ -17,7 +17,6 @@ from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.training import discriminator
 from discriminator_guidance.training.discriminator import fit, used_row
 from discriminator_guidance.training.pairs import Pairs, Split
-from discriminator_guidance.training.score_matching import ScoreMatching
 
 from .memory import Memory
 
@@ -58,10 +57,10 @@ def labelled_pairs() -> Pairs:
     return replace(make_pairs(), real=images[:200], fake=images[200:], classes=classes)
 
 
-def run(memory=None, pairs=None, report=None, head=None, features=brightness, matching=None, **changes):
+def run(memory=None, pairs=None, report=None, head=None, features=brightness, **changes):
     """The weights after the last step, those that are used, and the curve."""
     pairs, settings, memory = pairs or make_pairs(), replace(SETTINGS, **changes), memory or Memory()
-    network, last, history = fit(head or Head(), features, pairs, settings, CPU, matching, memory, report)
+    network, last, history = fit(head or Head(), features, pairs, settings, CPU, memory, report)
     return last, network.state_dict(), history
 
 
@@ -116,17 +115,12 @@ def test_every_epoch_shows_each_image_once_and_only_reshuffling_changes_the_batc
     assert sorted(chain(*seen[28:32])) == sorted(chain(*seen[32:]))  # the same draw in each epoch
 
 
-SHRINKING = ScoreMatching(lambda x, sigma: x / (1 + sigma.view(-1, 1, 1, 1) ** 2), brightness)
-
-
-@pytest.mark.parametrize("objective", ["cross_entropy", "score_matching", "both"])
 @pytest.mark.parametrize(
     "option",
     [{"checkpoint": "last"}, {"ema_decay": 0.9, "decay_fraction": 0.5}, {"shift": 1, "permute_labels": True}],
 )
-def test_a_killed_run_resumes_to_the_same_bytes_and_curve(objective, option):
-    changes = {"matching": None if objective == "cross_entropy" else SHRINKING, "objective": objective}
-    changes |= {"checkpoint": "last" if objective == "score_matching" else "best", **option}
+def test_a_killed_run_resumes_to_the_same_bytes_and_curve(option):
+    changes = {"checkpoint": "best", **option}
     head, kept, history = run(head=Head(0.2), **changes)
     memory, reported = Memory(stop_after=1), []
     with pytest.raises(KeyboardInterrupt):

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
-from torch.nn.functional import one_hot
 
 from dguide.settings import Config, Layout, Member, plain, read_released, resumable
 from dguide.settings.config import Discriminator
@@ -21,8 +19,6 @@ from discriminator_guidance.core.runtime import Compute, allow_tf32, is_first, p
 from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.networks.adm import EncoderUNet, build_discriminator, build_head
 from discriminator_guidance.networks.cnn import NoisyImageCNN
-from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.sampling.ensemble import Denoiser
 from discriminator_guidance.training.discriminator import TrainedDiscriminator, lengths, split_of, train_discriminator
 from discriminator_guidance.training.loop import Report
 from discriminator_guidance.training.pairs import Features
@@ -122,7 +118,6 @@ def train_member(
         fake,
         extractor if member.kind == "head" else None,
         start=start_network(inputs, member),
-        denoiser=None if settings.objective == "cross_entropy" else frozen_denoiser(inputs),
         device=inputs.compute.device,
         checkpoints=checkpoints,
         progress=report,
@@ -163,16 +158,6 @@ def member_checkpoints(inputs: DiscriminatorInputs, name: str, member: Member) -
     }
     images = layout.real / "train.npz", layout.fake / "samples.npz"
     return resumable(layout, name, [*images, *weights], key, inputs.compute)
-
-
-def frozen_denoiser(inputs: DiscriminatorInputs) -> Denoiser:
-    """The denoiser that score matching corrects, (x, sigma[, classes]) -> D."""
-    network = inputs.compute.place(files.load_network(EDMPrecond, inputs.layout.model("score"), "score"))
-
-    def denoiser(x: Tensor, sigma: Tensor, *classes: Tensor) -> Tensor:
-        return inputs.compute.called(network)(x, sigma, *(one_hot(labels, network.label_dim) for labels in classes))
-
-    return denoiser
 
 
 def start_network(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet | NoisyImageCNN:

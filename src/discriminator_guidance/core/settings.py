@@ -46,7 +46,6 @@ Steps = Annotated[int, Limit(low=2, high=1000)]
 ManyImages = Annotated[int, Limit(low=10)]
 Precision = Literal["float32", "tf32", "bfloat16", "auto"]
 Checkpoint = Literal["last", "best"] | Count
-Objective = Literal["cross_entropy", "score_matching", "both"]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -253,13 +252,8 @@ class DiscriminatorSettings(Settings):
     decay_fraction: UnitInterval = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
     shift: Annotated[int, Limit(low=0, high=8)] = 0  # pixels
     permute_labels: bool = False  # a null discriminator
-    objective: Objective = "cross_entropy"
     precision: Precision = "float32"
     images: ManyImages | None = None  # real and fake ones that are used, of each kind as many; None: all
     split: SplitSettings = SplitSettings()
     grid_times: Count = 8  # VP times of validation and test
     grid_times_per_image: Count | None = None  # how many of them each image sees; None: few enough for 8,192 pairs
-
-    def _problems(self) -> Iterator[str]:
-        if self.checkpoint == "best" and self.objective == "score_matching":
-            yield "checkpoint: best asks for the smallest cross-entropy, which score_matching does not lower; use last"

@@ -43,7 +43,6 @@ from discriminator_guidance.training.pairs import (
     grid_logits,
     permuted_labels,
 )
-from discriminator_guidance.training.score_matching import ScoreMatching
 from discriminator_guidance.training.sources import Images, image_tensor
 
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
@@ -61,19 +60,16 @@ def fit(
     pairs: Pairs,
     settings: DiscriminatorSettings,
     compute: Compute,
-    matching: ScoreMatching | None = None,
     checkpoints: Resumable | None = None,
     report: Report | None = None,
 ) -> Trained:
     """Minimize the binary cross-entropy of d(x_vp, t) over importance-sampled VP times (Kim et al. 2023, Eq. 4).
 
-    network: (features, t[, classes]) -> logits. Score matching replaces the cross-entropy, or is added to it, where
-    `settings.objective` asks for it. The curve has the scores on the validation grid; a resumed run reports the rows of
-    its checkpoint again.
+    network: (features, t[, classes]) -> logits. The curve has the scores on the validation grid; a resumed run reports
+    the rows of its checkpoint again.
 
     *Deviation:* several processes, see `loop.train`.
     """
-    assert (matching is None) == (settings.objective == "cross_entropy"), "matching is for the other objectives"
     split, device = pairs.split, pairs.labels.device
     rows = training_rows(settings, split)
     kinds = [rows[pairs.labels.cpu().numpy()[rows] == kind] for kind in (1, 0)]
@@ -87,35 +83,24 @@ def fit(
 
     def batch_of(step: int) -> Batch:
         if settings.epochs is None:
-            stream = (step, 0)
-            rng = generator(settings.seed, "batch", *stream)
+            rng = generator(settings.seed, "batch", step, 0)
             chosen = np.concatenate([rng.choice(kind, -(-size // 2)) for kind in kinds])
         else:
-            stream = divmod(step, every)
-            rng = generator(settings.seed, "batch", *stream)
-            chosen = order_of(stream[0])[stream[1] * size :][:size]
+            epoch, place = divmod(step, every)
+            rng = generator(settings.seed, "batch", epoch, place)
+            chosen = order_of(epoch)[place * size :][:size]
         x_vp, t = draw_noised(pairs.take(chosen), rng, settings.t_min, uniform, settings.flip, settings.shift)
         at = torch.from_numpy(chosen).to(device)
-        batch = (x_vp, t, pairs.labels[at], *(() if pairs.classes is None else (pairs.classes[at],)))
-        if matching is None:
-            return batch
-        rng = generator(settings.seed, "matching", *stream)
-        return *batch, *matching.draw(pairs, rng.choice(kinds[0], len(chosen)), rng, settings.t_min)
-
-    def logit(inputs: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
-        with compute.autocast():
-            logits: Tensor = network(inputs, t, *condition)
-        return logits.view(-1).float()
+        return x_vp, t, pairs.labels[at], *(() if pairs.classes is None else (pairs.classes[at],))
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
-        x_vp, t, target, *others = batch
-        condition, matched = (others[:0], others) if pairs.classes is None else (others[:1], others[1:])
+        x_vp, t, target, *condition = batch
         with torch.no_grad():
             frozen = features(x_vp, t)
-        logits = logit(frozen, t, *condition)
+        with compute.autocast():
+            logits: Tensor = network(frozen, t, *condition)
+        logits = logits.view(-1).float()
         loss = binary_cross_entropy(logits, target + settings.label_smoothing * (1 - 2 * target))
-        if matching is not None:
-            loss = (loss if settings.objective == "both" else 0.0) + matching.loss(logit, *matched)
         return loss, {"accuracy": accuracy(logits.detach(), target)}
 
     if not steps:
@@ -129,8 +114,8 @@ def fit(
         return settings.checkpoint != "last" and used_row(history, settings.checkpoint) == len(history)
 
     def ends(history: list[Row]) -> bool:
-        if not history or settings.patience is None or settings.objective == "score_matching":
-            return False  # score matching does not lower the cross-entropy
+        if not history or settings.patience is None:
+            return False
         return len(history) - used_row(history, "best") >= settings.patience
 
     validation = loop.Validation(every, "train_", lambda network: validate(network, grid, compute), chooses, ends)
@@ -231,7 +216,6 @@ def train_discriminator(
     extractor: Extractor | None = None,
     *,
     start: nn.Module | None = None,
-    denoiser: Denoiser | None = None,
     device: torch.device | str = "cpu",
     checkpoints: str | Path | Resumable | None = None,
     progress: bool | Report = True,
@@ -253,7 +237,6 @@ def train_discriminator(
         extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose features a head
             is trained, as in the paper. None trains a whole network of the noised images.
         start: the network to begin with; None: a fresh one.
-        denoiser: for the objectives with score matching; None: `fake`, if it is one.
         device: where to compute.
         checkpoints: a folder.
         progress: a bar on standard error; or a function called with the steps done and each row of the curve.
@@ -271,13 +254,6 @@ def train_discriminator(
     chosen, device = TrainerSettings(**settings), torch.device(device)
     folder = Path(checkpoints) if isinstance(checkpoints, str | Path) else None
     pairs = _pairs(real, fake, chosen, device, folder)
-    matching = None
-    if chosen.objective != "cross_entropy":
-        denoiser = denoiser or (fake if callable(fake) else None)
-        if denoiser is None:
-            remedy = "give denoiser=, or objective='cross_entropy'"
-            raise ConfigError(f"a denoiser for objective {chosen.objective}", "none", remedy)
-        matching = ScoreMatching(denoiser, extractor or _itself)
     compute = Compute(device, chosen.precision)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(chosen.seed)
@@ -293,7 +269,7 @@ def train_discriminator(
         _, steps = lengths(chosen, pairs.split)
         with progress_line("training discriminator", steps, "steps", progress is True) as advance:
             report = progress if callable(progress) else lambda done, row: advance(done)
-            network, last, history = fit(network, features, pairs, chosen, compute, matching, checkpoints, report)
+            network, last, history = fit(network, features, pairs, chosen, compute, checkpoints, report)
     test = grid_of(chosen, features, pairs, pairs.split.test)
     logits, kinds = (values.cpu().numpy() for values in (grid_logits(network, test, compute), test.labels.long()))
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
