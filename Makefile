@@ -22,6 +22,7 @@ setup: .venv/.stamp ## build .venv (once; again when pyproject.toml or constrain
 
 repro: setup ## run the pipeline and print its results; PROFILE=name activates another profile first
 	@[ -z "$(PROFILE)" ] || dguide profile $(PROFILE)
+	@dguide config
 	@dvc repro
 	@dguide summary
 

@@ -122,7 +122,7 @@ def test_released_files_become_weights_that_load_back(project: Path) -> None:
 def test_config_and_profile(project: Path) -> None:
     assert "6 members, 16 variants" in dguide(project, "config").stdout
     assert "profile cifar10" in dguide(project, "profile", "cifar10").stdout
-    assert "profile cifar10" in dguide(project, "config").stdout
+    refused(dguide(project, "config"), "cifar-10-binary.tar.gz, which real.path names", "`dguide fetch cifar10`")
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("steps: 35", "steps: 18", 1))
     refused(dguide(project, "profile", "mini"), "--force")

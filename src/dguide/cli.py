@@ -125,8 +125,14 @@ def profile(
 
 @app.command(rich_help_panel=TOOLS)
 def config(params: Params = PARAMS) -> None:
-    """Check the settings without running anything."""
-    settings, _ = _opened(params)
+    """Check the settings, the device and the input files without running anything."""
+    from dguide.settings.inputs import check_inputs
+    from discriminator_guidance.core.runtime import prepare
+
+    settings, layout = _opened(params)
+    for precision in (settings.runtime.training_precision, settings.runtime.sampling_precision):
+        prepare(settings.runtime.device, precision, settings.runtime.threads)
+    check_inputs(settings, layout)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
 
@@ -242,14 +248,15 @@ def plan(
 ) -> None:
     """Estimate the time of each stage on this machine and list missing files, without running a stage."""
     from dguide import planning
+    from dguide.settings.inputs import missing_files
 
     settings, layout = _opened(params)
     if line := planning.load_line():
         typer.echo(line)
     rows = planning.table(planning.estimate(settings, layout, seconds, processes))
     tracking.table(f"profile {settings.profile}: estimates", rows)
-    for line in planning.missing_files(settings, layout.root):
-        typer.echo(f"missing: {line}")
+    for path, (key, remedy) in missing_files(settings, layout.root).items():
+        typer.echo(f"missing: {path} ({key}): {remedy}")
 
 
 @app.command(rich_help_panel=TOOLS)

@@ -1,4 +1,4 @@
-"""Command `plan`: what each stage of a profile will cost on this machine, and which input files are missing."""
+"""Command `plan`: what each stage of a profile will cost on this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Any
@@ -121,23 +120,6 @@ def load_line() -> str | None:
     if load < cores / 2:
         return None
     return f"load {load:.1f} on {cores} cores: estimates are of an idle machine, from processor time of one thread"
-
-
-def missing_files(config: Config, root: Path) -> list[str]:
-    """The input files of a profile that are not there, a line each with the key that names it and how to get it."""
-    named = {"real.path": config.real.path, "real.holdout_path": config.real.holdout_path}
-    named |= {f"{word}.path": getattr(config, word).path for word in ("score", "extractor", "fid_network")}
-    named |= {f"members.{name}.start": row.start for name, row in config.members.items()}
-    named["evaluation.reference"] = config.evaluation.reference
-    downloads = {file.path: (name, file) for name, file in config.fetch.files.items()}
-    lines = dict[str, str]()
-    for key, path in named.items():
-        made = path.startswith((f"data/{config.profile}/", "models/"))
-        if not made and path not in lines and not (root / Path(path).expanduser()).exists():
-            name, file = downloads.get(path, ("", None))
-            how = f"by hand from {file.by_hand}" if file else "put it there by hand"
-            lines[path] = f"{path} ({key}): " + (f"`dguide fetch {name}`, or {how}" if file and file.url else how)
-    return list(lines.values())
 
 
 def table(seconds: Mapping[str, float]) -> list[dict[str, str]]:

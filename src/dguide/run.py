@@ -28,13 +28,16 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     a stage again.
     """
     from dguide.settings import REPLICATED, Layout, load_config, plain
+    from dguide.settings.inputs import check_inputs
 
     config = load_config(params)
     for kind, name in row.items():
         rows = getattr(config, f"{kind}s")
         if name not in rows:
             raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
-    layouts = Layout(Path.cwd(), config.profile).replicates(config.replicates if word in REPLICATED else 1)
+    layout = Layout(Path.cwd(), config.profile)
+    check_inputs(config, layout, word)
+    layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import write_npz
 from discriminator_guidance.metrics.classification import classification_scores
 from tests.metrics.sets import gaussian_statistics
@@ -171,7 +171,7 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny)
     images, index = arrays["images"], arrays["index"]
 
     def refused(message: str, **changes: Any) -> None:
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(UserError, match=message):
             evaluated(sampled, **changes)
 
     refused(r"\(36, 8, 8, 1\) uint8 images .* 1000000 \.\. 1000035 in .*edm/samples.npz", guided__images=36)
@@ -187,6 +187,6 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny)
     logits = layout.discriminator("d1") / "test_logits.npz"
     write_npz(logits, **{name: array[:-2] for name, array in np.load(logits).items()})
     refused("the 32 test images of .*d0/test_logits.npz .*give all members as many images")
-    write_npz(layout.model("fid_network") / "features.npz", train=np.ones((5, 6)), holdout=np.ones((5, 6)))
-    refused("neighborhood of at most 3", evaluation__neighborhood=4)
+    write_npz(layout.model("fid_network") / "features.npz", train=np.ones((12, 6)), holdout=np.ones((5, 6)))
+    refused("evaluation.neighborhood; got 11; it must be at most 10", evaluation__neighborhood=11)
     assert not layout.report.exists()

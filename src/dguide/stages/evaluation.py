@@ -63,9 +63,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     # Everything is read and checked before anything is computed.
     features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
     neighbours = min(len(features["train"]), guided.images)
-    if settings.neighborhood + 2 > neighbours:
-        expected = f"evaluation.neighborhood of at most {neighbours - 2}, by the images"
-        raise InputError(expected, str(settings.neighborhood), "lower it")
+    config.check_counts(*(len(features[part]) for part in ("train", "holdout")))
     for variant in config.variants:
         for replicate in layouts:
             read_samples(config, replicate, variant)

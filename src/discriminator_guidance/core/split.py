@@ -8,6 +8,8 @@ import numpy as np
 
 from discriminator_guidance.core.noise import generator
 
+FEWEST = 10  # images of each kind
+
 
 @dataclass(frozen=True)
 class Split:
