@@ -27,7 +27,7 @@ IMAGES = {"source": "images", "path": "images.npz", "holdout_path": "images.npz"
         ({"evaluation.neighborhood": 79}, "evaluation.neighborhood; got 79; it must be at most 78, for 80 real images"),
         ({"evaluation.neighborhood": 18, "guided.images": 19}, "at most 17, for 80 real images and 19 samples"),
         ({"discriminator.images": 81}, "members.d0.images; got 81; there are 80 real images"),
-        ({"real.holdout_fraction": 0.95}, "10 fakes and 3 held-out images; got 5, 100 and 95; give more"),
+        ({"real.holdout_fraction": 0.95}, "10 fake images and 3 held-out images; got 5, 100 and 95; give"),
         ({"real.holdout_fraction": 0.02}, "got 98, 100 and 2"),
         ({"fake.images": 9}, "got 80, 9 and 20"),
         ({"discriminator.split": {"train": 0.99, "validation": 0.005, "test": 0.005, "seed": 4}}, "and 0 for test"),

@@ -375,7 +375,7 @@ class Config(Settings):
 
         shares, neighbours = self.discriminator.split, min(train, self.guided.images) - 2
         if min(train, self.fake.images) < FEWEST or holdout < FEWEST_HELD_OUT:
-            expected = f"at least {FEWEST} real images for training, {FEWEST} fakes and {FEWEST_HELD_OUT} held-out images"
+            expected = f"at least {FEWEST} real and {FEWEST} fake images and {FEWEST_HELD_OUT} held-out images"
             got = f"{train}, {self.fake.images} and {holdout}"
             raise ConfigError(expected, got, "give more images, or change fake.images or real.holdout_fraction")
         if self.evaluation.neighborhood > neighbours:
