@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from discriminator_guidance.checkpoints.pretrained import load_discriminator
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import Resumable, save_weights
+from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import to_uint8, write_png
 from discriminator_guidance.core.noise import marginal_mean, marginal_std
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
 from discriminator_guidance.sampling.sampler import sample
-from discriminator_guidance.training.discriminator import TrainedDiscriminator, train_discriminator
+from discriminator_guidance.training.discriminator import train_discriminator
+from discriminator_guidance.training.trained import TrainedDiscriminator
 
 STD, GAP = 0.25, 0.1  # of each pixel, and between the means of real and fake
 QUICK = {"steps": 150, "row_steps": 50, "batch_size": 64, "progress": False}
@@ -159,16 +159,3 @@ def test_conditional_discriminators_are_given_classes(extractor: str | None) -> 
     first, second = (trained(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
     assert first.shape == (2,)
     assert not torch.equal(first, second)
-
-
-def test_a_saved_discriminator_is_the_one_that_was_trained(tmp_path: Path) -> None:
-    trained = train(REAL[:40], FAKE[:40], **BRIEF)
-    trained.save(tmp_path / "whole")
-    x_vp, tau = REAL[:2], torch.tensor(0.1)
-    assert torch.equal(load_discriminator(tmp_path / "whole")(x_vp, tau), trained(x_vp, tau))
-    features = encoder()
-    save_weights(tmp_path / "features", features.state_dict(), features.arguments)
-    on_features = train(REAL[:40], FAKE[:40], features, **BRIEF)
-    on_features.save(tmp_path / "head")
-    loaded = load_discriminator(tmp_path / "features", tmp_path / "head")
-    assert torch.allclose(loaded(x_vp, tau)[0], on_features(x_vp, tau), atol=1e-6)

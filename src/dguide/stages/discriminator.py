@@ -19,9 +19,10 @@ from discriminator_guidance.core.runtime import Compute, allow_tf32, is_first, p
 from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.networks.adm import EncoderUNet, build_discriminator, build_head
 from discriminator_guidance.networks.cnn import NoisyImageCNN
-from discriminator_guidance.training.discriminator import TrainedDiscriminator, lengths, split_of, train_discriminator
+from discriminator_guidance.training.discriminator import lengths, split_of, train_discriminator
 from discriminator_guidance.training.loop import Report
 from discriminator_guidance.training.pairs import Features
+from discriminator_guidance.training.trained import TrainedDiscriminator
 
 LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them
 TRAINED = ("epochs", "learning_rate", "weight_decay", "t_min")  # settings after the profile's factors

@@ -16,6 +16,7 @@ from discriminator_guidance.core.files import AS_PUBLISHED, fit_network, load_to
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]
+COSINE = (64, 3)  # pixels and channels of the released classifier whose clock is that of the cosine schedule
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -44,10 +45,15 @@ def derive_arguments(state: Mapping[str, Tensor], what: str, num_head_channels: 
         raise InputError(what, got, "use a classifier or discriminator of ADM's layout") from error
 
 
-def read_adm(path: Path, num_head_channels: int = 64) -> tuple[EncoderUNet, dict[str, Any]]:
-    """A classifier or discriminator, and the arguments that its state dict fits."""
+def read_adm(path: Path, num_head_channels: int = 64, cosine: bool = False) -> tuple[EncoderUNet, dict[str, Any]]:
+    """A classifier or discriminator, and the arguments that its state dict fits.
+
+    cosine: whether it has the clock of the cosine schedule, as heads of the 64x64 classifier have, and that itself.
+    """
     what, state = f"a state dict in {path}", read_state_dict(path)
     arguments = derive_arguments(state, what, num_head_channels)
+    if cosine or (arguments["image_size"], arguments["in_channels"]) == COSINE:
+        arguments["cosine"] = True
     return fit_network(EncoderUNet, arguments, state, what, AS_PUBLISHED), arguments
 
 

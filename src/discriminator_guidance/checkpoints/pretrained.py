@@ -11,8 +11,9 @@ from torch import nn
 
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import with_remedy
 from discriminator_guidance.core.files import load_network, read_json
+from discriminator_guidance.core.hub import AGAIN, local_folder
 from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -32,21 +33,18 @@ class Pretrained(NamedTuple):
 def from_pretrained(folder: str | Path, *members: str, device: torch.device | str = "cpu") -> Pretrained:
     """The networks in dist/<profile>, which `make release` wrote, with the named discriminators or the first.
 
-    models/<profile> of a single training loads alike.
+    models/<profile> of a single training loads alike, and so does "user/repo", a release on the Hugging Face Hub.
 
     >>> models = from_pretrained("dist/mini", "d0", "d1")
     >>> guidance = DiscriminatorGuidance(models.discriminator)
     >>> sample(models.denoiser, (4, *models.shape), guidance=guidance, steps=4).shape[0]
     4
     """
-    root = Path(folder)
+    root = local_folder(folder)
 
     def load(build: Callable[..., Network], part: str) -> Network:
-        try:
+        with with_remedy("pack it again with `make release`, or download it again"):
             return _frozen(load_network(build, root / part, part), device)
-        except InputError as error:
-            remedy = "pack it again with `make release`, or download it again"
-            raise InputError(error.expected, error.got, remedy) from error
 
     score = load(EDMPrecond, "score")
     chosen = members or sorted(path.name for path in (root / "discriminator").glob("[!.]*"))[:1]
@@ -74,21 +72,29 @@ def load_discriminator(
 ) -> nn.Module:
     """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from an extractor and M heads.
 
-    Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote. A folder
-    alone is a discriminator that was trained without an extractor. head_channels: channels of an attention head, which
-    leave no trace in .pt files.
+    Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote, also
+    "user/repo" on the Hugging Face Hub. A folder alone is a whole discriminator, or has its extractor in it. The clock
+    of a 64x64 classifier and its heads, ADM's cosine schedule, is converted. head_channels: channels of an attention
+    head, which leave no trace in .pt files.
 
     >>> discriminator = load_discriminator("32x32_classifier.pt", "discriminator_60.pt")
     >>> discriminator(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.5])).shape
     torch.Size([1, 2])
     """
 
-    def load(path: Path) -> nn.Module:
-        folder = path.is_dir()
-        return load_network(build_discriminator, path, "discriminator") if folder else read_adm(path, head_channels)[0]
+    def load(path: Path, cosine: bool = False) -> nn.Module:
+        if not path.suffix or path.is_dir():
+            with with_remedy(AGAIN):
+                network: nn.Module = load_network(build_discriminator, path, "discriminator")
+                return network
+        return read_adm(path, head_channels, cosine)[0]
 
-    first, *others = (load(Path(path)) for path in (extractor, *heads))
-    return _frozen(MemberLogits(first, *others) if others else first, device)
+    first, *others = map(local_folder, (extractor, *heads))
+    if not others and (first / "extractor").is_dir():
+        first, others = first / "extractor", [first]
+    below = load(first)
+    members = [load(path, getattr(below, "cosine", False)) for path in others]
+    return _frozen(MemberLogits(below, *members) if members else below, device)
 
 
 def _frozen(network: Network, device: torch.device | str) -> Network:

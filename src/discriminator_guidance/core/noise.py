@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ def lognormal_sigmas(z: Tensor, p_mean: float, p_std: float) -> Tensor:
 
 BETA_MIN = 0.1
 BETA_MAX = 20.0
+COSINE_OFFSET = 0.008
 
 
 def beta_integral(t: Tensor) -> Tensor:
@@ -65,6 +67,13 @@ def marginal_mean(t: Tensor) -> Tensor:
 def marginal_std(t: Tensor) -> Tensor:
     """The noise scale of x_vp at VP time t, sqrt(1 - exp(-integral)) (Song et al. 2021, Eq. 29)."""
     return torch.sqrt(1 - torch.exp(-beta_integral(t)))
+
+
+def cosine_time(t: Tensor) -> Tensor:
+    """The time of the cosine schedule with the noise of VP time t (Nichol & Dhariwal 2021, Eq. 17)."""
+    start = math.pi / 2 * COSINE_OFFSET / (1 + COSINE_OFFSET)
+    angle = torch.arccos(math.cos(start) * marginal_mean(t))
+    return (1 + COSINE_OFFSET) * 2 / math.pi * angle - COSINE_OFFSET
 
 
 def tau_from_sigma(sigma: Tensor) -> Tensor:

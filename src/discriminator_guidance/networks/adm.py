@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.noise import cosine_time
 from discriminator_guidance.networks.cnn import TIME_SCALE, NoisyImageCNN
 from discriminator_guidance.networks.layers import attend, broadcast_batch, halve, sinusoidal_embedding
 
@@ -123,7 +124,8 @@ class EncoderUNet(nn.Module):
     """Encoder half of the ADM U-Net with an attention-pooling head, on images or feature maps.
 
     `channel_mult` has a factor on `model_channels` for each level, at half the size of the one before.
-    `attention_resolutions` holds downsampling factors, not image sizes. `arguments` builds the same network again.
+    `attention_resolutions` holds downsampling factors, not image sizes. `cosine`: it was trained on the times of the
+    cosine schedule. `arguments` builds the same network again.
     Dhariwal & Nichol 2021, Section 4 (classifier); Kim et al. 2023, Appendix (discriminator).
     """
 
@@ -137,10 +139,16 @@ class EncoderUNet(nn.Module):
         attention_resolutions: Sequence[int],
         channel_mult: Sequence[int] = (1, 2, 4),
         num_head_channels: int = 64,
+        use_scale_shift_norm: bool = True,
+        resblock_updown: bool = True,
+        pool: str = "attention",
         condition: bool = False,
         dropout: float = 0.0,
+        cosine: bool = False,
     ) -> None:
         super().__init__()
+        if not use_scale_shift_norm or not resblock_updown or pool != "attention":
+            raise ValueError("use_scale_shift_norm and resblock_updown must be true, and pool 'attention'")
         self.arguments: dict[str, Any] = {
             "image_size": image_size,
             "in_channels": in_channels,
@@ -152,8 +160,9 @@ class EncoderUNet(nn.Module):
             "num_head_channels": num_head_channels,
             "condition": condition,
             "dropout": dropout,
+            **({"cosine": True} if cosine else {}),
         }
-        self.model_channels = model_channels
+        self.model_channels, self.cosine = model_channels, cosine
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
@@ -201,7 +210,7 @@ class EncoderUNet(nn.Module):
         labels: (N,) integers or (N, classes) one-hot, for conditional networks only.
         """
         dtype = self.dtype
-        steps = TIME_SCALE * broadcast_batch(t, len(x), dtype)
+        steps = TIME_SCALE * broadcast_batch(cosine_time(t) if self.cosine else t, len(x), dtype)
         embedding = self.time_embed(sinusoidal_embedding(steps, self.model_channels, endpoint=False))
         if (labels is None) != (self.label_emb is None):
             raise ValueError("labels are for conditional networks, and these need them")
@@ -256,6 +265,34 @@ def build_discriminator(**arguments: Any) -> Any:
     if "extractor" in arguments:
         return MemberLogits(*(EncoderUNet(**arguments[part]) for part in ("extractor", "head")))
     return NoisyImageCNN(**arguments) if "image_shape" in arguments else EncoderUNet(**arguments)
+
+
+def create_classifier(
+    image_size: int,
+    in_channels: int,
+    out_channels: int,
+    classifier_width: int,
+    classifier_depth: int,
+    classifier_attention_resolutions: str = "32,16,8",
+    condition: bool = False,
+    **options: Any,
+) -> EncoderUNet:
+    """A network as the released classifier and discriminators are described, with 64 channels an attention head.
+
+    `image_size` (64, 32, 16 or 8) decides the number of levels; attention sizes that never occur are ignored.
+    `options`: others of EncoderUNet, with the prefix "classifier_".
+    """
+    return EncoderUNet(
+        image_size,
+        in_channels,
+        classifier_width,
+        out_channels,
+        num_res_blocks=classifier_depth,
+        attention_resolutions=[image_size // int(size) for size in classifier_attention_resolutions.split(",")],
+        channel_mult=CHANNEL_MULT[image_size],
+        condition=condition,
+        **{name.removeprefix("classifier_"): value for name, value in options.items()},
+    )
 
 
 def build_extractor(

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from discriminator_guidance.core.errors import ConfigError, InputError
-from discriminator_guidance.core.files import Resumable, fingerprint, save_weights
+from discriminator_guidance.core.files import Resumable, fingerprint
 from discriminator_guidance.core.images import content_digest, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.progress import progress_line
 from discriminator_guidance.core.runtime import Compute, broadcast
 from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
 from discriminator_guidance.core.split import FEWEST, Split, split_pairs
-from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
+from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import MemberLogits, build_head
 from discriminator_guidance.networks.cnn import NoisyImageCNN
 from discriminator_guidance.sampling.ensemble import Denoiser
 from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import loop
-from discriminator_guidance.training.loop import Batch, Report, Row, State, Trained
+from discriminator_guidance.training.loop import Batch, Report, Row, Trained
 from discriminator_guidance.training.pairs import (
     Features,
     GridFeatures,
@@ -44,13 +42,12 @@ from discriminator_guidance.training.pairs import (
     permuted_labels,
 )
 from discriminator_guidance.training.sources import Images, image_tensor
+from discriminator_guidance.training.trained import CHANCE, Extractor, TrainedDiscriminator, as_it_is
 
-Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
 LARGE = 2**32  # bytes of images that stay where they are, in main memory or mapped from a file
 WIDTH = 32  # channels of an attention head
 NO_CLIP = 1e30  # a bound of the gradient norm that changes nothing
-CHANCE = math.log(2)  # the cross-entropy of a coin toss, in nats
 
 
 def fit(
@@ -74,7 +71,7 @@ def fit(
     kinds = [rows[pairs.labels.cpu().numpy()[rows] == kind] for kind in (1, 0)]
     pairs = permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
     size, (every, steps) = settings.batch_size, lengths(settings, split)
-    uniform = 1.0 - float(settings.importance_sampling)
+    uniform = 0.0 if settings.importance_sampling else 1.0
 
     @lru_cache(1)
     def order_of(epoch: int) -> np.ndarray:
@@ -83,7 +80,7 @@ def fit(
     def batch_of(step: int) -> Batch:
         if settings.epochs is None:
             rng = generator(settings.seed, "batch", step, 0)
-            chosen = rng.permutation(np.concatenate([rng.choice(kind, -(-size // 2)) for kind in kinds]))
+            chosen = np.concatenate([rng.choice(kind, -(-size // 2)) for kind in kinds])
         else:
             epoch, place = divmod(step, every)
             rng = generator(settings.seed, "batch", epoch, place)
@@ -114,6 +111,8 @@ def fit(
 
     def ends(history: list[Row]) -> bool:
         if not history or settings.patience is None:
+            return False
+        if isinstance(settings.checkpoint, int) and len(history) < settings.checkpoint:
             return False
         return len(history) - used_row(history, "best") >= settings.patience
 
@@ -162,51 +161,19 @@ def used_row(history: Sequence[Row], checkpoint: Checkpoint) -> int:
     return {"last": len(history), "best": int(np.argmin(losses)) + 1}.get(str(checkpoint)) or int(checkpoint)
 
 
-@dataclass(frozen=True)
-class TrainedDiscriminator:
-    """A discriminator (x_vp, tau[, classes]) -> logits (N,), and the network in it that was trained."""
-
-    network: nn.Module  # on the features
-    features: Features  # of the extractor, or x_vp itself
-    last: State  # the network's weights after the last step, where others are used
-    history: list[Row]
-    used: Row  # of the history, whose weights the network has; without training only the scores
-    split: Split  # of real ++ fake
-    tested: dict[str, NDArray[Any]]  # on held-out images: logits, labels, VP time, and image (a row of real ++ fake)
-
-    def __call__(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
-        """The logits (N,) of x_vp (N, C, H, W) at VP times (N,) or 0-dim."""
-        logits: Tensor = self.network(self.features(x_vp, tau), tau, *classes)
-        return logits.view(-1)
-
-    def __repr__(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        loss, rows = self.used["validation_loss"], len(self.history)
-        return f"TrainedDiscriminator({parameters:,} parameters, validation loss {loss:.3f}, {rows} validations)"
-
-    def save(self, folder: str | Path) -> None:
-        """Write the network for `load_discriminator`; one on an extractor's features needs that extractor too."""
-        save_weights(Path(folder), self.network.state_dict(), self.network.arguments)  # type: ignore[arg-type]
-
-    @property
-    def calibration(self) -> list[CalibrationBin]:
-        """Mean probability and fraction of real images by VP time, on held-out images."""
-        return calibration_bins(self.tested["logits"], self.tested["labels"], self.tested["time"])
-
-    @property
-    def losses(self) -> dict[float, tuple[float, float]]:
-        """Cross-entropy on held-out images and its standard error, in nats, by VP time; chance is ln 2 = 0.693."""
-        logits, labels = (torch.from_numpy(self.tested[name]) for name in ("logits", "labels"))
-        losses = binary_cross_entropy(logits.double(), labels.double(), reduction="none").numpy()
-        parts = {float(time): losses[self.tested["time"] == time] for time in np.unique(self.tested["time"])}
-        return {time: (part.mean(), part.std(ddof=1) / math.sqrt(len(part))) for time, part in parts.items()}
-
-
 class TrainerSettings(DiscriminatorSettings):
     """What `train_discriminator` takes beside a member's settings."""
 
     finetune: bool = False  # train the extractor too, in a copy
     data_range: tuple[float, float] | None = None  # black and white in floats, such as (0, 1); None: as they are
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        rows = -(-self.steps // self.row_steps) if self.epochs is None else self.epochs
+        if isinstance(self.checkpoint, int) and 0 < rows < self.checkpoint:
+            yield f"checkpoint {self.checkpoint} of {rows} rows of the curve; lower it"
+        if self.data_range is not None and self.data_range[0] == self.data_range[1]:
+            yield f"data_range {self.data_range} without an extent; give what means black and white"
 
 
 def train_discriminator(
@@ -274,7 +241,15 @@ def train_discriminator(
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
     used = history[used_row(history, chosen.checkpoint) - 1] if history else {}
     used = used or validate(network, grid_of(chosen, features, pairs, pairs.split.validation), compute)
-    trained = TrainedDiscriminator(network.requires_grad_(False), features, last, history, used, pairs.split, tested)
+    about = {
+        "real": len(pairs.real),
+        "fake": len(pairs.fake),
+        "shape": list(pairs.real.shape[1:]),
+        "source": Path(real).name if isinstance(real, str | Path) else None,
+        "settings": {name: value for name, value in asdict(chosen).items() if name in settings},
+    }
+    network.requires_grad_(False)
+    trained = TrainedDiscriminator(network, features, last, history, used, pairs.split, tested, about)
     if history and all(loss > CHANCE - 2 * error for loss, error in trained.losses.values()):
         by_time = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
         advice = "give more images or more steps, or the samples are already good"
@@ -326,7 +301,7 @@ def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.
     path = folder / f"fake-{name[:12]}.npy"
     if not broadcast(path.is_file()):
         sample(denoiser, shape, out=path, **how)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _untrained(
@@ -337,20 +312,18 @@ def _untrained(
     classes = 0 if pairs.classes is None else int(pairs.classes.max()) + 1
     if extractor is None:
         network = start or NoisyImageCNN(images.shape[1:], classes=classes)
-        return _itself, network.to(device), images
+        return as_it_is, network.to(device), images
     if isinstance(extractor, nn.Module):  # the caller's stays as it is
         extractor = copy.deepcopy(extractor).to(device).requires_grad_(False).eval()
     features = getattr(extractor, "features", extractor)
     with torch.no_grad():
         maps = features(images, images.new_tensor(0.5))
+    if maps.dim() != 4 or maps.shape[2] != maps.shape[3]:
+        raise ConfigError("an extractor of square feature maps (N, C, S, S)", str(tuple(maps.shape)), "reshape them")
     sizes = {"model_channels": width * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": width}  # paper: 128
     head = (start or build_head(maps.shape[1:], classes > 0, num_res_blocks=2, **sizes)).to(device)
     if finetune:
         if not isinstance(extractor, nn.Module):
             raise ConfigError("an extractor that is a module, to be trained", type(extractor).__name__, "give a module")
-        return _itself, MemberLogits(extractor, head).requires_grad_(True), maps
+        return as_it_is, MemberLogits(extractor, head).requires_grad_(True), maps
     return features, head, maps
-
-
-def _itself(x_vp: Tensor, tau: Tensor) -> Tensor:
-    return x_vp

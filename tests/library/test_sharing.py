@@ -1,0 +1,133 @@
+"""Discriminators are kept in folders and on a hub, with what is known of them; mistakes are one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from discriminator_guidance import TrainedDiscriminator, frechet_distance, load_discriminator
+from discriminator_guidance.core.noise import cosine_time
+from discriminator_guidance.networks.adm import create_classifier
+from tests.commands import run
+from tests.library.hub import FILES, Hub
+from tests.library.test_training import BRIEF, FIRST, REAL, encoder, train
+
+AT = REAL[:2], torch.tensor(0.1)
+
+
+def doubled(x_vp: Tensor, tau: Tensor) -> Tensor:
+    return 2 * x_vp
+
+
+@pytest.mark.parametrize(
+    ("extractor", "options"), [(None, {}), (encoder(), {}), (encoder(), {"finetune": True}), (doubled, {})]
+)
+def test_a_saved_discriminator_is_the_one_that_was_trained(extractor: Any, options: dict, tmp_path: Path) -> None:
+    trained = train(*FIRST, extractor, **BRIEF, **options)
+    trained.save(tmp_path / "digits")
+    given = {"extractor": doubled} if extractor is doubled else {}
+    again = TrainedDiscriminator.load(tmp_path / "digits", **given)
+    assert torch.equal(again(*AT), trained(*AT))
+    assert (again.losses, again.calibration, again.about) == (trained.losses, trained.calibration, trained.about)
+    assert (repr(again), again.history) == (repr(trained), [pytest.approx(row) for row in trained.history])
+    assert again.split.test.tolist() == trained.split.test.tolist()
+    card = (tmp_path / "digits" / "README.md").read_text()
+    rows = [f"| {time:.2g} | {loss:.3f} | {error:.3f} |" for time, (loss, error) in trained.losses.items()]
+    assert all(text in card for text in ("# digits", "of 20 real images to 20", '{"steps": 20, ', *rows))
+    if extractor is doubled:
+        with pytest.raises(ValueError, match=r"expected the extractor of .*; give extractor="):
+            TrainedDiscriminator.load(tmp_path / "digits")
+    else:
+        assert torch.equal(load_discriminator(tmp_path / "digits")(*AT).flatten(), trained(*AT))
+        if (below := tmp_path / "digits" / "extractor").is_dir():
+            assert torch.equal(load_discriminator(below, tmp_path / "digits")(*AT).flatten(), trained(*AT))
+
+
+PROGRAM = """
+import torch, discriminator_guidance as dg
+trained = dg.TrainedDiscriminator.load("kept")
+trained.push_to_hub("user/digits")
+at = torch.ones(2, 1, 8, 8), torch.tensor(0.1)
+assert torch.equal(dg.TrainedDiscriminator.from_pretrained("user/digits")(*at), trained(*at))
+assert torch.equal(dg.load_discriminator("user/digits")(*at)[0], trained(*at))
+dg.from_pretrained("user/absent")
+"""
+
+
+def test_a_discriminator_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
+    train(*FIRST, encoder(), **BRIEF).save(tmp_path / "kept")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "HF_TOKEN": "x"}
+        done = run(tmp_path, sys.executable, "-c", PROGRAM, **address)
+        server.shutdown()
+    assert 'from_pretrained("user/digits")' in FILES["README.md"].decode()
+    assert "InputError: expected a folder user/absent, or such a repository on the Hub; got " in done.stderr
+
+
+def test_the_clock_of_a_64x64_classifier_and_its_heads_is_converted(tmp_path: Path) -> None:
+    classifier, head = create_classifier(64, 3, 10, 64, 1), create_classifier(8, 256, 1, 64, 1)
+    paths = [tmp_path / "64x64_classifier.pt", tmp_path / "head.pt"]
+    for network, path in zip((classifier, head), paths, strict=True):
+        torch.nn.init.normal_(network.input_blocks[1][0].out_layers[3].weight, std=0.1)  # is 0 at first
+        torch.save(network.state_dict(), path)
+    x_vp, tau = torch.randn(2, 3, 64, 64), torch.tensor([0.1, 0.7])
+    t = cosine_time(tau)  # signal of Nichol & Dhariwal 2021: cos(pi/2 (t + s) / (1 + s)), relative to t = 0
+    signal = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2)
+    assert torch.allclose(signal, torch.exp(-0.05 * tau - 4.975 * tau**2), atol=1e-5)
+    logits = load_discriminator(*paths)(x_vp, tau)
+    assert torch.allclose(logits, head.eval()(classifier.eval().features(x_vp, t), t).view(1, -1), atol=1e-5)
+
+
+def folder_without(name: str) -> Callable[[Path], object]:
+    def load(folder: Path) -> object:
+        train(*FIRST, **BRIEF).save(folder)
+        (folder / name).unlink()
+        return (load_discriminator if name == "config.json" else TrainedDiscriminator.load)(folder)
+
+    return load
+
+
+IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"precision": "bf16"}, "precision; got 'bf16'; it must be one of float32, .*bfloat16"),
+        ({"checkpoint": "Best"}, "checkpoint; got 'Best'; it must be one of last, best, or at least 1"),
+        ({"checkpoint": 3}, "checkpoint 3 of 2 rows of the curve; lower it"),
+        ({"objective": "score_matching"}, "no argument objective"),
+        ({"data_range": (1, 1)}, "data_range"),
+        ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
+        ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"square feature maps \(N, C, S, S\); got \(2, 64\)"),
+        ({"extractor": doubled, "finetune": True}, "an extractor that is a module"),
+        (load_discriminator, "expected .*model.safetensors; got no such file; save it again"),
+        (folder_without("config.json"), "config.json; got no such file; save it again, or download"),
+        (folder_without("training.npz"), "training.npz; got .*No such file.*; save it again"),
+        (lambda _: train(*FIRST, **BRIEF, start=Start()).save("x"), "a network with `arguments`.*; got Start;"),
+        (lambda _: frechet_distance(IMAGES, IMAGES, baseline=IMAGES[:9], network=len), "as many images.*got 9 and 20"),
+    ],
+)
+def test_a_wrong_call_is_one_line(call: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match=said) as caught:
+        train(*FIRST, **{**BRIEF, **call}) if isinstance(call, dict) else call(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+class Start(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit = nn.Linear(64, 1)
+
+    def forward(self, x_vp: Tensor, tau: Tensor) -> Tensor:
+        return self.logit(x_vp.flatten(1))
