@@ -10,7 +10,7 @@ from torch import nn
 from dguide.settings import Config
 from dguide.sources import CIFAR10_MD5
 from discriminator_guidance.metrics.features import InceptionFeatures
-from discriminator_guidance.networks.adm import create_classifier
+from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
 from tests.checkpoints import lookalike
 from tests.sources import cifar_lookalike
@@ -40,9 +40,9 @@ def write_all(root: Path, config: Config) -> tuple[str, str]:
     network = alive(EDMPrecond(**arguments))
     content = lookalike.checkpoint(network, arguments, score.with_suffix(".executed"), scalar=lookalike.SCALAR_OLD)
     score.write_bytes(lookalike.dumps(content))  # its embedded source leaves a file if it is executed
-    torch.save(alive(create_classifier(32, 3, RELEASED_CLASSES, 128, 4)).state_dict(), extractor)
+    torch.save(alive(EncoderUNet(32, 3, 128, RELEASED_CLASSES, 4, [1, 2, 4])).state_dict(), extractor)
     for head in heads:
-        made = alive(create_classifier(8, 512, 1, 128, 2, condition=config.cond))
+        made = alive(EncoderUNet(8, 512, 128, 1, 2, [1], [1], condition=config.cond))
         torch.save(made.state_dict(), head, _use_new_zipfile_serialization=False)  # as the authors' file
     torch.save(InceptionFeatures(None).network.state_dict(), inception)
     return CIFAR10_MD5, cifar_lookalike.write_archive(archive, cifar_lookalike.contents())

@@ -50,6 +50,34 @@ def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
     assert not [path for path in layouts[1].partial.rglob("*") if path.is_file()]
 
 
+LIBRARY = """
+import os, warnings
+import numpy as np, torch
+from discriminator_guidance import sample, train_discriminator
+
+def denoiser(x, sigma):
+    return x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
+
+torch.set_num_threads(1)
+sample(denoiser, (10, 1, 8, 8), out="samples.npy", batch_size=3, steps=4)
+real = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype("float32"))
+with warnings.catch_warnings(action="ignore"):
+    trained = train_discriminator(real, denoiser, steps=20, row_steps=10, batch_size=16, checkpoints="training")
+np.save(f"logits{os.environ.get('RANK', '')}.npy", trained.tested["logits"])
+"""
+
+
+def test_the_library_divides_samples_and_training(tmp_path: Path) -> None:
+    for name, launcher in (("alone", ()), ("shared", TORCHRUN)):
+        (tmp_path / name).mkdir()
+        succeed(tmp_path / name, *launcher, "python", "-c", LIBRARY)
+    samples = [np.load(tmp_path / name / "samples.npy") for name in ("alone", "shared")]
+    np.testing.assert_allclose(*samples, atol=1e-6)
+    logits = [np.load(tmp_path / name) for name in ("alone/logits.npy", "shared/logits0.npy", "shared/logits1.npy")]
+    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(logits[1], logits[2])
+
+
 @pytest.mark.parametrize(("count", "size"), [(10, 3), (2, 3), (7, 1)])
 def test_shares_cover_all_rows_once_and_are_even(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(size))

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from discriminator_guidance.metrics.distances import frechet_distance, kernel_distance
     from discriminator_guidance.sampling.denoisers import from_diffusers, guided_unet
     from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
-    from discriminator_guidance.sampling.guider import DiscriminatorGuider as DiscriminatorGuider
     from discriminator_guidance.sampling.sampler import sample, trajectory
     from discriminator_guidance.sampling.weights import delivered_weight, fit_weights
     from discriminator_guidance.training.classifiers import train_features
@@ -23,7 +22,6 @@ _MODULES = {
     "checkpoints.pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
     "sampling.denoisers": ["from_diffusers", "guided_unet"],
     "sampling.guidance": ["DiscriminatorGuidance"],
-    "sampling.guider": ["DiscriminatorGuider"],  # not in __all__: it needs diffusers
     "core.errors": ["ConfigError", "InputError"],
     "core.images": ["to_uint8"],
     "core.noise": ["sigma_from_tau", "tau_from_sigma"],

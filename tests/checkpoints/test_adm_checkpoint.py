@@ -19,7 +19,7 @@ from torch import nn
 from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_state_dict
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import fit_network
-from discriminator_guidance.networks.adm import EncoderUNet, build_head, create_classifier
+from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet, build_head
 
 from .lookalike import Call, dumps
 
@@ -55,23 +55,24 @@ def test_both_formats_are_read_exactly(zipped, head, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "derived"),
+    ("arguments", "attention", "condition"),
     [
-        ((32, 3, 1000, 128, 4), {}, ([1, 2, 4], [1, 2, 4])),
-        ((8, 512, 1, 128, 2), {"condition": True}, ([1], [1])),
-        ((64, 3, 10, 64, 1), {"classifier_attention_resolutions": "16"}, ([4], [1, 2, 3, 4])),
+        ((32, 3, 128, 1000, 4), [1, 2, 4], False),
+        ((8, 512, 128, 1, 2), [1], True),
+        ((64, 3, 64, 10, 1), [4], False),
     ],
     ids=["classifier", "discriminator", "one attention"],
 )
-def test_shapes_describe_the_network(arguments, options, derived):
+def test_shapes_describe_the_network(arguments, attention, condition):
     with torch.device("meta"):
-        state = create_classifier(*arguments, **options).state_dict()
+        state = EncoderUNet(*arguments, attention, CHANNEL_MULT[arguments[0]], condition=condition).state_dict()
         described = derive_arguments(state, "a file")
         again = EncoderUNet(**described).state_dict()
-    names = ("image_size", "in_channels", "out_channels", "model_channels", "num_res_blocks")
+    names = ("image_size", "in_channels", "model_channels", "out_channels", "num_res_blocks")
     assert tuple(described[name] for name in names) == arguments
-    assert (described["attention_resolutions"], described["channel_mult"]) == derived
-    assert described["condition"] is options.get("condition", False)
+    assert described["attention_resolutions"] == attention
+    assert described["channel_mult"] == list(CHANNEL_MULT[arguments[0]])
+    assert described["condition"] is condition
     assert {name: tensor.shape for name, tensor in again.items()} == {name: t.shape for name, t in state.items()}
 
 

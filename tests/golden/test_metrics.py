@@ -15,7 +15,6 @@ import pytest
 
 from discriminator_guidance.metrics.distances import (
     KernelSet,
-    distance_of_moments,
     frechet_influence,
     gaussian_of_features,
     kid_influence,
@@ -105,13 +104,11 @@ def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
     if quantity == "mean_term":
         return [np.sum((mu_1 - mu_2) ** 2)]
     if quantity == "trace_sqrt":
-        spread, origin = np.trace(sigma_1) + np.trace(sigma_2), np.zeros_like(mu_1)
-        pairs = ((sigma_1, sigma_2), (sigma_2, sigma_1))
-        return [(spread - distance_of_moments(origin, one, origin, other)) / 2 for one, other in pairs]
+        distance, _ = frechet_influence(generated, gaussian_of_features(real))
+        return [(np.sum((mu_1 - mu_2) ** 2) + np.trace(sigma_1) + np.trace(sigma_2) - distance) / 2]
     if quantity.startswith("fid_"):
-        other = statistics[0] if quantity == "fid_pytorch_fid_self" else statistics[1]
         reference = gaussian_of_features(generated if quantity == "fid_pytorch_fid_self" else real)
-        return [distance_of_moments(mu_1, sigma_1, *other), frechet_influence(generated, reference)[0]]
+        return [frechet_influence(generated, reference)[0]]
     if match := re.fullmatch(r"(?:prdc_)?(precision|recall)_k(\d+)", quantity):
         return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"].mean]
     if quantity.startswith("kid_"):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.networks.adm import EncoderUNet, create_classifier
+from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
 
 FLOAT64_RELATIVE = 1e-9  # of the root mean square of the reference
@@ -90,8 +90,14 @@ def build_network(arguments: dict[str, Any], meta: dict[str, Any]) -> EDMPrecond
         assert given.pop("model_type", "SongUNet") == "SongUNet"
         sigmas = {name: float(meta[name]) for name in ("sigma_min", "sigma_max", "sigma_data") if name in meta}
         return EDMPrecond(**{**sigmas, **given})
-    given["condition"] = bool(given.get("condition"))
-    return create_classifier(**given) if "classifier_width" in given else EncoderUNet(**given)
+    given = {name.removeprefix("classifier_"): value for name, value in given.items()}
+    fixed = {"use_scale_shift_norm": True, "resblock_updown": True, "pool": "attention"}
+    assert {name: given.pop(name, value) for name, value in fixed.items()} == fixed
+    if "width" in given:  # of the original's create_classifier, which takes attention at image sizes
+        size, pixels = given["image_size"], given["attention_resolutions"].split(",")
+        given |= {"model_channels": given.pop("width"), "num_res_blocks": given.pop("depth")}
+        given |= {"attention_resolutions": [size // int(width) for width in pixels], "channel_mult": CHANNEL_MULT[size]}
+    return EncoderUNet(**given | {"condition": bool(given.get("condition"))})
 
 
 def golden_folder() -> Path:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from discriminator_guidance import TrainedDiscriminator, frechet_distance, load_discriminator
 from discriminator_guidance.core.noise import cosine_time
-from discriminator_guidance.networks.adm import create_classifier
 from tests.commands import run
 from tests.library.hub import FILES, Hub
 from tests.library.test_training import BRIEF, FIRST, REAL, encoder, train
+from tests.stages.released import classifier_file, head_file
 
 AT = REAL[:2], torch.tensor(0.1)
 
@@ -75,11 +75,9 @@ def test_a_discriminator_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_clock_of_a_64x64_classifier_and_its_heads_is_converted(tmp_path: Path) -> None:
-    classifier, head = create_classifier(64, 3, 10, 64, 1), create_classifier(8, 256, 1, 64, 1)
-    paths = [tmp_path / "64x64_classifier.pt", tmp_path / "head.pt"]
-    for network, path in zip((classifier, head), paths, strict=True):
-        torch.nn.init.normal_(network.input_blocks[1][0].out_layers[3].weight, std=0.1)  # is 0 at first
-        torch.save(network.state_dict(), path)
+    paths = tmp_path / "64x64_classifier.pt", tmp_path / "head.pt"
+    classifier = classifier_file(paths[0], 3, 64)
+    head = head_file(paths[1], classifier.feature_shape)
     x_vp, tau = torch.randn(2, 3, 64, 64), torch.tensor([0.1, 0.7])
     t = cosine_time(tau)  # signal of Nichol & Dhariwal 2021: cos(pi/2 (t + s) / (1 + s)), relative to t = 0
     signal = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance.networks.adm import EncoderUNet, build_head, create_classifier
+from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet, build_head
 
 
 @pytest.mark.parametrize(
     ("arguments", "parameters", "feature_shape"),
-    [((32, 3, 1000, 128, 4), 47_771_112, (512, 8, 8)), ((8, 512, 1, 128, 2), 2_883_841, (128, 8, 8))],
+    [
+        ((32, 3, 128, 1000, 4, [1, 2, 4]), 47_771_112, (512, 8, 8)),
+        ((8, 512, 128, 1, 2, [1]), 2_883_841, (128, 8, 8)),
+    ],
     ids=["classifier", "head"],
 )
 def test_parameters_of_the_released_networks(
-    arguments: tuple[int, ...], parameters: int, feature_shape: tuple[int, int, int]
+    arguments: tuple[Any, ...], parameters: int, feature_shape: tuple[int, int, int]
 ) -> None:
     with torch.device("meta"):
-        network = create_classifier(*arguments)
+        network = EncoderUNet(*arguments, CHANNEL_MULT[arguments[0]])
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     assert network.feature_shape == feature_shape
 

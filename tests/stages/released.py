@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from discriminator_guidance.networks.adm import EncoderUNet, build_head, create_classifier
+from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet, build_head
 from tests.checkpoints import lookalike
 
 EDM = {**lookalike.DDPMPP, "img_resolution": 8, "img_channels": 1}
@@ -27,7 +27,9 @@ def edm_file(path: Path, **changes: object) -> dict[str, torch.Tensor]:
 def classifier_file(path: Path, in_channels: int = 1, image_size: int = 8, condition: bool = False) -> EncoderUNet:
     """Write a classifier's state dict."""
     torch.manual_seed(1)
-    return _save(create_classifier(image_size, in_channels, 10, 64, 1, condition=condition), path)
+    factors = [image_size // size for size in (32, 16, 8)]
+    network = EncoderUNet(image_size, in_channels, 64, 10, 1, factors, CHANNEL_MULT[image_size], condition=condition)
+    return _save(network, path)
 
 
 def head_file(path: Path, feature_shape: tuple[int, int, int] = FEATURES, condition: bool = False) -> EncoderUNet:

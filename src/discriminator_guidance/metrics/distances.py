@@ -17,8 +17,8 @@ from discriminator_guidance.metrics.features import Doubles, Floats, comparable,
 from discriminator_guidance.metrics.significance import Estimate
 
 EPS = np.finfo(np.float64).eps
-RESOLVED = 100 * EPS  # smallest eigenvalue, relative to the largest, that is not rounding
-ROUNDING = 1e-8  # the same for published statistics; sums over 50,000 features are rounded at about 1e-13
+# Of published statistics, relative to the largest eigenvalue; sums over 50,000 features are rounded at about 1e-13.
+ROUNDING = 1e-8
 
 
 @dataclass(frozen=True)
@@ -78,24 +78,7 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     centred = torch.from_numpy(np.asarray(generated, dtype=np.float64)) - fitted.mean
     spread = centred.square().sum(dim=1) - (centred @ transport_root).square().sum(dim=1)
     influence = 2 * centred @ (fitted.mean - reference.mean) + n / (n - 1) * spread
-    return _distance(fitted, reference, singular_values), (influence - influence.mean()).numpy()
-
-
-def distance_of_moments(mu1: Doubles, sigma1: Doubles, mu2: Doubles, sigma2: Doubles) -> float:
-    """The squared Frechet distance from means (d,) and covariances (d, d) of any rank, when no influence is needed.
-
-    With S1 = L L^T (Cholesky) the trace is the sum of the roots of the eigenvalues of L^T S2 L: fast, but a root is
-    accurate to sqrt(eps) only. Where one of them is not resolved, the roots of both covariances are multiplied.
-    """
-    m1, s1, m2, s2 = (torch.from_numpy(np.asarray(moment, dtype=np.float64)) for moment in (mu1, sigma1, mu2, sigma2))
-    lower, singular = torch.linalg.cholesky_ex(s1)
-    if not singular:
-        eigenvalues = torch.linalg.eigvalsh(lower.T @ s2 @ lower)
-        if eigenvalues[0] > RESOLVED * eigenvalues[-1]:
-            return float((m1 - m2).square().sum() + s1.trace() + s2.trace() - 2 * eigenvalues.sqrt().sum())
-    sets = ((mu1, sigma1, "the first set"), (mu2, sigma2, "the second set"))
-    first, second = (gaussian_of_statistics(mu, sigma, len(mu1), name) for mu, sigma, name in sets)
-    return _distance(first, second)
+    return distance_of_gaussians(fitted, reference, singular_values), (influence - influence.mean()).numpy()
 
 
 def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) -> float:
@@ -104,9 +87,9 @@ def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) 
     g F - (g - 1) mean_j F_(-j), where F_(-j) leaves out the rows j, j + g, ... (Efron 1982, Chapter 2). It may be
     negative. For n that is not well above d, higher orders of the bias remain.
     """
-    distance = _distance(gaussian_of_features(generated), reference)
+    distance = distance_of_gaussians(gaussian_of_features(generated), reference)
     others = (np.delete(generated, np.s_[group::groups], axis=0) for group in range(groups))
-    without = [_distance(gaussian_of_features(rows), reference) for rows in others]
+    without = [distance_of_gaussians(gaussian_of_features(rows), reference) for rows in others]
     return float(groups * distance - (groups - 1) * np.mean(without))
 
 
@@ -114,10 +97,11 @@ def floor_distance(real: Floats, n: int, draws: int, seed: int) -> float:
     """The mean distance of n real rows, drawn with replacement, to all real rows."""
     reference, generator = gaussian_of_features(real), np.random.default_rng(seed)
     samples = (real[generator.integers(len(real), size=n)] for _ in range(draws))
-    return float(np.mean([_distance(gaussian_of_features(sample), reference) for sample in samples]))
+    return float(np.mean([distance_of_gaussians(gaussian_of_features(sample), reference) for sample in samples]))
 
 
-def _distance(first: Gaussian, second: Gaussian, singular_values: Tensor | None = None) -> float:
+def distance_of_gaussians(first: Gaussian, second: Gaussian, singular_values: Tensor | None = None) -> float:
+    """The squared Frechet distance; singular values of the product of the roots, if they are known."""
     if singular_values is None:
         singular_values = torch.linalg.svdvals(first.root @ second.root.T)
     traces = first.root.square().sum() + second.root.square().sum() - 2 * singular_values.sum()

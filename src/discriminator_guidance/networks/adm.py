@@ -139,16 +139,11 @@ class EncoderUNet(nn.Module):
         attention_resolutions: Sequence[int],
         channel_mult: Sequence[int] = (1, 2, 4),
         num_head_channels: int = 64,
-        use_scale_shift_norm: bool = True,
-        resblock_updown: bool = True,
-        pool: str = "attention",
         condition: bool = False,
         dropout: float = 0.0,
         cosine: bool = False,
     ) -> None:
         super().__init__()
-        if not use_scale_shift_norm or not resblock_updown or pool != "attention":
-            raise ValueError("use_scale_shift_norm and resblock_updown must be true, and pool 'attention'")
         self.arguments: dict[str, Any] = {
             "image_size": image_size,
             "in_channels": in_channels,
@@ -265,34 +260,6 @@ def build_discriminator(**arguments: Any) -> Any:
     if "extractor" in arguments:
         return MemberLogits(*(EncoderUNet(**arguments[part]) for part in ("extractor", "head")))
     return NoisyImageCNN(**arguments) if "image_shape" in arguments else EncoderUNet(**arguments)
-
-
-def create_classifier(
-    image_size: int,
-    in_channels: int,
-    out_channels: int,
-    classifier_width: int,
-    classifier_depth: int,
-    classifier_attention_resolutions: str = "32,16,8",
-    condition: bool = False,
-    **options: Any,
-) -> EncoderUNet:
-    """A network as the released classifier and discriminators are described, with 64 channels an attention head.
-
-    `image_size` (64, 32, 16 or 8) decides the number of levels; attention sizes that never occur are ignored.
-    `options`: others of EncoderUNet, with the prefix "classifier_".
-    """
-    return EncoderUNet(
-        image_size,
-        in_channels,
-        classifier_width,
-        out_channels,
-        num_res_blocks=classifier_depth,
-        attention_resolutions=[image_size // int(size) for size in classifier_attention_resolutions.split(",")],
-        channel_mult=CHANNEL_MULT[image_size],
-        condition=condition,
-        **{name.removeprefix("classifier_"): value for name, value in options.items()},
-    )
 
 
 def build_extractor(

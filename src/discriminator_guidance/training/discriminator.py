@@ -71,7 +71,7 @@ def fit(
     kinds = [rows[pairs.labels.cpu().numpy()[rows] == kind] for kind in (1, 0)]
     pairs = permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
     size, (every, steps) = settings.batch_size, lengths(settings, split)
-    uniform = 0.0 if settings.importance_sampling else 1.0
+    uniform = 1.0 - float(settings.importance_sampling)
 
     @lru_cache(1)
     def order_of(epoch: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def fit(
     def batch_of(step: int) -> Batch:
         if settings.epochs is None:
             rng = generator(settings.seed, "batch", step, 0)
-            chosen = np.concatenate([rng.choice(kind, -(-size // 2)) for kind in kinds])
+            chosen = rng.permutation(np.concatenate([rng.choice(kind, -(-size // 2)) for kind in kinds]))
         else:
             epoch, place = divmod(step, every)
             rng = generator(settings.seed, "batch", epoch, place)
