@@ -20,8 +20,9 @@ from dguide.stages.discriminator import member_settings
 from dguide.stages.guided import FIT_DRAWS, window_of
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare
+from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
-from discriminator_guidance.training.discriminator import split_of, training_rows
+from discriminator_guidance.training.discriminator import training_rows
 
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 VALIDATION = 1.1  # training of a discriminator with its validation, relative to training alone
@@ -78,7 +79,8 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
 
     for name, member in config.members.items():
         settings = member_settings(config.discriminator, member)
-        rows = len(training_rows(settings, split_of(settings, train, config.fake.images)))
+        split = split_pairs(train, config.fake.images, settings.split, settings.images)
+        rows = len(training_rows(settings, split))
         images = settings.steps * settings.batch_size if settings.epochs is None else settings.epochs * rows
         yield f"discriminator/{name}", {("head_step", member.network): VALIDATION * images}
 

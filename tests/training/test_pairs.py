@@ -11,6 +11,7 @@ from scipy import stats
 
 from discriminator_guidance.core.images import scaled
 from discriminator_guidance.core.noise import generator, importance_times, marginal_mean, marginal_std
+from discriminator_guidance.core.settings import SplitSettings
 from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.training.pairs import (
     Pairs,
@@ -27,7 +28,7 @@ ROWS = np.arange(400)
 
 @given(real=st.integers(10, 200), fake=st.integers(10, 200), most=st.none() | st.integers(10, 300))
 def test_the_split_is_a_partition_with_the_same_shares_of_real_and_fake(real, fake, most):
-    split = split_pairs(real, fake, 0.8, 0.1, 0, most)
+    split = split_pairs(real, fake, SplitSettings(), most)
     rows = np.concatenate([split.train, split.validation, split.test])
     assert len(set(rows)) == len(rows)
     assert set(rows) <= set(range(real + fake))
@@ -53,7 +54,13 @@ def test_bagging_draws_training_images_with_replacement():
 
 def test_rows_are_real_then_fake_in_the_units_of_the_diffusion():
     real, fake = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1), torch.full((2, 1, 1, 1), -4.0)
-    pairs = Pairs(real, fake, torch.tensor([1.0, 1, 1, 0, 0]), None, split_pairs(3, 2, 0.5, 0.25, 0))
+    pairs = Pairs(
+        real,
+        fake,
+        torch.tensor([1.0, 1, 1, 0, 0]),
+        None,
+        split_pairs(3, 2, SplitSettings(train=0.5, validation=0.25, test=0.25)),
+    )
     assert pairs.take(np.array([3, 2, 0])).flatten().tolist() == pytest.approx([-4.0, 2 / 127.5 - 1, -1.0])
     assert scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
 
@@ -94,7 +101,7 @@ def test_shift_moves_images_by_at_most_so_many_pixels_and_repeats_their_edges():
 
 
 def test_only_the_labels_of_training_are_permuted():
-    split = split_pairs(60, 40, 0.8, 0.1, 0)
+    split = split_pairs(60, 40, SplitSettings())
     images = (torch.zeros(count, 1, 1, 1) for count in (60, 40))
     pairs = Pairs(*images, torch.cat([torch.ones(60), torch.zeros(40)]), None, split)
     null, other = permuted_labels(pairs, 0).labels, permuted_labels(pairs, 1).labels

@@ -385,7 +385,7 @@ class Config(Settings):
             if (member.images or 0) > train:
                 raise SettingError(f"members.{name}.images", str(member.images), f"there are {train} real images")
             for count in (train, self.fake.images):
-                split = split_pairs(count, 0, shares.train, shares.validation, shares.seed, member.images)
+                split = split_pairs(count, 0, shares, member.images)
                 sizes = [len(part) for part in vars(split).values()]
                 if not all(sizes):
                     got = "{} images for training, {} for validation and {} for test".format(*sizes)

@@ -17,9 +17,10 @@ from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core import files
 from discriminator_guidance.core.runtime import Compute, allow_tf32, is_first, prepare, world_size
 from discriminator_guidance.core.settings import DiscriminatorSettings
+from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.networks.adm import EncoderUNet, build_discriminator, build_head
 from discriminator_guidance.networks.cnn import NoisyImageCNN
-from discriminator_guidance.training.discriminator import lengths, split_of, train_discriminator
+from discriminator_guidance.training.discriminator import lengths, train_discriminator
 from discriminator_guidance.training.loop import Report
 from discriminator_guidance.training.pairs import Features
 from discriminator_guidance.training.trained import TrainedDiscriminator
@@ -49,7 +50,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     effective = {key: getattr(settings, key) for key in TRAINED}
     tracker.params({**plain(row), **effective})
     checkpoints = member_checkpoints(inputs, f"discriminator-{member}", row)
-    split = split_of(settings, len(inputs.real["images"]), len(inputs.fake["images"]))
+    split = split_pairs(len(inputs.real["images"]), len(inputs.fake["images"]), settings.split, settings.images)
     with training_report(tracker, f"training {member}", lengths(settings, split)[1], "steps") as report:
         trained = train_member(inputs, row, checkpoints, report)
     network, used = trained.network, trained.used

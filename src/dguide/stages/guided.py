@@ -30,8 +30,13 @@ from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.batches import Arrays, in_batches
-from discriminator_guidance.sampling.ensemble import Denoiser, WeightsOfTime
-from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance, simplex_weights
+from discriminator_guidance.sampling.guidance import (
+    PROBABILITY_CLIP,
+    Denoiser,
+    DiscriminatorGuidance,
+    WeightsOfTime,
+    simplex_weights,
+)
 from discriminator_guidance.sampling.sampler import sample, trajectory
 from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
 
@@ -226,8 +231,8 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     """
     device, members = networks.compute.device, networks.members
     assert members is not None, "weights are of members"
-    real, shares = read_npz(layout.real / "train.npz", ["images"], "real")["images"], config.discriminator.split
-    split = split_pairs(len(real), config.fake.images, shares.train, shares.validation, shares.seed)
+    real = read_npz(layout.real / "train.npz", ["images"], "real")["images"]
+    split = split_pairs(len(real), config.fake.images, config.discriminator.split)
     rows = np.concatenate([split.validation, split.test])
     images = scaled(as_tensor(real[rows[rows < len(real)]], device))
     low, high = window_of(config, variant)

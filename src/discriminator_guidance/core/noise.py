@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -42,11 +41,6 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) ->
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     sigmas = (high + ramp * (low - high)) ** rho
     return torch.cat([sigmas, sigmas.new_zeros(1)])
-
-
-def lognormal_sigmas(z: Tensor, p_mean: float, p_std: float) -> Tensor:
-    """Training noise levels of standard normal draws z, ln sigma ~ N(p_mean, p_std^2) (Karras et al. 2022, Table 1)."""
-    return (p_mean + p_std * z).exp()
 
 
 BETA_MIN = 0.1
@@ -135,10 +129,6 @@ def _time_of_integral(integral: Tensor) -> Tensor:
     return (torch.sqrt(BETA_MIN**2 + 2 * slope * integral) - BETA_MIN) / slope
 
 
-if TYPE_CHECKING:  # stages that only read and split images start without torch
-    from torch import Tensor
-
-
 def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Generator:
     """The generator of one stream: seed and index below 2**63; step 0 for streams without steps."""
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
@@ -150,19 +140,10 @@ def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Gener
 
 def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int]) -> Tensor:
     """Standard normal float32 numbers of one stream, on the CPU."""
-    import torch
-
     drawn = generator(seed, purpose, index, step).standard_normal(tuple(shape), dtype=np.float32)
     return torch.from_numpy(drawn)
 
 
 def normal_batch(seed: int, purpose: str, indices: Sequence[int], step: int, shape: Sequence[int]) -> Tensor:
     """Standard normal numbers (N, *shape) for N sample indices, each from its own stream."""
-    import torch
-
     return torch.stack([normal(seed, purpose, index, step, shape) for index in indices])
-
-
-def torch_seed(seed: int, purpose: str, index: int) -> int:
-    """A seed for torch's global generator (dropout), below 2**32: all that its CPU generator keeps."""
-    return int(generator(seed, purpose, index, 0).integers(2**32))

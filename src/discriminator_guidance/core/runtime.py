@@ -182,18 +182,6 @@ def add_up(tensors: list[Tensor]) -> None:
             _group().all_reduce(tensor)
 
 
-def add_up_numbers(row: dict[str, float]) -> dict[str, float]:
-    """The sums over the processes of numbers that all of them name alike."""
-    if world_size() == 1:
-        return row
-    import torch
-
-    device = f"cuda:{local_rank()}" if _group().get_backend() == "nccl" else "cpu"
-    sums = torch.tensor(list(row.values()), dtype=torch.float64, device=device)
-    add_up([sums])
-    return dict(zip(row, sums.tolist(), strict=True))
-
-
 def share(count: int) -> range:
     """This process's contiguous part of a number of rows."""
     return range(count * rank() // world_size(), count * (rank() + 1) // world_size())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_network, load_weights
+from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.runtime import Compute
 
 
@@ -126,10 +127,9 @@ def extract_features(
     batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(device)
-            scaled = pixels.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-            batches.append(features_of(scaled).float().cpu().numpy())
-            advance(len(pixels))
+            batch = scaled(as_tensor(images[start : start + batch_size], torch.device(device)))
+            batches.append(features_of(batch).float().cpu().numpy())
+            advance(len(batch))
     features: NDArray[np.float32] = np.concatenate(batches)
     _require_finite(features)
     return features

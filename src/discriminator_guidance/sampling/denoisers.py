@@ -14,8 +14,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.noise import column, levels_of
-from discriminator_guidance.sampling.ensemble import Denoiser
-from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
+from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance
 
 FLOW = "flow_prediction"
 PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
@@ -120,9 +119,7 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
 
 
 @contextmanager
-def guided_unet(
-    unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance, copies: int | None = None
-) -> Iterator[None]:
+def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance) -> Iterator[None]:
     """Guide what a diffusers pipeline samples with a UNet or transformer inside the block, with any such scheduler.
 
     A forward hook adds the change of D by guidance, divided by dD/dF, to the prediction F of each call, in the channels
@@ -132,7 +129,6 @@ def guided_unet(
         unet: the pipeline's `unet` or `transformer`.
         scheduler: of its noise, as for `from_diffusers`.
         guidance: what discriminators add.
-        copies: how often a batch repeats its images; found by comparison if not given.
 
     >>> from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
     >>> unet, scheduler = UNet2DModel(8, block_out_channels=(32,) * 4), DDIMScheduler()
@@ -155,7 +151,7 @@ def guided_unet(
         channels = min(x_in.shape[1], prediction.shape[1])  # inpainting has more inputs, learned variance more outputs
         x_in, sigma = x_in[:, :channels], schedule.levels(time)
         if last is None or not (torch.equal(sigma, last[1]) and torch.equal(x_in, last[0])):
-            last = x_in.clone(), sigma, change_of_prediction(guidance, schedule, x_in, sigma, copies)
+            last = x_in.clone(), sigma, change_of_prediction(guidance, schedule, x_in, sigma)
         guided = torch.cat([prediction[:, :channels] + last[2], prediction[:, channels:]], dim=1)
         guided = guided if ids is None else _tokens(guided)
         if isinstance(output, Tensor):
@@ -169,15 +165,12 @@ def guided_unet(
         handle.remove()
 
 
-def change_of_prediction(
-    guidance: DiscriminatorGuidance, schedule: Schedule, x_in: Tensor, sigma: Tensor, copies: int | None = None
-) -> Tensor:
+def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Schedule, x_in: Tensor, sigma: Tensor) -> Tensor:
     """What guidance adds to a model's prediction from x_in (N, C, ...) at noise levels (N,), or one for all."""
     if not sigma.isfinite().all():  # no signal, nothing to guide
         return torch.zeros_like(x_in)
     shifts = {n: len(x_in) // n for n in (3, 2, 1) if len(x_in) % n == 0}  # a batch of n copies of its images
-    same = (n for n, shift in shifts.items() if torch.equal(x_in[shift:], x_in[: len(x_in) - shift]))
-    copies = copies or next(same)
+    copies = next(n for n, shift in shifts.items() if torch.equal(x_in[shift:], x_in[: len(x_in) - shift]))
     images = x_in[: len(x_in) // copies]
     levels = levels_of(sigma[: len(images)], images)
     c_in, _, c_out = schedule.scales(column(levels, images))

@@ -14,13 +14,12 @@ from torch import Tensor
 from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import to_uint8
-from discriminator_guidance.core.noise import karras_sigmas, normal, normal_batch, widest
+from discriminator_guidance.core.noise import column, karras_sigmas, normal, normal_batch, widest
 from discriminator_guidance.core.progress import progress_line
 from discriminator_guidance.core.runtime import barrier, is_first
 from discriminator_guidance.core.settings import Count, SamplerSettings
 from discriminator_guidance.sampling.batches import Arrays, in_batches, write_batches
-from discriminator_guidance.sampling.ensemble import Denoiser, conditioned, innermost
-from discriminator_guidance.sampling.guidance import DiscriminatorGuidance, Guidance
+from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, conditioned, innermost
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
@@ -67,13 +66,13 @@ def heun(
         # Euler step.
         denoised = denoiser(x_hat.to(dtype), sigma_hat.to(dtype)).to(state_dtype)
         log_ratio = torch.full_like(sigma_hat, torch.inf)
-        slope = (x_hat - denoised) / _column(sigma_hat) / settings.eps_scale
+        slope = (x_hat - denoised) / column(sigma_hat, x_hat) / settings.eps_scale
         if guidance is not None and settings.w1 != 0:
             score, log_ratio = (values.to(state_dtype) for values in guidance(x_hat, sigma_hat))
             if settings.boosting and step % BOOST_PERIOD_WEIGHT == 0:
-                score = torch.where(_column(log_ratio) < 0, BOOST_FACTOR * score, score)
-            slope = slope + settings.w1 * score / _column(sigma_hat)
-        length = _column(sigma_next - sigma_hat)
+                score = torch.where(column(log_ratio, x_hat) < 0, BOOST_FACTOR * score, score)
+            slope = slope + settings.w1 * score / column(sigma_hat, x_hat)
+        length = column(sigma_next - sigma_hat, x_hat)
         x_next = x_hat + length * slope
 
         # Heun's correction, except in the last step.
@@ -120,13 +119,9 @@ def _raise_noise(
     raised = gamma > 0
     if not bool(raised.any()):
         return x, sigma_hat
-    spread = _column((sigma_hat**2 - sigma**2).sqrt() * scale)
+    spread = column((sigma_hat**2 - sigma**2).sqrt() * scale, x)
     drawn = noise(step, raised).to(device=x.device, dtype=x.dtype)
-    return torch.where(_column(raised), x + spread * drawn, x), sigma_hat
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+    return torch.where(column(raised, x), x + spread * drawn, x), sigma_hat
 
 
 class Trajectory(NamedTuple):

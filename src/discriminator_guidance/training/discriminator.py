@@ -26,7 +26,7 @@ from discriminator_guidance.core.split import FEWEST, Split, split_pairs
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import MemberLogits, build_head
 from discriminator_guidance.networks.cnn import NoisyImageCNN
-from discriminator_guidance.sampling.ensemble import Denoiser
+from discriminator_guidance.sampling.guidance import Denoiser
 from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import loop
 from discriminator_guidance.training.loop import Batch, Report, Row, Trained
@@ -118,12 +118,6 @@ def fit(
 
     validation = loop.Validation(every, "train_", lambda network: validate(network, grid, compute), chooses, ends)
     return loop.train(network, batch_of, loss_of, schedule, checkpoints, report, validation=validation)
-
-
-def split_of(settings: DiscriminatorSettings, real: int, fake: int) -> Split:
-    """The split of so many real and fake images."""
-    shares = settings.split
-    return split_pairs(real, fake, shares.train, shares.validation, shares.seed, settings.images)
 
 
 def lengths(settings: DiscriminatorSettings, split: Split) -> tuple[int, int]:
@@ -285,7 +279,7 @@ def _pairs(
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
     joined = torch.cat([torch.as_tensor(part).long() for part in labels]).to(device) if labels else None
-    return Pairs(reals, fakes, kinds, joined, split_of(settings, len(reals), len(fakes)))
+    return Pairs(reals, fakes, kinds, joined, split_pairs(len(reals), len(fakes), settings.split, settings.images))
 
 
 def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.device, folder: Path | None) -> Tensor:
@@ -305,7 +299,7 @@ def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.
 
 
 def _untrained(
-    extractor: Extractor | None, start: nn.Module | None, finetune: bool, pairs: Pairs, width: int = WIDTH
+    extractor: Extractor | None, start: nn.Module | None, finetune: bool, pairs: Pairs
 ) -> tuple[Features, nn.Module, Tensor]:
     """The features that are not trained, the network that training begins with, and the features of some images."""
     images, device = pairs.take(pairs.split.train[:2]), pairs.labels.device
@@ -320,7 +314,7 @@ def _untrained(
         maps = features(images, images.new_tensor(0.5))
     if maps.dim() != 4 or maps.shape[2] != maps.shape[3]:
         raise ConfigError("an extractor of square feature maps (N, C, S, S)", str(tuple(maps.shape)), "reshape them")
-    sizes = {"model_channels": width * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": width}  # paper: 128
+    sizes = {"model_channels": WIDTH * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": WIDTH}  # paper: 128
     head = (start or build_head(maps.shape[1:], classes > 0, num_res_blocks=2, **sizes)).to(device)
     if finetune:
         if not isinstance(extractor, nn.Module):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import DivergenceError
 from discriminator_guidance.core.files import Resumable
-from discriminator_guidance.core.noise import torch_seed
-from discriminator_guidance.core.runtime import add_up, add_up_numbers, broadcast, is_first, rank, share
+from discriminator_guidance.core.noise import generator, widest
+from discriminator_guidance.core.runtime import add_up, broadcast, is_first, rank, share
 from discriminator_guidance.core.settings import Fraction, TrainingSettings
 
 Row = dict[str, float]
@@ -100,8 +100,10 @@ def train(
         loss, means = loss_of(tuple(tensor[rows] for tensor in batch))
         network.zero_grad(set_to_none=True)
         (weight * loss).backward()  # type: ignore[no-untyped-call]
-        add_up([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
-        row = add_up_numbers({key: weight * value for key, value in {"loss": loss.item(), **means}.items()})
+        row = {"loss": loss.item(), **means}
+        sums = weight * torch.tensor([*row.values()], dtype=widest(loss.device), device=loss.device)
+        add_up([sums, *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)])
+        row = dict(zip(row, sums.tolist(), strict=True))
         norm = float(nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip))
         require_finite(f"at iteration {iteration}", training_loss=row["loss"], gradient_norm=norm)
         optimizer.step()
@@ -159,7 +161,8 @@ def part_of_process(count: int) -> tuple[slice, float]:
 
 def seed_dropout(seed: int, iteration: int) -> None:
     """Start torch's own random stream, which draws dropout masks, for an iteration; each process has a stream."""
-    torch.manual_seed(torch_seed(seed, "dropout" if is_first() else f"dropout of rank {rank()}", iteration))
+    purpose = "dropout" if is_first() else f"dropout of rank {rank()}"
+    torch.manual_seed(int(generator(seed, purpose, iteration, 0).integers(2**32)))  # its CPU generator keeps no more
 
 
 def require_finite(where: str, **values: float) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import scaled
-from discriminator_guidance.core.noise import generator, lognormal_sigmas
+from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import ScoreSettings
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, Snapshots, train
@@ -68,7 +68,7 @@ def _noisy(
     clean = scaled(images[rows])
     z = torch.from_numpy(rng.standard_normal(len(rows), dtype=np.float32)).to(images.device)
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(images.device)
-    sigma = lognormal_sigmas(z, settings.p_mean, settings.p_std)
+    sigma = (settings.p_mean + settings.p_std * z).exp()  # Karras et al. 2022, Table 1
     noisy = clean + sigma.view(-1, 1, 1, 1) * noise
     return (noisy, sigma, clean) if classes is None else (noisy, sigma, clean, classes[rows])
 
