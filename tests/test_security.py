@@ -10,7 +10,7 @@ from .commands import PROJECT
 SOURCE = PROJECT / "src"
 UNPICKLERS = {  # by allow-lists
     "discriminator_guidance/core/files.py",
-    "discriminator_guidance/checkpoints/restricted_pickle.py",
+    "discriminator_guidance/checkpoints/edm_pickle.py",
 }
 LOADERS = {"_pickle", "cloudpickle", "code", "dill", "joblib", "marshal", "shelve", "yaml"}
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "pickle.loads",

@@ -47,6 +47,14 @@ def test_guidance_by_the_exact_ratio_turns_the_wrong_gaussian_into_the_right_one
     assert (clipped - unguided).mean() < 0.13  # the paper's clip switches guidance off
 
 
+@pytest.mark.parametrize(("steps", "weight", "delivered"), [(12, 2, 0.38), (18, 2, 0.66), (35, 2, 0.85), (18, 1, 1.0)])
+def test_few_steps_deliver_less_than_the_weight_of_the_first_order(steps: int, weight: int, delivered: float) -> None:
+    true, wrong, shape = Gaussian(0.2, 0.5), Gaussian(0.0, 0.5), (2, *SHAPE)
+    guidance = DiscriminatorGuidance(log_ratio_of(true, wrong), (weight, 2 - weight))
+    plain, guided = (sample(wrong.denoise, shape, guidance=each, steps=steps) for each in (None, guidance))
+    assert (guided - plain).mean() / 0.2 == pytest.approx(delivered, abs=0.01)
+
+
 def test_weights_of_orders_and_of_noise_levels() -> None:
     def drawn(weight, **options) -> Tensor:
         guidance = DiscriminatorGuidance(mean_logit, weight=weight, **options)

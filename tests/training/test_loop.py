@@ -1,4 +1,4 @@
-"""The iteration loop: schedule, averaging, resumption, divergence, several processes."""
+"""The iteration loop: snapshots and divergence."""
 
 from __future__ import annotations
 
@@ -34,35 +34,12 @@ def problem():
     return network, batch_of, loss_of
 
 
-def run(memory, ema_decay=None, report=None):
-    network, _, history = train(*problem(), replace(SCHEDULE, ema_decay=ema_decay), memory, report)
-    return network, history
-
-
 def test_snapshots_are_the_weights_of_other_iterations_and_change_nothing():
     flat, kept = replace(SCHEDULE, decay_fraction=0.0, iterations=60, ema_decay=0.9), {20: {}, 100: {}}
     network = train(*problem(), flat, Memory(), None, kept).network
     for iterations, weights in {60: network.state_dict(), **kept}.items():
         alone = train(*problem(), replace(flat, iterations=iterations), Memory())
         assert torch.equal(alone.network.state_dict()["0.weight"], weights["0.weight"])
-
-
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_a_killed_run_resumes_to_the_same_bytes_and_curve(ema_decay):
-    whole, history = run(Memory(), ema_decay)
-    memory = Memory(stop_after=1)
-    with pytest.raises(KeyboardInterrupt):
-        run(memory, ema_decay)
-    assert memory.saved == [40]
-    torch.manual_seed(12345)
-    memory.stop_after, reported = None, []
-    resumed, resumed_history = run(memory, ema_decay, lambda done, row: reported.append({"iteration": done, **row}))
-    assert resumed_history == history == reported
-    assert [row["iteration"] for row in history] == [20, 40, 60, 80, 100]
-    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
-    assert history[0]["size"] == 8.0
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name])
 
 
 def test_a_gradient_that_is_not_finite_is_never_stepped_along():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.checkpoints.restricted_pickle import Call, read_pickle
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -34,11 +35,37 @@ POSITIONS = (
 TRAINING_ONLY = ("use_fp16", "label_dropout", "model_type")
 
 
+class Call:
+    """A call or an object that a pickle asks for: its arguments and state are kept, it is never made."""
+
+    name = ""
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the state."""
+        self.state = state
+
+
+class Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves as much memory as a file asks for
+    """Gives a `Call` for each class or function in `ALLOWED`, none of which is looked up; other names are errors."""
+
+    def find_class(self, module: str, name: str) -> type:
+        """A stand-in for an allowed class or function."""
+        full = f"{module}.{name}"
+        if full not in ALLOWED:
+            raise pickle.UnpicklingError(f"a pickle that names {full}, which is refused")
+        return OrderedDict if full == "collections.OrderedDict" else type(full, (Call,), {"name": full})
+
+
 def read_edm_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of the averaged network by their original names, and the arguments of `networks.edm.EDMPrecond`."""
     try:
         content = regular(path).read_bytes()
-        network = _module(read_pickle(content, ALLOWED)["ema"], "EDMPrecond")
+        network = _module(Unpickler(io.BytesIO(content)).load()["ema"], "EDMPrecond")
         return _tensors(network, len(content)), _constructor_arguments(network)
     except Exception as error:  # damaged and hostile pickles raise some dozen types
         raise InputError(f"an EDM checkpoint in {path}", reason(error), AS_PUBLISHED) from error

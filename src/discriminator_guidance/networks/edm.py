@@ -14,17 +14,6 @@ from torch.nn import functional as F
 from discriminator_guidance.networks.layers import attend, broadcast_batch, double, halve, sinusoidal_embedding
 
 
-class PositionalEmbedding(nn.Module):
-    """Embedding of (N,) noise conditioning at fixed frequencies, cosines before sines (DDPM++)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, noise: Tensor) -> Tensor:
-        return sinusoidal_embedding(noise, self.channels, endpoint=True)
-
-
 class FourierEmbedding(nn.Module):
     """Embedding of (N,) noise conditioning at random, stored frequencies (NCSN++; Tancik et al. 2020)."""
 
@@ -196,8 +185,8 @@ class SongUNet(nn.Module):
         emb_channels, noise_channels = model_channels * channel_mult_emb, model_channels * channel_mult_noise
         taps, levels = tuple(resample_filter), list(enumerate(channel_mult))
 
-        embedding = PositionalEmbedding if embedding_type == "positional" else FourierEmbedding
-        self.map_noise: nn.Module = embedding(noise_channels)
+        fixed = partial(sinusoidal_embedding, channels=noise_channels, endpoint=True)
+        self.map_noise = fixed if embedding_type == "positional" else FourierEmbedding(noise_channels)
         self.map_label = Linear(label_dim, noise_channels) if label_dim else None
         self.map_augment = Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
         self.map_layer0 = Linear(noise_channels, emb_channels)

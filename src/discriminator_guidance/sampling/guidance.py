@@ -18,7 +18,6 @@ from discriminator_guidance.core.errors import ConfigError, DivergenceError
 from discriminator_guidance.core.noise import column, levels_of, marginal_mean, tau_from_sigma
 
 Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
-RawLogits = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> (M, N) raw logits, differentiable in x_vp
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
 EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
