@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
-from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_network, load_weights, save_weights
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -54,10 +50,3 @@ def test_arguments_that_do_not_fit_the_tensors_are_refused_at_once(changes: dict
     save_weights(tmp_path, network(TINY).state_dict(), TINY | changes)
     with pytest.raises(InputError, match=r"weights that fit their config.json.*run stage score again"):
         load_network(EDMPrecond, tmp_path, "score")
-
-
-@pytest.mark.parametrize("read", [read_edm, read_adm])
-def test_pipes_are_not_waited_for(tmp_path: Path, read: Callable[[Path], Any]) -> None:
-    os.mkfifo(tmp_path / "weights")
-    with pytest.raises(InputError, match="a pipe or a device"):
-        read(tmp_path / "weights")

@@ -86,7 +86,7 @@ def test_every_run_of_one_discriminator_agrees(path: Path) -> None:
 
 
 def guidance_names(vectors: Vectors) -> list[str]:
-    """The reference arrays of the runs; those of plain forward passes are checked in test_adm.py."""
+    """The reference arrays of the runs; those of plain forward passes are checked in test_networks.py."""
     return [name for name in vectors.names("out") if name.count("/") == 2]
 
 

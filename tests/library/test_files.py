@@ -1,17 +1,24 @@
-"""Files are complete or absent, numbers have nine digits, and damage is one line."""
+"""Files are complete or absent, numbers have nine digits, damage is one line; checkpoints are found by their key."""
 
 from __future__ import annotations
 
 import io
 import os
+import pickle
+import shutil
+import sys
 import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
+from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.errors import InputError, UserError
 from discriminator_guidance.core.files import (
+    Resumable,
     load_arrays,
     read_json,
     read_npz,
@@ -21,6 +28,10 @@ from discriminator_guidance.core.files import (
     write_json,
     write_npz,
 )
+from discriminator_guidance.core.image_files import open_images
+from tests.commands import PROJECT, succeed
+
+KEY = {"inputs": {"a": "0" * 64}, "settings": {"steps": 12}}
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -81,13 +92,18 @@ def test_missing_incomplete_and_pickled_arrays(tmp_path):
         read_npz(path, ["x"], "fake")
 
 
-def test_json_that_nests_too_deeply_and_pipes_are_refused(tmp_path):
+def test_json_that_nests_too_deeply_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"a": ' + "[" * 100_000)
     with pytest.raises(InputError, match=r"a\.json"):
         read_json(tmp_path / "a.json", "s")
-    os.mkfifo(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("read", [open_images, read_adm, read_edm, lambda path: load_arrays(path, ["x"], "get it")])
+@pytest.mark.parametrize("name", ["set.npz", "set.zip", "set"])
+def test_pipes_are_not_waited_for(tmp_path, name, read):
+    os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match="a pipe or a device"):
-        load_arrays(tmp_path / "a.npz", ["x"], "get it again")
+        read(tmp_path / name)
 
 
 def test_arrays_that_claim_or_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
@@ -101,3 +117,67 @@ def test_arrays_that_claim_or_unpack_to_too_much_are_refused(tmp_path, monkeypat
     monkeypatch.setattr("discriminator_guidance.core.files.MAX_ARRAY_BYTES", 2**16)
     with pytest.raises(InputError, match="an array of 800,128 bytes"):
         load_arrays(tmp_path / "a.npz", ["x"], "get it again")
+
+
+@pytest.fixture
+def work(tmp_path):
+    def make(name="guided-d0", **changes) -> Resumable:
+        return Resumable(tmp_path, name, {**KEY, **changes})
+
+    return make
+
+
+def test_shards_are_found_by_a_later_process_with_the_same_name_and_key(work, tmp_path):
+    work().save_shard(3, images=np.arange(4))
+    assert work().load_shard(3)["images"].tolist() == [0, 1, 2, 3]
+    assert work().load_shard(2) is None
+    assert work(torch="other").load_shard(3) is None
+    assert work("guided-d1").load_shard(3) is None
+    work().remove()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_nothing_is_resumed_after_an_edit_of_the_code(tmp_path):
+    source = tmp_path / "src/discriminator_guidance"
+    shutil.copytree(PROJECT / "src/discriminator_guidance", source)
+    program = "from pathlib import Path; from discriminator_guidance.core.files import Resumable;"
+    program += "print(Resumable(Path('work'), 'guided', {}).folder)"
+    folders = []
+    for comment in ("", "", "# edited"):
+        with (source / "guidance.py").open("a") as stream:
+            stream.write(comment)
+        folders.append(succeed(tmp_path, sys.executable, "-c", program, PYTHONPATH=str(tmp_path / "src")))
+    assert folders[0] == folders[1] != folders[2]
+
+
+def test_damage_is_missing_and_never_changes_what_is_resumed(work):
+    score = work("score")
+    score.save({"weights": torch.ones(300)})
+    score.save_shard(0, x=np.arange(300))
+    for path in list(score.folder.iterdir()):
+        content = path.read_bytes()
+        for kept in (0.0, 0.01, 0.5, 0.999):
+            path.write_bytes(content[: int(kept * len(content))])
+            assert (score.load_shard(0) if path.suffix == ".npz" else score.load()) is None
+        for bit in map(int, np.random.default_rng(0).choice(8 * len(content), 100, replace=False)):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << (bit % 8)
+            path.write_bytes(damaged)
+            state, shard = score.load(), score.load_shard(0)
+            assert state is None or torch.equal(state["weights"], torch.ones(300))
+            assert shard is None or np.array_equal(shard["x"], np.arange(300))
+        path.write_bytes(content)
+
+
+def test_a_pickle_by_that_name_is_missing_and_does_not_run(work, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    score = work("score")
+    score.folder.mkdir(parents=True)
+    torch.save({"x": Evil()}, score.folder / "checkpoint.pt")
+    (score.folder / "shard-00000.npz").write_bytes(pickle.dumps(Evil()))
+    assert score.load() is None
+    assert score.load_shard(0) is None
+    assert not (tmp_path / "ran").exists()

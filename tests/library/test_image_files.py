@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import struct
 import tracemalloc
 import zipfile
@@ -201,9 +200,3 @@ def test_small_images_in_great_number_are_listed_without_memory(tmp_path):
     assert len(image_files.open_images(tmp_path / "set.npz").names) == 2**20
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
-
-
-@pytest.mark.parametrize("name", ["set.npz", "set.zip", "set"])
-def test_pipes_are_not_waited_for(tmp_path, name):
-    os.mkfifo(tmp_path / name)
-    assert "a pipe or a device" in message_of(tmp_path / name)

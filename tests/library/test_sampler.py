@@ -29,13 +29,8 @@ def test_heun_is_of_second_order():
     exact = exact_flow(TRUE, latents * 80.0, 80.0)
     steps = np.array([40, 80, 160, 320])
     # The last Euler step to sigma = 0 is exact to O(sigma_min^2), so sigma_min is taken small.
-    errors = [
-        (sample(TRUE.denoise, None, latents, no_noise, settings(steps=int(n), sigma_min=1e-5)) - exact)
-        .abs()
-        .max()
-        .item()
-        for n in steps
-    ]
+    chosen = [settings(steps=int(count), sigma_min=1e-5) for count in steps]
+    errors = [(sample(TRUE.denoise, None, latents, no_noise, each) - exact).abs().max().item() for each in chosen]
     order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert 1.8 < order < 2.4
 
@@ -68,8 +63,7 @@ def test_guidance_is_evaluated_only_where_it_has_weight(w1, w2, calls):
     assert count == calls
 
 
-@pytest.mark.parametrize("weights", [{"w1": 1.0}, {"w2": 1.0}])
-@pytest.mark.parametrize("wrong", [math.inf, math.nan])
+@pytest.mark.parametrize(("weights", "wrong"), [({"w1": 1.0}, math.inf), ({"w2": 1.0}, math.nan)])
 def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
     def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
         return (x_vp.flatten(1).sum(1) + torch.tensor([0.0, wrong])).unsqueeze(0)

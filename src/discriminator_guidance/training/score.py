@@ -16,12 +16,6 @@ from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, S
 HOLDOUT_DRAWS = 4
 
 
-def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """The mean of lambda(sigma) (D(clean + sigma n; sigma) - clean)^2 (Karras et al. 2022, Eq. 2 and Table 1)."""
-    weight = ((sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2).view(-1, 1, 1, 1)
-    return (weight * (denoised - clean) ** 2).mean()
-
-
 def train_score(
     network: nn.Module,
     images: Tensor,
@@ -74,7 +68,9 @@ def _noisy(
 
 
 def _loss(network: nn.Module, batch: Batch, settings: ScoreSettings, compute: Compute) -> Tensor:
-    noisy, sigma, clean, *condition = batch
+    """The mean of lambda(sigma) (D(clean + sigma n; sigma) - clean)^2 (Karras et al. 2022, Eq. 2 and Table 1)."""
+    (noisy, sigma, clean, *condition), sigma_data = batch, settings.sigma_data
     with compute.autocast():
-        denoised = network(noisy, sigma, *condition)
-    return edm_loss(denoised.float(), clean, sigma, settings.sigma_data)
+        denoised: Tensor = network(noisy, sigma, *condition)
+    weight = ((sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2).view(-1, 1, 1, 1)
+    return (weight * (denoised.float() - clean) ** 2).mean()

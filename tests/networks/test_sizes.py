@@ -1,0 +1,47 @@
+"""Networks: size of the released ones, labels that do not belong, preconditioning in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet, build_head
+from discriminator_guidance.networks.edm import EDMPrecond
+
+
+@pytest.mark.parametrize(
+    ("build", "parameters"),
+    [
+        (partial(EncoderUNet, 32, 3, 128, 1000, 4, [1, 2, 4], CHANNEL_MULT[32]), 47_771_112),
+        (partial(EncoderUNet, 8, 512, 128, 1, 2, [1], CHANNEL_MULT[8]), 2_883_841),
+        (partial(EDMPrecond, 32, 3, channel_mult=[2, 2, 2], augment_dim=9), 55_733_891),
+    ],
+    ids=["classifier", "head", "EDM"],
+)
+def test_parameters_of_the_released_networks(build: Callable[[], nn.Module], parameters: int) -> None:
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in build().parameters()) == parameters
+
+
+def test_missing_and_needless_labels_are_refused(extractor: EncoderUNet, x: Tensor, tau: Tensor) -> None:
+    head = build_head((48, 4, 4), True, model_channels=48, num_res_blocks=1, num_head_channels=24)
+    with pytest.raises(ValueError, match="labels"):
+        head(torch.randn(6, 48, 4, 4), tau)
+    with pytest.raises(ValueError, match="labels"):
+        extractor(x, tau, torch.arange(6))
+
+
+def test_bfloat16_keeps_the_preconditioning(denoiser: EDMPrecond, x: Tensor) -> None:
+    sigma = torch.tensor(0.002)
+    with torch.no_grad():
+        full = denoiser(x, sigma)
+        with torch.autocast("cpu", torch.bfloat16):
+            fast = denoiser(x, sigma)
+    assert fast.dtype == torch.float32
+    assert not torch.equal(fast, full)
+    # At sigma 0.002, D is x up to 0.002 F: rounding x itself to bfloat16 would be off by up to 0.01.
+    torch.testing.assert_close(fast, full, rtol=0, atol=2e-4)
