@@ -17,11 +17,12 @@ from tests.commands import PROJECT
 from tests.stages.conftest import tiny_settings, write_params
 from tests.standins import alive
 
-ROWS = ["discriminator_training", "guided_fp32"]
+ROWS = ["discriminator_training", "frechet_24", "guided_fp32"]
 
 
 @pytest.mark.parametrize("mode", ["float32", "bfloat16"])
 def test_the_file_has_what_is_printed(mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "FEATURES", 24)
     monkeypatch.setattr(benchmark.runtime, "prepare", lambda *_: Compute(torch.device("cpu"), mode))
     config, layout = write_params(tmp_path, tiny_settings())
     table = benchmark.benchmark(config, layout, 0.1, tmp_path / "benchmark.json")

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import timer  # waits for a GPU
@@ -29,6 +30,7 @@ from discriminator_guidance.core import runtime
 from discriminator_guidance.core.files import read_json, write_json
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import ExtractorNetworkSettings, HeadSettings
+from discriminator_guidance.metrics.distances import Gaussian, distance_of_gaussians
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from discriminator_guidance.networks import adm, layers
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -42,6 +44,7 @@ EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
 ADM_CLASSES = 1000
 CLASSES = 10
 SAMPLER = {"steps": 3, "w2": 0.0}  # 5 denoiser evaluations and 2 of guidance, nearly the 35 to 15 of 18 steps
+FEATURES = 2048  # of the Frechet distance
 MOST_ROUNDS = 15  # of calls
 EDGE = 1024  # of the matrices of `Calls.product`
 # Where glibc's own thresholds arrive after the first large block was freed, by the parameters of mallopt(3); -3 is
@@ -199,7 +202,22 @@ def rows_of(
     yield "discriminator_training", 0.35, pairs, published.head_step(head), ours.head_step(head)
     if compute.mode == "bfloat16":
         yield "guided_bf16", 0.25, images, published.sampler(head), ours.sampler(head)
-    yield "guided_fp32", 0.4, images, published.sampler(head), Calls(config, shape, float32, float32).sampler(head)
+    yield f"frechet_{FEATURES}", 0.2, 1, *frechet_distances(FEATURES)
+    yield "guided_fp32", 0.2, images, published.sampler(head), Calls(config, shape, float32, float32).sampler(head)
+
+
+def frechet_distances(width: int) -> tuple[Call, Call]:
+    """The distance of two Gaussians by scipy's root of the product of the covariances, and ours."""
+    from scipy.linalg import sqrtm
+
+    factors = np.random.default_rng(0).standard_normal((2, width, width)) / width**0.5
+    first, second = (factor @ factor.T + np.eye(width) for factor in factors)
+
+    def ours(_: int) -> float:
+        sets = [Gaussian(torch.zeros(width), torch.linalg.cholesky(torch.from_numpy(c)).T) for c in (first, second)]
+        return distance_of_gaussians(sets[0], sets[1])
+
+    return lambda _: np.trace(first) + np.trace(second) - 2 * np.trace(sqrtm(first @ second).real), ours
 
 
 def timed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
-from discriminator_guidance.sampling.weights import FittedWeights, fit_weights, nnls
+from discriminator_guidance.sampling.weights import FittedWeights, delivered_weight, fit_weights, nnls
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
 
@@ -107,3 +108,12 @@ def test_non_negative_least_squares_are_those_of_scipy():
         factor, target = rng.normal(size=(9, members)) + rng.normal(size=(9, 1)), rng.normal(size=9)
         expected = scipy.optimize.nnls(factor, target)[0]
         assert np.allclose(nnls(factor.T @ factor, factor.T @ target), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("std", [0.25, 0.5])
+def test_a_sampler_of_many_steps_delivers_the_mean_of_its_weights(std):
+    delivered = partial(delivered_weight, std=std)
+    assert delivered(steps=1000, w1=0.5, w2=2.5) == pytest.approx(1.5, rel=0.02)
+    assert delivered(steps=18) == pytest.approx(1.0, abs=0.01)  # w1 = w2 = 1
+    assert delivered(steps=12, w1=2.0, w2=0.0) < delivered(steps=18, w1=2.0, w2=0.0) < 0.75
+    assert abs(delivered((0.6, 1.0), steps=12, w1=2.0, w2=0.0)) < 0.3  # at high noise nearly all is undone

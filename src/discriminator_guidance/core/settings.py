@@ -241,7 +241,7 @@ class DiscriminatorSettings(Settings):
     weight_decay: NonNegative = 1e-2
     t_min: Fraction = 1e-5  # smallest VP time
     batch_size: Count = 128
-    importance_sampling: bool | UnitInterval = 1.0  # share of times drawn by importance; the others are uniform
+    importance_sampling: bool | UnitInterval = 0.5  # share of times drawn by importance; the others are uniform
     reshuffle: bool = True  # False: every epoch repeats the batches of the first, as in the reproduction
     flip: bool = False
     label_smoothing: Smoothing = 0.0  # distance of the targets from 0 and 1

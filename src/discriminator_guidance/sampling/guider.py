@@ -1,0 +1,89 @@
+"""Discriminator guidance as a guider of diffusers' modular pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.guiders.guider_utils import GuiderOutput
+from torch import Tensor, nn
+
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.sampling.denoisers import Schedule, change_of_prediction
+from discriminator_guidance.sampling.guidance import Discriminator, DiscriminatorGuidance
+
+
+class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
+    """Classifier-free guidance, and then discriminator guidance, in a modular pipeline of diffusers.
+
+    Discriminators see what the pipeline gives its network: noisy latents (N, C, H, W), or (N, C, F, H, W) in Wan, or
+    tokens (N, L, C) in LTX. `save_pretrained` keeps all settings; discriminators and scheduler are given again:
+    `DiscriminatorGuider.from_pretrained(folder, discriminators=..., scheduler=...)`.
+
+    Args:
+        discriminators: as for `DiscriminatorGuidance`, and so `weight` (without a function), `rule`, `window`, `clip`.
+        scheduler: the pipeline's, for the noise levels of its timesteps.
+        classifier_free: arguments of `ClassifierFreeGuidance`, such as guidance_scale (7.5); 1 is off. enabled=False
+            switches both off.
+    """
+
+    def __init__(
+        self,
+        discriminators: Discriminator | Sequence[Discriminator] | None = None,
+        scheduler: Any = None,
+        weight: float | Sequence[float] = 1.0,
+        rule: str = "mean_probability",
+        window: tuple[float, float] = (0.01, 1.0),
+        clip: float | None = None,
+        **classifier_free: Any,
+    ) -> None:
+        super().__init__(**classifier_free)
+        if callable(weight):
+            raise ConfigError("a weight that can be saved: a number, or two", repr(weight), "use guided_unet")
+        self.discriminators, self.scheduler, self._seen = discriminators, scheduler, None
+        self.weight, self.rule, self.window, self.clip = weight, rule, window, clip
+        self.register_to_config(weight=weight, rule=rule, window=window, clip=clip)
+        if discriminators is not None:
+            self._guidance()
+
+    @staticmethod
+    def _get_init_keys(input_class: Any) -> set[str]:  # of diffusers: what a saved configuration may hold
+        return {*signature(input_class.__init__).parameters, *signature(ClassifierFreeGuidance.__init__).parameters}
+
+    def new(self, **changes: Any) -> Any:
+        """A copy with other settings."""
+        return super().new(**{"discriminators": self.discriminators, "scheduler": self.scheduler, **changes})
+
+    def prepare_models(self, denoiser: nn.Module) -> None:
+        """Note what the network sees in its next call."""
+        super().prepare_models(denoiser)
+        self._hook = denoiser.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def cleanup_models(self, denoiser: nn.Module) -> None:
+        """Take the hook away."""
+        super().cleanup_models(denoiser)
+        self._hook.remove()
+
+    def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None) -> GuiderOutput:
+        """The prediction of classifier-free guidance, changed by the discriminators."""
+        output = super().forward(pred_cond, pred_uncond)
+        if not self._enabled:
+            return output
+        if self._seen is None:
+            got = "no latents: this pipeline does not call the guider's prepare_models"
+            raise ConfigError("the latents that the network sees", got, "use guided_unet")
+        x_in, self._seen = self._seen[:, : pred_cond.shape[1]], None  # without channels of other images
+        guidance, schedule = self._guidance()
+        change = change_of_prediction(guidance, schedule, x_in, schedule.levels(self._timestep))
+        return GuiderOutput(pred=output.pred + change, pred_cond=pred_cond, pred_uncond=pred_uncond)
+
+    def _guidance(self) -> tuple[DiscriminatorGuidance, Schedule]:
+        if self.discriminators is None or self.scheduler is None:
+            raise ConfigError("discriminators and a scheduler", "none", "set these attributes of the guider")
+        guidance = DiscriminatorGuidance(self.discriminators, self.weight, self.rule, self.window, clip=self.clip)
+        return guidance, Schedule(self.scheduler)
+
+    def _see(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._seen = inputs[0] if inputs else named.get("hidden_states", named.get("sample"))
