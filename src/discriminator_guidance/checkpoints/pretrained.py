@@ -73,7 +73,7 @@ def load_discriminator(
     """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from an extractor and M heads.
 
     Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote, also
-    "user/repo" on the Hugging Face Hub. A folder alone is a whole discriminator, or has its extractor in it. The clock
+    "user/repo" on the Hugging Face Hub. What `TrainedDiscriminator.save` wrote is whole, with its extractor. The clock
     of a 64x64 classifier and its heads, ADM's cosine schedule, is converted. head_channels: channels of an attention
     head, which leave no trace in .pt files.
 
@@ -89,12 +89,9 @@ def load_discriminator(
                 return network
         return read_adm(path, head_channels, cosine)[0]
 
-    first, *others = map(local_folder, (extractor, *heads))
-    if not others and (first / "extractor").is_dir():
-        first, others = first / "extractor", [first]
-    below = load(first)
-    members = [load(path, getattr(below, "cosine", False)) for path in others]
-    return _frozen(MemberLogits(below, *members) if members else below, device)
+    first = load(local_folder(extractor))
+    members = [load(local_folder(head), getattr(first, "cosine", False)) for head in heads]
+    return _frozen(MemberLogits(first, *members) if members else first, device)
 
 
 def _frozen(network: Network, device: torch.device | str) -> Network:

@@ -166,8 +166,6 @@ class TrainerSettings(DiscriminatorSettings):
         rows = -(-self.steps // self.row_steps) if self.epochs is None else self.epochs
         if isinstance(self.checkpoint, int) and 0 < rows < self.checkpoint:
             yield f"checkpoint {self.checkpoint} of {rows} rows of the curve; lower it"
-        if self.data_range is not None and self.data_range[0] == self.data_range[1]:
-            yield f"data_range {self.data_range} without an extent; give what means black and white"
 
 
 def train_discriminator(
@@ -238,12 +236,13 @@ def train_discriminator(
     about = {
         "real": len(pairs.real),
         "fake": len(pairs.fake),
+        **{part: len(rows) for part, rows in vars(pairs.split).items()},
         "shape": list(pairs.real.shape[1:]),
         "source": Path(real).name if isinstance(real, str | Path) else None,
         "settings": {name: value for name, value in asdict(chosen).items() if name in settings},
     }
     network.requires_grad_(False)
-    trained = TrainedDiscriminator(network, features, last, history, used, pairs.split, tested, about)
+    trained = TrainedDiscriminator(network, features, last, history, used, tested, about)
     if history and all(loss > CHANCE - 2 * error for loss, error in trained.losses.values()):
         by_time = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
         advice = "give more images or more steps, or the samples are already good"

@@ -27,15 +27,13 @@ from discriminator_guidance.core.files import (
     write_npz,
 )
 from discriminator_guidance.core.hub import AGAIN, local_folder, upload
-from discriminator_guidance.core.split import Split
 from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
-from discriminator_guidance.networks.adm import EncoderUNet, build_discriminator
+from discriminator_guidance.networks.adm import MemberLogits, build_discriminator
 from discriminator_guidance.training.loop import Row, State
 from discriminator_guidance.training.pairs import Features
 
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 CHANCE = math.log(2)  # the cross-entropy of a coin toss, in nats
-SPLIT = ("train", "validation", "test")
 TESTED = ("logits", "labels", "time", "image")
 CARD = """---
 library_name: discriminator-guidance
@@ -43,23 +41,24 @@ tags: [diffusion, discriminator-guidance]
 ---
 # {name}
 
-A discriminator of noisy images. Its logit estimates the log density ratio of {real:,} real images{source} to {fake:,}
-samples of a diffusion model, of shape {shape}, and guides that model (Kim et al. 2023).
+A discriminator of noisy images: its logit estimates the log density ratio of real images to samples of a diffusion
+model, and guides that model (Kim et al. 2023).
 
 ```python
-from discriminator_guidance import DiscriminatorGuidance, TrainedDiscriminator
-
 guidance = DiscriminatorGuidance(TrainedDiscriminator.from_pretrained("{name}"))
 ```
 
-Of real and generated images {train:,} trained it, {validation:,} chose its weights, and {test:,} test it. A
-cross-entropy of {chance:.3f} would be chance.
+On held-out images, where a cross-entropy of 0.693 is chance:
 
 | VP time (0: clean, 1: noise) | cross-entropy | standard error | calibration error |
 |---|---|---|---|
 {rows}
 
-Settings other than the defaults: `{settings}`.
+Images and settings of its training:
+
+```json
+{about}
+```
 """
 
 
@@ -79,9 +78,8 @@ class TrainedDiscriminator:
     last: State  # the network's weights after the last step, where others are used; a folder does not keep them
     history: list[Row]
     used: Row  # of the history, whose weights the network has; without training only the scores
-    split: Split  # of real ++ fake
     tested: dict[str, NDArray[Any]]  # on held-out images: logits, labels, VP time, and image (a row of real ++ fake)
-    about: dict[str, Any]  # numbers, shape and file of the images, and settings other than the defaults
+    about: dict[str, Any]  # numbers of images by kind and by part of the split, their shape and file, and settings
 
     def __call__(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
         """The logits (N,) of x_vp (N, C, H, W) at VP times (N,) or 0-dim."""
@@ -106,58 +104,37 @@ class TrainedDiscriminator:
         parts = {float(time): losses[self.tested["time"] == time] for time in np.unique(self.tested["time"])}
         return {time: (part.mean(), part.std(ddof=1) / math.sqrt(len(part))) for time, part in parts.items()}
 
-    def card(self, name: str) -> str:
-        """The model card, in Markdown: training data, and loss and calibration by noise level."""
-        errors = expected_calibration_error(self.calibration)
-        rows = (f"| {t:.2g} | {loss:.3f} | {error:.3f} | {errors[t]:.3f} |" for t, (loss, error) in self.losses.items())
-        shown = {name: self.about[name] for name in ("real", "fake", "shape")}
-        shown |= {part: len(getattr(self.split, part)) for part in SPLIT}
-        source, settings = self.about["source"], json.dumps(self.about["settings"])
-        shown |= {"source": f" ({source})" if source else "", "settings": settings, "rows": "\n".join(rows)}
-        return CARD.format(name=name, chance=CHANCE, **shown)
-
     def save(self, folder: str | Path, name: str | None = None) -> None:
-        """Write the weights for `load` and `load_discriminator`, and a model card; an `EncoderUNet` below them too.
+        """Write weights, also of an extractor below them, what is known of them, and a model card.
 
         name: in the card; None: the folder's.
         """
-        root, extractor = Path(folder), getattr(self.features, "__self__", None)
-        if not hasattr(self.network, "arguments"):
-            got, remedy = type(self.network).__name__, "keep its state_dict by torch.save"
-            raise ConfigError("a network with `arguments`, of which it is built again", got, remedy)
-        if isinstance(extractor, EncoderUNet):
-            save_weights(root / "extractor", extractor.state_dict(), extractor.arguments)
-        save_weights(root, self.network.state_dict(), self.network.arguments)  # type: ignore[arg-type]
-        arrays = self.tested | {part: getattr(self.split, part) for part in SPLIT}
-        write_npz(root / "training.npz", **arrays)
-        kept = {"history": self.history, "used": self.used, "about": self.about}
-        write_json(root / "training.json", {**kept, "extractor": self.features is not as_it_is})
-        write_bytes(root / "README.md", self.card(name or root.resolve().name).encode())
+        root, network = Path(folder), self.network
+        if self.features is not as_it_is:
+            network = MemberLogits(getattr(self.features, "__self__", None), self.network)
+        if not hasattr(network, "arguments"):
+            remedy = "keep a state_dict by torch.save"
+            raise ConfigError("networks with `arguments`, of which they are built again", "others", remedy)
+        save_weights(root, network.state_dict(), network.arguments)  # type: ignore[arg-type]
+        write_npz(root / "tested.npz", **self.tested)
+        write_json(root / "training.json", {"history": self.history, "used": self.used, "about": self.about})
+        errors = expected_calibration_error(self.calibration)
+        rows = [f"| {t:.2g} | {loss:.3f} | {error:.3f} | {errors[t]:.3f} |" for t, (loss, error) in self.losses.items()]
+        about, name = json.dumps(self.about, indent=2), name or root.resolve().name
+        write_bytes(root / "README.md", CARD.format(name=name, rows="\n".join(rows), about=about).encode())
 
     @classmethod
-    def load(
-        cls, folder: str | Path, extractor: Extractor | None = None, device: torch.device | str = "cpu"
-    ) -> TrainedDiscriminator:
-        """Read what `save` wrote; an extractor that is no `EncoderUNet` is not in it and has to be given."""
-        root = Path(folder)
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> TrainedDiscriminator:
+        """Read what `save` wrote, also from "user/repo" on the Hugging Face Hub."""
+        root = local_folder(folder)
         with with_remedy(AGAIN):
+            network: nn.Module = load_network(build_discriminator, root, "discriminator")
             kept = read_json(root / "training.json", "discriminator")
-            arrays = load_arrays(root / "training.npz", [*TESTED, *SPLIT], AGAIN)
-            parts = [root, *([root / "extractor"] if (root / "extractor").exists() else [])]
-            network, *below = (load_network(build_discriminator, part, "discriminator") for part in parts)
-        for module in (network, *below):
-            module.to(device).eval().requires_grad_(False)
-        extractor = extractor or (below[0] if below else None)
-        if kept["extractor"] and extractor is None:
-            raise ConfigError(f"the extractor of the features that {root} is of", "none", "give extractor=")
-        features = as_it_is if extractor is None else getattr(extractor, "features", extractor)
-        split, tested = Split(*(arrays[part] for part in SPLIT)), {name: arrays[name] for name in TESTED}
-        return cls(network, features, {}, kept["history"], kept["used"], split, tested, kept["about"])
+            tested = load_arrays(root / "tested.npz", TESTED, AGAIN)
+        network.to(device).eval().requires_grad_(False)
+        return cls(network, as_it_is, {}, kept["history"], kept["used"], tested, kept["about"])
 
-    @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> TrainedDiscriminator:
-        """As `load`, also from "user/repo" on the Hugging Face Hub."""
-        return cls.load(local_folder(name), **options)
+    from_pretrained = load
 
     def push_to_hub(self, repo: str, private: bool = False) -> None:
         """Put what `save` writes into the repository "user/repo" on the Hugging Face Hub."""
