@@ -13,6 +13,7 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,9 @@ def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
         (["fid", "--images", "absent", "--reference", "data/raw"], ["images in absent", "give a folder"]),
         (["convert", "edm", "absent.pkl", "out"], ["absent.pkl"]),
         (["study", "promote", "nonsense"], ["'nonsense'", "choose"]),
+        (["sample", "--seeds", "0", "--out", "x"], ["--variant alone, or --model"]),
+        (["sample", "--model", "data", "--discriminator", "data", "--seeds", "0", "--out", "x"], ["data/model.safe"]),
+        (["sample", "--model", "data", "--seeds", "0", "--out", "x"], ["diffusers model of pixels in data"]),
     ],
 )
 def test_a_mistake_is_one_line(project: Path, arguments: list[str], words: list[str]) -> None:
@@ -117,6 +121,43 @@ def test_released_files_become_weights_that_load_back(project: Path) -> None:
     x, t, labels = torch.randn(2, 8, 4, 4), torch.tensor([0.1, 0.7]), torch.tensor([0, 3])
     assert torch.equal(again(x, t, labels), head(x, t, labels))
     refused(dguide(project, "convert", "onnx", "head.pt", "converted"), "'onnx'")
+
+
+def test_a_saved_diffusers_pipeline_is_guided_without_a_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    small: dict = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    small |= {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    plain, classes = (diffusers.UNet2DModel(8, 1, 1, num_class_embeds=number, **small) for number in (None, 9))
+    scheduler, inpainting = diffusers.DDPMScheduler(), diffusers.RePaintScheduler()
+    for name, network, noise, parts in (
+        ("model", plain, scheduler, ("", "")),
+        *(("latents", plain, scheduler, (part, "scheduler")) for part in ("unet", "vae")),
+        ("classes", classes, scheduler, ("transformer", "scheduler")),
+        ("repaint", plain, inpainting, ("unet", "scheduler")),
+    ):
+        network.save_pretrained(tmp_path / name / parts[0])
+        noise.save_pretrained(tmp_path / name / parts[1])
+    for name, size in (("real", 8), ("large", 16)):
+        np.savez(tmp_path / name, images=np.random.default_rng(0).integers(0, 255, (40, size, size, 1), np.uint8))
+    train = ["train-discriminator", "--out", "d", "--steps", "60", "--model"]
+    for model, data, word in (
+        ("classes", "real", "class_labels"),
+        ("repaint", "real", "RePaintScheduler"),
+        ("latents", "real", "latents"),
+        ("model", "large", "images (1, 8, 8), as model draws them; got (1, 16, 16)"),
+    ):
+        refused(dguide(tmp_path, *train, model, "--data", f"{data}.npz"), word)
+    assert "validation loss" in dguide(tmp_path, *train, "model", "--data", "real.npz").stdout
+    draw = ["sample", "--model", "model", "--seeds", "3,5-7", "--steps", "3", "--out"]
+    assert dguide(tmp_path, *draw, "plain").returncode == dguide(tmp_path, *draw, "grid.png").returncode == 0
+    assert dguide(tmp_path, *draw, "guided", "--discriminator", "d", "--weight", "2").returncode == 0
+    images = [{path.stem: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("plain", "guided")]
+    assert [sorted(named) for named in images] == [["000003", "000005", "000006", "000007"]] * 2
+    assert images[0] != images[1]
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    refused(dguide(tmp_path, *draw, "x"), "the package diffusers; got none; pip install '.[diffusers]'")
 
 
 def test_config_and_profile(project: Path) -> None:

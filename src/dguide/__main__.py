@@ -24,7 +24,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (name := error.name) is None or name.startswith(("discriminator_guidance", "dguide")):
             raise
-        print(f"error: expected the package {name}; got none; pip install '.[pipeline,study,eval]'", file=sys.stderr)
+        extras = "diffusers" if name == "diffusers" else "pipeline,study,eval"
+        print(f"error: expected the package {name}; got none; pip install '.[{extras}]'", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:

@@ -153,17 +153,43 @@ def summary(params: Params = PARAMS) -> None:
 
 @app.command(rich_help_panel=TOOLS)
 def sample(
-    variant: Annotated[str, typer.Option(help="A row of `variants`.")],
     seeds: Annotated[str, typer.Option(metavar="LIST", help="Sample seeds, e.g. 0-63 or 3,5-7.")],
     out: Annotated[Path, typer.Option(metavar="PATH", help="A folder for <seed>.png files, or a .png for a grid.")],
+    variant: Annotated[str | None, typer.Option(help="A row of `variants`.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Instead, the folder of a diffusers pipeline.")] = None,
+    discriminator: Annotated[list[str] | None, typer.Option(help="Folders or user/repo that guide the model.")] = None,
+    weight: Annotated[float, typer.Option(help="The weight of this guidance.")] = 1.0,
+    steps: Annotated[int, typer.Option(help="Of the sampler, for the model.")] = 18,
     params: Params = PARAMS,
 ) -> None:
-    """Draw single samples of a variant by their seeds, as PNG files."""
-    from dguide.stages.guided import write_images
+    """Draw single samples of a variant, or of a saved diffusers pipeline, by their seeds, as PNG files."""
+    numbers = _seeds(seeds)
+    if model is not None and variant is None:
+        from dguide import saved_model
 
-    (settings, layout), numbers = _opened(params), _seeds(seeds)
-    write_images(settings, layout.replicates(settings.replicates)[0], variant, numbers, out)
-    typer.echo(f"{len(numbers)} samples of {variant}: {out}")
+        saved_model.draw(model, discriminator or [], weight, steps, numbers, out)
+    elif variant is not None and model is None and not discriminator:
+        from dguide.stages.guided import write_images
+
+        settings, layout = _opened(params)
+        write_images(settings, layout.replicates(settings.replicates)[0], variant, numbers, out)
+    else:
+        raise ConfigError("--variant alone, or --model with or without --discriminator", "others", "leave some out")
+    typer.echo(f"{len(numbers)} samples of {variant or model}: {out}")
+
+
+@app.command("train-discriminator", rich_help_panel=TOOLS)
+def train_discriminator(
+    model: Annotated[Path, typer.Option(help="The folder of a diffusers pipeline.")],
+    data: Annotated[Path, typer.Option(help="Real images: a folder, a zip or an .npz.")],
+    out: Annotated[Path, typer.Option(help="The folder of the discriminator; the same command resumes there.")],
+    steps: Annotated[int, typer.Option(help="Of training, at most.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of training.")] = 0,
+) -> None:
+    """Train a discriminator of a saved diffusers pipeline's samples, without a profile."""
+    from dguide import saved_model
+
+    typer.echo(f"{saved_model.train(model, data, out, steps, seed)}: {out}")
 
 
 def _seeds(text: str) -> list[int]:

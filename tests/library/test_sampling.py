@@ -245,10 +245,10 @@ def test_any_number_is_drawn_in_batches_and_a_killed_run_resumes_in_its_file(tmp
     assert calls == [0, 1, 2]
     assert np.allclose(np.load(tmp_path / "samples.npy"), whole, atol=1e-6)
     sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "eight_bits.npz"})
-    sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "pictures"})
+    sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "pictures", "first": range(30, 50)})
     assert np.array_equal(np.load(tmp_path / "eight_bits.npz")["images"], to_uint8(whole))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eight_bits.npz", "pictures", "samples.npy"]
-    assert len([*(tmp_path / "pictures").glob("*.png")]) == 20
+    assert sorted(int(path.stem) for path in (tmp_path / "pictures").glob("*.png")) == [*range(30, 50)]
 
 
 def test_each_batch_is_given_its_classes() -> None:

@@ -172,7 +172,7 @@ def test_images_that_cannot_be_written_are_refused_before_sampling(
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
     for name, seeds in (("folder.png", [0]), ("file", [0]), ("grid.png", range(73))):
-        with pytest.raises(ConfigError, match=rf"of at most 72 seeds; got .*{name} and {len(seeds)}"):
+        with pytest.raises(ConfigError, match=rf"of at most 72 images; got .*{name} and {len(seeds)}"):
             guided.write_images(*tiny, "edm", seeds, tmp_path / name)
 
 

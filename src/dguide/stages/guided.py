@@ -22,14 +22,14 @@ from dguide.settings import Config, Layout, SampleRange, Variant, plain, resumab
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
-from discriminator_guidance.core.images import GRID_IMAGES, as_tensor, scaled, to_uint8, write_grid, write_png
+from discriminator_guidance.core.images import as_tensor, scaled, to_uint8, write_grid
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import Compute, gather_rows, is_first, prepare, share
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.sampling.batches import Arrays, in_batches
+from discriminator_guidance.sampling.batches import Arrays, check_out, in_batches, write_batches
 from discriminator_guidance.sampling.guidance import (
     PROBABILITY_CLIP,
     Denoiser,
@@ -168,23 +168,14 @@ def variant_trajectory(config: Config, layout: Layout, variant: str, images: int
 
 def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
     """Write sample i of every seed i as `<i>.png` in the folder `out`, or as one grid where `out` ends in .png."""
-    grid, drawn = out.suffix.lower() == ".png", list[np.ndarray]()
+    check_out(out, len(seeds))
     if variant not in config.variants:
         raise ConfigError("a variant of the settings", repr(variant), f"choose one of: {', '.join(config.variants)}")
-    if (grid and len(seeds) > GRID_IMAGES) or (out.exists() and out.is_dir() == grid):
-        expected, got = f"--out: a folder, or a .png of at most {GRID_IMAGES} seeds", f"{out} and {len(seeds)} seeds"
-        raise ConfigError(expected, got, "choose another --out")
     size, row = config.guided.batch_size, config.variants[variant]
     batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
+    drawn = draw(config, layout, row, config.guided.seed, batches)
     with tracking.bar(f"samples of {variant}", len(seeds), "images") as advance:
-        for number, arrays, _ in draw(config, layout, row, config.guided.seed, batches):
-            drawn.append(arrays["images"])
-            if not grid:
-                for seed, image in zip(batches[number], drawn.pop(), strict=True):
-                    write_png(out / f"{seed:06d}.png", image)
-            advance(len(batches[number]))
-    if grid:
-        write_grid(out, np.concatenate(drawn))
+        write_batches(out, seeds, (arrays["images"] for _, arrays, _ in drawn if not advance(len(arrays["images"]))))
 
 
 def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:

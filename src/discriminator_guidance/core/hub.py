@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from discriminator_guidance.core.errors import ConfigError, InputError
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import reason
 
 PATTERNS = ["*.json", "*.md", "*.npz", "*.safetensors"]
@@ -34,10 +34,8 @@ def upload(folder: Path, repo: str, private: bool) -> None:
 def _hub(what: str) -> Iterator[Any]:
     try:
         import huggingface_hub
-    except ImportError as error:
-        remedy = "pip install huggingface_hub, or give a folder"
-        raise ConfigError("huggingface_hub, which reads and writes the Hub", "none", remedy) from error
-    try:
+
         yield huggingface_hub
     except Exception as error:  # it raises some dozen types
-        raise InputError(what, reason(error), "check the name, the connection and `hf auth login`") from error
+        remedy = "check the name, the connection, `pip install huggingface_hub` and `hf auth login`"
+        raise InputError(what, reason(error), remedy) from error

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, TypeVar
 
 import numpy as np
 
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, replaced
-from discriminator_guidance.core.images import write_png
+from discriminator_guidance.core.images import GRID_IMAGES, write_grid, write_png
 from discriminator_guidance.core.runtime import barrier, broadcast, is_first, rank, world_size
 
 Arrays = dict[str, np.ndarray]
@@ -50,24 +51,34 @@ def in_batches(
         yield number, shard, False
 
 
-def write_batches(out: Path, count: int, batches: Iterable[np.ndarray]) -> None:
-    """Write `count` images, of which one batch at a time is in memory.
+def check_out(out: Path, count: int) -> None:
+    """Refuse, before samples are drawn, a path to which `write_batches` cannot write them."""
+    grid, file = out.suffix.lower() == ".png", out.suffix.lower() in (".npy", ".npz", ".png")
+    if (grid and count > GRID_IMAGES) or (out.exists() and out.is_dir() == file):
+        expected = f"out: a folder, an .npz or .npy file, or a .png of at most {GRID_IMAGES} images"
+        raise ConfigError(expected, f"{out} and {count} images", "choose another")
 
-    out: a folder of PNG files, or an .npz file with the array `images`, for (n, H, W, C) uint8; or an .npy file of what
-    the batches hold.
+
+def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarray]) -> None:
+    """Write images, of which one batch at a time is in memory.
+
+    out: a folder of PNG files, named by their numbers, a .png with a grid of them, or an .npz file with the array
+    `images`, for (n, H, W, C) uint8; or an .npy file of what the batches hold.
     """
     if out.suffix == ".npy":
         with replaced(out) as stream:
-            _write_rows(stream, count, batches)
+            _write_rows(stream, len(numbers), batches)
     elif out.suffix == ".npz":
         with (
             replaced(out) as stream,
             zipfile.ZipFile(stream, "w") as archive,
             archive.open(zipfile.ZipInfo("images.npy"), "w", force_zip64=True) as entry,
         ):
-            _write_rows(entry, count, batches)
+            _write_rows(entry, len(numbers), batches)
+    elif out.suffix.lower() == ".png":
+        write_grid(out, np.concatenate(list(batches)))
     else:
-        for number, image in enumerate(image for batch in batches for image in batch):
+        for number, image in zip(numbers, chain.from_iterable(batches), strict=True):
             write_png(out / f"{number:06d}.png", image)
 
 

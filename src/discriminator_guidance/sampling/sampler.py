@@ -18,7 +18,7 @@ from discriminator_guidance.core.noise import column, karras_sigmas, normal, nor
 from discriminator_guidance.core.progress import progress_line
 from discriminator_guidance.core.runtime import barrier, is_first
 from discriminator_guidance.core.settings import Count, SamplerSettings
-from discriminator_guidance.sampling.batches import Arrays, in_batches, write_batches
+from discriminator_guidance.sampling.batches import Arrays, check_out, in_batches, write_batches
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, conditioned, innermost
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
@@ -171,9 +171,9 @@ def sample(
             argument. What is the same for all images comes by closure: `partial(network, prompt=prompt)`.
         seed: of the random streams, of which each image has its own.
         first: the i of the first image, or the i of every image.
-        out: where samples go, batch by batch, so that N need not fit in memory: a folder of PNG files or an .npz file
-            of 8-bit images, or an .npy file of floats. The same call resumes there after a kill, the processes of
-            torchrun divide the batches, and the path is returned.
+        out: where samples go, batch by batch, so that N need not fit in memory: a folder of files <i>.png or an .npz
+            file of 8-bit images, an .npy file of floats, or a .png with a grid. The same call resumes there after a
+            kill, the processes of torchrun divide the batches, and the path is returned.
         device: where the denoiser computes.
         settings: other values for fields of `SampleSettings`, such as steps (18) or batch_size; sigma_min and sigma_max
             end where the denoiser's do, if it has such (as `from_diffusers` gives it), also below functools.partial.
@@ -209,6 +209,7 @@ def sample(
                 tell(rows.stop)
             return torch.cat(parts)
         path, done = Path(out), 0
+        check_out(path, count)
         first_of_all = None if classes is None else classes[:1]
         key = {**vars(chosen), "seed": seed, "indices": [*indices], "shape": [*shape[1:]], "size": size}
         key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
@@ -218,7 +219,8 @@ def sample(
             done += batches[number].stop - batches[number].start
             tell(done)
     if is_first():
-        write_batches(path, count, (_kept(work, number) for number in range(len(batches))))
+        numbers = indices if len({*indices}) == count else range(count)
+        write_batches(path, numbers, (_kept(work, number) for number in range(len(batches))))
         work.remove()
     barrier()
     return path
