@@ -55,7 +55,7 @@ def test_quickstart_says_what_to_run_first(tmp_path: Path) -> None:
 
 def test_your_model(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    text, differences, sizes = run(tmp_path, "your_model", DIGITS=REAL, ITERATIONS=20, FAKES=100, EPOCHS=1, SAMPLES=32)
+    text, differences, sizes = run(tmp_path, "your_model", DIGITS=REAL, ITERATIONS=20, FAKES=100, STEPS=50, SAMPLES=32)
     assert (len(differences), len({*differences[:3]})) == (8, 3)  # two references: three training seeds, their mean
     assert all(low <= value <= high for value, low, high in differences)
     assert differences[6][0] == pytest.approx(sum(value for value, _, _ in differences[:3]) / 3, abs=0.011)
