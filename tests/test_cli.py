@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from dguide import cli
+from dguide import cli, planning
 from dguide.__main__ import main
 from dguide.report.format import fid_text
 from dguide.run import one_line_errors
-from discriminator_guidance.core.files import load_network
+from discriminator_guidance.core.files import load_network, write_npz
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
 
@@ -163,11 +164,24 @@ def test_a_saved_diffusers_pipeline_is_guided_without_a_profile(
 def test_config_and_profile(project: Path) -> None:
     assert "6 members, 16 variants" in dguide(project, "config").stdout
     assert "profile cifar10" in dguide(project, "profile", "cifar10").stdout
-    refused(dguide(project, "config"), "cifar-10-binary.tar.gz, which real.path names", "`dguide fetch cifar10`")
+    refused(dguide(project, "config"), "cifar-10-binary.tar.gz (real.path)", "`dguide fetch cifar10`")
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("steps: 35", "steps: 18", 1))
     refused(dguide(project, "profile", "mini"), "--force")
     assert dguide(project, "profile", "mini", "--force").returncode == 0
+
+
+def test_a_profile_of_own_images_is_written_estimated_and_valid(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "estimate", lambda *_: {"score": 100.0})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_npz(project / "pets.npz", images=np.zeros((300, 20, 20, 3), np.uint8), labels=np.arange(300) % 2)
+    shown = dguide(project, "init", "--images", "pets.npz")
+    assert "0:01:40" in shown.stdout, shown.stderr
+    assert "configs/pets.yaml; next: make repro PROFILE=pets" in shown.stdout
+    params = project / "configs/pets.yaml"
+    assert "1 members, 2 variants" in dguide(project, "config", "--params", str(params)).stdout
+    params.write_text(params.read_text().replace("device: auto", "device: cuda"))
+    refused(dguide(project, "config", "--params", str(params)), "a CUDA device", "runtime.device: auto or cpu")
 
 
 def test_a_summary_shows_the_results(project: Path) -> None:
@@ -178,7 +192,8 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     (row,) = [line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["clip_logit"]]
     metrics = json.loads((PROJECT / "reports" / "mini" / "evaluation" / "clip_logit.json").read_text())
     assert row[1:4] == fid_text(metrics).split()
-    assert "FID (digits network)" in shown.stdout
+    answer = r"Against edm, mean_prob is \w+: paired difference in FID \(digits network\) [-+][\d.]+ \[[-+]"
+    assert re.match(answer, shown.stdout.splitlines()[-1])
 
 
 def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from dguide import planning
-from dguide.settings import Config
+from dguide.settings import Config, load_config
 from dguide.stages.guided import window_of
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
+from tests.commands import PROJECT
 from tests.settings.settings import MINI, read
 from tests.stages.conftest import tiny_settings, write_params
 
@@ -76,8 +77,22 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
     assert sum(counted.values()) == 500 * sum(asked.values())
 
 
+def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path):
+    config = load_config(PROJECT / "configs/cifar10.yaml")
+    lines = {file.split(" (")[0]: f"{file}: {how}" for file, how in planning.missing_files(config, tmp_path)}
+    assert "(real.path): `dguide fetch cifar10`" in lines["data/raw/cifar-10-binary.tar.gz"]
+    assert "(members.authors.start): by hand from Google Drive" in lines["data/raw/discriminator_60.pt"]
+    assert "(fid_network.path): `dguide fetch inception`" in lines[config.fid_network.path]
+    assert "edm-fid" not in "".join(lines)  # no setting names it
+    missing = dict(planning.missing_files(read({"evaluation.reference": "data/raw/elsewhere.npz"}), tmp_path))
+    assert missing["data/raw/elsewhere.npz (evaluation.reference)"].startswith("put it there by hand")
+    assert planning.missing_files(read({}), PROJECT) == []
+
+
 def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path):
-    config, layout = write_params(tmp_path, tiny_settings({"cond": True}))
+    whole = {"members.d1": MINI["members"]["d1"] | {"kind": "whole"}}
+    config, layout = write_params(tmp_path, tiny_settings({"cond": True} | whole))
+    assert calls(config)["discriminator/d1"].keys() == {("head_step", config.discriminator.network.model_channels)}
     seconds = planning.estimate(config, layout, 0.0)
     assert len(seconds) == 4 + len(config.members) + len(config.variants) + 3  # evaluation, report, start of commands
     assert all(took > 0 for took in seconds.values())

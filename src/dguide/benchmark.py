@@ -33,6 +33,7 @@ from discriminator_guidance.core.settings import ExtractorNetworkSettings, HeadS
 from discriminator_guidance.metrics.distances import Gaussian, distance_of_gaussians
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from discriminator_guidance.networks import adm, layers
+from discriminator_guidance.networks.cnn import NoisyImageCNN
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
@@ -74,9 +75,9 @@ class Calls:
         denoiser = torch.no_grad()(self.frozen.called(self._placed(self._network("score"))))
         return lambda n: denoiser(*self._images(n))
 
-    def guidance(self, *heads: HeadSettings) -> Call:
+    def guidance(self, *heads: HeadSettings | int) -> Call:
         """One evaluation of the guidance, at a VP time that is guided."""
-        guidance = self._guidance(heads)
+        guidance = self.frozen.autocast()(self._guidance(heads))
         return lambda n: guidance(*self._images(n))
 
     def features(self) -> Call:
@@ -94,13 +95,13 @@ class Calls:
         network = self._network(word)
         return self._step(network, lambda x, t: network(x) if word == "fid_network" else network(x, t))
 
-    def head_step(self, size: HeadSettings) -> Call:
-        """A step of training a head on the extractor's features."""
+    def head_step(self, size: HeadSettings | int) -> Call:
+        """A step of training a head on the extractor's features, or a whole network of this width."""
         extractor = self._placed(self._network("extractor"))
         features = member_features(extractor, self.frozen, self.training)
-        head = adm.build_head(extractor.feature_shape, **plain(size)).to(self.frozen.device)
+        head = self._head(extractor, size).to(self.frozen.device)
         head = as_published(head) if self.published else head
-        return self._step(head, lambda x, t: head(features(x, t), t))
+        return self._step(head, lambda x, t: head(x if isinstance(size, int) else features(x, t), t))
 
     def _step(self, network: nn.Module, output: Callable[[Tensor, Tensor], Tensor]) -> Call:
         optimizer = torch.optim.Adam(network.parameters(), fused=True)
@@ -114,11 +115,16 @@ class Calls:
 
         return step
 
-    def _guidance(self, heads: Sequence[HeadSettings]) -> DiscriminatorGuidance:
+    def _head(self, extractor: adm.EncoderUNet, size: HeadSettings | int) -> nn.Module:
+        if isinstance(size, int):
+            return NoisyImageCNN(self.shape, size)
+        return adm.build_head(extractor.feature_shape, **plain(size))
+
+    def _guidance(self, heads: Sequence[HeadSettings | int]) -> DiscriminatorGuidance:
         extractor = self._placed(self._network("extractor"))
-        sized = [self._placed(adm.build_head(extractor.feature_shape, **plain(size))) for size in heads]
+        sized = [self._placed(self._head(extractor, size)) for size in heads]
         members = adm.MemberLogits(extractor, *sized).requires_grad_(self.published)
-        return DiscriminatorGuidance(self.frozen.called(members), members=len(heads), clip=PROBABILITY_CLIP)
+        return DiscriminatorGuidance(members, clip=PROBABILITY_CLIP)
 
     def _network(self, word: str) -> Any:
         settings, (channels, size, _) = getattr(self.config, word), self.shape

@@ -124,15 +124,27 @@ def profile(
 
 
 @app.command(rich_help_panel=TOOLS)
+def init(
+    images: Annotated[Path, typer.Option(metavar="FOLDER", help="Class folders of images, a zip of them, or an .npz.")],
+    name: Annotated[str | None, typer.Argument(help="The name of the profile (default: that of the folder).")] = None,
+) -> None:
+    """Write configs/NAME.yaml, a profile of your own images, and estimate its cost."""
+    from dguide.stages.init import write_profile
+
+    path = write_profile(Path.cwd(), images, name)
+    plan(seconds=10.0, params=path)
+    typer.echo(f"written: {path.relative_to(Path.cwd())}; next: make repro PROFILE={path.stem}")
+
+
+@app.command(rich_help_panel=TOOLS)
 def config(params: Params = PARAMS) -> None:
     """Check the settings, the device and the input files without running anything."""
-    from dguide.settings.inputs import check_inputs
+    from dguide.planning import check_inputs
     from discriminator_guidance.core.runtime import prepare
 
     settings, layout = _opened(params)
-    for precision in (settings.runtime.training_precision, settings.runtime.sampling_precision):
-        prepare(settings.runtime.device, precision, settings.runtime.threads)
-    check_inputs(settings, layout)
+    prepare(settings.runtime.device, settings.runtime.training_precision, settings.runtime.threads)
+    check_inputs(settings, layout.root)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
 
@@ -140,8 +152,9 @@ def config(params: Params = PARAMS) -> None:
 @app.command(rich_help_panel=TOOLS)
 def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
-    from dguide.report.format import summary_rows
-    from dguide.report.gather import read_evaluation
+    from dguide.report.format import answer, fid_label, summary_rows
+    from dguide.report.gather import read_differences, read_evaluation
+    from dguide.report.tables import signs
 
     settings, layout = _opened(params)
     evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
@@ -149,6 +162,9 @@ def summary(params: Params = PARAMS) -> None:
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     tracking.table(title, summary_rows(evaluations, settings.evaluation.baseline))
     typer.echo(f"tables, figures and the page: {layout.report.relative_to(Path.cwd())}/index.html")
+    fid, (variant, other) = fid_label(settings.fid_network.name), settings.report.primary
+    planned = read_differences(layout.report)[variant, other]
+    typer.echo(" ".join([answer(fid, planned), *signs(fid, {variant: planned}, other)]))
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -274,15 +290,14 @@ def plan(
 ) -> None:
     """Estimate the time of each stage on this machine and list missing files, without running a stage."""
     from dguide import planning
-    from dguide.settings.inputs import missing_files
 
     settings, layout = _opened(params)
     if line := planning.load_line():
         typer.echo(line)
     rows = planning.table(planning.estimate(settings, layout, seconds, processes))
     tracking.table(f"profile {settings.profile}: estimates", rows)
-    for path, (key, remedy) in missing_files(settings, layout.root).items():
-        typer.echo(f"missing: {path} ({key}): {remedy}")
+    for file, remedy in planning.missing_files(settings, layout.root):
+        typer.echo(f"missing: {file}: {remedy}")
 
 
 @app.command(rich_help_panel=TOOLS)

@@ -1,4 +1,4 @@
-"""Command `plan`: what each stage of a profile will cost on this machine."""
+"""What each stage of a profile will cost on this machine, and whether its input files are there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Any
@@ -15,15 +16,19 @@ from torch.utils.benchmark import timer  # waits for a GPU
 
 from dguide import tracking
 from dguide.benchmark import EDGE, Calls, real_images, timed
-from dguide.settings import REPLICATED, Config, Layout, Variant
+from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
 from dguide.stages.guided import FIT_DRAWS, window_of
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.image_files import open_images
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare
+from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.training.discriminator import training_rows
 
+IMAGES = {"digits": (1797,), "cifar10": (50_000, 10_000)}  # of known sources, for training and test
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 VALIDATION = 1.1  # training of a discriminator with its validation, relative to training alone
 PRODUCT_FLOPS = 0.5 * 2 * EDGE**3  # that metrics reach in the time of a large product, half of its own
@@ -82,7 +87,7 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
         split = split_pairs(train, config.fake.images, settings.split, settings.images)
         rows = len(training_rows(settings, split))
         images = settings.steps * settings.batch_size if settings.epochs is None else settings.epochs * rows
-        yield f"discriminator/{name}", {("head_step", member.network): VALIDATION * images}
+        yield f"discriminator/{name}", {("head_step", head_size(member)): VALIDATION * images}
 
     for name, variant in config.variants.items():
         yield f"guided/{name}", sampling_calls(config, train, variant, config.guided.images)
@@ -107,7 +112,7 @@ def sampling_calls(config: Config, train: int, variant: Variant, images: int) ->
     nfe = (2 * variant.steps - 1) * (1 if variant.autoguidance is None else 2)
     if not variant.members:
         return {DENOISER: nfe * images}
-    heads = tuple(config.members[member].network for member in variant.members)
+    heads = [head_size(config.members[name]) for name in variant.members]
     tau = tau_from_sigma(karras_sigmas(variant.steps, variant.sigma_min, variant.sigma_max, variant.rho)[:-1])
     inside = (low <= tau) & (tau <= high)
     evaluations = (int(inside.sum()) if variant.w1 else 0) + (int(inside[1:].sum()) if variant.w2 else 0)
@@ -116,12 +121,46 @@ def sampling_calls(config: Config, train: int, variant: Variant, images: int) ->
     return {DENOISER: nfe * images, ("guidance", *heads): (images + fitted) * evaluations}
 
 
+def head_size(member: Member) -> HeadSettings | int:
+    """What the cost of a member depends on: the size of a head, or the width of a whole network."""
+    return member.network if member.kind == "head" else member.network.model_channels
+
+
 def load_line() -> str | None:
     """What to know of the estimates where other processes keep half of this machine's cores busy, or more."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load < cores / 2:
         return None
     return f"load {load:.1f} on {cores} cores: estimates are of an idle machine, from processor time of one thread"
+
+
+def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
+    """The input files of a profile that are not there, with the keys that name them, and how to get each."""
+    named = {config.real.holdout_path: "real.holdout_path", config.evaluation.reference: "evaluation.reference"}
+    named |= {getattr(config, word).path: f"{word}.path" for word in ("real", "score", "extractor", "fid_network")}
+    named |= {row.start: f"members.{name}.start" for name, row in config.members.items()}
+    downloads, missing = {file.path: (name, file) for name, file in config.fetch.files.items()}, []
+    for path, key in named.items():
+        if not path.startswith((f"data/{config.profile}/", "models/")) and not (root / path).exists():
+            remedy = f"put it there by hand, or correct {key}"
+            if path in downloads:
+                name, file = downloads[path]
+                remedy = (f"`dguide fetch {name}`, or " if file.url else "") + f"by hand from {file.by_hand}"
+            missing.append((f"{path} ({key})", remedy))
+    return missing
+
+
+def check_inputs(config: Config, root: Path) -> None:
+    """Refuse missing files, and settings that ask for more images than there are."""
+    for file, remedy in missing_files(config, root):
+        raise InputError(file, "no such file or folder", remedy)
+    real = config.real
+    paths = dict.fromkeys([real.path, real.holdout_path])
+    counts = IMAGES.get(real.source) or [len(open_images(root / path).names) for path in paths]
+    if len(counts) == 1:
+        held_out = round(real.holdout_fraction * counts[0])
+        counts = counts[0] - held_out, held_out
+    config.check_counts(*counts)
 
 
 def table(seconds: Mapping[str, float]) -> list[dict[str, str]]:

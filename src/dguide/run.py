@@ -28,7 +28,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     a stage again.
     """
     from dguide.settings import REPLICATED, Layout, load_config, plain
-    from dguide.settings.inputs import check_inputs
+    from discriminator_guidance.core.files import read_json
 
     config = load_config(params)
     for kind, name in row.items():
@@ -36,7 +36,12 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
         if name not in rows:
             raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
     layout = Layout(Path.cwd(), config.profile)
-    check_inputs(config, layout, word)
+    if word == "real":
+        from dguide.planning import check_inputs
+
+        check_inputs(config, layout.root)
+    elif (card := layout.real / "card.json").is_file():
+        config.check_counts(*(read_json(card, "real")[part] for part in ("train", "holdout")))
     layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")

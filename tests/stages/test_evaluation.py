@@ -187,6 +187,6 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny)
     logits = layout.discriminator("d1") / "test_logits.npz"
     write_npz(logits, **{name: array[:-2] for name, array in np.load(logits).items()})
     refused("the 32 test images of .*d0/test_logits.npz .*give all members as many images")
-    write_npz(layout.model("fid_network") / "features.npz", train=np.ones((12, 6)), holdout=np.ones((5, 6)))
+    write_npz(layout.model("fid_network") / "features.npz", train=np.ones((12, 6)), holdout=np.ones((12, 6)))
     refused("evaluation.neighborhood; got 11; it must be at most 10", evaluation__neighborhood=11)
     assert not layout.report.exists()

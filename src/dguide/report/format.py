@@ -57,6 +57,12 @@ def difference_text(difference: Mapping[str, Any] | None) -> str:
     return estimate(difference["difference"], (difference["low"], difference["high"]), sign=True)
 
 
+def answer(fid: str, planned: Mapping[str, Any]) -> str:
+    """The planned comparison, a row of differences.csv, in one sentence."""
+    compared = f"Against {planned['other']}, {planned['variant']} is {verdict((planned['low'], planned['high']))}"
+    return f"{compared}: paired difference in {fid} {difference_text(planned)}."
+
+
 def scientific(value: float | None) -> str:
     """A setting: 1e-5, 0.01, 2; a dash for None and NaN."""
     return MISSING if value is None or math.isnan(value) else f"{value:g}".replace("e-0", "e-")

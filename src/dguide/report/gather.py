@@ -45,9 +45,7 @@ class ReportData:
             arrays = read_npz(data / "guided" / name / replicate / "samples.npz", ["images"], "guided")
             self.samples[name] = arrays["images"][: settings["report"]["images"]].copy()
         self.evaluations = {name: read_evaluation(report, name) for name in settings["variants"]}
-        differences = _table(report / "details" / "differences.csv", "evaluation", DIFFERENCES).to_dict("records")
-        # Of a variant from another, paired by sample index.
-        self.differences: dict[tuple[str, str], Record] = {(row["variant"], row["other"]): row for row in differences}
+        self.differences = read_differences(report)
         studies = {word: report / "study" / f"{word}.csv" for word in STUDIES}
         self.studies = {word: _table(path, f"study {word}") for word, path in studies.items() if path.is_file()}
 
@@ -71,6 +69,12 @@ def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     """Metrics and details of a variant in one mapping."""
     folders = (report / "evaluation", report / "details")
     return {key: value for at in folders for key, value in read_json(at / f"{variant}.json", "evaluation").items()}
+
+
+def read_differences(report: Path) -> dict[tuple[str, str], Record]:
+    """The differences of each variant from each other one, paired by sample index."""
+    rows = _table(report / "details" / "differences.csv", "evaluation", DIFFERENCES).to_dict("records")
+    return {(row["variant"], row["other"]): row for row in rows}
 
 
 def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> s
     studies = {word: tables.study_table(data, word) for word in data.studies}
     charts = {word: sorted((data.report / "study").glob(f"{word}*.png")) for word in studies}
     shown = made | studies | {
-        "results": Table("Results", results, tables.signs(data, data.from_baseline, data.baseline)),
+        "results": Table("Results", results, tables.signs(data.fid, data.from_baseline, data.baseline)),
         "data": Table("Data", facts, []),
     }  # fmt: skip
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
@@ -73,9 +73,8 @@ def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> s
         figures=pngs,
         tables=shown,
         charts=charts,
-        verdict=fmt.verdict((planned["low"], planned["high"])),
-        difference=fmt.difference_text(planned),
-        signs=" ".join(tables.signs(data, {variant: planned}, other)),
+        answer=fmt.answer(data.fid, planned),
+        signs=" ".join(tables.signs(data.fid, {variant: planned}, other)),
         bound=LOG_RATIO_BOUND,
         clip=PROBABILITY_CLIP,
     )

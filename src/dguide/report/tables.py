@@ -150,7 +150,7 @@ def result_table(data: ReportData) -> Table:
         f"features, {data.reference_images}; KID, held-out, against {count(reference['holdout_n'])} other images.",
         f"Intervals cover {data.noise}, with the reference fixed. Differences are paired by sample index, and negative "
         "where the row is better. Adjusted p: by Holm's method over all rows but the planned comparison.",
-        *signs(data, data.from_baseline, data.baseline),
+        *signs(data.fid, data.from_baseline, data.baseline),
         "De-biased: by the grouped jackknife; a distance of N images lies above that of infinitely many.",
         "What the reproduction calls precision and recall are scores of the discriminator as a classifier.",
     ]
@@ -204,7 +204,7 @@ def ensemble_table(data: ReportData) -> Table:
     notes = [
         f"N = {fmt.samples_text(data.reference)} samples each, paired by index. Intervals cover {data.noise}.",
         "Negative where the ensemble is better. The best member is chosen on the same samples, which favours it.",
-        *signs(data, records, "the mean of the members"),
+        *signs(data.fid, records, "the mean of the members"),
     ]
     return Table("Table 4. Ensembles beside their members", pd.DataFrame(rows), notes)
 
@@ -213,13 +213,13 @@ def _compared(data: ReportData, name: str) -> dict[str, str]:
     return {other: difference_text(data.differences.get((name, other))) for other in data.compared}
 
 
-def signs(data: ReportData, differences: Mapping[str, Record], other: str) -> list[str]:
+def signs(fid: str, differences: Mapping[str, Record], other: str) -> list[str]:
     """For each of the two KIDs, the rows in which its difference from `other` has another sign than that of FID."""
     sentences = []
     for kid, kid_name in KIDS.items():
         rows = [name for name, row in differences.items() if row["difference"] * row[f"{kid}_difference"] < 0]
         agree, where = ("disagree", f"for {', '.join(rows)}") if rows else ("agree", "in every row")
-        sentences.append(f"{data.fid} and {kid_name} {agree} in sign, against {other}, {where}.")
+        sentences.append(f"{fid} and {kid_name} {agree} in sign, against {other}, {where}.")
     return sentences
 
 

@@ -23,7 +23,6 @@ PARAMS = Path("params.yaml")
 TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
-FEWEST_HELD_OUT = 3  # images, of which a distance has an interval
 MOST_BYTES, MOST_PIECES = 100_000, 50_000  # of a settings file, and of its values as JSON, which aliases multiply
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
@@ -371,25 +370,16 @@ class Config(Settings):
 
     def check_counts(self, train: int, holdout: int) -> None:
         """Refuse settings that ask for more than there is: `train` real images for training, and `holdout` others."""
-        from discriminator_guidance.core.split import FEWEST, split_pairs  # imports torch
-
-        shares, neighbours = self.discriminator.split, min(train, self.guided.images) - 2
-        if min(train, self.fake.images) < FEWEST or holdout < FEWEST_HELD_OUT:
-            expected = f"at least {FEWEST} real and {FEWEST} fake images and {FEWEST_HELD_OUT} held-out images"
-            got = f"{train}, {self.fake.images} and {holdout}"
-            raise ConfigError(expected, got, "give more images, or change fake.images or real.holdout_fraction")
-        if self.evaluation.neighborhood > neighbours:
-            remedy = f"it must be at most {neighbours}, for {train} real images and {self.guided.images} samples"
-            raise SettingError("evaluation.neighborhood", str(self.evaluation.neighborhood), remedy)
-        for name, member in self.members.items():
-            if (member.images or 0) > train:
-                raise SettingError(f"members.{name}.images", str(member.images), f"there are {train} real images")
-            for count in (train, self.fake.images):
-                split = split_pairs(count, 0, shares, member.images)
-                sizes = [len(part) for part in vars(split).values()]
-                if not all(sizes):
-                    got = "{} images for training, {} for validation and {} for test".format(*sizes)
-                    raise SettingError("discriminator.split", got, "give each part a larger share, or more images")
+        bounds = {"evaluation.neighborhood": (self.evaluation.neighborhood, min(train, self.guided.images) - 2)}
+        bounds |= {f"members.{name}.images": (member.images or 0, train) for name, member in self.members.items()}
+        for key, (value, most) in bounds.items():
+            if value > most:
+                raise SettingError(key, str(value), f"it must be at most {most}, by the number of images")
+        count = min([train, self.fake.images, *(member.images or train for member in self.members.values())])
+        shares = self.discriminator.split
+        if min(shares.train, shares.validation, shares.test) * count < 1 or holdout < 3:
+            got, remedy = f"{count} and {holdout}", "give more images, or change the shares, or fake.images"
+            raise ConfigError("an image in each part of discriminator.split and 3 held-out ones", got, remedy)
 
     @property
     def trained(self) -> dict[str, Any]:

@@ -24,11 +24,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if settings.source == "cifar10":
         train, holdout = read_cifar10(path, size)
     elif settings.holdout_path == settings.path:
-        images = read_digits(path, size) if settings.source == "digits" else _read(path, size)
+        images = read_digits(path, size) if settings.source == "digits" else read_shown(path, size)
         train, holdout = _split(images, settings.seed, settings.holdout_fraction)
     else:
         other = layout.root / settings.holdout_path
-        train, holdout = _read(path, size), _read(other, size)
+        train, holdout = read_shown(path, size), read_shown(other, size)
         _check_alike(train, holdout, other)
 
     for name, part in (("train", train), ("holdout", holdout)):
@@ -51,7 +51,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     return {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
 
 
-def _read(path: Path, image_size: int) -> Images:
+def read_shown(path: Path, image_size: int) -> Images:
+    """All images of a source, reduced to a size, with a progress bar."""
     with tracking.bar(f"real {path.name}", len(open_images(path).names), "images") as advance:
         return read_images(path, image_size, advance)
 

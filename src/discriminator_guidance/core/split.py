@@ -9,8 +9,6 @@ import numpy as np
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.settings import SplitSettings
 
-FEWEST = 10  # images of each kind
-
 
 @dataclass(frozen=True)
 class Split:

@@ -22,7 +22,7 @@ from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.progress import progress_line
 from discriminator_guidance.core.runtime import Compute, broadcast
 from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
-from discriminator_guidance.core.split import FEWEST, Split, split_pairs
+from discriminator_guidance.core.split import Split, split_pairs
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import MemberLogits, build_head
 from discriminator_guidance.networks.cnn import NoisyImageCNN
@@ -45,6 +45,7 @@ from discriminator_guidance.training.sources import Images, image_tensor
 from discriminator_guidance.training.trained import CHANCE, Extractor, TrainedDiscriminator, as_it_is
 
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
+FEWEST = 10  # images of each kind
 LARGE = 2**32  # bytes of images that stay where they are, in main memory or mapped from a file
 WIDTH = 32  # channels of an attention head
 NO_CLIP = 1e30  # a bound of the gradient norm that changes nothing
