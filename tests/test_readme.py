@@ -64,9 +64,6 @@ def intervals() -> Iterator[tuple[float, ...]]:
         yield from pd.DataFrame(json.loads(path.read_text())["factors"])[["factor", "low", "high"]].to_numpy()
     for path in REPORTS.glob("*/study/factorial.csv"):
         yield from pd.read_csv(path)[["factor", "low", "high"]].to_numpy()
-    rejected = json.loads((REPORTS / "digits/rejection.json").read_text())
-    for name, unit in (("fid", 1), ("kid", 1000)):
-        yield unit * np.array([rejected[f"delta_{name}_vs_edm"], *rejected[f"delta_{name}_ci95"]])
     for member in ("d0", "d0_ema", "d0_best", "d0_shifted", "permuted"):
         files = REPORTS.glob(f"digits/discriminator/{member}/r*/metrics.json")
         yield over_seeds([json.loads(path.read_text())["test_loss"] for path in files])
@@ -140,7 +137,6 @@ def about_digits() -> Iterator[str]:
     yield "falling, from {:.2f} to {:.2f} (held-out images: {:.2f})".format(*unbiased[[used - 1, -1]], both[0])
     for study, text in {"ensemble": "Optuna trials of weights", "discriminator": "trials of training settings"}.items():
         yield f"{json.loads((folder / 'study' / f'{study}.json').read_text())['n_trials']} {text}"
-    yield f"(NFE {json.loads((folder / 'rejection.json').read_text())['nfe']:.2f} instead of {edm['nfe']})"
 
 
 def about_the_cause() -> Iterator[str]:
