@@ -219,7 +219,8 @@ def signs(fid: str, differences: Mapping[str, Record], other: str) -> list[str]:
     for kid, kid_name in KIDS.items():
         rows = [name for name, row in differences.items() if row["difference"] * row[f"{kid}_difference"] < 0]
         agree, where = ("disagree", f"for {', '.join(rows)}") if rows else ("agree", "in every row")
-        sentences.append(f"{fid} and {kid_name} {agree} in sign, against {other}, {where}.")
+        place = f", against {other}, {where}" if len(differences) > 1 else ""
+        sentences.append(f"{fid} and {kid_name} {agree} in sign{place}.")
     return sentences
 
 
