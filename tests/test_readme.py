@@ -68,9 +68,6 @@ def intervals() -> Iterator[tuple[float, ...]]:
         files = REPORTS.glob(f"digits/discriminator/{member}/r*/metrics.json")
         yield over_seeds([json.loads(path.read_text())["test_loss"] for path in files])
     yield from factorial_intervals()
-    trials = pd.read_csv(REPORTS / "digits/study/discriminator.csv")[["value", "fid"]].dropna()
-    rank = trials.corr("spearman").loc["value", "fid"]  # and its interval by Fisher's transformation
-    yield tuple(np.tanh(np.arctanh(rank) + np.array([0, -1, 1]) * 1.96 / np.sqrt(len(trials) - 3)))
 
 
 def over_seeds(values: Any) -> tuple[float, ...]:
@@ -135,8 +132,7 @@ def about_digits() -> Iterator[str]:
     yield f"it then rises by {100 * (mean[-1] / mean.min() - 1):.0f} %"
     unbiased = np.mean([values[1:] for values in losses["fid_debiased"]], axis=0)
     yield "falling, from {:.2f} to {:.2f} (held-out images: {:.2f})".format(*unbiased[[used - 1, -1]], both[0])
-    for study, text in {"ensemble": "Optuna trials of weights", "discriminator": "trials of training settings"}.items():
-        yield f"{json.loads((folder / 'study' / f'{study}.json').read_text())['n_trials']} {text}"
+    yield f"{json.loads((folder / 'study/ensemble.json').read_text())['n_trials']} Optuna trials of weights"
 
 
 def about_the_cause() -> Iterator[str]:

@@ -252,7 +252,7 @@ def record() -> None:
         utils.MAX_RETRY_COUNT = 1  # ten tries to reach a database take 105 s
         mlflow.set_tracking_uri(_address())
         tracker, folder = Tracker(mlflow), os.open(_project(), os.O_RDONLY)
-        fcntl.flock(folder, fcntl.LOCK_EX)  # two recorders that create a database's tables at once would fail
+        fcntl.flock(folder, fcntl.LOCK_EX)  # two recorders that create a database's tables together would fail
         mlflow.search_experiments(max_results=1)
         os.close(folder)
         for method, *arguments in map(json.loads, sys.stdin):

@@ -251,6 +251,26 @@ def test_any_number_is_drawn_in_batches_and_a_killed_run_resumes_in_its_file(tmp
     assert sorted(int(path.stem) for path in (tmp_path / "pictures").glob("*.png")) == [*range(30, 50)]
 
 
+def test_batches_kept_of_another_model_or_guidance_are_not_used(tmp_path, monkeypatch) -> None:
+    """The networks differ at the last pixel alone, the windows far from the middle of the noise levels."""
+    calls, save = [], Resumable.save_shard
+
+    def killed(self, number, **arrays):
+        save(self, number, **arrays)
+        calls.append(number)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Resumable, "save_shard", killed)
+    border = torch.zeros(SHAPE)
+    border[..., -1, -1] = 0.01
+    wide, narrow = (DiscriminatorGuidance(mean_logit, window=(low, 1.0)) for low in (0.01, 0.012))
+    how = {"out": tmp_path / "samples.npy", "batch_size": 3, "steps": 4, "progress": False}
+    for guidance, shift in ((None, 0 * border), (None, border), (wide, border), (narrow, border)):
+        with pytest.raises(KeyboardInterrupt):
+            sample(lambda x, sigma, shift=shift: WRONG.denoise(x, sigma) + shift, FEW, guidance=guidance, **how)
+    assert calls == [0, 0, 0, 0]
+
+
 def test_each_batch_is_given_its_classes() -> None:
     def denoiser(x, sigma, classes):
         return classes.view(-1, 1, 1, 1).expand_as(x).to(x.dtype)

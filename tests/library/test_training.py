@@ -135,6 +135,11 @@ def test_latents_need_not_be_square_or_within_any_range() -> None:
         train(real, real, **BRIEF)
 
 
+def test_an_iterable_may_have_images_without_dark_pixels() -> None:
+    bright = [image.clamp(min=0.1) if row % 2 else image for row, image in enumerate(REAL[:20])]
+    assert train(bright, FAKE[:20], **BRIEF).history
+
+
 @pytest.mark.parametrize(
     ("real", "words"),
     [
@@ -143,7 +148,7 @@ def test_latents_need_not_be_square_or_within_any_range() -> None:
         (REAL.long(), "of uint8 or floats; got torch.int64"),
         (REAL[:9], "10 or more real and fake images"),
         (REAL.repeat(1, 3, 1, 1), "of one shape; got .*3, 8, 8.*1, 8, 8"),
-        ([REAL[0], REAL[0, :, :4]], "real images of one shape; got 2 shapes"),
+        ([REAL[0], REAL[0, :, :4]], "real images of one shape and type; got 2 kinds"),
     ],
 )
 def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:

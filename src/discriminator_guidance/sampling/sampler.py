@@ -138,7 +138,7 @@ class SampleSettings(SamplerSettings):
 
     dtype: Any = torch.float32  # in which the denoiser is called and samples are returned
     state_dtype: Any = None  # of the sampler itself; None: float64, or float32 on a device that has no float64
-    batch_size: Count = 256  # images of which the states are in memory at once
+    batch_size: Count = 256  # images whose states are in memory together
     progress: bool = True  # a line on standard error, of more than one batch
 
 
@@ -310,14 +310,21 @@ def fingerprint_of(
     device: torch.device | str,
     classes: Any = None,
 ) -> list[str]:
-    """What networks make of one noisy image, to three digits: other networks are hardly ever told alike."""
-    x, sigma = normal(0, "fingerprint", 0, 0, (1, *image)).to(device), torch.ones(1, device=device)
+    """What networks make of noisy images at three levels, to four digits, and how guidance combines them.
+
+    Files that a killed run kept are used again where it is the same.
+    """
     given = () if classes is None else (torch.as_tensor(classes).to(device),)
-    values = [denoiser(x, sigma, *given).flatten()[:8]]
-    if guidance is not None:
-        score, log_ratio = (guidance.conditioned(*given) if given else guidance)(x, sigma)
-        values += [score.flatten()[:8], log_ratio]
-    return [f"{value:.3g}" for part in values for value in part.tolist()]
+    settings = [] if guidance is None else [guidance.rule, guidance.window, guidance.clip]
+    outputs = list[Tensor]()
+    for number, sigma in enumerate((0.1, 1.0, 10.0)):
+        x = sigma * normal(0, "fingerprint", number, 0, (1, *image)).to(device)
+        level = torch.full((1,), sigma, device=device)
+        outputs.append(denoiser(x, level, *given))
+        if guidance is not None:
+            outputs += (guidance.conditioned(*given) if given else guidance)(x, level)
+    numbers = [number for output in outputs for number in (output.mean().item(), output.std(correction=0).item())]
+    return [*map(str, settings), *(f"{number:.4g}" for number in numbers)]
 
 
 def _kept(work: Resumable, number: int) -> np.ndarray:

@@ -30,23 +30,35 @@ def image_tensor(images: Images, name: str, data_range: Range | None, folder: Pa
         batch, labels = image_tensor(images[0], name, data_range, folder)
         return batch, images[1] if labels is None else labels
     if isinstance(images, np.ndarray | Tensor):
-        return in_units(batch_of(images, name), name, data_range), None
+        tensor, labels = in_units(batch_of(images, name), data_range), None
+    else:
+        tensor, labels = _spooled(images, name, data_range, folder)
+    low, high = (tensor.min().item(), tensor.max().item()) if tensor.is_floating_point() else (-1, 1)  # or NaN
+    if not low < 0 and (data_range is None or low != low):
+        expected = f"{name} images with values below 0, as diffusion models have them"
+        remedy = "give data_range=(0, 1), or what means black and white in them"
+        raise InputError(expected, f"values from {low:.3g} to {high:.3g}", remedy)
+    return tensor, labels
+
+
+def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | None) -> tuple[Tensor, Any]:
+    """Images of an iterable and their labels, from a file that is mapped into memory."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    file, shapes, labels = tempfile.TemporaryFile(dir=folder), list[tuple[int, ...]](), list[Any]()  # noqa: SIM115
-    source: Any = images
+    file, count, kinds, labels = tempfile.TemporaryFile(dir=folder), 0, set[Any](), list[Any]()  # noqa: SIM115
     indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     for item in (source[row] for row in range(len(source))) if indexed else source:
         image, *label = item if isinstance(item, tuple | list) else (item,)
-        batch = in_units(batch_of(image, name), name, data_range)
+        batch = in_units(batch_of(image, name), data_range)
         file.write(batch.contiguous().numpy().data)
-        shapes.append(tuple(batch.shape))
+        count += len(batch)
+        kinds.add((batch.dtype, *batch.shape[1:]))
         labels += [torch.as_tensor(label[0]).view(-1)] if label else []
-    if len({shape[1:] for shape in shapes}) != 1:
-        raise InputError(f"{name} images of one shape", f"{len(set(shapes))} shapes", "give at least one, all alike")
+    if len(kinds) != 1:
+        raise InputError(f"{name} images of one shape and type", f"{len(kinds)} kinds", "give at least one, all alike")
     file.flush()
-    kind = np.uint8 if batch.dtype == torch.uint8 else np.float32
-    mapped = np.memmap(file, kind, "r+", shape=(sum(shape[0] for shape in shapes), *shapes[0][1:]))
+    ((dtype, *shape),) = kinds
+    mapped = np.memmap(file, np.uint8 if dtype == torch.uint8 else np.float32, "r+", shape=(count, *shape))
     return torch.from_numpy(mapped), torch.cat(labels).numpy() if labels else None
 
 
@@ -62,16 +74,9 @@ def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
     return tensor.detach().cpu() if tensor.dtype == torch.uint8 else tensor.detach().cpu().float()
 
 
-def in_units(images: Tensor, name: str, data_range: Range | None) -> Tensor:
+def in_units(images: Tensor, data_range: Range | None) -> Tensor:
     """Floats in the units of the diffusion, by what is black and white in them; None: they are in these units."""
-    if images.dtype == torch.uint8:
+    if images.dtype == torch.uint8 or data_range is None:
         return images
-    low, high = images.min().item(), images.max().item()  # NaN, if there is one
-    if data_range is not None and low == low and high == high:
-        black, white = data_range
-        return (images - black) * (2 / (white - black)) - 1
-    if not low < 0:
-        expected = f"{name} images with values below 0, as diffusion models have them"
-        remedy = "give data_range=(0, 1), or what means black and white in them"
-        raise InputError(expected, f"values from {low:.3g} to {high:.3g}", remedy)
-    return images
+    black, white = data_range
+    return (images - black) * (2 / (white - black)) - 1
