@@ -133,7 +133,7 @@ class Tracker:
     """The run in MLflow that was opened last; the work only sends the calls, and the recorder carries them out."""
 
     def __init__(self, mlflow: Any = None) -> None:
-        self.status, self.mlflow, self._points = "FINISHED", mlflow, list[Any]()  # points of curves on their way
+        self.status, self.mlflow = "FINISHED", mlflow
         for method in vars(Tracker) if mlflow is None else ():
             if not method.startswith("_"):
                 setattr(self, method, partial(_send, method))
@@ -149,7 +149,7 @@ class Tracker:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log one point of each curve."""
-        self._points.append(self.mlflow.log_metrics(_finite(values), step=step, synchronous=False))
+        self.mlflow.log_metrics(_finite(values), step=step, synchronous=False)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers."""
@@ -178,8 +178,8 @@ class Tracker:
             client.set_registered_model_alias(name, "best", best.version)
 
     def end(self, status: str) -> None:
-        """Deliver what is on its way and close the run; a finished stage replaces its earlier run of the same code."""
-        run, points, self._points = self.mlflow.active_run(), self._points, []
+        """Close the run and deliver what is on its way; a finished stage replaces its earlier run of the same code."""
+        run = self.mlflow.active_run()
         self.mlflow.end_run(status)
         search, tags = partial(self.mlflow.search_runs, [run.info.experiment_id], output_format="list"), run.data.tags
         if status == "FINISHED" and tags.get("stage") != "study":
@@ -188,8 +188,7 @@ class Tracker:
                 for nested in search(filter_string=f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}'"):
                     self.mlflow.delete_run(nested.info.run_id)  # MLflow can restore it
                 self.mlflow.delete_run(earlier.info.run_id)
-        for point in points:
-            point.wait()
+        self.mlflow.flush_async_logging()
 
 
 def _send(method: str, *arguments: Any) -> None:
