@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
@@ -30,36 +29,40 @@ TRAINED = ("epochs", "learning_rate", "weight_decay", "t_min")  # settings after
 CURVE = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
-@dataclass(frozen=True)
 class DiscriminatorInputs:
-    """What the members of a profile learn from: real and fake images, and the frozen extractor."""
+    """What a member learns from, and others of its precision: real and fake images, and the frozen extractor."""
 
-    config: Config
-    layout: Layout
-    real: dict[str, np.ndarray]  # images (N, H, W, C) uint8, and labels (N,) of a conditional profile
-    fake: dict[str, np.ndarray]
-    extractor: EncoderUNet
-    frozen: Compute  # of the extractor
-    compute: Compute  # of the member
+    def __init__(self, config: Config, layout: Layout, member: Member) -> None:
+        self.config, self.layout, runtime = config, layout, config.runtime
+        names = ["images", "labels"] if config.cond else ["images"]  # (N, H, W, C) uint8, (N,)
+        self.real = files.read_npz(layout.real / "train.npz", names, "real")
+        self.fake = files.read_npz(layout.fake / "samples.npz", names, "fake")
+        self.frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)  # of the extractor
+        self.compute = prepare(runtime.device, member.precision, runtime.threads)
+        # The other is bfloat16 then, to which it means nothing.
+        allow_tf32("tf32" in (self.compute.mode, self.frozen.mode))
+        extractor = files.load_network(EncoderUNet, layout.model("extractor"), "extractor")
+        self.extractor = self.frozen.place(extractor)
 
 
 def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[str, Any]:
     """Train a member, or take a released head, and test it."""
     row = config.members[member]
-    inputs, settings = open_inputs(config, layout, row), member_settings(config.discriminator, row)
+    inputs, settings = DiscriminatorInputs(config, layout, row), member_settings(config.discriminator, row)
     effective = {key: getattr(settings, key) for key in TRAINED}
     tracker.params({**plain(row), **effective})
     checkpoints = member_checkpoints(inputs, f"discriminator-{member}", row)
     split = split_pairs(len(inputs.real["images"]), len(inputs.fake["images"]), settings.split, settings.images)
-    with training_report(tracker, f"training {member}", lengths(settings, split)[1], "steps") as report:
+    row_steps, steps = lengths(settings, split)
+    with training_report(tracker, f"training {member}", steps, "steps") as report:
         trained = train_member(inputs, row, checkpoints, report)
     network, used = trained.network, trained.used
     arguments: Any = network.arguments
 
-    def epoch_of(steps: float) -> float:
-        if settings.epochs is not None:
-            return steps // lengths(settings, split)[0] if steps else 0
-        return steps * settings.batch_size / len(split.train)
+    def epoch_of(iteration: float) -> float:
+        if settings.epochs is None:
+            return iteration * settings.batch_size / len(split.train)
+        return iteration // row_steps
 
     history = [{"epoch": epoch_of(entry["iteration"]), **entry} for entry in trained.history]
     best = min(history, key=lambda entry: entry["validation_loss"], default={})
@@ -92,18 +95,6 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         tracker.artifact(reports / "metrics.json")
     tracker.model(f"discriminator-{config.profile}", folder / "model.safetensors", metrics["validation_loss"])
     return {key: metrics[key] for key in ("used_epoch", "best_epoch", "best_validation_loss", "test_loss")}
-
-
-def open_inputs(config: Config, layout: Layout, member: Member) -> DiscriminatorInputs:
-    """Read the frozen extractor and the real and fake images."""
-    runtime, names = config.runtime, ["images", "labels"] if config.cond else ["images"]
-    real = files.read_npz(layout.real / "train.npz", names, "real")
-    fake = files.read_npz(layout.fake / "samples.npz", names, "fake")
-    frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
-    compute = prepare(runtime.device, member.precision, runtime.threads)
-    allow_tf32("tf32" in (compute.mode, frozen.mode))  # the other is bfloat16 then, to which it means nothing
-    extractor = frozen.place(files.load_network(EncoderUNet, layout.model("extractor"), "extractor"))
-    return DiscriminatorInputs(config, layout, real, fake, extractor, frozen, compute)
 
 
 def train_member(

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 
 from dguide.settings import Config, Layout, Member, Variant, plain, row_of
-from dguide.stages.discriminator import open_inputs, train_member
+from dguide.stages.discriminator import DiscriminatorInputs, train_member
 from dguide.stages.guided import open_networks
 from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, draw_values
 from dguide.tracking import Tracker
@@ -64,8 +64,8 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
 def objective(config: Config, layout: Layout) -> Objective:
     """A trial trains a head in the first training replicate and samples with it; networks and images are read once."""
     layout, (start, variant) = layout.replicates(config.replicates)[0], _start(config)
-    samples, inputs = GuidedSamples(config, layout), open_inputs(config, layout, start)
-    networks = open_networks(config, layout, replace(variant, members=(), w1=0.0, w2=0.0, boosting=False, window=None))
+    samples, inputs = GuidedSamples(config, layout), DiscriminatorInputs(config, layout, start)
+    networks = open_networks(config, layout, replace(variant, members=(), w1=0.0, w2=0.0, boosting=False))
 
     def value_of(row: Row) -> float:
         return row["validation_loss"] + config.studies.discriminator.calibration_weight * row["calibration_error"]
