@@ -9,7 +9,6 @@ import torch
 
 from dguide import planning
 from dguide.settings import Config, load_config
-from dguide.stages.guided import window_of
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
@@ -29,8 +28,8 @@ def test_counts_of_mini_by_hand():
     assert stages["score"] == {("training_step", "score"): 300 * 64}
     assert stages["fid_network"] == {("training_step", "fid_network"): 300 * 128, ("features",): 1797}
     assert stages["fake"] == {("denoiser",): 1438 * 23}
-    # 60 epochs times 0.2, of 2,300 of 2,876 pairs.
-    assert stages["discriminator/d0"] == {("head_step", head): pytest.approx(1.1 * 12 * 2300)}
+    # 60 epochs times 0.2, of 2,300 of 2,876 pairs in 18 batches of 128.
+    assert stages["discriminator/d0"] == {("head_step", head): pytest.approx(1.1 * 12 * 18 * 128)}
     assert stages["guided/edm"] == {("denoiser",): 500 * 23}
     assert list(stages["guided/mean_prob"]) == [("denoiser",), ("guidance", *(head,) * 6)]
     assert stages["evaluation"]["features",] == 500 * len(config.variants)
@@ -45,13 +44,6 @@ def test_kid_is_counted_for_many_images():
     many = {"guided.images": 50_000}
     products = [calls(read(changes))["evaluation"]["product",] for changes in ({}, many)]
     assert products[1] > 1000 * products[0]
-
-
-def test_a_busy_machine_is_named(monkeypatch):
-    monkeypatch.setattr("os.getloadavg", lambda: (0.1, 0.1, 0.1))
-    assert planning.load_line() is None
-    monkeypatch.setattr("os.getloadavg", lambda: (40.0, 0.1, 0.1))
-    assert "load 40.0" in planning.load_line()
 
 
 @pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])
@@ -70,7 +62,7 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
         asked["guidance"] += 1
         return x_vp.flatten(1).sum(1)
 
-    guidance = DiscriminatorGuidance(log_ratio, window=window_of(config, variant))
+    guidance = DiscriminatorGuidance(log_ratio, window=variant.window)
     sample(denoiser, guidance, torch.ones(2, 1, 4, 4), lambda step, raised: None, SamplerSettings.of(variant))
     counted = calls(config)["guided/d0"]
     assert counted["denoiser",] == 500 * asked["denoiser"]
@@ -89,7 +81,10 @@ def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path
     assert planning.missing_files(read({}), PROJECT) == []
 
 
-def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path):
+@pytest.mark.parametrize("load", [0.1, 40.0])
+def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path, monkeypatch, capsys, load):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.1, 0.1))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     whole = {"members.d1": MINI["members"]["d1"] | {"kind": "whole"}}
     config, layout = write_params(tmp_path, tiny_settings({"cond": True} | whole))
     assert calls(config)["discriminator/d1"].keys() == {("head_step", config.discriminator.network.model_channels)}
@@ -98,3 +93,4 @@ def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path):
     assert all(took > 0 for took in seconds.values())
     assert [row["stage"] for row in planning.table(seconds)] == [*seconds, "total"]
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert ("load 40.0" in capsys.readouterr().err) == (load == 40.0)

@@ -18,7 +18,7 @@ from dguide import tracking
 from dguide.benchmark import EDGE, Calls, real_images, timed
 from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
-from dguide.stages.guided import FIT_DRAWS, window_of
+from dguide.stages.guided import FIT_DRAWS
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.image_files import open_images
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
@@ -26,7 +26,7 @@ from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
-from discriminator_guidance.training.discriminator import training_rows
+from discriminator_guidance.training.discriminator import lengths
 
 IMAGES = {"digits": (1797,), "cifar10": (50_000, 10_000)}  # of known sources, for training and test
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
@@ -40,12 +40,16 @@ DENOISER, FEATURES, PRODUCT = ("denoiser",), ("features",), ("product",)
 def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1) -> dict[str, float]:
     """The seconds of each stage: each kind of call that the profile makes is timed, for `seconds` in all.
 
-    N processes are assumed to be N times as fast; in fact, evaluation and fits of weights gain less. On a busy CPU, the
-    processor time of one thread counts, and N threads are assumed to be N times as fast: threads that wait for each
-    other take many times as long there.
+    N processes are assumed to be N times as fast where they share a stage; in fact, fits of weights gain less. On a
+    busy CPU, the processor time of one thread counts, and N threads are assumed to be N times as fast: threads that
+    wait for each other take many times as long there.
     """
     runtime, (shape, train, holdout) = config.runtime, real_images(config, layout)
-    threads, clock = (1, process_time) if load_line() and not torch.cuda.is_available() else (runtime.threads, timer)
+    threads, clock = runtime.threads, timer
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load >= cores / 2 and not torch.cuda.is_available():
+        threads, clock = 1, process_time
+        tracking.notice(f"load {load:.1f} on {cores} cores: estimates from processor time, as if the machine were idle")
     training = prepare(runtime.device, runtime.training_precision, threads)
     frozen = prepare(runtime.device, runtime.sampling_precision, threads)
     calls, stages = Calls(config, shape, frozen, training), dict(stage_calls(config, train, holdout))
@@ -61,8 +65,9 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
             advance(1)
     times = {}
     for stage, counts in stages.items():
-        replicates = config.replicates if stage.partition("/")[0] in (*REPLICATED, "evaluation") else 1
-        times[stage] = replicates / processes * sum(per_image[kind] * count for kind, count in counts.items())
+        word, took = stage.partition("/")[0], sum(per_image[kind] * count for kind, count in counts.items())
+        replicates = config.replicates if word in (*REPLICATED, "evaluation") else 1
+        times[stage] = took * replicates / (processes if word in REPLICATED else 1)
     commands = len(stages) + 1  # and stage `real`
     return {**times, f"start of {commands} commands": commands * COMMAND_S}
 
@@ -85,8 +90,7 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
     for name, member in config.members.items():
         settings = member_settings(config.discriminator, member)
         split = split_pairs(train, config.fake.images, settings.split, settings.images)
-        rows = len(training_rows(settings, split))
-        images = settings.steps * settings.batch_size if settings.epochs is None else settings.epochs * rows
+        images = lengths(settings, split)[1] * settings.batch_size
         yield f"discriminator/{name}", {("head_step", head_size(member)): VALIDATION * images}
 
     for name, variant in config.variants.items():
@@ -108,7 +112,7 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
 
 def sampling_calls(config: Config, train: int, variant: Variant, images: int) -> dict[Kind, float]:
     """The denoiser evaluations of so many samples, and those of their guidance and of fitting its weights."""
-    low, high = window_of(config, variant)
+    low, high = variant.window
     nfe = (2 * variant.steps - 1) * (1 if variant.autoguidance is None else 2)
     if not variant.members:
         return {DENOISER: nfe * images}
@@ -124,14 +128,6 @@ def sampling_calls(config: Config, train: int, variant: Variant, images: int) ->
 def head_size(member: Member) -> HeadSettings | int:
     """What the cost of a member depends on: the size of a head, or the width of a whole network."""
     return member.network if member.kind == "head" else member.network.model_channels
-
-
-def load_line() -> str | None:
-    """What to know of the estimates where other processes keep half of this machine's cores busy, or more."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load < cores / 2:
-        return None
-    return f"load {load:.1f} on {cores} cores: estimates are of an idle machine, from processor time of one thread"
 
 
 def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
