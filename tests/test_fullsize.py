@@ -5,7 +5,6 @@ They take minutes and a gigabyte, so they run only when asked for: `make fullsiz
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors import safe_open
 
+from dguide.report.gather import read_evaluation
 from dguide.settings import Layout, load_config
 from dguide.settings.profile import use_profile
 
@@ -92,7 +92,7 @@ def test_every_stage_runs_at_full_size(project: Path, capsys: pytest.CaptureFixt
     assert not list((project / "data/raw").glob("*.executed"))
     layout = Layout(project, config.profile)
     for name in config.variants:
-        details = json.loads(layout.details(name).read_text())
+        details = read_evaluation(layout.report, name)
         assert (details["n"], details["fid_network"], details["steps"]) == (IMAGES, "inception", 2)
     for folder in map(layout.model, ("score", "extractor", *(f"discriminator/{name}" for name in config.members))):
         assert parameters(folder) == PARAMETERS[folder.relative_to(project / "models" / config.profile).parts[0]]

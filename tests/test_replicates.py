@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dguide.report.gather import read_evaluation
 from dguide.run import run_stage
 from discriminator_guidance.core.files import sha256
 
@@ -55,5 +55,5 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
     assert shown.count("discriminator/d1\n") == 2, "each process trains and reports its replicate"
     assert [hashes(f"models/mini/discriminator/d1/{name}") for name in ("r0", "r1")] == each
     run_stage("evaluation", params)
-    details = json.loads(layout.details("mean_prob").read_text())
+    details = read_evaluation(layout.report, "mean_prob")
     assert (details["replicates"], len(details["fid_values"])) == (2, 2)

@@ -46,10 +46,10 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
-    # Processes of torchrun divide what is done, or train whole replicates apart if none of them is idle then. The FID
-    # network is always trained by one process: distances must not depend on the number of processes.
+    # Processes of torchrun divide samples and batches, or train whole replicates apart if none of them is idle then.
+    # Other stages are done by one process: distances must not depend on the number of processes.
     trains = word in ("score", "extractor", "discriminator")
-    apart = word == "fid_network" or (trains and len(numbers) >= world_size())
+    apart = word not in REPLICATED or (trains and len(numbers) >= world_size())
     numbers = numbers[rank() :: world_size()] if apart else numbers
     results = []
     with ExitStack() as stack, alone(apart):

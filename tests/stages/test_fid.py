@@ -13,9 +13,10 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
+from dguide.report.gather import read_evaluation
 from dguide.stages import fid
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import load_torch, read_json, write_npz
+from discriminator_guidance.core.files import load_torch, write_npz
 from discriminator_guidance.core.images import write_png
 from discriminator_guidance.metrics.features import InceptionFeatures
 from tests.commands import PROJECT
@@ -41,16 +42,15 @@ def drawn(tiny: Tiny) -> Tiny:
 def test_the_samples_of_a_variant_have_the_numbers_of_its_evaluation(drawn: Tiny) -> None:
     layout = drawn[1]
     run_stage("evaluation", drawn)
-    metrics = read_json(layout.evaluation("d0"), "evaluation")
-    details = read_json(layout.details("d0"), "evaluation")
+    metrics = read_evaluation(layout.report, "d0")
     samples, real = [layout.guided(name) / "samples.npz" for name in ("d0", "edm")], layout.real / "train.npz"
     distances = fid.run(*samples, real, str(layout.model("fid_network")), 7)
     assert distances.paired
     measured, difference = distances.columns["images"], distances.columns["difference"]
     pairs = [(measured["fid"], metrics["fid"], (metrics["fid_low"], metrics["fid_high"])),
              (difference["fid"], metrics["delta_fid"], (metrics["delta_low"], metrics["delta_high"])),
-             (measured["kid"], metrics["kid"], details["kid_ci95"]),
-             (difference["kid"], details["delta_kid"], details["delta_kid_ci95"])]  # fmt: skip
+             (measured["kid"], metrics["kid"], metrics["kid_ci95"]),
+             (difference["kid"], metrics["delta_kid"], metrics["delta_kid_ci95"])]  # fmt: skip
     for distance, value, interval in pairs:
         assert distance.mean == pytest.approx(value, rel=1e-4)
         assert distance.interval() == pytest.approx(interval, rel=1e-4, abs=1e-4)

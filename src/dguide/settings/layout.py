@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable, sha256, source_hash
-
-if TYPE_CHECKING:
-    from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.runtime import Compute
 
 Network = TypeVar("Network")
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
@@ -56,14 +54,6 @@ class Layout:
     def discriminator_report(self, member: str) -> Path:
         """metrics.json, history.csv, calibration.csv of a member."""
         return self.report / "discriminator" / member / self.replicate
-
-    def evaluation(self, variant: str) -> Path:
-        """The metrics of a variant that DVC compares."""
-        return self.report / "evaluation" / f"{variant}.json"
-
-    def details(self, variant: str) -> Path:
-        """The other results of a variant: intervals, scores, how it was sampled."""
-        return self.report / "details" / f"{variant}.json"
 
 
 def resumable(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -15,10 +15,10 @@ from dguide.settings import Config, Layout, Variant, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
-from discriminator_guidance.core.runtime import Compute, allow_tf32, gather_rows, is_first, prepare, share
+from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.classification import classification_scores
-from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features, load_fid_network
+from discriminator_guidance.metrics.features import extract_features, load_fid_network
 from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, RULES, simplex_weights
@@ -28,7 +28,6 @@ FLOOR_DRAWS = 10  # bootstrap samples of the real images
 DISTANCES = ("fid", "kid", "kid_holdout")
 SCORES = ("precision", "recall", "accuracy", "auroc")  # of discriminators
 
-Advance = Callable[[int], None]
 Evaluated = Mapping[str, Estimate]  # by metric, of a variant
 
 
@@ -63,30 +62,27 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     # Everything is read and checked before anything is computed.
     features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
     neighbours = min(len(features["train"]), guided.images)
-    config.check_counts(*(len(features[part]) for part in ("train", "holdout")))
     for variant in config.variants:
         for replicate in layouts:
             read_samples(config, replicate, variant)
     scores = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
     network = load_fid_network(layout.model("fid_network"), compute)
-    real = _real_images(config, layout, features, compute) if is_first() else None
+    real = _real_images(config, layout, features, compute)
 
-    evaluated: dict[str, dict[str, Estimate]] = {name: {} for name in config.variants}
-    debiased: dict[str, list[float]] = {name: [] for name in config.variants}
+    evaluated, debiased = dict[str, dict[str, Estimate]](), dict[str, list[float]]()
     total = len(config.variants) * len(layouts) * guided.images
-    with tracking.bar("features of all variants", len(share(total)), "images") as advance:
+    with tracking.bar("features of all variants", total, "images") as advance:
         for variant in config.variants:
-            measured = []
+            measured, debiased[variant] = [], []
             for replicate in layouts:
                 images = read_samples(config, replicate, variant)
-                rows = _features(network, images, settings.batch_size, compute, advance)
-                if real is not None:  # the others only share the features
-                    measured.append(measure(rows, real, compute, neighbours))
-                    debiased[variant].append(distances.debiased_distance(rows, real.gaussian))
-            for name in measured[0] if measured else ():
-                evaluated[variant][name] = Estimate.of((part[name].mean, part[name].influence[0]) for part in measured)
-    if real is None:
-        return {}
+                rows = extract_features(network.features, images, settings.batch_size, compute.device, advance)
+                measured.append(measure(rows, real, compute, neighbours))
+                debiased[variant].append(distances.debiased_distance(rows, real.gaussian))
+            evaluated[variant] = {
+                name: Estimate.of((part[name].mean, part[name].influence[0]) for part in measured)
+                for name in measured[0]
+            }
 
     metrics, baseline, adjusted = {}, evaluated[settings.baseline], adjusted_p(config, evaluated)
     of_real = _distances_of_real(config, features, real)
@@ -114,11 +110,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             "delta_p_adjusted": adjusted.get(name),
             "against_members": against_members(config.variants, evaluated, name),
         }
-        write_json(layout.evaluation(name), metrics[name])
-        write_json(layout.details(name), details)
-    for path in [*layout.report.glob("evaluation/*.json"), *layout.report.glob("details/*.json")]:
-        if path.stem not in config.variants:  # a row that the settings no longer have
-            path.unlink()
+        write_json(layout.report / "evaluation" / f"{name}.json", metrics[name])  # what DVC compares
+        write_json(layout.report / "details" / f"{name}.json", details)
     write_csv(layout.report / "details" / "differences.csv", differences(evaluated))
     for name in config.variants:  # rows of the runs table in MLflow
         tags = {"stage": "evaluation", "profile": config.profile, "variant": name}
@@ -179,18 +172,6 @@ def _real_images(config: Config, layout: Layout, features: Mapping[str, np.ndarr
     # The k-NN sets have one size; real images are taken in equal steps, for they are sorted.
     rows = np.linspace(0, len(train) - 1, min(config.guided.images, len(train))).round().astype(int)
     return RealImages(gaussian, kernels, train[rows], config.evaluation.neighborhood)
-
-
-def _features(
-    network: FidNetwork | InceptionFeatures, images: np.ndarray, batch_size: int, compute: Compute, advance: Advance
-) -> np.ndarray:
-    """The features of all images; the processes of torchrun divide the batches, which are those of one process."""
-    batches = share(-(-len(images) // batch_size))
-    part = images[batches.start * batch_size : batches.stop * batch_size]
-    rows = torch.empty(0)
-    if len(part):
-        rows = torch.from_numpy(extract_features(network.features, part, batch_size, compute.device, advance))
-    return gather_rows(rows, len(images)).numpy()
 
 
 def _described(config: Config, name: str) -> dict[str, Any]:

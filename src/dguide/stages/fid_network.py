@@ -12,7 +12,7 @@ from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.files import read_npz, write_npz
-from discriminator_guidance.core.runtime import allow_tf32, is_first, prepare
+from discriminator_guidance.core.runtime import allow_tf32, prepare
 from discriminator_guidance.metrics import features
 from discriminator_guidance.training.classifiers import train_classifier
 
@@ -38,12 +38,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         summary = save_network(layout, tracker, "fid_network", network, arguments, history)
         summary |= {"precision": compute.mode, **compute.record()}
 
-    if is_first():
-        allow_tf32(False)  # metrics are compared to many digits
-        arrays, saved = {}, features.load_fid_network(folder, compute)
-        for name, images in (("train", real["images"]), ("holdout", holdout["images"])):
-            with tracking.bar(f"features of {name} images", len(images), "images") as advance:
-                size = config.evaluation.batch_size
-                arrays[name] = features.extract_features(saved.features, images, size, compute.device, advance)
-        write_npz(folder / "features.npz", **arrays)
+    allow_tf32(False)  # metrics are compared to many digits
+    arrays, saved = {}, features.load_fid_network(folder, compute)
+    for name, images in (("train", real["images"]), ("holdout", holdout["images"])):
+        with tracking.bar(f"features of {name} images", len(images), "images") as advance:
+            size = config.evaluation.batch_size
+            arrays[name] = features.extract_features(saved.features, images, size, compute.device, advance)
+    write_npz(folder / "features.npz", **arrays)
     return summary

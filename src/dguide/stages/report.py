@@ -14,13 +14,10 @@ from dguide.stages.guided import variant_trajectory
 from dguide.tracking import Tracker, provenance
 from discriminator_guidance.core.files import write_json
 from discriminator_guidance.core.noise import tau_from_sigma
-from discriminator_guidance.core.runtime import is_first
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Write tables, figures, curves.csv and index.html; and, for no version control, where they come from."""
-    if not is_first():
-        return {}
     first, trajectories = layout.replicates(config.replicates)[0], {}
     names = list(dict.fromkeys([config.evaluation.baseline, *config.report.log_ratios]))
     with tracking.bar("trajectories", len(names), "variants") as advance:
