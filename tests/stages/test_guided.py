@@ -108,20 +108,27 @@ def test_networks_of_the_other_kind_are_refused(tiny: Tiny) -> None:
         run_stage("guided", tiny, "edm")
 
 
-def trajectory_by(tiny: Tiny, **changes: object) -> dict[str, np.ndarray]:
-    """The first samples of a variant of d0 with other settings."""
+def with_row(tiny: Tiny, **changes: object) -> Tiny:
+    """The study with variant `own`, which is d0 with other settings."""
     row = tiny_settings()["variants"]["d0"] | changes
     settings = {"variants.own": row, "score.snapshots": {"early": 20, "same": 40}}
-    return trajectory(write_params(tiny[1].root, tiny_settings(settings)), "own")
+    return write_params(tiny[1].root, tiny_settings(settings))
 
 
-def test_fitted_weights_are_kept_and_guide(tiny: Tiny) -> None:
+def trajectory_by(tiny: Tiny, **changes: object) -> dict[str, np.ndarray]:
+    return trajectory(with_row(tiny, **changes), "own")
+
+
+def test_fitted_weights_guide(tiny: Tiny) -> None:
     """Weights that are 0 at every noise level guide nowhere."""
-    way = trajectory_by(tiny, rule="mean_logit", weights="fitted")
-    assert way["fit_weights"].shape == (len(way["fit_sigma"]), 1)
-    assert (way["fit_weights"] >= 0).all()
+    config, layout = fitting = with_row(tiny, rule="mean_logit", weights="fitted")
+    networks = guided.open_networks(config, layout, config.variants["own"])
+    fitted = guided.fit_variant(config, layout, networks, config.variants["own"])
+    assert fitted.weights.shape == (len(fitted.sigma), 1)
+    assert (fitted.weights >= 0).all()
+    samples = trajectory(fitting, "own")["images"]
     unguided = trajectory_by(tiny, needs="score", members=[], w1=0.0, w2=0.0)["images"]
-    assert np.array_equal(way["images"], unguided) == (not way["fit_weights"].any())
+    assert np.array_equal(samples, unguided) == (not fitted.weights.any())
     with pytest.raises(ConfigError, match="a noise level in the window"):
         trajectory_by(tiny, rule="mean_logit", weights="fitted", window=[0.5, 0.5000001])
 

@@ -87,7 +87,7 @@ def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
     parts += [f"snapshot {variant['network']}"] if variant["network"] else []
     parts += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
     parts += [f"churn {variant['s_churn']:g}"] if variant["s_churn"] != sampler["s_churn"] else []
-    parts += [f"VP time {scientific(window[0])} to {scientific(window[1])}"] if window else []
+    parts += [f"VP time {scientific(window[0])} to {scientific(window[1])}"] if members else []
     parts += [f"{variant['steps']} steps"] if variant["steps"] != sampler["steps"] else []
     return ", ".join(parts)
 

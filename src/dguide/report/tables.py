@@ -73,7 +73,7 @@ def sampling_table(data: ReportData) -> Table:
             "churn": scientific(variant["s_churn"]),
         }
         if variant["members"]:
-            low, high = map(scientific, variant["window"] or (guided["time_min"], guided["time_max"]))
+            low, high = map(scientific, variant["window"])
             columns[f"ours: {name}"] |= {
                 "discriminators": ", ".join(variant["members"]).upper(),
                 "w1": scientific(variant["w1"]),

@@ -153,13 +153,16 @@ class Autoguidance(Settings):
 
 
 class Variant(library.SamplerSettings):
-    """One way of sampling: which members, how combined; and the sampler, as section `sampler` where a row is silent."""
+    """One way of sampling: which members, how combined, in which window of VP times; and the sampler.
+
+    Where a row is silent, sections `sampler` and `guided` hold.
+    """
 
     needs: Annotated[str, Field(pattern=r"^(score|discriminator(/[a-z][a-z0-9_]*)?)$")]
     members: Distinct[Name] = ()
     rule: Rule = "mean_probability"
     weights: Literal["equal", "fitted"] | tuple[library.NonNegative, ...] = "equal"
-    window: Range[library.VpTime] | None = None  # of section `guided` where a row with members is silent
+    window: Range[library.VpTime]
     network: Name | None = None  # a snapshot of the score network; None: the score network itself
     autoguidance: Autoguidance | None = None
     published: Name | None = None  # the published row of Table 3 beside it
@@ -362,7 +365,7 @@ class Config(Settings):
             yield "study.ensemble.fitted: true is not for a class-conditional profile; write false"
         if search.time_min[1] >= search.time_max[0]:
             yield f"study.ensemble.time_min up to {search.time_min[1]} must stay below time_max; change one of them"
-        low, high = start.window or (guided.time_min, guided.time_max)
+        low, high = start.window
         for key, value in {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high}.items():
             least, most = getattr(search, key)
             if not least <= value <= most:
@@ -528,14 +531,15 @@ def check(sources: Sources) -> Config:
 def _complete_rows(values: Any) -> None:
     """Give rows of members and variants what they leave out, from the sections that say it for all."""
     with suppress(LookupError, TypeError, AttributeError):  # of what is malformed, which validation tells better
-        section, shared, guided = values["discriminator"], values["sampler"], values["guided"]
+        section, guided = values["discriminator"], values["guided"]
         section.setdefault("precision", values["runtime"]["training_precision"])
         names = [*(field.name for field in fields(library.DiscriminatorSettings)), "network"]
         for row in values["members"].values():
             row |= {key: section[key] for key in names if key in section and key not in row}
-        inside, idle = {"window": [guided["time_min"], guided["time_max"]]}, {"w1": 0.0, "w2": 0.0, "boosting": False}
+        shared = values["sampler"] | {"window": [guided["time_min"], guided["time_max"]]}
+        idle = {"w1": 0.0, "w2": 0.0, "boosting": False}
         for row in values["variants"].values():
-            row |= {**shared, **(inside if row.get("members") else idle), **row}
+            row |= shared | ({} if row.get("members") else idle) | row
 
 
 def _explained(error: ValidationError, sources: Sources) -> ConfigError:

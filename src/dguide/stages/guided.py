@@ -30,13 +30,7 @@ from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.batches import Arrays, check_out, in_batches, write_batches
-from discriminator_guidance.sampling.guidance import (
-    PROBABILITY_CLIP,
-    Denoiser,
-    DiscriminatorGuidance,
-    WeightsOfTime,
-    simplex_weights,
-)
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Denoiser, DiscriminatorGuidance, simplex_weights
 from discriminator_guidance.sampling.sampler import sample, trajectory
 from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
 
@@ -91,22 +85,20 @@ def draw(
     """Draw batches of sample indices by a variant; yields each batch's number, its arrays, and whether they were kept.
 
     They are images (n, H, W, C) uint8, labels (n,) in a conditional profile, index (n,), and with `states` also
-    sigma (steps + 1,), states (steps + 1, n, H, W, C), denoised (steps, n, H, W, C), log_ratio (steps, n), +inf where
-    nothing guides, and fit_sigma (T,), fit_weights (T, M) where weights are fitted. Sample i depends on the seed and i
-    alone, up to rounding. Under the name `work` finished batches survive a kill, and the processes of torchrun divide
-    them; the first process then yields those of all.
+    sigma (steps + 1,), states (steps + 1, n, H, W, C), denoised (steps, n, H, W, C) and log_ratio (steps, n), +inf
+    where nothing guides. Sample i depends on the seed and i alone, up to rounding. Under the name `work` finished
+    batches survive a kill, and the processes of torchrun divide them; the first process then yields those of all.
     """
     # The networks of the variant, how it is sampled, and how its members are weighed.
     networks = networks or open_networks(config, layout, variant)
     denoiser, members, compute = networks.denoiser, networks.members, networks.compute
     shape, classes = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution), denoiser.label_dim
-    sampler, window, fit = SamplerSettings.of(variant), window_of(config, variant), dict[str, Tensor]()
-    weights: Sequence[float] | WeightsOfTime | None = None
-    if variant.members:
-        weights = simplex_weights(variant.weights, len(variant.members))
+    sampler = vars(SamplerSettings.of(variant))
+    weights: Sequence[float] | FittedWeights | None = None
     if variant.weights == "fitted":
-        fit = fit_variant(config, layout, networks, variant)
-        weights = FittedWeights(*fit.values())
+        weights = fit_variant(config, layout, networks, variant)
+    elif variant.members:
+        weights = simplex_weights(variant.weights, len(variant.members))
 
     def draw_batch(indices: Sequence[int]) -> Arrays:
         arrays, labels, one_hots = Arrays(), None, None
@@ -120,20 +112,16 @@ def draw(
             denoise = autoguided(denoise, partial(networks.worse, class_labels=one_hots), variant.autoguidance.weight)
         guidance = None
         if members is not None:
-            discriminators = partial(members, labels=labels)
-            guidance = DiscriminatorGuidance(discriminators, 1.0, variant.rule, window, weights, clip=PROBABILITY_CLIP)
+            guidance = DiscriminatorGuidance(
+                partial(members, labels=labels), 1.0, variant.rule, variant.window, weights, clip=PROBABILITY_CLIP
+            )
         how: dict[str, Any] = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
-        how |= {
-            "dtype": torch.float64,
-            "batch_size": len(indices),
-            **vars(sampler),
-        }
+        how |= {"dtype": torch.float64, "batch_size": len(indices), **sampler}
         with compute.autocast():
             if states:
                 way = trajectory(denoise, (len(indices), *shape), **how)
                 samples = way.states[-1]
                 arrays |= {name: as_shown(values) for name, values in way._asdict().items()}
-                arrays |= {name: values.numpy() for name, values in fit.items()}
             else:
                 samples = sample(denoise, (len(indices), *shape), **how)
         return {"images": to_uint8(samples), **arrays, "index": np.asarray(indices, dtype=np.int64)}
@@ -141,12 +129,10 @@ def draw(
     shards = None
     if work:
         key = {
-            "sampler": vars(sampler),
             "variant": plain(variant),
-            "window": window,
             "seed": seed,
             "batches": [(batch[0], len(batch)) for batch in batches],
-            "fitted": {name: values.tolist() for name, values in fit.items()},
+            "fitted": weights.weights.tolist() if isinstance(weights, FittedWeights) else None,
         }
         shards = resumable(layout, work, weight_files(layout, variant), key, compute)
     yield from in_batches(batches, draw_batch, shards)
@@ -215,10 +201,10 @@ def autoguided(denoiser: Denoiser, worse: Denoiser, weight: float) -> Denoiser:
     return lambda x, sigma: torch.lerp(worse(x, sigma), denoiser(x, sigma), weight)
 
 
-def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Variant) -> dict[str, Tensor]:
-    """fit_sigma (T,), the noise levels of a variant in its window, and fit_weights (T, M) of its members there.
+def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Variant) -> FittedWeights:
+    """The weights of a variant's members at its noise levels in its window.
 
-    On the real images of the validation and test splits, on which no discriminator was trained.
+    They are fitted on the real images of the validation and test splits, on which no discriminator was trained.
     """
     device, members = networks.compute.device, networks.members
     assert members is not None, "weights are of members"
@@ -226,7 +212,7 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     split = split_pairs(len(real), config.fake.images, config.discriminator.split)
     rows = np.concatenate([split.validation, split.test])
     images = scaled(as_tensor(real[rows[rows < len(real)]], device))
-    low, high = window_of(config, variant)
+    low, high = variant.window
     sigmas = karras_sigmas(variant.steps, variant.sigma_min, variant.sigma_max, variant.rho)[:-1]
     tau = tau_from_sigma(sigmas)
     sigmas = sigmas[(low <= tau) & (tau <= high)]
@@ -240,12 +226,7 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     part = share(len(sigmas))  # each process fits at some of the noise levels
     with networks.compute.autocast():
         fitted = fit_weights(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
-    return {"fit_sigma": sigmas, "fit_weights": gather_rows(fitted.weights, len(sigmas))}
-
-
-def window_of(config: Config, variant: Variant) -> tuple[float, float]:
-    """The VP times in which a variant is guided."""
-    return variant.window or (config.guided.time_min, config.guided.time_max)
+    return FittedWeights(sigmas, gather_rows(fitted.weights, len(sigmas)))
 
 
 def as_shown(values: Tensor) -> np.ndarray:

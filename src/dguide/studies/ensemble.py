@@ -11,7 +11,6 @@ import numpy as np
 import optuna
 
 from dguide.settings import Config, Layout, Variant, row_of
-from dguide.stages.guided import window_of
 from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.metrics.distances import frechet_influence
@@ -23,7 +22,7 @@ DIGITS, LEAST = 3, 1e-3  # of weights
 def plan(config: Config) -> StudyPlan:
     """The search, which begins with the plain mean by each rule, each member alone, as `study.start`, and the fit."""
     search, start = config.studies.ensemble, config.variants[config.studies.start]
-    low, high = window_of(config, start)
+    low, high = start.window
     guidance = {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high, "boosting": start.boosting}
     fixed = guidance | ({FITTED: False} if search.fitted else {})
     weighed = start.members[:-1]  # the last has what is left

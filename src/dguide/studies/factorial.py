@@ -54,6 +54,7 @@ def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
     cell: Any = {key: trial.suggest_categorical(key, values) for key, values in zip(CELL, levels, strict=False)}
     members = section.sets[cell.pop("set")][: cell.pop("members")]
     fixed = vars(config.sampler) | {"needs": "discriminator", "members": members, "weights": "equal", "w1": section.w1}
+    fixed["window"] = (config.guided.time_min, config.guided.time_max)
     return Variant(**fixed | cell), trial.suggest_int("seed", 0, config.replicates - 1)
 
 
