@@ -37,7 +37,10 @@ Replicate = Annotated[
     int | None, typer.Option("--replicate", min=0, help="Run only this training replicate, e.g. as one of many jobs.")
 ]
 Row = Annotated[str, typer.Argument(metavar="ROW", help="A row of `members`, or of `variants` to draw samples.")]
-Trials = Annotated[str, typer.Option("--trials", metavar="N|+N", help="Total number of trials, e.g. 40, or +20 more.")]
+Trials = Annotated[
+    str | None,
+    typer.Option("--trials", metavar="N|+N", help="Number of all trials, or +20 more (default: those it starts with)."),
+]
 Recover = Annotated[
     bool, typer.Option("--recover", help="Rerun trials of killed processes immediately; no other may be running.")
 ]
@@ -82,21 +85,13 @@ for _word, _command, _text in (
     app.command(_word, help=_text, rich_help_panel=PIPELINE)(_command)
 
 
+@study.command("factorial", help="Measure how much each known cause contributes to the reproduction's result.")
 @study.command("ensemble", help="Search the members' weights, the rule and the guidance of an ensemble.")
 @study.command("discriminator", help="Search the settings of one discriminator; the best are compared by samples.")
-def _search(command: typer.Context, trials: Trials, recover: Recover = False, params: Params = PARAMS) -> None:
-    _run_study(str(command.info_name), params, trials, recover)
-
-
-@study.command("factorial")
-def _factorial(recover: Recover = False, params: Params = PARAMS) -> None:
-    """Measure how much each known cause contributes to the reproduction's result."""
-    _run_study("factorial", params, None, recover)
-
-
-def _run_study(word: str, params: Path, trials: str | None, recover: bool) -> None:
+def _study(command: typer.Context, trials: Trials = None, recover: Recover = False, params: Params = PARAMS) -> None:
     from dguide.studies.study import run_study
 
+    word = str(command.info_name)
     tracking.table(f"study {word}", [run_study(word, *_opened(params), trials, recover)])
 
 
@@ -292,8 +287,6 @@ def plan(
     from dguide import planning
 
     settings, layout = _opened(params)
-    if line := planning.load_line():
-        typer.echo(line)
     rows = planning.table(planning.estimate(settings, layout, seconds, processes))
     tracking.table(f"profile {settings.profile}: estimates", rows)
     for file, remedy in planning.missing_files(settings, layout.root):

@@ -61,7 +61,7 @@ class StudyPlan:
 
 
 def run_study(word: str, config: Config, layout: Layout, number: str | None, recover_all: bool) -> dict[str, Any]:
-    """Run a study up to "40" trials or "+20" more (None: all of a factorial), write what is complete; its summary."""
+    """Run a study up to "40" trials or "+20" more (None: those of its plan), write what is complete; its summary."""
     if number is not None and not re.fullmatch(r"\+?[1-9][0-9]*", number):
         raise ConfigError("--trials as a total or as more", repr(number), "write e.g. 40, or +20")
     threads = getattr(getattr(config.studies, word), "threads", config.studies.threads)
@@ -89,8 +89,10 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
     if study.user_attrs["settings"] != files.fingerprint(value_settings(config, plan.word)):
         remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
         raise ConfigError(f"study {study.study_name} with the settings it was begun with", "other settings", remedy)
-    networks = files.fingerprint(_networks(config, layout))
-    if (known := study.user_attrs.get("networks")) != networks:
+    weights = [layout.model("fid_network") / file for file in files.WEIGHT_FILES]
+    weights += weight_files(layout.replicates(config.replicates)[0], config.variants[config.studies.start])
+    hashes = {str(path.relative_to(layout.root)): files.sha256(path) for path in weights if path.is_file()}
+    if (known := study.user_attrs.get("networks")) != (networks := files.fingerprint(hashes)):
         study.set_user_attr("networks", networks)
         if known:
             tracking.notice(f"{study.study_name}: the networks changed; earlier values do not compare with new ones")
@@ -118,13 +120,6 @@ def value_settings(config: Config, word: str) -> dict[str, Any]:
         "sampler": plain(config.sampler),
         "discriminator": plain(config.discriminator) if word == "discriminator" else None,
     }
-
-
-def _networks(config: Config, layout: Layout) -> dict[str, str]:
-    """The hashes of the weights with which the start of a study samples and its distances are measured."""
-    weights = [layout.model("fid_network") / file for file in files.WEIGHT_FILES]
-    weights += weight_files(layout.replicates(config.replicates)[0], config.variants[config.studies.start])
-    return {str(path.relative_to(layout.root)): files.sha256(path) for path in weights if path.is_file()}
 
 
 def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
