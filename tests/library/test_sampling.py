@@ -123,6 +123,7 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (draw, {"seed": -1}, "a seed and indices of at least 0; got seed -1"),
         (draw, {"shape": SHAPE}, r"\(N, C, H, W\)"),
         (draw, {"shape": (0, *SHAPE)}, "at least one image"),
+        (draw, {"device": "cud"}, "expected device cpu.*; got 'cud'"),
         (draw, {"sigma": 3.0}, "no argument sigma; allowed are .*sigma_max"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance import TrainedDiscriminator, frechet_distance, load_discriminator
+from discriminator_guidance import TrainedDiscriminator, frechet_distance, load_discriminator, train_features
 from discriminator_guidance.core.noise import cosine_time
 from tests.commands import run
 from tests.library.hub import FILES, Hub
@@ -85,6 +85,11 @@ def folder_without(name: str) -> Callable[[Path], object]:
     return load
 
 
+def loaded_on_cud(folder: Path) -> object:
+    train(*FIRST, **BRIEF).save(folder)
+    return TrainedDiscriminator.load(folder, device="cud")
+
+
 IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
 
 
@@ -95,6 +100,9 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"checkpoint": "Best"}, "checkpoint; got 'Best'; it must be one of last, best, or at least 1"),
         ({"checkpoint": 3}, "checkpoint 3 of 2 rows of the curve; lower it"),
         ({"objective": "score_matching"}, "no argument objective"),
+        ({"device": "cud"}, "expected device cpu.*; got 'cud'; choose one of them"),
+        (lambda _: train_features((IMAGES, np.arange(20) % 2), device="cud"), "expected device cpu"),
+        (loaded_on_cud, "expected device cpu"),
         ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
         ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"square feature maps \(N, C, S, S\); got \(2, 64\)"),
         ({"extractor": doubled, "finetune": True}, "an extractor that is a module"),

@@ -14,6 +14,7 @@ from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.errors import with_remedy
 from discriminator_guidance.core.files import load_network, read_json
 from discriminator_guidance.core.hub import AGAIN, local_folder
+from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -95,4 +96,4 @@ def load_discriminator(
 
 
 def _frozen(network: Network, device: torch.device | str) -> Network:
-    return network.to(device).eval().requires_grad_(False)
+    return network.to(usable(device)).eval().requires_grad_(False)

@@ -104,6 +104,19 @@ def prepare(device: str, precision: str, threads: int) -> Compute:
     )
 
 
+def usable(device: torch.device | str) -> torch.device:
+    """The device, if this machine has it."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        allowed = " or ".join(name for name, found in there.items() if found)
+        raise ConfigError(f"device {allowed}, which this machine has", repr(device), "choose one of them") from error
+
+
 def allow_tf32(allowed: bool) -> None:
     """Let CUDA round the factors of float32 inner products to 10 bits, or forbid it; torch's own default is mixed."""
     import torch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_network, load_weights
 from discriminator_guidance.core.images import as_tensor, scaled
-from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.runtime import Compute, usable
 
 
 class FidNetwork(nn.Module):
@@ -127,7 +127,7 @@ def extract_features(
     batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            batch = scaled(as_tensor(images[start : start + batch_size], torch.device(device)))
+            batch = scaled(as_tensor(images[start : start + batch_size], usable(device)))
             batches.append(features_of(batch).float().cpu().numpy())
             advance(len(batch))
     features: NDArray[np.float32] = np.concatenate(batches)

@@ -16,7 +16,7 @@ from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import to_uint8
 from discriminator_guidance.core.noise import column, karras_sigmas, normal, normal_batch, widest
 from discriminator_guidance.core.progress import progress_line
-from discriminator_guidance.core.runtime import barrier, is_first
+from discriminator_guidance.core.runtime import barrier, is_first, usable
 from discriminator_guidance.core.settings import Count, SamplerSettings
 from discriminator_guidance.sampling.batches import Arrays, check_out, in_batches, write_batches
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, conditioned, innermost
@@ -186,7 +186,7 @@ def sample(
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True
     """
-    chosen, indices = _prepared(denoiser, shape, guidance, seed, first, settings)
+    device, (chosen, indices) = usable(device), _prepared(denoiser, shape, guidance, seed, first, settings)
     count, size = len(indices), chosen.batch_size
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -242,7 +242,7 @@ def trajectory(
     >>> path.states.shape
     torch.Size([19, 4, 1, 8, 8])
     """
-    chosen, indices = _prepared(denoiser, shape, guidance, seed, first, settings)
+    device, (chosen, indices) = usable(device), _prepared(denoiser, shape, guidance, seed, first, settings)
     states: States = []
     x = _heun(denoiser, guidance, indices, shape[1:], seed, device, chosen, states)
     sigma = karras_sigmas(chosen.steps, chosen.sigma_min, chosen.sigma_max, chosen.rho)

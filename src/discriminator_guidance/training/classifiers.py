@@ -14,7 +14,7 @@ from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.runtime import Compute, usable
 from discriminator_guidance.core.settings import TrainingSettings
 from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, train
@@ -81,5 +81,5 @@ def train_features(real: Images, *, width: int = 64, device: torch.device | str 
         torch.manual_seed(schedule.seed)
         network = FidNetwork(images.shape[2], images.shape[1], (32, 32, 64, 64), width, int(labels.max()) + 1)
         arrays = {"images": images.permute(0, 2, 3, 1).numpy(), "labels": labels.astype(np.int64)}
-        train_classifier(network, arrays, schedule, Compute(torch.device(device), "float32"))
+        train_classifier(network, arrays, schedule, Compute(usable(device), "float32"))
     return network.eval().requires_grad_(False)

@@ -20,7 +20,7 @@ from discriminator_guidance.core.files import Resumable, fingerprint
 from discriminator_guidance.core.images import content_digest, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.progress import progress_line
-from discriminator_guidance.core.runtime import Compute, broadcast
+from discriminator_guidance.core.runtime import Compute, broadcast, usable
 from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
 from discriminator_guidance.core.split import Split, split_pairs
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
@@ -210,7 +210,7 @@ def train_discriminator(
     if unknown := settings.keys() - vars(TrainerSettings()).keys():
         allowed = f"allowed are those of train_discriminator and {', '.join(vars(TrainerSettings()))}"
         raise TypeError(f"train_discriminator has no argument {', '.join(sorted(unknown))}; {allowed}")
-    chosen, device = TrainerSettings(**settings), torch.device(device)
+    chosen, device = TrainerSettings(**settings), usable(device)
     folder = Path(checkpoints) if isinstance(checkpoints, str | Path) else None
     pairs = _pairs(real, fake, chosen, device, folder)
     compute = Compute(device, chosen.precision)

@@ -27,6 +27,7 @@ from discriminator_guidance.core.files import (
     write_npz,
 )
 from discriminator_guidance.core.hub import AGAIN, local_folder, upload
+from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import MemberLogits, build_discriminator
 from discriminator_guidance.training.loop import Row, State
@@ -131,7 +132,7 @@ class TrainedDiscriminator:
             network: nn.Module = load_network(build_discriminator, root, "discriminator")
             kept = read_json(root / "training.json", "discriminator")
             tested = load_arrays(root / "tested.npz", TESTED, AGAIN)
-        network.to(device).eval().requires_grad_(False)
+        network.to(usable(device)).eval().requires_grad_(False)
         return cls(network, as_it_is, {}, kept["history"], kept["used"], tested, kept["about"])
 
     from_pretrained = load
