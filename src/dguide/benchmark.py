@@ -33,7 +33,7 @@ from discriminator_guidance.core.settings import ExtractorNetworkSettings, HeadS
 from discriminator_guidance.metrics.distances import Gaussian, distance_of_gaussians
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
 from discriminator_guidance.networks import adm, layers
-from discriminator_guidance.networks.cnn import NoisyImageCNN
+from discriminator_guidance.networks.adm import NoisyImageCNN
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample

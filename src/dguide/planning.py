@@ -20,11 +20,10 @@ from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
 from dguide.stages.guided import FIT_DRAWS
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.image_files import open_images
+from discriminator_guidance.core.images import open_images, split_pairs
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.core.settings import HeadSettings
-from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.training.discriminator import lengths
 

@@ -11,7 +11,7 @@ import torch
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import reason
-from discriminator_guidance.core.image_files import open_images
+from discriminator_guidance.core.images import open_images
 from discriminator_guidance.core.runtime import is_first, prepare
 from discriminator_guidance.sampling.denoisers import from_diffusers
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from discriminator_guidance.checkpoints.edm_pickle import read_edm_pickle
+from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.errors import InputError
 
 from .lookalike import (
@@ -55,7 +55,8 @@ def read(content: bytes, canary: Path) -> tuple[dict[str, torch.Tensor], dict[st
     path = canary.parent / "edm.pkl"
     path.write_bytes(content)
     try:
-        return read_edm_pickle(path)
+        read_network, arguments = read_edm(path)
+        return read_network.state_dict(), arguments
     finally:
         assert not canary.exists()
 

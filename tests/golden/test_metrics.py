@@ -18,8 +18,8 @@ from discriminator_guidance.metrics.distances import (
     frechet_influence,
     gaussian_of_features,
     kid_influence,
+    precision_recall,
 )
-from discriminator_guidance.metrics.manifold import precision_recall
 from tests.golden.vectors import Vectors, find
 from tests.metrics.sets import gaussian_statistics
 

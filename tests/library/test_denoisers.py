@@ -17,7 +17,7 @@ from torch import Tensor
 
 from discriminator_guidance import DiscriminatorGuidance, from_diffusers, guided_unet, sample
 from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.core.noise import karras_sigmas, normal_batch
+from discriminator_guidance.core.noise import karras_sigmas, normal
 from discriminator_guidance.sampling import sampler
 from discriminator_guidance.sampling.denoisers import Schedule
 from discriminator_guidance.sampling.sampler import trajectory
@@ -174,10 +174,14 @@ def heun_or_euler(denoiser: Callable[..., Tensor], x: Tensor, sigmas: Any, order
     return x
 
 
+def noise(purpose: str, step: int, shape: tuple[int, ...] = (1, 1, 2)) -> Tensor:
+    return torch.stack([normal(0, purpose, index, step, shape) for index in range(2)])
+
+
 def test_public_samplers_take_a_guided_denoiser() -> None:
     labels, guidance = torch.arange(2), DiscriminatorGuidance(lambda x_vp, tau: 20 * x_vp.mean(dim=(1, 2, 3)))
     plain = from_diffusers(build("UNet2DModel", 8, 1, 1, **PLAIN, num_class_embeds=9), diffusers.DDPMScheduler())
-    model, latents = guidance.denoise(plain), normal_batch(0, "latent", range(2), 0, (1, 8, 8)).double()
+    model, latents = guidance.denoise(plain), noise("latent", 0, (1, 8, 8)).double()
     expected, unguided = (sample(partial(each, class_labels=labels), (2, 1, 8, 8)) for each in (model, plain))
     assert (expected - unguided).abs().max() > 0.1
     sigmas = model.round_sigma(karras_sigmas(18, max(0.002, model.sigma_min), min(80.0, model.sigma_max), 7.0))
@@ -229,7 +233,6 @@ def test_samples_are_those_of_k_diffusion(run: dict) -> None:
     model, guidance = MODELS[run["model"]], TILT if run["guided"] else None
     changes = {"sigma_min": 0.002, **run["settings"], "steps": 6}
     assert_agrees(sample(model, (2, 1, 1, 2), guidance=guidance, **changes), run["x"], 5e-6)
-    noise = partial(normal_batch, 0, indices=range(2), shape=(1, 1, 2))
-    given = (model, guidance, noise("latent", step=0).double(), lambda step, raised: noise("churn", step=step))
+    given = (model, guidance, noise("latent", 0).double(), lambda step, raised: noise("churn", step))
     exact = sampler.heun(*given, settings(w1=2.0, w2=2.0, **changes))
     assert_agrees(exact, run["x"], 1e-6 if guidance else 1e-11)  # discriminators compute in float32

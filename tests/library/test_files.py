@@ -28,7 +28,7 @@ from discriminator_guidance.core.files import (
     write_json,
     write_npz,
 )
-from discriminator_guidance.core.image_files import open_images
+from discriminator_guidance.core.images import open_images
 from tests.commands import PROJECT, succeed
 
 KEY = {"inputs": {"a": "0" * 64}, "settings": {"steps": 12}}

@@ -14,9 +14,9 @@ from torch import nn
 from discriminator_guidance.core.errors import DivergenceError
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import DiscriminatorSettings
-from discriminator_guidance.training import discriminator
+from discriminator_guidance.training import data
+from discriminator_guidance.training.data import Pairs, Split
 from discriminator_guidance.training.discriminator import fit, used_row
-from discriminator_guidance.training.pairs import Pairs, Split
 
 from .memory import Memory
 
@@ -87,13 +87,13 @@ def test_training_in_steps_shows_as_many_real_as_fake_images_and_ends_without_pr
 
 
 def test_every_epoch_shows_each_image_once_and_only_reshuffling_changes_the_batches(monkeypatch):
-    original, seen = discriminator.draw_noised, []
+    original, seen = data.draw_noised, []
 
     def spy(images, *arguments):
         seen.append((127.5 * (images[:, 0, 0, 0] + 1)).round().int().tolist())
         return original(images, *arguments)
 
-    monkeypatch.setattr(discriminator, "draw_noised", spy)
+    monkeypatch.setattr(data, "draw_noised", spy)
     pairs = make_pairs()
     shown = torch.arange(200).to(torch.uint8)  # an image shows its number
     images = shown.view(-1, 1, 1, 1).repeat(1, 1, 2, 2)

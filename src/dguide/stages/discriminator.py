@@ -14,14 +14,13 @@ from dguide.settings.config import Discriminator
 from dguide.tracking import Tracker, training_report
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core import files
+from discriminator_guidance.core.images import split_pairs
 from discriminator_guidance.core.runtime import Compute, allow_tf32, is_first, prepare, world_size
 from discriminator_guidance.core.settings import DiscriminatorSettings
-from discriminator_guidance.core.split import split_pairs
-from discriminator_guidance.networks.adm import EncoderUNet, build_discriminator, build_head
-from discriminator_guidance.networks.cnn import NoisyImageCNN
+from discriminator_guidance.networks.adm import EncoderUNet, NoisyImageCNN, build_discriminator, build_head
+from discriminator_guidance.training.data import Features
 from discriminator_guidance.training.discriminator import lengths, train_discriminator
 from discriminator_guidance.training.loop import Report
-from discriminator_guidance.training.pairs import Features
 from discriminator_guidance.training.trained import TrainedDiscriminator
 
 LAST = "last"  # folder of the weights after the last epoch, where others are used; a later member may start from them

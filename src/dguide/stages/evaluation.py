@@ -18,8 +18,8 @@ from discriminator_guidance.core.files import load_arrays, read_json, read_npz, 
 from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.classification import classification_scores
+from discriminator_guidance.metrics.distances import precision_recall
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
-from discriminator_guidance.metrics.manifold import precision_recall
 from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, RULES, simplex_weights
 

@@ -15,7 +15,7 @@ from dguide.stages.evaluation import RealImages, measure
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import read_json
-from discriminator_guidance.core.image_files import ImageSet, open_images
+from discriminator_guidance.core.images import ImageSet, open_images
 from discriminator_guidance.core.runtime import Compute, prepare
 from discriminator_guidance.metrics import features as networks
 from discriminator_guidance.metrics.distances import KernelSet, gaussian_of_features

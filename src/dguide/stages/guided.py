@@ -22,16 +22,22 @@ from dguide.settings import Config, Layout, SampleRange, Variant, plain, resumab
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
-from discriminator_guidance.core.images import as_tensor, scaled, to_uint8, write_grid
+from discriminator_guidance.core.images import (
+    as_tensor,
+    check_out,
+    scaled,
+    split_pairs,
+    to_uint8,
+    write_batches,
+    write_grid,
+)
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import Compute, gather_rows, is_first, prepare, share
 from discriminator_guidance.core.settings import SamplerSettings
-from discriminator_guidance.core.split import split_pairs
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.sampling.batches import Arrays, check_out, in_batches, write_batches
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Denoiser, DiscriminatorGuidance, simplex_weights
-from discriminator_guidance.sampling.sampler import sample, trajectory
+from discriminator_guidance.sampling.sampler import Arrays, in_batches, sample, trajectory
 from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
 
 FIT_DRAWS = 4  # of noise for each image that weights are fitted on

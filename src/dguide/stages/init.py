@@ -10,7 +10,7 @@ from dguide.settings.config import check, merged
 from dguide.stages.real import read_shown
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import write_bytes
-from discriminator_guidance.core.image_files import open_images
+from discriminator_guidance.core.images import open_images
 
 FEWEST = 100  # images: fewer are no reference for a distance
 SMALLEST, LARGEST = 8, 32  # pixels, in multiples of 4: networks halve images twice

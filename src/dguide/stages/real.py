@@ -13,8 +13,7 @@ from dguide.sources import read_cifar10, read_digits
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import write_json, write_npz
-from discriminator_guidance.core.image_files import open_images, read_images
-from discriminator_guidance.core.images import GRID_IMAGES, Images, content_digest, write_grid
+from discriminator_guidance.core.images import GRID_IMAGES, Images, content_digest, open_images, read_images, write_grid
 from discriminator_guidance.core.noise import generator
 
 

@@ -1,7 +1,5 @@
 """State dicts of ADM classifiers and DG discriminators (`.pt`), and the network that their shapes describe."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,28 +10,25 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
+from discriminator_guidance.core.files import AS_PUBLISHED, damage_refused, fit_network, load_torch, reason, regular
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]
-COSINE = (64, 3)  # pixels and channels of the released classifier whose clock is that of the cosine schedule
+COSINE = (64, 3)  # pixels and channels of the released classifier that was trained on the cosine schedule
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a plain state dict (zip or legacy format) by their original names, on the CPU."""
-    try:
+    with damage_refused(f"a state dict alone in {path}", AS_PUBLISHED):
         state, size = load_torch(regular(path)), path.stat().st_size
         if not isinstance(state, dict) or not state:
             raise ValueError(f"a {type(state).__name__}" if state else "nothing")
-        if odd := [
-            f"{type(value).__name__} under {name}" for name, value in state.items() if type(value) is not Tensor
-        ]:
-            raise ValueError(odd[0])
+        for name, value in state.items():
+            if type(value) is not Tensor:
+                raise ValueError(f"{type(value).__name__} under {name}")
         if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in state.values())) > size:
             raise ValueError(f"tensors of {claimed:,} bytes in a file of {size:,}")
-    except Exception as error:  # PyTorch raises some dozen types on damaged and hostile files
-        raise InputError(f"a state dict alone in {path}", reason(error), AS_PUBLISHED) from error
-    return {name: tensor.detach() for name, tensor in state.items()}
+        return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def derive_arguments(state: Mapping[str, Tensor], what: str, num_head_channels: int = 64) -> dict[str, Any]:
@@ -45,15 +40,13 @@ def derive_arguments(state: Mapping[str, Tensor], what: str, num_head_channels: 
         raise InputError(what, got, "use a classifier or discriminator of ADM's layout") from error
 
 
-def read_adm(path: Path, num_head_channels: int = 64, cosine: bool = False) -> tuple[EncoderUNet, dict[str, Any]]:
-    """A classifier or discriminator, and the arguments that its state dict fits.
-
-    cosine: whether it has the clock of the cosine schedule, as heads of the 64x64 classifier have, and that itself.
-    """
+def read_adm(path: Path, num_head_channels: int = 64) -> tuple[EncoderUNet, dict[str, Any]]:
+    """A classifier or discriminator, and the arguments that its state dict fits."""
     what, state = f"a state dict in {path}", read_state_dict(path)
     arguments = derive_arguments(state, what, num_head_channels)
-    if cosine or (arguments["image_size"], arguments["in_channels"]) == COSINE:
-        arguments["cosine"] = True
+    if (arguments["image_size"], arguments["in_channels"]) == COSINE:
+        got = "ADM's 64x64 classifier, whose times are those of the cosine schedule"
+        raise InputError(f"a network of VP times in {path}", got, "train an extractor of VP-noised images")
     return fit_network(EncoderUNet, arguments, state, what, AS_PUBLISHED), arguments
 
 

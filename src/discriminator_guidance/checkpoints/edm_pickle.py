@@ -1,7 +1,5 @@
 """NVIDIA's EDM checkpoints (`.pkl`), read without executing anything that they hold."""
 
-from __future__ import annotations
-
 import io
 import math
 import pickle
@@ -14,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import AS_PUBLISHED, fit_network, load_torch, reason, regular
+from discriminator_guidance.core.files import AS_PUBLISHED, damage_refused, fit_network, load_torch, regular
 from discriminator_guidance.networks.edm import EDMPrecond
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -61,20 +58,14 @@ class Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves as 
         return OrderedDict if full == "collections.OrderedDict" else type(full, (Call,), {"name": full})
 
 
-def read_edm_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of the averaged network by their original names, and the arguments of `networks.edm.EDMPrecond`."""
-    try:
+def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
+    """The averaged network of an EDM checkpoint, and the arguments of its constructor."""
+    what = f"an EDM checkpoint in {path}"
+    with damage_refused(what, AS_PUBLISHED):
         content = regular(path).read_bytes()
         network = _module(Unpickler(io.BytesIO(content)).load()["ema"], "EDMPrecond")
-        return _tensors(network, len(content)), _constructor_arguments(network)
-    except Exception as error:  # damaged and hostile pickles raise some dozen types
-        raise InputError(f"an EDM checkpoint in {path}", reason(error), AS_PUBLISHED) from error
-
-
-def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
-    """The averaged network of an EDM checkpoint, and its arguments."""
-    state, arguments = read_edm_pickle(path)
-    return fit_network(EDMPrecond, arguments, state, f"an EDM checkpoint in {path}", AS_PUBLISHED), arguments
+        state, arguments = _tensors(network, len(content)), _constructor_arguments(network)
+    return fit_network(EDMPrecond, arguments, state, what, AS_PUBLISHED), arguments
 
 
 def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
@@ -94,9 +85,7 @@ def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
             if left < 0:
                 raise ValueError("more than the file can hold")
             storage = torch.empty(0, dtype=flat.dtype).set_(flat)
-            tensors[prefix + name] = storage.as_strided(size, stride, offset).clone(
-                memory_format=torch.contiguous_format
-            )
+            tensors[prefix + name] = storage.as_strided(size, stride, offset).clone().contiguous()
         modules += [(f"{prefix}{name}.", _module(below)) for name, below in module["_modules"].items() if below]
     return tensors
 

@@ -1,25 +1,19 @@
 """Pretrained networks: files of EDM, ADM and DG as their authors released them, and releases of this project."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
-from discriminator_guidance.core.errors import with_remedy
-from discriminator_guidance.core.files import load_network, read_json
-from discriminator_guidance.core.hub import AGAIN, local_folder
+from discriminator_guidance.core.files import AGAIN, Network, damage_refused, load_network, local_folder, read_json
 from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class Pretrained(NamedTuple):
@@ -44,8 +38,9 @@ def from_pretrained(folder: str | Path, *members: str, device: torch.device | st
     root = local_folder(folder)
 
     def load(build: Callable[..., Network], part: str) -> Network:
-        with with_remedy("pack it again with `make release`, or download it again"):
-            return _frozen(load_network(build, root / part, part), device)
+        with damage_refused(f"a network in {root / part}", "pack it again with `make release`, or download it again"):
+            network = load_network(build, root / part, part)
+        return network.to(usable(device)).eval().requires_grad_(False)
 
     score = load(EDMPrecond, "score")
     chosen = members or sorted(path.name for path in (root / "discriminator").glob("[!.]*"))[:1]
@@ -65,7 +60,7 @@ def load_edm(path: str | Path, device: torch.device | str = "cpu") -> EDMPrecond
     >>> denoiser(images, torch.ones(1)).shape == images.shape
     True
     """
-    return _frozen(read_edm(Path(path))[0], device)
+    return read_edm(Path(path))[0].to(usable(device)).eval().requires_grad_(False)
 
 
 def load_discriminator(
@@ -74,8 +69,8 @@ def load_discriminator(
     """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from an extractor and M heads.
 
     Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote, also
-    "user/repo" on the Hugging Face Hub. What `TrainedDiscriminator.save` wrote is whole, with its extractor. The clock
-    of a 64x64 classifier and its heads, ADM's cosine schedule, is converted. head_channels: channels of an attention
+    "user/repo" on the Hugging Face Hub. What `TrainedDiscriminator.save` wrote is whole, with its extractor. The 64x64
+    classifier of ADM is refused: its times are those of the cosine schedule. head_channels: channels of an attention
     head, which leave no trace in .pt files.
 
     >>> discriminator = load_discriminator("32x32_classifier.pt", "discriminator_60.pt")
@@ -83,17 +78,13 @@ def load_discriminator(
     torch.Size([1, 2])
     """
 
-    def load(path: Path, cosine: bool = False) -> nn.Module:
+    def load(path: Path) -> nn.Module:
         if not path.suffix or path.is_dir():
-            with with_remedy(AGAIN):
+            with damage_refused(f"a discriminator in {path}", AGAIN):
                 network: nn.Module = load_network(build_discriminator, path, "discriminator")
                 return network
-        return read_adm(path, head_channels, cosine)[0]
+        return read_adm(path, head_channels)[0]
 
-    first = load(local_folder(extractor))
-    members = [load(local_folder(head), getattr(first, "cosine", False)) for head in heads]
-    return _frozen(MemberLogits(first, *members) if members else first, device)
-
-
-def _frozen(network: Network, device: torch.device | str) -> Network:
-    return network.to(usable(device)).eval().requires_grad_(False)
+    first, *members = (load(local_folder(part)) for part in (extractor, *heads))
+    discriminator = MemberLogits(first, *members) if members else first
+    return discriminator.to(usable(device)).eval().requires_grad_(False)

@@ -1,8 +1,5 @@
 """Errors a user can cause and cure; each one is shown as a single line with exit code 2."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 
 class UserError(ValueError):
     """Something cannot be done as asked: what would have been right, what was met instead, what to do about it."""
@@ -35,12 +32,3 @@ class InputError(UserError):
 
 class DivergenceError(UserError):
     """A loss, gradient or image stopped being finite."""
-
-
-@contextmanager
-def with_remedy(remedy: str) -> Iterator[None]:
-    """Inside, other advice than usual follows a file that is missing or damaged."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(error.expected, error.got, remedy) from error

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: JSON, tables, arrays, weights, and work that survives a kill."""
+"""Files that are complete or absent: JSON, tables, arrays, work that survives a kill, weights, also on a hub."""
 
 from __future__ import annotations
 
@@ -73,21 +73,17 @@ def _rounded(data: Any) -> Any:
 def read_json(path: Path, stage: str) -> dict[str, Any]:
     """Read the JSON object that a stage wrote."""
     require(path, stage)
-    try:
+    with damage_refused(f"a JSON object in {path}", f"run stage {stage} again"):
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"a JSON object in {path}", reason(error), f"run stage {stage} again") from error
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
     """Write plain arrays; the same arrays give the same bytes, with any version of Python (not so `np.savez`)."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as entries:
+    with replaced(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
             file = io.BytesIO()
             np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-            entries.writestr(zipfile.ZipInfo(f"{name}.npy"), file.getbuffer())
-    write_bytes(path, archive.getvalue())
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), file.getbuffer())
 
 
 def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarray]:
@@ -98,14 +94,11 @@ def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarr
 
 def load_arrays(path: Path, names: Sequence[str] | None, remedy: str) -> dict[str, np.ndarray]:
     """Read named plain arrays (None: all) of an .npz from anywhere, checksums compared, nothing unpickled."""
-    try:
-        with open_archive(path) as archive:
-            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            if missing := [name for name in names or () if name not in entries]:
-                raise ValueError(f"no array {missing[0]} in it")
-            return {name: _read_array(archive, entries[name]) for name in names or entries}
-    except Exception as error:  # zipfile, zlib and numpy raise some dozen types on damaged bytes
-        raise InputError(f"a complete .npz file {path}", reason(error), remedy) from error
+    with damage_refused(f"a complete .npz file {path}", remedy), open_archive(path) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        if missing := [name for name in names or () if name not in entries]:
+            raise ValueError(f"no array {missing[0]} in it")
+        return {name: _read_array(archive, entries[name]) for name in names or entries}
 
 
 @contextmanager
@@ -154,6 +147,19 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+@contextmanager
+def damage_refused(expected: str, remedy: str) -> Iterator[None]:
+    """Inside, what is raised on damaged bytes, of some dozen types, becomes an InputError, and all have this remedy."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.expected, error.got, remedy) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise InputError(expected, reason(error), remedy) from error
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame, columns: Sequence[str] = ()) -> None:
     """Write a table with a header (of no rows `columns`), floats to 9 significant digits."""
     import pandas as pd
@@ -197,11 +203,9 @@ class Resumable:
 
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
         """The arrays of a shard by name."""
-        path = self.folder / f"shard-{number:05d}.npz"
-        try:
-            return load_arrays(path, None, "delete it") if path.is_file() else None
-        except InputError:
-            return None
+        with suppress(InputError):
+            return load_arrays(self.folder / f"shard-{number:05d}.npz", None, "delete it")
+        return None
 
     def save_shard(self, number: int, **arrays: np.ndarray) -> None:
         """Keep a finished shard, counted from 0."""
@@ -212,16 +216,12 @@ class Resumable:
         import torch
 
         path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return None
-        try:
+        with suppress(Exception):  # zipfile and PyTorch raise some dozen types on damaged bytes
             with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums and does not compare them
-                if archive.testzip() is not None:
-                    return None
+                damaged = archive.testzip()
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # zipfile and PyTorch raise some dozen types on damaged bytes
-            return None
-        return state
+            return None if damaged else state
+        return None
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the training state: tensors and plain values, nested in dictionaries and lists."""
@@ -259,10 +259,8 @@ def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str,
     path = folder / "model.safetensors"
     require(path, stage)
     arguments = read_json(folder / "config.json", stage)
-    try:
+    with damage_refused(f"complete weights in {path}", f"run stage {stage} again"):
         return load_file(path), arguments
-    except Exception as error:  # safetensors and torch raise several types on damaged files
-        raise InputError(f"complete weights in {path}", reason(error), f"run stage {stage} again") from error
 
 
 def load_torch(file: Path | io.BytesIO) -> Any:
@@ -286,14 +284,10 @@ def fit_network(
     build: Callable[..., Network], arguments: Mapping[str, Any], state: Mapping[str, Tensor], what: str, remedy: str
 ) -> Network:
     """A network with weights that fit it; arguments from a file are followed only as far as its tensors reach."""
-    try:
+    with damage_refused(what, remedy):
         with _at_most(sum(tensor.numel() for tensor in state.values())):
             network = build(**arguments)
         network.load_state_dict(state)
-    except UserError as error:
-        raise InputError(what, f"{error.got}, not {error.expected}", remedy) from error
-    except Exception as error:  # constructors raise anything on arguments that are not their own
-        raise InputError(what, reason(error), remedy) from error
     return network
 
 
@@ -315,3 +309,19 @@ def _at_most(elements: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+SHARED = ["*.json", "*.md", "*.npz", "*.safetensors"]
+AGAIN = "save it again, or download it again"
+HUB = "check the name, the connection, `pip install huggingface_hub` and `hf auth login`"
+
+
+def local_folder(name: str | Path) -> Path:
+    """The path of that name, or else a copy of the repository "user/repo" on the Hub."""
+    path = Path(name)
+    if path.exists() or path.parent.is_dir() or len(path.parts) != 2:
+        return path
+    with damage_refused(f"a folder {path}, or such a repository on the Hub", HUB):
+        import huggingface_hub
+
+        return Path(huggingface_hub.snapshot_download(path.as_posix(), allow_patterns=SHARED))

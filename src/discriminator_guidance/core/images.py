@@ -1,18 +1,34 @@
-"""Labelled image sets as uint8 arrays: made smaller, shown as a grid, or made of samples."""
-
-from __future__ import annotations
+"""Image sets: read from files and written to them, made smaller, split, shown as a grid, or made of samples."""
 
 import hashlib
 import io
+import json
+import math
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from discriminator_guidance.core.files import write_bytes
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.files import (
+    array_header,
+    damage_refused,
+    load_arrays,
+    open_archive,
+    reason,
+    replaced,
+    write_bytes,
+)
+from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.settings import SplitSettings
 
 GRID_COLUMNS, GRID_IMAGES = 12, 72
 GRID_PIXELS = 48  # at least, of one image in the grid
@@ -44,10 +60,8 @@ def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
     [0, 128, 255]
     """
     wide = samples.detach().to("cpu", torch.promote_types(samples.dtype, torch.float32))
-    images: NDArray[np.uint8] = (
-        (wide * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    )
-    return images
+    pixels = (wide * 127.5 + 128).clip(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def shrink(images: np.ndarray, image_size: int) -> np.ndarray:
@@ -70,6 +84,26 @@ def shrink(images: np.ndarray, image_size: int) -> np.ndarray:
     return small
 
 
+@dataclass(frozen=True)
+class Split:
+    """Sorted rows of real ++ fake for training, validation and test."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split_pairs(real: int, fake: int, shares: SplitSettings, most: int | None = None) -> Split:
+    """The fixed split of `real` and `fake` images, each kind split in the same shares; `most` images of each kind."""
+    parts: list[list[np.ndarray]] = [[], [], []]
+    for label, (first, count) in enumerate([(0, real), (real, fake)]):
+        rows = first + generator(shares.seed, "split", label, 0).permutation(count)[:most]
+        ends = [round(shares.train * len(rows)), round((shares.train + shares.validation) * len(rows))]
+        for part, chunk in zip(parts, np.split(rows, ends), strict=True):
+            part.append(chunk)
+    return Split(*(np.sort(np.concatenate(part)) for part in parts))
+
+
 def content_digest(images: np.ndarray) -> str:
     """The SHA-256 of an array's shape and values."""
     digest = hashlib.sha256(str(images.shape).encode())
@@ -82,12 +116,10 @@ def write_grid(path: Path, images: np.ndarray) -> None:
     shown = images[:GRID_IMAGES]
     factor = max(1, GRID_PIXELS // shown.shape[1])
     large = shown.repeat(factor, axis=1).repeat(factor, axis=2)
-    missing = -len(large) % GRID_COLUMNS
-    framed = np.pad(large, ((0, 0), (0, 2), (0, 2), (0, 0)), constant_values=255)
-    framed = np.pad(framed, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255)
-    rows = framed.reshape(-1, GRID_COLUMNS, *framed.shape[1:])
-    grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
-    write_png(path, grid)
+    framed = np.pad(large, ((0, -len(large) % GRID_COLUMNS), (0, 2), (0, 2), (0, 0)), constant_values=255)
+    _, height, width, channels = framed.shape
+    rows = framed.reshape(-1, GRID_COLUMNS, height, width, channels).swapaxes(1, 2)
+    write_png(path, rows.reshape(-1, GRID_COLUMNS * width, channels))
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
@@ -97,3 +129,180 @@ def write_png(path: Path, image: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, format="PNG")
     write_bytes(path, buffer.getvalue())
+
+
+def check_out(out: Path, count: int) -> None:
+    """Refuse, before samples are drawn, a path to which `write_batches` cannot write them."""
+    grid, file = out.suffix.lower() == ".png", out.suffix.lower() in (".npy", ".npz", ".png")
+    if (grid and count > GRID_IMAGES) or (out.exists() and out.is_dir() == file):
+        expected = f"out: a folder, an .npz or .npy file, or a .png of at most {GRID_IMAGES} images"
+        raise ConfigError(expected, f"{out} and {count} images", "choose another")
+
+
+def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarray]) -> None:
+    """Write images, of which one batch at a time is in memory.
+
+    out: a folder of PNG files, named by their numbers, a .png with a grid of them, or an .npz file with the array
+    `images`, for (n, H, W, C) uint8; or an .npy file of what the batches hold.
+    """
+    if out.suffix == ".npy":
+        with replaced(out) as stream:
+            _write_rows(stream, len(numbers), batches)
+    elif out.suffix == ".npz":
+        with (
+            replaced(out) as stream,
+            zipfile.ZipFile(stream, "w") as archive,
+            archive.open(zipfile.ZipInfo("images.npy"), "w", force_zip64=True) as entry,
+        ):
+            _write_rows(entry, len(numbers), batches)
+    elif out.suffix.lower() == ".png":
+        write_grid(out, np.concatenate(list(batches)))
+    else:
+        for number, image in zip(numbers, chain.from_iterable(batches), strict=True):
+            write_png(out / f"{number:06d}.png", image)
+
+
+def _write_rows(stream: IO[bytes], count: int, batches: Iterable[np.ndarray]) -> None:
+    for number, batch in enumerate(batches):
+        if not number:
+            kind = {"descr": np.lib.format.dtype_to_descr(batch.dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(stream, kind | {"shape": (count, *batch.shape[1:])})
+        stream.write(np.ascontiguousarray(batch).data)
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+CHANNELS = {"L": 1, "RGB": 3}
+LABELS = "dataset.json"
+ARRAYS = ("images.npy", "arr_0.npy")  # of the images in an .npz file, the preferred one first
+MAX_PIXELS, MAX_FILE_BYTES = 2**22, 2**26
+BATCH = 16  # images of which all are read
+REMEDY = "give a folder, a zip or an .npz file of images, or correct the files"
+
+Read = Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one shape (H, W, C), in the order of folder and name, or of an .npz file."""
+
+    path: Path
+    names: tuple[str, ...] | range  # of files; of an .npz numbers from 0
+    shape: tuple[int, ...]
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Arrays (N, H, W, C) uint8 of at most `size` images."""
+        with damage_refused(f"images in {self.path}", REMEDY), _opened(self.path) as (_, image_of):
+            for start in range(0, len(self.names), size):
+                images = {name: image_of(name) for name in self.names[start : start + size]}
+                if odd := [f"{name} {image.shape}" for name, image in images.items() if image.shape != self.shape]:
+                    raise ValueError(f"different shapes (H, W, C): {self.names[0]} {self.shape}, {odd[0]}")
+                yield np.stack(list(images.values()))
+
+
+def open_images(path: Path) -> ImageSet:
+    """List the images and read the first."""
+    with damage_refused(f"images in {path}", REMEDY), _opened(path) as (names, image_of):
+        return ImageSet(path, names, image_of(names[0]).shape)
+
+
+def read_images(path: Path, image_size: int, advance: Callable[[int], None] = lambda count: None) -> Images:
+    """All images in the order of class and name (of an .npz: its own), larger ones averaged over area to `image_size`.
+
+    Classes are the folders that hold the images, in alphabetical order; with `dataset.json` and in an .npz file they
+    are the labels 0, 1, ... themselves.
+    """
+    opened, images = open_images(path), []
+    with damage_refused(f"images in {path}", REMEDY):
+        labels, classes = _labelled(opened)
+        for batch in opened.batches(BATCH):
+            images.append(shrink(batch, image_size))
+            advance(len(batch))
+        return Images(np.concatenate(images), labels, classes)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any], np.ndarray]]]:
+    """The names, and what gives an image; those of an .npz are to be asked for in order."""
+    if path.suffix.lower() != ".npz":
+        with _files(path) as (files, read):
+            names = [name for name in files if name.lower().endswith(SUFFIXES) and not _hidden(name)]
+            if not names:
+                raise ValueError(f"no file that ends in {', '.join(SUFFIXES)}")
+            ordered = sorted(names, key=lambda name: name.rpartition("/")[::2])
+            yield tuple(ordered), lambda name: _decode(name, read)
+        return
+    with open_archive(path) as archive:
+        arrays = [name for name in ARRAYS if name in archive.namelist()]
+        if not arrays:
+            raise ValueError(f"no array {' or '.join(ARRAYS)}")
+        with archive.open(arrays[0]) as stream:
+            shape, by_column, dtype = array_header(stream, archive.getinfo(arrays[0]).file_size)
+            if dtype != np.uint8 or by_column or len(shape) != 4 or shape[3] not in (1, 3) or not math.prod(shape):
+                raise ValueError(f"{arrays[0]} {shape} {dtype} instead of (N, H, W, 1 or 3) uint8")
+            size = math.prod(shape[1:])
+            if size > MAX_FILE_BYTES:
+                raise ValueError(f"{arrays[0]} with images of {size:,} bytes, more than {MAX_FILE_BYTES:,}")
+            yield range(shape[0]), lambda _: np.frombuffer(stream.read(size), np.uint8).reshape(shape[1:])
+            stream.read(1)  # past the end: only then are checksums compared
+
+
+@contextmanager
+def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
+    """Names of a folder's or an archive's files, and what reads one; nothing is unpacked to disk."""
+    if path.is_dir():
+        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        yield names, lambda name: (path / name).read_bytes()
+        return
+    with open_archive(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > MAX_FILE_BYTES:  # no more is unpacked of it, whatever the compressed data hold
+                raise ValueError(f"{entry.filename} of {entry.file_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+        yield archive.namelist(), archive.read
+
+
+def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = opened.names
+    if isinstance(names, range):
+        labels = load_arrays(opened.path, ("labels",), REMEDY)["labels"]
+        if labels.shape != (len(names),):
+            raise ValueError(f"labels {labels.shape} of {len(names)} images")
+        return labels.astype(np.int64), _numbered(labels)
+    with _files(opened.path) as (files, read):
+        if LABELS in files:
+            label_of = dict(json.loads(read(LABELS))["labels"])
+            if odd := sorted(label_of.keys() ^ set(names)):
+                raise ValueError(f"{LABELS} and images that differ in {odd[0]}")
+            labels = np.array([label_of[name] for name in names])
+            return labels.astype(np.int64), _numbered(labels)
+    folders = [name.rpartition("/")[0] for name in names]
+    classes = sorted(set(folders))
+    if "" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1:
+        raise ValueError(f"folders that are not side by side, one for each class: {', '.join(classes[:3])}")
+    labels = np.array([classes.index(folder) for folder in folders], dtype=np.int64)
+    return labels, tuple(folder.rpartition("/")[2] for folder in classes)
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _numbered(labels: np.ndarray) -> tuple[str, ...]:
+    present = np.unique(labels)
+    if labels.dtype.kind not in "iu" or present.tolist() != list(range(len(present))):
+        raise ValueError(f"labels {present[:5].tolist()} {labels.dtype} instead of 0, 1, 2, ..., each of them used")
+    return tuple(map(str, present))
+
+
+def _decode(name: str, read: Read) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ConfigError("Pillow, which reads image files", "none", "pip install pillow, or give arrays") from error
+    try:
+        with Image.open(io.BytesIO(read(name)), formats=FORMATS) as image:
+            if image.mode not in CHANNELS or image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.mode} {image.width}x{image.height} instead of L or RGB up to 4 megapixels")
+            return np.asarray(image).reshape(image.height, image.width, CHANNELS[image.mode])
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise ValueError(f"{name}: {reason(error)}") from error

@@ -1,9 +1,6 @@
 """Noise levels of EDM, VP time, and random streams of single samples."""
 
-from __future__ import annotations
-
 import hashlib
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,7 +42,6 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) ->
 
 BETA_MIN = 0.1
 BETA_MAX = 20.0
-COSINE_OFFSET = 0.008
 
 
 def beta_integral(t: Tensor) -> Tensor:
@@ -63,11 +59,11 @@ def marginal_std(t: Tensor) -> Tensor:
     return torch.sqrt(1 - torch.exp(-beta_integral(t)))
 
 
-def cosine_time(t: Tensor) -> Tensor:
-    """The time of the cosine schedule with the noise of VP time t (Nichol & Dhariwal 2021, Eq. 17)."""
-    start = math.pi / 2 * COSINE_OFFSET / (1 + COSINE_OFFSET)
-    angle = torch.arccos(math.cos(start) * marginal_mean(t))
-    return (1 + COSINE_OFFSET) * 2 / math.pi * angle - COSINE_OFFSET
+def noised(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Images in [-1, 1] at VP times (N,) float64: mean(t) image + std(t) noise (Song et al. 2021, Eq. 29)."""
+    mean = marginal_mean(t).float().view(-1, 1, 1, 1)
+    std = marginal_std(t).float().view(-1, 1, 1, 1)
+    return mean * images + std * noise
 
 
 def tau_from_sigma(sigma: Tensor) -> Tensor:
@@ -142,8 +138,3 @@ def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int])
     """Standard normal float32 numbers of one stream, on the CPU."""
     drawn = generator(seed, purpose, index, step).standard_normal(tuple(shape), dtype=np.float32)
     return torch.from_numpy(drawn)
-
-
-def normal_batch(seed: int, purpose: str, indices: Sequence[int], step: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers (N, *shape) for N sample indices, each from its own stream."""
-    return torch.stack([normal(seed, purpose, index, step, shape) for index in indices])

@@ -1,10 +1,12 @@
-"""The device, the number format and the processes of torchrun that compute."""
+"""The device, the number format and the processes of torchrun that compute, and a line that shows how far they are."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -53,12 +55,8 @@ class Compute:
 
     def called(self, network: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         """A network, or a part of one, that is called in this format."""
-
-        def call(*arguments: Any, **named: Any) -> torch.Tensor:
-            with self.autocast():
-                return network(*arguments, **named)
-
-        return call
+        called: Callable[..., torch.Tensor] = self.autocast()(network)
+        return called
 
     def record(self) -> dict[str, str]:
         """The name of the GPU under "device"; empty on a CPU."""
@@ -69,13 +67,12 @@ class Compute:
     def place(self, network: Network) -> Network:
         """Freeze a network on the device, in evaluation mode, to be called under `autocast`."""
         import torch
-        from torch import nn
 
         network = network.to(self.device).eval().requires_grad_(False)
         if self.mode == "bfloat16":  # autocast would convert frozen kernels again in every call
             for layer in network.modules():
-                if isinstance(layer, nn.Conv1d | nn.Conv2d):
-                    layer.to(torch.bfloat16).register_forward_pre_hook(_in_format_of_kernel)
+                if isinstance(layer, torch.nn.Conv1d | torch.nn.Conv2d):
+                    layer.to(torch.bfloat16).register_forward_pre_hook(lambda _, inputs: inputs[0].to(torch.bfloat16))
         return network
 
 
@@ -99,9 +96,8 @@ def prepare(device: str, precision: str, threads: int) -> Compute:
         precision = "bfloat16" if native else "float32"
     allow_tf32(precision == "tf32")
     torch.backends.cudnn.deterministic = True  # what is left to differ is the order of some atomic sums
-    return Compute(
-        _gpu_of_process() if kind == "cuda" and "LOCAL_RANK" in os.environ else torch.device(kind), precision
-    )
+    launched = kind == "cuda" and "LOCAL_RANK" in os.environ  # by torchrun
+    return Compute(_gpu_of_process() if launched else torch.device(kind), precision)
 
 
 def usable(device: torch.device | str) -> torch.device:
@@ -134,10 +130,6 @@ def _gpu_of_process() -> torch.device:
         raise ConfigError("a GPU for each process", f"{count} of them and process {index}", f"start {count} processes")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
-
-
-def _in_format_of_kernel(layer: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-    return inputs[0].to(layer.weight.dtype)  # type: ignore[arg-type]
 
 
 _ALONE = ContextVar("alone", default=False)
@@ -221,3 +213,27 @@ def _group() -> Any:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
     return torch.distributed
+
+
+EVERY_S = {True: 0.2, False: 10.0}  # between two lines, on a terminal and elsewhere
+
+
+@contextlib.contextmanager
+def progress_line(description: str, total: int, unit: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many units are done; those of its first call may be an earlier run's."""
+    terminal, begun, last = sys.stderr.isatty(), list[tuple[float, int]](), 0.0
+
+    def tell(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        begun.extend([] if begun else [(now, done)])
+        if not shown or not is_first() or (now - last < EVERY_S[terminal] and done < total):
+            return
+        (start, earlier), last = begun[0], now
+        left = (now - start) / (done - earlier) * (total - done) if done > earlier else None
+        text = f"{description}: {done}/{total} {unit}" + ("" if left is None else f", {left:.0f} s left")
+        print(f"\r{text:<78}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+    yield tell
+    if terminal and last:
+        print(file=sys.stderr)

@@ -1,7 +1,5 @@
 """Real (1) against fake (0) by a discriminator's logits: scores and calibration."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,11 +1,9 @@
-"""Frechet and kernel distances between sets of features, and the influence of each generated image on them."""
-
-from __future__ import annotations
+"""Frechet and kernel distances, precision and recall of sets of features, and the influence of each image on them."""
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -119,7 +117,7 @@ class KernelSet:
     within: Tensor
 
     @classmethod
-    def of(cls, features: Floats, device: torch.device | str = "cpu") -> KernelSet:
+    def of(cls, features: Floats, device: torch.device | str = "cpu") -> Self:
         """Sum a set's own kernel, once for all comparisons of this set."""
         rows = torch.from_numpy(*comparable(features)).to(device)
         itself = (rows.square().mean(dim=1) + 1) ** 3
@@ -152,6 +150,45 @@ def _require_one_network(generated: int, real: int) -> None:
 def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
     blocks = torch.split(x, max(1, BLOCK // len(y)))
     return torch.cat([(rows @ y.T).div_(x.shape[1]).add_(1).pow_(3).sum(dim=1) for rows in blocks])
+
+
+def precision_recall(
+    generated: Floats, real: Floats, neighborhood: int, block: int = 1000, device: torch.device | str = "cpu"
+) -> tuple[Estimate, Estimate]:
+    """The share of each set, (n, d) generated and (m, d) real, that lies on the k-NN manifold of the other.
+
+    Not the classification scores of a discriminator. Each estimate has one replicate; the real images are fixed. The
+    influence on recall is the jackknife's, psi_i = (n - 1) (mean_j R_(-j) - R_(-i)), where R_(-i) leaves image i out:
+    real images in no other ball are lost, and balls that have i among their k nearest neighbours grow to the next one.
+    Its variance is at least the true one on average (Efron & Stein 1981): intervals came out twice as wide as they need
+    be on Gaussian features. Memory: about four times block x max(n, m) doubles.
+    """
+    (x, y), k = (torch.from_numpy(features).to(device) for features in comparable(generated, real)), neighborhood
+    real_radius, (distances, nearest) = _nearest(y, k + 1, block)[0][:, k], _nearest(x, k + 2, block)
+    precise = torch.cat([(torch.cdist(rows, y) <= real_radius).any(dim=1) for rows in torch.split(x, block)]).double()
+
+    n, ball = len(x), torch.arange(len(x), device=x.device).repeat_interleave(k + 1)
+    neighbour = nearest[:, : k + 1].flatten()
+    indices = torch.stack([neighbour, ball])[:, neighbour != ball]
+    neighbours = torch.sparse_coo_tensor(indices, torch.ones_like(indices[0]).float(), (n, n), check_invariants=True)
+    recalled, gained = 0, x.new_zeros(n)  # real images in a ball; how many more are when an image is left out
+    for rows in torch.split(y, block):
+        distance = torch.cdist(rows, x)
+        covered = distance <= distances[:, k]
+        balls = covered.sum(dim=1)
+        recalled += int((balls > 0).sum())
+        replaced = (neighbours @ (distance <= distances[:, k + 1]).float().T).T > 0  # without i, in a wider ball
+        gained += replaced[balls == 0].sum(dim=0) - (covered & ~replaced)[balls == 1].sum(dim=0)
+    lost = (n - 1) / len(y) * (gained.mean() - gained)
+    shares = (float(precise.mean()), precise - precise.mean()), (recalled / len(y), lost)
+    precision, recall = (Estimate((share,), influence.cpu().numpy()[None], (0.0, 1.0)) for share, influence in shares)
+    return precision, recall
+
+
+def _nearest(points: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:
+    """Distances and rows (n, count) of the points nearest to each of (n, d), itself included."""
+    nearest = [torch.cdist(rows, points).topk(count, largest=False) for rows in torch.split(points, block)]
+    return torch.cat([part.values for part in nearest]), torch.cat([part.indices for part in nearest])
 
 
 Rows = NDArray[Any]
@@ -247,6 +284,5 @@ def _interval(sets: Sequence[Sequence[Rows]], measured: Callable[[Rows], tuple[f
     estimate, *unguided = (Estimate.of(map(measured, rows)) for rows in sets)
     for baseline in unguided:
         repeated = len(estimate.values) if len(baseline.values) == 1 else 1
-        alike = Estimate(baseline.values * repeated, baseline.influence.repeat(repeated, axis=0), baseline.limits)
-        estimate = estimate.minus(alike)
+        estimate = estimate.minus(Estimate(baseline.values * repeated, baseline.influence.repeat(repeated, axis=0)))
     return Interval(estimate.mean, *estimate.interval())

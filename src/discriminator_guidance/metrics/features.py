@@ -1,7 +1,5 @@
 """Feature networks, features of images, and the check that each set of them passes before a metric reads it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import load_network, load_weights
+from discriminator_guidance.core.files import damage_refused, load_network, load_weights
 from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.runtime import Compute, usable
 
@@ -85,11 +83,8 @@ class InceptionFeatures(nn.Module):
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight)  # keeps the scale of features from layer to layer
             return
-        try:
+        with damage_refused("weights of torch-fidelity's Inception", "get the file again"):
             nn.Module.load_state_dict(self.network, state)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()[:200]
-            raise InputError("weights of torch-fidelity's Inception", reason, "get the file again") from error
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 2048) features of (N, C, H, W) images in [-1, 1] that had 8 bits; one channel is repeated to three."""

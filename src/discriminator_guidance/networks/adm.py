@@ -1,20 +1,20 @@
-"""ADM encoder, under original parameter names: noisy-image classifier, its features, discriminator heads on them."""
-
-from __future__ import annotations
+"""Classifiers of noised images: ADM's encoder under original parameter names, heads on its features, a small CNN."""
 
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
-from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.core.noise import cosine_time
-from discriminator_guidance.networks.cnn import TIME_SCALE, NoisyImageCNN
 from discriminator_guidance.networks.layers import attend, broadcast_batch, halve, sinusoidal_embedding
 
+SMALLEST = 4  # size at which the CNN does not halve images again
+WIDEST = 4  # channels of the CNN, times `width`
+TIME_SCALE = 999.0  # VP times in [0, 1] become the step numbers the embedding was made for
 LABEL_ROWS = 1000  # rows of the label embedding, whatever the number of classes
 CHANNEL_MULT: dict[int, tuple[int, ...]] = {64: (1, 2, 3, 4), 32: (1, 2, 4), 16: (1, 2), 8: (1,)}
 
@@ -37,7 +37,7 @@ def zeroed(layer: nn.Module) -> nn.Module:
 def head_count(channels: int, num_head_channels: int) -> int:
     """The number of attention heads with the given number of channels each."""
     if channels % num_head_channels:
-        raise ConfigError(f"num_head_channels that divides {channels}", str(num_head_channels), "choose a divisor")
+        raise ValueError(f"num_head_channels = {num_head_channels}, which is no divisor of {channels}")
     return channels // num_head_channels
 
 
@@ -124,8 +124,7 @@ class EncoderUNet(nn.Module):
     """Encoder half of the ADM U-Net with an attention-pooling head, on images or feature maps.
 
     `channel_mult` has a factor on `model_channels` for each level, at half the size of the one before.
-    `attention_resolutions` holds downsampling factors, not image sizes. `cosine`: it was trained on the times of the
-    cosine schedule. `arguments` builds the same network again.
+    `attention_resolutions` holds downsampling factors, not image sizes. `arguments` builds the same network again.
     Dhariwal & Nichol 2021, Section 4 (classifier); Kim et al. 2023, Appendix (discriminator).
     """
 
@@ -141,7 +140,6 @@ class EncoderUNet(nn.Module):
         num_head_channels: int = 64,
         condition: bool = False,
         dropout: float = 0.0,
-        cosine: bool = False,
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
@@ -155,9 +153,8 @@ class EncoderUNet(nn.Module):
             "num_head_channels": num_head_channels,
             "condition": condition,
             "dropout": dropout,
-            **({"cosine": True} if cosine else {}),
         }
-        self.model_channels, self.cosine = model_channels, cosine
+        self.model_channels, self.conditional = model_channels, condition
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
@@ -176,36 +173,21 @@ class EncoderUNet(nn.Module):
                 self.input_blocks.append(layers)
             if level < len(channel_mult) - 1:
                 self.input_blocks.append(nn.ModuleList([block(channels, out_channels=channels, down=True)]))
-        self.middle_block = nn.ModuleList(
-            [
-                block(channels, out_channels=channels),
-                AttentionBlock(channels, num_head_channels),
-                block(channels, out_channels=channels),
-            ]
-        )
+        same = partial(block, channels, out_channels=channels)
+        self.middle_block = nn.ModuleList([same(), AttentionBlock(channels, num_head_channels), same()])
         size = image_size >> (len(channel_mult) - 1)
         self.feature_shape = (channels, size, size)
         self.out = nn.Sequential(
             normalization(channels), nn.SiLU(), AttentionPool2d(size, channels, num_head_channels, out_channels)
         )
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point format of the parameters."""
-        return next(self.parameters()).dtype
-
-    @property
-    def conditional(self) -> bool:
-        """Whether it is given classes."""
-        return self.label_emb is not None
-
     def features(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The feature map (N, *feature_shape) before the head, at 0-dim or (N,) VP times in [0, 1].
 
         labels: (N,) integers or (N, classes) one-hot, for conditional networks only.
         """
-        dtype = self.dtype
-        steps = TIME_SCALE * broadcast_batch(cosine_time(t) if self.cosine else t, len(x), dtype)
+        dtype = next(self.parameters()).dtype
+        steps = TIME_SCALE * broadcast_batch(t, len(x), dtype)
         embedding = self.time_embed(sinusoidal_embedding(steps, self.model_channels, endpoint=False))
         if (labels is None) != (self.label_emb is None):
             raise ValueError("labels are for conditional networks, and these need them")
@@ -219,7 +201,46 @@ class EncoderUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The logits (N, out_channels), in the dtype of the parameters; arguments as of `features`."""
-        logits: Tensor = self.out(self.features(x, t, labels)).to(self.dtype)
+        logits: Tensor = self.out(self.features(x, t, labels)).to(next(self.parameters()).dtype)
+        return logits
+
+
+class NoisyImageCNN(nn.Module):
+    """Strided convolutions of x_vp, each scaled by an embedding of VP time and class, and one logit.
+
+    (N, C, H, W), VP times (N,) or 0-dim[, classes (N,)] -> (N,). Every convolution but the first halves the image,
+    until its shorter side has SMALLEST pixels, and doubles the channels, up to WIDEST times `width`.
+    """
+
+    def __init__(self, image_shape: Sequence[int], width: int = 32, classes: int = 0) -> None:
+        super().__init__()
+        channels, *size = image_shape
+        self.arguments: dict[str, Any] = {"image_shape": list(image_shape), "width": width, "classes": classes}
+        self.conditional = classes > 0
+        self.embedding = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU())
+        self.classes = nn.Embedding(classes, 2 * width) if classes else None
+        widths = [width]
+        while min(size) > SMALLEST:
+            size = [-(-length // 2) for length in size]
+            widths.append(min(2 * widths[-1], WIDEST * width))
+        layers = [nn.Conv2d(channels, width, 3, padding=1)]
+        layers += [nn.Conv2d(*pair, 3, stride=2, padding=1) for pair in pairwise(widths)]
+        self.convolutions = nn.ModuleList(layers)
+        self.scales = nn.ModuleList([nn.Linear(2 * width, channels) for channels in widths])
+        self.logit = nn.Linear(widths[-1] * math.prod(size), 1)
+
+    def forward(self, x_vp: Tensor, tau: Tensor, classes: Tensor | None = None) -> Tensor:
+        """The logits (N,) of d(x_vp, tau)."""
+        if (classes is None) != (self.classes is None):
+            raise ValueError("classes are for conditional networks, and these need them")
+        h = x_vp.to(self.logit.weight.dtype)
+        steps = TIME_SCALE * broadcast_batch(tau, len(h), h.dtype)
+        embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))
+        if self.classes is not None and classes is not None:
+            embedding = embedding + self.classes(classes if classes.dim() == 1 else classes.argmax(dim=1))
+        for convolution, scale in zip(self.convolutions, self.scales, strict=True):
+            h = silu(convolution(h) * (1 + scale(embedding)[:, :, None, None]))
+        logits: Tensor = self.logit(h.flatten(1)).squeeze(1)
         return logits
 
 

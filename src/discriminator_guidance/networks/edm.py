@@ -1,17 +1,17 @@
 """EDM score networks, under original parameter names: DDPM++ / NCSN++ U-Net and its preconditioning."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from discriminator_guidance.networks.layers import attend, broadcast_batch, double, halve, sinusoidal_embedding
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class FourierEmbedding(nn.Module):
@@ -50,14 +50,12 @@ def resample(x: Tensor, low_pass: Tensor, up: bool, padding: int) -> Tensor:
     return F.conv2d(x, kernel, stride=2, padding=padding, groups=channels)
 
 
-class Linear(nn.Linear):
-    """Affine map with Glorot-uniform weights and zero bias at its start (Glorot & Bengio 2010, Eq. 16)."""
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features, bias)
-        nn.init.xavier_uniform_(self.weight)
-        if bias:
-            nn.init.zeros_(self.bias)
+def glorot(layer: Layer, gain: float = 1.0) -> Layer:
+    """The layer with Glorot-uniform weights and zero bias at its start (Glorot & Bengio 2010, Eq. 16)."""
+    nn.init.xavier_uniform_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Conv2d(nn.Conv2d):
@@ -82,9 +80,7 @@ class Conv2d(nn.Conv2d):
         margin = (len(taps) - 1) // 2
         super().__init__(in_channels, out_channels, kernel, padding=kernel // 2 + (margin if fused else 0))
         self.up, self.down, self.fused, self.margin = up, down, fused, margin
-        nn.init.xavier_uniform_(self.weight, gain)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        glorot(self, gain)
         if up or down:
             self.register_buffer("resample_filter", separable_filter(taps))
 
@@ -118,7 +114,7 @@ class UNetBlock(nn.Module):
         self.out_channels, self.dropout, self.attention = out_channels, dropout, attention
         self.norm0 = group_norm(in_channels)
         self.conv0 = Conv2d(in_channels, out_channels, 3, taps=taps, up=up, down=down)
-        self.affine = Linear(emb_channels, out_channels)
+        self.affine = glorot(nn.Linear(emb_channels, out_channels))
         self.norm1 = group_norm(out_channels)
         self.conv1 = Conv2d(out_channels, out_channels, 3, gain=1e-5)
         self.skip: nn.Module = nn.Identity()
@@ -134,14 +130,12 @@ class UNetBlock(nn.Module):
         h = h + self.affine(embedding)[:, :, None, None]
         h = F.dropout(F.silu(self.norm1(h)), self.dropout, self.training)
         x = (self.skip(x) + self.conv1(h)) * math.sqrt(0.5)
-        return (x + self._attended(x)) * math.sqrt(0.5) if self.attention else x
-
-    def _attended(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
+        if not self.attention:
+            return x
         # Checkpoints interleave query, key and value channel by channel.
-        q, k, v = self.qkv(self.norm2(x)).reshape(batch, 1, channels, 3, height * width).unbind(3)
+        q, k, v = self.qkv(self.norm2(x)).reshape(len(x), 1, self.out_channels, 3, -1).unbind(3)
         attended: Tensor = self.proj(attend(q, k, v).reshape(x.shape))
-        return attended
+        return (x + attended) * math.sqrt(0.5)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -187,10 +181,10 @@ class SongUNet(nn.Module):
 
         fixed = partial(sinusoidal_embedding, channels=noise_channels, endpoint=True)
         self.map_noise = fixed if embedding_type == "positional" else FourierEmbedding(noise_channels)
-        self.map_label = Linear(label_dim, noise_channels) if label_dim else None
-        self.map_augment = Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
-        self.map_layer0 = Linear(noise_channels, emb_channels)
-        self.map_layer1 = Linear(emb_channels, emb_channels)
+        self.map_label = glorot(nn.Linear(label_dim, noise_channels)) if label_dim else None
+        self.map_augment = glorot(nn.Linear(augment_dim, noise_channels, bias=False)) if augment_dim else None
+        self.map_layer0 = glorot(nn.Linear(noise_channels, emb_channels))
+        self.map_layer1 = glorot(nn.Linear(emb_channels, emb_channels))
 
         block = partial(UNetBlock, emb_channels=emb_channels, dropout=dropout, taps=taps)
         self.enc = nn.ModuleDict()

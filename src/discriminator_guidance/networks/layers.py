@@ -1,7 +1,5 @@
 """Layers that all networks share: time embedding, attention and resampling, with faster kernels for CPUs."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """Models of other libraries as denoisers D(x; sigma); a model of k-diffusion or EDM is one as it stands."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature

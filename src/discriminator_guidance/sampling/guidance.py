@@ -1,12 +1,10 @@
 """Discriminator guidance: what the log density ratio of discriminators adds to the EDM slope."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -21,7 +19,7 @@ Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
 EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
-Discriminator = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> raw logits (N,), or (M, N) of M members
+Discriminator = Callable[..., Tensor]  # (x_vp, tau[, classes]) -> raw logits (N,), or (M, N) of M members
 Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
 
 PROBABILITY_CLIP = 1e-5  # of Kim et al. 2023: a probability closer to 0 or 1 is not taken for true
@@ -32,17 +30,8 @@ SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
 def innermost(function: Any) -> Any:
     """The callable below functools.partial, which has the attributes."""
     while isinstance(function, partial):
-        function = function.args[0] if function.func is _with_classes else function.func
+        function = function.func
     return function
-
-
-def conditioned(function: Callable[..., Tensor], *classes: Tensor) -> Callable[..., Tensor]:
-    """A denoiser or discriminator that is given the classes of a batch as its last arguments."""
-    return partial(_with_classes, function, classes)
-
-
-def _with_classes(function: Callable[..., Tensor], classes: Sequence[Tensor], x: Tensor, level: Tensor) -> Tensor:
-    return function(x, level, *classes)
 
 
 def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:
@@ -184,20 +173,15 @@ class DiscriminatorGuidance:
         several: Any = self.discriminators
         return [several] if callable(several) and not isinstance(several, nn.ModuleList) else list(several)
 
-    def conditioned(self, *classes: Tensor) -> DiscriminatorGuidance:
-        """The same guidance, whose discriminators are given the classes of a batch too."""
-
-        return replace(self, discriminators=[conditioned(network, *classes) for network in self.networks])
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, sigma: Tensor, *classes: Tensor) -> tuple[Tensor, Tensor]:
         """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.
 
         With x_vp = mean(tau) x, the term is -sigma^2 mean(tau) grad_{x_vp} L = -sigma^2 grad_x L: the sampler divides
         it by sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the
         term is 0 and L is +inf; where L is not finite the term is NaN.
 
-        x: (N, C, H, W) noisy images, unscaled (EDM units); sigma: (N,), or one for all. On a device without float64
-        all is float32.
+        x: (N, C, H, W) noisy images, unscaled (EDM units); sigma: (N,), or one for all; classes: what discriminators
+        take besides. On a device without float64 all is float32.
 
         Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
         *Deviation:* the official code tests the smallest tau of a batch for all its samples, and marks "outside" by
@@ -212,7 +196,7 @@ class DiscriminatorGuidance:
         mean = marginal_mean(tau)
         with torch.inference_mode(False), torch.enable_grad():
             x_vp = (column(mean, x) * x.detach()).to(self.dtype).requires_grad_(True)
-            log_ratio = self.log_ratio(x_vp, tau.to(self.dtype).clone())
+            log_ratio = self.log_ratio(x_vp, tau.to(self.dtype).clone(), *classes)
             slope = gradient(log_ratio, x_vp)
         # A rule's clip may have made the gradient of what is not finite 0.
         factor = (-(levels**2) * mean).masked_fill(~log_ratio.isfinite(), math.nan)
@@ -221,13 +205,13 @@ class DiscriminatorGuidance:
             score = column(torch.as_tensor(self.weight(levels)).to(score).expand(len(x)), x) * score
         return score, torch.where(active, log_ratio.detach().to(outside), outside)
 
-    def log_ratio(self, x_vp: Tensor, tau: Tensor) -> Tensor:
+    def log_ratio(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
         """The log ratio (N,) of the discriminators by the rule, differentiable in x_vp.
 
         It is NaN where a member's logit is not finite, which a clip would hide. Clip: Kim et al. 2023, Eq. 8.
         *Deviation:* with 1e-5 both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
         """
-        logits = self.member_logits(x_vp, tau)
+        logits = self.member_logits(x_vp, tau, *classes)
         if self.rule == SHRUNK:
             if len(logits) < 2:
                 raise ConfigError(f"two or more discriminators for {SHRUNK}", "one", "choose another rule")
@@ -244,17 +228,17 @@ class DiscriminatorGuidance:
             ratio = ratio.clamp(-bound, bound)
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
-    def member_logits(self, x_vp: Tensor, tau: Tensor) -> Tensor:
+    def member_logits(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
         """The logits (M, N) of all discriminators."""
-        return torch.cat([self._logits(network, x_vp, tau) for network in self.networks])
+        return torch.cat([self._logits(network, x_vp, tau, *classes) for network in self.networks])
 
-    def _logits(self, network: Discriminator, x_vp: Tensor, tau: Tensor) -> Tensor:
+    def _logits(self, network: Discriminator, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
         """The logits (M, N) of a discriminator."""
         inner, count = innermost(network), len(tau)
         first = next(inner.parameters(), x_vp) if isinstance(inner, nn.Module) else x_vp
         half = x_vp.dtype == torch.float32 and first.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x_vp.device.type, first.dtype) if half else nullcontext():
-            logits = network(x_vp, tau)
+            logits = network(x_vp, tau, *classes)
         known = isinstance(getattr(inner, "members", None), int)
         members = self.members or (inner.members if known else 1)
         if logits.numel() != members * count or (members > 1 and logits.shape != (members, count)):
@@ -282,7 +266,6 @@ class DiscriminatorGuidance:
                 raise DivergenceError("finite guidance", got, "check x and the discriminators, or lower the weight")
             return denoiser(x, sigma, *conditions, **named) - (sum(self.orders) / 2 * score).to(x.dtype)
 
-        for name in ("sigma_min", "sigma_max", "round_sigma"):
-            if hasattr(innermost(denoiser), name):
-                setattr(guided, name, getattr(innermost(denoiser), name))
+        model, names = innermost(denoiser), ("sigma_min", "sigma_max", "round_sigma")
+        vars(guided).update({name: getattr(model, name) for name in names if hasattr(model, name)})
         return guided

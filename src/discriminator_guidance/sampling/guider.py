@@ -1,7 +1,5 @@
 """Discriminator guidance as a guider of diffusers' modular pipelines."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from inspect import signature
 from typing import Any

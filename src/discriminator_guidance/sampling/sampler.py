@@ -1,11 +1,9 @@
 """The Heun sampler of EDM with discriminator guidance (`heun`), and samples by their index (`sample`)."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -13,16 +11,16 @@ from torch import Tensor
 
 from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.core.files import Resumable
-from discriminator_guidance.core.images import to_uint8
-from discriminator_guidance.core.noise import column, karras_sigmas, normal, normal_batch, widest
-from discriminator_guidance.core.progress import progress_line
-from discriminator_guidance.core.runtime import barrier, is_first, usable
+from discriminator_guidance.core.images import check_out, to_uint8, write_batches
+from discriminator_guidance.core.noise import column, karras_sigmas, normal, widest
+from discriminator_guidance.core.runtime import barrier, broadcast, is_first, progress_line, rank, usable, world_size
 from discriminator_guidance.core.settings import Count, SamplerSettings
-from discriminator_guidance.sampling.batches import Arrays, check_out, in_batches, write_batches
-from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, conditioned, innermost
+from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, innermost
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
+Arrays = dict[str, np.ndarray]
+Batch = TypeVar("Batch")
 
 BOOST_PERIOD_CHURN = 5
 BOOST_PERIOD_WEIGHT = 2
@@ -86,20 +84,12 @@ def heun(
             x_next = x_hat + length * (slope + slope_next) / 2
         if states is not None:
             states.append((x_cur, denoised, log_ratio))
-        require_finite(x_next, step, sigma_cur)
+        odd = (~x_next.isfinite()).flatten(1).any(dim=1).nonzero()
+        if len(odd):
+            got = f"NaN or infinity in row {int(odd[0])} of the batch after step {step + 1}, at sigma = {sigma_cur:.4g}"
+            remedy = "lower w1 and w2, or check the weights of the score network and of the members"
+            raise DivergenceError("finite samples", got, remedy)
     return x_next
-
-
-def require_finite(x: Tensor, step: int, sigma: float) -> None:
-    """Stop with the first row (N, ...) that holds NaN or infinity."""
-    finite = torch.isfinite(x).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
-        raise DivergenceError(
-            "finite samples",
-            f"NaN or infinity in row {row} of the batch after step {step + 1}, at sigma = {sigma:.4g}",
-            "lower w1 and w2, or check the weights of the score network and of the members",
-        )
 
 
 def _raise_noise(
@@ -109,9 +99,8 @@ def _raise_noise(
     churn = torch.full_like(log_ratio, settings.s_churn)
     scale = torch.full_like(log_ratio, settings.s_noise)
     if settings.boosting and step % BOOST_PERIOD_CHURN == 0:
-        looked_fake = log_ratio < 0
-        churn = torch.where(looked_fake, torch.full_like(churn, BOOST_CHURN), churn)
-        scale = torch.where(looked_fake, torch.full_like(scale, BOOST_NOISE), scale)
+        churn = churn.masked_fill(log_ratio < 0, BOOST_CHURN)
+        scale = scale.masked_fill(log_ratio < 0, BOOST_NOISE)
     if not settings.s_min <= sigma <= settings.s_max:
         churn = torch.zeros_like(churn)
     gamma = (churn / settings.steps).clamp(max=math.sqrt(2) - 1)
@@ -191,11 +180,11 @@ def sample(
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
     def draw(rows: slice) -> Tensor:
-        network, guide = denoiser, guidance
-        if classes is not None:
-            labels = torch.as_tensor(classes[rows]).to(device)
-            network, guide = conditioned(denoiser, labels), guidance and guidance.conditioned(labels)
-        return _heun(network, guide, indices[rows], shape[1:], seed, device, chosen)
+        labels = () if classes is None else (torch.as_tensor(classes[rows]).to(device),)
+        guide = guidance and (lambda x, sigma: guidance(x, sigma, *labels))
+        return _heun(
+            lambda x, sigma: denoiser(x, sigma, *labels), guide, indices[rows], shape[1:], seed, device, chosen
+        )
 
     def arrays(rows: slice) -> Arrays:
         samples = draw(rows)
@@ -210,17 +199,16 @@ def sample(
             return torch.cat(parts)
         path, done = Path(out), 0
         check_out(path, count)
-        first_of_all = None if classes is None else classes[:1]
         key = {**vars(chosen), "seed": seed, "indices": [*indices], "shape": [*shape[1:]], "size": size}
         key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
-        key["networks"] = fingerprint_of(denoiser, guidance, shape[1:], device, first_of_all)
+        key["networks"] = fingerprint_of(denoiser, guidance, shape[1:], device, classes)
         work = Resumable(path.parent, f".{path.name}", key)
         for number, _, _ in in_batches(batches, arrays, work):
             done += batches[number].stop - batches[number].start
             tell(done)
     if is_first():
         numbers = indices if len({*indices}) == count else range(count)
-        write_batches(path, numbers, (_kept(work, number) for number in range(len(batches))))
+        write_batches(path, numbers, (kept_batch(work, number)["samples"] for number in range(len(batches))))
         work.remove()
     barrier()
     return path
@@ -282,7 +270,7 @@ def _prepared(
 @torch.no_grad()
 def _heun(
     denoiser: Denoiser,
-    guidance: DiscriminatorGuidance | None,
+    guidance: Guidance | None,
     indices: Sequence[int],
     image: Sequence[int],
     seed: int,
@@ -297,9 +285,45 @@ def _heun(
         rows = zip(indices, raised.tolist(), strict=True)
         return torch.stack([normal(seed, "churn", index, step, image) if used else nothing for index, used in rows])
 
-    latents = normal_batch(seed, "latent", indices, 0, image).to(device, settings.dtype)
+    latents = torch.stack([normal(seed, "latent", index, 0, image) for index in indices]).to(device, settings.dtype)
     state_dtype = settings.state_dtype or widest(latents.device)
     return heun(denoiser, guidance, latents, noise, settings, states, state_dtype).to(settings.dtype)
+
+
+def in_batches(
+    batches: Sequence[Batch], draw: Callable[[Batch], Arrays], work: Resumable | None
+) -> Iterator[tuple[int, Arrays, bool]]:
+    """The number and the arrays of each batch, and whether an earlier run had drawn it and `work` kept it.
+
+    With `work` the processes of torchrun divide the batches; the first one then yields those of all, the others theirs.
+    Without it each process draws every batch.
+    """
+    if work is None:
+        yield from ((number, draw(batch), False) for number, batch in enumerate(batches))
+        return
+    missing = list[int]()
+    for number in range(len(batches)):
+        if (shard := work.load_shard(number)) is None:
+            missing.append(number)
+        else:
+            yield number, shard, True
+    missing = broadcast(missing)
+    mine = missing[rank() :: world_size()]
+    for number in mine:
+        arrays = draw(batches[number])
+        work.save_shard(number, **arrays)
+        yield number, arrays, False
+    barrier()
+    for number in sorted({*missing} - {*mine}) if is_first() else []:
+        yield number, kept_batch(work, number), False
+
+
+def kept_batch(work: Resumable, number: int) -> Arrays:
+    """The arrays of a batch that this or another process drew."""
+    if (shard := work.load_shard(number)) is None:
+        remedy = "share the project folder among all processes, and run the command again"
+        raise InputError(f"batch {number} in {work.folder}", "none", remedy)
+    return shard
 
 
 @torch.no_grad()
@@ -314,7 +338,7 @@ def fingerprint_of(
 
     Files that a killed run kept are used again where it is the same.
     """
-    given = () if classes is None else (torch.as_tensor(classes).to(device),)
+    given = () if classes is None else (torch.as_tensor(classes[:1]).to(device),)
     settings = [] if guidance is None else [guidance.rule, guidance.window, guidance.clip]
     outputs = list[Tensor]()
     for number, sigma in enumerate((0.1, 1.0, 10.0)):
@@ -322,13 +346,5 @@ def fingerprint_of(
         level = torch.full((1,), sigma, device=device)
         outputs.append(denoiser(x, level, *given))
         if guidance is not None:
-            outputs += (guidance.conditioned(*given) if given else guidance)(x, level)
-    numbers = [number for output in outputs for number in (output.mean().item(), output.std(correction=0).item())]
-    return [*map(str, settings), *(f"{number:.4g}" for number in numbers)]
-
-
-def _kept(work: Resumable, number: int) -> np.ndarray:
-    shard = work.load_shard(number)
-    if shard is None:
-        raise InputError(f"batch {number} in {work.folder}", "none", "run the same call again")
-    return shard["samples"]
+            outputs += guidance(x, level, *given)
+    return [*map(str, settings), *(f"{number:.4g}" for out in outputs for number in torch.std_mean(out, correction=0))]

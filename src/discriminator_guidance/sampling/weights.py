@@ -1,7 +1,5 @@
 """How strongly guidance acts: weights fitted on real images, and the weight that a sampler delivers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +11,7 @@ from torch import Tensor
 from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
 from discriminator_guidance.core.settings import SamplerSettings
-from discriminator_guidance.sampling.guidance import (
-    Denoiser,
-    Discriminator,
-    DiscriminatorGuidance,
-    member_gradients,
-)
+from discriminator_guidance.sampling.guidance import Denoiser, Discriminator, DiscriminatorGuidance, member_gradients
 from discriminator_guidance.sampling.sampler import heun
 
 LEVELS, DRAWS = 12, 4  # noise levels from 0.02 to 80, and draws of noise for each image

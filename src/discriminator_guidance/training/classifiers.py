@@ -1,7 +1,5 @@
 """Training of the classifiers: the extractor, whose features feed the discriminators, and the FID network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +15,8 @@ from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, usable
 from discriminator_guidance.core.settings import TrainingSettings
 from discriminator_guidance.metrics.features import FidNetwork
+from discriminator_guidance.training.data import Images, draw_noised, image_tensor
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, train
-from discriminator_guidance.training.pairs import draw_noised
-from discriminator_guidance.training.sources import Images, image_tensor
 
 
 def train_classifier(

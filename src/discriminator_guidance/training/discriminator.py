@@ -1,7 +1,5 @@
 """Training of a discriminator from real and generated images, in one call."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,31 +15,17 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint
-from discriminator_guidance.core.images import content_digest, to_uint8
+from discriminator_guidance.core.images import Split, content_digest, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.progress import progress_line
-from discriminator_guidance.core.runtime import Compute, broadcast, usable
+from discriminator_guidance.core.runtime import Compute, broadcast, progress_line, usable
 from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
-from discriminator_guidance.core.split import Split, split_pairs
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
-from discriminator_guidance.networks.adm import MemberLogits, build_head
-from discriminator_guidance.networks.cnn import NoisyImageCNN
+from discriminator_guidance.networks.adm import MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
 from discriminator_guidance.sampling.sampler import fingerprint_of, sample
-from discriminator_guidance.training import loop
+from discriminator_guidance.training import data, loop
+from discriminator_guidance.training.data import Features, GridFeatures, Images, Pairs
 from discriminator_guidance.training.loop import Batch, Report, Row, Trained
-from discriminator_guidance.training.pairs import (
-    Features,
-    GridFeatures,
-    Pairs,
-    accuracy,
-    bootstrap_rows,
-    draw_noised,
-    grid_features,
-    grid_logits,
-    permuted_labels,
-)
-from discriminator_guidance.training.sources import Images, image_tensor
 from discriminator_guidance.training.trained import CHANCE, Extractor, TrainedDiscriminator, as_it_is
 
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
@@ -70,7 +54,7 @@ def fit(
     split, device = pairs.split, pairs.labels.device
     rows = training_rows(settings, split)
     kinds = [rows[pairs.labels.cpu().numpy()[rows] == kind] for kind in (1, 0)]
-    pairs = permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
+    pairs = data.permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
     size, (every, steps) = settings.batch_size, lengths(settings, split)
     uniform = 1.0 - float(settings.importance_sampling)
 
@@ -86,7 +70,7 @@ def fit(
             epoch, place = divmod(step, every)
             rng = generator(settings.seed, "batch", epoch, place)
             chosen = order_of(epoch)[place * size :][:size]
-        x_vp, t = draw_noised(pairs.take(chosen), rng, settings.t_min, uniform, settings.flip, settings.shift)
+        x_vp, t = data.draw_noised(pairs.take(chosen), rng, settings.t_min, uniform, settings.flip, settings.shift)
         at = torch.from_numpy(chosen).to(device)
         return x_vp, t, pairs.labels[at], *(() if pairs.classes is None else (pairs.classes[at],))
 
@@ -98,14 +82,13 @@ def fit(
             logits: Tensor = network(frozen, t, *condition)
         logits = logits.view(-1).float()
         loss = binary_cross_entropy(logits, target + settings.label_smoothing * (1 - 2 * target))
-        return loss, {"accuracy": accuracy(logits.detach(), target)}
+        return loss, {"accuracy": data.accuracy(logits.detach(), target)}
 
     if not steps:
         return Trained(network.eval(), loop.copied(network), [])
     grid = grid_of(settings, features, pairs, split.validation)
-    schedule = loop.Schedule.of(
-        settings, iterations=steps, gradient_clip=NO_CLIP, checkpoint_every=every * settings.checkpoint_every
-    )
+    changes = {"iterations": steps, "gradient_clip": NO_CLIP, "checkpoint_every": every * settings.checkpoint_every}
+    schedule = loop.Schedule.of(settings, **changes)
 
     def chooses(history: list[Row]) -> bool:
         return settings.checkpoint != "last" and used_row(history, settings.checkpoint) == len(history)
@@ -130,24 +113,28 @@ def lengths(settings: DiscriminatorSettings, split: Split) -> tuple[int, int]:
 
 
 def training_rows(settings: DiscriminatorSettings, split: Split) -> np.ndarray:
-    """The training images of an epoch, as rows of real ++ fake."""
-    return split.train if settings.bagging is None else bootstrap_rows(split.train, settings.bagging, settings.seed)
+    """The training images of an epoch, as rows of real ++ fake: with bagging (Breiman 1996) drawn with replacement."""
+    if settings.bagging is None:
+        return split.train
+    count = max(1, round(settings.bagging * len(split.train)))
+    return np.sort(generator(settings.seed, "bagging", 0, 0).choice(split.train, count, replace=True))
 
 
 def grid_of(settings: DiscriminatorSettings, features: Features, pairs: Pairs, rows: np.ndarray) -> GridFeatures:
     """Features of images on the common grid of VP times."""
     per_image = settings.grid_times_per_image or max(1, min(settings.grid_times, GRID_PAIRS // len(rows)))
-    return grid_features(features, pairs, rows, settings.grid_times, per_image, settings.split.seed)
+    return data.grid_features(features, pairs, rows, settings.grid_times, per_image, settings.split.seed)
 
 
 def validate(network: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
     """Binary cross-entropy in nats, accuracy and calibration error of a network on the validation grid."""
-    logits = grid_logits(network, grid, compute)
+    logits = data.grid_logits(network, grid, compute)
     loss = binary_cross_entropy(logits, grid.labels).item()
     loop.require_finite("on validation images", validation_loss=loss)
     bins = calibration_bins(logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64), grid.time)
     error = float(np.mean([*expected_calibration_error(bins).values()]))  # noise levels count alike
-    return {"validation_loss": loss, "validation_accuracy": accuracy(logits, grid.labels), "calibration_error": error}
+    accuracy = data.accuracy(logits, grid.labels)
+    return {"validation_loss": loss, "validation_accuracy": accuracy, "calibration_error": error}
 
 
 def used_row(history: Sequence[Row], checkpoint: Checkpoint) -> int:
@@ -230,7 +217,7 @@ def train_discriminator(
             report = progress if callable(progress) else lambda done, row: advance(done)
             network, last, history = fit(network, features, pairs, chosen, compute, checkpoints, report)
     test = grid_of(chosen, features, pairs, pairs.split.test)
-    logits, kinds = (values.cpu().numpy() for values in (grid_logits(network, test, compute), test.labels.long()))
+    logits, kinds = (values.cpu().numpy() for values in (data.grid_logits(network, test, compute), test.labels.long()))
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
     used = history[used_row(history, chosen.checkpoint) - 1] if history else {}
     used = used or validate(network, grid_of(chosen, features, pairs, pairs.split.validation), compute)
@@ -247,25 +234,20 @@ def train_discriminator(
     if history and all(loss > CHANCE - 2 * error for loss, error in trained.losses.values()):
         by_time = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
         advice = "give more images or more steps, or the samples are already good"
-        warnings.warn(
-            f"the discriminator learned nothing; {advice} (cross-entropy by VP time: {by_time})", stacklevel=2
-        )
+        text = f"the discriminator learned nothing; {advice} (cross-entropy by VP time: {by_time})"
+        warnings.warn(text, stacklevel=2)
     return trained
 
 
 def _pairs(
-    real: Images,
-    fake: Images | Denoiser,
-    settings: TrainerSettings,
-    device: torch.device,
-    folder: Path | None,
+    real: Images, fake: Images | Denoiser, settings: TrainerSettings, device: torch.device, folder: Path | None
 ) -> Pairs:
     """The images as `fit` takes them, with their split."""
-    reals, real_labels = image_tensor(real, "real", settings.data_range, folder)
+    reals, real_labels = data.image_tensor(real, "real", settings.data_range, folder)
     if callable(fake):
         fakes, fake_labels = _drawn(fake, reals.shape, real_labels, device, folder), real_labels
     else:
-        fakes, fake_labels = image_tensor(fake, "fake", settings.data_range, folder)
+        fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
     labels = [label for label in (real_labels, fake_labels) if label is not None]
     if reals.shape[1:] != fakes.shape[1:] or min(len(reals), len(fakes)) < FEWEST:
         got = f"{tuple(reals.shape)} and {tuple(fakes.shape)}"
@@ -288,11 +270,9 @@ def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.
     if folder is None:
         drawn: Tensor = sample(denoiser, shape, **how).cpu()
         return drawn
-    networks = fingerprint_of(denoiser, None, shape[1:], device, None if labels is None else labels[:1])
-    name = fingerprint(
-        {"networks": networks, "shape": list(shape), "labels": None if labels is None else [*map(int, labels)]}
-    )
-    path = folder / f"fake-{name[:12]}.npy"
+    key = {"networks": fingerprint_of(denoiser, None, shape[1:], device, labels), "shape": list(shape)}
+    key["labels"] = None if labels is None else [*map(int, labels)]
+    path = folder / f"fake-{fingerprint(key)[:12]}.npy"
     if not broadcast(path.is_file()):
         sample(denoiser, shape, out=path, **how)
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))

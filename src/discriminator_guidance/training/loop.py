@@ -1,7 +1,5 @@
 """The loop in which every network is trained."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable
@@ -96,7 +94,9 @@ def train(
         set_rate(optimizer, schedule, iteration)
         seed_dropout(schedule.seed, iteration)
         batch = batch_of(iteration)
-        rows, weight = part_of_process(len(batch[0]))
+        # A process for which no row is left takes the first with weight 0: it needs gradients of the same parameters.
+        mine = share(len(batch[0]))
+        rows, weight = (slice(mine.start, mine.stop), len(mine) / len(batch[0])) if mine else (slice(0, 1), 0.0)
         loss, means = loss_of(tuple(tensor[rows] for tensor in batch))
         network.zero_grad(set_to_none=True)
         (weight * loss).backward()  # type: ignore[no-untyped-call]
@@ -148,15 +148,6 @@ def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, iteration: in
 def copied(network: nn.Module) -> State:
     """The weights of a network as they are now."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-
-def part_of_process(count: int) -> tuple[slice, float]:
-    """This process's rows of a batch, and their weight in its mean.
-
-    A process for which no row is left takes the first with weight 0: it needs gradients of the same parameters.
-    """
-    part = share(count)
-    return (slice(part.start, part.stop), len(part) / count) if part else (slice(0, 1), 0.0)
 
 
 def seed_dropout(seed: int, iteration: int) -> None:

@@ -1,7 +1,5 @@
 """Training of the EDM denoiser."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

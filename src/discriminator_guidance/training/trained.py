@@ -1,14 +1,12 @@
 """A trained discriminator: what it knows about itself, and how it is kept and shared."""
 
-from __future__ import annotations
-
 import json
 import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,22 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from discriminator_guidance.core.errors import ConfigError, with_remedy
-from discriminator_guidance.core.files import (
-    load_arrays,
-    load_network,
-    read_json,
-    save_weights,
-    write_bytes,
-    write_json,
-    write_npz,
-)
-from discriminator_guidance.core.hub import AGAIN, local_folder, upload
+from discriminator_guidance.core import files
+from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import MemberLogits, build_discriminator
+from discriminator_guidance.training.data import Features
 from discriminator_guidance.training.loop import Row, State
-from discriminator_guidance.training.pairs import Features
 
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 CHANCE = math.log(2)  # the cross-entropy of a coin toss, in nats
@@ -116,24 +105,24 @@ class TrainedDiscriminator:
         if not hasattr(network, "arguments"):
             remedy = "keep a state_dict by torch.save"
             raise ConfigError("networks with `arguments`, of which they are built again", "others", remedy)
-        save_weights(root, network.state_dict(), network.arguments)  # type: ignore[arg-type]
-        write_npz(root / "tested.npz", **self.tested)
-        write_json(root / "training.json", {"history": self.history, "used": self.used, "about": self.about})
+        files.save_weights(root, network.state_dict(), network.arguments)  # type: ignore[arg-type]
+        files.write_npz(root / "tested.npz", **self.tested)
+        files.write_json(root / "training.json", {"history": self.history, "used": self.used, "about": self.about})
         errors = expected_calibration_error(self.calibration)
         rows = [f"| {t:.2g} | {loss:.3f} | {error:.3f} | {errors[t]:.3f} |" for t, (loss, error) in self.losses.items()]
         about, name = json.dumps(self.about, indent=2), name or root.resolve().name
-        write_bytes(root / "README.md", CARD.format(name=name, rows="\n".join(rows), about=about).encode())
+        files.write_bytes(root / "README.md", CARD.format(name=name, rows="\n".join(rows), about=about).encode())
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> TrainedDiscriminator:
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
         """Read what `save` wrote, also from "user/repo" on the Hugging Face Hub."""
-        root = local_folder(folder)
-        with with_remedy(AGAIN):
-            network: nn.Module = load_network(build_discriminator, root, "discriminator")
-            kept = read_json(root / "training.json", "discriminator")
-            tested = load_arrays(root / "tested.npz", TESTED, AGAIN)
-        network.to(usable(device)).eval().requires_grad_(False)
-        return cls(network, as_it_is, {}, kept["history"], kept["used"], tested, kept["about"])
+        root = files.local_folder(folder)
+        with files.damage_refused(f"a trained discriminator in {root}", files.AGAIN):
+            network: nn.Module = files.load_network(build_discriminator, root, "discriminator")
+            kept = files.read_json(root / "training.json", "discriminator")
+            tested = files.load_arrays(root / "tested.npz", TESTED, files.AGAIN)
+            history, used, about = kept["history"], kept["used"], kept["about"]
+        return cls(network.to(usable(device)).eval().requires_grad_(False), as_it_is, {}, history, used, tested, about)
 
     from_pretrained = load
 
@@ -141,7 +130,11 @@ class TrainedDiscriminator:
         """Put what `save` writes into the repository "user/repo" on the Hugging Face Hub."""
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder, repo)
-            upload(Path(folder), repo, private)
+            with files.damage_refused(f"to write the repository {repo} on the Hub", files.HUB):
+                from huggingface_hub import HfApi
+
+                HfApi().create_repo(repo, private=private, exist_ok=True)
+                HfApi().upload_folder(repo_id=repo, folder_path=folder)
 
 
 def as_it_is(x_vp: Tensor, tau: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Frechet distance and its influence values against public implementations and derivatives."""
+"""Frechet and kernel distance, precision and recall, and their influence values, against public implementations."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import numpy as np
 import pytest
 import torch
 from pytorch_fid.fid_score import calculate_frechet_distance
+from torch import nn
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.distances import (
     Gaussian,
+    KernelSet,
     debiased_distance,
     distance_of_gaussians,
     floor_distance,
     frechet_influence,
     gaussian_of_features,
     gaussian_of_statistics,
+    kid_influence,
+    precision_recall,
 )
 from tests.metrics.sets import correlated, gaussian_statistics
 
@@ -106,3 +113,86 @@ def test_the_floor_is_the_distance_of_new_real_images() -> None:
     assert floor == pytest.approx(np.mean(new), rel=0.15)
     assert floor == floor_distance(real, 200, draws=40, seed=0) != floor_distance(real, 200, draws=40, seed=1)
     assert floor_distance(real, 800, draws=40, seed=0) == pytest.approx(floor / 4, rel=0.15)
+
+
+def unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
+    """Binkowski et al. 2018, Eq. 4, term by term."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
+
+    within = sum((kernel(z, z).sum() - np.trace(kernel(z, z))) / (len(z) * (len(z) - 1)) for z in (x, y))
+    return float(within - 2 * kernel(x, y).mean())
+
+
+def test_kid_is_that_of_torchmetrics_on_one_subset_of_all_images() -> None:
+    generated, real = correlated(1, 60, 6, 1.4).astype(np.float32), correlated(2, 60, 6)
+    metric = KernelInceptionDistance(nn.Identity(), subsets=1, subset_size=60)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(generated).double(), real=False)
+    expected, _ = metric.compute()
+    assert kid_influence(KernelSet.of(generated), KernelSet.of(real))[0] == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_influence_on_kid_is_the_jackknife_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    generated, real = correlated(1, 600, 6, 1.4), correlated(2, 700, 6)
+    whole = kid_influence(KernelSet.of(generated), KernelSet.of(real))
+    monkeypatch.setattr(distances, "BLOCK", 7 * 700)
+    distance, influence = kid_influence(KernelSet.of(generated), KernelSet.of(real))
+    assert distance == pytest.approx(whole[0], rel=1e-9)
+    np.testing.assert_allclose(influence, whole[1], atol=1e-9)
+    assert distance == pytest.approx(unbiased_mmd2(generated, real), rel=1e-9)
+    assert influence.shape == (600,)
+    assert influence.mean() == pytest.approx(0, abs=1e-12)
+    for row in (0, 300, 599):
+        without = unbiased_mmd2(np.delete(generated, row, axis=0), real)
+        assert influence[row] == pytest.approx(599 * (distance - without), abs=0.01 * influence.std())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_kid() -> None:
+    generated, real = correlated(1, 600, 6, 1.4), correlated(2, 700, 6)
+    expected = kid_influence(KernelSet.of(generated), KernelSet.of(real))
+    distance, influence = kid_influence(KernelSet.of(generated, "cuda"), KernelSet.of(real, "cuda"))
+    assert distance == pytest.approx(expected[0], rel=1e-9)
+    np.testing.assert_allclose(influence, expected[1], atol=1e-9)
+
+
+def normal(seed: int, count: int, scale: float = 1.0) -> np.ndarray:
+    return scale * np.random.default_rng(seed).standard_normal((count, 5))
+
+
+def of_torch_fidelity(generated: np.ndarray, real: np.ndarray, neighborhood: int) -> tuple[float, float]:
+    sets = [torch.from_numpy(features).double() for features in (generated, real)]
+    options = {"prc_neighborhood": neighborhood, "prc_batch_size": 1000, "save_cpu_ram": False, "verbose": False}
+    shares = prc_features_to_metric(*sets, **options)
+    # It divides in float32; what it counted is exact.
+    return round(shares["precision"] * len(generated)) / len(generated), round(shares["recall"] * len(real)) / len(real)
+
+
+@pytest.mark.parametrize(("neighborhood", "precision", "block"), [(1, np.float64, 17), (3, np.float32, 1000)])
+def test_shares_are_those_of_torch_fidelity_whatever_the_block(neighborhood: int, precision: type, block: int) -> None:
+    generated, real = normal(1, 90, scale=0.9).astype(precision), normal(2, 70).astype(precision)
+    shares = precision_recall(generated, real, neighborhood, block)
+    assert tuple(share.mean for share in shares) == of_torch_fidelity(generated, real, neighborhood)
+
+
+@pytest.mark.parametrize(("generated", "real", "neighborhood"), [(60, 50, 3), (40, 80, 1)])
+def test_influence_is_what_leaving_an_image_out_takes_away(generated: int, real: int, neighborhood: int) -> None:
+    x, y = normal(1, generated, scale=1.3), normal(2, real)
+    rows = range(generated)
+    without = np.array([of_torch_fidelity(np.delete(x, row, axis=0), y, neighborhood) for row in rows])
+    expected = (generated - 1) * (without.mean(axis=0) - without)
+    assert np.ptp(expected, axis=0).min() > 0
+    shares = precision_recall(x, y, neighborhood, block=17)
+    np.testing.assert_allclose(np.concatenate([share.influence for share in shares]).T, expected, atol=1e-10)
+
+
+def test_intervals_of_shares_and_of_their_differences_stay_within_what_shares_can_be() -> None:
+    x, y = normal(1, 60, scale=1.3), normal(2, 50)
+    _, recall = precision_recall(x, y, 2)
+    low, high = recall.interval()
+    assert high == 1.0 < 2 * recall.mean - low, "the other half of the interval is longer than there is room"
+    _, nothing = precision_recall(x + 100, y, 8)
+    assert nothing.interval() == (0, 0)
+    assert recall.minus(nothing).interval()[1] == 1.0

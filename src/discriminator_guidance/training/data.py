@@ -1,26 +1,86 @@
-"""Training data of discriminators: images noised at random VP times or on a grid."""
+"""Training data: images of arrays, files or iterables, noised at random VP times or on a grid."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from discriminator_guidance.core.images import scaled
-from discriminator_guidance.core.noise import (
-    generator,
-    importance_times,
-    marginal_mean,
-    marginal_std,
-    normal,
-    quantile_grid,
-    uniform_times,
-)
+from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.images import Split, open_images, scaled
+from discriminator_guidance.core.noise import generator, importance_times, noised, normal, quantile_grid, uniform_times
 from discriminator_guidance.core.runtime import Compute, gather_rows, share
-from discriminator_guidance.core.split import Split
+
+Images = NDArray[Any] | Tensor | str | Path | Iterable[Any]
+Range = tuple[float, float]
+
+
+def image_tensor(images: Images, name: str, data_range: Range | None, folder: Path | None) -> tuple[Tensor, Any]:
+    """Images (N, C, H, W), uint8 or float32 in the units of the diffusion, and their labels (N,) where they have some.
+
+    What is iterated over is written to a file in `folder`, which ends with the process, and mapped into memory.
+    """
+    if isinstance(images, str | Path):
+        images = np.concatenate(list(open_images(Path(images)).batches(1000)))
+    if isinstance(images, tuple):
+        batch, labels = image_tensor(images[0], name, data_range, folder)
+        return batch, images[1] if labels is None else labels
+    if isinstance(images, np.ndarray | Tensor):
+        tensor, labels = in_units(batch_of(images, name), data_range), None
+    else:
+        tensor, labels = _spooled(images, name, data_range, folder)
+    low, high = (tensor.min().item(), tensor.max().item()) if tensor.is_floating_point() else (-1, 1)  # or NaN
+    if not low < 0 and (data_range is None or low != low):
+        expected = f"{name} images with values below 0, as diffusion models have them"
+        remedy = "give data_range=(0, 1), or what means black and white in them"
+        raise InputError(expected, f"values from {low:.3g} to {high:.3g}", remedy)
+    return tensor, labels
+
+
+def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | None) -> tuple[Tensor, Any]:
+    """Images of an iterable and their labels, from a file that is mapped into memory."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    file, count, kinds, labels = tempfile.TemporaryFile(dir=folder), 0, set[Any](), list[Any]()  # noqa: SIM115
+    indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    for item in (source[row] for row in range(len(source))) if indexed else source:
+        image, *label = item if isinstance(item, tuple | list) else (item,)
+        batch = in_units(batch_of(image, name), data_range)
+        file.write(batch.contiguous().numpy().data)
+        count += len(batch)
+        kinds.add((batch.dtype, *batch.shape[1:]))
+        labels += [torch.as_tensor(label[0]).view(-1)] if label else []
+    if len(kinds) != 1:
+        raise InputError(f"{name} images of one shape and type", f"{len(kinds)} kinds", "give at least one, all alike")
+    file.flush()
+    ((dtype, *shape),) = kinds
+    mapped = np.memmap(file, np.uint8 if dtype == torch.uint8 else np.float32, "r+", shape=(count, *shape))
+    return torch.from_numpy(mapped), torch.cat(labels).numpy() if labels else None
+
+
+def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
+    """Images (N, C, H, W) of uint8 or float32 from an array (N, H, W, C) of uint8, or (N, C, H, W), or of one image."""
+    tensor = torch.as_tensor(images)
+    tensor = tensor if tensor.dim() == 4 else tensor.unsqueeze(0)
+    if tensor.dim() != 4 or not tensor.numel() or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
+        expected = f"{name} images: (N, H, W, C) of uint8, or a tensor (N, C, H, W) of uint8 or floats"
+        raise InputError(expected, f"{images.dtype} {tuple(images.shape)}", "convert them")
+    if isinstance(images, np.ndarray) and tensor.dtype == torch.uint8:
+        tensor = tensor.permute(0, 3, 1, 2)
+    return tensor.detach().cpu() if tensor.dtype == torch.uint8 else tensor.detach().cpu().float()
+
+
+def in_units(images: Tensor, data_range: Range | None) -> Tensor:
+    """Floats in the units of the diffusion, by what is black and white in them; None: they are in these units."""
+    if images.dtype == torch.uint8 or data_range is None:
+        return images
+    black, white = data_range
+    return (images - black) * (2 / (white - black)) - 1
 
 
 @dataclass(frozen=True)
@@ -43,25 +103,12 @@ class Pairs:
         return chosen
 
 
-def bootstrap_rows(rows: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Bagging (Breiman 1996): sorted draws with replacement, `share` times as many as there are rows."""
-    count = max(1, round(share * len(rows)))
-    return np.sort(generator(seed, "bagging", 0, 0).choice(rows, count, replace=True))
-
-
 def permuted_labels(pairs: Pairs, seed: int) -> Pairs:
     """The pairs with the labels of the training images permuted: nothing can be learned from them."""
     rows, labels = torch.from_numpy(pairs.split.train).to(pairs.labels.device), pairs.labels.clone()
     order = generator(seed, "labels", 0, 0).permutation(len(rows))
     labels[rows] = labels[rows[torch.from_numpy(order).to(rows.device)]]
     return replace(pairs, labels=labels)
-
-
-def vp_noised(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Images in [-1, 1] at VP times (N,) float64: mean(t) image + std(t) noise (Song et al. 2021, Eq. 29)."""
-    mean = marginal_mean(t).float().view(-1, 1, 1, 1)
-    std = marginal_std(t).float().view(-1, 1, 1, 1)
-    return mean * images + std * noise
 
 
 def shifted(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -92,7 +139,7 @@ def draw_noised(
     if shift:
         offsets = torch.from_numpy(rng.integers(-shift, shift, (2, count), endpoint=True)).to(device)
         clean = shifted(clean, *offsets)
-    return vp_noised(clean, t, noise), t.float()
+    return noised(clean, t, noise), t.float()
 
 
 Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, t) -> feature map of the frozen extractor
@@ -130,7 +177,7 @@ def grid_features(
         indices = zip(image[part].tolist(), index[part].tolist(), strict=True)
         noise = [normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in indices]
         t = torch.from_numpy(time[part]).to(device)
-        maps = features(vp_noised(chosen, t, torch.stack(noise).to(device)), t.float())
+        maps = features(noised(chosen, t, torch.stack(noise).to(device)), t.float())
         if start == mine.start:  # room for all of them: joined afterwards, they would take twice the memory
             kept = torch.empty(len(mine), *maps.shape[1:], dtype=maps.dtype)
         kept[part.start - mine.start : part.stop - mine.start] = maps

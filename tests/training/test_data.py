@@ -9,17 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from discriminator_guidance.core.images import scaled
+from discriminator_guidance.core.images import Split, scaled, split_pairs
 from discriminator_guidance.core.noise import generator, importance_times, marginal_mean, marginal_std
-from discriminator_guidance.core.settings import SplitSettings
-from discriminator_guidance.core.split import split_pairs
-from discriminator_guidance.training.pairs import (
-    Pairs,
-    bootstrap_rows,
-    draw_noised,
-    grid_features,
-    permuted_labels,
-)
+from discriminator_guidance.core.settings import DiscriminatorSettings, SplitSettings
+from discriminator_guidance.training.data import Pairs, draw_noised, grid_features, permuted_labels
+from discriminator_guidance.training.discriminator import training_rows
 
 from .test_discriminator import brightness, make_pairs
 
@@ -41,15 +35,18 @@ def test_the_split_is_a_partition_with_the_same_shares_of_real_and_fake(real, fa
 
 
 def test_bagging_draws_training_images_with_replacement():
+    def rows_of(share: float, seed: int, rows: np.ndarray) -> np.ndarray:
+        return training_rows(DiscriminatorSettings(bagging=share, seed=seed), Split(rows, ROWS, ROWS))
+
     rows = np.arange(100, 164)
-    fewer, other = bootstrap_rows(rows, 0.75, 1), bootstrap_rows(rows, 1.0, 2)
+    fewer, other = rows_of(0.75, 1, rows), rows_of(1.0, 2, rows)
     assert (len(fewer), len(other)) == (48, 64)
     for drawn in (fewer, other):
         assert set(drawn) <= set(rows)
         assert len(set(drawn)) < len(drawn)
         assert np.array_equal(np.sort(drawn), drawn)
-    assert np.array_equal(bootstrap_rows(rows, 0.75, 1), fewer)
-    assert 0.55 < len(set(bootstrap_rows(np.arange(10000), 1.0, 3))) / 10000 < 0.71  # 1 - 1/e
+    assert np.array_equal(rows_of(0.75, 1, rows), fewer)
+    assert 0.55 < len(set(rows_of(1.0, 3, np.arange(10000)))) / 10000 < 0.71  # 1 - 1/e
 
 
 def test_rows_are_real_then_fake_in_the_units_of_the_diffusion():
