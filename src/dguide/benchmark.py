@@ -42,8 +42,7 @@ Call = Callable[[int], object]  # of a number of images
 Network = TypeVar("Network", bound=nn.Module)
 # Sizes of the released networks; a file may say otherwise, which is found when it is converted.
 EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
-ADM_CLASSES = 1000
-CLASSES = 10
+CLASSES = 10  # no calls of released classifiers reach their logits
 SAMPLER = {"steps": 3, "w2": 0.0}  # 5 denoiser evaluations and 2 of guidance, nearly the 35 to 15 of 18 steps
 FEATURES = 2048  # of the Frechet distance
 MOST_ROUNDS = 15  # of calls
@@ -128,19 +127,17 @@ class Calls:
 
     def _network(self, word: str) -> Any:
         settings, (channels, size, _) = getattr(self.config, word), self.shape
+        trained = settings.source == "train"
         if word == "score":
-            arguments = EDM_CIFAR10
-            if settings.source == "train":
-                arguments = {"sigma_data": settings.sigma_data, **plain(settings.network)}
+            arguments = {"sigma_data": settings.sigma_data, **plain(settings.network)} if trained else EDM_CIFAR10
             network: nn.Module = EDMPrecond(size, channels, 0, **arguments)
-        elif word == "extractor" and settings.source == "train":
-            network = adm.build_extractor(size, channels, CLASSES, **plain(settings.network))
         elif word == "extractor":
-            network = adm.build_extractor(size, channels, ADM_CLASSES, **plain(ExtractorNetworkSettings()))
-        elif settings.source == "inception":
-            network = InceptionFeatures(None)
-        else:
+            arguments = plain(settings.network if trained else ExtractorNetworkSettings())
+            network = adm.build_extractor(size, channels, CLASSES, **arguments)
+        elif trained:
             network = FidNetwork(size, channels, settings.channels, settings.features, CLASSES)
+        else:
+            network = InceptionFeatures(None)
         return network.to(self.frozen.device)
 
     def _placed(self, network: Network) -> Network:
@@ -185,15 +182,14 @@ def benchmark(config: Config, layout: Layout, seconds: float, file: Path) -> lis
         "load": round(os.getloadavg()[0], 2),  # mean number of running processes in the last minute
         "torch": torch.__version__,
     }
-    table, rows = list[dict[str, Any]](), list[dict[str, Any]]()
+    table = list[dict[str, Any]]()
     with tracking.bar("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
         for name, share, batch, *calls in rows_of(config, real_images(config, layout)[0], compute):
             images, rounds = timed(calls, batch, share * seconds)
-            baseline, ours = zip(*rounds, strict=True)
-            seconds_of = {"reference_s": median(baseline), "ours_s": median(ours)}
-            table.append({"name": name, "images": images, **seconds_of, "ratio": median(baseline) / median(ours)})
-            rows.append({**table[-1], "rounds": len(rounds), "conditions": conditions})
-            write_json(file, rows)
+            baseline, ours = map(median, zip(*rounds, strict=True))
+            seconds_of = {"reference_s": baseline, "ours_s": ours, "ratio": baseline / ours, "rounds": len(rounds)}
+            table.append({"name": name, "images": images, **seconds_of})
+            write_json(file, [{**row, "conditions": conditions} for row in table])
             advance(1)
     return table
 
