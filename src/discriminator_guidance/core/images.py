@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -171,6 +172,7 @@ def _write_rows(stream: IO[bytes], count: int, batches: Iterable[np.ndarray]) ->
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # files of operating systems
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 CHANNELS = {"L": 1, "RGB": 3}
 LABELS = "dataset.json"
@@ -226,7 +228,7 @@ def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any
     """The names, and what gives an image; those of an .npz are to be asked for in order."""
     if path.suffix.lower() != ".npz":
         with _files(path) as (files, read):
-            names = [name for name in files if name.lower().endswith(SUFFIXES) and not _hidden(name)]
+            names = [name for name in files if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)]
             if not names:
                 raise ValueError(f"no file that ends in {', '.join(SUFFIXES)}")
             ordered = sorted(names, key=lambda name: name.rpartition("/")[::2])
@@ -281,10 +283,6 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
         raise ValueError(f"folders that are not side by side, one for each class: {', '.join(classes[:3])}")
     labels = np.array([classes.index(folder) for folder in folders], dtype=np.int64)
     return labels, tuple(folder.rpartition("/")[2] for folder in classes)
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _numbered(labels: np.ndarray) -> tuple[str, ...]:

@@ -99,8 +99,7 @@ INCEPTION = {"source": "inception"}  # in config.json, in place of constructor a
 def load_fid_network(folder: Path, compute: Compute) -> FidNetwork | InceptionFeatures:
     """The network whose `features` of images in [-1, 1] define the Frechet distance, frozen, in full float32."""
     state, arguments = load_weights(folder, "fid_network")
-    inception = arguments == INCEPTION
-    network = InceptionFeatures(state) if inception else load_network(FidNetwork, folder, "fid_network")
+    network = InceptionFeatures(state) if arguments == INCEPTION else load_network(FidNetwork, folder, "fid_network")
     return network.to(compute.device).eval().requires_grad_(False)
 
 

@@ -61,9 +61,7 @@ class ResBlock(nn.Module):
             nn.Dropout(dropout),
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
-        self.skip_connection: nn.Module = nn.Identity()
-        if channels != out_channels:
-            self.skip_connection = nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         norm, activation, convolution = self.in_layers

@@ -287,7 +287,6 @@ class EDMPrecond(nn.Module):
         c_skip = self.sigma_data**2 / variance
         c_out = level * self.sigma_data * variance.rsqrt()
         c_in = variance.rsqrt()
-        c_noise = sigma.log() / 4
-        raw = self.model(c_in * x, c_noise, class_labels)
+        raw = self.model(c_in * x, sigma.log() / 4, class_labels)
         denoised: Tensor = c_skip * x + c_out * raw.to(dtype)
         return denoised

@@ -18,7 +18,6 @@ from discriminator_guidance.core.noise import column, levels_of, marginal_mean, 
 Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
-EnsembleRule = Callable[[Tensor, Tensor], Tensor]  # (logits (M, N), weights (M,) or (M, N)) -> (N,)
 Discriminator = Callable[..., Tensor]  # (x_vp, tau[, classes]) -> raw logits (N,), or (M, N) of M members
 Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
 
@@ -95,11 +94,8 @@ def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
     return mistaken.log() - torch.log1p(-mistaken)
 
 
-RULES: dict[str, EnsembleRule] = {
-    "mean_probability": mean_probability,
-    "mean_logit": mean_logit,
-    "clipped_logit_mean": clipped_logit_mean,
-}
+# Each maps logits (M, N) and weights (M,) or (M, N) to the log ratio (N,).
+RULES = {rule.__name__: rule for rule in (mean_probability, mean_logit, clipped_logit_mean)}
 
 
 def simplex_weights(weights: Literal["equal", "fitted"] | Sequence[float], members: int) -> tuple[float, ...]:

@@ -85,7 +85,7 @@ def fit(
         return loss, {"accuracy": data.accuracy(logits.detach(), target)}
 
     if not steps:
-        return Trained(network.eval(), loop.copied(network), [])
+        return Trained(network.eval(), copy.deepcopy(network.state_dict()), [])
     grid = grid_of(settings, features, pairs, split.validation)
     changes = {"iterations": steps, "gradient_clip": NO_CLIP, "checkpoint_every": every * settings.checkpoint_every}
     schedule = loop.Schedule.of(settings, **changes)

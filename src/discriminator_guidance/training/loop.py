@@ -113,7 +113,7 @@ def train(
 
         done = iteration + 1
         if done in wanted:
-            kept[str(done)] = copied(used)
+            kept[str(done)] = copy.deepcopy(used.state_dict())
         if done % validation.every == 0 or done == max(wanted):
             images = sum(count for count, _ in window)
             means = {name: sum(count * means[name] for count, means in window) / images for name in row}
@@ -123,14 +123,14 @@ def train(
             window = []
             report(done, scored)
             if validation.chooses(history):
-                kept["chosen"] = copied(used)
+                kept["chosen"] = copy.deepcopy(used.state_dict())
             # Checkpoints fall on rows of the curve, so that no half window is lost.
             due = done % schedule.checkpoint_every < validation.every or done == max(wanted)
             if due and checkpoints is not None and is_first():
                 states = {name: part.state_dict() for name, part in parts.items()}
                 checkpoints.save({**states, "history": history, "kept": kept})
 
-    last = copied(network)
+    last = copy.deepcopy(network.state_dict())
     if weights := kept.get("chosen", kept.get(str(schedule.iterations))):
         used.load_state_dict(weights)
     if snapshots is not None:
@@ -143,11 +143,6 @@ def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, iteration: in
     left = (schedule.iterations - iteration) / max(1.0, schedule.decay_fraction * schedule.iterations)
     for group in optimizer.param_groups:
         group["lr"] = schedule.learning_rate * (min(1.0, left) if schedule.decay_fraction else 1.0)
-
-
-def copied(network: nn.Module) -> State:
-    """The weights of a network as they are now."""
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
 def seed_dropout(seed: int, iteration: int) -> None:
