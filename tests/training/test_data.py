@@ -51,13 +51,8 @@ def test_bagging_draws_training_images_with_replacement():
 
 def test_rows_are_real_then_fake_in_the_units_of_the_diffusion():
     real, fake = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1), torch.full((2, 1, 1, 1), -4.0)
-    pairs = Pairs(
-        real,
-        fake,
-        torch.tensor([1.0, 1, 1, 0, 0]),
-        None,
-        split_pairs(3, 2, SplitSettings(train=0.5, validation=0.25, test=0.25)),
-    )
+    split = split_pairs(3, 2, SplitSettings(train=0.5, validation=0.25, test=0.25))
+    pairs = Pairs(real, fake, torch.tensor([1.0, 1, 1, 0, 0]), None, split)
     assert pairs.take(np.array([3, 2, 0])).flatten().tolist() == pytest.approx([-4.0, 2 / 127.5 - 1, -1.0])
     assert scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
 
