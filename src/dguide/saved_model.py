@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import reason
+from discriminator_guidance.core.files import damage_refused
 from discriminator_guidance.core.images import open_images
 from discriminator_guidance.core.runtime import is_first, prepare
 from discriminator_guidance.sampling.denoisers import from_diffusers
@@ -58,7 +58,8 @@ def open_model(folder: Path, device: torch.device) -> tuple[Denoiser, tuple[int,
 
     parts = [part for part in ("unet", "transformer") if (folder / part).is_dir()]
     at, below = (folder / parts[0], folder / "scheduler") if parts else (folder, folder)
-    try:
+    remedy = "give a folder of `save_pretrained`, or guide your model in Python (docs/your_model.md)"
+    with damage_refused(f"an unconditional diffusers model of pixels in {folder}", remedy):
         if (folder / "vae").is_dir():
             raise ValueError("a model of latents")
         config = json.loads((below / "scheduler_config.json").read_text())
@@ -72,7 +73,4 @@ def open_model(folder: Path, device: torch.device) -> tuple[Denoiser, tuple[int,
         shape = (model.config.in_channels, *((size, size) if isinstance(size, int) else size))
         with torch.no_grad():
             denoiser(torch.zeros(1, *shape, device=device), torch.ones(1, device=device))
-    except Exception as error:  # diffusers raises anything on files and models that are not its own
-        remedy = "give a folder of `save_pretrained`, or guide your model in Python (docs/your_model.md)"
-        raise InputError(f"an unconditional diffusers model of pixels in {folder}", reason(error), remedy) from error
     return denoiser, shape

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import load_arrays, reason, regular
+from discriminator_guidance.core.files import damage_refused, load_arrays, regular
 from discriminator_guidance.core.images import Images, shrink
 
 SIDE, LEVELS = 8, 16  # of the digits: pixels, and grey levels from 0
@@ -38,15 +38,13 @@ def read_digits(path: Path, image_size: int) -> Images:
 
 def read_cifar10(path: Path, image_size: int) -> tuple[Images, Images]:
     """The training and the test images (Krizhevsky 2009) in their official order, of at most 32 pixels."""
-    try:
+    expected = f"the official CIFAR-10 archive, its binary version (md5 {CIFAR10_MD5}), in {path}"
+    with damage_refused(expected, "download it again: dguide fetch cifar10"):
         content = regular(path).read_bytes()
         if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) != CIFAR10_MD5:
             raise ValueError(f"md5 {md5} of {len(content):,} bytes")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             return _cifar10(archive, CIFAR10_TRAIN, image_size), _cifar10(archive, CIFAR10_TEST, image_size)
-    except Exception as error:  # gzip, tarfile and numpy raise some dozen types
-        expected = f"the official CIFAR-10 archive, its binary version (md5 {CIFAR10_MD5}), in {path}"
-        raise InputError(expected, reason(error), "download it again: dguide fetch cifar10") from error
 
 
 def _cifar10(archive: tarfile.TarFile, batches: list[str], image_size: int) -> Images:

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from dguide.report.format import KIDS, count, fid_label
-from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import read_json, read_npz, reason, require
+from discriminator_guidance.core.files import damage_refused, read_json, read_npz, require
 
 TEMPLATES = Path(__file__).parent / "templates"
 # By the key `published` of a row: Tables 1 and 2 of the reproduction, its training curves, and published results.
@@ -79,7 +78,5 @@ def read_differences(report: Path) -> dict[tuple[str, str], Record]:
 
 def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataFrame:
     require(path, stage)
-    try:
+    with damage_refused(f"CSV in {path}", f"run stage {stage} again"):
         return pd.read_csv(path, usecols=columns)
-    except (ValueError, OSError, OverflowError) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"CSV in {path}", reason(error), f"run stage {stage} again") from error

@@ -11,7 +11,7 @@ import pooch
 from dguide.settings import Config
 from dguide.settings.config import Download
 from discriminator_guidance.core.errors import ConfigError, InputError
-from discriminator_guidance.core.files import reason
+from discriminator_guidance.core.files import damage_refused
 
 
 def listing(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -63,7 +63,5 @@ def _download(name: str, file: Download, root: Path) -> None:
     pooch.get_logger().setLevel(logging.WARNING)
     where = {"registry": {path.name: file.hash}, "urls": {path.name: file.url}}
     files = pooch.create(path.parent, base_url="", retry_if_failed=3, **where)
-    try:
+    with damage_refused(f"{name} from {file.url}", f"fetch it again, or {_by_hand(file)}"):
         files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
-    except Exception as error:  # requests, urllib3 and pooch raise some dozen types
-        raise InputError(f"{name} from {file.url}", reason(error), f"fetch it again, or {_by_hand(file)}") from error

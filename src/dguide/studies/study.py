@@ -298,11 +298,9 @@ def write_chart(axes: Any, path: Path, config: Config) -> None:
 def promote_winner(root: Path, word: str) -> list[Path]:
     """Write the rows of a search's winner to params.yaml and its profile, and where they come from to promoted.json."""
     folder = Layout(root, load_config(root / PARAMS).profile).study
-    path, promotions = folder / f"{word}.json", folder / "promoted.json"
-    if not path.is_file():
-        raise InputError(f"the record of a search, {path}", "no such file", f"run `dguide study {word}` first")
-    record = files.read_json(path, f"study {word}")
-    written = promote(root, record["rows"])
+    with files.damage_refused("the record of a search", f"run `dguide study {word}` first"):
+        record = files.read_json(folder / f"{word}.json", f"study {word}")
+    written, promotions = promote(root, record["rows"]), folder / "promoted.json"
     earlier = files.read_json(promotions, "study promote") if promotions.is_file() else {}
     files.write_json(promotions, {**earlier, word: {"study": word, **record["winner"]}})
     return [*written, promotions]
