@@ -27,7 +27,11 @@ from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.training.discriminator import lengths
 
-IMAGES = {"digits": (1797,), "cifar10": (50_000, 10_000)}  # of known sources, for training and test
+IMAGES = {
+    "digits": (1797,),
+    "fashion": (60_000, 10_000),
+    "cifar10": (50_000, 10_000),
+}  # of known sources, for training and test
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 VALIDATION = 1.1  # training of a discriminator with its validation, relative to training alone
 PRODUCT_FLOPS = 0.5 * 2 * EDGE**3  # that metrics reach in the time of a large product, half of its own
@@ -76,15 +80,17 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
 
     train, holdout: the numbers of real images.
     """
+    reference, train = config.count("reference", train), config.count("discriminator", train)
     for name in ("score", "extractor", "fid_network"):
         settings, counts = getattr(config, name), dict[Kind, float]()
         if settings.source == "train":
             iterations = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
             counts["training_step", name] = iterations * settings.training.batch_size
         if name == "fid_network":
-            counts[FEATURES] = train + holdout
+            counts[FEATURES] = reference + holdout
         yield name, counts
-    yield "fake", sampling_calls(config, train, config.variants[config.evaluation.baseline], config.fake.images)
+    fakes = config.fake.images * (1 + len(config.fake.networks))
+    yield "fake", sampling_calls(config, train, config.variants[config.evaluation.baseline], fakes)
 
     for name, member in config.members.items():
         settings = member_settings(config.discriminator, member)
@@ -96,9 +102,9 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
         yield f"guided/{name}", sampling_calls(config, train, variant, config.guided.images)
 
     d = INCEPTION_FEATURES if config.fid_network.source == "inception" else config.fid_network.features
-    n, neighbours, variants = config.guided.images, min(config.guided.images, train), len(config.variants)
+    n, neighbours, variants = config.guided.images, min(config.guided.images, reference), len(config.variants)
     # Kernels of all pairs of images and distances of neighbours, of pairs of real images once; roots of covariances.
-    pairs = variants * (n**2 + n * (train + holdout) + 3 * neighbours**2) + train**2 + holdout**2
+    pairs = variants * (n**2 + n * (reference + holdout) + 3 * neighbours**2) + reference**2 + holdout**2
     roots = variants * 12 * (n * d**2 + 10 * d**3)
     counts = {PRODUCT: 2 * d * pairs / PRODUCT_FLOPS, (*PRODUCT, "cpu"): 2 * roots / PRODUCT_FLOPS}
     yield "evaluation", {FEATURES: variants * n, **counts}
@@ -138,7 +144,9 @@ def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
     for path, key in named.items():
         if not path.startswith((f"data/{config.profile}/", "models/")) and not (root / path).exists():
             remedy = f"put it there by hand, or correct {key}"
-            if path in downloads:
+            if any(file.startswith(f"{path}/") for file in downloads):
+                remedy = "`dguide fetch`, or by hand"
+            elif path in downloads:
                 name, file = downloads[path]
                 remedy = (f"`dguide fetch {name}`, or " if file.url else "") + f"by hand from {file.by_hand}"
             missing.append((f"{path} ({key})", remedy))

@@ -1,10 +1,12 @@
-"""Real images of known data sets: the digits of scikit-learn, and the official CIFAR-10."""
+"""Real images of known data sets: the digits of scikit-learn, Fashion-MNIST, and the official CIFAR-10."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,16 @@ from discriminator_guidance.core.files import damage_refused, load_arrays, regul
 from discriminator_guidance.core.images import Images, shrink
 
 SIDE, LEVELS = 8, 16  # of the digits: pixels, and grey levels from 0
+FASHION_SIDE = 28
+FASHION_HEADERS = {"images": 16, "labels": 8}  # bytes of a file before its values
+FASHION_SHA256 = {  # of the unpacked files: archives of the same content differ
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FASHION_MOST = 60_000 * FASHION_SIDE**2 + 16  # bytes of an unpacked file
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, the green and the blue pixels
 CIFAR10_TRAIN, CIFAR10_TEST = [f"data_batch_{number}.bin" for number in range(1, 6)], ["test_batch.bin"]
@@ -34,6 +46,29 @@ def read_digits(path: Path, image_size: int) -> Images:
     large = interpolate(torch.from_numpy(small)[:, None].double(), size=image_size, mode="bilinear")
     images = np.rint(large.permute(0, 2, 3, 1).numpy() * 255 / LEVELS).astype(np.uint8)
     return Images(images, labels.astype(np.int64), tuple("0123456789"))
+
+
+def read_fashion(folder: Path, image_size: int) -> tuple[Images, Images]:
+    """The training and the test images of Fashion-MNIST (Xiao et al. 2017) in their order, of at most 28 pixels."""
+    values = {}
+    for name, sha256 in FASHION_SHA256.items():
+        path = folder / f"{name}.gz"
+        try:
+            with gzip.open(regular(path)) as file:
+                content = file.read(FASHION_MOST + 1)
+            if (found := hashlib.sha256(content).hexdigest()) != sha256:
+                raise ValueError(f"sha256 {found} of its content")
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            remedy = "download it again: dguide fetch"
+            raise InputError(f"the official file of Fashion-MNIST in {path}", reason(error), remedy) from error
+        part, kind = name.split("-")[:2]
+        values[part, kind] = np.frombuffer(content, np.uint8)[FASHION_HEADERS[kind] :]
+    images = {part: values[part, "images"].reshape(-1, FASHION_SIDE, FASHION_SIDE, 1) for part in ("train", "t10k")}
+    train, test = (
+        Images(shrink(shown, image_size), values[part, "labels"].astype(np.int64), FASHION_CLASSES)
+        for part, shown in images.items()
+    )
+    return train, test
 
 
 def read_cifar10(path: Path, image_size: int) -> tuple[Images, Images]:

@@ -21,8 +21,8 @@ def cells(table: Table, row: str) -> dict[str, str]:
 def test_sampling_table_puts_the_reproduction_beside_ours(tmp_path: Path) -> None:
     table = tables.sampling_table(report_data(tmp_path))
     assert list(cells(table, "steps (NFE)").values()) == [*["35 (69)"] * 2, *["12 (23)"] * 2, "35 (69)"]
-    total = cells(table, "guidance weight, (w1 + w2) / 2")
-    assert (total["ours: d0"], total["ours: d0_table1"], total["ours: edm"]) == ("2", "1", "–")
+    delivered = cells(table, "guidance weight delivered")
+    assert (delivered["ours: d0"], delivered["ours: d0_table1"], delivered["ours: edm"]) == ("2.00", "0.85", "–")
     assert cells(table, "w1")["reproduction: unguided"] == "–"
 
 

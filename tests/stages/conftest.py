@@ -68,7 +68,7 @@ def tiny_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 def only(*variants: str) -> dict[str, Any]:
     """Changes that leave the settings these variants alone, the last of which is the planned comparison."""
-    rows = {name: SMALL["variants"][name] for name in variants}
+    rows = {name: dict(SMALL["variants"][name]) for name in variants}
     shown = {"primary": [variants[-1], "edm"], "samples": [], "log_ratios": [], "compare": [], "sampling": []}
     return {"variants": rows, "report": SMALL["report"] | shown, "study": None}
 
@@ -85,7 +85,7 @@ def prepare_study(root: Path, settings: Mapping[str, Any]) -> Tiny:
     root.mkdir(parents=True, exist_ok=True)
     config, layout = write_params(root, settings)
     rng, size = np.random.default_rng(0), config.real.image_size
-    paths = (layout.real / "train.npz", layout.real / "holdout.npz", layout.fake / "samples.npz")
+    paths = (layout.real / "train.npz", layout.real / "holdout.npz", layout.fake() / "samples.npz")
     for path, count, low in zip(paths, (IMAGES, IMAGES // 2, IMAGES), (100, 100, 0), strict=True):
         images = rng.integers(low, low + 150, (count, size, size, 1)).astype(np.uint8)
         write_npz(path, images=images, labels=np.arange(count) % 10, index=np.arange(count))

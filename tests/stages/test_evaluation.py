@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from dguide.report.gather import read_evaluation
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import write_npz
+from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.metrics.classification import classification_scores
 from tests.metrics.sets import gaussian_statistics
 from tests.settings.settings import MINI
 
-from .conftest import Tiny, only, run_stage, tiny_settings, write_params
+from .conftest import Tiny, load, only, run_stage, tiny_settings, write_params
 
 D1 = MINI["variants"]["d1"]
 MEAN = {"members": ["d0", "d1"]}
@@ -85,6 +87,26 @@ def test_every_variant_is_compared_with_every_other(sampled: Tiny) -> None:
             assert of_edm[kid] - results["edm"][kid] == pytest.approx(of_edm[f"delta_{kid}"], abs=1e-7)
         assert of_edm["fid"] - results["edm"]["fid"] == pytest.approx(of_edm["delta_fid"], abs=1e-7)
         assert rows.loc[("edm", name), "low"] == -row["high"]
+
+
+def test_a_row_may_have_a_baseline_of_its_own(sampled: Tiny) -> None:
+    _, layout = sampled
+    rows = {**ROWS, "early": ROWS["edm"] | {"steps": 5}, "d1": D1 | {"baseline": "early"}}
+    write_npz(layout.guided("early") / "samples.npz", **np.load(layout.guided("d0") / "samples.npz"))
+    results = evaluated(sampled, variants=rows)
+    for name, baseline in (("d0", "edm"), ("d1", "early")):
+        assert results[name]["delta_fid"] == pytest.approx(results[name]["fid"] - results[baseline]["fid"], abs=1e-7)
+
+
+def test_the_class_histogram_is_compared_with_that_of_the_real_images(sampled: Tiny) -> None:
+    _, layout = sampled
+    (variation,) = evaluated(sampled)["d0"]["total_variation_values"]
+    network, arrays = load(layout, "fid_network"), np.load(layout.model("fid_network") / "features.npz")
+    images = np.load(layout.guided("d0") / "samples.npz")["images"]
+    classes = network(scaled(as_tensor(images, torch.device("cpu")))).argmax(dim=1)
+    of_real = network.classifier(torch.from_numpy(arrays["train"])).argmax(dim=1)
+    shares = [np.bincount(labels, minlength=10) / len(labels) for labels in (classes, of_real)]
+    assert variation == pytest.approx(np.abs(shares[0] - shares[1]).sum() / 2, rel=1e-6)
 
 
 def test_p_values_are_adjusted_but_for_the_planned_comparison(sampled: Tiny) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dguide.settings import Layout, load_config
+from dguide.settings.config import Splits
 from dguide.stages import real
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
@@ -83,6 +84,26 @@ def test_official_cifar10(tmp_path, monkeypatch):
     assert made["train"]["images"].shape == (60, 32, 32, 3)
     assert made["holdout"]["labels"].tolist() == cifar_lookalike.rows_of("test_batch.bin")[1].tolist()
     assert tuple(made["card"]["classes"]) == cifar_lookalike.NAMES
+
+
+def test_splits_share_no_image_and_the_score_network_is_given_fewer_of_some_classes(tmp_path):
+    images = write_set(tmp_path / "train.npz", 100, 0)
+    write_set(tmp_path / "test.npz", 2, 1)
+    sizes = {"score": 120, "discriminator": 60, "fid_network": 50, "reference": 40}
+    config = load_config(PROJECT / "configs" / "mini.yaml")
+    paths = {name: str(tmp_path / APART[name]) for name in ("path", "holdout_path")}
+    settings = replace(config.real, **APART | paths, splits=Splits(**sizes), score_shares=(1.0, 0.5, 0.1))
+    layout = Layout(tmp_path, "tiny")
+    real.run(SimpleNamespace(real=settings), layout, Tracker())
+    parts = {name: dict(np.load(layout.part(name))) for name in sizes}
+    counts = json.loads((layout.real / "card.json").read_text())["splits"]
+    assert [sum(counts[name]) for name in (*sizes,)[1:]] == [60, 50, 40]
+    full, half, tenth = counts["score"]
+    assert (full > 2 * half - 20, half > 3 * tenth, full + half + tenth) == (True, True, len(parts["score"]["labels"]))
+    digests = [image.tobytes() for part in parts.values() for image in part["images"]]
+    assert len({*digests}) == len(digests), "no image is in two splits"
+    assert {*digests} <= {image.tobytes() for image in images}
+    assert not (layout.real / "train.npz").exists()
 
 
 @pytest.mark.parametrize(

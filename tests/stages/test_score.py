@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from discriminator_guidance.core.errors import InputError
 from tests.checkpoints import lookalike
 
-from .conftest import Tiny, load, prepare_study, run_stage, tiny_settings, write_params
+from .conftest import Tiny, load, only, prepare_study, run_stage, tiny_settings, write_params
 from .released import EDM, edm_file
 
 PATH = "data/raw/edm.pkl"
@@ -33,6 +34,23 @@ def test_in_a_conditional_study_the_classes_decide_the_image(tmp_path: Path):
     x, sigma = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 1.0])
     one, other = (network(x, sigma, torch.eye(10)[[k, k]]) for k in (0, 1))
     assert not torch.allclose(one, other)
+
+
+def test_other_networks_are_kept_beside_the_final_one_and_their_samples_are_drawn(tmp_path: Path):
+    tuned = {"images": 20, "iterations": 5, "learning_rate": 0.01}
+    rows = {"plain": tuned, "ddo": tuned | {"objective": "ddo"}}
+    changes = {"score.finetuned": rows, "fake.networks": ["ddo"], "members.d0.fakes": "ddo"}
+    changes |= only("edm", "d0")
+    changes["variants"]["d0"] |= {"network": "ddo"}
+    tiny = prepare_study(tmp_path, tiny_settings(changes))
+    summary, _ = run_stage("score", tiny)
+    assert {"holdout_loss", "holdout_loss_plain", "holdout_loss_ddo"} <= {*summary}
+    files = [tiny[1].model("score") / name / "model.safetensors" for name in ("", *rows)]
+    assert len({file.read_bytes() for file in files}) == 3
+    run_stage("fake", tiny)
+    samples = [np.load(tiny[1].fake(network) / "samples.npz")["images"] for network in (None, "ddo")]
+    assert samples[0].shape == samples[1].shape
+    assert not np.array_equal(*samples)
 
 
 @pytest.mark.parametrize("classes", [0, 10])

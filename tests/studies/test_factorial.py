@@ -27,7 +27,7 @@ SMALL = {"replicates": 2, "sampler.eps_scale": 1.001, "study.factorial.sets": SE
 def small(tiny: Tiny) -> Tiny:
     """A tiny study of two replicates with heads of their own."""
     config, layout = write_params(tiny[1].root, tiny_settings(SMALL))
-    kept = [layout.model("score"), layout.model("extractor"), *map(layout.discriminator, config.members)]
+    kept = [layout.fake(), layout.model("score"), layout.model("extractor"), *map(layout.discriminator, config.members)]
     for folder, replicate in product(kept, ("r0", "r1")):
         shutil.copytree(folder, folder / replicate, ignore=shutil.ignore_patterns("r0", "r1"))
     for number, name in enumerate(config.members):
@@ -46,6 +46,20 @@ def test_every_cell_is_planned_once_and_the_reproductions_corner_first(small: Ti
     assert {*cube} == {cell for cell in cells if cell[3] != 4 and cell[0] == "fresh"}
 
 
+def test_changes_are_made_to_the_reproductions_cell_alone(small: Tiny):
+    config, _ = write_params(
+        small[1].root, tiny_settings(SMALL | {"study.factorial.changes": {"up": {"logit_shift": 0.3}}})
+    )
+    starts = plan(config).starts
+    changed = {name: cell for name, cell in starts.items() if cell["change"] == "up"}
+    assert len(changed) == 2 * 2
+    assert {(cell["rule"], cell["steps"], cell["w2"], cell["boosting"]) for cell in changed.values()} == {
+        ("clipped_logit_mean", 3, 0.0, True)
+    }
+    variants = [suggest(optuna.trial.FixedTrial(cell), config)[0] for cell in starts.values()]
+    assert sum(variant.logit_shift == 0.3 for variant in variants) == 4
+
+
 def test_known_effects_and_factors_are_recovered(small: Tiny):
     """The distance is multiplied by 5 and 8 for the rule at 3 steps, by 1.5 for boosting, and by the replicate."""
     config, section = small[0], small[0].studies.factorial
@@ -61,7 +75,7 @@ def test_known_effects_and_factors_are_recovered(small: Tiny):
             fid = (1.0, 2.0)[seed] * (1.5 if variant.boosting else 1.0)
             if variant.rule == RULES[1]:
                 fid *= ((5.0, 8.0) if variant.steps == 3 else (0.8, 1.25))[seed]
-            for key, value in zip(MEASURED, (0.1, fid), strict=True):
+            for key, value in zip(MEASURED, (0.1, fid, 1.0), strict=True):
                 trial.set_user_attr(key, value)
             return fid + 0.2
 
@@ -117,7 +131,7 @@ def test_an_interrupted_study_writes_what_it_has_and_resumes_as_an_uninterrupted
     rows = json.loads((layout.report / "reproduction.json").read_text())
     assert len(rows) == 74
     assert len(table(layout.study / "factorial.csv")) == 20
-    assert (layout.study / "factorial_steps.png").read_bytes().startswith(b"\x89PNG")
+    assert (layout.study / "factorial_law.png").read_bytes().startswith(b"\x89PNG")
     before = {path.name: path.read_bytes() for path in layout.study.iterdir()}
     assert run_study("factorial", config, layout, None, False) == summary
     assert {path.name: path.read_bytes() for path in layout.study.iterdir()} == before

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.core.settings import ScoreSettings, TrainingSettings
-from discriminator_guidance.training.score import holdout_loss, train_score
+from discriminator_guidance.core.settings import FineTuningSettings, ScoreSettings, TrainingSettings
+from discriminator_guidance.training.score import finetune_score, holdout_loss, train_score
 
 from .test_discriminator import CPU
 
@@ -38,6 +38,21 @@ def test_training_finds_the_variance_of_gaussian_data():
     network, history = train_score(Scale(), gaussian_images(), None, settings, CPU)
     assert network.log_variance.exp().sqrt().item() == pytest.approx(0.3, rel=0.1)
     assert len(history) == 15
+
+
+@pytest.mark.parametrize("objective", ["edm", "ddo"])
+def test_fine_tuning_moves_a_copy_towards_other_images(objective: str):
+    """The denoiser is exact for a standard deviation of 0.6, its samples have that, and the other images 0.3."""
+    network = Scale()
+    network.log_variance.data = 2 * torch.tensor(0.6).log()
+    wide = (127.5 + 2 * (gaussian_images().float() - 127.5)).round().clamp(0, 255).to(torch.uint8)
+    settings = ScoreSettings(training=TrainingSettings(iterations=1), ema_decay=0.9)
+    tuning = FineTuningSettings(images=2000, iterations=100, learning_rate=0.05, objective=objective, beta=0.5)
+    tuned = finetune_score(
+        network, gaussian_images(), None, settings, tuning, CPU, wide if objective == "ddo" else None
+    )
+    assert network.log_variance.exp().sqrt().item() == pytest.approx(0.6), "the denoiser itself is unchanged"
+    assert tuned.log_variance.exp().sqrt().item() == pytest.approx(0.3, abs=0.1)
 
 
 def test_loss_on_held_out_images_of_the_exact_gaussian_denoiser_is_one():

@@ -65,8 +65,8 @@ def fid_figure(data: ReportData) -> Figure:
     left.set_yticks(range(len(data.evaluations)), labels=data.evaluations)
     left.invert_yaxis()
     left.set(xlabel=f"{data.fid}, logarithmic", title="lower is better")
-    label = f"difference from {data.baseline} (paired), logarithmic beyond ±{LINEAR}"
-    right.set(xlabel=label, title=f"← better than {data.baseline}    worse →")
+    label = f"difference from {data.baseline_text} (paired), logarithmic beyond ±{LINEAR}"
+    right.set(xlabel=label, title="← better    worse →")
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axes, unguided in ((left, data.reference["fid"]), (right, 0)):
         axes.axvline(unguided, color=GREY, linewidth=1, linestyle="--", zorder=0)

@@ -88,6 +88,9 @@ def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
     parts += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
     parts += [f"churn {variant['s_churn']:g}"] if variant["s_churn"] != sampler["s_churn"] else []
     parts += [f"VP time {scientific(window[0])} to {scientific(window[1])}"] if members else []
+    parts += [f"against {variant['baseline']}"] if variant["baseline"] else []
+    scale, shift = variant["logit_scale"], variant["logit_shift"]
+    parts += [f"logits x {scale:g} {shift:+g}"] if (scale, shift) != (1.0, 0.0) else []
     parts += [f"{variant['steps']} steps"] if variant["steps"] != sampler["steps"] else []
     return ", ".join(parts)
 
@@ -97,17 +100,32 @@ def samples_text(record: Mapping[str, Any]) -> str:
     return count(record["n"]) if record["replicates"] == 1 else f"{record['replicates']} x {count(record['n'])}"
 
 
-def summary_rows(evaluations: Mapping[str, Mapping[str, Any]], baseline: str) -> list[dict[str, str]]:
+def baselines_of(settings: Mapping[str, Any]) -> dict[str, str | None]:
+    """By variant, the row that its differences refer to."""
+    common, rows = settings["evaluation"]["baseline"], settings["variants"]
+    return {name: None if name == common else row["baseline"] or common for name, row in rows.items()}
+
+
+def baseline_text(baselines: Mapping[str, str | None]) -> str:
+    """What the differences of all variants refer to, in a heading."""
+    names = {*baselines.values()} - {None}
+    return str(names.pop()) if len(names) == 1 else "the row's baseline"
+
+
+def summary_rows(
+    evaluations: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, str | None]
+) -> list[dict[str, str]]:
     """One row of text for each variant: what the command prints, and the page's first table."""
-    rows = []
+    rows, baseline = [], baseline_text(baselines)
     for name, evaluation in evaluations.items():
-        delta_fid, delta_kid = (None if name == baseline else evaluation[key] for key in ("delta_fid", "delta_kid"))
+        itself = baselines[name] is None
+        delta_fid, delta_kid = (None if itself else evaluation[key] for key in ("delta_fid", "delta_kid"))
         bounds = evaluation["delta_low"], evaluation["delta_high"]
         rows.append({
             "variant": name,
             fid_label(evaluation["fid_network"]): fid_text(evaluation),
             f"difference from {baseline}": estimate(delta_fid, bounds, sign=True),
-            "verdict": MISSING if name == baseline else verdict(bounds),
+            "verdict": MISSING if itself else verdict(bounds),
             fid_label(evaluation["fid_network"], "KID"): estimate(evaluation["kid"], evaluation["kid_ci95"], 4),
             f"KID, difference from {baseline}": estimate(delta_kid, evaluation["delta_kid_ci95"], 4, sign=True),
             "precision": number(evaluation["precision"], 2),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from dguide.report.format import KIDS, count, fid_label
+from dguide.report.format import KIDS, baseline_text, baselines_of, count, fid_label
 from discriminator_guidance.core.files import damage_refused, read_json, read_npz, require
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -34,7 +34,8 @@ class ReportData:
         """
         self.settings, self.report, self.trajectories = settings, report, trajectories
         self.card = read_json(data / "real" / "card.json", "real")
-        self.real = read_npz(data / "real" / "train.npz", ["images"], "real")["images"][0]  # (H, W, C) uint8
+        real = next((file for file in (data / "real").glob("reference.npz")), data / "real" / "train.npz")
+        self.real = read_npz(real, ["images"], "real")["images"][0]  # (H, W, C) uint8
         members = {name: report / "discriminator" / name / replicate for name in settings["members"]}
         self.metrics = {name: read_json(at / "metrics.json", "discriminator") for name, at in members.items()}
         self.histories = {name: _table(at / "history.csv", "discriminator", CURVES) for name, at in members.items()}
@@ -50,9 +51,10 @@ class ReportData:
 
         self.baseline = str(settings["evaluation"]["baseline"])  # the variant without guidance
         self.reference = reference = self.evaluations[self.baseline]
-        others = [name for name in self.evaluations if name != self.baseline]
-        self.from_baseline = {name: self.differences[name, self.baseline] for name in others}
-        self.compared = (self.baseline, *settings["report"]["compare"])  # which tables compare every other one with
+        self.baselines = baselines_of(settings)
+        self.from_baseline = {name: self.differences[name, other] for name, other in self.baselines.items() if other}
+        self.baseline_text = baseline_text(self.baselines)  # in headings
+        self.compared = tuple(settings["report"]["compare"])  # which tables compare every other one with, besides
         statistics, replicates = reference["reference_statistics"], reference["replicates"]
         self.fid, self.kid = (fid_label(reference["fid_network"], metric) for metric in ("FID", "KID"))
         real_images = f"{count(reference['reference_n'])} real training images"

@@ -56,12 +56,12 @@ def build_report(data: ReportData) -> None:
 def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> str:
     """The page, whose template places words, tables and figures."""
     variant, other = data.settings["report"]["primary"]
-    planned, results = data.differences[variant, other], pd.DataFrame(summary_rows(data.evaluations, data.baseline))
+    planned, results = data.differences[variant, other], pd.DataFrame(summary_rows(data.evaluations, data.baselines))
     facts = pd.json_normalize(data.card).T.map(str).reset_index().set_axis(["fact", "value"], axis=1)
     studies = {word: tables.study_table(data, word) for word in data.studies}
     charts = {word: sorted((data.report / "study").glob(f"{word}*.png")) for word in studies}
     shown = made | studies | {
-        "results": Table("Results", results, tables.signs(data.fid, data.from_baseline, data.baseline)),
+        "results": Table("Results", results, tables.signs(data.fid, data.from_baseline, data.baseline_text)),
         "data": Table("Data", facts, []),
     }  # fmt: skip
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)

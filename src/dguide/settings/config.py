@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import field, fields, replace
 from difflib import get_close_matches
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -23,6 +23,7 @@ PARAMS = Path("params.yaml")
 TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
+OFFICIAL = ("fashion", "cifar10")  # sources with test images of their own
 MOST_BYTES, MOST_PIECES = 100_000, 50_000  # of a settings file, and of its values as JSON, which aliases multiply
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
@@ -59,14 +60,25 @@ class Runtime(Settings):
     threads: library.Count
 
 
+class Splits(Settings):
+    """Numbers of real images, no two of which are the same: what each network learns from, and the reference."""
+
+    score: library.ManyImages
+    discriminator: library.ManyImages  # and the extractor
+    fid_network: library.ManyImages
+    reference: library.ManyImages
+
+
 class Real(Settings):
     """Stage `real`."""
 
-    source: Literal["digits", "cifar10", "images"]
+    source: Literal["digits", "fashion", "cifar10", "images"]
     path: File
     holdout_path: File
     image_size: Annotated[int, Limit(low=8, high=64)]
     holdout_fraction: Annotated[float, Limit(low=0, below=1)]
+    splits: Splits | None = None  # None: all share the training images
+    score_shares: tuple[library.Share, ...] | None = None  # of each class, how much the score network's split keeps
     seed: library.Seed
     note: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\r\n]*$")] | None
 
@@ -76,6 +88,7 @@ class Released(Generic[Value], Settings):
 
     source: Value
     path: File
+    networks: ClassVar = ()
 
 
 class TrainedScore(library.ScoreSettings):
@@ -85,6 +98,12 @@ class TrainedScore(library.ScoreSettings):
     path: File
     network: library.ScoreNetworkSettings
     snapshots: dict[Name, library.Count]
+    finetuned: dict[Name, library.FineTuningSettings] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The names of the networks beside the final one."""
+        return (*self.snapshots, *self.finetuned)
 
 
 class TrainedExtractor(library.ExtractorSettings):
@@ -121,6 +140,12 @@ class SampleRange(Settings):
     batch_size: library.Count
 
 
+class Fake(SampleRange):
+    """Stage `fake`."""
+
+    networks: Distinct[Name] = ()  # other score networks whose samples are drawn too
+
+
 class Guided(SampleRange):
     """Stage `guided`, what all variants share."""
 
@@ -142,6 +167,7 @@ class Member(library.DiscriminatorSettings):
     kind: Literal["head", "whole"] = "head"  # on the extractor's features, or a network of the noised images
     start: File
     network: library.HeadSettings  # of a whole network model_channels alone
+    fakes: Name | None = None  # the score network whose samples it learns to tell from real images; None: the final one
     published: Name | None = None  # the published row of Table 2 beside it
 
 
@@ -163,7 +189,10 @@ class Variant(library.SamplerSettings):
     rule: Rule = "mean_probability"
     weights: Literal["equal", "fitted"] | tuple[library.NonNegative, ...] = "equal"
     window: Range[library.VpTime]
-    network: Name | None = None  # a snapshot of the score network; None: the score network itself
+    network: Name | None = None  # a snapshot of the score network, or a fine-tuned one; None: the score network itself
+    baseline: Name | None = None  # what its differences refer to; None: evaluation.baseline
+    logit_scale: library.Positive = 1.0  # the members' logits are multiplied by this
+    logit_shift: library.Finite = 0.0  # and this is added, to see what a rule makes of them
     autoguidance: Autoguidance | None = None
     published: Name | None = None  # the published row of Table 3 beside it
 
@@ -245,6 +274,17 @@ class EnsembleStudy(Settings):
     pruner: Pruner
 
 
+class Change(Settings):
+    """What a cell changes of the reproduction's; None: nothing."""
+
+    logit_scale: library.Positive | None = None
+    logit_shift: library.Finite | None = None
+    window: Range[library.VpTime] | None = None
+    steps: library.Steps | None = None
+    w1: library.Finite | None = None
+    w2: library.Finite | None = None
+
+
 class FactorialStudy(Settings):
     """Command `study factorial`: the causes of the reproduction's result; the first set has the full cube."""
 
@@ -256,6 +296,7 @@ class FactorialStudy(Settings):
     w1: library.Positive
     w2: Levels[library.Finite]
     boosting: Levels[bool]
+    changes: dict[Name, Change] = field(default_factory=dict)  # of the reproduction's cell, of one member and of all
     threads: library.Count
 
 
@@ -299,7 +340,7 @@ class Config(Settings):
     extractor: Annotated[TrainedExtractor | Released[Literal["adm"]], Field(discriminator="source")]
     fid_network: Annotated[TrainedFidNetwork | InceptionFidNetwork, Field(discriminator="source")]
     sampler: library.SamplerSettings
-    fake: SampleRange
+    fake: Fake
     discriminator: Discriminator
     members: dict[Name, Member]
     guided: Guided
@@ -314,12 +355,16 @@ class Config(Settings):
             if value not in choices:
                 yield f"{key} names {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
         real, score, fid_network, guided, study = self.real, self.score, self.fid_network, self.guided, self.study
-        if (real.holdout_path != real.path or real.source == "cifar10") == (real.holdout_fraction > 0):
-            yield "real.holdout_fraction must be 0 where cifar10 or a holdout_path has held-out images, else above 0"
+        if (real.holdout_path != real.path or real.source in OFFICIAL) == (real.holdout_fraction > 0):
+            yield "real.holdout_fraction must be 0 where a source or a holdout_path has held-out images, else above 0"
+        if real.score_shares and not real.splits:
+            yield "real.score_shares thin the split of the score network; write real.splits"
         if score.source == "train":
             late = max(score.snapshots.values(), default=0) > score.training.iterations
             if late and score.training.decay_fraction:
                 yield "score.snapshots after the last iteration need a learning rate; set training.decay_fraction to 0"
+            if self.cond and any(tuning.objective == "ddo" for tuning in score.finetuned.values()):
+                yield "score.finetuned with objective: ddo is not for a class-conditional profile; write edm"
         if fid_network.source == "train" and "inception" in fid_network.name.lower():
             yield f"fid_network.name {fid_network.name!r} must not say Inception, which it is not; change it"
         networks = {word: section.network for word, section in self.trained.items() if word != "fid_network"}
@@ -344,6 +389,8 @@ class Config(Settings):
         for name, variant in self.variants.items():
             if len({self.members[member].images for member in variant.members}) > 1:
                 yield f"variants.{name}.members have different images, and so no common test; name others"
+            if {self.members[member].fakes for member in variant.members} - {variant.network}:
+                yield f"variants.{name}.members learned samples of another network; write network, or change them"
             if self.cond and variant.weights == "fitted":
                 yield f"variants.{name}.weights: fitted are not for a class-conditional profile; write equal"
         spans: dict[str, Any] = {"fake": self.fake, "guided": guided}
@@ -373,8 +420,10 @@ class Config(Settings):
 
     def check_counts(self, train: int, holdout: int) -> None:
         """Refuse settings that ask for more than there is: `train` real images for training, and `holdout` others."""
-        bounds = {"evaluation.neighborhood": (self.evaluation.neighborhood, min(train, self.guided.images) - 2)}
+        reference, train, total = self.count("reference", train), self.count("discriminator", train), train
+        bounds = {"evaluation.neighborhood": (self.evaluation.neighborhood, min(reference, self.guided.images) - 2)}
         bounds |= {f"members.{name}.images": (member.images or 0, train) for name, member in self.members.items()}
+        bounds["real.splits"] = (sum(vars(self.real.splits).values()) if self.real.splits else 0, total)
         for key, (value, most) in bounds.items():
             if value > most:
                 raise SettingError(key, str(value), f"it must be at most {most}, by the number of images")
@@ -383,6 +432,15 @@ class Config(Settings):
         if min(shares.train, shares.validation, shares.test) * count < 1 or holdout < 3:
             got, remedy = f"{count} and {holdout}", "give more images, or change the shares, or fake.images"
             raise ConfigError("an image in each part of discriminator.split and 3 held-out ones", got, remedy)
+
+    def baseline_of(self, variant: str) -> str | None:
+        """The row that a variant's differences refer to; None of evaluation.baseline itself."""
+        row, baseline = self.variants[variant], self.evaluation.baseline
+        return None if variant == baseline else row.baseline or baseline
+
+    def count(self, part: str, train: int) -> int:
+        """How many of the training images are in a split."""
+        return getattr(self.real.splits, part) if self.real.splits else train
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -405,6 +463,9 @@ class Config(Settings):
 
         trained = {word: section for word, section in self.trained.items() if word != "fid_network"}
         networks = {word: replace(section, training=moved(section.training)) for word, section in trained.items()}
+        if self.score.source == "train":
+            tuned = {name: moved(row) for name, row in self.score.finetuned.items()}
+            networks["score"] = replace(networks["score"], finetuned=tuned)
         members = {name: moved(row) for name, row in self.members.items()}
         return replace(self, **networks, fake=moved(self.fake), members=members)
 
@@ -417,7 +478,8 @@ def plain(settings: Any, *without: str) -> Any:
 
 def row_of(config: Config, settings: Member | Variant) -> dict[str, Any]:
     """A row of the settings file: what a member or variant does not take from its section."""
-    shared = plain(config.discriminator if isinstance(settings, Member) else config.sampler)
+    shared = {field.name: field.default for field in fields(settings)}
+    shared |= plain(config.discriminator if isinstance(settings, Member) else config.sampler)
     shared["window"] = [config.guided.time_min, config.guided.time_max]
     return {key: value for key, value in plain(settings).items() if value != shared.get(key)}
 
@@ -428,7 +490,7 @@ READER, UNKNOWN = TypeAdapter(Config), "unexpected_keyword_argument"
 def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     """Keys whose values must be among others, and those."""
     members, variants, baseline = config.members, config.variants, config.evaluation.baseline
-    models, snapshots = f"models/{config.profile}", config.score.snapshots if config.score.source == "train" else {}
+    models, snapshots = f"models/{config.profile}", config.score.networks
     for word, section in config.trained.items():
         yield f"{word}.path", section.path, [f"data/{config.profile}/real"]  # what DVC watches
     if config.evaluation.reference.startswith("models/"):
@@ -440,6 +502,8 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         if member.start.startswith("models/"):
             yield f"members.{key}.start", member.start, [*starts, "a file under data/raw"]
         starts.append(f"{models}/discriminator/{key}")
+        if member.fakes:
+            yield f"members.{key}.fakes", member.fakes, config.fake.networks
         for common in COMMON:
             yield f"members.{key}.{common}", getattr(member, common), [getattr(config.discriminator, common)]
     for key, row in variants.items():
@@ -448,6 +512,9 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         yield from ((f"variants.{key}.members", name, members) for name in row.members)
         needs = "score" if not row.members else f"discriminator/{row.members[0]}"
         yield f"variants.{key}.needs", row.needs, [needs if len(row.members) < 2 else "discriminator"]
+    yield from (("fake.networks", name, snapshots) for name in config.fake.networks)
+    unguided = [key for key, row in variants.items() if not row.members]
+    yield from ((f"variants.{key}.baseline", row.baseline, unguided) for key, row in variants.items() if row.baseline)
     yield "evaluation.baseline", baseline, [key for key, row in variants.items() if not row.members]
     for key in ("primary", "samples", "log_ratios", "compare", "sampling"):
         yield from ((f"report.{key}", name, variants) for name in getattr(config.report, key))

@@ -25,8 +25,7 @@ class Layout:
     def __init__(self, root: Path, profile: str, replicate: str = "") -> None:
         self.root, self.profile, self.replicate = root, profile, replicate
         self.data = root / "data" / profile
-        self.real = self.data / "real"  # train.npz, holdout.npz, card.json, grid.png
-        self.fake = self.data / "fake" / replicate  # samples.npz, grid.png
+        self.real = self.data / "real"  # train.npz or its splits, holdout.npz, card.json, grid.png
         self.report = root / "reports" / profile  # tables, figures, index.html, and what other stages report
         self.study = self.report / "study"  # journals, tables and figures of the studies
         self.partial = root / ".partial" / profile / replicate  # of interrupted stages; not needed when nothing runs
@@ -34,6 +33,15 @@ class Layout:
     def replicates(self, count: int) -> list[Layout]:
         """The folders of each replicate."""
         return [Layout(self.root, self.profile, f"r{number}" if count > 1 else "") for number in range(count)]
+
+    def part(self, split: str) -> Path:
+        """The real images of a split; all training images where the profile has no splits."""
+        file = self.real / f"{split}.npz"
+        return file if file.exists() else self.real / "train.npz"
+
+    def fake(self, network: str | None = None) -> Path:
+        """samples.npz, grid.png of unguided samples, of the final score network or of another one."""
+        return self.data / "fake" / (network or "") / self.replicate
 
     def guided(self, variant: str) -> Path:
         """samples.npz, grid.png of a variant."""

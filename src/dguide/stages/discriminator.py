@@ -34,8 +34,8 @@ class DiscriminatorInputs:
     def __init__(self, config: Config, layout: Layout, member: Member) -> None:
         self.config, self.layout, runtime = config, layout, config.runtime
         names = ["images", "labels"] if config.cond else ["images"]  # (N, H, W, C) uint8, (N,)
-        self.real = files.read_npz(layout.real / "train.npz", names, "real")
-        self.fake = files.read_npz(layout.fake / "samples.npz", names, "fake")
+        self.real = files.read_npz(layout.part("discriminator"), names, "real")
+        self.fake = files.read_npz(layout.fake(member.fakes) / "samples.npz", names, "fake")
         self.frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)  # of the extractor
         self.compute = prepare(runtime.device, member.precision, runtime.threads)
         # The other is bfloat16 then, to which it means nothing.
@@ -148,7 +148,7 @@ def member_checkpoints(inputs: DiscriminatorInputs, name: str, member: Member) -
         "start": [files.sha256(path) for path in begun_from],
         "ranks": world_size(),
     }
-    images = layout.real / "train.npz", layout.fake / "samples.npz"
+    images = layout.part("discriminator"), layout.fake(member.fakes) / "samples.npz"
     return resumable(layout, name, [*images, *weights], key, inputs.compute)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dguide import tracking
 from dguide.settings import Config, Layout, Variant, plain
@@ -19,7 +20,7 @@ from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.classification import classification_scores
 from discriminator_guidance.metrics.distances import precision_recall
-from discriminator_guidance.metrics.features import extract_features, load_fid_network
+from discriminator_guidance.metrics.features import FidNetwork, extract_features, load_fid_network
 from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, RULES, simplex_weights
 
@@ -70,6 +71,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     real = _real_images(config, layout, features, compute)
 
     evaluated, debiased = dict[str, dict[str, Estimate]](), dict[str, list[float]]()
+    variation: dict[str, list[float]] = {name: [] for name in config.variants}
     total = len(config.variants) * len(layouts) * guided.images
     with tracking.bar("features of all variants", total, "images") as advance:
         for variant in config.variants:
@@ -79,15 +81,17 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
                 rows = extract_features(network.features, images, settings.batch_size, compute.device, advance)
                 measured.append(measure(rows, real, compute, neighbours))
                 debiased[variant].append(distances.debiased_distance(rows, real.gaussian))
+                if isinstance(network, FidNetwork):
+                    variation[variant].append(total_variation(network, rows, features["train"], compute))
             evaluated[variant] = {
                 name: Estimate.of((part[name].mean, part[name].influence[0]) for part in measured)
                 for name in measured[0]
             }
 
-    metrics, baseline, adjusted = {}, evaluated[settings.baseline], adjusted_p(config, evaluated)
+    metrics, adjusted = {}, adjusted_p(config, evaluated)
     of_real = _distances_of_real(config, features, real)
     for name, estimates in evaluated.items():
-        delta = _minus(estimates, baseline)
+        delta = _minus(estimates, evaluated[config.baseline_of(name) or name])
         metrics[name] = {
             **_interval(estimates["fid"], "fid", "fid_low", "fid_high"),
             **_interval(delta["fid"], "delta_fid", "delta_low", "delta_high"),
@@ -99,6 +103,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             "fid_debiased": float(np.mean(debiased[name])),
             "delta_ci95_sampling": delta["fid"].sampling_interval(),
             "delta_p": delta["fid"].p_value(),
+            "kid_values": list(estimates["kid"].values),
+            "total_variation_values": variation[name],
         }
         for kid in ("kid", "kid_holdout"):
             details[f"{kid}_ci95"] = estimates[kid].interval()
@@ -174,6 +180,16 @@ def _real_images(config: Config, layout: Layout, features: Mapping[str, np.ndarr
     return RealImages(gaussian, kernels, train[rows], config.evaluation.neighborhood)
 
 
+def total_variation(network: FidNetwork, rows: np.ndarray, real: np.ndarray, compute: Compute) -> float:
+    """Half the absolute differences of the class shares of two sets of features (n, d), by their own classifier."""
+
+    def shares(features: np.ndarray) -> Tensor:
+        logits = network.classifier(torch.from_numpy(features).to(compute.device))
+        return torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).double() / len(features)
+
+    return (shares(rows) - shares(real)).abs().sum().item() / 2
+
+
 def _described(config: Config, name: str) -> dict[str, Any]:
     """How a variant is sampled, with every setting that holds for it."""
     variant, guided, reference = config.variants[name], config.guided, config.evaluation.reference
@@ -236,10 +252,10 @@ def differences(evaluated: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
 
 def adjusted_p(config: Config, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
     """The p-value of each variant's difference from the baseline, by Holm's method over all but the planned one."""
-    baseline = config.evaluation.baseline
     fid = {name: estimates["fid"] for name, estimates in evaluated.items()}
-    p = {name: estimate.minus(fid[baseline]).p_value() for name, estimate in fid.items() if name != baseline}
-    unplanned = [name for name in p if (name, baseline) != tuple(config.report.primary)]
+    baselines = {name: other for name in fid if (other := config.baseline_of(name))}
+    p = {name: fid[name].minus(fid[other]).p_value() for name, other in baselines.items()}
+    unplanned = [name for name in p if (name, baselines[name]) != tuple(config.report.primary)]
     return p | dict(zip(unplanned, holm([p[name] for name in unplanned]), strict=True))
 
 

@@ -19,7 +19,8 @@ from discriminator_guidance.training.classifiers import train_classifier
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Train the classifier on VP-noised real images, or convert a released one."""
     settings, runtime = config.extractor, config.runtime
-    real = read_npz(layout.real / "train.npz", ["images", "labels"], "real")
+    file = layout.part("discriminator")
+    real = read_npz(file, ["images", "labels"], "real")
     _, size, _, channels = real["images"].shape
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     if settings.source == "adm":
@@ -30,7 +31,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     torch.manual_seed(settings.training.seed)
     network = build_extractor(size, channels, int(real["labels"].max()) + 1, **plain(settings.network))
     noising = settings.t_min, settings.uniform_time_fraction
-    with network_training(config, layout, tracker, "extractor", compute) as resumed:
+    with network_training(config, layout, tracker, "extractor", file, compute) as resumed:
         history = train_classifier(network, real, settings.training, compute, *resumed, noising=noising)
     summary = save_network(layout, tracker, "extractor", network, network.arguments, history)
     return {**summary, "precision": compute.mode, **compute.record()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dguide.settings import Config, Layout
@@ -10,6 +11,9 @@ from dguide.tracking import Tracker
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
-    """Write samples drawn as the baseline."""
-    row = config.variants[config.evaluation.baseline]
-    return write_samples(config, layout, tracker, row, config.fake, layout.fake, "fake")
+    """Write samples drawn as the baseline, and those of the score network's other states that are asked for."""
+    baseline, drawn = config.variants[config.evaluation.baseline], dict[str, Any]()
+    for network in (None, *config.fake.networks):
+        row, work = replace(baseline, network=network), "/".join(filter(None, ["fake", network]))
+        drawn |= write_samples(config, layout, tracker, row, config.fake, layout.fake(network), work)
+    return drawn

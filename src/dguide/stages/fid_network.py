@@ -20,8 +20,9 @@ from discriminator_guidance.training.classifiers import train_classifier
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Train the classifier on clean real images, or take Inception's weights; then extract features once for all."""
     settings, runtime, folder = config.fid_network, config.runtime, layout.model("fid_network")
-    real = read_npz(layout.real / "train.npz", ["images", "labels"], "real")
-    holdout = read_npz(layout.real / "holdout.npz", ["images"], "real")
+    file = layout.part("fid_network")
+    real = read_npz(file, ["images", "labels"], "real")
+    reference, holdout = (read_npz(layout.part(part), ["images"], "real") for part in ("reference", "holdout"))
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     if settings.source == "inception":
         path = released_file(layout.root, settings.path, "fid_network.path")
@@ -33,14 +34,14 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         arguments |= {"features": settings.features, "classes": int(real["labels"].max()) + 1}
         torch.manual_seed(settings.training.seed)
         network = features.FidNetwork(**arguments)
-        with network_training(config, layout, tracker, "fid_network", compute) as resumed:
+        with network_training(config, layout, tracker, "fid_network", file, compute) as resumed:
             history = train_classifier(network, real, settings.training, compute, *resumed)
         summary = save_network(layout, tracker, "fid_network", network, arguments, history)
         summary |= {"precision": compute.mode, **compute.record()}
 
     allow_tf32(False)  # metrics are compared to many digits
     arrays, saved = {}, features.load_fid_network(folder, compute)
-    for name, images in (("train", real["images"]), ("holdout", holdout["images"])):
+    for name, images in (("train", reference["images"]), ("holdout", holdout["images"])):
         with tracking.bar(f"features of {name} images", len(images), "images") as advance:
             size = config.evaluation.batch_size
             arrays[name] = features.extract_features(saved.features, images, size, compute.device, advance)

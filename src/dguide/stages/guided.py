@@ -6,7 +6,7 @@ it too; the studies give it `Networks` that stay in memory while heads change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,8 +118,9 @@ def draw(
             denoise = autoguided(denoise, partial(networks.worse, class_labels=one_hots), variant.autoguidance.weight)
         guidance = None
         if members is not None:
+            discriminators = moved_logits(partial(members, labels=labels), variant)
             guidance = DiscriminatorGuidance(
-                partial(members, labels=labels), 1.0, variant.rule, variant.window, weights, clip=PROBABILITY_CLIP
+                discriminators, 1.0, variant.rule, variant.window, weights, clip=PROBABILITY_CLIP
             )
         how: dict[str, Any] = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
         how |= {"dtype": torch.float64, "batch_size": len(indices), **sampler}
@@ -202,6 +203,13 @@ def weight_files(layout: Layout, variant: Variant) -> list[Path]:
     return [folder / file for folder in folders for file in WEIGHT_FILES]
 
 
+def moved_logits(discriminators: Callable[..., Tensor], variant: Variant) -> Callable[..., Tensor]:
+    """Discriminators whose logits are scaled and shifted as a variant asks."""
+    if (variant.logit_scale, variant.logit_shift) == (1.0, 0.0):
+        return discriminators
+    return lambda x_vp, tau: variant.logit_scale * discriminators(x_vp, tau) + variant.logit_shift
+
+
 def autoguided(denoiser: Denoiser, worse: Denoiser, weight: float) -> Denoiser:
     """The denoiser guided by a worse one, D + (w - 1) (D - D_worse) (Karras et al. 2024, Eq. 3)."""
     return lambda x, sigma: torch.lerp(worse(x, sigma), denoiser(x, sigma), weight)
@@ -214,7 +222,7 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     """
     device, members = networks.compute.device, networks.members
     assert members is not None, "weights are of members"
-    real = read_npz(layout.real / "train.npz", ["images"], "real")["images"]
+    real = read_npz(layout.part("discriminator"), ["images"], "real")["images"]
     split = split_pairs(len(real), config.fake.images, config.discriminator.split)
     rows = np.concatenate([split.validation, split.test])
     images = scaled(as_tensor(real[rows[rows < len(real)]], device))

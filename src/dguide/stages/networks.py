@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,14 +18,14 @@ from discriminator_guidance.training.loop import Report, Row
 
 @contextmanager
 def network_training(
-    config: Config, layout: Layout, tracker: Tracker, word: str, compute: Compute
+    config: Config, layout: Layout, tracker: Tracker, word: str, images: Path, compute: Compute
 ) -> Iterator[tuple[Resumable, Report]]:
-    """The checkpoints of the network of stage `word`, which learns from real images, and what takes its curve."""
+    """The checkpoints of the network of stage `word`, which learns from a file of real images; what takes its curve."""
     settings = getattr(config, word)
     total = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
     key = {**plain(settings, "name"), "cond": config.cond, "ranks": world_size()}
     with training_report(tracker, f"training {word}", total, "iterations") as report:
-        yield resumable(layout, word, [layout.real / "train.npz"], key, compute), report
+        yield resumable(layout, word, [images], key, compute), report
 
 
 def save_network(

@@ -9,7 +9,8 @@ import numpy as np
 
 from dguide import tracking
 from dguide.settings import Config, Layout
-from dguide.sources import read_cifar10, read_digits
+from dguide.settings.config import OFFICIAL, Real
+from dguide.sources import read_cifar10, read_digits, read_fashion
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import write_json, write_npz
@@ -18,10 +19,10 @@ from discriminator_guidance.core.noise import generator
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
-    """Make `train.npz`, `holdout.npz`, `card.json` and `grid.png`, or nothing where a source is not as it should be."""
+    """Make `train.npz`, or a file a split, `holdout.npz`, `card.json` and `grid.png`; nothing of a faulty source."""
     settings, path, size = config.real, layout.root / config.real.path, config.real.image_size
-    if settings.source == "cifar10":
-        train, holdout = read_cifar10(path, size)
+    if settings.source in OFFICIAL:
+        train, holdout = (read_fashion if settings.source == "fashion" else read_cifar10)(path, size)
     elif settings.holdout_path == settings.path:
         images = read_digits(path, size) if settings.source == "digits" else read_shown(path, size)
         train, holdout = _split(images, settings.seed, settings.holdout_fraction)
@@ -30,19 +31,26 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         train, holdout = read_shown(path, size), read_shown(other, size)
         _check_alike(train, holdout, other)
 
-    for name, part in (("train", train), ("holdout", holdout)):
+    parts = {"train": train} if settings.splits is None else splits(train, settings)
+    for name, part in {**parts, "holdout": holdout}.items():
         write_npz(layout.real / f"{name}.npz", images=part.images, labels=part.labels)
+
+    def per_class(labels: np.ndarray) -> list[int]:
+        counts: list[int] = np.bincount(labels, minlength=len(train.classes)).tolist()
+        return counts
+
     labels = np.concatenate([train.labels, holdout.labels])
-    per_class = np.bincount(labels, minlength=len(train.classes)).tolist()
-    card = {
+    card: dict[str, Any] = {
         "source": settings.source,
         "note": settings.note,
         "count": len(labels),
         "train": len(train.labels),
         "holdout": len(holdout.labels),
         "shape": list(train.images.shape[1:]),
-        "classes": dict(zip(train.classes, per_class, strict=True)),
+        "classes": dict(zip(train.classes, per_class(labels), strict=True)),
     }
+    if settings.splits is not None:
+        card["splits"] = {name: per_class(part.labels) for name, part in parts.items()}
     write_json(layout.real / "card.json", card)
     write_grid(layout.real / "grid.png", _shown(train))
     tracker.artifact(layout.real / "card.json")
@@ -56,12 +64,31 @@ def read_shown(path: Path, image_size: int) -> Images:
         return read_images(path, image_size, advance)
 
 
+def splits(train: Images, settings: Real) -> dict[str, Images]:
+    """Disjoint splits of the training images, drawn at random, in their order; the score network's is thinned."""
+    assert settings.splits is not None
+    sizes = vars(settings.splits)
+    order = generator(settings.seed, "splits", 0, 0).permutation(len(train.labels))
+    rows = dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])), strict=False))
+    if settings.score_shares:
+        labels, kept = train.labels[rows["score"]], list[np.ndarray]()
+        for number, share in zip(range(len(train.classes)), settings.score_shares, strict=True):
+            of_class = rows["score"][labels == number]
+            kept.append(of_class[: round(share * len(of_class))])
+        rows["score"] = np.concatenate(kept)
+    return {name: _rows(train, np.sort(part)) for name, part in rows.items()}
+
+
+def _rows(images: Images, rows: np.ndarray) -> Images:
+    return Images(images.images[rows], images.labels[rows], images.classes)
+
+
 def _split(images: Images, seed: int, holdout_fraction: float) -> tuple[Images, Images]:
     """Training and held-out images, drawn at random, in their order."""
     order = generator(seed, "holdout", 0, 0).permutation(len(images.images))
     held_out = round(holdout_fraction * len(order))
     parts = np.sort(order[held_out:]), np.sort(order[:held_out])
-    train, holdout = (Images(images.images[rows], images.labels[rows], images.classes) for rows in parts)
+    train, holdout = (_rows(images, rows) for rows in parts)
     return train, holdout
 
 

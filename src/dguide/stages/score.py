@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,19 @@ from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.files import load_network, read_npz, save_weights
-from discriminator_guidance.core.images import as_tensor
+from discriminator_guidance.core.images import as_tensor, split_pairs, to_uint8
 from discriminator_guidance.core.runtime import is_first, prepare
 from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.loop import Snapshots
-from discriminator_guidance.training.score import holdout_loss, train_score
+from discriminator_guidance.training.score import finetune_score, holdout_loss, train_score
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Train the denoiser on the real images, or convert a released one."""
     settings, runtime, folder = config.score, config.runtime, layout.model("score")
-    files = layout.real / "train.npz", layout.real / "holdout.npz"
-    real, holdout = (read_npz(file, ["images", "labels"], "real") for file in files)
+    files = layout.part("score"), layout.real / "holdout.npz", layout.part("discriminator")
+    real, holdout, others = (read_npz(file, ["images", "labels"], "real") for file in files)
     _, size, _, channels = real["images"].shape
     classes = int(real["labels"].max()) + 1 if config.cond else 0
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
@@ -42,12 +44,25 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     torch.manual_seed(settings.training.seed)
     network = EDMPrecond(**arguments).to(compute.device)
     snapshots: Snapshots = {iterations: {} for iterations in settings.snapshots.values()}
-    with network_training(config, layout, tracker, "score", compute) as (checkpoints, report):
+    with network_training(config, layout, tracker, "score", files[0], compute) as (checkpoints, report):
         trained, history = train_score(network, *tensors(real), settings, compute, checkpoints, report, snapshots)
     summary = save_network(layout, tracker, "score", trained, arguments, history)
     for name, iterations in settings.snapshots.items() if is_first() else ():
         save_weights(folder / name, snapshots[iterations], arguments)
-    for name in ("", *settings.snapshots) if is_first() else ():
+    for name, tuning in settings.finetuned.items():
+        began, fakes = process_time(), None
+        split = split_pairs(len(others["labels"]), 0, config.discriminator.split, tuning.images)
+        rows = np.concatenate([*vars(split).values()])  # those that a discriminator of as many images is given
+        if tuning.objective == "ddo":
+            shape = (tuning.images, channels, size, size)
+            drawn = sample(compute.called(trained), shape, seed=tuning.seed, device=compute.device, progress=False)
+            fakes = as_tensor(to_uint8(drawn), compute.device)
+        part = tensors({key: values[rows] for key, values in others.items()})
+        tuned = finetune_score(trained, *part, settings, tuning, compute, fakes)
+        summary[f"processor_seconds_{name}"] = process_time() - began
+        if is_first():
+            save_weights(folder / name, tuned.state_dict(), arguments)
+    for name in ("", *settings.networks) if is_first() else ():
         saved = compute.place(load_network(EDMPrecond, folder / name, "score"))
         loss = holdout_loss(saved, *tensors(holdout), settings, compute)
         summary["_".join(filter(None, ["holdout_loss", name]))] = loss

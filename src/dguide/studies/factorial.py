@@ -1,6 +1,7 @@
 """Study `factorial`: why the reproduction's ensemble scored FID 14.35, by sampling alone.
 
-A cell is a rule, steps, w2, boosting, members and a training replicate; all cells share their noise.
+A cell is a rule, steps, w2, boosting, members, a training replicate, and perhaps a further change; all cells share
+their noise. For those of the clipped rule the displacement is computed, which should predict their FID.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from scipy import stats
 from dguide import tracking
 from dguide.settings import Config, Layout, Variant, plain
 from dguide.settings.config import FactorialStudy
+from dguide.stages.guided import open_networks
+from dguide.studies.displacement import variant_displacement
 from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, complete, write_chart
 from dguide.tracking import Tracker
 from discriminator_guidance.core.files import write_csv, write_json
@@ -28,9 +31,9 @@ from discriminator_guidance.metrics.significance import standard_error
 
 # What makes a cell: a set of members and how many of them, the first ones; levels; the number of a training replicate.
 CELL = ("set", "rule", "members", "steps", "w2", "boosting", "seed")
+NO_CHANGE = "none"
 RULES = ("mean_probability", "clipped_logit_mean")  # ours and the reproduction's
-MEASURED = ("standard_error", "fid_debiased")  # of a cell, beside its FID
-PUBLISHED = {"its report": 14.348 / 2.084, "its repository": 17.930 / 2.084}  # the reproduction's ensemble over its D0
+MEASURED = ("standard_error", "fid_debiased", "displacement")  # of a cell, beside its FID
 
 
 def plan(config: Config) -> StudyPlan:
@@ -42,7 +45,12 @@ def plan(config: Config) -> StudyPlan:
     theirs = (section.steps[1], section.w2[1], section.boosting[1])
     added = [(name, RULES[1], len(names), *theirs, seed) for name, names in others for seed in seeds]
     cube = product([first], RULES[::-1], (len(members), 1), steps[:2], section.w2, section.boosting, seeds)
-    cells = {" ".join(map(str, cell)): dict(zip(CELL, cell, strict=True)) for cell in (*corner, *added, *cube)}
+    plain_cells = product((*corner, *added, *cube), (NO_CHANGE,))
+    cause = product([first], RULES[1:], (len(members), 1), *([level] for level in theirs), seeds)
+    cells = dict[str, dict[str, Any]]()
+    for cell, change in (*plain_cells, *product(cause, section.changes)):
+        name = " ".join(map(str, cell if change == NO_CHANGE else (*cell, change)))
+        cells[name] = dict(zip(CELL, cell, strict=True)) | ({"change": change} if section.changes else {})
     return StudyPlan("factorial", f"FID ({config.fid_network.name}) of {section.images} samples", cells)
 
 
@@ -55,6 +63,9 @@ def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
     members = section.sets[cell.pop("set")][: cell.pop("members")]
     fixed = vars(config.sampler) | {"needs": "discriminator", "members": members, "weights": "equal", "w1": section.w1}
     fixed["window"] = (config.guided.time_min, config.guided.time_max)
+    change = trial.suggest_categorical("change", [NO_CHANGE, *section.changes]) if section.changes else NO_CHANGE
+    if change != NO_CHANGE:
+        cell |= {key: value for key, value in vars(section.changes[change]).items() if value is not None}
     return Variant(**fixed | cell), trial.suggest_int("seed", 0, config.replicates - 1)
 
 
@@ -68,8 +79,11 @@ def objective(config: Config, layout: Layout) -> Objective:
         variant, seed = suggest(trial, config)
         *_, features = replicates[seed].features(variant, span)
         fid, influence = frechet_influence(features, replicates[seed].reference)
-        debiased = debiased_distance(features, replicates[seed].reference)
-        for key, value in zip(MEASURED, (standard_error(influence), debiased), strict=True):
+        debiased, moved = debiased_distance(features, replicates[seed].reference), None
+        if variant.rule == RULES[1]:
+            settings, at = config.replicate(seed), replicates[seed].layout
+            moved = variant_displacement(settings, at, open_networks(settings, at, variant), variant)
+        for key, value in zip(MEASURED, (standard_error(influence), debiased, moved), strict=True):
             trial.set_user_attr(key, value)
         tracker.summary(trial.user_attrs)
         return fid
@@ -84,12 +98,12 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, cells: St
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
     facts = {"study": cells.word, **counts, "fid_network": config.fid_network.name}
-    record = {**facts, **plain(section, "threads"), "factors": factors(frame, section)}
+    record = {**facts, **plain(section, "threads"), "factors": factors(frame, section), "law": law(frame)}
     write_json(layout.report / "reproduction.json", frame.astype(object).where(frame.notna(), None).to_dict("records"))
     write_json(layout.study / "factorial.json", record)
     if rows := effects(frame, section):
         write_csv(layout.study / "factorial.csv", rows)
-    write_chart(_draw_steps(frame, config), layout.study / "factorial_steps.png", config)
+    write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
     return counts
 
 
@@ -97,11 +111,13 @@ def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
     """The complete cells as planned; a ratio to one discriminator by probability needs distances above 0."""
     trials, rows = {trial.user_attrs[GRID]: trial for trial in complete(study)}, list[dict[str, Any]]()
     for trial in (trials[name] for name in plan(config).starts if name in trials):
-        measured = {key: trial.user_attrs[key] for key in MEASURED}
-        rows.append({**trial.params, "n": config.studies.factorial.images, "fid": trial.value, **measured})
+        measured = {key: trial.user_attrs.get(key) for key in MEASURED}
+        rows.append(
+            {"change": NO_CHANGE, **trial.params, "n": config.studies.factorial.images, "fid": trial.value, **measured}
+        )
     frame, levels = pd.DataFrame(rows), ["seed", "steps", "w2", "boosting"]
     positive = frame["fid_debiased"].where(frame["fid_debiased"] > 0)
-    first = frame["set"] == next(iter(config.studies.factorial.sets))
+    first = (frame["set"] == next(iter(config.studies.factorial.sets))) & (frame["change"] == NO_CHANGE)
     single = first & (frame["rule"] == RULES[0]) & (frame["members"] == 1)
     divisor = frame.assign(divisor=positive)[single].set_index(levels)["divisor"]
     return frame.assign(ratio_to_d0=positive / frame.join(divisor, on=levels)["divisor"])
@@ -110,7 +126,7 @@ def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
 def clipped_cells(frame: pd.DataFrame, section: FactorialStudy) -> pd.DataFrame:
     """The cells of the clipped rule at the reproduction's w2 and boosting that have a ratio, by steps."""
     theirs = (frame["rule"] == RULES[1]) & (frame["w2"] == section.w2[1]) & (frame["boosting"] == section.boosting[1])
-    return frame[theirs].dropna(subset="ratio_to_d0").sort_values("steps")
+    return frame[theirs & (frame["change"] == NO_CHANGE)].dropna(subset="ratio_to_d0").sort_values("steps")
 
 
 def factors(frame: pd.DataFrame, section: FactorialStudy) -> list[dict[str, Any]]:
@@ -130,7 +146,8 @@ def effects(frame: pd.DataFrame, section: FactorialStudy) -> list[dict[str, Any]
     levels: dict[str, Any] = {"rule": RULES, "steps": section.steps, "w2": section.w2, "boosting": section.boosting}
     names = ["clipped logits", f"{section.steps[1]} steps", f"w2 = {section.w2[1]:g}", "boosting"]
     signs, corners = np.array([*product((-1, 1), repeat=4)]), pd.MultiIndex.from_product([*levels.values()])
-    cube, rows = frame[(frame["set"] == next(iter(section.sets))) & (frame["fid_debiased"] > 0)], []
+    first = (frame["set"] == next(iter(section.sets))) & (frame["change"] == NO_CHANGE)
+    cube, rows = frame[first & (frame["fid_debiased"] > 0)], []
     for members, cells in cube.groupby("members"):
         fids = cells.pivot(index="seed", columns=[*levels], values="fid_debiased").reindex(columns=corners).dropna()
         for term in (*combinations(range(4), 1), *combinations(range(4), 2)) if len(fids) else ():
@@ -146,18 +163,29 @@ def over_replicates(logs: Any) -> dict[str, Any]:
     return {"factor": math.exp(np.mean(logs)), "low": low, "high": high, "n": len(logs)}
 
 
-def _draw_steps(frame: pd.DataFrame, config: Config) -> Any:
-    section, (_, axes) = config.studies.factorial, plt.subplots(figsize=(8.6, 4.4), layout="constrained")
-    shown = clipped_cells(frame[frame["set"] == next(iter(section.sets))], section)
-    lines: Any = shown.groupby(["seed", "members"])
-    for (seed, members), line in lines:
-        style: dict[str, Any] = {"linestyle": "--"} if members == 1 else {"label": f"training seed {seed}"}
-        axes.plot(line["steps"], line["ratio_to_d0"], marker="o", color=f"C{seed % 10}", **style)
-    for (source, ratio), dots in zip(PUBLISHED.items(), (":", "-."), strict=True):
-        axes.axhline(ratio, color="grey", linewidth=1, linestyle=dots, label=f"{ratio:.1f}: the reproduction, {source}")
-    distance = f"FID ({config.fid_network.name}), de-biased, over that of\none discriminator by its probability"
-    title = f"Clipped raw logits: all members solid, one dashed; N = {section.images}"
-    axes.set(yscale="log", xlabel="sampling steps", ylabel=distance, title=title, xticks=sorted(set(shown["steps"])))
+def law(frame: pd.DataFrame) -> dict[str, Any]:
+    """Rank correlations of displacement and FID by the clipped rule: of all cells, and over seeds of the same cell."""
+    cells = frame[frame["rule"] == RULES[1]].astype({"displacement": float}).dropna(subset="displacement")
+    same = cells.groupby([name for name in (*CELL, "change") if name != "seed"])[["displacement", "fid"]]
+    within = [group["displacement"].corr(group["fid"], "spearman") for _, group in same if len(group) > 2]
+    overall = float(cells["displacement"].corr(cells["fid"], "spearman")) if len(cells) > 2 else None
+    mean = float(np.mean(within)) if within else None
+    return {"cells": len(cells), "rank_correlation": overall, "groups": len(within), "mean_over_seeds": mean}
+
+
+def _draw_law(frame: pd.DataFrame, config: Config) -> Any:
+    cells, (_, axes) = frame[frame["rule"] == RULES[1]], plt.subplots(figsize=(8.6, 4.4), layout="constrained")
+    members = sorted({*cells["members"]})
+    for number, (change, shown) in enumerate(cells.groupby("change")):
+        for count, marker in zip(members, "osD^v", strict=False):
+            of_count, name = shown[shown["members"] == count], "as it is" if change == NO_CHANGE else str(change)
+            label = f"{name}, {count} members" if count > 1 else f"{name}, one"
+            axes.plot(
+                of_count["displacement"], of_count["fid"], marker, color=f"C{number % 10}", label=label, alpha=0.7
+            )
+    distance, n = f"FID ({config.fid_network.name})", config.studies.factorial.images
+    title = f"Clipped raw logits: a point a cell and training seed, N = {n}"
+    axes.set(yscale="log", xlabel="displacement in standard deviations, computed", ylabel=distance, title=title)
     axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return axes

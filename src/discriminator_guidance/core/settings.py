@@ -207,6 +207,17 @@ class ScoreSettings(Settings):
     ema_decay: Fraction = 0.999
 
 
+class FineTuningSettings(Settings):
+    """Further training of a denoiser on a few other real images; its other settings are those of its training."""
+
+    images: ManyImages
+    iterations: Count
+    learning_rate: Positive = 1e-4
+    seed: Seed = 0
+    objective: Literal["edm", "ddo"] = "edm"  # ddo: against samples of the denoiser itself (Zheng et al. 2025)
+    beta: Positive = 0.02  # of ddo: nats of the log ratio for a unit of the loss, summed over the image
+
+
 class ExtractorSettings(Settings):
     """Training of a time-conditional classifier of VP-noised images."""
 

@@ -87,35 +87,40 @@ class Estimate:
         return self._within(NORMAL_95 * standard_error(self.influence.mean(axis=0)))
 
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval F -+ t_{K-1} (V_s + V_t)^(1/2) over sampling noise and training seeds.
+        """The 95 % interval F -+ t (V_b + V_s)^(1/2) over sampling noise and training seeds.
 
-        It covers the distance of n images, expected over their noise and over the training seed. One network has no
-        spread of training: its interval is that of sampling. Where sampling outweighs training, t_{K-1} makes it cover
-        more: 99.5 % for K = 5. The lower end of a distance is not cut at 0.
+        It covers the distance of n images, expected over their noise and over the training seed; see `_error`. One
+        network has no spread of training: its interval is that of sampling. A distance's lower end is not cut at 0.
         """
         if len(self.values) == 1:
             return self.sampling_interval()
         from scipy import stats
 
-        return self._within(float(stats.t.ppf(0.975, len(self.values) - 1)) * self._error())
+        error, freedom = self._error()
+        return self._within(float(stats.t.ppf(0.975, freedom)) * error)
 
     def p_value(self) -> float:
-        """The two-sided p-value of the mean being 0; normal for K = 1."""
+        """The two-sided p-value of the mean being 0."""
         from scipy import stats
 
-        if self.mean == 0 or not (error := self._error()):  # sets that are equal, or whose images are
+        error, freedom = self._error()
+        if self.mean == 0 or not error:  # sets that are equal, or whose images are
             return float(self.mean == 0)
-        return float(2 * stats.t.sf(abs(self.mean) / error, len(self.values) - 1 or np.inf))
+        return float(2 * stats.t.sf(abs(self.mean) / error, freedom))
 
-    def _error(self) -> float:
-        """(V_s + V_t)^(1/2), V_s = se(psi_mean)^2, V_t = max(0, S^2(F_s) - mean_s se(psi_s - psi_mean)^2) / K.
+    def _error(self) -> tuple[float, float]:
+        """The standard error (V_b + V_s)^(1/2) of the mean, and its degrees of freedom.
 
-        S^2(F_s) holds the spread of training and the sampling noise that replicates do not share; V_t takes that out.
+        V_b = S^2(F_s) / K holds the spread of training and the sampling noise that replicates do not share, V_s =
+        max(0, se(psi_mean)^2 - mean_s se(psi_s - psi_mean)^2 / K) the noise that they share. The degrees of freedom are
+        (V_b + V_s)^2 (K - 1) / V_b^2 (Satterthwaite 1946): K - 1 where training outweighs sampling, more where not, and
+        infinite for one network, which has no spread of training.
         """
-        shared = self.influence.mean(axis=0)
+        count, shared = len(self.values), self.influence.mean(axis=0)
         sampling = standard_error(shared) ** 2
-        if len(self.values) == 1:
-            return float(np.sqrt(sampling))
-        unshared = np.mean([standard_error(psi - shared) ** 2 for psi in self.influence])
-        training = max(0.0, float(np.var(self.values, ddof=1) - unshared)) / len(self.values)
-        return float(np.sqrt(sampling + training))
+        if count == 1:
+            return float(np.sqrt(sampling)), np.inf
+        unshared = float(np.mean([standard_error(psi - shared) ** 2 for psi in self.influence])) / count
+        between, common = float(np.var(self.values, ddof=1)) / count, max(0.0, sampling - unshared)
+        freedom = (between + common) ** 2 * (count - 1) / between**2 if between else np.inf
+        return float(np.sqrt(between + common)), freedom

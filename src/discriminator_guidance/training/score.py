@@ -1,14 +1,17 @@
 """Training of the EDM denoiser."""
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import scaled
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute
-from discriminator_guidance.core.settings import ScoreSettings
+from discriminator_guidance.core.settings import FineTuningSettings, ScoreSettings
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, Snapshots, train
 
 HOLDOUT_DRAWS = 4
@@ -35,11 +38,57 @@ def train_score(
         return _noisy(images, classes, rng.integers(len(images), size=settings.training.batch_size), rng, settings)
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
-        return _loss(network, batch, settings, compute), {}
+        return _losses(network, batch, settings, compute).mean(), {}
 
     schedule = Schedule.of(settings.training, ema_decay=settings.ema_decay)
     trained = train(network, batch_of, loss_of, schedule, checkpoints, report, snapshots)
     return trained.network, trained.history
+
+
+def finetune_score(
+    network: nn.Module,
+    images: Tensor,
+    classes: Tensor | None,
+    settings: ScoreSettings,
+    tuning: FineTuningSettings,
+    compute: Compute,
+    fakes: Tensor | None = None,
+) -> nn.Module:
+    """A copy of a denoiser, trained further on images (N, C, H, W) uint8; the averaged network.
+
+    With `fakes`, samples of the denoiser that are as images, by direct discriminative optimisation: the cross-entropy
+    of sigmoid(r) between images and fakes, where r = beta (loss of the denoiser - loss of the copy), summed over the
+    pixels, stands for the log ratio of the copy's density to the denoiser's (Zheng et al. 2025, Section 3.2).
+    """
+    tuned, size = copy.deepcopy(network).train().requires_grad_(True), settings.training.batch_size
+
+    def batch_of(iteration: int) -> Batch:
+        rng = generator(tuning.seed, "finetuning", iteration, 0)
+        batch = _noisy(images, classes, rng.integers(len(images), size=size), rng, settings)
+        if fakes is None:
+            return batch
+        others = _noisy(fakes, classes, rng.integers(len(fakes), size=size), rng, settings)
+        kinds = torch.ones(size, device=images.device), torch.zeros(size, device=images.device)
+        return tuple(torch.cat(pair) for pair in zip((kinds[0], *batch), (kinds[1], *others), strict=True))
+
+    def loss_of(batch: Batch) -> tuple[Tensor, Row]:
+        if fakes is None:
+            return _losses(tuned, batch, settings, compute).mean(), {}
+        real, *noisy = batch
+        with torch.no_grad():
+            before = _losses(network, (*noisy,), settings, compute)
+        ratio = tuning.beta * (before - _losses(tuned, (*noisy,), settings, compute)).flatten(1).sum(dim=1)
+        return binary_cross_entropy_with_logits(ratio, real), {}
+
+    schedule = Schedule.of(
+        settings.training,
+        iterations=tuning.iterations,
+        learning_rate=tuning.learning_rate,
+        seed=tuning.seed,
+        ema_decay=settings.ema_decay,
+        decay_fraction=0.0,
+    )
+    return train(tuned, batch_of, loss_of, schedule).network
 
 
 @torch.no_grad()
@@ -50,7 +99,8 @@ def holdout_loss(
     rng, total = generator(settings.training.seed, "holdout loss", 0, 0), 0.0
     rows = np.tile(np.arange(len(images)), HOLDOUT_DRAWS)
     for part in np.split(rows, range(settings.training.batch_size, len(rows), settings.training.batch_size)):
-        total += len(part) * _loss(network, _noisy(images, classes, part, rng, settings), settings, compute).item()
+        noisy = _noisy(images, classes, part, rng, settings)
+        total += len(part) * _losses(network, noisy, settings, compute).mean().item()
     return total / len(rows)
 
 
@@ -65,10 +115,10 @@ def _noisy(
     return (noisy, sigma, clean) if classes is None else (noisy, sigma, clean, classes[rows])
 
 
-def _loss(network: nn.Module, batch: Batch, settings: ScoreSettings, compute: Compute) -> Tensor:
-    """The mean of lambda(sigma) (D(clean + sigma n; sigma) - clean)^2 (Karras et al. 2022, Eq. 2 and Table 1)."""
+def _losses(network: nn.Module, batch: Batch, settings: ScoreSettings, compute: Compute) -> Tensor:
+    """lambda(sigma) (D(clean + sigma n; sigma) - clean)^2 of every pixel (Karras et al. 2022, Eq. 2 and Table 1)."""
     (noisy, sigma, clean, *condition), sigma_data = batch, settings.sigma_data
     with compute.autocast():
         denoised: Tensor = network(noisy, sigma, *condition)
     weight = ((sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2).view(-1, 1, 1, 1)
-    return (weight * (denoised.float() - clean) ** 2).mean()
+    return weight * (denoised.float() - clean) ** 2
