@@ -170,7 +170,7 @@ def test_a_released_head_that_does_not_fit_is_refused_before_anything_is_compute
 def test_a_conditional_member_learns_with_the_classes_of_real_and_fake(tmp_path: Path):
     tiny = prepare_study(tmp_path, tiny_settings({"cond": True}))
     run_stage("discriminator", tiny, "d0")
-    first, path = weights(tiny, "d0"), tiny[1].fake / "samples.npz"
+    first, path = weights(tiny, "d0"), tiny[1].fake() / "samples.npz"
     assert "label_emb.weight" in first
     images, labels = (np.load(path)[name] for name in ("images", "labels"))
     np.savez(path, images=images, labels=(labels + 1) % 10)

@@ -185,8 +185,8 @@ def test_images_that_cannot_be_written_are_refused_before_sampling(
 
 def test_fakes_have_the_declared_indices(tiny: Tiny) -> None:
     run_stage("fake", tiny)
-    drawn = np.load(tiny[1].fake / "samples.npz")
+    drawn = np.load(tiny[1].fake() / "samples.npz")
     assert set(drawn) == {"images", "index"}
     assert drawn["index"].tolist() == list(range(40))
     assert (drawn["images"].shape, drawn["images"].dtype) == ((40, 8, 8, 1), np.uint8)
-    assert (tiny[1].fake / "grid.png").is_file()
+    assert (tiny[1].fake() / "grid.png").is_file()

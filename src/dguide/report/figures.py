@@ -25,6 +25,7 @@ KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "clip
 MIN_PAIRS = 10  # fewer images make a fraction that is mostly chance
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
 LEVELS = 8  # of noise in Fig. 1
+CHANCE = math.log(2)  # the cross-entropy of a coin toss, in nats
 LINEAR = 0.1  # differences in FID below which their axis is linear
 
 Row = tuple[str, str, list[np.ndarray]]  # of images: its text, the colour of the text, images (H, W, C)
@@ -47,6 +48,35 @@ def variant_color(data: ReportData, name: str) -> str:
     return GREEN if len(variant["members"]) > 1 else BLUE if variant["members"] else INK
 
 
+def gain_figure(data: ReportData) -> Figure | None:
+    """The change in FID by one discriminator against its cross-entropy, a point a training seed."""
+    rows = {name: evaluation for name, evaluation in data.evaluations.items() if _alone(data, name)}
+    if not rows:
+        return None
+    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
+    axes, labelled = figure.subplots(), dict[str, str]()
+    for name, evaluation in rows.items():
+        baseline = str(data.baselines[name])
+        color = labelled.setdefault(baseline, f"C{len(labelled)}")
+        whole = data.settings["members"][data.settings["variants"][name]["members"][0]]["kind"] == "whole"
+        change = np.array(evaluation["fid_values"]) / data.evaluations[baseline]["fid_values"] - 1
+        axes.plot(evaluation["cross_entropy_values"], 100 * change, "o" if whole else "s", color=color, alpha=0.8, ms=5)
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--")
+    axes.set(xlabel="cross-entropy on test images, nats; dashed: chance", ylabel=f"change of {data.fid}, percent")
+    handles = [Line2D([], [], color=color, marker="o", ls="none", label=name) for name, color in labelled.items()]
+    handles += [Line2D([], [], color=INK, marker=mark, ls="none", mfc="none", label=kind) for mark, kind in
+                (("s", "head"), ("o", "whole network"))]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    return figure
+
+
+def _alone(data: ReportData, name: str) -> bool:
+    variant, unguided = data.settings["variants"][name], data.settings["variants"].get(data.baselines[name])
+    single = len(variant["members"]) == 1 and variant["rule"] != "clipped_logit_mean"
+    return single and variant["steps"] == unguided["steps"]
+
+
 def fid_figure(data: ReportData) -> Figure:
     """FID of every variant and its paired difference from no guidance, each with its 95 % interval."""
     figure = Figure(figsize=(11.0, 1.6 + 0.32 * len(data.evaluations)), layout="constrained")
@@ -54,12 +84,18 @@ def fid_figure(data: ReportData) -> Figure:
     left.set_xscale("log", nonpositive="clip")
     right.set_xscale("symlog", linthresh=LINEAR)
     for row, (name, evaluation) in enumerate(data.evaluations.items()):
-        color = variant_color(data, name)
-        for axes, keys in ((left, ("fid", "fid_low", "fid_high")), (right, ("delta_fid", "delta_low", "delta_high"))):
+        color, values = variant_color(data, name), np.array(evaluation["fid_values"])  # of each training seed
+        changes = values - np.array(data.evaluations[data.baselines[name] or name]["fid_values"])
+        for axes, keys, seeds in (
+            (left, ("fid", "fid_low", "fid_high"), values),
+            (right, ("delta_fid", "delta_low", "delta_high"), changes),
+        ):
             value, *bounds = (evaluation[key] for key in keys)
             if axes is left or name != data.baseline:
                 spread = [[value - bounds[0]], [bounds[1] - value]]
                 axes.errorbar(value, row, xerr=spread, fmt="o", ms=4, capsize=3, color=color)
+                if len(seeds) > 1:
+                    axes.plot(seeds, np.full(len(seeds), row + 0.3), "|", ms=5, color=color)
                 text, place = estimate(value, bounds, sign=axes is right), axes.get_yaxis_transform()
                 axes.text(1.02, row, text, transform=place, va="center", fontsize=8, color=color)
     left.set_yticks(range(len(data.evaluations)), labels=data.evaluations)

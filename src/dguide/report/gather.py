@@ -34,8 +34,8 @@ class ReportData:
         """
         self.settings, self.report, self.trajectories = settings, report, trajectories
         self.card = read_json(data / "real" / "card.json", "real")
-        real = next((file for file in (data / "real").glob("reference.npz")), data / "real" / "train.npz")
-        self.real = read_npz(real, ["images"], "real")["images"][0]  # (H, W, C) uint8
+        parts = [data / "real" / f"{name}.npz" for name in ("reference", "train")]  # the latter without splits
+        self.real = read_npz(next(filter(Path.is_file, parts), parts[1]), ["images"], "real")["images"][0]  # (H, W, C)
         members = {name: report / "discriminator" / name / replicate for name in settings["members"]}
         self.metrics = {name: read_json(at / "metrics.json", "discriminator") for name, at in members.items()}
         self.histories = {name: _table(at / "history.csv", "discriminator", CURVES) for name, at in members.items()}

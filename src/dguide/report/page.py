@@ -22,6 +22,7 @@ FIGURES = {
     "fig2": figures.curves_figure,
     "fig3": figures.samples_figure,
     "fid": figures.fid_figure,
+    "gain": figures.gain_figure,
     "calibration": figures.calibration_figure,
     "guidance": figures.guidance_figure,
 }

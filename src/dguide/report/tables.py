@@ -186,6 +186,8 @@ def _result(data: ReportData, name: str) -> dict[str, str]:
         row[f"{heading} [95 %]"] = fmt.estimate(evaluation[kid], evaluation[f"{kid}_ci95"], 4)
         change = MISSING if name == baseline else fmt.estimate(evaluation[f"delta_{kid}"], bounds, 4, sign=True)
         row[f"{heading}, difference from {data.baseline_text} [95 %]"] = change
+    if evaluation["replicates"] > 1:
+        row[f"ours: {data.fid}, each seed"] = ", ".join(number(value, 2) for value in evaluation["fid_values"])
     row |= {f"ours, generative: k-NN {key}": number(evaluation[key], 3) for key in ("precision", "recall")}
     for score in ("precision", "recall", "accuracy", "AUROC"):
         row[f"ours, discriminator as classifier: {score}"] = number(evaluation[f"discriminator_{score.lower()}"], 3)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dguide import tracking
 from dguide.settings import Config, Layout, Variant, plain
@@ -29,6 +30,7 @@ FLOOR_DRAWS = 10  # bootstrap samples of the real images
 DISTANCES = ("fid", "kid", "kid_holdout")
 SCORES = ("precision", "recall", "accuracy", "auroc")  # of discriminators
 
+Scores = dict[str, float | None]
 Evaluated = Mapping[str, Estimate]  # by metric, of a variant
 
 
@@ -66,7 +68,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     for variant in config.variants:
         for replicate in layouts:
             read_samples(config, replicate, variant)
-    scores = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
+    tested = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
+    scores = {name: scores for name, (scores, _) in tested.items()}
     network = load_fid_network(layout.model("fid_network"), compute)
     real = _real_images(config, layout, features, compute)
 
@@ -105,6 +108,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             "delta_p": delta["fid"].p_value(),
             "kid_values": list(estimates["kid"].values),
             "total_variation_values": variation[name],
+            "cross_entropy_values": tested[name][1],  # of the discriminators, each replicate
         }
         for kid in ("kid", "kid_holdout"):
             details[f"{kid}_ci95"] = estimates[kid].interval()
@@ -141,12 +145,14 @@ def read_samples(config: Config, layout: Layout, variant: str) -> np.ndarray:
     return images
 
 
-def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[str, float | None]:
-    """Mean scores of the combined discriminator on the test split of real and unguided fake images, over replicates.
+def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> tuple[Scores, list[float]]:
+    """Scores of the combined discriminator on the test split of real and unguided fake images.
+
+    They are their means over replicates, and the cross-entropy in nats of each replicate.
 
     *Deviation*: members with fitted weights, which change with the noise level, are combined with equal ones.
     """
-    scores = []
+    scores, losses = [], []
     for layout in layouts if variant.members else []:
         paths = [layout.discriminator(member) / "test_logits.npz" for member in variant.members]
         arrays = [read_npz(path, ["logits", "labels"], "discriminator") for path in paths]
@@ -162,8 +168,9 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
         if variant.rule == "mean_probability":
             combined = combined.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
         scores.append(classification_scores(combined.numpy(), labels))
+        losses.append(binary_cross_entropy_with_logits(combined, torch.from_numpy(labels).double()).item())
     means = {name: float(np.mean([score[name] for score in scores])) if scores else None for name in SCORES}
-    return {f"discriminator_{name}": mean for name, mean in means.items()}
+    return {f"discriminator_{name}": mean for name, mean in means.items()}, losses
 
 
 def _real_images(config: Config, layout: Layout, features: Mapping[str, np.ndarray], compute: Compute) -> RealImages:
