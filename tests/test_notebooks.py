@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import hashlib
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -18,17 +22,24 @@ from tests.stages.conftest import prepare_study, tiny_settings
 nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
 NOTEBOOKS = PROJECT / "notebooks"
 REAL = str(PROJECT / "data" / "raw" / "digits.npz")
-NUMBER = r"([+-]?\d+\.\d\d)"
-DIFFERENCE = rf"difference:? {NUMBER},?(?: 95 % interval)? \[{NUMBER}, {NUMBER}\]"
+NUMBER = r"([+-]?\d+\.\d+)"
+DIFFERENCE = rf"(?:difference|weight ., seed \w+): {NUMBER},?(?: 95 % interval)? \[{NUMBER}, {NUMBER}\]"
 
 
-def run(folder: Path, name: str, **settings: object) -> tuple[str, list[tuple[float, ...]], list[tuple[int, int]]]:
-    """What a notebook prints with other settings in its first code cell; the differences in it; sizes of its images."""
+def run(
+    folder: Path, name: str, digests: Sequence[str] = (), **settings: object
+) -> tuple[str, list[tuple[float, ...]], list[tuple[int, int]]]:
+    """What a notebook prints with other settings in its first code cell; the differences in it; sizes of its images.
+
+    digests: of other files in place of the official ones.
+    """
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for key, value in settings.items():
         code[0].source, found = re.subn(rf"(?m)^{key} = .*", lambda _, line=f"{key} = {value!r}": line, code[0].source)
         assert found == 1, key
+    for digest in digests:
+        code[2].source = re.sub(r'"[0-9a-f]{64}"', f"{digest!r}", code[2].source, count=1)
     nbclient.NotebookClient(notebook, timeout=110, resources={"metadata": {"path": str(folder)}}).execute()
     shown = [output for cell in code for output in cell.outputs]
     text = "".join(output.get("text", "") for output in shown)
@@ -53,14 +64,38 @@ def test_quickstart_says_what_to_run_first(tmp_path: Path) -> None:
         run(tmp_path, "quickstart", RELEASE="absent")
 
 
+def fashion(folder: Path) -> list[str]:
+    """Write files like those of Fashion-MNIST, small ones; their digests."""
+    folder.mkdir()
+    rng, digests = np.random.default_rng(0), []
+    for part, count in (("train", 300), ("t10k", 60)):
+        images, labels = rng.integers(256, size=(count, 28, 28)), rng.integers(10, size=count)
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            header = np.array([0x800 + values.ndim, *values.shape], dtype=">u4").tobytes()
+            content = header + values.astype(np.uint8).tobytes()
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
+            digests.append(hashlib.sha256(content).hexdigest())
+    return digests
+
+
 def test_your_model(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    text, differences, sizes = run(tmp_path, "your_model", DIGITS=REAL, ITERATIONS=20, FAKES=100, STEPS=50, SAMPLES=32)
-    assert (len(differences), len({*differences[:3]})) == (8, 3)  # two references: three training seeds, their mean
+    digests = fashion(tmp_path / "fashion")
+    few = {"ITERATIONS": 5, "IMAGES": 40, "SAMPLES": 70, "STEPS": 3, "FEATURES": 5, "TRAINING": {"steps": 20}}
+    text, differences, sizes = run(tmp_path, "your_model", digests, FASHION="fashion", **few)
+    assert len(differences) == 2 * 2 * 2 * 3  # references, distances, weights; two seeds and both
     assert all(low <= value <= high for value, low, high in differences)
-    assert differences[6][0] == pytest.approx(sum(value for value, _, _ in differences[:3]) / 3, abs=0.011)
-    assert sizes == [(16 * 8 * 4, 8 * 4)] * 3
-    assert "accuracy on held-out digits: 0.9" in text
+    for first, second, both in zip(*(differences[start::3] for start in range(3)), strict=True):
+        assert both[0] == pytest.approx((first[0] + second[0]) / 2, abs=0.0011)
+    assert sizes == [(16 * 16 * 3, 16 * 3)] * 3
+    assert len(re.findall(r"seed \d: \d+ processor seconds", text)) == 2
+
+
+def test_your_model_refuses_other_files(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    fashion(tmp_path / "fashion")
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="is not the official file"):
+        run(tmp_path, "your_model", FASHION="fashion")
 
 
 def test_outputs_in_git() -> None:

@@ -16,6 +16,7 @@ from scipy import stats
 from .commands import PROJECT
 
 REPORTS = PROJECT / "reports"
+INTERVAL = r"([+-]?[\d.]+)\s\[([+-]?[\d.]+), ([+-]?[\d.]+)\]"
 
 
 def rows(page: str) -> dict[str, list[str]]:
@@ -68,6 +69,9 @@ def intervals() -> Iterator[tuple[float, ...]]:
         files = REPORTS.glob(f"digits/discriminator/{member}/r*/metrics.json")
         yield over_seeds([json.loads(path.read_text())["test_loss"] for path in files])
     yield from factorial_intervals()
+    cells = json.loads((PROJECT / "notebooks" / "your_model.ipynb").read_text())["cells"]
+    lines = [line for cell in cells for output in cell.get("outputs", ()) for line in output.get("text", ())]
+    yield from (tuple(map(float, found)) for found in re.findall(INTERVAL, "".join(lines)))
 
 
 def over_seeds(values: Any) -> tuple[float, ...]:
@@ -92,9 +96,8 @@ def test_intervals_in_the_text_are_those_of_the_committed_runs() -> None:
     known = set[tuple[str, ...]]()
     for triple in intervals():
         known |= {tuple(f"{round(value, digits) + 0.0:.{digits}f}" for value in triple) for digits in (0, 1, 2, 3, 4)}
-    interval = r"([+-]?[\d.]+)\s\[([+-]?[\d.]+), ([+-]?[\d.]+)\]"
     for page in [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]:
-        shown = {tuple(number.lstrip("+") for number in found) for found in re.findall(interval, page.read_text())}
+        shown = {tuple(number.lstrip("+") for number in found) for found in re.findall(INTERVAL, page.read_text())}
         assert shown <= known, page.name
 
 
