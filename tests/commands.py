@@ -1,7 +1,5 @@
 """`dguide`, `dvc` and other commands as a user starts them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """How tests are dealt to two workers: whole modules, the longest first."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

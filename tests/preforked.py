@@ -3,8 +3,6 @@
 The server (python -m tests.preforked SOCKET) computes nothing, because threads of a parent do not survive in its forks.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The files of profile `cifar10` in their released formats and at full size, with random contents."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

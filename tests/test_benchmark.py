@@ -1,7 +1,5 @@
 """The benchmark: the baseline computes the same as this project, and both are timed in turn."""
 
-from __future__ import annotations
-
 import json
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """The command line: one line with exit code 2 for every mistake of a user."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

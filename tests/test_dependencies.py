@@ -1,7 +1,5 @@
 """The code that a stage in dvc.yaml depends on is the code that it imports: no hole and no surplus."""
 
-from __future__ import annotations
-
 from pathlib import PurePosixPath
 from typing import Any
 

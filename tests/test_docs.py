@@ -1,7 +1,5 @@
 """The documentation builds as a site, and its links lead somewhere."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

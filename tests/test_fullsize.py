@@ -3,8 +3,6 @@
 They take minutes and a gigabyte, so they run only when asked for: `make fullsize`.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

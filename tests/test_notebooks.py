@@ -1,7 +1,5 @@
 """The notebooks run from top to bottom with small settings; what is in git has small outputs of a complete run."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

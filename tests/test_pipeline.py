@@ -3,8 +3,6 @@
 The tests follow one another: a first run that is killed, then one change after the other.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

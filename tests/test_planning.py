@@ -1,7 +1,5 @@
 """Command `plan`: counts that hold in real runs, and missing files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

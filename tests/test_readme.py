@@ -1,7 +1,5 @@
 """The numbers in README.md and docs are those of the committed runs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

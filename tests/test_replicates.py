@@ -1,7 +1,5 @@
 """Training replicates: the same stages, with other seeds and folders of their own."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

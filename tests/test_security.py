@@ -1,7 +1,5 @@
 """No source loads what could run code."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Two processes under torchrun make of a stage what one process makes of it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tracking: runs come back from a real store, and no fault of a server can hurt the work it tracks."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

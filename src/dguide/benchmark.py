@@ -5,8 +5,6 @@ for gradients, the backward pass computes attention again (Chen et al. 2016), an
 are by default. Command `plan` times calls of the same networks.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

@@ -1,7 +1,5 @@
 """What each stage of a profile will cost on this machine, and whether its input files are there."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping

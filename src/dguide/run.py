@@ -1,7 +1,5 @@
 """One stage as a process: settings, inputs, an MLflow run, and errors as one line."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

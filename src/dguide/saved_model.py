@@ -1,7 +1,5 @@
 """Commands for a saved diffusers pipeline: train a discriminator of its samples, and draw guided ones."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

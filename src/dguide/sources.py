@@ -1,7 +1,5 @@
 """Real images of known data sets: the digits of scikit-learn, Fashion-MNIST, and the official CIFAR-10."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io

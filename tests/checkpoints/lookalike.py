@@ -1,7 +1,5 @@
 """Files laid out like EDM's checkpoints, honest and hostile, under the official names of classes they hold."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import struct

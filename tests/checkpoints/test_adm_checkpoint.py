@@ -1,7 +1,5 @@
 """ADM and DG state dicts: exact in both formats, their network derived from shapes, anything else refused."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """EDM checkpoints are read exactly, nothing in them runs, and everything else is refused in one line."""
 
-from __future__ import annotations
-
 import pickle
 import struct
 from contextlib import suppress

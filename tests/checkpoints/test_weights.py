@@ -1,7 +1,5 @@
 """Weights round trip, damage is refused, and a network is built only as far as its weights reach."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A full or read-only disk: one line, and what was complete stays."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A stage that is killed at any moment and run again ends in the bytes of an undisturbed run."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random

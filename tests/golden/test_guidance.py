@@ -1,7 +1,5 @@
 """Guidance scores and log ratios against vectors from the public implementation: one head and ensembles."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -5,8 +5,6 @@ and KID settings are taken from the file. Tolerances are those of its README, un
 that states the `recommended_atol` of an array, as the files of networks do.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """EDM denoisers, the ADM classifier, its features and heads against vectors from the public implementations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Whole trajectories of the guided sampler against vectors from the public implementations."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """VP time against vectors from the public implementation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Reads golden vectors: arrays, parameters, runs and tolerances, all from the files themselves."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Gaussian data, for which denoiser, density ratio and the guided result are known exactly."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch

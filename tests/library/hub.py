@@ -1,7 +1,5 @@
 """A server of one repository, user/digits, as far as huggingface_hub asks for it; its files are in memory."""
 
-from __future__ import annotations
-
 import base64
 import json
 from http.server import BaseHTTPRequestHandler

@@ -1,7 +1,5 @@
 """Adapters against Gaussian oracles, diffusers' own schedulers and pipelines, and numbers of k-diffusion."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The public API and the command without the extras."""
 
-from __future__ import annotations
-
 import sys
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The examples in docstrings and in README.md run as they stand, with the files that they name."""
 
-from __future__ import annotations
-
 import doctest
 import re
 from pathlib import Path

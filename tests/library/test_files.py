@@ -1,7 +1,5 @@
 """Files are complete or absent, numbers have nine digits, damage is one line; checkpoints are found by their key."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

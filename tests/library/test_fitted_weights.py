@@ -1,7 +1,5 @@
 """Fitted weights against Gaussian data, for which the exact correction is known."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

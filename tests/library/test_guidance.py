@@ -1,7 +1,5 @@
 """The rules for several discriminators, gradients shrunk where members disagree, and the window."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

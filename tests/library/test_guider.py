@@ -1,7 +1,5 @@
 """The guider in a modular pipeline of diffusers: Wan's, with flow matching and classifier-free guidance."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Images from folders, archives and arrays: the same set whatever holds it, one error for what is wrong; the digits."""
 
-from __future__ import annotations
-
 import io
 import json
 import struct

@@ -1,7 +1,5 @@
 """VP time and the quantiles of its grid; streams are functions of (seed, purpose, index, step) and never overlap."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np

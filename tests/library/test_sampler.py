@@ -1,7 +1,5 @@
 """The sampler against Gaussian oracles, and its order by regression."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The public sampler and guidance: exact on Gaussian data, and what the pipeline draws."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Discriminators are kept in folders and on a hub, with what is known of them; mistakes are one line."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from http.server import ThreadingHTTPServer

@@ -1,7 +1,5 @@
 """Training in one call: Gaussian images, whose log density ratio is known at every noise level."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

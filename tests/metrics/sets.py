@@ -1,7 +1,5 @@
 """Feature sets for tests of metrics."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Classification scores, calibration and cross entropy of a discriminator."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

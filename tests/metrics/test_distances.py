@@ -1,7 +1,5 @@
 """Frechet and kernel distance, precision and recall, and their influence values, against public implementations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Features: finite ones, and Inception's against torch-fidelity, on random weights in the real file's layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

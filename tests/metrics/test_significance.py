@@ -1,7 +1,5 @@
 """Intervals against repeated simulation and closed forms."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,5 @@
 """Small networks whose parameters, zero-initialised ones included, are random."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """What replaces torch's operations on a CPU gives what these give."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

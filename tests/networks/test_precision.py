@@ -1,7 +1,5 @@
 """Devices and floating-point formats as settings ask for them and machines have them."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Networks: size of the released ones, labels that do not belong, preconditioning in bfloat16."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

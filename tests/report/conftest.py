@@ -1,7 +1,5 @@
 """The committed results of profile mini, with random images in place of its data."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Figures: right panels with right lines."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The page loads nothing, escapes what it prints, says what the intervals say, and is the same bytes every time."""
 
-from __future__ import annotations
-
 import base64
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Tables: right values in right cells, one set of numbers in every format, LaTeX that a compiler accepts."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Settings files with a change."""
 
-from __future__ import annotations
-
 import copy
 from functools import reduce
 from pathlib import Path

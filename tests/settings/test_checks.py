@@ -1,7 +1,5 @@
 """Settings that contradict each other are refused with what to do about it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

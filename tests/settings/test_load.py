@@ -1,7 +1,5 @@
 """A settings file that is wrong: one line with file, line, key, value and what is allowed."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The profiles in configs/: valid, the reproduction's tables to the letter, and activated without losing edits."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

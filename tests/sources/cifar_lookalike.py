@@ -1,7 +1,5 @@
 """A small archive laid out like the official CIFAR-10 one."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import tarfile

@@ -1,7 +1,5 @@
 """The official CIFAR-10 layout is read exactly."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The official files of Fashion-MNIST are read exactly, whoever packed them."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 from pathlib import Path

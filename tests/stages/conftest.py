@@ -1,7 +1,5 @@
 """A tiny study in a temporary folder: random images, untrained networks, settings that take a stage about a second."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Small files as their authors release them: EDM pickles, state dicts of ADM classifiers and discriminator heads."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

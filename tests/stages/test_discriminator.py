@@ -1,7 +1,5 @@
 """Stage `discriminator`: a member's start, its training, the weights that are used, its test."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

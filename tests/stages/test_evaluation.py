@@ -1,7 +1,5 @@
 """Stage `evaluation`."""
 
-from __future__ import annotations
-
 from itertools import permutations
 from typing import Any
 

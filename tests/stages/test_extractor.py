@@ -1,7 +1,5 @@
 """What stages that train a network write and track; stage `extractor` with released ADM classifiers."""
 
-from __future__ import annotations
-
 import csv
 
 import pytest

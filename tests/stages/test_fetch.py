@@ -1,7 +1,5 @@
 """Command `fetch`, against a local server."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Command `fid`: the numbers of stage `evaluation` and of public implementations, from files of every kind."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

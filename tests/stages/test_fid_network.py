@@ -1,7 +1,5 @@
 """Stage `fid_network`: training, Inception's weights, and the features of the real images."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Stages `guided` and `fake`: the samples of a variant, and their way through the noise levels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

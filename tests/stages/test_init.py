@@ -1,7 +1,5 @@
 """Command `init` writes a profile that the checks accept, and these refuse what the images are not enough for."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage `real`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Classes of samples: drawn, recorded, and given to the denoiser and to the discriminators."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Stage `score`: training, and released EDM networks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A project folder with settings alone, for studies that need no networks; and tiny searches."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`dguide study`: promotion of a winner, and refusals."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

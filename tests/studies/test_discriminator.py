@@ -1,7 +1,5 @@
 """Study `discriminator` on the tiny study: Table 2 first, trials that are what the stage makes of them, the winner."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The law of the clipped-logit rule, against an exact sampler in one dimension."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Study `ensemble` on the tiny study: what a trial stands for, and a search from end to end."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Study `factorial`: which cells it samples and how, known effects, and its resumption."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

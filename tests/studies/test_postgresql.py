@@ -1,7 +1,5 @@
 """Studies in a PostgreSQL server: several workers, one of them killed, and a server that is restarted or gone."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Studies in a journal: what they begin with, how they go on, and what becomes of lost trials and damaged files."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

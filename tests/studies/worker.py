@@ -1,7 +1,5 @@
 """One process's part in a study of (x - 2)^2 + y^2, as a module and as a command: FOLDER TOTAL PAUSE_S VICTIM."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Checkpoints in memory."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

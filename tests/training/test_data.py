@@ -1,7 +1,5 @@
 """Splits, bagging, noised batches and the common grid."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Training of a head on known features: it finds the optimal classifier."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from itertools import chain

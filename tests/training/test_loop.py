@@ -1,7 +1,5 @@
 """The iteration loop: snapshots and divergence."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Fig. 1 to 3, FIDs, calibration and log ratios, as matplotlib figures."""
 
-from __future__ import annotations
-
 import io
 import math
 import textwrap

@@ -1,7 +1,5 @@
 """Numbers, intervals and names as tables, figures and the page print them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

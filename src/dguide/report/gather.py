@@ -1,7 +1,5 @@
 """Everything the report shows, read from files of the other stages and checked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The report: tables, figures, curves, and one page that loads nothing."""
 
-from __future__ import annotations
-
 import base64
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Tables 1 to 4 as text cells, and the LaTeX and HTML that they are written to."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Writing settings back: an activated profile with its dvc.lock, and the row that a study chose."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Stage `discriminator`: one member, its training curve, and its logits on the fixed test split."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import asdict, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage `evaluation`: every number of Table 3 for every variant, and the difference of every two, with intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations

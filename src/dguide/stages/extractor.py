@@ -1,7 +1,5 @@
 """Stage `extractor`: the time-conditional classifier whose frozen features feed the discriminators."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Stage `fake`: unguided samples, which discriminators learn to distinguish from real images."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

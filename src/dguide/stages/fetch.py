@@ -1,7 +1,5 @@
 """Command `fetch`: the files that a profile needs from elsewhere, downloaded with pooch, checked, or described."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

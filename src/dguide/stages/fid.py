@@ -1,7 +1,5 @@
 """Command `fid`: distances of images from anywhere to a reference, and whether two sets of them differ."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

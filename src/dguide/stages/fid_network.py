@@ -1,7 +1,5 @@
 """Stage `fid_network`: the network whose features define the Frechet distance, and its features of the real images."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

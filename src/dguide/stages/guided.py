@@ -4,8 +4,6 @@
 it too; the studies give it `Networks` that stay in memory while heads change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

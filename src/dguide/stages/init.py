@@ -1,7 +1,5 @@
 """Command `init`: a profile of somebody's own images, every size from their number and shape."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

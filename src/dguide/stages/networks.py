@@ -1,7 +1,5 @@
 """What stages share that train a network on the real images or take a released one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage `real`: the images the study is about, split into training and held-out ones, with a data card."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

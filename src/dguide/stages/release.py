@@ -1,7 +1,5 @@
 """Command `release`: the networks of a profile in Hugging Face's layout, which `from_pretrained` reads."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage `report`: tables, figures and the page, from the files of the other stages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

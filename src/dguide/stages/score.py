@@ -1,7 +1,5 @@
 """Stage `score`: the EDM denoiser that is to be guided."""
 
-from __future__ import annotations
-
 from time import process_time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Study `discriminator`: a search by probabilities on validation images, whose best few are compared by samples."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import count
 from typing import Any

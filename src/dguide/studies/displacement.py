@@ -6,8 +6,6 @@ and so |g| is the standard deviation of p over noise. With r = p / |g|, a sample
 standard deviations: the size of the logits cancels. Where p is negative or above 1, the rule does nothing.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """Study `ensemble`: how members are weighed and combined, how strongly they guide, and when."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ A cell is a rule, steps, w2, boosting, members, a training replicate, and perhap
 their noise. For those of the clipped rule the displacement is computed, which should predict their FID.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from itertools import combinations, product

@@ -1,7 +1,5 @@
 """A study from its command to its record; a journal or a database keeps its trials, which processes share."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
