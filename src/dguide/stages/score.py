@@ -20,6 +20,8 @@ from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.loop import Snapshots
 from discriminator_guidance.training.score import finetune_score, holdout_loss, train_score
 
+HELD_OUT = 2000  # images of which the loss is measured, evenly spread
+
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Train the denoiser on the real images, or convert a released one."""
@@ -34,9 +36,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         released, arguments = read_released(read_edm, layout.root, settings.path, "score.path", arguments)
         return {"source": settings.path, **save_network(layout, tracker, "score", released, arguments)}
 
-    def tensors(part: dict[str, np.ndarray]) -> tuple[Tensor, Tensor | None]:
-        labels = torch.from_numpy(part["labels"]).to(compute.device)
-        return as_tensor(part["images"], compute.device), one_hot(labels, classes) if classes else None
+    def tensors(part: dict[str, np.ndarray], rows: Any = slice(None)) -> tuple[Tensor, Tensor | None]:
+        labels = torch.from_numpy(part["labels"][rows]).to(compute.device)
+        return as_tensor(part["images"][rows], compute.device), one_hot(labels, classes) if classes else None
 
     arguments |= {"sigma_data": settings.sigma_data, **plain(settings.network)}
     torch.manual_seed(settings.training.seed)
@@ -55,13 +57,14 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             shape = (tuning.images, channels, size, size)
             drawn = sample(compute.called(trained), shape, seed=tuning.seed, device=compute.device, progress=False)
             fakes = as_tensor(to_uint8(drawn), compute.device)
-        part = tensors({key: values[rows] for key, values in others.items()})
-        tuned = finetune_score(trained, *part, settings, tuning, compute, fakes)
+        tuned = finetune_score(trained, *tensors(others, rows), settings, tuning, compute, fakes)
         summary[f"processor_seconds_{name}"] = process_time() - began
         if is_first():
             save_weights(folder / name, tuned.state_dict(), arguments)
+    count = len(holdout["labels"])
+    spread = np.linspace(0, count - 1, min(HELD_OUT, count)).round().astype(int)
     for name in ("", *settings.networks) if is_first() else ():
         saved = compute.place(load_network(EDMPrecond, folder / name, "score"))
-        loss = holdout_loss(saved, *tensors(holdout), settings, compute)
+        loss = holdout_loss(saved, *tensors(holdout, spread), settings, compute)
         summary["_".join(filter(None, ["holdout_loss", name]))] = loss
     return {**summary, "precision": compute.mode, **compute.record()}
