@@ -54,6 +54,7 @@ class Networks:
 def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
     """Write the evaluation samples of a variant."""
     row, folder = config.variants[variant], layout.guided(variant)
+    tracker.params(plain(row))
     return write_samples(config, layout, tracker, row, config.guided, folder, f"guided-{variant}")
 
 
@@ -61,7 +62,6 @@ def write_samples(
     config: Config, layout: Layout, tracker: Tracker, row: Variant, span: SampleRange, folder: Path, work: str
 ) -> dict[str, Any]:
     """Write samples.npz (images, labels of a conditional profile, index) and grid.png of a range of samples."""
-    tracker.params(plain(row))
     shards = dict[int, Arrays]()
     with tracking.bar(work, span.images, "images") as advance:
         for number, shard, kept in draw(config, layout, row, span.seed, batches_of(span), work):
