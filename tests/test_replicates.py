@@ -39,7 +39,7 @@ def test_the_first_replicate_is_the_study_itself_and_the_second_another(
     write_params(tmp_path, tiny_settings({**sequential, **only("edm", "mean_prob"), "replicates": 2}))
     for word, row in STAGES:
         run_stage(word, params, 1, **row)
-    assert not one.fake.exists(), "--replicate runs one of them alone"
+    assert not one.fake().exists(), "--replicate runs one of them alone"
     for word, row in STAGES:
         run_stage(word, params, 0, **row)
     for folder in folders:

@@ -15,7 +15,6 @@ from discriminator_guidance.core.files import write_json, write_npz
 from tests.commands import PROJECT
 
 MINI = plain(load_config(PROJECT / "configs" / "mini.yaml"))
-MEMBERS = ("d0", "d1")
 IMAGES, LEVELS = (8, 16, 16, 1), 9
 
 
@@ -28,7 +27,6 @@ def report_data(
     """Writes all files to a folder and reads them; `changes` of every variant's details, and `damage` to files."""
     settings, random = copy.deepcopy(MINI), np.random.default_rng(0)
     settings["report"] |= {"dpi": 60, "images": 4, "samples": ["edm", "d0"], "log_ratios": ["d0"]}
-    settings["members"] = {name: settings["members"][name] for name in MEMBERS}
     report, data = folder / "report", folder / "data"
     for part in ("evaluation", "details", "discriminator", "study"):
         shutil.copytree(PROJECT / "reports" / "mini" / part, report / part)
