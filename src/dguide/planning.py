@@ -25,11 +25,8 @@ from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.training.discriminator import lengths
 
-IMAGES = {
-    "digits": (1797,),
-    "fashion": (60_000, 10_000),
-    "cifar10": (50_000, 10_000),
-}  # of known sources, for training and test
+# Images of known sources, for training and test.
+IMAGES = {"digits": (1797,), "fashion": (60_000, 10_000), "cifar10": (50_000, 10_000)}
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 VALIDATION = 1.1  # training of a discriminator with its validation, relative to training alone
 PRODUCT_FLOPS = 0.5 * 2 * EDGE**3  # that metrics reach in the time of a large product, half of its own

@@ -103,6 +103,9 @@ def test_splits_share_no_image_and_the_score_network_is_given_fewer_of_some_clas
     assert {*digests} <= {image.tobytes() for image in images}
     assert not (layout.real / "train.npz").exists()
 
+    with pytest.raises(InputError, match="score_shares of 3 classes"):
+        real.run(SimpleNamespace(real=replace(settings, score_shares=(0.5, 0.5))), layout, Tracker())
+
 
 @pytest.mark.parametrize(
     ("broken", "complaint"),

@@ -363,6 +363,8 @@ class Config(Settings):
             late = max(score.snapshots.values(), default=0) > score.training.iterations
             if late and score.training.decay_fraction:
                 yield "score.snapshots after the last iteration need a learning rate; set training.decay_fraction to 0"
+            if both := sorted({*score.snapshots} & {*score.finetuned}):
+                yield f"score.finetuned has the name {both[0]} of a snapshot; change one of them"
             if self.cond and any(tuning.objective == "ddo" for tuning in score.finetuned.values()):
                 yield "score.finetuned with objective: ddo is not for a class-conditional profile; write edm"
         if fid_network.source == "train" and "inception" in fid_network.name.lower():
@@ -423,6 +425,9 @@ class Config(Settings):
         reference, train, total = self.count("reference", train), self.count("discriminator", train), train
         bounds = {"evaluation.neighborhood": (self.evaluation.neighborhood, min(reference, self.guided.images) - 2)}
         bounds |= {f"members.{name}.images": (member.images or 0, train) for name, member in self.members.items()}
+        if self.score.source == "train":
+            tuned = self.score.finetuned.items()
+            bounds |= {f"score.finetuned.{name}.images": (tuning.images, train) for name, tuning in tuned}
         bounds["real.splits"] = (sum(vars(self.real.splits).values()) if self.real.splits else 0, total)
         for key, (value, most) in bounds.items():
             if value > most:

@@ -216,12 +216,13 @@ def autoguided(denoiser: Denoiser, worse: Denoiser, weight: float) -> Denoiser:
 def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Variant) -> FittedWeights:
     """The weights of a variant's members at its noise levels in its window.
 
-    They are fitted on the real images of the validation and test splits, on which no discriminator was trained.
+    They are fitted on the real images of the members' validation and test splits, on which none of them was trained.
     """
     device, members = networks.compute.device, networks.members
     assert members is not None, "weights are of members"
     real = read_npz(layout.part("discriminator"), ["images"], "real")["images"]
-    split = split_pairs(len(real), config.fake.images, config.discriminator.split)
+    most = config.members[variant.members[0]].images  # the same of all members of a variant
+    split = split_pairs(len(real), config.fake.images, config.discriminator.split, most)
     rows = np.concatenate([split.validation, split.test])
     images = scaled(as_tensor(real[rows[rows < len(real)]], device))
     low, high = variant.window

@@ -68,6 +68,9 @@ def splits(train: Images, settings: Real) -> dict[str, Images]:
     sizes = vars(settings.splits)
     order = generator(settings.seed, "splits", 0, 0).permutation(len(train.labels))
     rows = dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])), strict=False))
+    if settings.score_shares and len(settings.score_shares) != len(train.classes):
+        got = f"{len(settings.score_shares)} shares"
+        raise InputError(f"real.score_shares of {len(train.classes)} classes", got, "write one share a class")
     if settings.score_shares:
         labels, kept = train.labels[rows["score"]], list[np.ndarray]()
         for number, share in zip(range(len(train.classes)), settings.score_shares, strict=True):
