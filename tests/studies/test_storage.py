@@ -62,7 +62,7 @@ def test_a_killed_worker_costs_its_trial_which_runs_again_when_asked(root: Path)
 
 def test_processes_share_a_journal(root: Path):
     take_part(root, 1)
-    workers = [start(root, 24, 0.05) for _ in range(3)]
+    workers = [start(root, 24, 0.2, workers=3) for _ in range(3)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0]
     study = take_part(root, 24)
     assert 24 <= len(ended(study)) <= 26, "each of them may have begun the last one"

@@ -1,4 +1,4 @@
-"""One process's part in a study of (x - 2)^2 + y^2, as a module and as a command: FOLDER TOTAL PAUSE_S VICTIM."""
+"""One process's part in a study of (x - 2)^2 + y^2, as a module and as a command: FOLDER TOTAL PAUSE_S VICTIM WORKERS."""
 
 import os
 import signal
@@ -54,14 +54,17 @@ def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=ENDED)
 
 
-def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "") -> subprocess.Popen[bytes]:
-    """A worker process."""
-    command = [sys.executable, "-m", "tests.studies.worker", str(root), str(total), str(pause_s), victim]
+def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "", workers: int = 1) -> subprocess.Popen[bytes]:
+    """A worker process, one of `workers` that begin together."""
+    command = [sys.executable, "-m", "tests.studies.worker", str(root), *map(str, (total, pause_s, victim, workers))]
     variables = environment(PYTHONPATH=f"{PROJECT / 'src'}:{PROJECT}")
     return subprocess.Popen(command, cwd=root, env=variables, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
     studies.DATABASE |= IMPATIENT
-    folder, number, pause, killed = sys.argv[1:]
+    folder, number, pause, killed, together = sys.argv[1:]
+    (Path(folder) / f"worker{os.getpid()}").touch()
+    while len(list(Path(folder).glob("worker*"))) < int(together):  # none begins before all are there
+        time.sleep(0.01)
     take_part(Path(folder), int(number), float(pause), int(killed) if killed else None)
