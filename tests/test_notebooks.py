@@ -96,6 +96,14 @@ def test_your_model_refuses_other_files(tmp_path: Path) -> None:
         run(tmp_path, "your_model", FASHION="fashion")
 
 
+def test_toy(tmp_path: Path) -> None:
+    text, _, sizes = run(tmp_path, "toy", SAMPLES=400, FIGURES=str(tmp_path))
+    shares, far = zip(*re.findall(rf": (\d+) % .*, {NUMBER} %", text), strict=True)
+    assert [int(share) for share in shares] == pytest.approx([50, 10, 50, 50], abs=8)
+    assert max(map(float, far[:3])) < 1 < 5 < float(far[3]), "by the clipped logit alone, modes lose their shape"
+    assert len(sizes) == len([*tmp_path.glob("*.png")]) == 2
+
+
 def test_outputs_in_git() -> None:
     for path in NOTEBOOKS.glob("*.ipynb"):
         assert path.stat().st_size < 200_000
