@@ -1,9 +1,19 @@
-"""The documentation builds as a site, and its links lead somewhere."""
+"""The documentation builds as a site, its links lead somewhere, and its commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+import typer
+
+from dguide.cli import app
+
 from .commands import PROJECT, succeed
+
+PAGES = sorted((PROJECT / "docs").glob("*.md"))
+MENU = re.findall(r"^ +- (.+): (\w+\.md)$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE)
+FINDINGS = ("ensemble.md", "results.md")  # their titles are questions
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
@@ -16,3 +26,33 @@ def test_links_of_the_pages_outside_the_site_lead_to_files() -> None:
     for page in PROJECT.glob("*.md"):
         for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (PROJECT / link).exists(), (page.name, link)
+
+
+def test_every_page_is_in_the_menu() -> None:
+    assert sorted(page for _, page in MENU) == [page.name for page in PAGES]
+
+
+@pytest.mark.parametrize(("title", "page"), [entry for entry in MENU if entry[1] not in FINDINGS])
+def test_a_page_has_the_title_that_the_menu_shows(title: str, page: str) -> None:
+    assert (PROJECT / "docs" / page).read_text().startswith(f"# {title}\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_a_page_exist(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if "dguide" in words[:2]:
+                check_options(words[words.index("dguide") + 1 :])
+            elif words[:1] == ["make"]:
+                assert words[1] in targets
+
+
+def check_options(words: list[str]) -> None:
+    """Fail unless words begin with a command of `dguide` that has each of their options."""
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command, *words = command.commands[words[0]], *words[1:]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
