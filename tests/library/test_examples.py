@@ -1,4 +1,4 @@
-"""The examples in docstrings and in README.md run as they stand, with the files that they name."""
+"""The examples in docstrings, in README.md and in the docs run as they stand, with the files that they name."""
 
 import doctest
 import re
@@ -58,3 +58,14 @@ def test_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, object] = {}
     exec(code, names)
     assert names["images"].shape == (16, 32, 32, 3)
+
+
+def test_blocks_of_your_model(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("diffusers")
+    monkeypatch.chdir(files)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "your_model.md").read_text(), re.DOTALL):
+        exec(block, names)
+    means = [np.mean(names[name]) for name in ("unguided", "guided", "reference")]
+    assert means == sorted(means), "guidance moves the mean of the model towards that of the data"
