@@ -38,8 +38,7 @@ Replicate = Annotated[
 ]
 Row = Annotated[str, typer.Argument(metavar="ROW", help="A row of `members`, or of `variants` to draw samples.")]
 Trials = Annotated[
-    str | None,
-    typer.Option("--trials", metavar="N|+N", help="Number of all trials, or +20 more (default: those it starts with)."),
+    int | None, typer.Option("--trials", min=1, help="Number of all trials (default: those it starts with).")
 ]
 Recover = Annotated[
     bool, typer.Option("--recover", help="Rerun trials of killed processes immediately; no other may be running.")
@@ -85,7 +84,7 @@ for _word, _command, _text in (
     app.command(_word, help=_text, rich_help_panel=PIPELINE)(_command)
 
 
-@study.command("factorial", help="Measure how much each known cause contributes to the reproduction's result.")
+@study.command("factorial", help="Measure by what factor the reproduction's rule raises the FID.")
 @study.command("ensemble", help="Search the members' weights, the rule and the guidance of an ensemble.")
 @study.command("discriminator", help="Search the settings of one discriminator; the best are compared by samples.")
 def _study(command: typer.Context, trials: Trials = None, recover: Recover = False, params: Params = PARAMS) -> None:

@@ -35,7 +35,7 @@ def search(made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
         config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DGUIDE_TRACKING", "off")
-            run_study(word, config, layout, str(trials), False)
+            run_study(word, config, layout, trials, False)
         return config, layout
 
     return run

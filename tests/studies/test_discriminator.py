@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
+from optuna.pruners import PercentilePruner
 
 from dguide.settings import Layout
 from dguide.studies.discriminator import plan, suggest
@@ -17,7 +18,6 @@ from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
 from tests.studies.conftest import table
 
 TRIALS = 6
-ALWAYS_PRUNES = {"startup_trials": 0, "warmup_epochs": 0, "percentile": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,11 @@ def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
     assert float(row["fid"]) == pytest.approx(fid, rel=1e-4)
 
 
-def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):
-    config, layout = write_params(tiny[1].root, tiny_settings({"study.discriminator.pruner": ALWAYS_PRUNES}))
-    run_study("discriminator", config, layout, "7", False)
+def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny, monkeypatch):
+    always = PercentilePruner(0.01, n_startup_trials=0)
+    monkeypatch.setattr("dguide.studies.discriminator.MedianPruner", lambda **_: always)
+    config, layout = tiny
+    run_study("discriminator", config, layout, 7, False)
     states = [(row["state"], row["grid"]) for row in rows(layout)]
     assert ("pruned", "") in states
     assert {state for state, grid in states if grid} == {"complete"}
@@ -93,5 +95,5 @@ def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny):
 def test_a_member_outside_of_what_is_searched_is_refused_before_anything_runs(tiny: Tiny):
     config, layout = write_params(tiny[1].root, tiny_settings({"study.discriminator.epochs": [1, 2]}))
     with pytest.raises(ConfigError, match=r"study\.discriminator\.epochs to hold 3 of member d0"):
-        run_study("discriminator", config, layout, "3", False)
+        run_study("discriminator", config, layout, 3, False)
     assert not layout.study.exists()

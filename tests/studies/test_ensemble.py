@@ -85,12 +85,12 @@ def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny, number: 
     assert worker.returncode == 130
     assert "the same command resumes" in errors.splitlines()[-1]
     assert "Traceback" not in errors
-    assert run_study("ensemble", config, layout, "3", False)["trials"] == 3
-    assert run_study("ensemble", config, layout, "+2", False)["trials"] == 5
+    assert run_study("ensemble", config, layout, 3, False)["trials"] == 3
+    assert run_study("ensemble", config, layout, 5, False)["trials"] == 5
     assert {row["grid"] for row in rows(layout)} == {*plan(config).starts}
     assert {row["state"] for row in rows(layout)} == {"complete"}
 
 
 def test_the_pipeline_must_have_run(root: Path):
     with pytest.raises(InputError, match=r"dvc repro"):
-        run_study("ensemble", load_config(root / "params.yaml"), Layout(root, "mini"), "8", False)
+        run_study("ensemble", load_config(root / "params.yaml"), Layout(root, "mini"), 8, False)

@@ -1,4 +1,4 @@
-"""One process's part in a study of (x - 2)^2 + y^2, as a module and as a command: FOLDER TOTAL PAUSE_S VICTIM WORKERS."""
+"""One process's part in a study of (x - 2)^2 + y^2, also as a command: FOLDER TOTAL PAUSE_S VICTIM WORKERS."""
 
 import os
 import signal

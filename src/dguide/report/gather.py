@@ -15,7 +15,7 @@ PUBLISHED = read_json(TEMPLATES / "published.json", "report")
 CURVES = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 BINS = ["time", "mean_probability", "fraction_real", "count"]
 DIFFERENCES = ["variant", "other", "difference", "low", "high", *(f"{kid}_difference" for kid in KIDS)]
-STUDIES = ("discriminator", "ensemble", "factorial")
+SEARCHES = ("discriminator", "ensemble")
 
 Record = Mapping[Any, Any]
 
@@ -44,8 +44,10 @@ class ReportData:
             self.samples[name] = arrays["images"][: settings["report"]["images"]].copy()
         self.evaluations = {name: read_evaluation(report, name) for name in settings["variants"]}
         self.differences = read_differences(report)
-        studies = {word: report / "study" / f"{word}.csv" for word in STUDIES}
-        self.studies = {word: _table(path, f"study {word}") for word, path in studies.items() if path.is_file()}
+        searches = {word: report / "study" / f"{word}.csv" for word in SEARCHES}
+        self.studies = {word: _table(path, f"study {word}") for word, path in searches.items() if path.is_file()}
+        if (factorial := report / "study" / "factorial.json").is_file():
+            self.studies["factorial"] = pd.DataFrame(read_json(factorial, "study factorial")["factors"])
 
         self.baseline = str(settings["evaluation"]["baseline"])  # the variant without guidance
         self.reference = reference = self.evaluations[self.baseline]

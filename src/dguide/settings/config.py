@@ -46,7 +46,6 @@ def _distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 Range = Annotated[tuple[Value, Value], AfterValidator(_ascending)]  # [low, high], both included
-Levels = Annotated[tuple[Value, Value], AfterValidator(_distinct)]  # [ours, the reproduction's]
 Distinct = Annotated[tuple[Value, ...], AfterValidator(_distinct)]
 Choices = Annotated[Distinct[Value], Field(min_length=1)]
 
@@ -235,14 +234,6 @@ class Report(Settings):
     trajectory_images: library.Count
 
 
-class Pruner(Settings):
-    """A trial stops early if its value is among the worst of the trials that got as far."""
-
-    startup_trials: Annotated[int, Limit(low=0)]
-    warmup_epochs: Annotated[int, Limit(low=0)] = 0
-    percentile: Annotated[float, Limit(above=0, high=100)]
-
-
 class DiscriminatorStudy(Settings):
     """Command `study discriminator`: what is searched, in units of Table 2."""
 
@@ -257,7 +248,6 @@ class DiscriminatorStudy(Settings):
     label_smoothing: Range[library.Smoothing]
     bagging: Choices[library.Share | None]
     calibration_weight: library.NonNegative
-    pruner: Pruner
     finalists: library.Count
 
 
@@ -271,7 +261,6 @@ class EnsembleStudy(Settings):
     time_min: Range[library.VpTime]
     time_max: Range[library.VpTime]
     boosting: Choices[bool]
-    pruner: Pruner
 
 
 class Change(Settings):
@@ -286,18 +275,16 @@ class Change(Settings):
 
 
 class FactorialStudy(Settings):
-    """Command `study factorial`: the causes of the reproduction's result; the first set has the full cube."""
+    """Command `study factorial`: the causes of the reproduction's result."""
 
     sets: Annotated[dict[Name, Annotated[Distinct[Name], Field(min_length=2)]], Field(min_length=1)]  # of members
     images: library.ManyImages
     seed_start: library.Seed
-    steps: Levels[library.Steps]
-    more_steps: tuple[library.Steps, ...]
+    steps: Choices[library.Steps]  # the reproduction's first
     w1: library.Positive
-    w2: Levels[library.Finite]
-    boosting: Levels[bool]
+    w2: library.Finite
+    boosting: bool
     changes: dict[Name, Change] = field(default_factory=dict)  # of the reproduction's cell, of one member and of all
-    threads: library.Count
 
 
 class Study(Settings):

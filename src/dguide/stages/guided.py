@@ -114,13 +114,12 @@ def draw(
         denoise: Denoiser = partial(denoiser, class_labels=one_hots)
         if networks.worse is not None and variant.autoguidance is not None:
             denoise = autoguided(denoise, partial(networks.worse, class_labels=one_hots), variant.autoguidance.weight)
-        guidance = None
+        guidance, how = None, dict[str, Any]()
         if members is not None:
             discriminators = moved_logits(partial(members, labels=labels), variant)
-            guidance = DiscriminatorGuidance(
-                discriminators, 1.0, variant.rule, variant.window, weights, clip=PROBABILITY_CLIP
-            )
-        how: dict[str, Any] = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
+            how = {"clip": PROBABILITY_CLIP, "members": len(variant.members)}
+            guidance = DiscriminatorGuidance(discriminators, 1.0, variant.rule, variant.window, weights, **how)
+        how = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
         how |= {"dtype": torch.float64, "batch_size": len(indices), **sampler}
         with compute.autocast():
             if states:

@@ -5,6 +5,7 @@ from itertools import count
 from typing import Any
 
 import optuna
+from optuna.pruners import MedianPruner
 
 from dguide.settings import Config, Layout, Member, Variant, plain, row_of
 from dguide.stages.discriminator import DiscriminatorInputs, train_member
@@ -40,7 +41,8 @@ def plan(config: Config) -> StudyPlan:
                 expected = f"study.discriminator.{key} to hold {value} of member {name}"
                 raise ConfigError(expected, str(list(allowed)), "widen it: the search begins with these members")
     title = f"validation cross entropy + {search.calibration_weight:g} x calibration error"
-    return StudyPlan("discriminator", title, points)
+    # In its first three epochs no trial is given up.
+    return StudyPlan("discriminator", title, points, MedianPruner(n_startup_trials=8, n_warmup_steps=3, n_min_trials=4))
 
 
 def suggest(trial: optuna.Trial, config: Config) -> Member:

@@ -7,6 +7,7 @@ from itertools import count
 
 import numpy as np
 import optuna
+from optuna.pruners import MedianPruner
 
 from dguide.settings import Config, Layout, Variant, row_of
 from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, draw_values
@@ -32,7 +33,8 @@ def plan(config: Config) -> StudyPlan:
     if search.fitted:
         points[FITTED] = {**guidance, "w1": 1.0, "w2": 1.0, FITTED: True}
     title = f"FID ({config.fid_network.name}) of {config.studies.tuning.images} guided tuning samples"
-    return StudyPlan("ensemble", title + f", mean of {config.replicates} trainings" * (config.replicates > 1), points)
+    title += f", mean of {config.replicates} trainings" * (config.replicates > 1)
+    return StudyPlan("ensemble", title, points, MedianPruner(n_startup_trials=10, n_min_trials=4))
 
 
 def suggest(trial: optuna.Trial, config: Config) -> Variant:

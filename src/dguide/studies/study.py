@@ -1,6 +1,5 @@
 """A study from its command to its record; a journal or a database keeps its trials, which processes share."""
 
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ import numpy as np
 import optuna
 import torch
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import PercentilePruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
@@ -56,22 +54,19 @@ class StudyPlan:
     word: str
     objective: str
     starts: Mapping[str, Mapping[str, Any]]
+    pruner: optuna.pruners.BasePruner | None = None  # gives up trials that fall behind
 
 
-def run_study(word: str, config: Config, layout: Layout, number: str | None, recover_all: bool) -> dict[str, Any]:
-    """Run a study up to "40" trials or "+20" more (None: those of its plan), write what is complete; its summary."""
-    if number is not None and not re.fullmatch(r"\+?[1-9][0-9]*", number):
-        raise ConfigError("--trials as a total or as more", repr(number), "write e.g. 40, or +20")
-    threads = getattr(getattr(config.studies, word), "threads", config.studies.threads)
-    config = replace(config, runtime=replace(config.runtime, threads=threads))
+def run_study(word: str, config: Config, layout: Layout, total: int | None, recover_all: bool) -> dict[str, Any]:
+    """Run a study up to so many trials (None: those of its plan), write what is complete; its summary."""
+    config = replace(config, runtime=replace(config.runtime, threads=config.studies.threads))
     module: Any = import_module(f"dguide.studies.{word}")
     plan: StudyPlan = module.plan(config)
     objective, write = module.objective(config, layout), getattr(module, "write_results", write_search)
     with storage_errors():
         study = open_study(config, layout, plan, recover_all)
-        total = len(plan.starts) if number is None else int(number) + count(study) * number.startswith("+")
         try:
-            run_trials(study, objective, total, config)
+            run_trials(study, objective, total or len(plan.starts), config)
         finally:
             summary: dict[str, Any] = write(study, config, layout, plan) if complete(study) else {}
     return {"trials": count(study), **summary}
@@ -110,7 +105,7 @@ def value_settings(config: Config, word: str) -> dict[str, Any]:
     """The settings on which the values of a study depend."""
     studies, guided = config.studies, config.guided
     return {
-        "search": plain(getattr(studies, word), "finalists", "pruner", "threads"),
+        "search": plain(getattr(studies, word), "finalists"),
         "tuning": plain(studies.tuning),
         "start": plain(config.variants[studies.start], "published"),
         "guided": [guided.seed, guided.time_min, guided.time_max],
@@ -122,14 +117,12 @@ def value_settings(config: Config, word: str) -> dict[str, Any]:
 
 def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
     name, url, journal = f"{layout.profile}-{plan.word}", config.studies.storage, layout.study / f"{plan.word}.journal"
-    rule: Any = getattr(getattr(config.studies, plan.word), "pruner", None)
-    pruner = rule and PercentilePruner(rule.percentile, rule.startup_trials, rule.warmup_epochs, n_min_trials=4)
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:
         storage = RDBStorage(url, **DATABASE) if url else JournalStorage(JournalFileBackend(str(journal)))
         if name not in optuna.get_all_study_names(storage):  # `create_study` would also write to a journal that has it
             optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-        study = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
+        study = optuna.load_study(storage=storage, study_name=name, pruner=plan.pruner)
         complete(study)  # values that are no numbers
         return study
     except ImportError as error:
@@ -294,11 +287,8 @@ def write_chart(axes: Any, path: Path, config: Config) -> None:
 
 
 def promote_winner(root: Path, word: str) -> list[Path]:
-    """Write the rows of a search's winner to params.yaml and its profile, and where they come from to promoted.json."""
+    """Write the rows of a search's winner to params.yaml and its profile."""
     folder = Layout(root, load_config(root / PARAMS).profile).study
     with files.damage_refused("the record of a search", f"run `dguide study {word}` first"):
         record = files.read_json(folder / f"{word}.json", f"study {word}")
-    written, promotions = promote(root, record["rows"]), folder / "promoted.json"
-    earlier = files.read_json(promotions, "study promote") if promotions.is_file() else {}
-    files.write_json(promotions, {**earlier, word: {"study": word, **record["winner"]}})
-    return [*written, promotions]
+    return promote(root, record["rows"])
