@@ -256,24 +256,3 @@ def test_provenance_names_the_commit_and_edits_of_the_code(tmp_path: Path) -> No
     assert state["versions"]["torch"] == torch.__version__
     (tmp_path / "src/code.py").write_text("2")
     assert tracking.provenance(tmp_path)["uncommitted changes"] is True
-
-
-def test_the_time_left_follows_from_the_speed_of_this_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tracking, "LINE_EVERY_S", 0.2)
-
-    def left() -> int:
-        """Of 600 units after 0.3 s, in which one of them was done."""
-        return int(re.findall(r"(\d+) s left", capsys.readouterr().err)[0])
-
-    with tracking.bar("sampling", 600, "images", done=500) as advance:
-        time.sleep(0.3)
-        advance(1)
-        assert left() > 25
-    with tracking.training_report(tracking.Tracker(), "training", 600, "epochs") as report:
-        for epoch in range(1, 501):  # which a checkpoint had
-            report(epoch, {})
-        time.sleep(0.3)
-        report(501, {})
-        assert left() > 10  # the first row of the checkpoint counts

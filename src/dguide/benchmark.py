@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.benchmark import timer  # waits for a GPU
 from torch.utils.checkpoint import checkpoint
 
-from dguide import tracking
 from dguide.settings import Config, Layout, plain
 from dguide.stages.discriminator import member_features
 from discriminator_guidance.core import runtime
@@ -181,7 +180,7 @@ def benchmark(config: Config, layout: Layout, seconds: float, file: Path) -> lis
         "torch": torch.__version__,
     }
     table = list[dict[str, Any]]()
-    with tracking.bar("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
+    with runtime.progress("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
         for name, share, batch, *calls in rows_of(config, real_images(config, layout)[0], compute):
             images, rounds = timed(calls, batch, share * seconds)
             baseline, ours = map(median, zip(*rounds, strict=True))

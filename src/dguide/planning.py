@@ -20,7 +20,7 @@ from dguide.stages.guided import FIT_DRAWS
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.images import open_images, split_pairs
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
-from discriminator_guidance.core.runtime import prepare
+from discriminator_guidance.core.runtime import prepare, progress
 from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.training.discriminator import lengths
@@ -52,7 +52,7 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
     frozen = prepare(runtime.device, runtime.sampling_precision, threads)
     calls, stages = Calls(config, shape, frozen, training), dict(stage_calls(config, train, holdout))
     kinds, per_image = list(dict.fromkeys(kind for counts in stages.values() for kind in counts)), dict[Kind, float]()
-    with tracking.bar("timing this machine", len(kinds), "kinds of call") as advance:
+    with progress("timing this machine", len(kinds), "kinds of call") as advance:
         for number, kind in enumerate(kinds):
             began, (word, *arguments) = clock(), kind
             section = config.discriminator if word in ("training_step", "head_step") else config.guided

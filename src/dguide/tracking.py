@@ -1,4 +1,4 @@
-"""What a run shows and records: progress in the terminal, and a run in MLflow, best effort.
+"""What a run shows and records: tables and progress in the terminal, and a run in MLflow, best effort.
 
 Files are the record. A process of its own talks to MLflow (`record`): it takes no time from the work, cannot stop it,
 and closes the run however the work ends. Environment: MLFLOW_TRACKING_URI (default: mlflow.db in the project folder),
@@ -17,7 +17,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -29,63 +28,22 @@ from typing import IO, Any
 
 from rich.box import HEAVY_HEAD
 from rich.console import Console, Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from discriminator_guidance.core.files import reason, sha256
-from discriminator_guidance.core.runtime import is_first, local_rank
+from discriminator_guidance.core.runtime import is_first, progress
 
-# Without a terminal, where a bar would fill a log and lines are as long as they have to be.
-LINE_EVERY_S, PLAIN_WIDTH = 10.0, 10_000
-
-
-@contextmanager
-def bar(description: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
-    """Show progress on standard error; yields what takes the units just done, by an earlier process if `resumed`."""
-    console = Console(stderr=True, quiet=not is_first() or local_rank() > 0)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
-    text, plain = TextColumn("{task.description}", markup=False), not console.is_terminal
-    shown = Progress(text, *columns, console=console, disable=plain, speed_estimate_period=math.inf)
-    shown.add_task(description, total=total, completed=done)
-    (task,) = shown.tasks
-    said = time.monotonic()
-
-    def say(when: str) -> None:
-        if plain and not console.quiet:
-            print(f"{description}: {task.completed:.0f}/{total} {unit}{when}", file=sys.stderr)
-
-    def advance(count: int, resumed: bool = False) -> None:
-        nonlocal said
-        if resumed:
-            task.completed += count  # `shown.advance` would take it for speed
-        else:
-            shown.advance(task.id, count)
-        if time.monotonic() - said >= LINE_EVERY_S:
-            said = time.monotonic()
-            say("" if task.time_remaining is None else f", {task.time_remaining:.0f} s left")
-
-    shown.advance(task.id, 0)  # speed counts from here
-    with shown:
-        yield advance
-    if (took := task.elapsed or 0.0) >= 1:
-        say(f" in {took:.0f} s")
-
-
-PAUSE_S = 0.002  # no row of a training curve takes less
+PLAIN_WIDTH = 10_000  # without a terminal, where lines are as long as they have to be
 
 
 @contextmanager
 def training_report(tracker: Tracker, description: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
     """Show the progress of a training and track its curve; yields what takes units done so far and a row."""
-    with bar(description, total, unit) as advance:
-        done, reported = 0, time.monotonic()
+    with progress(description, total, unit) as advance:
 
-        def report(now: int, row: Mapping[str, float]) -> None:
-            nonlocal done, reported
-            # A resumed training reports the rows of its checkpoint again, without a pause.
-            advance(now - done, resumed=time.monotonic() - reported < PAUSE_S)
-            tracker.metrics(now, row)
-            done, reported = now, time.monotonic()
+        def report(done: int, row: Mapping[str, float]) -> None:
+            advance(to=done)
+            tracker.metrics(done, row)
 
         yield report
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dguide import tracking
 from dguide.run import locked, run_stage
 from dguide.settings import Layout
+from discriminator_guidance.core import runtime
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import Resumable
 from tests.commands import refused, run
@@ -105,7 +105,7 @@ def test_samples_that_could_not_be_written_are_not_drawn_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, layout = prepare_study(tmp_path, tiny_settings())
-    monkeypatch.setattr(tracking, "LINE_EVERY_S", 0.0)
+    monkeypatch.setitem(runtime.EVERY_S, False, 0.0)
     row = {"variant": "edm"}
     folder = layout.guided("edm")
     folder.parent.mkdir(parents=True)

@@ -15,7 +15,7 @@ from dguide.settings import Config, Layout, Variant, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
-from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare
+from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare, progress
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.classification import classification_scores
 from discriminator_guidance.metrics.distances import precision_recall
@@ -74,7 +74,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     evaluated, debiased = dict[str, dict[str, Estimate]](), dict[str, list[float]]()
     variation: dict[str, list[float]] = {name: [] for name in config.variants}
     total = len(config.variants) * len(layouts) * guided.images
-    with tracking.bar("features of all variants", total, "images") as advance:
+    with progress("features of all variants", total, "images") as advance:
         for variant in config.variants:
             measured, debiased[variant] = [], []
             for replicate in layouts:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dguide import tracking
 from dguide.report.format import INCEPTION, estimate, fid_label, verdict
 from dguide.settings import released_file
 from dguide.stages.evaluation import RealImages, measure
@@ -14,7 +13,7 @@ from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import read_json
 from discriminator_guidance.core.images import ImageSet, open_images
-from discriminator_guidance.core.runtime import Compute, prepare
+from discriminator_guidance.core.runtime import Compute, prepare, progress
 from discriminator_guidance.metrics import features as networks
 from discriminator_guidance.metrics.distances import KernelSet, gaussian_of_features
 from discriminator_guidance.metrics.significance import Estimate
@@ -87,7 +86,7 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
 
 
 def _features(images: ImageSet, network: FeatureNetwork, size: int, compute: Compute) -> np.ndarray:
-    with tracking.bar(f"features of {images.path}", len(images.names), "images") as advance:
+    with progress(f"features of {images.path}", len(images.names), "images") as advance:
         batches = images.batches(size)
         parts = [networks.extract_features(network.features, b, size, compute.device, advance) for b in batches]
     return np.concatenate(parts)

@@ -4,13 +4,12 @@ from typing import Any
 
 import torch
 
-from dguide import tracking
 from dguide.settings import Config, Layout, released_file
 from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.files import read_npz, write_npz
-from discriminator_guidance.core.runtime import allow_tf32, prepare
+from discriminator_guidance.core.runtime import allow_tf32, prepare, progress
 from discriminator_guidance.metrics import features
 from discriminator_guidance.training.classifiers import train_classifier
 
@@ -40,7 +39,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     allow_tf32(False)  # metrics are compared to many digits
     arrays, saved = {}, features.load_fid_network(folder, compute)
     for name, images in (("train", reference["images"]), ("holdout", holdout["images"])):
-        with tracking.bar(f"features of {name} images", len(images), "images") as advance:
+        with progress(f"features of {name} images", len(images), "images") as advance:
             size = config.evaluation.batch_size
             arrays[name] = features.extract_features(saved.features, images, size, compute.device, advance)
     write_npz(folder / "features.npz", **arrays)

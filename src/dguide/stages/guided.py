@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dguide import tracking
 from dguide.settings import Config, Layout, SampleRange, Variant, plain, resumable
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import ConfigError, InputError
@@ -30,7 +29,7 @@ from discriminator_guidance.core.images import (
     write_grid,
 )
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
-from discriminator_guidance.core.runtime import Compute, gather_rows, is_first, prepare, share
+from discriminator_guidance.core.runtime import Compute, gather_rows, is_first, prepare, progress, share
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -63,7 +62,7 @@ def write_samples(
 ) -> dict[str, Any]:
     """Write samples.npz (images, labels of a conditional profile, index) and grid.png of a range of samples."""
     shards = dict[int, Arrays]()
-    with tracking.bar(work, span.images, "images") as advance:
+    with progress(work, span.images, "images") as advance:
         for number, shard, kept in draw(config, layout, row, span.seed, batches_of(span), work):
             shards[number] = shard
             advance(len(shard["images"]), kept)
@@ -161,11 +160,16 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
     check_out(out, len(seeds))
     if variant not in config.variants:
         raise ConfigError("a variant of the settings", repr(variant), f"choose one of: {', '.join(config.variants)}")
-    size, row = config.guided.batch_size, config.variants[variant]
+    size, seed, row = config.guided.batch_size, config.guided.seed, config.variants[variant]
     batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
-    drawn = draw(config, layout, row, config.guided.seed, batches)
-    with tracking.bar(f"samples of {variant}", len(seeds), "images") as advance:
-        write_batches(out, seeds, (arrays["images"] for _, arrays, _ in drawn if not advance(len(arrays["images"]))))
+    with progress(f"samples of {variant}", len(seeds), "images") as advance:
+
+        def images() -> Iterator[np.ndarray]:
+            for _, arrays, _ in draw(config, layout, row, seed, batches):
+                advance(len(arrays["images"]))
+                yield arrays["images"]
+
+        write_batches(out, seeds, images())
 
 
 def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from dguide import tracking
 from dguide.settings import Config, Layout
 from dguide.settings.config import OFFICIAL, Real
 from dguide.sources import read_cifar10, read_digits, read_fashion
@@ -14,6 +13,7 @@ from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import write_json, write_npz
 from discriminator_guidance.core.images import GRID_IMAGES, Images, open_images, read_images, write_grid
 from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.runtime import progress
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
 def read_shown(path: Path, image_size: int) -> Images:
     """All images of a source, reduced to a size, with a progress bar."""
-    with tracking.bar(f"real {path.name}", len(open_images(path).names), "images") as advance:
+    with progress(f"real {path.name}", len(open_images(path).names), "images") as advance:
         return read_images(path, image_size, advance)
 
 

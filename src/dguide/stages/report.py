@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from dguide import tracking
 from dguide.report.gather import ReportData
 from dguide.report.page import build_report
 from dguide.settings import Config, Layout, plain
@@ -12,13 +11,14 @@ from dguide.stages.guided import variant_trajectory
 from dguide.tracking import Tracker, provenance
 from discriminator_guidance.core.files import write_json
 from discriminator_guidance.core.noise import tau_from_sigma
+from discriminator_guidance.core.runtime import progress
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Write tables, figures, curves.csv and index.html; and, for no version control, where they come from."""
     first, trajectories = layout.replicates(config.replicates)[0], {}
     names = list(dict.fromkeys([config.evaluation.baseline, *config.report.log_ratios]))
-    with tracking.bar("trajectories", len(names), "variants") as advance:
+    with progress("trajectories", len(names), "variants") as advance:
         for name in names:
             arrays = variant_trajectory(config.replicate(0), first, name, config.report.trajectory_images)
             tau = tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()

@@ -28,7 +28,7 @@ from dguide.settings.profile import promote
 from dguide.stages.guided import Networks, batches_of, draw, weight_files
 from discriminator_guidance.core import files
 from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
-from discriminator_guidance.core.runtime import allow_tf32, prepare
+from discriminator_guidance.core.runtime import allow_tf32, prepare, progress
 from discriminator_guidance.metrics.distances import gaussian_of_features
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
 
@@ -168,8 +168,9 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
                 tracker.params(trial.params)
         raise optuna.TrialPruned
 
-    bar = tracking.bar(study.study_name, total, "trials", done=present)
-    with tracking.run(config.profile, name, tags, settings), bar as advance:
+    line = progress(study.study_name, total, "trials")
+    with tracking.run(config.profile, name, tags, settings), line as advance:
+        advance(present)
         stop = MaxTrialsCallback(total, states=COUNTED)
         study.optimize(tracked, callbacks=[stop, lambda study, trial: advance(1)])
     if running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

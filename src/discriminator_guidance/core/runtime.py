@@ -216,24 +216,28 @@ def _group() -> Any:
 
 
 EVERY_S = {True: 0.2, False: 10.0}  # between two lines, on a terminal and elsewhere
+INSTANT_S = 0.002  # what is told sooner after the last time, an earlier run had done
 
 
 @contextlib.contextmanager
-def progress_line(description: str, total: int, unit: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many units are done; those of its first call may be an earlier run's."""
-    terminal, begun, last = sys.stderr.isatty(), list[tuple[float, int]](), 0.0
+def progress(description: str, total: int, unit: str, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """Show on standard error how far work is; yields what takes the units just done, by an earlier run if `resumed`."""
+    terminal, shown = sys.stderr.isatty(), shown and is_first() and local_rank() == 0
+    done, begun, last, told = 0, (0.0, 0), 0.0, 0.0  # begun: when speed started to count, and with how many
 
-    def tell(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        begun.extend([] if begun else [(now, done)])
-        if not shown or not is_first() or (now - last < EVERY_S[terminal] and done < total):
+    def advance(count: int = 0, resumed: bool = False, to: int | None = None) -> None:
+        nonlocal done, begun, last, told
+        done, now = done + count if to is None else to, time.monotonic()
+        if resumed or now - told < INSTANT_S or not told:
+            begun = now, done
+        told, (start, earlier) = now, begun
+        if not shown or (now - last < EVERY_S[terminal] and done < total):
             return
-        (start, earlier), last = begun[0], now
-        left = (now - start) / (done - earlier) * (total - done) if done > earlier else None
-        text = f"{description}: {done}/{total} {unit}" + ("" if left is None else f", {left:.0f} s left")
+        last = now
+        left = f", {(now - start) / (done - earlier) * (total - done):.0f} s left" if earlier < done < total else ""
+        text = f"{description}: {done}/{total} {unit}{left}"
         print(f"\r{text:<78}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
-    yield tell
+    yield advance
     if terminal and last:
         print(file=sys.stderr)

@@ -13,7 +13,7 @@ from discriminator_guidance.core.errors import ConfigError, DivergenceError, Inp
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import check_out, to_uint8, write_batches
 from discriminator_guidance.core.noise import column, karras_sigmas, normal, widest
-from discriminator_guidance.core.runtime import barrier, broadcast, is_first, progress_line, rank, usable, world_size
+from discriminator_guidance.core.runtime import barrier, broadcast, is_first, progress, rank, usable, world_size
 from discriminator_guidance.core.settings import Count, SamplerSettings
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, innermost
 
@@ -190,22 +190,21 @@ def sample(
         samples = draw(rows)
         return {"samples": samples.cpu().numpy() if path.suffix == ".npy" else to_uint8(samples)}
 
-    with progress_line("samples", count, "images", chosen.progress and len(batches) > 1) as tell:
+    with progress("samples", count, "images", chosen.progress and len(batches) > 1) as advance:
         if out is None:
             parts = []
             for rows in batches:
                 parts.append(draw(rows))
-                tell(rows.stop)
+                advance(rows.stop - rows.start)
             return torch.cat(parts)
-        path, done = Path(out), 0
+        path = Path(out)
         check_out(path, count)
         key = {**vars(chosen), "seed": seed, "indices": [*indices], "shape": [*shape[1:]], "size": size}
         key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
         key["networks"] = fingerprint_of(denoiser, guidance, shape[1:], device, classes)
         work = Resumable(path.parent, f".{path.name}", key)
-        for number, _, _ in in_batches(batches, arrays, work):
-            done += batches[number].stop - batches[number].start
-            tell(done)
+        for number, _, kept in in_batches(batches, arrays, work):
+            advance(batches[number].stop - batches[number].start, kept)
     if is_first():
         numbers = indices if len({*indices}) == count else range(count)
         write_batches(path, numbers, (kept_batch(work, number)["samples"] for number in range(len(batches))))

@@ -17,7 +17,8 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint
 from discriminator_guidance.core.images import Split, content_digest, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.runtime import Compute, broadcast, progress_line, usable
+from discriminator_guidance.core.runtime import Compute, broadcast, usable
+from discriminator_guidance.core.runtime import progress as progress_line
 from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import MemberLogits, NoisyImageCNN, build_head
@@ -214,7 +215,7 @@ def train_discriminator(
         assert not isinstance(checkpoints, str | Path)
         _, steps = lengths(chosen, pairs.split)
         with progress_line("training discriminator", steps, "steps", progress is True) as advance:
-            report = progress if callable(progress) else lambda done, row: advance(done)
+            report = progress if callable(progress) else lambda done, row: advance(to=done)
             network, last, history = fit(network, features, pairs, chosen, compute, checkpoints, report)
     test = grid_of(chosen, features, pairs, pairs.split.test)
     logits, kinds = (values.cpu().numpy() for values in (data.grid_logits(network, test, compute), test.labels.long()))
