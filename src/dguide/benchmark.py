@@ -173,12 +173,14 @@ def benchmark(config: Config, layout: Layout, seconds: float, file: Path) -> lis
     compute = runtime.prepare(config.runtime.device, "auto", min(config.runtime.threads, os.cpu_count() or 1))
     conditions = {
         "profile": config.profile,
-        "device": compute.record().get("device", f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"),
+        "device": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),  # mean number of running processes in the last minute
         "torch": torch.__version__,
     }
+    if compute.device.type == "cuda":
+        conditions["device"] = torch.cuda.get_device_name(compute.device)
     table = list[dict[str, Any]]()
     with runtime.progress("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
         for name, share, batch, *calls in rows_of(config, real_images(config, layout)[0], compute):
@@ -219,24 +221,19 @@ def frechet_distances(width: int) -> tuple[Call, Call]:
     return lambda _: np.trace(first) + np.trace(second) - 2 * np.trace(sqrtm(first @ second).real), ours
 
 
-def timed(
-    calls: Sequence[Call], batch: int, budget: float, clock: Callable[[], float] = timer
-) -> tuple[int, list[list[float]]]:
-    """The images in a call, at most `batch`, and the seconds of each call in each round, for about `budget` seconds.
-
-    Calls take turns, the baseline before ours: whatever else the machine does meets them alike. Rounds of a single
-    image tell how many images fit; those of the last size count, for threads take as long to start in small calls.
-    """
-    began, n, rounds = clock(), 1, list[list[float]]()
+def timed(calls: Sequence[Call], batch: int, budget: float) -> tuple[int, list[list[float]]]:
+    """The images in a call, at most `batch`, and the seconds of each call in each round, for about `budget` seconds."""
+    # Calls take turns, the baseline before ours: whatever else the machine does meets them alike.
+    began, n, rounds = timer(), 1, list[list[float]]()
     while len(rounds) < MOST_ROUNDS:
         rounds.append([])
         for number, call in enumerate(calls):
             switch(published=number < len(calls) - 1)
             call(n)  # memory and caches
-            before = clock()
+            before = timer()
             call(n)
-            rounds[-1].append(clock() - before)
-        room = (budget - (clock() - began)) / (2 * sum(rounds[-1]))  # for so many rounds
+            rounds[-1].append(timer() - before)
+        room = (budget - (timer() - began)) / (2 * sum(rounds[-1]))  # for so many rounds
         if room < 1:
             break
         if n < batch and room >= 4:

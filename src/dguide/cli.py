@@ -146,16 +146,15 @@ def config(params: Params = PARAMS) -> None:
 @app.command(rich_help_panel=TOOLS)
 def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
-    from dguide.report.format import answer, baselines_of, fid_label, summary_rows
+    from dguide.report.format import answer, fid_label, summary_rows
     from dguide.report.gather import read_differences, read_evaluation
     from dguide.report.tables import signs
-    from dguide.settings import plain
 
     settings, layout = _opened(params)
     evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
-    tracking.table(title, summary_rows(evaluations, baselines_of(plain(settings))))
+    tracking.table(title, summary_rows(evaluations, settings.baselines))
     typer.echo(f"tables, figures and the page: {layout.report.relative_to(Path.cwd())}/index.html")
     fid, (variant, other) = fid_label(settings.fid_network.name), settings.report.primary
     planned = read_differences(layout.report)[variant, other]

@@ -1,18 +1,14 @@
 """What each stage of a profile will cost on this machine, and whether its input files are there."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
-from time import process_time
 from typing import Any
 
-import torch
 from torch.utils.benchmark import timer  # waits for a GPU
 
-from dguide import tracking
 from dguide.benchmark import EDGE, Calls, real_images, timed
 from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
@@ -38,28 +34,21 @@ DENOISER, FEATURES, PRODUCT = ("denoiser",), ("features",), ("product",)
 def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1) -> dict[str, float]:
     """The seconds of each stage: each kind of call that the profile makes is timed, for `seconds` in all.
 
-    N processes are assumed to be N times as fast where they share a stage; in fact, fits of weights gain less. On a
-    busy CPU, the processor time of one thread counts, and N threads are assumed to be N times as fast: threads that
-    wait for each other take many times as long there.
+    N processes are assumed to be N times as fast where they share a stage; in fact, fits of weights gain less.
     """
     runtime, (shape, train, holdout) = config.runtime, real_images(config, layout)
-    threads, clock = runtime.threads, timer
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load >= cores / 2 and not torch.cuda.is_available():
-        threads, clock = 1, process_time
-        tracking.notice(f"load {load:.1f} on {cores} cores: estimates from processor time, as if the machine were idle")
-    training = prepare(runtime.device, runtime.training_precision, threads)
-    frozen = prepare(runtime.device, runtime.sampling_precision, threads)
+    training = prepare(runtime.device, runtime.training_precision, runtime.threads)
+    frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     calls, stages = Calls(config, shape, frozen, training), dict(stage_calls(config, train, holdout))
     kinds, per_image = list(dict.fromkeys(kind for counts in stages.values() for kind in counts)), dict[Kind, float]()
     with progress("timing this machine", len(kinds), "kinds of call") as advance:
         for number, kind in enumerate(kinds):
-            began, (word, *arguments) = clock(), kind
+            began, (word, *arguments) = timer(), kind
             section = config.discriminator if word in ("training_step", "head_step") else config.guided
             batch = 1 if word in PRODUCT else section.batch_size
-            images, rounds = timed([getattr(calls, word)(*arguments)], batch, seconds / (len(kinds) - number), clock)
-            per_image[kind] = median(took for (took,) in rounds) / images * threads / runtime.threads
-            seconds -= clock() - began
+            images, rounds = timed([getattr(calls, word)(*arguments)], batch, seconds / (len(kinds) - number))
+            per_image[kind] = median(took for (took,) in rounds) / images
+            seconds -= timer() - began
             advance(1)
     times = {}
     for stage, counts in stages.items():
@@ -71,10 +60,7 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
 
 
 def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str, dict[Kind, float]]]:
-    """The stages of a profile, and the images that a replicate sends through each kind of call.
-
-    train, holdout: the numbers of real images.
-    """
+    """The stages of a profile, and the images that a replicate sends through each kind of call."""
     reference, train = config.count("reference", train), config.count("discriminator", train)
     for name in ("score", "extractor", "fid_network"):
         settings, counts = getattr(config, name), dict[Kind, float]()
@@ -135,17 +121,11 @@ def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
     named = {config.real.holdout_path: "real.holdout_path", config.evaluation.reference: "evaluation.reference"}
     named |= {getattr(config, word).path: f"{word}.path" for word in ("real", "score", "extractor", "fid_network")}
     named |= {row.start: f"members.{name}.start" for name, row in config.members.items()}
-    downloads, missing = {file.path: (name, file) for name, file in config.fetch.files.items()}, []
-    for path, key in named.items():
-        if not path.startswith((f"data/{config.profile}/", "models/")) and not (root / path).exists():
-            remedy = f"put it there by hand, or correct {key}"
-            if any(file.startswith(f"{path}/") for file in downloads):
-                remedy = "`dguide fetch`, or by hand"
-            elif path in downloads:
-                name, file = downloads[path]
-                remedy = (f"`dguide fetch {name}`, or " if file.url else "") + f"by hand from {file.by_hand}"
-            missing.append((f"{path} ({key})", remedy))
-    return missing
+    return [
+        (f"{path} ({key})", f"`dguide fetch --list` says how to get it; or put it there by hand, or correct {key}")
+        for path, key in named.items()
+        if not path.startswith((f"data/{config.profile}/", "models/")) and not (root / path).exists()
+    ]
 
 
 def check_inputs(config: Config, root: Path) -> None:

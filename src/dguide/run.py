@@ -1,11 +1,10 @@
 """One stage as a process: settings, inputs, an MLflow run, and errors as one line."""
 
-import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,7 @@ SPINCOUNT = "10000"
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
     """Run stage `word` of the project in the current folder, for one `member` or `variant` where it has rows.
 
-    A stage that trains or samples runs once for each training replicate, or for one of them. Work folders stay until
-    all outputs of all replicates are written, so that no kill costs a finished one; DVC deletes outputs before it runs
-    a stage again.
+    Work folders stay until the outputs of all replicates are written: DVC deletes outputs before it runs a stage again.
     """
     from dguide.settings import REPLICATED, Layout, load_config, plain
     from discriminator_guidance.core.files import read_json
@@ -50,11 +47,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     apart = word not in REPLICATED or (trains and len(numbers) >= world_size())
     numbers = numbers[rank() :: world_size()] if apart else numbers
     results = []
-    with ExitStack() as stack, alone(apart):
-        folders = [layouts[number].partial / "-".join([word, *row.values()]) for number in numbers]
-        for folder in folders if is_first() else []:
-            stack.enter_context(locked(folder))
-        stack.enter_context(tracking.recording())
+    with tracking.recording(), alone(apart):
         stage: Any = import_module(f"dguide.stages.{word}")
         for number in numbers:
             layout, settings = layouts[number], config.replicate(number)
@@ -69,28 +62,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             tracking.table("/".join([word, *row.values()]), results)
         with alone(False):
             barrier()  # the others may still compute a replicate, or read what this process wrote
-        for folder in folders if is_first() else []:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a work folder; the kernel opens it when this process ends, however it does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        remedy = "let it end or stop it, then run the command again"
-        raise UserError(f"{folder} for this process alone", "another one that does the same", remedy) from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-        with suppress(OSError):  # a refused command leaves no folder, an interrupted one its work
-            for empty in (folder, *folder.parents):
-                empty.rmdir()
+        for number in numbers if is_first() else []:
+            shutil.rmtree(layouts[number].partial / "-".join([word, *row.values()]), ignore_errors=True)
 
 
 @contextmanager

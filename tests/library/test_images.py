@@ -3,7 +3,6 @@
 import io
 import json
 import struct
-import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from dguide.sources import read_digits
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.images import open_images, read_images, shrink, to_uint8
+from discriminator_guidance.core.images import read_images, shrink, to_uint8
 
 CLASSES = ("bird", "cat", "deer")
 
@@ -117,7 +116,7 @@ def test_arrays_of_the_wrong_kind(tmp_path):
         ({"images": IMAGES[:0], "labels": labels[:0]}, "(0, 8, 8, 3)"),
         ({"images": IMAGES, "labels": labels[:8]}, "labels (8,) of 9"),
         ({"images": IMAGES, "labels": labels * 2}, "[0, 2, 4]"),
-        ({"images": IMAGES, "labels": np.array(["cat"] * 9, dtype=object)}, "(9,) object"),
+        ({"images": IMAGES, "labels": np.array(["cat"] * 9, dtype=object)}, "Object arrays cannot be loaded"),
         ({"images": IMAGES[:, :, :6], "labels": labels}, "6x8"),
     ]
     for arrays, complaint in wrong:
@@ -180,7 +179,7 @@ def header_alone(shape: tuple[int, ...]) -> bytes:
 def test_arrays_that_are_not_as_large_as_their_header_says(tmp_path, shape):
     path = write_zip(tmp_path / "set.npz", {"images.npy": header_alone(shape), "labels.npy": header_alone((2**40,))})
     assert path.stat().st_size < 700
-    assert str(shape) in message_of(path)
+    assert "set.npz" in message_of(path)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "zip"])
@@ -193,14 +192,6 @@ def test_archives_that_grow_beyond_measure_are_not_unpacked(tmp_path, suffix):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:  # whose reader has no limit of its own
         archive.writestr("images.npy", content[:1000])
     assert "compressed" in message_of(path)
-
-
-def test_small_images_in_great_number_are_listed_without_memory(tmp_path):
-    np.savez(tmp_path / "set.npz", images=np.zeros((2**20, 1, 1, 1), np.uint8))
-    tracemalloc.start()
-    assert len(open_images(tmp_path / "set.npz").names) == 2**20
-    assert tracemalloc.get_traced_memory()[1] < 2**20
-    tracemalloc.stop()
 
 
 DIGITS = Path(__file__).resolve().parents[2] / "data" / "raw" / "digits.npz"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dguide.studies.displacement import displacement
+from dguide.studies.factorial import displacement
 from discriminator_guidance import DiscriminatorGuidance, sample
 from discriminator_guidance.core.noise import karras_sigmas, marginal_mean, sigma_from_tau
 

@@ -4,6 +4,7 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -48,7 +49,12 @@ def variant_color(data: ReportData, name: str) -> str:
 
 def gain_figure(data: ReportData) -> Figure | None:
     """The change in FID by one discriminator against its cross-entropy, a point a training seed."""
-    rows = {name: evaluation for name, evaluation in data.evaluations.items() if _alone(data, name)}
+    variants, rows = data.settings["variants"], dict[str, Any]()
+    for name, evaluation in data.evaluations.items():
+        variant, unguided = variants[name], variants.get(data.baselines[name])
+        clipped = variant["rule"] == "clipped_logit_mean"
+        if len(variant["members"]) == 1 and not clipped and variant["steps"] == unguided["steps"]:
+            rows[name] = evaluation
     if not rows:
         return None
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
@@ -56,7 +62,7 @@ def gain_figure(data: ReportData) -> Figure | None:
     for name, evaluation in rows.items():
         baseline = str(data.baselines[name])
         color = labelled.setdefault(baseline, f"C{len(labelled)}")
-        whole = data.settings["members"][data.settings["variants"][name]["members"][0]]["kind"] == "whole"
+        whole = data.settings["members"][variants[name]["members"][0]]["kind"] == "whole"
         change = np.array(evaluation["fid_values"]) / data.evaluations[baseline]["fid_values"] - 1
         axes.plot(evaluation["cross_entropy_values"], 100 * change, "o" if whole else "s", color=color, alpha=0.8, ms=5)
     axes.axhline(0, color=GREY, linewidth=1)
@@ -67,12 +73,6 @@ def gain_figure(data: ReportData) -> Figure | None:
                 (("s", "head"), ("o", "whole network"))]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
     return figure
-
-
-def _alone(data: ReportData, name: str) -> bool:
-    variant, unguided = data.settings["variants"][name], data.settings["variants"].get(data.baselines[name])
-    single = len(variant["members"]) == 1 and variant["rule"] != "clipped_logit_mean"
-    return single and variant["steps"] == unguided["steps"]
 
 
 def fid_figure(data: ReportData) -> Figure:

@@ -26,10 +26,7 @@ class ReportData:
     def __init__(
         self, settings: Record, data: Path, report: Path, replicate: str, trajectories: Mapping[str, Record]
     ) -> None:
-        """Read and check files of data/<profile> and reports/<profile>, of one replicate.
-
-        trajectories: by variant, what `draw` of stage `guided` yields, and tau, the VP times of sigma.
-        """
+        """Read and check files of one replicate; trajectories are what `draw` yields of a variant, and VP times tau."""
         self.settings, self.report, self.trajectories = settings, report, trajectories
         self.card = read_json(data / "real" / "card.json", "real")
         parts = [data / "real" / f"{name}.npz" for name in ("reference", "train")]  # the latter without splits

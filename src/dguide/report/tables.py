@@ -74,12 +74,12 @@ def sampling_table(data: ReportData) -> Table:
             "churn": scientific(variant["s_churn"]),
         }
         if variant["members"]:
-            low, high = variant["window"]
+            (low, high), chosen = variant["window"], {key.name: variant[key.name] for key in fields(SamplerSettings)}
             columns[f"ours: {name}"] |= {
                 "discriminators": ", ".join(variant["members"]).upper(),
                 "w1": scientific(variant["w1"]),
                 "w2": scientific(variant["w2"]),
-                "guidance weight delivered": number(_delivered(variant, (low, high)), 2),
+                "guidance weight delivered": number(delivered_weight((low, high), **chosen), 2),
                 "time window": f"[{scientific(low)}, {scientific(high)}]",
                 "boosting": "on" if variant["boosting"] else "off",
                 "probability clip": "[{0}, 1 - {0}]".format(scientific(PROBABILITY_CLIP)),
@@ -91,11 +91,6 @@ def sampling_table(data: ReportData) -> Table:
     ]
     frame = pd.DataFrame(columns).fillna(MISSING).rename_axis("setting").reset_index()
     return Table("Table 1. Sampling settings", frame, notes)
-
-
-def _delivered(variant: Record, window: tuple[float, float]) -> float:
-    settings = {field.name: variant[field.name] for field in fields(SamplerSettings)}
-    return delivered_weight(window, **settings)
 
 
 def discriminator_table(data: ReportData) -> Table:

@@ -24,7 +24,7 @@ TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gi
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
 OFFICIAL = ("fashion", "cifar10")  # sources with test images of their own
-MOST_BYTES, MOST_PIECES = 100_000, 50_000  # of a settings file, and of its values as JSON, which aliases multiply
+MOST_PIECES = 50_000  # of the values as JSON, which aliases multiply
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
 File = Annotated[str, Field(min_length=1)]  # relative to the project folder, or absolute
@@ -425,10 +425,11 @@ class Config(Settings):
             got, remedy = f"{count} and {holdout}", "give more images, or change the shares, or fake.images"
             raise ConfigError("an image in each part of discriminator.split and 3 held-out ones", got, remedy)
 
-    def baseline_of(self, variant: str) -> str | None:
-        """The row that a variant's differences refer to; None of evaluation.baseline itself."""
-        row, baseline = self.variants[variant], self.evaluation.baseline
-        return None if variant == baseline else row.baseline or baseline
+    @property
+    def baselines(self) -> dict[str, str | None]:
+        """By variant, the row that its differences refer to; None of evaluation.baseline itself."""
+        common = self.evaluation.baseline
+        return {name: None if name == common else row.baseline or common for name, row in self.variants.items()}
 
     def count(self, part: str, train: int) -> int:
         """How many of the training images are in a split."""
@@ -551,9 +552,8 @@ def _lay_over(below: Any, overlay: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> bytes:
     """The contents of a settings file."""
-    if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        got = "another kind, or a larger one" if path.exists() else "no such file"
-        raise ConfigError(f"settings, at most {MOST_BYTES:,} bytes, in {path}", got, "run `dguide profile mini`")
+    if not path.is_file():
+        raise ConfigError(f"settings in {path}", "no such file", "run `dguide profile mini`")
     return path.read_bytes()
 
 

@@ -17,10 +17,7 @@ REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages
 
 
 class Layout:
-    """The folders of one profile in the project folder `root`, or of one of its training replicates.
-
-    replicate: "r0", the name of the folders of what has training seeds of its own; "" with one replicate.
-    """
+    """The folders of one profile in the project folder `root`, or of its training replicate "r0"; "" if it is alone."""
 
     def __init__(self, root: Path, profile: str, replicate: str = "") -> None:
         self.root, self.profile, self.replicate = root, profile, replicate

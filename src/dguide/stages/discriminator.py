@@ -75,7 +75,6 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         **{f"n_{part}": len(getattr(split, part)) for part in ("train", "validation", "test")},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "precision": inputs.compute.mode,
-        **inputs.compute.record(),
     }
 
     folder, reports = layout.discriminator(member), layout.discriminator_report(member)

@@ -54,18 +54,13 @@ def measure(rows: np.ndarray, real: RealImages, compute: Compute, most: int | No
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Compare the samples of every variant with the real images and, index by index, with those of every other one.
 
-    With several training replicates each number is their mean, and intervals cover their scatter. Published statistics
-    replace the real images in the Frechet distance alone: the others need features.
+    With several training replicates each number is their mean, and intervals cover their scatter.
     """
     settings, guided, layouts = config.evaluation, config.guided, layout.replicates(config.replicates)
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
-    # Everything is read and checked before anything is computed.
     features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
     neighbours = min(len(features["train"]), guided.images)
-    for variant in config.variants:
-        for replicate in layouts:
-            read_samples(config, replicate, variant)
     tested = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
     scores = {name: scores for name, (scores, _) in tested.items()}
     network = load_fid_network(layout.model("fid_network"), compute)
@@ -89,10 +84,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
                 for name in measured[0]
             }
 
-    metrics, adjusted = {}, adjusted_p(config, evaluated)
-    of_real = _distances_of_real(config, features, real)
+    of_real, metrics, baselines = _distances_of_real(config, features, real), {}, config.baselines
+    adjusted = adjusted_p(evaluated, baselines, config.report.primary)
     for name, estimates in evaluated.items():
-        delta = _minus(estimates, evaluated[config.baseline_of(name) or name])
+        delta = _minus(estimates, evaluated[baselines[name] or name])
         metrics[name] = {
             **_interval(estimates["fid"], "fid", "fid_low", "fid_high"),
             **_interval(delta["fid"], "delta_fid", "delta_low", "delta_high"),
@@ -144,9 +139,7 @@ def read_samples(config: Config, layout: Layout, variant: str) -> np.ndarray:
 
 
 def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> tuple[Scores, list[float]]:
-    """Scores of the combined discriminator on the test split of real and unguided fake images.
-
-    They are their means over replicates, and the cross-entropy in nats of each replicate.
+    """Mean scores of the combined discriminator on the test split, and its cross-entropy in nats in each replicate.
 
     *Deviation*: members with fitted weights, which change with the noise level, are combined with equal ones.
     """
@@ -255,12 +248,13 @@ def differences(evaluated: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
     return rows
 
 
-def adjusted_p(config: Config, evaluated: Mapping[str, Evaluated]) -> dict[str, float]:
-    """The p-value of each variant's difference from the baseline, by Holm's method over all but the planned one."""
-    fid = {name: estimates["fid"] for name, estimates in evaluated.items()}
-    baselines = {name: other for name in fid if (other := config.baseline_of(name))}
-    p = {name: fid[name].minus(fid[other]).p_value() for name, other in baselines.items()}
-    unplanned = [name for name in p if (name, baselines[name]) != tuple(config.report.primary)]
+def adjusted_p(
+    evaluated: Mapping[str, Evaluated], baselines: Mapping[str, str | None], planned: tuple[str, str]
+) -> dict[str, float]:
+    """The p-value of each variant's difference from its baseline, by Holm's method over all but the planned one."""
+    pairs = [(name, other) for name, other in baselines.items() if other]
+    p = {name: evaluated[name]["fid"].minus(evaluated[other]["fid"]).p_value() for name, other in pairs}
+    unplanned = [pair[0] for pair in pairs if pair != planned]
     return p | dict(zip(unplanned, holm([p[name] for name in unplanned]), strict=True))
 
 

@@ -32,4 +32,4 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     with network_training(config, layout, tracker, "extractor", file, compute) as resumed:
         history = train_classifier(network, real, settings.training, compute, *resumed, noising=noising)
     summary = save_network(layout, tracker, "extractor", network, network.arguments, history)
-    return {**summary, "precision": compute.mode, **compute.record()}
+    return {**summary, "precision": compute.mode}

@@ -34,7 +34,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         with network_training(config, layout, tracker, "fid_network", file, compute) as resumed:
             history = train_classifier(network, real, settings.training, compute, *resumed)
         summary = save_network(layout, tracker, "fid_network", network, arguments, history)
-        summary |= {"precision": compute.mode, **compute.record()}
+        summary["precision"] = compute.mode
 
     allow_tf32(False)  # metrics are compared to many digits
     arrays, saved = {}, features.load_fid_network(folder, compute)

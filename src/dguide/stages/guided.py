@@ -1,8 +1,4 @@
-"""Stage `guided`: evaluation samples of one variant, the baseline included; command `sample`: any of its samples.
-
-`draw` is one variant, end to end. Stage `fake`, command `sample`, the report's trajectories and the studies draw with
-it too; the studies give it `Networks` that stay in memory while heads change.
-"""
+"""Stage `guided`: evaluation samples of one variant, which `draw` makes end to end, also for all others who sample."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -124,7 +120,8 @@ def draw(
             if states:
                 way = trajectory(denoise, (len(indices), *shape), **how)
                 samples = way.states[-1]
-                arrays |= {name: as_shown(values) for name, values in way._asdict().items()}
+                shown = {name: t.movedim(-3, -1) if t.dim() == 5 else t for name, t in way._asdict().items()}
+                arrays |= {name: t.float().cpu().numpy() for name, t in shown.items()}
             else:
                 samples = sample(denoise, (len(indices), *shape), **how)
         return {"images": to_uint8(samples), **arrays, "index": np.asarray(indices, dtype=np.int64)}
@@ -217,10 +214,7 @@ def autoguided(denoiser: Denoiser, worse: Denoiser, weight: float) -> Denoiser:
 
 
 def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Variant) -> FittedWeights:
-    """The weights of a variant's members at its noise levels in its window.
-
-    They are fitted on the real images of the members' validation and test splits, on which none of them was trained.
-    """
+    """The weights of a variant's members at its noise levels, fitted on real images that trained none of them."""
     device, members = networks.compute.device, networks.members
     assert members is not None, "weights are of members"
     real = read_npz(layout.part("discriminator"), ["images"], "real")["images"]
@@ -243,10 +237,3 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     with networks.compute.autocast():
         fitted = fit_weights(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
     return FittedWeights(sigmas, gather_rows(fitted.weights, len(sigmas)))
-
-
-def as_shown(values: Tensor) -> np.ndarray:
-    """A tensor as float32, images (..., C, H, W) with their channels last."""
-    values = values.movedim(-3, -1) if values.dim() == 5 else values
-    array: np.ndarray = values.float().cpu().numpy()
-    return array

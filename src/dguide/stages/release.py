@@ -25,10 +25,7 @@ A network for images of {size}x{size} pixels ({source}). `discriminator_guidance
 
 
 def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
-    """Write model.safetensors, config.json and README.md of each network into folder/<part>; rows of what they hold.
-
-    Of several training replicates the first is taken. Inception is left out.
-    """
+    """Write weights, config.json and README.md of each network but Inception, of the first replicate, to a folder."""
     first = layout.replicates(config.replicates)[0]
     parts = {word: (first.model(word), getattr(config, word)) for word in ("score", "extractor", "fid_network")}
     parts |= {f"discriminator/{name}": (first.discriminator(name), config.members[name]) for name in config.members}

@@ -67,4 +67,4 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         saved = compute.place(load_network(EDMPrecond, folder / name, "score"))
         loss = holdout_loss(saved, *tensors(holdout, spread), settings, compute)
         summary["_".join(filter(None, ["holdout_loss", name]))] = loss
-    return {**summary, "precision": compute.mode, **compute.record()}
+    return {**summary, "precision": compute.mode}

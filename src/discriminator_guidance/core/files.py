@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import pickle
 import shutil
@@ -26,7 +25,6 @@ if TYPE_CHECKING:  # commands that compute nothing start without torch
     from torch import Tensor, nn
 
 DIGITS = 9  # significant ones of every number in JSON and CSV: the same on every machine, unlike the last ones
-MAX_ARRAY_BYTES = 2**32
 MAX_EXPANSION, SMALL_BYTES = 100, 2**26  # an archive unpacks to so many times its size, or to so many bytes, at most
 
 
@@ -98,7 +96,9 @@ def load_arrays(path: Path, names: Sequence[str] | None, remedy: str) -> dict[st
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         if missing := [name for name in names or () if name not in entries]:
             raise ValueError(f"no array {missing[0]} in it")
-        return {name: _read_array(archive, entries[name]) for name in names or entries}
+        # Whole entries are read, because only then are checksums compared.
+        contents = {name: io.BytesIO(archive.read(entries[name])) for name in names or entries}
+        return {name: np.lib.format.read_array(part, allow_pickle=False) for name, part in contents.items()}
 
 
 @contextmanager
@@ -112,27 +112,6 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         if unpacked > max(SMALL_BYTES, MAX_EXPANSION * size):
             raise ValueError(f"an archive of {size:,} bytes that unpacks to {unpacked:,}")
         yield archive
-
-
-def array_header(stream: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether columns come first, and type of the .npy array that must fill a stream of `size` bytes."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, by_column, dtype = readers[np.lib.format.read_magic(stream)](stream)
-    held = size - stream.tell()
-    if min(shape, default=0) < 0 or not dtype.itemsize or math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"{held:,} bytes of an array {shape} {dtype}")
-    return shape, by_column, dtype
-
-
-def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    if entry.file_size > MAX_ARRAY_BYTES:
-        raise ValueError(f"an array of {entry.file_size:,} bytes")
-    with archive.open(entry) as stream:
-        array_header(stream, entry.file_size)
-    with archive.open(entry) as stream:
-        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
-        stream.read(1)  # past the end: only then are checksums compared
-    return array
 
 
 def regular(path: Path) -> Path:
@@ -283,32 +262,15 @@ def load_network(build: Callable[..., Network], folder: Path, stage: str) -> Net
 def fit_network(
     build: Callable[..., Network], arguments: Mapping[str, Any], state: Mapping[str, Tensor], what: str, remedy: str
 ) -> Network:
-    """A network with weights that fit it; arguments from a file are followed only as far as its tensors reach."""
+    """A network with weights that fit it, whose arguments come from a file."""
+    import torch
+
     with damage_refused(what, remedy):
-        with _at_most(sum(tensor.numel() for tensor in state.values())):
+        with torch.device("meta"):  # takes no memory
             network = build(**arguments)
-        network.load_state_dict(state)
+        state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        network.load_state_dict(state, assign=True)
     return network
-
-
-@contextmanager
-def _at_most(elements: int) -> Iterator[None]:
-    """Stop the construction of a network with more parameters."""
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    left = elements
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal left
-        left -= parameter.numel()
-        if left < 0:
-            raise ValueError(f"a network of more than the {elements:,} numbers in the file")
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 SHARED = ["*.json", "*.md", "*.npz", "*.safetensors"]

@@ -1,9 +1,7 @@
 """Image sets: read from files and written to them, made smaller, split, shown as a grid, or made of samples."""
 
-import hashlib
 import io
 import json
-import math
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +18,6 @@ from torch import Tensor
 
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.files import (
-    array_header,
     damage_refused,
     load_arrays,
     open_archive,
@@ -105,13 +102,6 @@ def split_pairs(real: int, fake: int, shares: SplitSettings, most: int | None = 
     return Split(*(np.sort(np.concatenate(part)) for part in parts))
 
 
-def content_digest(images: np.ndarray) -> str:
-    """The SHA-256 of an array's shape and values."""
-    digest = hashlib.sha256(str(images.shape).encode())
-    digest.update(np.ascontiguousarray(images).data)
-    return digest.hexdigest()
-
-
 def write_grid(path: Path, images: np.ndarray) -> None:
     """Write the first 72 images (N, H, W, C) uint8 as one PNG, enlarged without smoothing."""
     shown = images[:GRID_IMAGES]
@@ -176,7 +166,7 @@ HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # files of operating systems
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 CHANNELS = {"L": 1, "RGB": 3}
 LABELS = "dataset.json"
-ARRAYS = ("images.npy", "arr_0.npy")  # of the images in an .npz file, the preferred one first
+ARRAYS = ("images", "arr_0")  # of the images in an .npz file, the preferred one first
 MAX_PIXELS, MAX_FILE_BYTES = 2**22, 2**26
 BATCH = 16  # images of which all are read
 REMEDY = "give a folder, a zip or an .npz file of images, or correct the files"
@@ -225,7 +215,7 @@ def read_images(path: Path, image_size: int, advance: Callable[[int], None] = la
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any], np.ndarray]]]:
-    """The names, and what gives an image; those of an .npz are to be asked for in order."""
+    """The names, and what gives an image."""
     if path.suffix.lower() != ".npz":
         with _files(path) as (files, read):
             names = [name for name in files if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)]
@@ -235,18 +225,13 @@ def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any
             yield tuple(ordered), lambda name: _decode(name, read)
         return
     with open_archive(path) as archive:
-        arrays = [name for name in ARRAYS if name in archive.namelist()]
-        if not arrays:
-            raise ValueError(f"no array {' or '.join(ARRAYS)}")
-        with archive.open(arrays[0]) as stream:
-            shape, by_column, dtype = array_header(stream, archive.getinfo(arrays[0]).file_size)
-            if dtype != np.uint8 or by_column or len(shape) != 4 or shape[3] not in (1, 3) or not math.prod(shape):
-                raise ValueError(f"{arrays[0]} {shape} {dtype} instead of (N, H, W, 1 or 3) uint8")
-            size = math.prod(shape[1:])
-            if size > MAX_FILE_BYTES:
-                raise ValueError(f"{arrays[0]} with images of {size:,} bytes, more than {MAX_FILE_BYTES:,}")
-            yield range(shape[0]), lambda _: np.frombuffer(stream.read(size), np.uint8).reshape(shape[1:])
-            stream.read(1)  # past the end: only then are checksums compared
+        arrays = [name for name in ARRAYS if f"{name}.npy" in archive.namelist()]
+    if not arrays:
+        raise ValueError(f"no array {' or '.join(ARRAYS)}")
+    images = load_arrays(path, arrays[:1], REMEDY)[arrays[0]]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise ValueError(f"{arrays[0]} {images.shape} {images.dtype} instead of (N, H, W, 1 or 3) uint8")
+    yield range(len(images)), images.__getitem__
 
 
 @contextmanager

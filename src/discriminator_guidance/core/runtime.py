@@ -58,12 +58,6 @@ class Compute:
         called: Callable[..., torch.Tensor] = self.autocast()(network)
         return called
 
-    def record(self) -> dict[str, str]:
-        """The name of the GPU under "device"; empty on a CPU."""
-        import torch
-
-        return {"device": torch.cuda.get_device_name(self.device)} if self.device.type == "cuda" else {}
-
     def place(self, network: Network) -> Network:
         """Freeze a network on the device, in evaluation mode, to be called under `autocast`."""
         import torch

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -69,7 +70,6 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     P = R^T V diag(s)^(-1/2). Directions with s = 0 up to rounding are left out: T takes the pseudo-inverse.
     """
     fitted, (n, width) = gaussian_of_features(generated), generated.shape
-    _require_one_network(width, len(reference.mean))
     _, singular_values, right = torch.linalg.svd(fitted.root @ reference.root.T, full_matrices=False)
     kept = singular_values > max(width, n) * EPS * singular_values[0]
     transport_root = (reference.root.T @ right[kept].T) / singular_values[kept].sqrt()
@@ -137,17 +137,10 @@ def kid_influence(generated: KernelSet, real: KernelSet) -> tuple[float, Doubles
 
     *Deviation:* all images in place of the mean over random subsets, of which this is the limit.
     """
-    _require_one_network(generated.features.shape[1], real.features.shape[1])
     across = _kernel_sums(generated.features, real.features) / len(real.features)
     distance = (generated.within - 2 * across).mean() + real.within.mean()
     influence = 2 * (generated.within - across)
     return float(distance), (influence - influence.mean()).cpu().numpy()
-
-
-def _require_one_network(generated: int, real: int) -> None:
-    if generated != real:
-        got = f"{generated} and {real} features"
-        raise InputError("generated and real features of one network", got, "extract both with the same network")
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
@@ -277,6 +270,7 @@ def _features_of(
         return rows if network is None else extract_features(network, rows, 256, device)
 
     real, *lists = features(reference), *([features(rows) for rows in part] for part in sets)
+    comparable(real, *chain.from_iterable(lists))
     if counts[0] <= real.shape[1]:
         text = f"{counts[0]} images are fewer than the {real.shape[1]} features: distances say little; draw more"
         warnings.warn(text, stacklevel=3)

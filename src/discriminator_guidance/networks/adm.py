@@ -139,18 +139,11 @@ class EncoderUNet(nn.Module):
         condition: bool = False,
         dropout: float = 0.0,
     ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.arguments: dict[str, Any] = {
-            "image_size": image_size,
-            "in_channels": in_channels,
-            "model_channels": model_channels,
-            "out_channels": out_channels,
-            "num_res_blocks": num_res_blocks,
+        self.arguments: dict[str, Any] = arguments | {
             "attention_resolutions": list(attention_resolutions),
             "channel_mult": list(channel_mult),
-            "num_head_channels": num_head_channels,
-            "condition": condition,
-            "dropout": dropout,
         }
         self.model_channels, self.conditional = model_channels, condition
         emb_channels = 4 * model_channels

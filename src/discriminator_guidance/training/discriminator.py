@@ -1,6 +1,7 @@
 """Training of a discriminator from real and generated images, in one call."""
 
 import copy
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint
-from discriminator_guidance.core.images import Split, content_digest, split_pairs, to_uint8
+from discriminator_guidance.core.images import Split, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, broadcast, usable
 from discriminator_guidance.core.runtime import progress as progress_line
@@ -208,7 +209,8 @@ def train_discriminator(
         if folder is not None:
             begin = nn.utils.parameters_to_vector(network.parameters()).detach()
             arrays = [pairs.real, pairs.fake, pairs.classes, probe, begin]
-            digests = [content_digest(array.cpu().numpy()) for array in arrays if array is not None]
+            contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
+            digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
             versions = [torch.__version__, np.__version__, device.type]
             key = {**asdict(chosen), "arrays": digests, "versions": versions}
             checkpoints = Resumable(folder, "discriminator", key)
