@@ -1,10 +1,15 @@
-"""The command `dguide`, where packages that it needs may be missing."""
+"""The command `dguide`, where packages that it needs may be missing; errors as one line."""
 
 import os
 import signal
 import sys
 
+from discriminator_guidance.core.errors import UserError
+
 INTERRUPTED = 130  # exit code
+# OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
+SPINCOUNT = "10000"
+NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 def main() -> None:
@@ -13,24 +18,36 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` wants it
             signal.signal(number, signal.default_int_handler)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)  # read when torch starts
     try:
         from dguide.cli import app
-        from dguide.run import one_line_errors
 
-        with one_line_errors():
-            app()
-    except ModuleNotFoundError as error:
-        if (name := error.name) is None or name.startswith(("discriminator_guidance", "dguide")):
-            raise
-        extras = "diffusers" if name == "diffusers" else "pipeline,study,eval"
-        print(f"error: expected the package {name}; got none; pip install '.[{extras}]'", file=sys.stderr)
-        sys.exit(2)
+        app()
+        return
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
         if os.environ.get("RANK", "0") == "0":
             print("interrupted: the same command resumes", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if (name := error.name) is None or name.startswith(("discriminator_guidance", "dguide")):
+            raise
+        extras = "diffusers" if name == "diffusers" else "pipeline,study,eval"
+        message = f"expected the package {name}; got none; pip install '.[{extras}]'"
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        if error.strerror is None or error.filename is None:
+            raise
+        message = f"expected to read or write {error.filename}; got {error.strerror}; correct it and try again"
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in NO_MEMORY):
+            raise
+        message = "expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu"
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

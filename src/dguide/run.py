@@ -1,20 +1,14 @@
-"""One stage as a process: settings, inputs, an MLflow run, and errors as one line."""
+"""One stage as a process: settings, inputs and an MLflow run."""
 
-import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dguide import tracking
-from discriminator_guidance.core.errors import ConfigError, UserError
+from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.runtime import alone, barrier, is_first, rank, world_size
-
-# OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
-SPINCOUNT = "10000"
 
 
 def run_stage(word: str, params: Path, replicate: int | None = None, **row: str) -> None:
@@ -64,26 +58,3 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             barrier()  # the others may still compute a replicate, or read what this process wrote
         for number in numbers if is_first() else []:
             shutil.rmtree(layouts[number].partial / "-".join([word, *row.values()]), ignore_errors=True)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Show what a user can correct as one line, and exit with code 2."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)  # read when torch starts
-    try:
-        yield
-        return
-    except UserError as error:
-        message = str(error)
-    except OSError as error:
-        if error.strerror is None or error.filename is None:
-            raise
-        message = f"expected to read or write {error.filename}; got {error.strerror}; correct it and try again"
-    except (MemoryError, RuntimeError) as error:
-        signs = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in signs):
-            raise
-        message = "expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu"
-    tracking.notice(message, "error")
-    sys.exit(2)

@@ -30,7 +30,7 @@ from rich.box import HEAVY_HEAD
 from rich.console import Console, Group
 from rich.table import Table
 
-from discriminator_guidance.core.files import reason, sha256
+from discriminator_guidance.core.files import reason
 from discriminator_guidance.core.runtime import is_first, progress
 
 PLAIN_WIDTH = 10_000  # without a terminal, where lines are as long as they have to be
@@ -60,9 +60,9 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     console.print(Group(title, shown))  # in one write: other processes print too
 
 
-def notice(message: str, kind: str = "note") -> None:
+def notice(message: str) -> None:
     """Print one line on standard error."""
-    print(f"{kind}: {message}", file=sys.stderr)
+    print(f"note: {message}", file=sys.stderr)
 
 
 def _shown(value: object) -> str:
@@ -121,20 +121,6 @@ class Tracker:
         """Attach a copy of a small file."""
         self.mlflow.log_artifact(path)
 
-    def model(self, name: str, weights: Path, loss: float | None = None) -> None:
-        """Register weights, which stay where DVC keeps them, as a new version; `best` has the smallest loss."""
-        path, client, run = os.path.relpath(weights), self.mlflow.MlflowClient(), self.mlflow.active_run().info
-        tags = {"weights": path, "weights.sha256": sha256(Path(path)), "validation_loss": str(loss)}
-        model = self.mlflow.create_external_model(name=name, source_run_id=run.run_id, tags=tags).model_id
-        with suppress(self.mlflow.MlflowException):  # it exists
-            client.create_registered_model(name)
-        client.create_model_version(name, f"models:/{model}", run.run_id, tags, description=path, model_id=model)
-        if loss is not None:
-            versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
-            newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
-            best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
-            client.set_registered_model_alias(name, "best", best.version)
-
     def end(self, status: str) -> None:
         """Close the run and deliver what is on its way; a finished stage replaces its earlier run of the same code."""
         run = self.mlflow.active_run()
@@ -143,9 +129,7 @@ class Tracker:
         if status == "FINISHED" and tags.get("stage") != "study":
             same = " AND ".join(f"tags.`{key}` = '{tags[key]}'" for key in VERSION)
             for earlier in search(filter_string=f"{same} AND attributes.run_id != '{run.info.run_id}'"):
-                for nested in search(filter_string=f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}'"):
-                    self.mlflow.delete_run(nested.info.run_id)  # MLflow can restore it
-                self.mlflow.delete_run(earlier.info.run_id)
+                self.mlflow.delete_run(earlier.info.run_id)  # MLflow can restore it
         self.mlflow.flush_async_logging()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import field, fields, replace
 from difflib import get_close_matches
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -24,7 +24,6 @@ TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gi
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
 OFFICIAL = ("fashion", "cifar10")  # sources with test images of their own
-MOST_PIECES = 50_000  # of the values as JSON, which aliases multiply
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
 File = Annotated[str, Field(min_length=1)]  # relative to the project folder, or absolute
@@ -575,10 +574,9 @@ def check(sources: Sources) -> Config:
     """The settings that files hold; ConfigError names file, line, key, value and what is allowed."""
     whole, path = sources[-1]
     try:
-        # Aliases of aliases may stand for billions of values: what is longer than any settings is no JSON.
-        values = json.loads("".join(islice(json.JSONEncoder(default=str).iterencode(whole), MOST_PIECES)))
+        values = json.loads(json.dumps(whole, default=str))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"plain settings with few aliases in {path}", reason(error), "simplify them") from error
+        raise ConfigError(f"plain settings in {path}", reason(error), "simplify them") from error
     _complete_rows(values)
     try:
         # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.

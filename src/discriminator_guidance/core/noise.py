@@ -109,11 +109,6 @@ def importance_times(u: Tensor, t_min: float) -> Tensor:
     return _time_of_integral(torch.nn.functional.softplus(target, threshold=40.0))
 
 
-def uniform_times(u: Tensor, t_min: float) -> Tensor:
-    """float64 VP times uniform on [t_min, 1], from uniform draws u in [0, 1)."""
-    return t_min + (1 - t_min) * u.double()
-
-
 def quantile_grid(count: int, t_min: float) -> Tensor:
     """The (count,) midpoint quantiles of the importance density, ascending: the times on which members are compared."""
     return importance_times((torch.arange(count, dtype=torch.float64) + 0.5) / count, t_min)

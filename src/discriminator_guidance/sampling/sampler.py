@@ -175,16 +175,12 @@ def sample(
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True
     """
-    device, (chosen, indices) = usable(device), _prepared(denoiser, shape, guidance, seed, first, settings)
+    chosen, indices, drawn = _prepared(denoiser, shape, guidance, seed, first, device, settings)
     count, size = len(indices), chosen.batch_size
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
     def draw(rows: slice) -> Tensor:
-        labels = () if classes is None else (torch.as_tensor(classes[rows]).to(device),)
-        guide = guidance and (lambda x, sigma: guidance(x, sigma, *labels))
-        return _heun(
-            lambda x, sigma: denoiser(x, sigma, *labels), guide, indices[rows], shape[1:], seed, device, chosen
-        )
+        return drawn(rows, () if classes is None else (torch.as_tensor(classes[rows]).to(device),))
 
     def arrays(rows: slice) -> Arrays:
         samples = draw(rows)
@@ -229,9 +225,9 @@ def trajectory(
     >>> path.states.shape
     torch.Size([19, 4, 1, 8, 8])
     """
-    device, (chosen, indices) = usable(device), _prepared(denoiser, shape, guidance, seed, first, settings)
+    chosen, _, drawn = _prepared(denoiser, shape, guidance, seed, first, device, settings)
     states: States = []
-    x = _heun(denoiser, guidance, indices, shape[1:], seed, device, chosen, states)
+    x = drawn(slice(None), (), states)
     sigma = karras_sigmas(chosen.steps, chosen.sigma_min, chosen.sigma_max, chosen.rho)
     paths, denoised, log_ratio = (torch.stack(parts).to(chosen.dtype) for parts in zip(*states, strict=True))
     return Trajectory(sigma, torch.cat([paths, x.unsqueeze(0)]), denoised, log_ratio)
@@ -243,10 +239,11 @@ def _prepared(
     guidance: DiscriminatorGuidance | None,
     seed: int,
     first: int | Sequence[int],
+    device: torch.device | str,
     settings: Mapping[str, Any],
-) -> tuple[SampleSettings, Sequence[int]]:
-    """The checked settings and the indices of the images."""
-    defaults = SampleSettings()
+) -> tuple[SampleSettings, Sequence[int], Callable[..., Tensor]]:
+    """The checked settings, the indices of the images, and what draws rows of them, with their classes."""
+    device, defaults = usable(device), SampleSettings()
     if unknown := settings.keys() - vars(defaults).keys():
         allowed = f"allowed are those of sample and {', '.join(vars(defaults))}"
         raise TypeError(f"sample has no argument {', '.join(sorted(unknown))}; {allowed}")
@@ -263,30 +260,23 @@ def _prepared(
     if min(seed, *indices) < 0:
         got = f"seed {seed} and first {min(indices)}"
         raise ConfigError("a seed and indices of at least 0", got, "correct them")
-    return chosen, indices
 
+    @torch.no_grad()
+    def drawn(rows: slice, labels: tuple[Tensor, ...], states: States | None = None) -> Tensor:
+        here, image = indices[rows], shape[1:]
+        nothing = torch.zeros(*image)
 
-@torch.no_grad()
-def _heun(
-    denoiser: Denoiser,
-    guidance: Guidance | None,
-    indices: Sequence[int],
-    image: Sequence[int],
-    seed: int,
-    device: torch.device | str,
-    settings: SampleSettings,
-    states: States | None = None,
-) -> Tensor:
-    """One batch of samples, by their indices."""
-    nothing = torch.zeros(*image)
+        def noise(step: int, raised: Tensor) -> Tensor:
+            each = zip(here, raised.tolist(), strict=True)
+            return torch.stack([normal(seed, "churn", index, step, image) if used else nothing for index, used in each])
 
-    def noise(step: int, raised: Tensor) -> Tensor:
-        rows = zip(indices, raised.tolist(), strict=True)
-        return torch.stack([normal(seed, "churn", index, step, image) if used else nothing for index, used in rows])
+        guide = guidance and (lambda x, sigma: guidance(x, sigma, *labels))
+        latents = torch.stack([normal(seed, "latent", index, 0, image) for index in here]).to(device, chosen.dtype)
+        state_dtype = chosen.state_dtype or widest(device)
+        x = heun(lambda x, sigma: denoiser(x, sigma, *labels), guide, latents, noise, chosen, states, state_dtype)
+        return x.to(chosen.dtype)
 
-    latents = torch.stack([normal(seed, "latent", index, 0, image) for index in indices]).to(device, settings.dtype)
-    state_dtype = settings.state_dtype or widest(latents.device)
-    return heun(denoiser, guidance, latents, noise, settings, states, state_dtype).to(settings.dtype)
+    return chosen, indices, drawn
 
 
 def in_batches(

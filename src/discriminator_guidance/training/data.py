@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.images import Split, open_images, scaled
-from discriminator_guidance.core.noise import generator, importance_times, noised, normal, quantile_grid, uniform_times
+from discriminator_guidance.core.noise import generator, importance_times, noised, normal, quantile_grid
 from discriminator_guidance.core.runtime import Compute, gather_rows, share
 
 Images = NDArray[Any] | Tensor | str | Path | Iterable[Any]
@@ -131,7 +131,7 @@ def draw_noised(
     count, device = len(clean), clean.device
     u = torch.from_numpy(rng.random(count))
     uniform = round(uniform_fraction * count)
-    t = torch.cat([uniform_times(u[:uniform], t_min), importance_times(u[uniform:], t_min)]).to(device)
+    t = torch.cat([t_min + (1 - t_min) * u[:uniform], importance_times(u[uniform:], t_min)]).to(device)
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(device)
     if flip:
         mirrored = torch.from_numpy(rng.random(count) < 0.5).to(device).view(-1, 1, 1, 1)
