@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -286,7 +287,8 @@ def plan(
     from dguide import planning
 
     settings, layout = _opened(params)
-    rows = planning.table(planning.estimate(settings, layout, seconds, processes))
+    times = planning.estimate(settings, layout, seconds, processes)
+    rows = [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in times.items()]
     tracking.table(f"profile {settings.profile}: estimates", rows)
     for file, remedy in planning.missing_files(settings, layout.root):
         typer.echo(f"missing: {file}: {remedy}")

@@ -1,8 +1,7 @@
 """What each stage of a profile will cost on this machine, and whether its input files are there."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,7 +55,8 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
         replicates = config.replicates if word in (*REPLICATED, "evaluation") else 1
         times[stage] = took * replicates / (processes if word in REPLICATED else 1)
     commands = len(stages) + 1  # and stage `real`
-    return {**times, f"start of {commands} commands": commands * COMMAND_S}
+    times[f"start of {commands} commands"] = commands * COMMAND_S
+    return {**times, "total": sum(times.values())}
 
 
 def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str, dict[Kind, float]]]:
@@ -139,9 +139,3 @@ def check_inputs(config: Config, root: Path) -> None:
         held_out = round(real.holdout_fraction * counts[0])
         counts = counts[0] - held_out, held_out
     config.check_counts(*counts)
-
-
-def table(seconds: Mapping[str, float]) -> list[dict[str, str]]:
-    """The estimates as they are printed, with their total."""
-    rows = {**seconds, "total": sum(seconds.values())}
-    return [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in rows.items()]

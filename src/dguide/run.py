@@ -25,11 +25,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
         if name not in rows:
             raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
     layout = Layout(Path.cwd(), config.profile)
-    if word == "real":
-        from dguide.planning import check_inputs
-
-        check_inputs(config, layout.root)
-    elif (card := layout.real / "card.json").is_file():
+    if word != "real" and (card := layout.real / "card.json").is_file():
         config.check_counts(*(read_json(card, "real")[part] for part in ("train", "holdout")))
     layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):

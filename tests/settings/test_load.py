@@ -60,10 +60,9 @@ def test_what_is_no_settings_file_is_one_line(tmp_path: Path, text: str, reason:
     assert "byte string" not in str(caught.value)
 
 
-def test_what_is_no_file_or_a_huge_one_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "huge").write_bytes(b"#" * 2_000_000)
-    for path in (tmp_path / "pipe", tmp_path / "huge", Path("/dev/zero"), tmp_path, tmp_path / "absent.yaml"):
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "absent.yaml"):
         with pytest.raises(ConfigError, match=f"{path}"):
             load_config(path)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import field, fields, replace
 from difflib import get_close_matches
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -23,6 +23,7 @@ PARAMS = Path("params.yaml")
 TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
+MOST_PIECES = 50_000  # of the values as JSON, which aliases multiply
 OFFICIAL = ("fashion", "cifar10")  # sources with test images of their own
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
@@ -574,9 +575,10 @@ def check(sources: Sources) -> Config:
     """The settings that files hold; ConfigError names file, line, key, value and what is allowed."""
     whole, path = sources[-1]
     try:
-        values = json.loads(json.dumps(whole, default=str))
+        # Aliases of aliases may stand for billions of values: what is longer than any settings is no JSON.
+        values = json.loads("".join(islice(json.JSONEncoder(default=str).iterencode(whole), MOST_PIECES)))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"plain settings in {path}", reason(error), "simplify them") from error
+        raise ConfigError(f"plain settings with few aliases in {path}", reason(error), "simplify them") from error
     _complete_rows(values)
     try:
         # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.

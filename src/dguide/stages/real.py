@@ -29,6 +29,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         train, holdout = read_shown(path, size), read_shown(other, size)
         _check_alike(train, holdout, other)
 
+    config.check_counts(len(train.labels), len(holdout.labels))
     parts = {"train": train} if settings.splits is None else splits(train, settings)
     for name, part in {**parts, "holdout": holdout}.items():
         write_npz(layout.real / f"{name}.npz", images=part.images, labels=part.labels)
