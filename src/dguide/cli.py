@@ -13,7 +13,7 @@ import typer
 from dguide import tracking
 from dguide.run import run_stage
 from discriminator_guidance import __version__
-from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from dguide.settings import Config, Layout
@@ -134,12 +134,13 @@ def init(
 @app.command(rich_help_panel=TOOLS)
 def config(params: Params = PARAMS) -> None:
     """Check the settings, the device and the input files without running anything."""
-    from dguide.planning import check_inputs
+    from dguide.planning import missing_files
     from discriminator_guidance.core.runtime import prepare
 
     settings, layout = _opened(params)
     prepare(settings.runtime.device, settings.runtime.training_precision, settings.runtime.threads)
-    check_inputs(settings, layout.root)
+    for file, remedy in missing_files(settings, layout.root):
+        raise InputError(file, "no such file or folder", remedy)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
 

@@ -12,16 +12,13 @@ from dguide.benchmark import EDGE, Calls, real_images, timed
 from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
 from dguide.stages.guided import FIT_DRAWS
-from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.images import open_images, split_pairs
+from discriminator_guidance.core.images import split_pairs
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare, progress
 from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.training.discriminator import lengths
 
-# Images of known sources, for training and test.
-IMAGES = {"digits": (1797,), "fashion": (60_000, 10_000), "cifar10": (50_000, 10_000)}
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
 VALIDATION = 1.1  # training of a discriminator with its validation, relative to training alone
 PRODUCT_FLOPS = 0.5 * 2 * EDGE**3  # that metrics reach in the time of a large product, half of its own
@@ -126,16 +123,3 @@ def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
         for path, key in named.items()
         if not path.startswith((f"data/{config.profile}/", "models/")) and not (root / path).exists()
     ]
-
-
-def check_inputs(config: Config, root: Path) -> None:
-    """Refuse missing files, and settings that ask for more images than there are."""
-    for file, remedy in missing_files(config, root):
-        raise InputError(file, "no such file or folder", remedy)
-    real = config.real
-    paths = dict.fromkeys([real.path, real.holdout_path])
-    counts = IMAGES.get(real.source) or [len(open_images(root / path).names) for path in paths]
-    if len(counts) == 1:
-        held_out = round(real.holdout_fraction * counts[0])
-        counts = counts[0] - held_out, held_out
-    config.check_counts(*counts)

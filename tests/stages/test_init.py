@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dguide.planning import check_inputs
 from dguide.settings import load_config
 from dguide.stages.init import write_profile
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import write_npz
-from discriminator_guidance.core.images import write_png
 from tests.settings.settings import PROJECT, read
 
 
@@ -44,7 +42,7 @@ def test_sizes_follow_from_the_images_and_pass_the_checks(project: Path, count: 
     path = write_profile(project, write_images(count, side, side), None)
     assert path == project / "configs/my-pets.yaml"
     config = load_config(path)
-    check_inputs(config, project)
+    config.check_counts(count - round(0.2 * count), round(0.2 * count))
     written = config.real.image_size, config.fake.images, config.members["d0"].images, config.guided.images
     iterations, test = config.score.training.iterations, config.discriminator.split.test
     assert (*written, config.fid_network.features, iterations, test) == sizes
@@ -70,7 +68,6 @@ def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str |
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"real.path": "x", "real.holdout_path": "x"}, "x .real.path.; got no such file or folder; put it there"),
         ({"evaluation.neighborhood": 79}, "evaluation.neighborhood; got 79; it must be at most 78"),
         ({"evaluation.neighborhood": 18, "guided.images": 19}, "it must be at most 17"),
         ({"discriminator.images": 81}, "members.d0.images; got 81; it must be at most 80"),
@@ -81,10 +78,8 @@ def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str |
     ],
     ids=str,
 )
-def test_more_than_there_is_is_refused(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
-    folder = {"real.source": "images", "real.path": "pets", "real.holdout_path": "pets", "fake.images": 100}
-    for number in range(100):
-        write_png(tmp_path / f"pets/class{number % 2}/{number}.png", np.full((16, 16, 3), number, np.uint8))
-    check_inputs(read(folder), tmp_path)
+def test_more_than_there_is_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    images, held_out = {"real.source": "images", "fake.images": 100}, changes.get("real.holdout_fraction", 0.2)
+    read(images).check_counts(80, 20)
     with pytest.raises(UserError, match=complaint):
-        check_inputs(read(folder | changes), tmp_path)
+        read(images | changes).check_counts(100 - round(100 * held_out), round(100 * held_out))

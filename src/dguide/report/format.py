@@ -98,12 +98,6 @@ def samples_text(record: Mapping[str, Any]) -> str:
     return count(record["n"]) if record["replicates"] == 1 else f"{record['replicates']} x {count(record['n'])}"
 
 
-def baselines_of(settings: Mapping[str, Any]) -> dict[str, str | None]:
-    """By variant, the row that its differences refer to."""
-    common, rows = settings["evaluation"]["baseline"], settings["variants"]
-    return {name: None if name == common else row["baseline"] or common for name, row in rows.items()}
-
-
 def baseline_text(baselines: Mapping[str, str | None]) -> str:
     """What the differences of all variants refer to, in a heading."""
     names = {*baselines.values()} - {None}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from dguide.report.format import KIDS, baseline_text, baselines_of, count, fid_label
+from dguide.report.format import KIDS, baseline_text, count, fid_label
 from discriminator_guidance.core.files import damage_refused, read_json, read_npz, require
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -48,7 +48,7 @@ class ReportData:
 
         self.baseline = str(settings["evaluation"]["baseline"])  # the variant without guidance
         self.reference = reference = self.evaluations[self.baseline]
-        self.baselines = baselines_of(settings)
+        self.baselines = settings["baselines"]
         self.from_baseline = {name: self.differences[name, other] for name, other in self.baselines.items() if other}
         self.baseline_text = baseline_text(self.baselines)  # in headings
         self.compared = tuple(settings["report"]["compare"])  # which tables compare every other one with, besides

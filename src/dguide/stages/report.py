@@ -24,7 +24,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             tau = tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()
             trajectories[name] = arrays | {"tau": tau}
             advance(1)
-    build_report(ReportData(plain(config), layout.data, layout.report, first.replicate, trajectories))
+    settings = plain(config) | {"baselines": config.baselines}
+    build_report(ReportData(settings, layout.data, layout.report, first.replicate, trajectories))
     origin, page = layout.data / "provenance.json", layout.report / "index.html"
     write_json(origin, {**provenance(layout.root), "profile": config.profile})
     tracker.artifact(page)
