@@ -159,7 +159,7 @@ def test_a_saved_diffusers_pipeline_is_guided_without_a_profile(
 def test_config_and_profile(project: Path) -> None:
     assert "6 members, 16 variants" in dguide(project, "config").stdout
     assert "profile cifar10" in dguide(project, "profile", "cifar10").stdout
-    refused(dguide(project, "config"), "cifar-10-binary.tar.gz (real.path)", "`dguide fetch cifar10`")
+    refused(dguide(project, "config"), "cifar-10-binary.tar.gz (real.path)", "`dguide fetch --list`")
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("steps: 35", "steps: 18", 1))
     refused(dguide(project, "profile", "mini"), "--force")

@@ -34,7 +34,7 @@ def values(vectors: Vectors) -> dict[str, Tensor]:
         "t_cos_f32": cosine_time(t.float()),
         "antiderivative": vp_time.importance_antiderivative(t[1:]),
         "Z": total - vp_time.importance_antiderivative(vectors["in/t_min"]),
-        "t_uniform": torch.stack([t_min + (1 - t_min) * u for t_min in t_mins]),
+        "t_uniform": torch.stack([t_min + (1 - t_min) * u.double() for t_min in t_mins]),
         "t_importance": torch.stack([vp_time.importance_times(u, t_min) for t_min in t_mins]),
     }
 

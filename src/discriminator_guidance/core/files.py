@@ -268,8 +268,8 @@ def fit_network(
     with damage_refused(what, remedy):
         with torch.device("meta"):  # takes no memory
             network = build(**arguments)
-        state = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        network.load_state_dict(state, assign=True)
+        kinds = {name: torch.float32 if tensor.is_floating_point() else tensor.dtype for name, tensor in state.items()}
+        network.load_state_dict({name: state[name].to(kind, copy=True) for name, kind in kinds.items()}, assign=True)
     return network
 
 
