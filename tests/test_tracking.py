@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,23 +90,6 @@ def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, numbe
     while (status := runs(client, "mini")["score"].info.status) == "RUNNING" and time.monotonic() < patience:
         time.sleep(0.5)
     assert status == "KILLED"
-
-
-def test_a_finished_run_replaces_those_of_its_name_and_code(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = []
-    for loss, error, experiment in ((1.0, None, ""), (2.0, KeyboardInterrupt, ""), (3.0, None, ""), (4.0, None, "exp")):
-        monkeypatch.setenv("DVC_EXP_NAME", experiment)
-        tracking._origin.cache_clear()
-        with suppress(KeyboardInterrupt), tracking.run("again", "evaluation", {}, {}) as tracker:
-            with tracking.run("again", "evaluation/edm", {}, {}):
-                pass
-            tracker.summary({"loss": loss})
-            if error is not None:
-                raise error
-        stored = store.search_runs([store.get_experiment_by_name("again").experiment_id])
-        losses.append([run.data.metrics["loss"] for run in stored if run.info.run_name == "evaluation"])
-    assert losses == [[1.0], [2.0, 1.0], [3.0], [4.0, 3.0]]
-    assert sum(run.info.run_name == "evaluation/edm" for run in stored) == 2
 
 
 def test_an_evaluation_can_be_compared_in_the_runs_table(

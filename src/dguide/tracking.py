@@ -82,7 +82,6 @@ ENVIRONMENT = {
     "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "1",
     "PGCONNECT_TIMEOUT": "5",
 }
-VERSION = ("mlflow.runName", "commit", "dvc.experiment")  # tags that a run shares with those that it replaces
 
 _recorder: IO[str] | None = None  # of this command: what it reads
 
@@ -90,54 +89,40 @@ _recorder: IO[str] | None = None  # of this command: what it reads
 class Tracker:
     """The run in MLflow that was opened last; the work only sends the calls, and the recorder carries them out."""
 
-    def __init__(self, mlflow: Any = None) -> None:
-        self.status, self.mlflow = "FINISHED", mlflow
-        for method in vars(Tracker) if mlflow is None else ():
-            if not method.startswith("_"):
-                setattr(self, method, partial(_send, method))
-
-    def start(self, experiment: str, name: str, tags: dict[str, str]) -> None:
-        """Open a run, in the one that is open if any; create the experiment if need be."""
-        client, outer = self.mlflow.MlflowClient(), self.mlflow.active_run()
-        folder = (_project() / "mlartifacts").as_uri() if self.mlflow.get_tracking_uri().startswith("sqlite") else None
-        stored = client.get_experiment_by_name(experiment)
-        identifier = stored.experiment_id if stored else client.create_experiment(experiment, folder)
-        kind = {"nested": True, "log_system_metrics": outer is None}
-        self.mlflow.start_run(experiment_id=identifier, run_name=name, tags=tags, **kind)
+    status = "FINISHED"
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log one point of each curve."""
-        self.mlflow.log_metrics(_finite(values), step=step, synchronous=False)
+        _send("log_metrics", _finite(values), step=step, synchronous=False)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Log final numbers."""
-        self.mlflow.log_metrics(_finite(values))
+        _send("log_metrics", _finite(values))
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; nested mappings get dotted names."""
-        self.mlflow.log_params(_flat(values))
+        _send("log_params", _flat(values))
 
     def artifact(self, path: Path) -> None:
         """Attach a copy of a small file."""
-        self.mlflow.log_artifact(path)
-
-    def end(self, status: str) -> None:
-        """Close the run and deliver what is on its way; a finished stage replaces its earlier run of the same code."""
-        run = self.mlflow.active_run()
-        self.mlflow.end_run(status)
-        search, tags = partial(self.mlflow.search_runs, [run.info.experiment_id], output_format="list"), run.data.tags
-        if status == "FINISHED" and tags.get("stage") != "study":
-            same = " AND ".join(f"tags.`{key}` = '{tags[key]}'" for key in VERSION)
-            for earlier in search(filter_string=f"{same} AND attributes.run_id != '{run.info.run_id}'"):
-                self.mlflow.delete_run(earlier.info.run_id)  # MLflow can restore it
-        self.mlflow.flush_async_logging()
+        _send("log_artifact", str(path))
 
 
-def _send(method: str, *arguments: Any) -> None:
+def _send(function: str, *arguments: Any, **named: Any) -> None:
+    """Have the recorder call a function of mlflow, or `_start`."""
     if _recorder is not None:
         with suppress(OSError):  # it has warned and ended
-            _recorder.write(json.dumps([method, *arguments], default=str) + "\n")
+            _recorder.write(json.dumps([function, arguments, named], default=str) + "\n")
             _recorder.flush()
+
+
+def _start(mlflow: Any, experiment: str, name: str, tags: dict[str, str]) -> None:
+    """Open a run, in the one that is open if any; create the experiment if need be."""
+    folder = (_project() / "mlartifacts").as_uri() if mlflow.get_tracking_uri().startswith("sqlite") else None
+    stored = mlflow.get_experiment_by_name(experiment)
+    identifier = stored.experiment_id if stored else mlflow.create_experiment(experiment, folder)
+    kind = {"nested": True, "log_system_metrics": mlflow.active_run() is None}
+    mlflow.start_run(experiment_id=identifier, run_name=name, tags=tags, **kind)
 
 
 @contextmanager
@@ -145,7 +130,7 @@ def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str
     """Track the work as a run; its status is the tracker's, FAILED by an exception, KILLED by an interruption."""
     with recording():
         tracker = Tracker()
-        tracker.start(experiment, name, {**tags, **_origin(_project())})
+        _send("_start", experiment, name, {**tags, **_origin(_project())})
         tracker.params(params)
         try:
             yield tracker
@@ -153,7 +138,8 @@ def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str
             tracker.status = "FAILED" if isinstance(error, Exception) else "KILLED"
             raise
         finally:
-            tracker.end(tracker.status)
+            _send("end_run", tracker.status)
+            _send("flush_async_logging")
 
 
 @contextmanager
@@ -192,25 +178,27 @@ def record() -> None:
 
         utils.MAX_RETRY_COUNT = 1  # ten tries to reach a database take 105 s
         mlflow.set_tracking_uri(_address())
-        tracker, folder = Tracker(mlflow), os.open(_project(), os.O_RDONLY)
+        folder = os.open(_project(), os.O_RDONLY)
         fcntl.flock(folder, fcntl.LOCK_EX)  # two recorders that create a database's tables together would fail
         mlflow.search_experiments(max_results=1)
         os.close(folder)
-        for method, *arguments in map(json.loads, sys.stdin):
+        for function, arguments, named in map(json.loads, sys.stdin):
             try:
-                getattr(tracker, method)(*arguments)
+                call = partial(_start, mlflow) if function == "_start" else getattr(mlflow, function)
+                call(*arguments, **named)
             except Exception as error:
-                if method == "start":
+                if function == "_start":
                     raise
-                tracker.mlflow.search_experiments(max_results=1)  # raises where MLflow is gone
+                mlflow.search_experiments(max_results=1)  # raises where MLflow is gone
                 if not warned:
                     _warn(error, "not all is tracked")
                 warned = True
     except Exception as error:  # MLflow is gone
         _warn(error)
     with suppress(Exception):
-        while tracker.mlflow.active_run() is not None:  # the work was killed
-            tracker.end("KILLED")
+        while mlflow.active_run() is not None:  # the work was killed
+            mlflow.end_run("KILLED")
+        mlflow.flush_async_logging()
 
 
 def provenance(root: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Stage `evaluation`: every number of Table 3 for every variant, and the difference of every two, with intervals."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -66,12 +67,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     network = load_fid_network(layout.model("fid_network"), compute)
     real = _real_images(config, layout, features, compute)
 
-    evaluated, debiased = dict[str, dict[str, Estimate]](), dict[str, list[float]]()
-    variation: dict[str, list[float]] = {name: [] for name in config.variants}
+    evaluated, debiased, variation = dict[str, dict[str, Estimate]](), defaultdict(list), defaultdict(list)
     total = len(config.variants) * len(layouts) * guided.images
     with progress("features of all variants", total, "images") as advance:
         for variant in config.variants:
-            measured, debiased[variant] = [], []
+            measured = []
             for replicate in layouts:
                 images = read_samples(config, replicate, variant)
                 rows = extract_features(network.features, images, settings.batch_size, compute.device, advance)
