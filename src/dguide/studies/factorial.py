@@ -142,7 +142,7 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, cells: St
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
     facts = {"study": cells.word, **counts, "fid_network": config.fid_network.name}
-    record = {**facts, **plain(section, "threads"), "factors": factors(frame), "law": law(frame)}
+    record = {**facts, **plain(section), "factors": factors(frame), "law": law(frame)}
     write_json(layout.report / "reproduction.json", frame.astype(object).where(frame.notna(), None).to_dict("records"))
     write_json(layout.study / "factorial.json", record)
     write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
