@@ -38,12 +38,8 @@ Replicate = Annotated[
     int | None, typer.Option("--replicate", min=0, help="Run only this training replicate, e.g. as one of many jobs.")
 ]
 Row = Annotated[str, typer.Argument(metavar="ROW", help="A row of `members`, or of `variants` to draw samples.")]
-Trials = Annotated[
-    int | None, typer.Option("--trials", min=1, help="Number of all trials (default: those it starts with).")
-]
-Recover = Annotated[
-    bool, typer.Option("--recover", help="Rerun trials of killed processes immediately; no other may be running.")
-]
+Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Of all (default: those that it starts with).")]
+Recover = Annotated[bool, typer.Option("--recover", help="Rerun trials of killed processes; no other may be running.")]
 
 
 def _opened(params: Path) -> tuple[Config, Layout]:

@@ -104,9 +104,7 @@ def baseline_text(baselines: Mapping[str, str | None]) -> str:
     return str(names.pop()) if len(names) == 1 else "the row's baseline"
 
 
-def summary_rows(
-    evaluations: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, str | None]
-) -> list[dict[str, str]]:
+def summary_rows(evaluations: Mapping[str, Any], baselines: Mapping[str, str | None]) -> list[dict[str, str]]:
     """One row of text for each variant: what the command prints, and the page's first table."""
     rows, baseline = [], baseline_text(baselines)
     for name, evaluation in evaluations.items():

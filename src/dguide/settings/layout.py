@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,9 +61,7 @@ class Layout:
         return self.report / "discriminator" / member / self.replicate
 
 
-def resumable(
-    layout: Layout, name: str, inputs: Sequence[Path], settings: Mapping[str, Any], compute: Compute
-) -> Resumable:
+def resumable(layout: Layout, name: str, inputs: list[Path], settings: dict[str, Any], compute: Compute) -> Resumable:
     """The shards and checkpoints of a stage run, under a key of everything that determines its result."""
     import torch
 

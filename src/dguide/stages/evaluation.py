@@ -67,7 +67,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     network = load_fid_network(layout.model("fid_network"), compute)
     real = _real_images(config, layout, features, compute)
 
-    evaluated, debiased, variation = dict[str, dict[str, Estimate]](), defaultdict(list), defaultdict(list)
+    evaluated: dict[str, dict[str, Estimate]] = {name: {} for name in config.variants}
+    debiased, variation = defaultdict(list), defaultdict(list)
     total = len(config.variants) * len(layouts) * guided.images
     with progress("features of all variants", total, "images") as advance:
         for variant in config.variants:
@@ -79,10 +80,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
                 debiased[variant].append(distances.debiased_distance(rows, real.gaussian))
                 if isinstance(network, FidNetwork):
                     variation[variant].append(total_variation(network, rows, features["train"], compute))
-            evaluated[variant] = {
-                name: Estimate.of((part[name].mean, part[name].influence[0]) for part in measured)
-                for name in measured[0]
-            }
+            for name in measured[0]:
+                pairs = [(part[name].mean, part[name].influence[0]) for part in measured]
+                evaluated[variant][name] = Estimate.of(pairs)
 
     of_real, metrics, baselines = _distances_of_real(config, features, real), {}, config.baselines
     adjusted = adjusted_p(evaluated, baselines, config.report.primary)

@@ -15,15 +15,7 @@ from dguide.settings import Config, Layout, SampleRange, Variant, plain, resumab
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
-from discriminator_guidance.core.images import (
-    as_tensor,
-    check_out,
-    scaled,
-    split_pairs,
-    to_uint8,
-    write_batches,
-    write_grid,
-)
+from discriminator_guidance.core.images import as_tensor, scaled, split_pairs, to_uint8, write_batches, write_grid
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import Compute, gather_rows, is_first, prepare, progress, share
 from discriminator_guidance.core.settings import SamplerSettings
@@ -154,7 +146,6 @@ def variant_trajectory(config: Config, layout: Layout, variant: str, images: int
 
 def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
     """Write sample i of every seed i as `<i>.png` in the folder `out`, or as one grid where `out` ends in .png."""
-    check_out(out, len(seeds))
     if variant not in config.variants:
         raise ConfigError("a variant of the settings", repr(variant), f"choose one of: {', '.join(config.variants)}")
     size, seed, row = config.guided.batch_size, config.guided.seed, config.variants[variant]

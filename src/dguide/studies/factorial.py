@@ -189,11 +189,9 @@ def _draw_law(frame: pd.DataFrame, config: Config) -> Any:
     members = sorted({*cells["members"]})
     for number, (change, shown) in enumerate(cells.groupby("change")):
         for count, marker in zip(members, "osD^v", strict=False):
-            of_count, name = shown[shown["members"] == count], "as it is" if change == NO_CHANGE else str(change)
+            points, name = shown[shown["members"] == count], "as it is" if change == NO_CHANGE else str(change)
             label = f"{name}, {count} members" if count > 1 else f"{name}, one"
-            axes.plot(
-                of_count["displacement"], of_count["fid"], marker, color=f"C{number % 10}", label=label, alpha=0.7
-            )
+            axes.plot(points["displacement"], points["fid"], marker, color=f"C{number % 10}", label=label, alpha=0.7)
     distance, n = f"FID ({config.fid_network.name})", config.studies.factorial.images
     title = f"Clipped raw logits: a point a cell and training seed, N = {n}"
     axes.set(yscale="log", xlabel="displacement in standard deviations, computed", ylabel=distance, title=title)

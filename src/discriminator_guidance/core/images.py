@@ -17,14 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.core.files import (
-    damage_refused,
-    load_arrays,
-    open_archive,
-    reason,
-    replaced,
-    write_bytes,
-)
+from discriminator_guidance.core.files import damage_refused, load_arrays, open_archive, reason, replaced, write_bytes
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.settings import SplitSettings
 
@@ -136,6 +129,7 @@ def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarra
     out: a folder of PNG files, named by their numbers, a .png with a grid of them, or an .npz file with the array
     `images`, for (n, H, W, C) uint8; or an .npy file of what the batches hold.
     """
+    check_out(out, len(numbers))
     if out.suffix == ".npy":
         with replaced(out) as stream:
             _write_rows(stream, len(numbers), batches)

@@ -15,6 +15,7 @@ from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics.features import Doubles, Floats, comparable, extract_features
 from discriminator_guidance.metrics.significance import Estimate
 
+Device = torch.device | str
 EPS = np.finfo(np.float64).eps
 # Of published statistics, relative to the largest eigenvalue; sums over 50,000 features are rounded at about 1e-13.
 ROUNDING = 1e-8
@@ -120,7 +121,7 @@ class KernelSet:
     within: Tensor
 
     @classmethod
-    def of(cls, features: Floats, device: torch.device | str = "cpu") -> Self:
+    def of(cls, features: Floats, device: Device = "cpu") -> Self:
         """Sum a set's own kernel, once for all comparisons of this set."""
         rows = torch.from_numpy(*comparable(features)).to(device)
         itself = (rows.square().mean(dim=1) + 1) ** 3
@@ -149,7 +150,7 @@ def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
 
 
 def precision_recall(
-    generated: Floats, real: Floats, neighborhood: int, block: int = 1000, device: torch.device | str = "cpu"
+    generated: Floats, real: Floats, neighborhood: int, block: int = 1000, device: Device = "cpu"
 ) -> tuple[Estimate, Estimate]:
     """The share of each set, (n, d) generated and (m, d) real, that lies on the k-NN manifold of the other.
 
@@ -205,7 +206,7 @@ def frechet_distance(
     *,
     baseline: Sets | None = None,
     network: Callable[[Tensor], Tensor] | None = None,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
 ) -> Interval:
     """The Frechet distance of generated to real images, or its difference from a baseline's, with a 95 % interval.
 
@@ -236,7 +237,7 @@ def kernel_distance(
     *,
     baseline: Sets | None = None,
     network: Callable[[Tensor], Tensor] | None = None,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
 ) -> Interval:
     """KID, the kernel distance of all images (see `kid_influence`); arguments and result as of `frechet_distance`.
 
@@ -252,11 +253,7 @@ def kernel_distance(
 
 
 def _features_of(
-    generated: Sets,
-    reference: Rows,
-    baseline: Sets | None,
-    network: Callable[[Tensor], Tensor] | None,
-    device: torch.device | str,
+    generated: Sets, reference: Rows, baseline: Sets | None, network: Callable[[Tensor], Tensor] | None, device: Device
 ) -> list[Any]:
     """Features of the reference, and lists of those of generated images and of the baseline, if there is one."""
     parts = [generated] if baseline is None else [generated, baseline]

@@ -36,9 +36,8 @@ class FidNetwork(nn.Module):
         )
         # Normalised, because training lets raw features grow without bound, and a Frechet distance
         # ruled by a few is blind to the rest; SiLU, because a ReLU that never fires leaves one constant.
-        self.penultimate = nn.Sequential(
-            nn.Linear(fourth * (image_size // 4) ** 2, features), nn.LayerNorm(features), nn.SiLU()
-        )
+        linear = nn.Linear(fourth * (image_size // 4) ** 2, features)
+        self.penultimate = nn.Sequential(linear, nn.LayerNorm(features), nn.SiLU())
         self.classifier = nn.Linear(features, classes)
 
     def features(self, x: Tensor) -> Tensor:

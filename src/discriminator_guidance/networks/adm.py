@@ -51,16 +51,11 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, emb_channels: int, dropout: float, out_channels: int, down: bool = False) -> None:
         super().__init__()
         self.down = down
-        self.in_layers = nn.Sequential(
-            normalization(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
-        )
+        convolution = partial(nn.Conv2d, out_channels=out_channels, kernel_size=3, padding=1)
+        self.in_layers = nn.Sequential(normalization(channels), nn.SiLU(), convolution(channels))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
-        self.out_layers = nn.Sequential(
-            normalization(out_channels),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
-        )
+        last = zeroed(convolution(out_channels))
+        self.out_layers = nn.Sequential(normalization(out_channels), nn.SiLU(), nn.Dropout(dropout), last)
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -141,10 +136,8 @@ class EncoderUNet(nn.Module):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.arguments: dict[str, Any] = arguments | {
-            "attention_resolutions": list(attention_resolutions),
-            "channel_mult": list(channel_mult),
-        }
+        lists = {"attention_resolutions": list(attention_resolutions), "channel_mult": list(channel_mult)}
+        self.arguments: dict[str, Any] = arguments | lists
         self.model_channels, self.conditional = model_channels, condition
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
@@ -168,9 +161,8 @@ class EncoderUNet(nn.Module):
         self.middle_block = nn.ModuleList([same(), AttentionBlock(channels, num_head_channels), same()])
         size = image_size >> (len(channel_mult) - 1)
         self.feature_shape = (channels, size, size)
-        self.out = nn.Sequential(
-            normalization(channels), nn.SiLU(), AttentionPool2d(size, channels, num_head_channels, out_channels)
-        )
+        pool = AttentionPool2d(size, channels, num_head_channels, out_channels)
+        self.out = nn.Sequential(normalization(channels), nn.SiLU(), pool)
 
     def features(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The feature map (N, *feature_shape) before the head, at 0-dim or (N,) VP times in [0, 1].

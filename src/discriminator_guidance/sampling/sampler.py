@@ -19,6 +19,7 @@ from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuid
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
+Device = torch.device | str
 Arrays = dict[str, np.ndarray]
 Batch = TypeVar("Batch")
 
@@ -144,7 +145,7 @@ def sample(
     seed: int = 0,
     first: int | Sequence[int] = 0,
     out: str | Path | None = None,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     **settings: Any,
 ) -> Tensor | Path:
     """Draw samples (N, C, H, W), about [-1, 1] and not clipped, with EDM's Heun sampler.
@@ -216,7 +217,7 @@ def trajectory(
     guidance: DiscriminatorGuidance | None = None,
     seed: int = 0,
     first: int | Sequence[int] = 0,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     **settings: Any,
 ) -> Trajectory:
     """The way of samples through the noise levels, which ends in those of `sample` with the same arguments.
@@ -239,7 +240,7 @@ def _prepared(
     guidance: DiscriminatorGuidance | None,
     seed: int,
     first: int | Sequence[int],
-    device: torch.device | str,
+    device: Device,
     settings: Mapping[str, Any],
 ) -> tuple[SampleSettings, Sequence[int], Callable[..., Tensor]]:
     """The checked settings, the indices of the images, and what draws rows of them, with their classes."""
@@ -317,11 +318,7 @@ def kept_batch(work: Resumable, number: int) -> Arrays:
 
 @torch.no_grad()
 def fingerprint_of(
-    denoiser: Denoiser,
-    guidance: DiscriminatorGuidance | None,
-    image: Sequence[int],
-    device: torch.device | str,
-    classes: Any = None,
+    denoiser: Denoiser, guidance: DiscriminatorGuidance | None, size: Sequence[int], device: Device, classes: Any = None
 ) -> list[str]:
     """What networks make of noisy images at three levels, to four digits, and how guidance combines them.
 
@@ -331,7 +328,7 @@ def fingerprint_of(
     settings = [] if guidance is None else [guidance.rule, guidance.window, guidance.clip]
     outputs = list[Tensor]()
     for number, sigma in enumerate((0.1, 1.0, 10.0)):
-        x = sigma * normal(0, "fingerprint", number, 0, (1, *image)).to(device)
+        x = sigma * normal(0, "fingerprint", number, 0, (1, *size)).to(device)
         level = torch.full((1,), sigma, device=device)
         outputs.append(denoiser(x, level, *given))
         if guidance is not None:
