@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -201,6 +203,23 @@ def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(
         dguide(project, "real", **variables)
         monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     assert seen == [None, "5", "10000"]
+
+
+def test_a_signal_that_comes_while_python_drops_errors_ends_the_command(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dropped:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work(*_: object, **__: object) -> None:
+        Dropped()
+        time.sleep(5)
+
+    monkeypatch.setattr(cli, "run_stage", work)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    done = dguide(project, "real")
+    assert (done.returncode, done.stderr) == (130, "interrupted: the same command resumes\n")
 
 
 def test_a_command_starts_without_what_it_does_not_need(project: Path) -> None:

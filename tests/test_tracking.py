@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from optuna.trial import TrialState
 
 from dguide import tracking
 from dguide.run import run_stage
+from discriminator_guidance.core.files import sha256
 
-from .commands import PROJECT, environment, succeed
+from .commands import PROJECT, environment, run, succeed
 from .stages.conftest import only, prepare_study, tiny_settings, write_params
 from .studies import worker
 
@@ -72,6 +75,18 @@ def test_a_run_has_its_curves_settings_and_files(project: Path, store: Any) -> N
     assert Path(store.download_artifacts(stored.info.run_id, "grid.png")).read_bytes() == b"grid"
 
 
+def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project: Path, store: Any) -> None:
+    for path, loss in (("d0", 0.5), ("d1", 0.6), ("d0", 0.7)):  # d0 is trained again, and becomes worse
+        (project / path).write_text(str(loss))
+        with tracking.run("models", path, {}, {}) as tracker:
+            tracker.model("discriminators", project / path, loss)
+            tracker.model("score", project / path)
+    best = store.get_model_version_by_alias("discriminators", "best")
+    assert best.run_id == runs(store, "models")["d1"].info.run_id
+    assert best.tags["weights.sha256"] == sha256(project / "d1")
+    assert not store.get_registered_model("score").aliases
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, number: signal.Signals) -> None:
     _, layout = prepare_study(project / number.name, tiny_settings({"score.training.iterations": 10**6}))
@@ -90,6 +105,23 @@ def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, numbe
     while (status := runs(client, "mini")["score"].info.status) == "RUNNING" and time.monotonic() < patience:
         time.sleep(0.5)
     assert status == "KILLED"
+
+
+def test_a_finished_run_replaces_those_of_its_name_and_code(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = []
+    for loss, error, experiment in ((1.0, None, ""), (2.0, KeyboardInterrupt, ""), (3.0, None, ""), (4.0, None, "exp")):
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        tracking._origin.cache_clear()
+        with suppress(KeyboardInterrupt), tracking.run("again", "evaluation", {}, {}) as tracker:
+            with tracking.run("again", f"evaluation/{loss}", {}, {}):
+                pass
+            tracker.summary({"loss": loss})
+            if error is not None:
+                raise error
+        stored = store.search_runs([store.get_experiment_by_name("again").experiment_id])
+        losses.append([run.data.metrics["loss"] for run in stored if run.info.run_name == "evaluation"])
+    assert losses == [[1.0], [2.0, 1.0], [3.0], [4.0, 3.0]]
+    assert sorted(runs(store, "again")) == ["evaluation", "evaluation/3.0", "evaluation/4.0"]
 
 
 def test_an_evaluation_can_be_compared_in_the_runs_table(
@@ -132,15 +164,37 @@ def test_trials_are_nested_runs_with_their_end_in_their_status(
             assert stored.data.metrics["objective"] == pytest.approx(trial.value)
 
 
-def test_the_links_of_make_mlflow_name_views_of_the_experiment(project: Path, store: Any) -> None:
-    with tracking.run("links", "evaluation/edm", {"stage": "evaluation"}, {}) as tracker:
-        tracker.summary({"fid": 2.125})
-    views = [sys.executable, str(PROJECT / "scripts/mlflow_views.py"), "http://here"]
+@pytest.mark.integration
+def test_the_links_of_make_mlflow_show_runs_with_their_fid_and_curves(project: Path, store: Any) -> None:
+    if (browser := shutil.which("chromium")) is None:
+        pytest.skip("needs chromium")
+    for stage, name in (("evaluation", "edm"), ("discriminator", "d0")):
+        with tracking.run("links", f"{stage}/{name}", {"stage": stage}, {"rule": "mean_logit"}) as tracker:
+            tracker.metrics(1, {"validation_loss": 0.6})
+            tracker.summary({"fid": 2.125})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    views = [sys.executable, str(PROJECT / "scripts/mlflow_views.py"), address]
     links = succeed(project, *views, MLFLOW_TRACKING_URI="sqlite:///mlflow.db")
-    experiment = store.get_experiment_by_name("links")
-    for view in re.findall(r"links, .*viewStateShareKey=(\w+)", links):
-        assert json.loads(experiment.tags[f"mlflow.sharedViewState.{view}"])["searchFilter"]
-    assert f"http://here/#/experiments/{experiment.experiment_id}/runs" in links
+    shown = re.findall(r"links, .*(http\S+)", links)
+    command = ["mlflow", "server", "--port", address.rpartition(":")[2], "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "mlartifacts"]
+    quiet = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
+    server = subprocess.Popen(command, cwd=project, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (server.poll() is not None or run(project, "curl", "--silent", address).stdout):
+            time.sleep(0.5)
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1900,900", "--dump-dom"]
+        options += [f"--user-data-dir={project / 'browser'}", "--virtual-time-budget=30000"]
+        table, curves = (succeed(project, browser, *options, link) for link in shown)
+    finally:
+        server.terminate()
+        server.wait()
+    assert all(text in table for text in ("evaluation/edm", "2.125", "mean_logit"))
+    assert "discriminator/d0" not in table
+    assert all(text in curves for text in ("discriminator/d0", "validation_loss"))
+    assert "evaluation/edm" not in curves
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from typing import Any
 
 from discriminator_guidance.core.errors import UserError
 
@@ -15,9 +16,10 @@ NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 def main() -> None:
     """Run `dguide`; an error that a user can correct becomes one line and exit code 2."""
     # Schedulers, torchrun and closed terminals end processes by signals: as after Ctrl-C, runs and trials are closed.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` wants it
             signal.signal(number, signal.default_int_handler)
+    sys.unraisablehook = _interrupt_again
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)  # read when torch starts
     try:
@@ -48,6 +50,14 @@ def main() -> None:
         message = "expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu"
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """Repeat an interruption that Python could not pass on, as in the callback of a weak reference."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

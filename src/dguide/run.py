@@ -1,13 +1,16 @@
 """One stage as a process: settings, inputs and an MLflow run."""
 
+import fcntl
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dguide import tracking
-from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError, UserError
 from discriminator_guidance.core.runtime import alone, barrier, is_first, rank, world_size
 
 
@@ -37,7 +40,11 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     apart = word not in REPLICATED or (trains and len(numbers) >= world_size())
     numbers = numbers[rank() :: world_size()] if apart else numbers
     results = []
-    with tracking.recording(), alone(apart):
+    with ExitStack() as stack, alone(apart):
+        folders = [layouts[number].partial / "-".join([word, *row.values()]) for number in numbers]
+        for folder in folders if is_first() else []:
+            stack.enter_context(locked(folder))
+        stack.enter_context(tracking.recording())
         stage: Any = import_module(f"dguide.stages.{word}")
         for number in numbers:
             layout, settings = layouts[number], config.replicate(number)
@@ -52,5 +59,25 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             tracking.table("/".join([word, *row.values()]), results)
         with alone(False):
             barrier()  # the others may still compute a replicate, or read what this process wrote
-        for number in numbers if is_first() else []:
-            shutil.rmtree(layouts[number].partial / "-".join([word, *row.values()]), ignore_errors=True)
+        for folder in folders if is_first() else []:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a work folder; the kernel opens it when this process ends, however it does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        remedy = "let it end or stop it, then run the command again"
+        raise UserError(f"{folder} for this process alone", "another one that does the same", remedy) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):  # a refused command leaves no folder, an interrupted one its work
+            for empty in (folder, *folder.parents):
+                empty.rmdir()

@@ -30,7 +30,7 @@ from rich.box import HEAVY_HEAD
 from rich.console import Console, Group
 from rich.table import Table
 
-from discriminator_guidance.core.files import reason
+from discriminator_guidance.core.files import reason, sha256
 from discriminator_guidance.core.runtime import is_first, progress
 
 PLAIN_WIDTH = 10_000  # without a terminal, where lines are as long as they have to be
@@ -82,6 +82,7 @@ ENVIRONMENT = {
     "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "1",
     "PGCONNECT_TIMEOUT": "5",
 }
+VERSION = ("mlflow.runName", "commit", "dvc.experiment")  # tags that a run shares with those that it replaces
 
 _recorder: IO[str] | None = None  # of this command: what it reads
 
@@ -107,9 +108,13 @@ class Tracker:
         """Attach a copy of a small file."""
         _send("log_artifact", str(path))
 
+    def model(self, name: str, weights: Path, loss: float | None = None) -> None:
+        """Register weights, which stay where DVC keeps them, as a new version; `best` has the smallest loss."""
+        _send("_register", name, os.path.relpath(weights), loss)
+
 
 def _send(function: str, *arguments: Any, **named: Any) -> None:
-    """Have the recorder call a function of mlflow, or `_start`."""
+    """Have the recorder call a function of mlflow, or one of CALLS."""
     if _recorder is not None:
         with suppress(OSError):  # it has warned and ended
             _recorder.write(json.dumps([function, arguments, named], default=str) + "\n")
@@ -125,6 +130,37 @@ def _start(mlflow: Any, experiment: str, name: str, tags: dict[str, str]) -> Non
     mlflow.start_run(experiment_id=identifier, run_name=name, tags=tags, **kind)
 
 
+def _register(mlflow: Any, name: str, path: str, loss: float | None) -> None:
+    client, run = mlflow.MlflowClient(), mlflow.active_run().info
+    tags = {"weights": path, "weights.sha256": sha256(Path(path)), "validation_loss": str(loss)}
+    model = mlflow.create_external_model(name=name, source_run_id=run.run_id, tags=tags).model_id
+    with suppress(mlflow.MlflowException):  # it exists
+        client.create_registered_model(name)
+    client.create_model_version(name, f"models:/{model}", run.run_id, tags, description=path, model_id=model)
+    if loss is not None:
+        versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
+        newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
+        best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
+        client.set_registered_model_alias(name, "best", best.version)
+
+
+def _end(mlflow: Any, status: str) -> None:
+    """Close the run and deliver what is on its way; a finished stage replaces its earlier run of the same code."""
+    run = mlflow.active_run()
+    mlflow.end_run(status)
+    search, tags = partial(mlflow.search_runs, [run.info.experiment_id], output_format="list"), run.data.tags
+    if status == "FINISHED" and tags.get("stage") != "study":
+        same = " AND ".join(f"tags.`{key}` = '{tags[key]}'" for key in VERSION)
+        for earlier in search(filter_string=f"{same} AND attributes.run_id != '{run.info.run_id}'"):
+            for nested in search(filter_string=f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}'"):
+                mlflow.delete_run(nested.info.run_id)  # MLflow can restore it
+            mlflow.delete_run(earlier.info.run_id)
+    mlflow.flush_async_logging()
+
+
+CALLS = {function.__name__: function for function in (_start, _register, _end)}
+
+
 @contextmanager
 def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[Tracker]:
     """Track the work as a run; its status is the tracker's, FAILED by an exception, KILLED by an interruption."""
@@ -138,8 +174,7 @@ def run(experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str
             tracker.status = "FAILED" if isinstance(error, Exception) else "KILLED"
             raise
         finally:
-            _send("end_run", tracker.status)
-            _send("flush_async_logging")
+            _send("_end", tracker.status)
 
 
 @contextmanager
@@ -184,7 +219,7 @@ def record() -> None:
         os.close(folder)
         for function, arguments, named in map(json.loads, sys.stdin):
             try:
-                call = partial(_start, mlflow) if function == "_start" else getattr(mlflow, function)
+                call = partial(CALLS[function], mlflow) if function in CALLS else getattr(mlflow, function)
                 call(*arguments, **named)
             except Exception as error:
                 if function == "_start":
@@ -197,8 +232,7 @@ def record() -> None:
         _warn(error)
     with suppress(Exception):
         while mlflow.active_run() is not None:  # the work was killed
-            mlflow.end_run("KILLED")
-        mlflow.flush_async_logging()
+            _end(mlflow, "KILLED")
 
 
 def provenance(root: Path) -> dict[str, Any]:

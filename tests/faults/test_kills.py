@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dguide.run import run_stage
+from dguide.run import locked, run_stage
 from dguide.settings import Layout
 from discriminator_guidance.core import runtime
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import Resumable
+from tests.commands import refused, run
 from tests.stages.conftest import prepare_study, tiny_settings
 
 FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself
@@ -119,3 +120,11 @@ def test_samples_that_could_not_be_written_are_not_drawn_again(
     assert "s left" not in capsys.readouterr().err, "what was kept says nothing of the speed"
     assert (folder / "samples.npz").is_file()
     assert len(saves) == pieces > 0
+
+
+def test_a_second_process_is_refused_before_it_computes(tmp_path: Path) -> None:
+    _, layout = prepare_study(tmp_path, tiny_settings())
+    with locked(layout.partial / "discriminator-d1"):
+        done = run(layout.root, "dguide", "discriminator", "d1")
+    refused(done, "discriminator-d1 for this process alone", "let it end")
+    assert not layout.discriminator_report("d1").exists()

@@ -129,6 +129,7 @@ class Recorder:
 
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, Path] = field(default_factory=dict)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.curve.append((step, dict(values)))
@@ -138,6 +139,9 @@ class Recorder:
 
     def artifact(self, path: Path) -> None:
         assert path.is_file()
+
+    def model(self, name: str, weights: Path, loss: float | None = None) -> None:
+        self.models[name] = weights
 
 
 def run_stage(word: str, tiny: Tiny, *name: str) -> tuple[dict[str, Any], Recorder]:

@@ -80,6 +80,16 @@ def test_a_study_of_other_settings_is_refused_and_stays(root: Path):
     assert journal(root).read_bytes() == before
 
 
+def test_a_study_says_that_its_networks_changed(root: Path, capsys: pytest.CaptureFixture[str]):
+    take_part(root, 3)
+    assert "networks changed" not in capsys.readouterr().err
+    weights = root / "models/mini/fid_network/model.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(b"others")
+    take_part(root, 4)
+    assert "networks changed; earlier values do not compare" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "line",
     [

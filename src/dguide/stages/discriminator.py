@@ -89,6 +89,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         files.write_json(reports / "metrics.json", metrics)
         tracker.artifact(reports / "calibration.csv")
         tracker.artifact(reports / "metrics.json")
+    tracker.model(f"discriminator-{config.profile}", folder / "model.safetensors", metrics["validation_loss"])
     return {key: metrics[key] for key in ("used_epoch", "best_epoch", "best_validation_loss", "test_loss")}
 
 

@@ -24,12 +24,12 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if settings.source == "adm":
         wanted = {"image_size": size, "in_channels": channels, "condition": False}
         released, arguments = read_released(read_adm, layout.root, settings.path, "extractor.path", wanted)
-        return {"source": settings.path, **save_network(layout, "extractor", released, arguments)}
+        return {"source": settings.path, **save_network(layout, tracker, "extractor", released, arguments)}
 
     torch.manual_seed(settings.training.seed)
     network = build_extractor(size, channels, int(real["labels"].max()) + 1, **plain(settings.network))
     noising = settings.t_min, settings.uniform_time_fraction
     with network_training(config, layout, tracker, "extractor", file, compute) as resumed:
         history = train_classifier(network, real, settings.training, compute, *resumed, noising=noising)
-    summary = save_network(layout, "extractor", network, network.arguments, history)
+    summary = save_network(layout, tracker, "extractor", network, network.arguments, history)
     return {**summary, "precision": compute.mode}

@@ -24,7 +24,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if settings.source == "inception":
         path = released_file(layout.root, settings.path, "fid_network.path")
         released = features.InceptionFeatures(read_state_dict(path)).network  # refuses other weights
-        summary = save_network(layout, "fid_network", released, features.INCEPTION) | {"source": settings.path}
+        summary = save_network(layout, tracker, "fid_network", released, features.INCEPTION) | {"source": settings.path}
     else:
         _, size, _, channels = real["images"].shape
         arguments = {"image_size": size, "in_channels": channels, "channels": settings.channels}
@@ -33,7 +33,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         network = features.FidNetwork(**arguments)
         with network_training(config, layout, tracker, "fid_network", file, compute) as resumed:
             history = train_classifier(network, real, settings.training, compute, *resumed)
-        summary = save_network(layout, "fid_network", network, arguments, history)
+        summary = save_network(layout, tracker, "fid_network", network, arguments, history)
         summary["precision"] = compute.mode
 
     allow_tf32(False)  # metrics are compared to many digits

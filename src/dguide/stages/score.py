@@ -34,7 +34,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     arguments = {"img_resolution": size, "img_channels": channels, "label_dim": classes}
     if settings.source == "edm":
         released, arguments = read_released(read_edm, layout.root, settings.path, "score.path", arguments)
-        return {"source": settings.path, **save_network(layout, "score", released, arguments)}
+        return {"source": settings.path, **save_network(layout, tracker, "score", released, arguments)}
 
     def tensors(part: dict[str, np.ndarray], rows: Any = slice(None)) -> tuple[Tensor, Tensor | None]:
         labels = torch.from_numpy(part["labels"][rows]).to(compute.device)
@@ -46,7 +46,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     snapshots: Snapshots = {iterations: {} for iterations in settings.snapshots.values()}
     with network_training(config, layout, tracker, "score", files[0], compute) as (checkpoints, report):
         trained, history = train_score(network, *tensors(real), settings, compute, checkpoints, report, snapshots)
-    summary = save_network(layout, "score", trained, arguments, history)
+    summary = save_network(layout, tracker, "score", trained, arguments, history)
     for name, iterations in settings.snapshots.items() if is_first() else ():
         save_weights(folder / name, snapshots[iterations], arguments)
     for name, tuning in settings.finetuned.items():

@@ -25,7 +25,7 @@ from dguide import tracking
 from dguide.report.figures import png
 from dguide.settings import PARAMS, Config, Layout, SampleRange, Variant, load_config, plain
 from dguide.settings.profile import promote
-from dguide.stages.guided import Networks, batches_of, draw
+from dguide.stages.guided import Networks, batches_of, draw, weight_files
 from discriminator_guidance.core import files
 from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.core.runtime import allow_tf32, prepare, progress
@@ -82,6 +82,13 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
     if study.user_attrs["settings"] != files.fingerprint(value_settings(config, plan.word)):
         remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
         raise ConfigError(f"study {study.study_name} with the settings it was begun with", "other settings", remedy)
+    weights = [layout.model("fid_network") / file for file in files.WEIGHT_FILES]
+    weights += weight_files(layout.replicates(config.replicates)[0], config.variants[config.studies.start])
+    hashes = {str(path.relative_to(layout.root)): files.sha256(path) for path in weights if path.is_file()}
+    if (known := study.user_attrs.get("networks")) != (networks := files.fingerprint(hashes)):
+        study.set_user_attr("networks", networks)
+        if known:
+            tracking.notice(f"{study.study_name}: the networks changed; earlier values do not compare with new ones")
     fail_stale_trials(study)  # of a database, which has signs of life
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if recover_all else ():
         study.tell(trial.number, state=TrialState.FAIL)
