@@ -57,12 +57,12 @@ def read_fashion(folder: Path, image_size: int) -> tuple[Images, Images]:
                 raise ValueError(f"sha256 {digest} of its content")
         part, kind = name.split("-")[:2]
         values[part, kind] = np.frombuffer(content, np.uint8)[FASHION_HEADERS[kind] :]
-    images = {part: values[part, "images"].reshape(-1, FASHION_SIDE, FASHION_SIDE, 1) for part in ("train", "t10k")}
-    train, test = (
-        Images(shrink(shown, image_size), values[part, "labels"].astype(np.int64), FASHION_CLASSES)
-        for part, shown in images.items()
-    )
-    return train, test
+
+    def images_of(part: str) -> Images:
+        shown = values[part, "images"].reshape(-1, FASHION_SIDE, FASHION_SIDE, 1)
+        return Images(shrink(shown, image_size), values[part, "labels"].astype(np.int64), FASHION_CLASSES)
+
+    return images_of("train"), images_of("t10k")
 
 
 def read_cifar10(path: Path, image_size: int) -> tuple[Images, Images]:

@@ -23,9 +23,7 @@ Record = Mapping[Any, Any]
 class ReportData:
     """The contents of all files that the report needs, and words that several of its parts print."""
 
-    def __init__(
-        self, settings: Record, data: Path, report: Path, replicate: str, trajectories: Mapping[str, Record]
-    ) -> None:
+    def __init__(self, settings: Record, data: Path, report: Path, replicate: str, trajectories: Record) -> None:
         """Read and check files of one replicate; trajectories are what `draw` yields of a variant, and VP times tau."""
         self.settings, self.report, self.trajectories = settings, report, trajectories
         self.card = read_json(data / "real" / "card.json", "real")

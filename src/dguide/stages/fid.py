@@ -16,6 +16,7 @@ from discriminator_guidance.core.images import ImageSet, open_images
 from discriminator_guidance.core.runtime import Compute, prepare, progress
 from discriminator_guidance.metrics import features as networks
 from discriminator_guidance.metrics.distances import KernelSet, gaussian_of_features
+from discriminator_guidance.metrics.features import extract_features
 from discriminator_guidance.metrics.significance import Estimate
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
@@ -74,7 +75,12 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
         raise InputError("as many images in --images as in --against", got, remedy)
     compute = prepare("auto", "float32", torch.get_num_threads())
     label, extractor = _network(network, shape, compute)
-    features = {name: _features(images_of, extractor, batch_size, compute) for name, images_of in sets.items()}
+    features, device = dict[str, np.ndarray](), compute.device
+    for name, images_of in sets.items():
+        with progress(f"features of {images_of.path}", len(images_of.names), "images") as advance:
+            batches = images_of.batches(batch_size)
+            parts = [extract_features(extractor.features, batch, batch_size, device, advance) for batch in batches]
+        features[name] = np.concatenate(parts)
     rows = features.pop("reference")
     real = RealImages(gaussian_of_features(rows), {"kid": KernelSet.of(rows, compute.device)}, rows, NEIGHBORHOOD)
     columns = {name: measure(rows, real, compute) for name, rows in features.items()}
@@ -83,13 +89,6 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
         minus, other = Estimate.minus if paired else Estimate.minus_independent, columns["against"]
         columns["difference"] = {metric: minus(of, other[metric]) for metric, of in columns["images"].items()}
     return Distances(sets, columns, label, paired)
-
-
-def _features(images: ImageSet, network: FeatureNetwork, size: int, compute: Compute) -> np.ndarray:
-    with progress(f"features of {images.path}", len(images.names), "images") as advance:
-        batches = images.batches(size)
-        parts = [networks.extract_features(network.features, b, size, compute.device, advance) for b in batches]
-    return np.concatenate(parts)
 
 
 def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FeatureNetwork]:

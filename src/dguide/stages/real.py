@@ -34,9 +34,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     for name, part in {**parts, "holdout": holdout}.items():
         write_npz(layout.real / f"{name}.npz", images=part.images, labels=part.labels)
 
-    def per_class(labels: np.ndarray) -> list[int]:
-        counts: list[int] = np.bincount(labels, minlength=len(train.classes)).tolist()
-        return counts
+    def per_class(labels: np.ndarray) -> Any:
+        return np.bincount(labels, minlength=len(train.classes)).tolist()
 
     labels = np.concatenate([train.labels, holdout.labels])
     card: dict[str, Any] = {

@@ -139,13 +139,11 @@ class EncoderUNet(nn.Module):
         lists = {"attention_resolutions": list(attention_resolutions), "channel_mult": list(channel_mult)}
         self.arguments: dict[str, Any] = arguments | lists
         self.model_channels, self.conditional = model_channels, condition
-        emb_channels = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
-        )
-        self.label_emb = nn.Embedding(LABEL_ROWS, emb_channels) if condition else None
+        wide = 4 * model_channels  # channels of the embedding
+        self.time_embed = nn.Sequential(nn.Linear(model_channels, wide), nn.SiLU(), nn.Linear(wide, wide))
+        self.label_emb = nn.Embedding(LABEL_ROWS, wide) if condition else None
 
-        block = partial(ResBlock, emb_channels=emb_channels, dropout=dropout)
+        block = partial(ResBlock, emb_channels=wide, dropout=dropout)
         channels = channel_mult[0] * model_channels
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(in_channels, channels, 3, padding=1)])])
         for level, mult in enumerate(channel_mult):
