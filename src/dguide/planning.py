@@ -28,10 +28,7 @@ DENOISER, FEATURES, PRODUCT = ("denoiser",), ("features",), ("product",)
 
 
 def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1) -> dict[str, float]:
-    """The seconds of each stage: each kind of call that the profile makes is timed, for `seconds` in all.
-
-    N processes are assumed to be N times as fast where they share a stage; in fact, fits of weights gain less.
-    """
+    """The seconds of each stage, by timing each kind of call; N processes are assumed to be N times as fast."""
     runtime, (shape, train, holdout) = config.runtime, real_images(config, layout)
     training = prepare(runtime.device, runtime.training_precision, runtime.threads)
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)

@@ -24,12 +24,7 @@ FIGURES = {
     "calibration": figures.calibration_figure,
     "guidance": figures.guidance_figure,
 }
-TABLES = {
-    "table1": tables.sampling_table,
-    "table2": tables.discriminator_table,
-    "table3": tables.result_table,
-    "table4": tables.ensemble_table,
-}
+TABLES = (tables.sampling_table, tables.discriminator_table, tables.result_table, tables.ensemble_table)
 
 
 def build_report(data: ReportData) -> None:
@@ -38,7 +33,7 @@ def build_report(data: ReportData) -> None:
     with style.context(["default", "seaborn-v0_8-whitegrid", STYLE]):  # whatever the user's matplotlibrc says
         drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(data))}
         pngs = {name: figures.png(figure, dpi, note) for name, figure in drawn.items()}
-    made = {name: table for name, make in TABLES.items() if len((table := make(data)).frame)}
+    made = {f"table{n}": table for n, make in enumerate(TABLES, 1) if len((table := make(data)).frame)}
     page = _page(data, pngs, made)
     variants = pd.DataFrame([{"variant": name, **record} for name, record in data.evaluations.items()])
     frames = {"curves": tables.curves_frame(data), "tables/variants": variants.drop(columns="against_members")}

@@ -232,15 +232,13 @@ def signs(fid: str, differences: Mapping[str, Record], other: str) -> list[str]:
 
 def study_table(data: ReportData, word: str) -> Table:
     """The ten best complete trials of a search, or the factors of a factorial."""
-    rows, note = data.studies[word], f"Factors of the de-biased {data.fid} by the clipped rule; above 1 is harm."
+    rows, notes = data.studies[word], [f"Factors of the de-biased {data.fid} by the clipped rule; above 1 is harm."]
     if word != "factorial":
         rows = rows[rows["state"] == "complete"].nsmallest(10, "value")
-        note = (
-            "The ten best complete trials, each run once on tuning samples: the best of many is partly luck. "
-            f"All rows: reports/{data.settings['profile']}/study/{word}.csv"
-        )
+        notes = ["The ten best complete trials, each run once on tuning samples: the best of many is partly luck."]
+        notes.append(f"All rows: reports/{data.settings['profile']}/study/{word}.csv")
     cells = rows.map(lambda value: scientific(value) if isinstance(value, float) else str(value))
-    return Table(f"Study {word}", cells, [note])
+    return Table(f"Study {word}", cells, notes)
 
 
 def curves_frame(data: ReportData) -> pd.DataFrame:

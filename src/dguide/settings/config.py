@@ -178,10 +178,7 @@ class Autoguidance(Settings):
 
 
 class Variant(library.SamplerSettings):
-    """One way of sampling: which members, how combined, in which window of VP times; and the sampler.
-
-    Where a row is silent, sections `sampler` and `guided` hold.
-    """
+    """One way of sampling; where its row is silent, sections `sampler` and `guided` hold."""
 
     needs: Annotated[str, Field(pattern=r"^(score|discriminator(/[a-z][a-z0-9_]*)?)$")]
     members: Distinct[Name] = ()

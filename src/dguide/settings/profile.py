@@ -48,10 +48,7 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
 
 
 def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:
-    """Write rows, {"members": {name: row}, "variants": {name: row}}, to params.yaml and its profile's file in configs/.
-
-    Comments and other rows stay as they are; nothing is written unless both files are valid with the new rows.
-    """
+    """Write rows of members and variants to params.yaml and its profile, if both are valid then; comments stay."""
     params, texts = root / PARAMS, dict[Path, bytes]()
     for path in filter(Path.is_file, (params, root / "configs" / f"{load_config(params).profile}.yaml")):
         data = parse(read(path), path)
