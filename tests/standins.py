@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dguide.settings import Config
-from dguide.stages.real import CIFAR10_MD5
+from dguide.sources import CIFAR10_MD5
 from discriminator_guidance.metrics.features import InceptionFeatures
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond

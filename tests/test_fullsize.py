@@ -65,7 +65,7 @@ def project(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     with params.open("w") as stream:
         YAML().dump(settings, stream)
     official, written = write_all(tmp_path, load_config(params))
-    reader = tmp_path / "src/dguide/stages/real.py"
+    reader = tmp_path / "src/dguide/sources.py"
     reader.write_text(reader.read_text().replace(official, written))
     return tmp_path
 

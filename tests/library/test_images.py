@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
-from dguide.stages.real import read_digits
+from dguide.sources import read_digits
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.images import read_images, shrink, to_uint8
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dguide import sources
-from dguide.stages.real import read_cifar10
+from dguide.sources import read_cifar10
 from discriminator_guidance.core.errors import InputError
 
 from .cifar_lookalike import NAMES, batch, contents, rows_of, write_archive, write_official

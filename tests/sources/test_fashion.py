@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dguide import sources
-from dguide.stages.real import read_fashion
+from dguide.sources import read_fashion
 from discriminator_guidance.core.errors import InputError
 
 COUNTS = {"train": 30, "t10k": 12}

@@ -15,7 +15,7 @@ from dguide import tracking
 from dguide.settings import Config, Layout, Variant, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import load_arrays, read_npz, write_csv, write_json
+from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
 from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare, progress
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.classification import classification_scores
@@ -127,9 +127,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 def read_samples(config: Config, layout: Layout, variant: str) -> np.ndarray:
     """The images of a variant, which must have the shape and the indices that the settings ask for."""
     path, guided, size = layout.guided(variant) / "samples.npz", config.guided, config.real.image_size
+    known = read_json(layout.model("fid_network") / "config.json", "fid_network").get("in_channels")
     arrays = read_npz(path, ["images", "index"], "guided")
     images, index = arrays["images"], guided.seed_start + np.arange(guided.images)
-    shape = (guided.images, size, size, images.shape[-1])
+    shape = (guided.images, size, size, known or images.shape[-1])
     if images.shape != shape or images.dtype != np.uint8 or not np.array_equal(arrays["index"], index):
         expected = f"{shape} uint8 images with the indices {index[0]} .. {index[-1]} in {path}"
         got = f"{images.shape} {images.dtype} with {arrays['index'][:1]} .. {arrays['index'][-1:]}"
