@@ -269,12 +269,13 @@ class Change(Settings):
     steps: library.Steps | None = None
     w1: library.Finite | None = None
     w2: library.Finite | None = None
+    boosting: bool | None = None
 
 
 class FactorialStudy(Settings):
     """Command `study factorial`: the causes of the reproduction's result."""
 
-    sets: Annotated[dict[Name, Annotated[Distinct[Name], Field(min_length=2)]], Field(min_length=1)]  # of members
+    sets: Annotated[dict[Name, Annotated[Distinct[Name], Field(min_length=1)]], Field(min_length=1)]  # of members
     images: library.ManyImages
     seed_start: library.Seed
     steps: Choices[library.Steps]  # the reproduction's first
