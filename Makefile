@@ -1,6 +1,6 @@
 # Everything a user types. Each target that needs the environment builds it first; nothing else is asked for.
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test fullsize lint docs mlflow experiments release dag clean always
+.PHONY: help setup repro test fullsize lint docs numbers mlflow experiments release dag clean always
 
 PORT ?= 5000
 WORKERS ?= 2
@@ -40,6 +40,9 @@ lint: setup ## check style, types and the layers
 
 docs: setup ## build the documentation as a site in site/ and check its links
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
+numbers: setup ## write the results into README.md and docs from reports/
+	@python scripts/write_numbers.py
 
 mlflow: setup ## print links to the runs and curves, and serve the MLflow UI on port PORT=5000 until Ctrl-C
 	@MLFLOW_TRACKING_URI=sqlite:///mlflow.db python scripts/mlflow_views.py http://127.0.0.1:$(PORT)
