@@ -58,7 +58,7 @@ def test_quickstart(tmp_path: Path) -> None:
 
 
 def test_quickstart_says_what_to_run_first(tmp_path: Path) -> None:
-    with pytest.raises(nbclient.exceptions.CellExecutionError, match="run `make repro && make release`"):
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="run `make repro`"):
         run(tmp_path, "quickstart", RELEASE="absent")
 
 
