@@ -191,6 +191,9 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     assert row[1:4] == fid_text(metrics).split()
     answer = r"Against edm, mean_prob is \w+: paired difference in FID \(digits network\) [-+][\d.]+ \[[-+]"
     assert re.match(answer, shown.stdout.splitlines()[-1])
+    shown = dguide(project, "compare", "d0", "clip_logit")
+    assert re.match(answer.replace("edm, mean_prob", "clip_logit, d0"), shown.stdout)
+    refused(dguide(project, "compare", "d0", "d0"), "two of edm, d0", "d0 and d0")
 
 
 def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(

@@ -144,9 +144,8 @@ def config(params: Params = PARAMS) -> None:
 @app.command(rich_help_panel=TOOLS)
 def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
-    from dguide.report.format import answer, fid_label, summary_rows
-    from dguide.report.gather import read_differences, read_evaluation
-    from dguide.report.tables import signs
+    from dguide.report.format import summary_rows
+    from dguide.report.gather import read_evaluation
 
     settings, layout = _opened(params)
     evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
@@ -154,9 +153,26 @@ def summary(params: Params = PARAMS) -> None:
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     tracking.table(title, summary_rows(evaluations, settings.baselines))
     typer.echo(f"tables, figures and the page: {layout.report.relative_to(Path.cwd())}/index.html")
-    fid, (variant, other) = fid_label(settings.fid_network.name), settings.report.primary
-    planned = read_differences(layout.report)[variant, other]
-    typer.echo(" ".join([answer(fid, planned), *signs(fid, {variant: planned}, other)]))
+    compare(*settings.report.primary, params)
+
+
+@app.command(rich_help_panel=TOOLS)
+def compare(
+    variant: Annotated[str, typer.Argument(help="A row of `variants`.")],
+    other: Annotated[str, typer.Argument(help="Another row.")],
+    params: Params = PARAMS,
+) -> None:
+    """Print the paired difference between two variants."""
+    from dguide.report.format import answer, fid_label
+    from dguide.report.gather import read_differences
+    from dguide.report.tables import signs
+
+    settings, layout = _opened(params)
+    fid, rows = fid_label(settings.fid_network.name), read_differences(layout.report)
+    if (variant, other) not in rows:
+        raise ConfigError(f"two of {', '.join(settings.variants)}", f"{variant} and {other}", "choose two different rows")
+    row = rows[variant, other]
+    typer.echo(" ".join([answer(fid, row), *signs(fid, {variant: row}, other)]))
 
 
 @app.command(rich_help_panel=TOOLS)
