@@ -21,7 +21,7 @@ from dguide.report.format import estimate, number
 ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 REPORTS = ROOT / "reports"
 GREY, BLUE, ORANGE = "#808080", "#0072B2", "#D55E00"  # legible on white and on black
-STYLE = {key: GREY for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
+STYLE = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GREY)
 STYLE |= {"font.family": "DejaVu Sans", "font.size": 9, "savefig.transparent": True, "savefig.dpi": 200}
 
 BIASED = {
@@ -115,10 +115,14 @@ def found() -> str:
     spans = {used: (part["fid"].min(), part["fid"].max()) for used, part in clipped.groupby("rule")}
     shares = f"{100 * (1 - few / base):.0f} %", f"{100 * (1 - tuned / base):.0f} %"
     low, high = spans["clipped_logit_mean"]
-    return f"""- **Guidance corrects what the discriminator sees.** A discriminator of 1,000 balanced images lowers the FID of the biased model by {shares[0]}.
-- **Where you may train the model, fine-tuning does more**: {shares[1]} from the same images, in comparable time.
-- **On a model without such a bias, little is left to gain**: {-100 * fit["delta_fid"] / plain["fid"]:.0f} % on a nearly converged network of digits.
-- **The reproduction's 14.35 has a plausible cause**: its code takes logits for probabilities, which raises FIDs of digits to {low:.0f} to {high:.0f}."""
+    little = f"{-100 * fit['delta_fid'] / plain['fid']:.0f} %"
+    return f"""\
+- **Guidance corrects what the discriminator sees.** One that learned from 1,000 balanced images lowers the FID of the
+  biased model by {shares[0]}.
+- **Where you may train the model, fine-tuning does more**: {shares[1]} by the same images, in comparable time.
+- **Without such a bias, little is left to gain**: {little} on a nearly converged network of digits.
+- **The reproduction's 14.35 has a plausible cause.** Its code takes logits for probabilities. On digits, this alone
+  raises FIDs below 1 to {low:.0f} to {high:.0f}."""
 
 
 def found_figure() -> None:

@@ -170,7 +170,7 @@ def compare(
     settings, layout = _opened(params)
     fid, rows = fid_label(settings.fid_network.name), read_differences(layout.report)
     if (variant, other) not in rows:
-        raise ConfigError(f"two of {', '.join(settings.variants)}", f"{variant} and {other}", "choose two different rows")
+        raise ConfigError(f"two of {', '.join(settings.variants)}", f"{variant} and {other}", "choose others")
     row = rows[variant, other]
     typer.echo(" ".join([answer(fid, row), *signs(fid, {variant: row}, other)]))
 

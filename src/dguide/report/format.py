@@ -6,6 +6,7 @@ from typing import Any
 
 MISSING = "–"
 INCEPTION = "inception"  # the feature network of published FID values, which need no other name
+PAPERS_WINDOW = [0.01, 1.0]  # of VP times; others are named
 KIDS = {"kid": "KID", "kid_holdout": "held-out KID"}
 RULE_NAMES = {
     "mean_probability": "mean probability",
@@ -85,7 +86,8 @@ def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
     parts += [f"snapshot {variant['network']}"] if variant["network"] else []
     parts += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
     parts += [f"churn {variant['s_churn']:g}"] if variant["s_churn"] != sampler["s_churn"] else []
-    parts += [f"VP time {scientific(window[0])} to {scientific(window[1])}"] if members else []
+    if members and [*window] != PAPERS_WINDOW:
+        parts += [f"VP time {scientific(window[0])} to {scientific(window[1])}"]
     parts += [f"against {variant['baseline']}"] if variant["baseline"] else []
     scale, shift = variant["logit_scale"], variant["logit_shift"]
     parts += [f"logits x {scale:g} {shift:+g}"] if (scale, shift) != (1.0, 0.0) else []
