@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from discriminator_guidance.training.discriminator import train_discriminator
     from discriminator_guidance.training.trained import TrainedDiscriminator
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _MODULES = {
     "checkpoints.pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
     "sampling.denoisers": ["from_diffusers", "guided_unet"],
