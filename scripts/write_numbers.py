@@ -145,6 +145,35 @@ def found_figure() -> None:
     figure.savefig(ROOT / "docs/images/found.png", metadata={"Software": None})
 
 
+# Profile, variant, the member that guides it, the row without it; by label.
+GAINS = {
+    "a biased model (Fashion-MNIST)": [("fashion-biased", name, name, "edm") for name in ("few", "many")],
+    "the same, fine-tuned first": [("fashion-biased", "tuned_guided", "after", "tuned")],
+    "CIFAR-10 at 16x16, one seed": [("cifar10-small", "d0", "d0", "edm")],
+    "digits, nearly converged": [("digits", "d0_w1", "d0", "edm")],
+}
+
+
+def gain_figure() -> None:
+    """Change of the FID by one discriminator against its cross-entropy on test images, a point a training seed."""
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    for label, color, marker in zip(GAINS, (BLUE, ORANGE, "#CC79A7", GREY), "os^D", strict=True):
+        losses, changes = list[float](), list[float]()
+        for profile, variant, member, base in GAINS[label]:
+            values, without = (np.array(evaluated(profile, name)["fid_values"]) for name in (variant, base))
+            files = sorted((REPORTS / profile / "discriminator" / member).glob("**/metrics.json"))
+            losses += [json.loads(path.read_text())["test_loss"] for path in files]
+            changes += [*(100 * (values / without - 1))]
+        axes.plot(losses, changes, marker, color=color, label=label, alpha=0.8)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.axvline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
+    axes.set(xlabel="cross-entropy of the discriminator on test images (dotted: chance)")
+    axes.set_ylabel("change of the FID in %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, labelcolor=GREY)
+    figure.savefig(ROOT / "docs/images/gain.png", metadata={"Software": None})
+
+
 def pages() -> Iterator[Path]:
     """Where blocks may be."""
     yield ROOT / "README.md"
@@ -155,6 +184,7 @@ if __name__ == "__main__":
     blocks = {function.__name__: function for function in (biased, digits, rule, found)}
     with mpl.rc_context(STYLE):
         found_figure()
+        gain_figure()
     for page in pages():
         parts = re.split(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end -->)", page.read_text(), flags=re.DOTALL)
         for at in range(2, len(parts), 4):  # text, begin, name, end, text, ...

@@ -51,6 +51,17 @@ def test_result_table_keeps_the_two_kinds_of_precision_apart(tmp_path: Path) -> 
     assert all(value in shown for value in ("2.094", "2.03", "1.880", "14.348", "17.930", "1.77"))
 
 
+def test_a_study_of_its_own_shows_nothing_of_the_reproduction(tmp_path: Path) -> None:
+    data = report_data(tmp_path)
+    data.reproduces = False
+    for row in data.settings["members"].values():
+        row["published"] = None
+    for make in (tables.sampling_table, tables.discriminator_table, tables.result_table):
+        text = make(data).frame.to_csv() + " ".join(make(data).notes)
+        assert "reproduction" not in text.replace("(the reproduction's code)", "")
+        assert "published" not in text
+
+
 def test_ensembles_are_set_beside_their_best_and_worst_member(tmp_path: Path) -> None:
     data = report_data(tmp_path)
     record, row = data.evaluations["mean_prob"]["against_members"], cells(tables.ensemble_table(data), "mean_prob")

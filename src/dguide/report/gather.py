@@ -46,6 +46,8 @@ class ReportData:
 
         self.baseline = str(settings["evaluation"]["baseline"])  # the variant without guidance
         self.reference = reference = self.evaluations[self.baseline]
+        rows = *settings["variants"].values(), *settings["members"].values()
+        self.reproduces = any(row["published"] for row in rows)  # whether published rows stand beside ours
         self.baselines = settings["baselines"]
         self.from_baseline = {name: self.differences[name, other] for name, other in self.baselines.items() if other}
         self.baseline_text = baseline_text(self.baselines)  # in headings

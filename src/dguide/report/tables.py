@@ -16,6 +16,7 @@ from discriminator_guidance.sampling.weights import delivered_weight
 
 # By heading, settings that every member has for itself.
 SCALED = {"epochs": "epochs", "learning rate": "learning_rate", "weight decay": "weight_decay", "t_min": "t_min"}
+PUBLISHED_NOTE = "Published: cifar10, 50,000 samples, Inception features. "
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "\n": " "}
@@ -59,7 +60,8 @@ def sampling_table(data: ReportData) -> Table:
     """Table 1: the reproduction's sampling settings beside ours."""
     settings, sampler, guided = data.settings, data.settings["sampler"], data.settings["guided"]
     theirs, trained = PUBLISHED["sampling"], settings["score"]["source"] == "train"
-    columns = {"reproduction: unguided": theirs, "reproduction: guided": theirs | PUBLISHED["guidance"]}
+    published = {"reproduction: unguided": theirs, "reproduction: guided": theirs | PUBLISHED["guidance"]}
+    columns = published if data.reproduces else {}
     for name in settings["report"]["sampling"]:
         variant, steps = settings["variants"][name], settings["variants"][name]["steps"]
         columns[f"ours: {name}"] = {
@@ -87,15 +89,20 @@ def sampling_table(data: ReportData) -> Table:
     notes = [
         "w1 weighs guidance in the Euler step, w2 in the correction. Delivered: how far the sampler moves the mean of "
         "Gaussian data by an exact discriminator, relative to the exact flow; without churn and boosting.",
-        "The paper takes 18 steps (35 denoiser evaluations, NFE) without boosting; the reproduction took 35 steps.",
     ]
+    notes += (
+        ["The paper takes 18 steps (35 denoiser evaluations, NFE) without boosting; the reproduction took 35 steps."]
+        if data.reproduces
+        else []
+    )
     frame = pd.DataFrame(columns).fillna(MISSING).rename_axis("setting").reset_index()
     return Table("Table 1. Sampling settings", frame, notes)
 
 
 def discriminator_table(data: ReportData) -> Table:
     """Table 2: how the reproduction trained its discriminators, how we trained ours, and the losses of both."""
-    rows, columns, section = [], PUBLISHED["member_columns"], data.settings["discriminator"]
+    rows, section = [], data.settings["discriminator"]
+    columns = PUBLISHED["member_columns"] if data.reproduces else []
     for name, settings in data.settings["members"].items():
         metrics, history = data.metrics[name], data.histories[name]
         theirs = PUBLISHED["members"].get(settings["published"], [MISSING] * len(columns))
@@ -124,15 +131,20 @@ def discriminator_table(data: ReportData) -> Table:
     notes = [
         "BCE: binary cross-entropy in nats, 0.693 for a coin toss. Best: over the epochs. Test: of the weights used.",
         f"{data.runs}, on one split of real and unguided fake images; no intervals.",
-        "The reproduction's BCE, of its last logged epoch, has other data and networks: it is not comparable.",
     ]
+    notes += (
+        ["The reproduction's BCE, of its last logged epoch, has other data and networks: it is not comparable."]
+        if data.reproduces
+        else []
+    )
     return Table("Table 2. The discriminators", pd.DataFrame(rows).fillna(MISSING), notes)
 
 
 def result_table(data: ReportData) -> Table:
     """Table 3: every variant's result beside the published one of the same kind, then the other published results."""
     columns, reference, cond = PUBLISHED["result_columns"], data.reference, data.settings["cond"]
-    theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in PUBLISHED["results"].items() if not cond}
+    published = PUBLISHED["results"] if data.reproduces and not cond else {}
+    theirs = {name: dict(zip(columns, cells, strict=True)) for name, cells in published.items()}
     kinds = {name: data.settings["variants"][name]["published"] for name in data.evaluations}
     rows = [_result(data, name) | theirs.get(kind, {}) for name, kind in kinds.items()]
     fid, kid = f"ours: {data.fid} [95 %]", f"ours, generative: {data.kid} [95 %]"
@@ -147,15 +159,19 @@ def result_table(data: ReportData) -> Table:
     others = [cells for name, cells in theirs.items() if name not in kinds.values()]
     rows += [{"variant": "not run here", "guided by": cells[columns[0]], **cells} for cells in others]
     notes = [
-        f"Published: cifar10, 50,000 samples, Inception features. Ours: {data.settings['real']['source']}"
-        f"{' with classes' if cond else ''}, {fmt.samples_text(reference)} samples, {reference['fid_network']} "
-        f"features, {data.reference_images}; KID, held-out, against {count(reference['holdout_n'])} other images.",
+        f"{PUBLISHED_NOTE if theirs else ''}Ours: {data.settings['real']['source']}{' with classes' if cond else ''}, "
+        f"{fmt.samples_text(reference)} samples, {reference['fid_network']} features, {data.reference_images}; "
+        f"KID, held-out, against {count(reference['holdout_n'])} other images.",
         f"Intervals cover {data.noise}, with the reference fixed. Differences are paired by sample index, and negative "
         "where the row is better. Adjusted p: by Holm's method over all rows but the planned comparison.",
         *signs(data.fid, data.from_baseline, data.baseline_text),
         "De-biased: by the grouped jackknife; a distance of N images lies above that of infinitely many.",
-        "What the reproduction calls precision and recall are scores of the discriminator as a classifier.",
     ]
+    notes += (
+        ["What the reproduction calls precision and recall are scores of the discriminator as a classifier."]
+        if data.reproduces
+        else []
+    )
     return Table("Table 3. Results", pd.DataFrame(rows).fillna(MISSING), notes)
 
 
