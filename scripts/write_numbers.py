@@ -14,9 +14,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.ticker import NullLocator
 
 from dguide.report.format import estimate, number
+from discriminator_guidance import delivered_weight, tau_from_sigma
 
 ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 REPORTS = ROOT / "reports"
@@ -174,6 +176,24 @@ def gain_figure() -> None:
     figure.savefig(ROOT / "docs/images/gain.png", metadata={"Software": None})
 
 
+def delivered_figure() -> None:
+    """The weight that samplers deliver at four ranges of noise levels."""
+    edges, labels = torch.tensor([0.002, 0.3, 1.0, 3.6, 80.0]), ("up to 0.3", "0.3 to 1", "1 to 3.6", "above 3.6")
+    figure, panels = plt.subplots(1, 2, figsize=(7, 2.4), sharey=True, layout="constrained")
+    for axes, (w1, w2) in zip(panels, ((2.0, 0.0), (1.0, 1.0)), strict=True):
+        for number, (steps, color) in enumerate(zip((12, 18, 35), (ORANGE, BLUE, GREY), strict=True)):
+            windows = tau_from_sigma(edges).unfold(0, 2, 1).tolist()
+            weights = [delivered_weight((low, high), steps=steps, w1=w1, w2=w2) for low, high in windows]
+            axes.bar(np.arange(4) + 0.25 * (number - 1), weights, 0.22, color=color, label=f"{steps} steps")
+        axes.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_xticks(range(4), labels)
+        axes.set(title=f"w1 = {w1:g}, w2 = {w2:g}", xlabel="guidance at noise levels")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("weight delivered")
+    panels[1].legend(frameon=False, labelcolor=GREY)
+    figure.savefig(ROOT / "docs/images/delivered.png", metadata={"Software": None})
+
+
 def pages() -> Iterator[Path]:
     """Where blocks may be."""
     yield ROOT / "README.md"
@@ -185,6 +205,7 @@ if __name__ == "__main__":
     with mpl.rc_context(STYLE):
         found_figure()
         gain_figure()
+        delivered_figure()
     for page in pages():
         parts = re.split(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end -->)", page.read_text(), flags=re.DOTALL)
         for at in range(2, len(parts), 4):  # text, begin, name, end, text, ...
