@@ -181,10 +181,10 @@ def delivered_figure() -> None:
     edges, labels = torch.tensor([0.002, 0.3, 1.0, 3.6, 80.0]), ("up to 0.3", "0.3 to 1", "1 to 3.6", "above 3.6")
     figure, panels = plt.subplots(1, 2, figsize=(7, 2.4), sharey=True, layout="constrained")
     for axes, (w1, w2) in zip(panels, ((2.0, 0.0), (1.0, 1.0)), strict=True):
-        for number, (steps, color) in enumerate(zip((12, 18, 35), (ORANGE, BLUE, GREY), strict=True)):
+        for place, (steps, color) in enumerate(zip((12, 18, 35), (ORANGE, BLUE, GREY), strict=True)):
             windows = tau_from_sigma(edges).unfold(0, 2, 1).tolist()
             weights = [delivered_weight((low, high), steps=steps, w1=w1, w2=w2) for low, high in windows]
-            axes.bar(np.arange(4) + 0.25 * (number - 1), weights, 0.22, color=color, label=f"{steps} steps")
+            axes.bar(np.arange(4) + 0.25 * (place - 1), weights, 0.22, color=color, label=f"{steps} steps")
         axes.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xticks(range(4), labels)
         axes.set(title=f"w1 = {w1:g}, w2 = {w2:g}", xlabel="guidance at noise levels")
