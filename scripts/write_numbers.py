@@ -106,6 +106,44 @@ def rule() -> str:
     return table(["discriminators", *(f"{steps} steps" for steps in seeds)], rows)
 
 
+CHANGES = {
+    "none": "the reproduction's settings",
+    "a_tenth": "logits x 0.1",
+    "shifted_up": "logits + 0.3",
+    "shifted_down": "logits - 0.3",
+    "high_noise": "at VP time above 0.5 only",
+    "low_noise": "at VP time below 0.5 only",
+    "no_boosting": "without boosting",
+    "both_orders": "12 steps, w1 = w2 = 1",
+}
+
+
+def clipped_cells() -> pd.DataFrame:
+    """The cells of mini's factorial by the clipped-logit rule."""
+    return pd.read_json(REPORTS / "mini/reproduction.json").query("rule == 'clipped_logit_mean'")
+
+
+def interventions() -> str:
+    """What changes of the reproduction's cell do to the FID and to the computed displacement."""
+    cells = clipped_cells().query("set == 'fresh' and steps == 35").set_index(["change", "members"])
+    rows = []
+    for change, label in CHANGES.items():
+        one, six = (cells.loc[(change, count)] for count in (1, 6))
+        rows.append([label, *(number(of[key], 1) for of in (one, six) for key in ("fid", "displacement"))])
+    return table(["by the clipped-logit rule", "one: FID", "displacement", "six: FID", "displacement"], rows)
+
+
+def law() -> str:
+    """Sentences on the cells of mini's factorial."""
+    cells = clipped_cells()
+    correlation = cells["displacement"].corr(cells["fid"], "spearman")
+    alone = cells.set_index("set")["fid"]
+    return (
+        f"Over all {len(cells)} cells, the rank correlation of displacement and FID is {correlation:.2f}. The members "
+        f"differ as much: D2 alone has an FID of {alone['d2']:.1f} by this rule, D1 one of {alone['d1']:.1f}."
+    )
+
+
 def found() -> str:
     """README's findings in four sentences."""
     rows = {name: evaluated("fashion-biased", name) for name in BIASED}
@@ -176,6 +214,26 @@ def gain_figure() -> None:
     figure.savefig(ROOT / "docs/images/gain.png", metadata={"Software": None})
 
 
+def law_figure() -> None:
+    """FID by the clipped-logit rule against the displacement that is computed from logits and gradients."""
+    cells = clipped_cells()
+    alone = cells["set"] != "fresh"
+    kinds = {
+        "D0, and six, at 12 to 35 steps": (cells[~alone & (cells["change"] == "none")], BLUE, "o"),
+        "D1 to D5 alone": (cells[alone], GREY, "D"),
+        "changed logits, noise levels, steps or boosting": (cells[cells["change"] != "none"], ORANGE, "s"),
+    }
+    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    for label, (shown, color, marker) in kinds.items():
+        axes.plot(shown["displacement"], shown["fid"], marker, color=color, label=label, alpha=0.8)
+    axes.set(yscale="log", xlabel="displacement in standard deviations, computed", ylabel="FID (digits network)")
+    axes.set_yticks([2, 5, 10, 20], ["2", "5", "10", "20"])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, labelcolor=GREY, loc="upper left")
+    figure.savefig(ROOT / "docs/images/law.png", metadata={"Software": None})
+
+
 def delivered_figure() -> None:
     """The weight that samplers deliver at four ranges of noise levels."""
     edges, labels = torch.tensor([0.002, 0.3, 1.0, 3.6, 80.0]), ("up to 0.3", "0.3 to 1", "1 to 3.6", "above 3.6")
@@ -201,11 +259,12 @@ def pages() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    blocks = {function.__name__: function for function in (biased, digits, rule, found)}
+    blocks = {function.__name__: function for function in (biased, digits, rule, interventions, law, found)}
     with mpl.rc_context(STYLE):
         found_figure()
         gain_figure()
         delivered_figure()
+        law_figure()
     for page in pages():
         parts = re.split(r"(<!-- numbers: (\w+) -->\n).*?(<!-- end -->)", page.read_text(), flags=re.DOTALL)
         for at in range(2, len(parts), 4):  # text, begin, name, end, text, ...
