@@ -175,6 +175,7 @@ def found_figure() -> None:
         axes.plot(record["fid"], place, "|", color=color, markersize=16, markeredgewidth=2)
     axes.set(xscale="log", xlabel="FID (fashion network), log scale; a point a training seed, | their mean")
     axes.set_yticks(range(len(SHOWN)), [BIASED[name] for name in SHOWN])
+    axes.margins(0.06)
     axes.invert_yaxis()
     values = [value for record in records for value in record["fid_values"]]
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if min(values) / 1.5 < tick < max(values) * 1.5]
@@ -205,6 +206,7 @@ def gain_figure() -> None:
             losses += [json.loads(path.read_text())["test_loss"] for path in files]
             changes += [*(100 * (values / without - 1))]
         axes.plot(losses, changes, marker, color=color, label=label, alpha=0.8)
+    axes.margins(0.06)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.axvline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlabel="cross-entropy of the discriminator on test images (dotted: chance)")
