@@ -85,7 +85,7 @@ def results(profile: str, names: dict[str, str], network: str, more: dict[str, s
 
 def biased() -> str:
     """Every row of profile fashion-biased."""
-    more = {"recall": "recall", "total variation of classes": "total_variation_values"}
+    more = {"precision": "precision", "recall": "recall", "total variation of classes": "total_variation_values"}
     return results("fashion-biased", BIASED, "fashion network", more)
 
 
@@ -139,8 +139,8 @@ def law() -> str:
     correlation = cells["displacement"].corr(cells["fid"], "spearman")
     alone = cells.set_index("set")["fid"]
     return (
-        f"Over all {len(cells)} cells, the rank correlation of displacement and FID is {correlation:.2f}. The members "
-        f"differ as much: D2 alone has an FID of {alone['d2']:.1f} by this rule, D1 one of {alone['d1']:.1f}."
+        f"Over all {len(cells)} cells, the rank correlation of displacement and FID is {correlation:.2f}. "
+        f"Single members range from {alone['d2']:.1f} (D2) to {alone['d1']:.1f} (D1)."
     )
 
 
@@ -188,7 +188,8 @@ def found_figure() -> None:
 
 # Profile, variant, the member that guides it, the row without it; by label.
 GAINS = {
-    "a biased model (Fashion-MNIST)": [("fashion-biased", name, name, "edm") for name in ("few", "many")],
+    "a biased model, discriminator of 10,000 images": [("fashion-biased", "many", "many", "edm")],
+    "the same, of 1,000 images": [("fashion-biased", "few", "few", "edm")],
     "the same, fine-tuned first": [("fashion-biased", "tuned_guided", "after", "tuned")],
     "CIFAR-10 at 16x16, one seed": [("cifar10-small", "d0", "d0", "edm")],
     "digits, nearly converged": [("digits", "d0_w1", "d0", "edm")],
@@ -198,7 +199,7 @@ GAINS = {
 def gain_figure() -> None:
     """Change of the FID by one discriminator against its cross-entropy on test images, a point a training seed."""
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for label, color, marker in zip(GAINS, (BLUE, ORANGE, "#CC79A7", GREY), "os^D", strict=True):
+    for label, color, marker in zip(GAINS, (BLUE, "#56B4E9", ORANGE, "#CC79A7", GREY), "oPs^D", strict=True):
         losses, changes = list[float](), list[float]()
         for profile, variant, member, base in GAINS[label]:
             values, without = (np.array(evaluated(profile, name)["fid_values"]) for name in (variant, base))
