@@ -213,7 +213,7 @@ def gain_figure() -> None:
     axes.set(xlabel="cross-entropy of the discriminator on test images (dotted: chance)")
     axes.set_ylabel("change of the FID in %")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, labelcolor=GREY)
+    axes.legend(frameon=False, labelcolor=GREY, loc="upper left", bbox_to_anchor=(0.02, 0.93))
     figure.savefig(ROOT / "docs/images/gain.png", metadata={"Software": None})
 
 
