@@ -38,6 +38,12 @@ def test_the_report_draws_each_of_its_rows_once():
     assert calls(read(report))["report"]["denoiser",] == 2 * 8 * 23
 
 
+def test_fine_tuning_is_counted():
+    tuned = {"images": 100, "iterations": 10, "learning_rate": 1e-4, "seed": 1}
+    counts = calls(read({"score.finetuned": {"tuned": tuned, "ddo": tuned | {"objective": "ddo", "seed": 2}}}))["score"]
+    assert counts == {("training_step", "score"): (300 + 10 + 2 * 10) * 64, ("denoiser",): 2 * 10 * 64 + 35 * 100}
+
+
 def test_kid_is_counted_for_many_images():
     many = {"guided.images": 50_000}
     products = [calls(read(changes))["evaluation"]["product",] for changes in ({}, many)]

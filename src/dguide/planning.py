@@ -15,7 +15,7 @@ from dguide.stages.guided import FIT_DRAWS
 from discriminator_guidance.core.images import split_pairs
 from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare, progress
-from discriminator_guidance.core.settings import HeadSettings
+from discriminator_guidance.core.settings import HeadSettings, SamplerSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.training.discriminator import lengths
 
@@ -61,6 +61,13 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
         if settings.source == "train":
             iterations = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
             counts["training_step", name] = iterations * settings.training.batch_size
+            for tuning in getattr(settings, "finetuned", {}).values():
+                images = tuning.iterations * settings.training.batch_size
+                counts["training_step", name] += images
+                if tuning.objective == "ddo":  # samples too, which are drawn first, and the loss before the training
+                    counts["training_step", name] += images
+                    nfe = 2 * SamplerSettings().steps - 1
+                    counts[DENOISER] = counts.get(DENOISER, 0) + 2 * images + nfe * tuning.images
         if name == "fid_network":
             counts[FEATURES] = reference + holdout
         yield name, counts

@@ -43,6 +43,23 @@ def test_a_difference_is_paired_by_replicate_and_image() -> None:
         first.minus(Estimate((0.0,), np.zeros((1, 20))))
 
 
+def test_the_interval_of_a_ratio_covers_it_over_training_and_sampling() -> None:
+    """400 studies of 5 networks and 200 images, a ratio of 0.6 and a training deviation of 10 %."""
+    rng, covered = np.random.default_rng(3), 0
+    for _ in range(400):
+        shared = rng.standard_normal((1, 200))
+        pair = []
+        for truth in (0.6, 1.0):
+            images = truth * (1 + 0.1 * rng.standard_normal((5, 1)) + shared + 0.5 * rng.standard_normal((5, 200)))
+            values = images.mean(axis=1)
+            pair.append(Estimate(tuple(values), images - values[:, None]))
+        ratio, low, high = pair[0].ratio(pair[1])
+        covered += low <= 0.6 <= high
+        assert low < ratio < high
+    assert 0.92 <= covered / 400 <= 0.985
+    assert np.isnan(pair[0].ratio(Estimate((0.0,) * 5, np.zeros((5, 200))))).all()
+
+
 def test_replicates_cover_the_expectation_over_training_seeds() -> None:
     """400 studies of 5 networks and 200 images; a training deviation of 2.25 sampling errors, as on `mini`."""
     generator = np.random.default_rng(0)

@@ -77,7 +77,7 @@ def test_a_possible_combination_is_accepted(changes: dict[str, Any]) -> None:
 
 def test_the_papers_own_method_of_one_discriminator_is_a_profile() -> None:
     row, rows = {"needs": "discriminator/d0", "members": ["d0"]}, MINI["variants"]
-    report = {"primary": ["d0", "edm"], "samples": ["d0"], "log_ratios": ["d0"], "compare": [], "sampling": ["d0"]}
+    report = {"primary": ["d0", "edm"], "samples": ["d0"], "log_ratios": ["d0"], "sampling": ["d0"]}
     single = {"members": {"d0": FRESH}, "variants": {"edm": rows["edm"], "d0": row}, "study": None}
     config = read({**single, "report": MINI["report"] | report})
     assert (config.variants["d0"].w1, config.variants["d0"].window) == (2.0, (0.01, 1.0))

@@ -49,7 +49,7 @@ SMALL = {
     },
     "report": MINI["report"]
     | {"images": 4, "dpi": 60, "primary": ["d0", "edm"], "trajectory_images": 2}
-    | {"samples": VARIANTS[:2], "log_ratios": ["d0"], "compare": ["d0"], "sampling": VARIANTS[:3]},
+    | {"samples": VARIANTS[:2], "log_ratios": ["d0"], "sampling": VARIANTS[:3]},
     "study.tuning": MINI["study"]["tuning"] | {"images": 16, "batch_size": 8},
     "study.discriminator": MINI["study"]["discriminator"] | {"model_channels": [8, 16], "epochs": [1, 3]},
     "study.factorial": MINI["study"]["factorial"] | {"sets": {"fresh": ["d0", "d1"]}, "images": 16},
@@ -67,7 +67,7 @@ def tiny_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
 def only(*variants: str) -> dict[str, Any]:
     """Changes that leave the settings these variants alone, the last of which is the planned comparison."""
     rows = {name: dict(SMALL["variants"][name]) for name in variants}
-    shown = {"primary": [variants[-1], "edm"], "samples": [], "log_ratios": [], "compare": [], "sampling": []}
+    shown = {"primary": [variants[-1], "edm"], "samples": [], "log_ratios": [], "sampling": []}
     return {"variants": rows, "report": SMALL["report"] | shown, "study": None}
 
 

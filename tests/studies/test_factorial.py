@@ -1,4 +1,4 @@
-"""Study `factorial`: which cells it samples and how, known factors, and its resumption."""
+"""Study `factorial`: which cells it samples and how, their means, and its resumption."""
 
 import json
 import shutil
@@ -8,9 +8,8 @@ from itertools import product
 import numpy as np
 import optuna
 import pytest
-from scipy import stats
 
-from dguide.studies.factorial import CELL, MEASURED, RULES, cell_frame, factors, plan, suggest
+from dguide.studies.factorial import CELL, MEASURED, RULES, cell_frame, means, plan, suggest
 from dguide.studies.study import GuidedSamples, run_study
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
 from tests.stages.conftest import Tiny, load, save_untrained, tiny_settings, write_params
@@ -49,40 +48,28 @@ def test_a_cell_is_sampled_as_the_reproduction_but_for_its_change(small: Tiny):
         assert variant.logit_shift == (0.3 if cell["change"] == "up" else 0.0)
 
 
-def test_known_factors_are_recovered(small: Tiny):
-    """The distance is multiplied by 5 and 8 for the rule at 3 steps, by 0.8 and 1.25 at others, by the replicate."""
-    config = small[0]
+def test_cells_are_averaged_over_replicates(small: Tiny):
+    """By the rule FID is 5 and 8 in the replicates; a cell that is missing in one has the value of the other."""
+    config, study = small[0], optuna.create_study()
+    for name, cell in plan(config).starts.items():
+        if name != "fresh clipped_logit_mean 1 2 none 0":
+            study.enqueue_trial(cell, user_attrs={"grid": name})
 
-    def measured(lacking: str = "") -> optuna.Study:
-        study = optuna.create_study()
-        for name, cell in plan(config).starts.items():
-            if name != lacking:
-                study.enqueue_trial(cell, user_attrs={"grid": name})
+    def known(trial: optuna.Trial) -> float:
+        variant, seed = suggest(trial, config)
+        clipped = variant.rule == RULES[1]
+        for key, value in zip(MEASURED, (0.1, 1.0, (1.0, 2.0)[seed] if clipped else None), strict=True):
+            trial.set_user_attr(key, value)
+        return (5.0, 8.0)[seed] if clipped else 1.0
 
-        def known(trial: optuna.Trial) -> float:
-            variant, seed = suggest(trial, config)
-            fid = (1.0, 2.0)[seed]
-            if variant.rule == RULES[1]:
-                fid *= ((5.0, 8.0) if variant.steps == 3 else (0.8, 1.25))[seed]
-            for key, value in zip(MEASURED, (0.1, fid, 1.0), strict=True):
-                trial.set_user_attr(key, value)
-            return fid + 0.2
-
-        study.optimize(known, n_trials=len(study.trials))
-        return study
-
-    mean = np.sqrt(5 * 8)
-    low, high = stats.t.interval(0.95, 1, np.log(mean), stats.sem(np.log([5, 8])))
-    rows = {(row["set"], row["members"], row["steps"]): row for row in factors(cell_frame(measured(), config))}
-    assert len(rows) == 7
-    assert rows["other", 2, 3]["factor"] == pytest.approx(mean)
-    assert rows["fresh", 1, 2]["factor"] == pytest.approx(1)
-    assert [rows["fresh", 2, 3][key] for key in ("low", "high", "n")] == pytest.approx([np.exp(low), np.exp(high), 2])
-    # Without a cell nothing can be divided by it.
-    frame = cell_frame(measured(lacking="fresh mean_probability 1 3 none 0"), config)
-    without = frame[frame["ratio_to_d0"].isna()]
-    assert {*without[["seed", "steps"]].itertuples(index=False, name=None)} == {(0, 3)}
-    assert {row["n"] for row in factors(frame) if row["steps"] == 3} == {1}
+    study.optimize(known, n_trials=len(study.trials))
+    rows = means(cell_frame(study, config)).set_index(["set", "rule", "members", "steps", "change"])
+    assert len(rows) == 15
+    assert rows.loc["other", "clipped_logit_mean", 2, 3, "none"].tolist() == [6.5, 1.5]
+    assert rows.loc["fresh", "clipped_logit_mean", 1, 2, "none"].tolist() == [8.0, 2.0]
+    fid, displacement = rows.loc["fresh", "mean_probability", 1, 2, "none"]
+    assert fid == 1.0
+    assert np.isnan(displacement)
 
 
 def test_an_interrupted_study_writes_what_it_has_and_resumes_as_an_uninterrupted_one(small: Tiny, monkeypatch):

@@ -59,7 +59,8 @@ def difference_text(difference: Mapping[str, Any] | None) -> str:
 def answer(fid: str, planned: Mapping[str, Any]) -> str:
     """The planned comparison, a row of differences.csv, in one sentence."""
     compared = f"Against {planned['other']}, {planned['variant']} is {verdict((planned['low'], planned['high']))}"
-    return f"{compared}: paired difference in {fid} {difference_text(planned)}."
+    ratio, *bounds = (100 * (planned[key] - 1) for key in ("ratio", "ratio_low", "ratio_high"))
+    return f"{compared}: paired difference in {fid} {difference_text(planned)}, {estimate(ratio, bounds, 0, True)} %."
 
 
 def scientific(value: float | None) -> str:

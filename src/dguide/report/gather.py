@@ -14,7 +14,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 PUBLISHED = read_json(TEMPLATES / "published.json", "report")
 CURVES = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 BINS = ["time", "mean_probability", "fraction_real", "count"]
-DIFFERENCES = ["variant", "other", "difference", "low", "high", *(f"{kid}_difference" for kid in KIDS)]
+RATIO = ["ratio", "ratio_low", "ratio_high"]
+DIFFERENCES = ["variant", "other", "difference", "low", "high", *RATIO, *(f"{kid}_difference" for kid in KIDS)]
 SEARCHES = ("discriminator", "ensemble")
 
 Record = Mapping[Any, Any]
@@ -42,7 +43,7 @@ class ReportData:
         searches = {word: report / "study" / f"{word}.csv" for word in SEARCHES}
         self.studies = {word: _table(path, f"study {word}") for word, path in searches.items() if path.is_file()}
         if (factorial := report / "study" / "factorial.json").is_file():
-            self.studies["factorial"] = pd.DataFrame(read_json(factorial, "study factorial")["factors"])
+            self.studies["factorial"] = pd.DataFrame(read_json(factorial, "study factorial")["means"])
 
         self.baseline = str(settings["evaluation"]["baseline"])  # the variant without guidance
         self.reference = reference = self.evaluations[self.baseline]
@@ -51,7 +52,6 @@ class ReportData:
         self.baselines = settings["baselines"]
         self.from_baseline = {name: self.differences[name, other] for name, other in self.baselines.items() if other}
         self.baseline_text = baseline_text(self.baselines)  # in headings
-        self.compared = tuple(settings["report"]["compare"])  # which tables compare every other one with, besides
         statistics, replicates = reference["reference_statistics"], reference["replicates"]
         self.fid, self.kid = (fid_label(reference["fid_network"], metric) for metric in ("FID", "KID"))
         real_images = f"{count(reference['reference_n'])} real training images"

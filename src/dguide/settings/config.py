@@ -226,7 +226,6 @@ class Report(Settings):
     primary: tuple[Name, Name]  # a variant and the one it is compared with, chosen before the results were seen
     samples: Distinct[Name]  # the rows of Fig. 3
     log_ratios: Distinct[Name]  # variants whose log ratios are drawn
-    compare: Distinct[Name]  # variants with which tables compare every other one, beside the baseline
     sampling: Distinct[Name]  # columns of Table 1
     trajectory_images: library.Count
 
@@ -507,7 +506,7 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     unguided = [key for key, row in variants.items() if not row.members]
     yield from ((f"variants.{key}.baseline", row.baseline, unguided) for key, row in variants.items() if row.baseline)
     yield "evaluation.baseline", baseline, [key for key, row in variants.items() if not row.members]
-    for key in ("primary", "samples", "log_ratios", "compare", "sampling"):
+    for key in ("primary", "samples", "log_ratios", "sampling"):
         yield from ((f"report.{key}", name, variants) for name in getattr(config.report, key))
     yield "report.primary", config.report.primary[0], [key for key in variants if key != baseline]
     if config.study is not None:

@@ -240,11 +240,13 @@ def _difference(delta: Evaluated) -> dict[str, float]:
 
 
 def differences(evaluated: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
-    """A row for the difference of every variant from every other: of FID with its p-value, and of both KIDs."""
+    """The differences of every variant from every other, of FID with its p-value and ratio, and of both KIDs."""
     rows = []
     for name, other in permutations(evaluated, 2):
         delta = _minus(evaluated[name], evaluated[other])
-        rows.append({"variant": name, "other": other, **_difference(delta), "p": delta["fid"].p_value()})
+        row = {"variant": name, "other": other, **_difference(delta), "p": delta["fid"].p_value()}
+        ratio = evaluated[name]["fid"].ratio(evaluated[other]["fid"])
+        rows.append(row | dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True)))
     return rows
 
 

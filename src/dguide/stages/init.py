@@ -63,7 +63,7 @@ variants:
   unguided: {{needs: score}}
   guided: {{needs: discriminator/d0, members: [d0], w1: 1.0, w2: 1.0}}
 evaluation: {{baseline: unguided}}
-report: {{primary: [guided, unguided], samples: [unguided, guided], log_ratios: [guided], compare: [],
+report: {{primary: [guided, unguided], samples: [unguided, guided], log_ratios: [guided],
          sampling: [unguided, guided]}}
 study: null
 """

@@ -10,7 +10,7 @@ over noise. With r = p / |g|, a sample moves by (r^2 + 2 w ds)^(1/2) - r standar
 cancels. Where p is negative or above 1, the rule does nothing.
 """
 
-import math
+from collections.abc import Hashable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -21,7 +21,6 @@ import optuna
 import pandas as pd
 import torch
 from matplotlib.ticker import LogLocator, NullLocator
-from scipy import stats
 
 from dguide import tracking
 from dguide.settings import Config, Layout, Variant, plain
@@ -142,46 +141,40 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, cells: St
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
     facts = {"study": cells.word, **counts, "fid_network": config.fid_network.name}
-    record = {**facts, **plain(section), "factors": factors(frame), "law": law(frame)}
-    write_json(layout.report / "reproduction.json", frame.astype(object).where(frame.notna(), None).to_dict("records"))
+    record = {**facts, **plain(section), "means": _records(means(frame)), "law": law(frame)}
+    write_json(layout.report / "reproduction.json", _records(frame))
     write_json(layout.study / "factorial.json", record)
     write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
     return counts
 
 
 def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
-    """The complete cells as planned; a ratio to one discriminator by probability needs distances above 0."""
+    """The complete cells in the order of the plan, a row a cell and replicate."""
     trials, rows = {trial.user_attrs[GRID]: trial for trial in complete(study)}, list[dict[str, Any]]()
     for trial in (trials[name] for name in plan(config).starts if name in trials):
         measured = {key: trial.user_attrs.get(key) for key in MEASURED}
         rows.append({**trial.params, "n": config.studies.factorial.images, "fid": trial.value, **measured})
-    frame, levels = pd.DataFrame(rows), ["seed", "steps"]
-    positive = frame["fid_debiased"].where(frame["fid_debiased"] > 0)
-    single = (frame["rule"] == RULES[0]) & (frame["members"] == 1)
-    divisor = frame.assign(divisor=positive)[single].set_index(levels)["divisor"]
-    return frame.assign(ratio_to_d0=positive / frame.join(divisor, on=levels)["divisor"])
+    return pd.DataFrame(rows).astype({"displacement": float})
 
 
-def factors(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The clipped rule's geometric mean factor over n replicates, with its 95 % interval by Student's t if n > 1."""
-    rows, keys = list[dict[str, Any]](), ["set", "members", "steps"]
-    clipped = frame[(frame["rule"] == RULES[1]) & (frame["change"] == NO_CHANGE)].dropna(subset="ratio_to_d0")
-    for cell, cells in clipped.groupby(keys):
-        logs = np.log(cells["ratio_to_d0"])
-        low, high = np.exp(stats.ttest_1samp(logs, 0).confidence_interval()) if len(logs) > 1 else (None, None)
-        factor = {"factor": math.exp(np.mean(logs)), "low": low, "high": high, "n": len(logs)}
-        rows.append(dict(zip(keys, cell, strict=True)) | factor)
-    return rows
+def means(frame: pd.DataFrame) -> pd.DataFrame:
+    """FID and displacement of each cell, averaged over replicates."""
+    cells = frame.groupby([key for key in CELL if key != "seed"], sort=False)
+    return cells[["fid", "displacement"]].mean().reset_index()
 
 
 def law(frame: pd.DataFrame) -> dict[str, Any]:
     """Rank correlations of displacement and FID by the clipped rule: of all cells, and over seeds of the same cell."""
-    cells = frame[frame["rule"] == RULES[1]].astype({"displacement": float}).dropna(subset="displacement")
+    cells = frame[frame["rule"] == RULES[1]].dropna(subset="displacement")
     same = cells.groupby([name for name in CELL if name != "seed"])[["displacement", "fid"]]
     within = [group["displacement"].corr(group["fid"], "spearman") for _, group in same if len(group) > 2]
     overall = float(cells["displacement"].corr(cells["fid"], "spearman")) if len(cells) > 2 else None
     mean = float(np.mean(within)) if within else None
     return {"cells": len(cells), "rank_correlation": overall, "groups": len(within), "mean_over_seeds": mean}
+
+
+def _records(frame: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def _draw_law(frame: pd.DataFrame, config: Config) -> Any:

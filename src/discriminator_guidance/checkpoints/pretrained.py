@@ -26,9 +26,13 @@ class Pretrained(NamedTuple):
 
 
 def from_pretrained(folder: str | Path, *members: str, device: torch.device | str = "cpu") -> Pretrained:
-    """The networks in dist/<profile>, which `make release` wrote, with the named discriminators or the first.
+    """The networks of a release, to sample with guidance and to measure the samples.
 
-    models/<profile> of a single training loads alike, and so does "user/repo", a release on the Hugging Face Hub.
+    Args:
+        folder: dist/<profile>, which `make release` wrote; models/<profile> of a single training; or "user/repo" on
+            the Hugging Face Hub.
+        members: names of discriminators; the first, if none is given.
+        device: where the networks are put.
 
     >>> models = from_pretrained("dist/mini", "d0", "d1")
     >>> guidance = DiscriminatorGuidance(models.discriminator)
@@ -68,10 +72,14 @@ def load_discriminator(
 ) -> nn.Module:
     """Discriminators (x_vp, tau[, classes]) -> logits (M, N) from an extractor and M heads.
 
-    Each is the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote, also
-    "user/repo" on the Hugging Face Hub. What `TrainedDiscriminator.save` wrote is whole, with its extractor. The 64x64
-    classifier of ADM is refused: its times are those of the cosine schedule. head_channels: channels of an attention
-    head, which leave no trace in .pt files.
+    The 64x64 classifier of ADM is refused: its times are those of the cosine schedule.
+
+    Args:
+        extractor: the .pt file of an ADM network, or a folder that a stage or `TrainedDiscriminator.save` wrote, or
+            "user/repo" on the Hugging Face Hub. What `TrainedDiscriminator.save` wrote needs no heads.
+        heads: as many such files or folders as there are members.
+        head_channels: channels of an attention head, which leave no trace in .pt files.
+        device: where the networks are put.
 
     >>> discriminator = load_discriminator("32x32_classifier.pt", "discriminator_60.pt")
     >>> discriminator(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 0.5])).shape

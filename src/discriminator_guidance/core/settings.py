@@ -108,18 +108,18 @@ def _allowed(kind: Any, value: Any) -> str | None:
 class SamplerSettings(Settings):
     """Heun's sampler in the symbols of Karras et al. 2022 (Table 1: its defaults) and Kim et al. 2023."""
 
-    steps: Steps = 18
-    sigma_min: Positive = 0.002
-    sigma_max: Positive = 80.0
-    rho: Positive = 7.0
-    s_churn: NonNegative = 0.0
-    s_min: NonNegative = 0.0
-    s_max: float = math.inf
-    s_noise: Positive = 1.0
+    steps: Steps = 18  # of two denoiser evaluations, the last of one
+    sigma_min: Positive = 0.002  # the lowest noise level before 0
+    sigma_max: Positive = 80.0  # the noise level of the start
+    rho: Positive = 7.0  # the noise levels are evenly spaced in sigma^(1/rho)
+    s_churn: NonNegative = 0.0  # amount of noise that the steps add and remove; 0: deterministic
+    s_min: NonNegative = 0.0  # the lowest noise level with churn
+    s_max: float = math.inf  # and the highest
+    s_noise: Positive = 1.0  # standard deviation of the added noise
     eps_scale: Positive = 1.0  # epsilon scaling (Ning et al. 2024); 1 is off
     w1: Finite = 1.0  # weight of the guidance in the Euler step
     w2: Finite = 1.0  # and in Heun's correction
-    boosting: bool = False
+    boosting: bool = False  # stronger steps for samples that look fake, as in the official code
 
     def _problems(self) -> Iterator[str]:
         if self.sigma_min >= self.sigma_max:
@@ -249,12 +249,12 @@ class DiscriminatorSettings(Settings):
     row_steps: Count = 50  # steps in a row of the curve, where epochs do not say
     optimizer: Literal["adam", "adamw"] = "adamw"  # adam: with weight decay in the gradient, as in the paper's code
     learning_rate: Positive = 1e-3
-    weight_decay: NonNegative = 1e-2
+    weight_decay: NonNegative = 1e-2  # decoupled with adamw
     t_min: Fraction = 1e-5  # smallest VP time
-    batch_size: Count = 128
+    batch_size: Count = 128  # real and fake images together
     importance_sampling: bool | UnitInterval = 0.5  # share of times drawn by importance; the others are uniform
     reshuffle: bool = True  # False: every epoch repeats the batches of the first, as in the reproduction
-    flip: bool = False
+    flip: bool = False  # random horizontal flips
     label_smoothing: Smoothing = 0.0  # distance of the targets from 0 and 1
     bagging: Share | None = None  # images drawn with replacement, relative to their number; None: each image once
     checkpoint: Checkpoint = "best"  # the row of the curve whose weights are used; best: smallest validation loss

@@ -75,6 +75,21 @@ class Estimate:
         influence = np.hstack([ours * self.influence, -theirs * other.influence])
         return Estimate(tuple(values.tolist()), influence, self._limits_minus(other))
 
+    def ratio(self, other: Estimate) -> tuple[float, float, float]:
+        """The geometric mean of self / other and its 95 % interval, by the paired difference of their logarithms.
+
+        Distances of n images with their bias, which are above 0; NaN where one is not.
+        """
+        if min(*self.values, *other.values) <= 0:
+            return np.nan, np.nan, np.nan
+        logarithms = [
+            Estimate(tuple(np.log(of.values).tolist()), of.influence / np.array(of.values)[:, None])
+            for of in (self, other)
+        ]
+        difference = logarithms[0].minus(logarithms[1])
+        ratio, low, high = np.exp([difference.mean, *difference.interval()]).tolist()
+        return ratio, low, high
+
     def _limits_minus(self, other: Estimate) -> tuple[float, float]:
         return self.limits[0] - other.limits[1], self.limits[1] - other.limits[0]
 

@@ -120,7 +120,12 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
 
     It is exact for a model N(0, std^2) of data N(m, std^2) with their log ratio: the shift of the samples' mean,
     divided by that of the probability flow. It is (w1 + w2) / 2 only for infinitely many steps: a Heun step undoes a
-    part of what its first order adds. settings: fields of `SamplerSettings`; churn and boosting are left out.
+    part of what its first order adds.
+
+    Args:
+        window: the VP times with guidance.
+        std: of the data.
+        settings: fields of `SamplerSettings`; churn and boosting are left out.
 
     >>> [round(delivered_weight(steps=steps, w1=2.0, w2=0.0), 2) for steps in (12, 18, 35, 1000)]
     [0.38, 0.66, 0.85, 1.0]
