@@ -18,7 +18,7 @@ from tests.commands import PROJECT
 from tests.stages.conftest import prepare_study, tiny_settings
 
 nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-NOTEBOOKS = PROJECT / "notebooks"
+NOTEBOOKS = PROJECT / "docs" / "notebooks"
 REAL = str(PROJECT / "data" / "raw" / "digits.npz")
 NUMBER = r"([+-]?\d+\.\d+)"
 DIFFERENCE = rf"(?:difference|weight ., seed \w+): {NUMBER},?(?: 95 % interval)? \[{NUMBER}, {NUMBER}\]"
