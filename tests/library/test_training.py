@@ -133,6 +133,17 @@ def test_latents_need_not_be_square_or_within_any_range() -> None:
         train(real, real, **BRIEF)
 
 
+@pytest.mark.parametrize(("right", "at_chance"), [(115, False), (100, True)])
+def test_a_loss_below_chance_over_all_noise_levels_is_not_chance(right: int, at_chance: bool) -> None:
+    """Logits of 0.3, of which so many in 200 have the right sign at each of 8 VP times, of other images each time."""
+    image, time = np.tile(np.arange(200), 8), np.repeat(np.arange(1, 9) / 8, 200)
+    labels, sign = image % 2, np.where((37 * image + 200 * time) % 200 < right, 1, -1)
+    tested = {"logits": 0.3 * sign * (2 * labels - 1), "labels": labels, "time": time, "image": image}
+    trained = TrainedDiscriminator(torch.nn.Identity(), lambda x, t: x, {}, [], {}, tested, {})
+    assert all(loss > np.log(2) - 2 * error for loss, error in trained.losses.values())
+    assert trained.at_chance == at_chance
+
+
 def test_an_iterable_may_have_images_without_dark_pixels() -> None:
     bright = [image.clamp(min=0.1) if row % 2 else image for row, image in enumerate(REAL[:20])]
     assert train(bright, FAKE[:20], **BRIEF).history

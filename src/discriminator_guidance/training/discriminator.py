@@ -28,7 +28,7 @@ from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import data, loop
 from discriminator_guidance.training.data import Features, GridFeatures, Images, Pairs
 from discriminator_guidance.training.loop import Batch, Report, Row, Trained
-from discriminator_guidance.training.trained import CHANCE, Extractor, TrainedDiscriminator, as_it_is
+from discriminator_guidance.training.trained import Extractor, TrainedDiscriminator, as_it_is
 
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
 FEWEST = 10  # images of each kind
@@ -234,7 +234,7 @@ def train_discriminator(
     }
     network.requires_grad_(False)
     trained = TrainedDiscriminator(network, features, last, history, used, tested, about)
-    if history and all(loss > CHANCE - 2 * error for loss, error in trained.losses.values()):
+    if history and trained.at_chance:
         by_time = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
         advice = "give more images or more steps, or the samples are already good"
         text = f"the discriminator learned nothing; {advice} (cross-entropy by VP time: {by_time})"

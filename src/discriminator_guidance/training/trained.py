@@ -52,6 +52,10 @@ Images and settings of its training:
 """
 
 
+def _mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
 @dataclass(frozen=True)
 class TrainedDiscriminator:
     """A discriminator (x_vp, tau[, classes]) -> logits (N,), and the network in it that was trained.
@@ -89,10 +93,20 @@ class TrainedDiscriminator:
     @property
     def losses(self) -> dict[float, tuple[float, float]]:
         """Cross-entropy on held-out images and its standard error, in nats, by VP time; chance is ln 2 = 0.693."""
-        logits, labels = (torch.from_numpy(self.tested[name]) for name in ("logits", "labels"))
-        losses = binary_cross_entropy(logits.double(), labels.double(), reduction="none").numpy()
-        parts = {float(time): losses[self.tested["time"] == time] for time in np.unique(self.tested["time"])}
-        return {time: (part.mean(), part.std(ddof=1) / math.sqrt(len(part))) for time, part in parts.items()}
+        losses, times = self._cross_entropy(), self.tested["time"]
+        return {float(time): _mean_and_error(losses[times == time]) for time in np.unique(times)}
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether no loss is two standard errors below chance: of no VP time, nor the mean over all, by image."""
+        _, image, count = np.unique(self.tested["image"], return_inverse=True, return_counts=True)
+        overall = _mean_and_error(np.bincount(image, weights=self._cross_entropy()) / count)
+        return all(loss > CHANCE - 2 * error for loss, error in (overall, *self.losses.values()))
+
+    def _cross_entropy(self) -> NDArray[np.float64]:
+        logits, labels = (torch.from_numpy(self.tested[name]).double() for name in ("logits", "labels"))
+        losses: NDArray[np.float64] = binary_cross_entropy(logits, labels, reduction="none").numpy()
+        return losses
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write weights, also of an extractor below them, what is known of them, and a model card.
