@@ -146,12 +146,13 @@ def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
     from dguide.report.format import summary_rows
     from dguide.report.gather import read_evaluation
+    from dguide.settings import plain
 
     settings, layout = _opened(params)
     evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
-    tracking.table(title, summary_rows(evaluations, settings.baselines))
+    tracking.table(title, summary_rows(plain(settings) | {"baselines": settings.baselines}, evaluations))
     typer.echo(f"tables, figures and the page: {layout.report.relative_to(Path.cwd())}/index.html")
     compare(*settings.report.primary, params)
 

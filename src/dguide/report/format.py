@@ -74,17 +74,19 @@ def count(value: float | None) -> str:
 
 
 def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
-    """Members, rule, and what differs from the common sampler, in a few words: "D0-D5, mean probability"."""
+    """Members, rule, weight, and what differs from the common sampler: "d0, d1, mean logit, weight 1, 35 steps"."""
     members, weights, auto, window = (variant[key] for key in ("members", "weights", "autoguidance", "window"))
     if members:
-        shares = zip(members, () if isinstance(weights, str) else weights, strict=False)
-        named = ", ".join(f"{name.upper()} {weight:.2f}" for name, weight in shares) or ", ".join(members).upper()
-        alone = len(members) == 1 and variant["rule"] == "mean_probability"
-        rule = "alone" if alone else RULE_NAMES[variant["rule"]]
-        parts = [named, "weights fitted by noise level" if weights == "fitted" else rule]
+        shares = [""] * len(members) if isinstance(weights, str) else [f" {share:.2f}" for share in weights]
+        parts = [f"{name}{share}" for name, share in zip(members, shares, strict=True)]
+        if weights == "fitted" or len(members) > 1 or variant["rule"] != "mean_probability":
+            parts.append("weights fitted by noise level" if weights == "fitted" else RULE_NAMES[variant["rule"]])
+        w1, w2 = (scientific(variant[key]) for key in ("w1", "w2"))
+        parts.append(f"weight {w1}" if w1 == w2 else f"w1 = {w1}, w2 = {w2}")
     else:
         parts = ["no guidance"]
-    parts += [f"snapshot {variant['network']}"] if variant["network"] else []
+    parts += ["boosting"] if variant["boosting"] else []
+    parts += [f"network {variant['network']}"] if variant["network"] else []
     parts += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
     parts += [f"churn {variant['s_churn']:g}"] if variant["s_churn"] != sampler["s_churn"] else []
     if members and [*window] != PAPERS_WINDOW:
@@ -107,15 +109,17 @@ def baseline_text(baselines: Mapping[str, str | None]) -> str:
     return str(names.pop()) if len(names) == 1 else "the row's baseline"
 
 
-def summary_rows(evaluations: Mapping[str, Any], baselines: Mapping[str, str | None]) -> list[dict[str, str]]:
+def summary_rows(settings: Mapping[str, Any], evaluations: Mapping[str, Any]) -> list[dict[str, str]]:
     """One row of text for each variant: what the command prints, and the page's first table."""
-    rows, baseline = [], baseline_text(baselines)
+    rows, baselines = list[dict[str, str]](), settings["baselines"]
+    baseline = baseline_text(baselines)
     for name, evaluation in evaluations.items():
         itself = baselines[name] is None
         delta_fid, delta_kid = (None if itself else evaluation[key] for key in ("delta_fid", "delta_kid"))
         bounds = evaluation["delta_low"], evaluation["delta_high"]
         rows.append({
             "variant": name,
+            "guided by": variant_text(settings["variants"][name], settings["sampler"]),
             fid_label(evaluation["fid_network"]): fid_text(evaluation),
             f"difference from {baseline}": estimate(delta_fid, bounds, sign=True),
             "verdict": MISSING if itself else verdict(bounds),

@@ -50,9 +50,7 @@ def build_report(data: ReportData) -> None:
 def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> str:
     """The page, whose template places words, tables and figures."""
     variant, other = data.settings["report"]["primary"]
-    planned, results = data.differences[variant, other], pd.DataFrame(summary_rows(data.evaluations, data.baselines))
-    rows, sampler = data.settings["variants"], data.settings["sampler"]
-    results.insert(1, "guided by", [fmt.variant_text(rows[name], sampler) for name in data.evaluations])
+    planned, results = data.differences[variant, other], pd.DataFrame(summary_rows(data.settings, data.evaluations))
     facts = pd.json_normalize(data.card).T.map(str).reset_index().set_axis(["fact", "value"], axis=1)
     studies = {word: tables.study_table(data, word) for word in data.studies}
     charts = {word: sorted((data.report / "study").glob(f"{word}*.png")) for word in studies}

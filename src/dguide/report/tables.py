@@ -168,11 +168,9 @@ def result_table(data: ReportData) -> Table:
 
 def _result(data: ReportData, name: str) -> dict[str, str]:
     evaluation, variant, baseline = data.evaluations[name], data.settings["variants"][name], data.baseline
-    weights = f"{scientific(variant['w1'])} / {scientific(variant['w2'])} / {'on' if variant['boosting'] else 'off'}"
     row = {
         "variant": name,
         "guided by": fmt.variant_text(variant, data.settings["sampler"]),
-        "ours: w1 / w2 / boosting": weights if variant["members"] else MISSING,
         "ours: steps (NFE)": f"{evaluation['steps']} ({evaluation['nfe']})",
         "ours: N": fmt.samples_text(evaluation),
         f"ours: {data.fid} [95 %]": fid_text(evaluation),
