@@ -38,8 +38,7 @@ class DiscriminatorInputs:
         self.compute = prepare(runtime.device, member.precision, runtime.threads)
         # The other is bfloat16 then, to which it means nothing.
         allow_tf32("tf32" in (self.compute.mode, self.frozen.mode))
-        extractor = files.load_network(EncoderUNet, layout.model("extractor"), "extractor")
-        self.extractor = self.frozen.place(extractor)
+        self.extractor = self.frozen.place(files.load_network(EncoderUNet, layout.model("extractor"), "extractor"))
 
 
 def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[str, Any]:
@@ -87,8 +86,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         files.write_csv(reports / "history.csv", [{key: entry[key] for key in CURVE} for entry in history], CURVE)
         files.write_csv(reports / "calibration.csv", [asdict(entry) for entry in trained.calibration])
         files.write_json(reports / "metrics.json", metrics)
-        tracker.artifact(reports / "calibration.csv")
-        tracker.artifact(reports / "metrics.json")
+        tracker.artifact(reports / "calibration.csv", reports / "metrics.json")
     tracker.model(f"discriminator-{config.profile}", folder / "model.safetensors", metrics["validation_loss"])
     return {key: metrics[key] for key in ("used_epoch", "best_epoch", "best_validation_loss", "test_loss")}
 

@@ -51,8 +51,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         card["splits"] = {name: per_class(part.labels) for name, part in parts.items()}
     write_json(layout.real / "card.json", card)
     write_grid(layout.real / "grid.png", _shown(train))
-    tracker.artifact(layout.real / "card.json")
-    tracker.artifact(layout.real / "grid.png")
+    tracker.artifact(layout.real / "card.json", layout.real / "grid.png")
     return {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
 
 
@@ -68,15 +67,13 @@ def splits(train: Images, settings: Real) -> dict[str, Images]:
     sizes = vars(settings.splits)
     order = generator(settings.seed, "splits", 0, 0).permutation(len(train.labels))
     rows = dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])), strict=False))
-    if settings.score_shares and len(settings.score_shares) != len(train.classes):
-        got = f"{len(settings.score_shares)} shares"
+    shares = settings.score_shares or (1.0,) * len(train.classes)
+    if len(shares) != len(train.classes):
+        got = f"{len(shares)} shares"
         raise InputError(f"real.score_shares of {len(train.classes)} classes", got, "write one share a class")
-    if settings.score_shares:
-        labels, kept = train.labels[rows["score"]], list[np.ndarray]()
-        for number, share in zip(range(len(train.classes)), settings.score_shares, strict=True):
-            of_class = rows["score"][labels == number]
-            kept.append(of_class[: round(share * len(of_class))])
-        rows["score"] = np.concatenate(kept)
+    classes = [rows["score"][train.labels[rows["score"]] == number] for number in range(len(shares))]
+    kept = [of_class[: round(share * len(of_class))] for of_class, share in zip(classes, shares, strict=True)]
+    rows["score"] = np.concatenate(kept)
     return {name: _rows(train, np.sort(part)) for name, part in rows.items()}
 
 
@@ -88,9 +85,7 @@ def _split(images: Images, seed: int, holdout_fraction: float) -> tuple[Images, 
     """Training and held-out images, drawn at random, in their order."""
     order = generator(seed, "holdout", 0, 0).permutation(len(images.images))
     held_out = round(holdout_fraction * len(order))
-    parts = np.sort(order[held_out:]), np.sort(order[:held_out])
-    train, holdout = (_rows(images, rows) for rows in parts)
-    return train, holdout
+    return _rows(images, np.sort(order[held_out:])), _rows(images, np.sort(order[:held_out]))
 
 
 def _check_alike(train: Images, holdout: Images, path: Path) -> None:
