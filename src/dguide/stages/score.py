@@ -47,8 +47,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     with network_training(config, layout, tracker, "score", files[0], compute) as (checkpoints, report):
         trained, history = train_score(network, *tensors(real), settings, compute, checkpoints, report, snapshots)
     summary = save_network(layout, tracker, "score", trained, arguments, history)
-    for name, iterations in settings.snapshots.items() if is_first() else ():
-        save_weights(folder / name, snapshots[iterations], arguments)
+    states = {name: snapshots[iterations] for name, iterations in settings.snapshots.items()}
     for name, tuning in settings.finetuned.items():
         began, fakes = process_time(), None
         split = split_pairs(len(others["labels"]), 0, config.discriminator.split, tuning.images)
@@ -57,10 +56,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             shape = (tuning.images, channels, size, size)
             drawn = sample(compute.called(trained), shape, seed=tuning.seed, device=compute.device, progress=False)
             fakes = as_tensor(to_uint8(drawn), compute.device)
-        tuned = finetune_score(trained, *tensors(others, rows), settings, tuning, compute, fakes)
+        states[name] = finetune_score(trained, *tensors(others, rows), settings, tuning, compute, fakes).state_dict()
         summary[f"processor_seconds_{name}"] = process_time() - began
-        if is_first():
-            save_weights(folder / name, tuned.state_dict(), arguments)
+    for name, state in states.items() if is_first() else ():
+        save_weights(folder / name, state, arguments)
     count = len(holdout["labels"])
     spread = np.linspace(0, count - 1, min(HELD_OUT, count)).round().astype(int)
     for name in ("", *settings.networks) if is_first() else ():
