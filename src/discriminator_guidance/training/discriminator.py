@@ -87,7 +87,7 @@ def fit(
         return loss, {"accuracy": data.accuracy(logits.detach(), target)}
 
     if not steps:
-        return Trained(network.eval(), copy.deepcopy(network.state_dict()), [])
+        return Trained(network.eval(), copy.deepcopy(network.state_dict()), [], {})
     grid = grid_of(settings, features, pairs, split.validation)
     changes = {"iterations": steps, "gradient_clip": NO_CLIP, "checkpoint_every": every * settings.checkpoint_every}
     schedule = loop.Schedule.of(settings, **changes)
@@ -211,14 +211,13 @@ def train_discriminator(
             arrays = [pairs.real, pairs.fake, pairs.classes, probe, begin]
             contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
             digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
-            versions = [torch.__version__, np.__version__, device.type]
-            key = {**asdict(chosen), "arrays": digests, "versions": versions}
+            key = {**asdict(chosen), "arrays": digests, "versions": [torch.__version__, np.__version__, device.type]}
             checkpoints = Resumable(folder, "discriminator", key)
         assert not isinstance(checkpoints, str | Path)
         _, steps = lengths(chosen, pairs.split)
         with progress_line("training discriminator", steps, "steps", progress is True) as advance:
             report = progress if callable(progress) else lambda done, row: advance(to=done)
-            network, last, history = fit(network, features, pairs, chosen, compute, checkpoints, report)
+            network, last, history, _ = fit(network, features, pairs, chosen, compute, checkpoints, report)
     test = grid_of(chosen, features, pairs, pairs.split.test)
     logits, kinds = (values.cpu().numpy() for values in (data.grid_logits(network, test, compute), test.labels.long()))
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
