@@ -132,7 +132,7 @@ class TrainedDiscriminator:
         """Read what `save` wrote, also from "user/repo" on the Hugging Face Hub."""
         root = files.local_folder(folder)
         with files.damage_refused(f"a trained discriminator in {root}", files.AGAIN):
-            network: nn.Module = files.load_network(build_discriminator, root, "discriminator")
+            network = files.load_network(build_discriminator, root, "discriminator")
             kept = files.read_json(root / "training.json", "discriminator")
             tested = files.load_arrays(root / "tested.npz", TESTED, files.AGAIN)
             history, used, about = kept["history"], kept["used"], kept["about"]
