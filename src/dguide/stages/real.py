@@ -23,7 +23,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         train, holdout = (read_fashion if settings.source == "fashion" else read_cifar10)(path, size)
     elif settings.holdout_path == settings.path:
         images = read_digits(path, size) if settings.source == "digits" else read_shown(path, size)
-        train, holdout = _split(images, settings.seed, settings.holdout_fraction)
+        order = generator(settings.seed, "holdout", 0, 0).permutation(len(images.images))
+        held_out = round(settings.holdout_fraction * len(order))
+        train, holdout = _rows(images, order[held_out:]), _rows(images, order[:held_out])
     else:
         other = layout.root / settings.holdout_path
         train, holdout = read_shown(path, size), read_shown(other, size)
@@ -74,18 +76,13 @@ def splits(train: Images, settings: Real) -> dict[str, Images]:
     classes = [rows["score"][train.labels[rows["score"]] == number] for number in range(len(shares))]
     kept = [of_class[: round(share * len(of_class))] for of_class, share in zip(classes, shares, strict=True)]
     rows["score"] = np.concatenate(kept)
-    return {name: _rows(train, np.sort(part)) for name, part in rows.items()}
+    return {name: _rows(train, part) for name, part in rows.items()}
 
 
 def _rows(images: Images, rows: np.ndarray) -> Images:
+    """Images of some rows that were drawn at random, in their order."""
+    rows = np.sort(rows)
     return Images(images.images[rows], images.labels[rows], images.classes)
-
-
-def _split(images: Images, seed: int, holdout_fraction: float) -> tuple[Images, Images]:
-    """Training and held-out images, drawn at random, in their order."""
-    order = generator(seed, "holdout", 0, 0).permutation(len(images.images))
-    held_out = round(holdout_fraction * len(order))
-    return _rows(images, np.sort(order[held_out:])), _rows(images, np.sort(order[:held_out]))
 
 
 def _check_alike(train: Images, holdout: Images, path: Path) -> None:
