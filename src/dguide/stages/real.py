@@ -1,5 +1,6 @@
 """Stage `real`: the images the study is about, split into training and held-out ones, with a data card."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     for name, part in {**parts, "holdout": holdout}.items():
         write_npz(layout.real / f"{name}.npz", images=part.images, labels=part.labels)
 
-    def per_class(labels: np.ndarray) -> Any:
-        return np.bincount(labels, minlength=len(train.classes)).tolist()
-
+    per_class = partial(np.bincount, minlength=len(train.classes))
     labels = np.concatenate([train.labels, holdout.labels])
     card: dict[str, Any] = {
         "source": settings.source,
@@ -47,10 +46,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         "train": len(train.labels),
         "holdout": len(holdout.labels),
         "shape": list(train.images.shape[1:]),
-        "classes": dict(zip(train.classes, per_class(labels), strict=True)),
+        "classes": dict(zip(train.classes, per_class(labels).tolist(), strict=True)),
     }
     if settings.splits is not None:
-        card["splits"] = {name: per_class(part.labels) for name, part in parts.items()}
+        card["splits"] = {name: per_class(part.labels).tolist() for name, part in parts.items()}
     write_json(layout.real / "card.json", card)
     write_grid(layout.real / "grid.png", _shown(train))
     tracker.artifact(layout.real / "card.json", layout.real / "grid.png")
