@@ -96,9 +96,8 @@ def fit(
         return settings.checkpoint != "last" and used_row(history, settings.checkpoint) == len(history)
 
     def ends(history: list[Row]) -> bool:
-        if not history or settings.patience is None:
-            return False
-        if isinstance(settings.checkpoint, int) and len(history) < settings.checkpoint:
+        fewest = settings.checkpoint if isinstance(settings.checkpoint, int) else 1
+        if settings.patience is None or len(history) < fewest:
             return False
         return len(history) - used_row(history, "best") >= settings.patience
 

@@ -72,9 +72,8 @@ def train(
     *Deviation:* several processes divide each batch; sums are rounded in another order, and dropout masks differ.
     """
     report, validation = report or (lambda done, row: None), validation or Validation()
-    optimizer = OPTIMIZERS[schedule.optimizer](
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
-    )
+    kind = OPTIMIZERS[schedule.optimizer]
+    optimizer = kind(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     used = network if schedule.ema_decay is None else copy.deepcopy(network).requires_grad_(False)
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "average": used}
     history, kept = list[Row](), dict[str, State]()  # weights by the number of their iteration, and the chosen ones
