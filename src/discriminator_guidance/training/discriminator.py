@@ -267,15 +267,13 @@ def _pairs(
 
 def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.device, folder: Path | None) -> Tensor:
     """As many samples of a denoiser as there are real images, with their labels; in a folder they are kept."""
-    how: dict[str, Any] = {"classes": labels, "device": device}
     if folder is None:
-        drawn: Tensor = sample(denoiser, shape, **how).cpu()
-        return drawn
+        return sample(denoiser, shape, classes=labels, device=device).cpu()
     key = {"networks": fingerprint_of(denoiser, None, shape[1:], device, labels), "shape": list(shape)}
     key["labels"] = None if labels is None else [*map(int, labels)]
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"
     if not broadcast(path.is_file()):
-        sample(denoiser, shape, out=path, **how)
+        sample(denoiser, shape, classes=labels, device=device, out=path)
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
