@@ -19,7 +19,7 @@ from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
 # Okabe and Ito's palette: distinct for colour-blind readers.
 BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text
 INK, GREY = "#1c2126", "#5b6570"
-MARKS = {"head": "s", "whole network": "o"}  # of discriminators
+MARKS = {"head": ("s", "head"), "whole": ("o", "whole network")}  # of kinds of discriminators, with their names
 KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "clipped raw logits": RED}  # of variants
 MIN_PAIRS = 10  # fewer images make a fraction that is mostly chance
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
@@ -57,7 +57,7 @@ def gain_figure(data: ReportData) -> Figure | None:
         if len(variant["members"]) != 1 or clipped or variant["steps"] != variants[baseline]["steps"]:
             continue
         color = labelled.setdefault(baseline, f"C{len(labelled)}")
-        mark = MARKS["head" if data.settings["members"][variant["members"][0]]["kind"] == "head" else "whole network"]
+        mark, _ = MARKS[data.settings["members"][variant["members"][0]]["kind"]]
         change = np.array(evaluation["fid_values"]) / data.evaluations[baseline]["fid_values"] - 1
         axes.plot(evaluation["cross_entropy_values"], 100 * change, mark, color=color, alpha=0.8, ms=5)
     if not labelled:
@@ -66,7 +66,7 @@ def gain_figure(data: ReportData) -> Figure | None:
     axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--")
     axes.set(xlabel="cross-entropy on test images, nats; dashed: chance", ylabel=f"change of {data.fid}, percent")
     handles = [Line2D([], [], color=color, marker="o", ls="none", label=name) for name, color in labelled.items()]
-    handles += [Line2D([], [], color=INK, marker=MARKS[kind], ls="none", mfc="none", label=kind) for kind in MARKS]
+    handles += [Line2D([], [], color=INK, marker=mark, ls="none", mfc="none", label=of) for mark, of in MARKS.values()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
     return figure
 
