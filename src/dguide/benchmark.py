@@ -171,16 +171,15 @@ def switch(published: bool) -> None:
 def benchmark(config: Config, layout: Layout, seconds: float, file: Path) -> list[dict[str, Any]]:
     """Time the rows for about so many seconds and write them to a file; returns the table that is printed."""
     compute = runtime.prepare(config.runtime.device, "auto", min(config.runtime.threads, os.cpu_count() or 1))
+    cpu = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     conditions = {
         "profile": config.profile,
-        "device": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "device": torch.cuda.get_device_name(compute.device) if compute.device.type == "cuda" else cpu,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),  # mean number of running processes in the last minute
         "torch": torch.__version__,
     }
-    if compute.device.type == "cuda":
-        conditions["device"] = torch.cuda.get_device_name(compute.device)
     table = list[dict[str, Any]]()
     with runtime.progress("timing", 3 + (compute.mode == "bfloat16"), "rows") as advance:
         for name, share, batch, *calls in rows_of(config, real_images(config, layout)[0], compute):

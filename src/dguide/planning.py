@@ -1,7 +1,7 @@
 """What each stage of a profile will cost on this machine, and whether its input files are there."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -53,21 +53,20 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
     return {**times, "total": sum(times.values())}
 
 
-def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str, dict[Kind, float]]]:
+def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str, Mapping[Kind, float]]]:
     """The stages of a profile, and the images that a replicate sends through each kind of call."""
     reference, train = config.count("reference", train), config.count("discriminator", train)
     for name in ("score", "extractor", "fid_network"):
-        settings, counts = getattr(config, name), dict[Kind, float]()
+        settings, step, counts = getattr(config, name), ("training_step", name), Counter[Kind]()
         if settings.source == "train":
             iterations = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
-            counts["training_step", name] = iterations * settings.training.batch_size
+            counts[step] = iterations * settings.training.batch_size
             for tuning in getattr(settings, "finetuned", {}).values():
                 images = tuning.iterations * settings.training.batch_size
-                counts["training_step", name] += images
+                counts[step] += images
                 if tuning.objective == "ddo":  # samples too, which are drawn first, and the loss before the training
-                    counts["training_step", name] += images
-                    nfe = 2 * SamplerSettings().steps - 1
-                    counts[DENOISER] = counts.get(DENOISER, 0) + 2 * images + nfe * tuning.images
+                    counts[step] += images
+                    counts[DENOISER] += 2 * images + (2 * SamplerSettings().steps - 1) * tuning.images
         if name == "fid_network":
             counts[FEATURES] = reference + holdout
         yield name, counts
@@ -88,13 +87,13 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
     # Kernels of all pairs of images and distances of neighbours, of pairs of real images once; roots of covariances.
     pairs = variants * (n**2 + n * (reference + holdout) + 3 * neighbours**2) + reference**2 + holdout**2
     roots = variants * 12 * (n * d**2 + 10 * d**3)
-    counts = {PRODUCT: 2 * d * pairs / PRODUCT_FLOPS, (*PRODUCT, "cpu"): 2 * roots / PRODUCT_FLOPS}
-    yield "evaluation", {FEATURES: variants * n, **counts}
+    products = {PRODUCT: 2 * d * pairs / PRODUCT_FLOPS, (*PRODUCT, "cpu"): 2 * roots / PRODUCT_FLOPS}
+    yield "evaluation", {FEATURES: variants * n, **products}
 
     total = Counter[Kind]()
     for name in {config.evaluation.baseline, *config.report.log_ratios}:
         total.update(sampling_calls(config, train, config.variants[name], config.report.trajectory_images))
-    yield "report", dict(total)
+    yield "report", total
 
 
 def sampling_calls(config: Config, train: int, variant: Variant, images: int) -> dict[Kind, float]:

@@ -28,8 +28,7 @@ def train(model: Path, data: Path, out: Path, steps: int, seed: int) -> TrainedD
     if (channels, height, width) != shape:
         got = f"{(channels, height, width)} in {data}"
         raise InputError(f"images {shape}, as {model} draws them", got, "bring the images to this shape")
-    kept: Any = {"checkpoints": out / "training", "steps": steps, "seed": seed}
-    trained = train_discriminator(data, denoiser, device=device, **kept)
+    trained = train_discriminator(data, denoiser, device=device, checkpoints=out / "training", steps=steps, seed=seed)
     if is_first():
         trained.save(out)
     return trained

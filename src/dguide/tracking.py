@@ -104,9 +104,10 @@ class Tracker:
         """Log settings; nested mappings get dotted names."""
         _send("log_params", _flat(values))
 
-    def artifact(self, path: Path) -> None:
-        """Attach a copy of a small file."""
-        _send("log_artifact", str(path))
+    def artifact(self, *paths: Path) -> None:
+        """Attach copies of small files."""
+        for path in paths:
+            _send("log_artifact", str(path))
 
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
         """Register weights, which stay where DVC keeps them, as a new version; `best` has the smallest loss."""

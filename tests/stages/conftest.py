@@ -137,8 +137,8 @@ class Recorder:
     def params(self, values: Mapping[str, Any]) -> None:
         self.settings |= values
 
-    def artifact(self, path: Path) -> None:
-        assert path.is_file()
+    def artifact(self, *paths: Path) -> None:
+        assert all(path.is_file() for path in paths)
 
     def model(self, name: str, weights: Path, loss: float | None = None) -> None:
         self.models[name] = weights

@@ -58,7 +58,7 @@ def labelled_pairs() -> Pairs:
 def run(memory=None, pairs=None, report=None, head=None, features=brightness, **changes):
     """The weights after the last step, those that are used, and the curve."""
     pairs, settings, memory = pairs or make_pairs(), replace(SETTINGS, **changes), memory or Memory()
-    network, last, history = fit(head or Head(), features, pairs, settings, CPU, memory, report)
+    network, last, history, _ = fit(head or Head(), features, pairs, settings, CPU, memory, report)
     return last, network.state_dict(), history
 
 

@@ -33,9 +33,9 @@ def problem():
 
 
 def test_snapshots_are_the_weights_of_other_iterations_and_change_nothing():
-    flat, kept = replace(SCHEDULE, decay_fraction=0.0, iterations=60, ema_decay=0.9), {20: {}, 100: {}}
-    network = train(*problem(), flat, Memory(), None, kept).network
-    for iterations, weights in {60: network.state_dict(), **kept}.items():
+    flat = replace(SCHEDULE, decay_fraction=0.0, iterations=60, ema_decay=0.9)
+    trained = train(*problem(), flat, Memory(), None, (20, 100))
+    for iterations, weights in {60: trained.network.state_dict(), **trained.snapshots}.items():
         alone = train(*problem(), replace(flat, iterations=iterations), Memory())
         assert torch.equal(alone.network.state_dict()["0.weight"], weights["0.weight"])
 

@@ -33,9 +33,9 @@ def test_training_finds_the_variance_of_gaussian_data():
         training=TrainingSettings(iterations=300, learning_rate=0.05, decay_fraction=0.5, gradient_clip=100.0),
         ema_decay=0.9,
     )
-    network, history = train_score(Scale(), gaussian_images(), None, settings, CPU)
-    assert network.log_variance.exp().sqrt().item() == pytest.approx(0.3, rel=0.1)
-    assert len(history) == 15
+    trained = train_score(Scale(), gaussian_images(), None, settings, CPU)
+    assert trained.network.log_variance.exp().sqrt().item() == pytest.approx(0.3, rel=0.1)
+    assert len(trained.history) == 15
 
 
 @pytest.mark.parametrize("objective", ["edm", "ddo"])

@@ -4,7 +4,6 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -20,6 +19,7 @@ from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
 # Okabe and Ito's palette: distinct for colour-blind readers.
 BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text
 INK, GREY = "#1c2126", "#5b6570"
+MARKS = {"head": ("s", "head"), "whole": ("o", "whole network")}  # of kinds of discriminators, with their names
 KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "clipped raw logits": RED}  # of variants
 MIN_PAIRS = 10  # fewer images make a fraction that is mostly chance
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
@@ -49,28 +49,24 @@ def variant_color(data: ReportData, name: str) -> str:
 
 def gain_figure(data: ReportData) -> Figure | None:
     """The change in FID by one discriminator against its cross-entropy, a point a training seed."""
-    variants, rows = data.settings["variants"], dict[str, Any]()
-    for name, evaluation in data.evaluations.items():
-        variant, unguided = variants[name], variants.get(data.baselines[name])
-        clipped = variant["rule"] == "clipped_logit_mean"
-        if len(variant["members"]) == 1 and not clipped and variant["steps"] == unguided["steps"]:
-            rows[name] = evaluation
-    if not rows:
-        return None
-    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
+    variants, figure = data.settings["variants"], Figure(figsize=(8.0, 4.6), layout="constrained")
     axes, labelled = figure.subplots(), dict[str, str]()
-    for name, evaluation in rows.items():
-        baseline = str(data.baselines[name])
+    for name, evaluation in data.evaluations.items():
+        variant, baseline = variants[name], str(data.baselines[name])
+        clipped = variant["rule"] == "clipped_logit_mean"
+        if len(variant["members"]) != 1 or clipped or variant["steps"] != variants[baseline]["steps"]:
+            continue
         color = labelled.setdefault(baseline, f"C{len(labelled)}")
-        whole = data.settings["members"][variants[name]["members"][0]]["kind"] == "whole"
+        mark, _ = MARKS[data.settings["members"][variant["members"][0]]["kind"]]
         change = np.array(evaluation["fid_values"]) / data.evaluations[baseline]["fid_values"] - 1
-        axes.plot(evaluation["cross_entropy_values"], 100 * change, "o" if whole else "s", color=color, alpha=0.8, ms=5)
+        axes.plot(evaluation["cross_entropy_values"], 100 * change, mark, color=color, alpha=0.8, ms=5)
+    if not labelled:
+        return None
     axes.axhline(0, color=GREY, linewidth=1)
     axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--")
     axes.set(xlabel="cross-entropy on test images, nats; dashed: chance", ylabel=f"change of {data.fid}, percent")
     handles = [Line2D([], [], color=color, marker="o", ls="none", label=name) for name, color in labelled.items()]
-    handles += [Line2D([], [], color=INK, marker=mark, ls="none", mfc="none", label=kind) for mark, kind in
-                (("s", "head"), ("o", "whole network"))]  # fmt: skip
+    handles += [Line2D([], [], color=INK, marker=mark, ls="none", mfc="none", label=of) for mark, of in MARKS.values()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5)
     return figure
 

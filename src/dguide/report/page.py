@@ -31,8 +31,7 @@ def build_report(data: ReportData) -> None:
     """Write tables/, figures/, curves.csv and index.html; the same data give the same bytes."""
     dpi, note = data.settings["report"]["dpi"], data.note
     with style.context(["default", "seaborn-v0_8-whitegrid", STYLE]):  # whatever the user's matplotlibrc says
-        drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(data))}
-        pngs = {name: figures.png(figure, dpi, note) for name, figure in drawn.items()}
+        pngs = {name: figures.png(figure, dpi, note) for name, draw in FIGURES.items() if (figure := draw(data))}
     made = {f"table{n}": table for n, make in enumerate(TABLES, 1) if len((table := make(data)).frame)}
     page = _page(data, pngs, made)
     variants = pd.DataFrame([{"variant": name, **record} for name, record in data.evaluations.items()])

@@ -193,23 +193,22 @@ def _result(data: ReportData, name: str) -> dict[str, str]:
 
 def ensemble_table(data: ReportData) -> Table:
     """Table 4: every ensemble whose members were all sampled alone in the same way, beside those members."""
-    rows, records, label, change = [], {}, f"{data.fid} [95 %]", "ensemble's difference [95 %] from"
-    for name, evaluation in data.evaluations.items():
-        if record := evaluation["against_members"]:
-            records[name] = record
-            alone = {member: data.evaluations[variant] for member, variant in record["alone"].items()}
-            best, *_, worst = sorted(alone, key=lambda member: alone[member]["fid"])
-            rows.append({
-                "ensemble": name,
-                "of": fmt.variant_text(data.settings["variants"][name], data.settings["sampler"]),
-                f"{label}: ensemble": fid_text(evaluation),
-                f"{label}: mean of its members": number(record["fid"], 2),
-                f"{label}: best member": f"{best.upper()} {fid_text(alone[best])}",
-                f"{label}: worst member": f"{worst.upper()} {fid_text(alone[worst])}",
-                f"{change}: the mean of its members": difference_text(record),
-                f"{change}: its best member": difference_text(data.differences[name, record["alone"][best]]),
-                f"{change}: {data.baseline_text}": difference_text(data.from_baseline.get(name)),
-            })  # fmt: skip
+    rows, label, change = [], f"{data.fid} [95 %]", "ensemble's difference [95 %] from"
+    records = {name: row["against_members"] for name, row in data.evaluations.items() if row["against_members"]}
+    for name, record in records.items():
+        alone = {member: data.evaluations[variant] for member, variant in record["alone"].items()}
+        best, *_, worst = sorted(alone, key=lambda member: alone[member]["fid"])
+        rows.append({
+            "ensemble": name,
+            "of": fmt.variant_text(data.settings["variants"][name], data.settings["sampler"]),
+            f"{label}: ensemble": fid_text(data.evaluations[name]),
+            f"{label}: mean of its members": number(record["fid"], 2),
+            f"{label}: best member": f"{best.upper()} {fid_text(alone[best])}",
+            f"{label}: worst member": f"{worst.upper()} {fid_text(alone[worst])}",
+            f"{change}: the mean of its members": difference_text(record),
+            f"{change}: its best member": difference_text(data.differences[name, record["alone"][best]]),
+            f"{change}: {data.baseline_text}": difference_text(data.from_baseline.get(name)),
+        })  # fmt: skip
     notes = [
         f"N = {fmt.samples_text(data.reference)} samples each, paired by index. Intervals cover {data.noise}.",
         "Negative where the ensemble is better. The best member is chosen on the same samples, which favours it.",

@@ -28,7 +28,6 @@ OFFICIAL = ("fashion", "cifar10")  # sources with test images of their own
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
 File = Annotated[str, Field(min_length=1)]  # relative to the project folder, or absolute
-Rule = Literal["mean_probability", "mean_logit", "clipped_logit_mean", "shrunk_mean_logit"]
 Value = TypeVar("Value")
 Sources = list[tuple[Any, Path]]  # contents of files with their lines: an overlay, and the whole on top of its base
 
@@ -182,7 +181,7 @@ class Variant(library.SamplerSettings):
 
     needs: Annotated[str, Field(pattern=r"^(score|discriminator(/[a-z][a-z0-9_]*)?)$")]
     members: Distinct[Name] = ()
-    rule: Rule = "mean_probability"
+    rule: Literal["mean_probability", "mean_logit", "clipped_logit_mean", "shrunk_mean_logit"] = "mean_probability"
     weights: Literal["equal", "fitted"] | tuple[library.NonNegative, ...] = "equal"
     window: Range[library.VpTime]
     network: Name | None = None  # a snapshot of the score network, or a fine-tuned one; None: the score network itself
@@ -505,7 +504,7 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     yield from (("fake.networks", name, snapshots) for name in config.fake.networks)
     unguided = [key for key, row in variants.items() if not row.members]
     yield from ((f"variants.{key}.baseline", row.baseline, unguided) for key, row in variants.items() if row.baseline)
-    yield "evaluation.baseline", baseline, [key for key, row in variants.items() if not row.members]
+    yield "evaluation.baseline", baseline, unguided
     for key in ("primary", "samples", "log_ratios", "sampling"):
         yield from ((f"report.{key}", name, variants) for name in getattr(config.report, key))
     yield "report.primary", config.report.primary[0], [key for key in variants if key != baseline]

@@ -1,10 +1,11 @@
 """Stage `discriminator`: one member, its training curve, and its logits on the fixed test split."""
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from dguide.settings import Config, Layout, Member, plain, read_released, resumable
@@ -38,8 +39,7 @@ class DiscriminatorInputs:
         self.compute = prepare(runtime.device, member.precision, runtime.threads)
         # The other is bfloat16 then, to which it means nothing.
         allow_tf32("tf32" in (self.compute.mode, self.frozen.mode))
-        extractor = files.load_network(EncoderUNet, layout.model("extractor"), "extractor")
-        self.extractor = self.frozen.place(extractor)
+        self.extractor = self.frozen.place(files.load_network(EncoderUNet, layout.model("extractor"), "extractor"))
 
 
 def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[str, Any]:
@@ -87,8 +87,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
         files.write_csv(reports / "history.csv", [{key: entry[key] for key in CURVE} for entry in history], CURVE)
         files.write_csv(reports / "calibration.csv", [asdict(entry) for entry in trained.calibration])
         files.write_json(reports / "metrics.json", metrics)
-        tracker.artifact(reports / "calibration.csv")
-        tracker.artifact(reports / "metrics.json")
+        tracker.artifact(reports / "calibration.csv", reports / "metrics.json")
     tracker.model(f"discriminator-{config.profile}", folder / "model.safetensors", metrics["validation_loss"])
     return {key: metrics[key] for key in ("used_epoch", "best_epoch", "best_validation_loss", "test_loss")}
 
@@ -97,21 +96,12 @@ def train_member(
     inputs: DiscriminatorInputs, member: Member, checkpoints: files.Resumable | None, report: Report
 ) -> TrainedDiscriminator:
     """Train and test a member as its row says."""
-    precision: Any = inputs.compute.mode
-    settings = replace(member_settings(inputs.config.discriminator, member), precision=precision)
-    extractor = member_features(inputs.extractor, inputs.frozen, inputs.compute)
+    settings = vars(member_settings(inputs.config.discriminator, member)) | {"precision": inputs.compute.mode}
+    extractor = member_features(inputs.extractor, inputs.frozen, inputs.compute) if member.kind == "head" else None
     parts = inputs.real, inputs.fake
     real, fake = (tuple(part.values()) if inputs.config.cond else part["images"] for part in parts)
-    return train_discriminator(
-        real,
-        fake,
-        extractor if member.kind == "head" else None,
-        start=start_network(inputs, member),
-        device=inputs.compute.device,
-        checkpoints=checkpoints,
-        progress=report,
-        **vars(settings),
-    )
+    how: dict[str, Any] = {"start": start_network(inputs, member), "device": inputs.compute.device, "progress": report}
+    return train_discriminator(real, fake, extractor, checkpoints=checkpoints, **how, **settings)
 
 
 def member_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -> Features:
@@ -149,7 +139,7 @@ def member_checkpoints(inputs: DiscriminatorInputs, name: str, member: Member) -
     return resumable(layout, name, [*images, *weights], key, inputs.compute)
 
 
-def start_network(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet | NoisyImageCNN:
+def start_network(inputs: DiscriminatorInputs, member: Member) -> nn.Module:
     """What training begins with: a fresh network, another member after its last epoch, or a released head."""
     layout, (channels, size, _), cond = inputs.layout, inputs.extractor.feature_shape, inputs.config.cond
     folder = layout.start(member.start)
@@ -158,8 +148,7 @@ def start_network(inputs: DiscriminatorInputs, member: Member) -> EncoderUNet | 
         return read_released(read_adm, layout.root, member.start, "the member's start", wanted)[0]
     if folder != layout.model("extractor"):
         last = folder / LAST if (folder / LAST).is_dir() else folder
-        begun: EncoderUNet | NoisyImageCNN = files.load_network(build_discriminator, last, "discriminator")
-        return begun
+        return files.load_network(build_discriminator, last, "discriminator")
     torch.manual_seed(member.seed)
     if member.kind == "head":
         return build_head(inputs.extractor.feature_shape, condition=cond, **plain(member.network))

@@ -29,7 +29,6 @@ FLOOR_DRAWS = 10  # bootstrap samples of the real images
 DISTANCES = ("fid", "kid", "kid_holdout")
 SCORES = ("precision", "recall", "accuracy", "auroc")  # of discriminators
 
-Scores = dict[str, float | None]
 Evaluated = Mapping[str, Estimate]  # by metric, of a variant
 
 
@@ -62,8 +61,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     allow_tf32(False)  # metrics are compared to many digits
     features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
     neighbours = min(len(features["train"]), guided.images)
-    tested = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
-    scores = {name: scores for name, (scores, _) in tested.items()}
+    scores = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
     network = load_fid_network(layout.model("fid_network"), compute)
     real = _real_images(config, layout, features, compute)
 
@@ -101,7 +99,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             "delta_p": delta["fid"].p_value(),
             "kid_values": list(estimates["kid"].values),
             "total_variation_values": variation[name],
-            "cross_entropy_values": tested[name][1],  # of the discriminators, each replicate
+            "cross_entropy_values": scores[name]["cross_entropy_values"],  # of the discriminators, each replicate
         }
         for kid in ("kid", "kid_holdout"):
             details[f"{kid}_ci95"] = estimates[kid].interval()
@@ -138,7 +136,7 @@ def read_samples(config: Config, layout: Layout, variant: str) -> np.ndarray:
     return images
 
 
-def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> tuple[Scores, list[float]]:
+def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[str, Any]:
     """Mean scores of the combined discriminator on the test split, and its cross-entropy in nats in each replicate.
 
     *Deviation*: members with fitted weights, which change with the noise level, are combined with equal ones.
@@ -161,7 +159,7 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> tuple
         scores.append(classification_scores(combined.numpy(), labels))
         losses.append(binary_cross_entropy_with_logits(combined, torch.from_numpy(labels).double()).item())
     means = {name: float(np.mean([score[name] for score in scores])) if scores else None for name in SCORES}
-    return {f"discriminator_{name}": mean for name, mean in means.items()}, losses
+    return {f"discriminator_{name}": mean for name, mean in means.items()} | {"cross_entropy_values": losses}
 
 
 def _real_images(config: Config, layout: Layout, features: Mapping[str, np.ndarray], compute: Compute) -> RealImages:

@@ -16,13 +16,12 @@ from discriminator_guidance.core.images import ImageSet, open_images
 from discriminator_guidance.core.runtime import Compute, prepare, progress
 from discriminator_guidance.metrics import features as networks
 from discriminator_guidance.metrics.distances import KernelSet, gaussian_of_features
-from discriminator_guidance.metrics.features import extract_features
+from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
 from discriminator_guidance.metrics.significance import Estimate
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
 METRICS = ("fid", "kid", "precision", "recall")
-FeatureNetwork = networks.FidNetwork | networks.InceptionFeatures
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,12 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
     return Distances(sets, columns, label, paired)
 
 
-def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FeatureNetwork]:
+def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FidNetwork | InceptionFeatures]:
     """The name of a network and the network: torch-fidelity's Inception, or the `fid_network` of a profile."""
     if choice == INCEPTION or choice.endswith(".pth"):
         key = "--network inception (dguide fetch inception --params configs/cifar10.yaml)"
         weights = released_file(Path.cwd(), INCEPTION_WEIGHTS if choice == INCEPTION else choice, key)
-        return INCEPTION, compute.place(networks.InceptionFeatures(read_state_dict(weights)))
+        return INCEPTION, compute.place(InceptionFeatures(read_state_dict(weights)))
     folder = Path(choice)
     arguments = read_json(folder / "config.json", "fid_network")
     size, channels = arguments.get("image_size"), arguments.get("in_channels")

@@ -165,7 +165,7 @@ def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
     score, members, worse = layout.model("score"), None, None
     denoiser = compute.place(load_network(EDMPrecond, score / (variant.network or ""), "score"))
-    conditional = {"score network": denoiser.label_dim > 0}
+    conditional: dict[str, Any] = {"score network": denoiser.label_dim > 0}
     if variant.members:
         folders = {f"discriminator {name}": layout.discriminator(name) for name in variant.members}
         loaded = {name: load_network(build_discriminator, at, "discriminator") for name, at in folders.items()}

@@ -1,6 +1,6 @@
 """What stages share that train a network on the real images or take a released one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,13 @@ def network_training(
 
 
 def save_network(
-    layout: Layout,
-    tracker: Tracker,
-    word: str,
-    network: nn.Module,
-    arguments: Mapping[str, Any],
-    history: Sequence[Row] = (),
+    layout: Layout, tracker: Tracker, word: str, network: nn.Module, arguments: dict[str, Any], rows: Sequence[Row] = ()
 ) -> dict[str, Any]:
     """Write model.safetensors, config.json and history.csv, which is empty for a released network; its summary."""
     folder = layout.model(word)
     if is_first():
         save_weights(folder, network.state_dict(), arguments)
-        write_csv(folder / "history.csv", history, ("iteration", "loss"))
+        write_csv(folder / "history.csv", rows, ("iteration", "loss"))
     tracker.model(f"{word}-{layout.profile}", folder / "model.safetensors")
-    last = {f"final_{name}": value for row in history[-1:] for name, value in row.items() if name != "iteration"}
+    last = {f"final_{name}": value for row in rows[-1:] for name, value in row.items() if name != "iteration"}
     return {**last, "parameters": sum(parameter.numel() for parameter in network.parameters())}

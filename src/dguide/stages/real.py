@@ -1,5 +1,6 @@
 """Stage `real`: the images the study is about, split into training and held-out ones, with a data card."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         train, holdout = (read_fashion if settings.source == "fashion" else read_cifar10)(path, size)
     elif settings.holdout_path == settings.path:
         images = read_digits(path, size) if settings.source == "digits" else read_shown(path, size)
-        train, holdout = _split(images, settings.seed, settings.holdout_fraction)
+        order = generator(settings.seed, "holdout", 0, 0).permutation(len(images.images))
+        held_out = round(settings.holdout_fraction * len(order))
+        train, holdout = _rows(images, order[held_out:]), _rows(images, order[:held_out])
     else:
         other = layout.root / settings.holdout_path
         train, holdout = read_shown(path, size), read_shown(other, size)
@@ -34,9 +37,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     for name, part in {**parts, "holdout": holdout}.items():
         write_npz(layout.real / f"{name}.npz", images=part.images, labels=part.labels)
 
-    def per_class(labels: np.ndarray) -> Any:
-        return np.bincount(labels, minlength=len(train.classes)).tolist()
-
+    per_class = partial(np.bincount, minlength=len(train.classes))
     labels = np.concatenate([train.labels, holdout.labels])
     card: dict[str, Any] = {
         "source": settings.source,
@@ -45,14 +46,13 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         "train": len(train.labels),
         "holdout": len(holdout.labels),
         "shape": list(train.images.shape[1:]),
-        "classes": dict(zip(train.classes, per_class(labels), strict=True)),
+        "classes": dict(zip(train.classes, per_class(labels).tolist(), strict=True)),
     }
     if settings.splits is not None:
-        card["splits"] = {name: per_class(part.labels) for name, part in parts.items()}
+        card["splits"] = {name: per_class(part.labels).tolist() for name, part in parts.items()}
     write_json(layout.real / "card.json", card)
     write_grid(layout.real / "grid.png", _shown(train))
-    tracker.artifact(layout.real / "card.json")
-    tracker.artifact(layout.real / "grid.png")
+    tracker.artifact(layout.real / "card.json", layout.real / "grid.png")
     return {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
 
 
@@ -68,29 +68,20 @@ def splits(train: Images, settings: Real) -> dict[str, Images]:
     sizes = vars(settings.splits)
     order = generator(settings.seed, "splits", 0, 0).permutation(len(train.labels))
     rows = dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])), strict=False))
-    if settings.score_shares and len(settings.score_shares) != len(train.classes):
-        got = f"{len(settings.score_shares)} shares"
+    shares = settings.score_shares or (1.0,) * len(train.classes)
+    if len(shares) != len(train.classes):
+        got = f"{len(shares)} shares"
         raise InputError(f"real.score_shares of {len(train.classes)} classes", got, "write one share a class")
-    if settings.score_shares:
-        labels, kept = train.labels[rows["score"]], list[np.ndarray]()
-        for number, share in zip(range(len(train.classes)), settings.score_shares, strict=True):
-            of_class = rows["score"][labels == number]
-            kept.append(of_class[: round(share * len(of_class))])
-        rows["score"] = np.concatenate(kept)
-    return {name: _rows(train, np.sort(part)) for name, part in rows.items()}
+    classes = [rows["score"][train.labels[rows["score"]] == number] for number in range(len(shares))]
+    kept = [of_class[: round(share * len(of_class))] for of_class, share in zip(classes, shares, strict=True)]
+    rows["score"] = np.concatenate(kept)
+    return {name: _rows(train, part) for name, part in rows.items()}
 
 
 def _rows(images: Images, rows: np.ndarray) -> Images:
+    """Images of some rows that were drawn at random, in their order."""
+    rows = np.sort(rows)
     return Images(images.images[rows], images.labels[rows], images.classes)
-
-
-def _split(images: Images, seed: int, holdout_fraction: float) -> tuple[Images, Images]:
-    """Training and held-out images, drawn at random, in their order."""
-    order = generator(seed, "holdout", 0, 0).permutation(len(images.images))
-    held_out = round(holdout_fraction * len(order))
-    parts = np.sort(order[held_out:]), np.sort(order[:held_out])
-    train, holdout = (_rows(images, rows) for rows in parts)
-    return train, holdout
 
 
 def _check_alike(train: Images, holdout: Images, path: Path) -> None:

@@ -21,14 +21,12 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     with progress("trajectories", len(names), "variants") as advance:
         for name in names:
             arrays = variant_trajectory(config.replicate(0), first, name, config.report.trajectory_images)
-            tau = tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()
-            trajectories[name] = arrays | {"tau": tau}
+            trajectories[name] = arrays | {"tau": tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()}
             advance(1)
     settings = plain(config) | {"baselines": config.baselines}
     build_report(ReportData(settings, layout.data, layout.report, first.replicate, trajectories))
     origin, page = layout.data / "provenance.json", layout.report / "index.html"
     write_json(origin, {**provenance(layout.root), "profile": config.profile})
-    tracker.artifact(page)
-    tracker.artifact(origin)
+    tracker.artifact(page, origin)
     counts = {"variants": len(config.variants), "members": len(config.members)}
     return {"page": str(page.relative_to(layout.root)), **counts}

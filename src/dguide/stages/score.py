@@ -17,7 +17,6 @@ from discriminator_guidance.core.images import as_tensor, split_pairs, to_uint8
 from discriminator_guidance.core.runtime import is_first, prepare
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.sampler import sample
-from discriminator_guidance.training.loop import Snapshots
 from discriminator_guidance.training.score import finetune_score, holdout_loss, train_score
 
 HELD_OUT = 2000  # images of which the loss is measured, evenly spread
@@ -43,24 +42,23 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     arguments |= {"sigma_data": settings.sigma_data, **plain(settings.network)}
     torch.manual_seed(settings.training.seed)
     network = EDMPrecond(**arguments).to(compute.device)
-    snapshots: Snapshots = {iterations: {} for iterations in settings.snapshots.values()}
-    with network_training(config, layout, tracker, "score", files[0], compute) as (checkpoints, report):
-        trained, history = train_score(network, *tensors(real), settings, compute, checkpoints, report, snapshots)
-    summary = save_network(layout, tracker, "score", trained, arguments, history)
-    for name, iterations in settings.snapshots.items() if is_first() else ():
-        save_weights(folder / name, snapshots[iterations], arguments)
+    with network_training(config, layout, tracker, "score", files[0], compute) as resumed:
+        trained = train_score(network, *tensors(real), settings, compute, *resumed, settings.snapshots.values())
+    denoiser = trained.network
+    summary = save_network(layout, tracker, "score", denoiser, arguments, trained.history)
+    states = {name: trained.snapshots[iterations] for name, iterations in settings.snapshots.items()}
     for name, tuning in settings.finetuned.items():
         began, fakes = process_time(), None
         split = split_pairs(len(others["labels"]), 0, config.discriminator.split, tuning.images)
         rows = np.concatenate([*vars(split).values()])  # those that a discriminator of as many images is given
         if tuning.objective == "ddo":
             shape = (tuning.images, channels, size, size)
-            drawn = sample(compute.called(trained), shape, seed=tuning.seed, device=compute.device, progress=False)
+            drawn = sample(compute.called(denoiser), shape, seed=tuning.seed, device=compute.device, progress=False)
             fakes = as_tensor(to_uint8(drawn), compute.device)
-        tuned = finetune_score(trained, *tensors(others, rows), settings, tuning, compute, fakes)
+        states[name] = finetune_score(denoiser, *tensors(others, rows), settings, tuning, compute, fakes).state_dict()
         summary[f"processor_seconds_{name}"] = process_time() - began
-        if is_first():
-            save_weights(folder / name, tuned.state_dict(), arguments)
+    for name, state in states.items() if is_first() else ():
+        save_weights(folder / name, state, arguments)
     count = len(holdout["labels"])
     spread = np.linspace(0, count - 1, min(HELD_OUT, count)).round().astype(int)
     for name in ("", *settings.networks) if is_first() else ():

@@ -168,11 +168,9 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
                 tracker.params(trial.params)
         raise optuna.TrialPruned
 
-    line = progress(study.study_name, total, "trials")
-    with tracking.run(config.profile, name, tags, settings), line as advance:
+    with tracking.run(config.profile, name, tags, settings), progress(study.study_name, total, "trials") as advance:
         advance(present)
-        stop = MaxTrialsCallback(total, states=COUNTED)
-        study.optimize(tracked, callbacks=[stop, lambda study, trial: advance(1)])
+        study.optimize(tracked, callbacks=[MaxTrialsCallback(total, states=COUNTED), lambda study, trial: advance(1)])
     if running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         numbers = ", ".join(str(trial.number) for trial in running)
         tracking.notice(f"trials {numbers} of {study.study_name} run elsewhere; if they were killed, add --recover")

@@ -90,17 +90,15 @@ def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
     return tensors
 
 
-def _module(record: Any, class_name: str | None = None) -> Mapping[str, Any]:
+def _module(record: Any, class_name: str | None = None) -> Any:
     """The attributes of a module; the source text of its class, which travels with it, is left alone."""
     if isinstance(record, Call) and record.name == MODULE_DICT:
-        attributes: Mapping[str, Any] = record.state
-        return attributes
+        return record.state
     (made,) = _arguments(record, PERSISTENT)
     kind = (made["type"], made["version"], made["class_name"])
     if kind != ("class", PERSISTENCE_VERSION, class_name or made["class_name"]):
         raise ValueError(f"a persistent object of type {kind[0]}, version {kind[1]}, class {kind[2]}")
-    attributes = made["state"]
-    return attributes
+    return made["state"]
 
 
 def _arguments(record: Any, name: str) -> tuple[Any, ...]:

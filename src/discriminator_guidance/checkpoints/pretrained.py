@@ -89,8 +89,7 @@ def load_discriminator(
     def load(path: Path) -> nn.Module:
         if not path.suffix or path.is_dir():
             with damage_refused(f"a discriminator in {path}", AGAIN):
-                network: nn.Module = load_network(build_discriminator, path, "discriminator")
-                return network
+                return load_network(build_discriminator, path, "discriminator")
         return read_adm(path, head_channels)[0]
 
     first, *members = (load(local_folder(part)) for part in (extractor, *heads))

@@ -167,8 +167,7 @@ def fingerprint(data: Mapping[str, Any]) -> str:
 @cache
 def source_hash(package: Path) -> str:
     """The SHA-256 of the Python files in a folder, as this process found them."""
-    files = sorted(package.rglob("*.py"))
-    return fingerprint({str(path.relative_to(package)): sha256(path) for path in files})
+    return fingerprint({str(path.relative_to(package)): sha256(path) for path in package.rglob("*.py")})
 
 
 class Resumable:

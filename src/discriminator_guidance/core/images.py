@@ -248,14 +248,13 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
         labels = load_arrays(opened.path, ("labels",), REMEDY)["labels"]
         if labels.shape != (len(names),):
             raise ValueError(f"labels {labels.shape} of {len(names)} images")
-        return labels.astype(np.int64), _numbered(labels)
+        return _numbered(labels)
     with _files(opened.path) as (files, read):
         if LABELS in files:
             label_of = dict(json.loads(read(LABELS))["labels"])
             if odd := sorted(label_of.keys() ^ set(names)):
                 raise ValueError(f"{LABELS} and images that differ in {odd[0]}")
-            labels = np.array([label_of[name] for name in names])
-            return labels.astype(np.int64), _numbered(labels)
+            return _numbered(np.array([label_of[name] for name in names]))
     folders = [name.rpartition("/")[0] for name in names]
     classes = sorted(set(folders))
     if "" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1:
@@ -264,11 +263,11 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
     return labels, tuple(folder.rpartition("/")[2] for folder in classes)
 
 
-def _numbered(labels: np.ndarray) -> tuple[str, ...]:
+def _numbered(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     present = np.unique(labels)
     if labels.dtype.kind not in "iu" or present.tolist() != list(range(len(present))):
         raise ValueError(f"labels {present[:5].tolist()} {labels.dtype} instead of 0, 1, 2, ..., each of them used")
-    return tuple(map(str, present))
+    return labels.astype(np.int64), tuple(map(str, present))
 
 
 def _decode(name: str, read: Read) -> np.ndarray:

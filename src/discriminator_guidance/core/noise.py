@@ -131,5 +131,4 @@ def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Gener
 
 def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int]) -> Tensor:
     """Standard normal float32 numbers of one stream, on the CPU."""
-    drawn = generator(seed, purpose, index, step).standard_normal(tuple(shape), dtype=np.float32)
-    return torch.from_numpy(drawn)
+    return torch.from_numpy(generator(seed, purpose, index, step).standard_normal(tuple(shape), dtype=np.float32))

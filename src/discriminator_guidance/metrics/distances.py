@@ -190,6 +190,7 @@ def _nearest(points: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:
 
 Rows = NDArray[Any]
 Sets = Rows | Sequence[Rows]  # a list: one set of images for each training seed
+Network = Callable[[Tensor], Tensor] | None  # images -> features
 
 
 class Interval(NamedTuple):
@@ -201,12 +202,7 @@ class Interval(NamedTuple):
 
 
 def frechet_distance(
-    generated: Sets,
-    reference: Rows,
-    *,
-    baseline: Sets | None = None,
-    network: Callable[[Tensor], Tensor] | None = None,
-    device: Device = "cpu",
+    generated: Sets, reference: Rows, *, baseline: Sets | None = None, network: Network = None, device: Device = "cpu"
 ) -> Interval:
     """The Frechet distance of generated to real images, or its difference from a baseline's, with a 95 % interval.
 
@@ -232,12 +228,7 @@ def frechet_distance(
 
 
 def kernel_distance(
-    generated: Sets,
-    reference: Rows,
-    *,
-    baseline: Sets | None = None,
-    network: Callable[[Tensor], Tensor] | None = None,
-    device: Device = "cpu",
+    generated: Sets, reference: Rows, *, baseline: Sets | None = None, network: Network = None, device: Device = "cpu"
 ) -> Interval:
     """KID, the kernel distance of all images (see `kid_influence`); arguments and result as of `frechet_distance`.
 
@@ -253,7 +244,7 @@ def kernel_distance(
 
 
 def _features_of(
-    generated: Sets, reference: Rows, baseline: Sets | None, network: Callable[[Tensor], Tensor] | None, device: Device
+    generated: Sets, reference: Rows, baseline: Sets | None, network: Network, device: Device
 ) -> list[Any]:
     """Features of the reference, and lists of those of generated images and of the baseline, if there is one."""
     parts = [generated] if baseline is None else [generated, baseline]

@@ -257,7 +257,7 @@ class MemberLogits(nn.Module):
         return torch.stack(logits)
 
 
-def build_discriminator(**arguments: Any) -> Any:
+def build_discriminator(**arguments: Any) -> nn.Module:
     """A trained discriminator of the kind that its arguments, from `config.json`, belong to."""
     if "extractor" in arguments:
         return MemberLogits(*(EncoderUNet(**arguments[part]) for part in ("extractor", "head")))

@@ -110,8 +110,7 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
         denoised: Tensor = (c_skip * x + c_out * output.to(sigma.dtype)).to(x.dtype)
         return denoised
 
-    ends = schedule.knots[[0, -1]].exp().tolist()
-    denoiser.sigma_min, denoiser.sigma_max = ends  # type: ignore[attr-defined]
+    denoiser.sigma_min, denoiser.sigma_max = schedule.knots[[0, -1]].exp().tolist()  # type: ignore[attr-defined]
     denoiser.round_sigma = torch.as_tensor  # type: ignore[attr-defined]
     return denoiser
 

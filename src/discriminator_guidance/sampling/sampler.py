@@ -176,22 +176,19 @@ def sample(
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True
     """
-    chosen, indices, drawn = _prepared(denoiser, shape, guidance, seed, first, device, settings)
+    chosen, indices, drawn = _prepared(denoiser, shape, guidance, classes, seed, first, device, settings)
     count, size = len(indices), chosen.batch_size
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def draw(rows: slice) -> Tensor:
-        return drawn(rows, () if classes is None else (torch.as_tensor(classes[rows]).to(device),))
-
     def arrays(rows: slice) -> Arrays:
-        samples = draw(rows)
+        samples = drawn(rows)
         return {"samples": samples.cpu().numpy() if path.suffix == ".npy" else to_uint8(samples)}
 
     with progress("samples", count, "images", chosen.progress and len(batches) > 1) as advance:
         if out is None:
             parts = []
             for rows in batches:
-                parts.append(draw(rows))
+                parts.append(drawn(rows))
                 advance(rows.stop - rows.start)
             return torch.cat(parts)
         path = Path(out)
@@ -226,9 +223,9 @@ def trajectory(
     >>> path.states.shape
     torch.Size([19, 4, 1, 8, 8])
     """
-    chosen, _, drawn = _prepared(denoiser, shape, guidance, seed, first, device, settings)
+    chosen, _, drawn = _prepared(denoiser, shape, guidance, None, seed, first, device, settings)
     states: States = []
-    x = drawn(slice(None), (), states)
+    x = drawn(slice(None), states)
     sigma = karras_sigmas(chosen.steps, chosen.sigma_min, chosen.sigma_max, chosen.rho)
     paths, denoised, log_ratio = (torch.stack(parts).to(chosen.dtype) for parts in zip(*states, strict=True))
     return Trajectory(sigma, torch.cat([paths, x.unsqueeze(0)]), denoised, log_ratio)
@@ -238,12 +235,13 @@ def _prepared(
     denoiser: Denoiser,
     shape: Sequence[int],
     guidance: DiscriminatorGuidance | None,
+    classes: Any,
     seed: int,
     first: int | Sequence[int],
     device: Device,
     settings: Mapping[str, Any],
 ) -> tuple[SampleSettings, Sequence[int], Callable[..., Tensor]]:
-    """The checked settings, the indices of the images, and what draws rows of them, with their classes."""
+    """The checked settings, the indices of the images, and what draws rows of them."""
     device, defaults = usable(device), SampleSettings()
     if unknown := settings.keys() - vars(defaults).keys():
         allowed = f"allowed are those of sample and {', '.join(vars(defaults))}"
@@ -259,13 +257,13 @@ def _prepared(
     if len(indices) != shape[0]:
         raise ConfigError(f"the indices of {shape[0]} images", f"{len(indices)}", "give one for each")
     if min(seed, *indices) < 0:
-        got = f"seed {seed} and first {min(indices)}"
-        raise ConfigError("a seed and indices of at least 0", got, "correct them")
+        raise ConfigError("a seed and indices of at least 0", f"seed {seed} and first {min(indices)}", "correct them")
 
     @torch.no_grad()
-    def drawn(rows: slice, labels: tuple[Tensor, ...], states: States | None = None) -> Tensor:
+    def drawn(rows: slice, states: States | None = None) -> Tensor:
         here, image = indices[rows], shape[1:]
         nothing = torch.zeros(*image)
+        labels = () if classes is None else (torch.as_tensor(classes[rows]).to(device),)
 
         def noise(step: int, raised: Tensor) -> Tensor:
             each = zip(here, raised.tolist(), strict=True)

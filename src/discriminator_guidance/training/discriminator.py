@@ -87,7 +87,7 @@ def fit(
         return loss, {"accuracy": data.accuracy(logits.detach(), target)}
 
     if not steps:
-        return Trained(network.eval(), copy.deepcopy(network.state_dict()), [])
+        return Trained(network.eval(), copy.deepcopy(network.state_dict()), [], {})
     grid = grid_of(settings, features, pairs, split.validation)
     changes = {"iterations": steps, "gradient_clip": NO_CLIP, "checkpoint_every": every * settings.checkpoint_every}
     schedule = loop.Schedule.of(settings, **changes)
@@ -96,9 +96,8 @@ def fit(
         return settings.checkpoint != "last" and used_row(history, settings.checkpoint) == len(history)
 
     def ends(history: list[Row]) -> bool:
-        if not history or settings.patience is None:
-            return False
-        if isinstance(settings.checkpoint, int) and len(history) < settings.checkpoint:
+        fewest = settings.checkpoint if isinstance(settings.checkpoint, int) else 1
+        if settings.patience is None or len(history) < fewest:
             return False
         return len(history) - used_row(history, "best") >= settings.patience
 
@@ -211,14 +210,13 @@ def train_discriminator(
             arrays = [pairs.real, pairs.fake, pairs.classes, probe, begin]
             contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
             digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
-            versions = [torch.__version__, np.__version__, device.type]
-            key = {**asdict(chosen), "arrays": digests, "versions": versions}
+            key = {**asdict(chosen), "arrays": digests, "versions": [torch.__version__, np.__version__, device.type]}
             checkpoints = Resumable(folder, "discriminator", key)
         assert not isinstance(checkpoints, str | Path)
         _, steps = lengths(chosen, pairs.split)
         with progress_line("training discriminator", steps, "steps", progress is True) as advance:
             report = progress if callable(progress) else lambda done, row: advance(to=done)
-            network, last, history = fit(network, features, pairs, chosen, compute, checkpoints, report)
+            network, last, history, _ = fit(network, features, pairs, chosen, compute, checkpoints, report)
     test = grid_of(chosen, features, pairs, pairs.split.test)
     logits, kinds = (values.cpu().numpy() for values in (data.grid_logits(network, test, compute), test.labels.long()))
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
@@ -269,15 +267,13 @@ def _pairs(
 
 def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.device, folder: Path | None) -> Tensor:
     """As many samples of a denoiser as there are real images, with their labels; in a folder they are kept."""
-    how: dict[str, Any] = {"classes": labels, "device": device}
     if folder is None:
-        drawn: Tensor = sample(denoiser, shape, **how).cpu()
-        return drawn
+        return sample(denoiser, shape, classes=labels, device=device).cpu()
     key = {"networks": fingerprint_of(denoiser, None, shape[1:], device, labels), "shape": list(shape)}
     key["labels"] = None if labels is None else [*map(int, labels)]
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"
     if not broadcast(path.is_file()):
-        sample(denoiser, shape, out=path, **how)
+        sample(denoiser, shape, classes=labels, device=device, out=path)
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,6 @@ Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image
 Loss = Callable[[Batch], tuple[Tensor, Row]]  # batch -> mean loss, further means to log
 State = dict[str, Tensor]
-Snapshots = dict[int, State]
 Report = Callable[[int, Row], None]  # iterations done so far, their row of the curve
 
 LOG_EVERY = 20  # iterations in a row of the curve
@@ -50,6 +49,7 @@ class Trained(NamedTuple):
     network: nn.Module  # the one to use, in evaluation mode
     last: State  # the weights after the last iteration, which are no average
     history: list[Row]
+    snapshots: dict[int, State]  # the weights to use after other numbers of iterations
 
 
 def train(
@@ -59,22 +59,21 @@ def train(
     schedule: Schedule,
     checkpoints: Resumable | None = None,
     report: Report | None = None,
-    snapshots: Snapshots | None = None,
+    snapshots: Collection[int] = (),
     validation: Validation | None = None,
 ) -> Trained:
     """Minimize a loss whose batch depends on the iteration alone, so that a resumed run ends in the same bytes.
 
     The network to use is the exponential moving average (EMA) where the schedule asks for one, with the weights that
     `validation` chose last, or else those after the last iteration of the schedule. A resumed run reports the rows of
-    its checkpoint again. `snapshots` are filled: its keys are numbers of iterations, until the largest of which
-    training goes on, its values become the weights to use after them.
+    its checkpoint again. `snapshots` are numbers of iterations after which the weights to use are kept too; training
+    goes on until the largest of them.
 
     *Deviation:* several processes divide each batch; sums are rounded in another order, and dropout masks differ.
     """
     report, validation = report or (lambda done, row: None), validation or Validation()
-    optimizer = OPTIMIZERS[schedule.optimizer](
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
-    )
+    kind = OPTIMIZERS[schedule.optimizer]
+    optimizer = kind(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     used = network if schedule.ema_decay is None else copy.deepcopy(network).requires_grad_(False)
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "average": used}
     history, kept = list[Row](), dict[str, State]()  # weights by the number of their iteration, and the chosen ones
@@ -85,7 +84,7 @@ def train(
     for row in history:
         report(int(row["iteration"]), {name: value for name, value in row.items() if name != "iteration"})
 
-    wanted = {schedule.iterations, *(snapshots or {})}
+    wanted = {schedule.iterations, *snapshots}
     window = list[tuple[int, Row]]()
     for iteration in range(int(history[-1]["iteration"]) if history else 0, max(wanted)):
         if validation.ends(history):
@@ -133,9 +132,7 @@ def train(
     last = copy.deepcopy(network.state_dict())
     if weights := kept.get("chosen", kept.get(str(schedule.iterations))):
         used.load_state_dict(weights)
-    if snapshots is not None:
-        snapshots.update({iterations: kept[str(iterations)] for iterations in snapshots})
-    return Trained(used.eval(), last, history)
+    return Trained(used.eval(), last, history, {iterations: kept[str(iterations)] for iterations in snapshots})
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, iteration: int) -> None:

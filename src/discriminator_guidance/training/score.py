@@ -1,6 +1,7 @@
 """Training of the EDM denoiser."""
 
 import copy
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from discriminator_guidance.core.images import scaled
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import FineTuningSettings, ScoreSettings
-from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, Snapshots, train
+from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, Trained, train
 
 HOLDOUT_DRAWS = 4
 
@@ -25,12 +26,11 @@ def train_score(
     compute: Compute,
     checkpoints: Resumable | None = None,
     report: Report | None = None,
-    snapshots: Snapshots | None = None,
-) -> tuple[nn.Module, list[Row]]:
+    snapshots: Collection[int] = (),
+) -> Trained:
     """Train D(x, sigma[, classes]) on images (N, C, H, W) uint8, with one-hot classes if it is conditional.
 
-    Returns the averaged network and the training curve, and fills snapshots, see `loop.train` (Karras et al. 2022,
-    Section 5).
+    The network to use is the averaged one; snapshots: see `loop.train` (Karras et al. 2022, Section 5).
     """
 
     def batch_of(iteration: int) -> Batch:
@@ -41,8 +41,7 @@ def train_score(
         return _losses(network, batch, settings, compute).mean(), {}
 
     schedule = Schedule.of(settings.training, ema_decay=settings.ema_decay)
-    trained = train(network, batch_of, loss_of, schedule, checkpoints, report, snapshots)
-    return trained.network, trained.history
+    return train(network, batch_of, loss_of, schedule, checkpoints, report, snapshots)
 
 
 def finetune_score(
@@ -80,14 +79,8 @@ def finetune_score(
         ratio = tuning.beta * (before - _losses(tuned, (*noisy,), settings, compute)).flatten(1).sum(dim=1)
         return binary_cross_entropy_with_logits(ratio, real), {}
 
-    schedule = Schedule.of(
-        settings.training,
-        iterations=tuning.iterations,
-        learning_rate=tuning.learning_rate,
-        seed=tuning.seed,
-        ema_decay=settings.ema_decay,
-        decay_fraction=0.0,
-    )
+    changes = {key: getattr(tuning, key) for key in ("iterations", "learning_rate", "seed")} | {"decay_fraction": 0.0}
+    schedule = Schedule.of(settings.training, ema_decay=settings.ema_decay, **changes)
     return train(tuned, batch_of, loss_of, schedule).network
 
 

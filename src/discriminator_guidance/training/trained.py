@@ -24,7 +24,6 @@ from discriminator_guidance.training.loop import Row, State
 
 Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 CHANCE = math.log(2)  # the cross-entropy of a coin toss, in nats
-TESTED = ("logits", "labels", "time", "image")
 CARD = """---
 library_name: discriminator-guidance
 tags: [diffusion, discriminator-guidance]
@@ -132,9 +131,9 @@ class TrainedDiscriminator:
         """Read what `save` wrote, also from "user/repo" on the Hugging Face Hub."""
         root = files.local_folder(folder)
         with files.damage_refused(f"a trained discriminator in {root}", files.AGAIN):
-            network: nn.Module = files.load_network(build_discriminator, root, "discriminator")
+            network = files.load_network(build_discriminator, root, "discriminator")
             kept = files.read_json(root / "training.json", "discriminator")
-            tested = files.load_arrays(root / "tested.npz", TESTED, files.AGAIN)
+            tested = files.load_arrays(root / "tested.npz", ("logits", "labels", "time", "image"), files.AGAIN)
             history, used, about = kept["history"], kept["used"], kept["about"]
         return cls(network.to(usable(device)).eval().requires_grad_(False), as_it_is, {}, history, used, tested, about)
 
