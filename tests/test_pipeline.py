@@ -37,7 +37,7 @@ OF_D1 = {"discriminator@d1", "guided@d1", "guided@mean_prob", "evaluation", "rep
 def settings() -> dict[str, Any]:
     data = tiny_settings()
     data["members"]["d1"]["start"] = SEQUENTIAL
-    shown = {"primary": ["d1", "edm"], "log_ratios": ["d1"], "compare": ["d1"]}
+    shown = {"primary": ["d1", "edm"], "log_ratios": ["d1"]}
     data["report"] |= shown | {"samples": list(VARIANTS), "sampling": list(VARIANTS)}
     data["variants"] = {name: data["variants"].get(name, data["variants"]["d0"]) for name in VARIANTS}
     data["variants"]["d1"] = data["variants"]["d1"] | {"needs": "discriminator/d1", "members": ["d1"]}
