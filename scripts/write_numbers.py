@@ -6,7 +6,7 @@ A block begins with <!-- numbers: NAME --> and ends with <!-- end -->. NAME is a
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,12 @@ def percent(pair: pd.Series) -> str:
     return estimate(ratio, bounds, 0, sign=True)
 
 
-def results(profile: str, names: dict[str, str], more: dict[str, str]) -> str:
-    """A row a variant: FID, its differences and ratio to the row without guidance, KID's difference; more: keys."""
+def results(profile: str, names: dict[str, str], more: dict[str, str], apart: Sequence[str] = ()) -> str:
+    """A row a variant: FID and, unless it is apart, its difference and ratio to its baseline; more: keys by heading."""
     baselines = load_config(Path("configs") / f"{profile}.yaml").baselines
     rows = []
     for name, description in names.items():
-        record, other = evaluated(profile, name), baselines[name]
+        record, other = evaluated(profile, name), None if name in apart else baselines[name]
         changes = ["", "", ""]
         if other:
             pair = pair_of(profile, name, other)
@@ -101,13 +101,13 @@ def results(profile: str, names: dict[str, str], more: dict[str, str]) -> str:
 
 def biased() -> str:
     """Every row of profile fashion-biased."""
-    more = {"precision": "precision", "recall": "recall", "total variation of classes": "total_variation_values"}
+    more = {"precision": "precision", "total variation of classes": "total_variation_values"}
     return results("fashion-biased", BIASED, more)
 
 
 def crossing() -> str:
     """Every row of profile fashion16."""
-    return results("fashion16", CROSSING, {"cross-entropy": "cross_entropy_values"})
+    return results("fashion16", CROSSING, {"cross-entropy": "cross_entropy_values"}, ("edm_early", "edm_middle"))
 
 
 def training() -> str:
