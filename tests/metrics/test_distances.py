@@ -72,11 +72,11 @@ def test_published_statistics_are_as_good_as_the_features(count: int, rounding: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda mu, sigma: (mu[:5], sigma[:5, :5]), r"shapes \(5,\) and \(5, 5\)"),
-        (lambda mu, sigma: (mu, sigma[:5]), r"shapes \(6,\) and \(5, 6\)"),
+        (lambda mu, sigma: (mu[:5], sigma[:5, :5]), r"mu \(5,\) .* sigma \(5, 5\)"),
+        (lambda mu, sigma: (mu, sigma[:5]), r"mu \(6,\) .* sigma \(5, 6\)"),
         (lambda mu, sigma: (mu, 0 * sigma), "the eigenvalue 0"),
-        (lambda mu, sigma: (mu.astype(str), sigma), "<U32 and float64"),
-        (lambda mu, sigma: (mu, sigma * np.inf), r"finite mu of shape \(6,\) .* in statistics\.npz"),
+        (lambda mu, sigma: (mu.astype(str), sigma), "<U32 and .* float64"),
+        (lambda mu, sigma: (mu, sigma * np.inf), r"in statistics\.npz are not finite numbers of shapes \(6,\)"),
         (lambda mu, sigma: (mu, 1e6 * (sigma + 1e-6 * np.triu(sigma))), "asymmetry"),
         (lambda mu, sigma: (mu, 1e-6 * (sigma - 1.1 * np.linalg.eigvalsh(sigma)[0] * np.eye(6))), "eigenvalue -"),
     ],

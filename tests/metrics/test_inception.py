@@ -44,12 +44,12 @@ def test_features_are_those_of_torch_fidelity_on_the_same_bytes(
 
 def test_other_weights_are_refused(weights: dict[str, torch.Tensor]) -> None:
     lacking = {name: tensor for name, tensor in weights.items() if name != "Mixed_7c.branch1x1.conv.weight"}
-    with pytest.raises(InputError, match=r"weights of torch-fidelity's Inception; got .*; get the file again$"):
+    with pytest.raises(InputError, match=r"weights of torch-fidelity's Inception: .*branch1x1.*; get the file again$"):
         InceptionFeatures(lacking)
 
 
 def test_a_feature_that_is_not_finite_names_its_image() -> None:
     images = np.random.default_rng(0).integers(0, 255, (7, 4, 5, 3), dtype=np.uint8)
     images[5] = 255
-    with pytest.raises(InputError, match="finite features; got NaN or infinity in 1 of 7 rows, first in row 5"):
+    with pytest.raises(InputError, match="NaN or infinity in 1 of 7 rows, first in row 5"):
         extract_features(lambda x: x.flatten(1) / (1 - x.mean(dim=(1, 2, 3))[:, None]), images, 2, "cpu")

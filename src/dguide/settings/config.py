@@ -604,10 +604,11 @@ def _explained(error: ValidationError, sources: Sources) -> ConfigError:
     if isinstance(cause := context.get("error"), SettingError):
         key, _, predicate = cause.problem.partition(" ")
         own, remedy = key.split("."), cause.remedy
-    elif "discriminator" in context:  # which kind of section
-        location, predicate = (*location, "source"), f"is {context.get('tag')!r}"
-    elif first["type"] == "missing":
-        predicate, remedy = f"has no {location[-1]!r}", "add it; configs/mini.yaml documents each key"
+    elif "tag" in context:  # which kind of section
+        own, predicate, remedy = ["source"], f"is {context['tag']!r}", f"choose from: {context['expected_tags']}"
+    elif first["type"] in ("missing", "union_tag_not_found"):
+        predicate = f"has no entry {context.get('discriminator', repr(location[-1]))}"
+        remedy = "add it; configs/mini.yaml documents each key"
     elif first["type"] == UNKNOWN:
         schema = READER.json_schema()
         names = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}

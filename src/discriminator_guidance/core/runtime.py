@@ -102,9 +102,9 @@ def usable(device: torch.device | str) -> torch.device:
         torch.empty(0, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
-        kinds = {"cuda": torch.cuda, "mps": torch.backends.mps}
-        there = ["cpu", *(name for name, kind in kinds.items() if kind.is_available())]
-        raise ConfigError(f"this machine has no device {device!r}", f"choose {' or '.join(there)}") from error
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        allowed = " or ".join(name for name, found in there.items() if found)
+        raise ConfigError(f"this machine has no device {device!r}", f"choose {allowed}") from error
 
 
 def allow_tf32(allowed: bool) -> None:
