@@ -189,7 +189,7 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     (row,) = [line for line in shown.stdout.splitlines() if line.split()[:1] == ["clip_logit"]]
     metrics = json.loads((PROJECT / "reports" / "mini" / "evaluation" / "clip_logit.json").read_text())
     assert fid_text(metrics) in row
-    assert "clipped raw logits" in row
+    assert "clipped logit" in row
     answer = r"Against edm, mean_prob is \w+: paired difference in FID \(digits network\) [-+][\d.]+ \[[-+]"
     assert re.match(answer, shown.stdout.splitlines()[-1])
     shown = dguide(project, "compare", "d0", "clip_logit")

@@ -1,0 +1,55 @@
+"""Draw docs/images/samples.png from the samples of profile fashion-biased, after its `dvc repro` or `dvc checkout`."""
+
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from discriminator_guidance.core.files import read_npz
+from discriminator_guidance.core.runtime import prepare
+from discriminator_guidance.metrics.features import extract_features, load_fid_network
+
+ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+PANELS = {
+    "edm": "the biased model",
+    "few": "guided, weight 1",
+    "few_double": "guided, weight 2",
+    "tuned": "fine-tuned",
+}
+RARE = range(5, 10)  # the classes of which the model saw few images
+REPLICATES, ROWS, COLUMNS, EDGE = 5, 6, 7, 3
+GREY, ORANGE = "#808080", "#D55E00"
+
+
+def framed(images: np.ndarray, rare: np.ndarray, axes: Axes) -> None:
+    """Draw grey images (N, S, S, 1) in a grid, with a frame around those that are rare (N,)."""
+    side = images.shape[1] + EDGE
+    for number, (image, frame) in enumerate(zip(images[..., 0], rare, strict=True)):
+        y, x = (side * place for place in divmod(number, COLUMNS))
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(x, x + side - EDGE, y + side - EDGE, y))
+        if frame:
+            axes.add_patch(Rectangle((x - 1, y - 1), side - 1, side - 1, fill=False, color=ORANGE, linewidth=1.6))
+    axes.set(xlim=(-2, COLUMNS * side), ylim=(ROWS * side, -2))
+    axes.axis("off")
+
+
+def main() -> None:
+    """A panel a row of the profile: the first samples, those of rare classes framed, and their share of all."""
+    mpl.rcParams |= {"font.family": "DejaVu Sans", "text.color": GREY, "savefig.transparent": True}
+    network = load_fid_network(ROOT / "models/fashion-biased/fid_network", prepare("cpu", "float32", 1))
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(9.2, 2.45), layout="constrained")
+    for axes, (variant, label) in zip(panels, PANELS.items(), strict=True):
+        folders = [ROOT / f"data/fashion-biased/guided/{variant}/r{replicate}" for replicate in range(REPLICATES)]
+        sets = [read_npz(folder / "samples.npz", ["images"], "guided")["images"] for folder in folders]
+        rare = np.stack([np.isin(extract_features(network, images, 500, "cpu").argmax(1), RARE) for images in sets])
+        framed(sets[0][: ROWS * COLUMNS], rare[0, : ROWS * COLUMNS], axes)
+        axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare", fontsize=10)
+    figure.savefig(ROOT / "docs/images/samples.png", dpi=200, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
