@@ -1,4 +1,4 @@
-"""Draw docs/images/samples.png from the samples of profile fashion-biased, after its `dvc repro` or `dvc checkout`."""
+"""Draw samples.png and process.png of docs/images from profile fashion-biased, after its `dvc repro`, in its folder."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from dguide.settings import Layout, load_config
+from dguide.stages.guided import variant_trajectory
 from discriminator_guidance.core.files import read_npz
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
@@ -22,6 +24,7 @@ PANELS = {
 }
 RARE = range(5, 10)  # the classes of which the model saw few images
 REPLICATES, ROWS, COLUMNS, EDGE = 5, 6, 7, 3
+PROCESS, SHOWN = ("edm", "few", "few_double"), 3  # variants, and the number of their sample
 GREY, ORANGE = "#808080", "#D55E00"
 
 
@@ -37,9 +40,8 @@ def framed(images: np.ndarray, rare: np.ndarray, axes: Axes) -> None:
     axes.axis("off")
 
 
-def main() -> None:
+def draw_samples() -> None:
     """A panel a row of the profile: the first samples, those of rare classes framed, and their share of all."""
-    mpl.rcParams |= {"font.family": "DejaVu Sans", "text.color": GREY, "savefig.transparent": True}
     network = load_fid_network(ROOT / "models/fashion-biased/fid_network", prepare("cpu", "float32", 1))
     figure, panels = plt.subplots(1, len(PANELS), figsize=(9.2, 2.45), layout="constrained")
     for axes, (variant, label) in zip(panels, PANELS.items(), strict=True):
@@ -51,5 +53,25 @@ def main() -> None:
     figure.savefig(ROOT / "docs/images/samples.png", dpi=200, metadata={"Software": None})
 
 
+def draw_process() -> None:
+    """What the denoiser estimates at every noise level for one sample, a row a variant."""
+    config = load_config(ROOT / "configs/fashion-biased.yaml")
+    layout = Layout(ROOT, "fashion-biased").replicates(config.replicates)[0]
+    steps = config.sampler.steps
+    figure, panels = plt.subplots(len(PROCESS), steps, figsize=(9.2, 1.9), layout="constrained")
+    for row, variant in zip(panels, PROCESS, strict=True):
+        path = variant_trajectory(config.replicate(0), layout, variant, SHOWN + 1)
+        row[0].set_ylabel(PANELS[variant].replace(", ", ",\n"), rotation=0, ha="right", va="center", color=GREY)
+        for axes, estimate, sigma in zip(row, path["denoised"][:, SHOWN, ..., 0], path["sigma"], strict=False):
+            axes.imshow(estimate, cmap="gray", vmin=-1, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if variant == PROCESS[0]:
+                axes.set_title(f"σ {sigma:.2g}", fontsize=10)
+    figure.savefig(ROOT / "docs/images/process.png", dpi=200, metadata={"Software": None})
+
+
 if __name__ == "__main__":
-    main()
+    mpl.rcParams |= {"font.family": "DejaVu Sans", "text.color": GREY, "savefig.transparent": True}
+    draw_samples()
+    draw_process()
