@@ -8,7 +8,7 @@ stage=$1
 shift
 task=${SLURM_ARRAY_TASK_ID:?"is set by sbatch --array"}
 if [ "$task" -ge $# ]; then
-    echo "error: expected a name for task $task; got $# names; shorten --array" >&2
+    echo "error: task $task, counted from 0, has none of the $# names; shorten --array" >&2
     exit 2
 fi
 shift "$task"

@@ -37,17 +37,17 @@ def main() -> None:
         if (name := error.name) is None or name.startswith(("discriminator_guidance", "dguide")):
             raise
         extras = "diffusers" if name == "diffusers" else "pipeline,study,eval"
-        message = f"expected the package {name}; got none; pip install '.[{extras}]'"
+        message = f"the package {name} is not installed; pip install '.[{extras}]'"
     except UserError as error:
         message = str(error)
     except OSError as error:
         if error.strerror is None or error.filename is None:
             raise
-        message = f"expected to read or write {error.filename}; got {error.strerror}; correct it and try again"
+        message = f"{error.filename} cannot be read or written: {error.strerror}; correct it and try again"
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in NO_MEMORY):
             raise
-        message = "expected memory on the device; got none left; lower batch_size of the stage, or runtime.device: cpu"
+        message = "the device has no memory left; lower batch_size of the stage, or write runtime.device: cpu"
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 

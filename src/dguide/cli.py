@@ -97,7 +97,7 @@ def promote(name: Annotated[str, typer.Argument(help="discriminator or ensemble.
     from dguide.studies.study import promote_winner
 
     if name not in ("discriminator", "ensemble"):
-        raise ConfigError("study discriminator or ensemble", repr(name), "choose one of the two")
+        raise ConfigError(f"study {name!r} has no winner to promote", "choose discriminator or ensemble")
     for path in promote_winner(Path.cwd(), name):
         typer.echo(f"written: {path.relative_to(Path.cwd())}")
 
@@ -136,7 +136,7 @@ def config(params: Params = PARAMS) -> None:
     settings, layout = _opened(params)
     prepare(settings.runtime.device, settings.runtime.training_precision, settings.runtime.threads)
     for file, remedy in missing_files(settings, layout.root):
-        raise InputError(file, "no such file or folder", remedy)
+        raise InputError(f"{file} does not exist", remedy)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
 
@@ -171,7 +171,7 @@ def compare(
     settings, layout = _opened(params)
     fid, rows = fid_label(settings.fid_network.name), read_differences(layout.report)
     if (variant, other) not in rows:
-        raise ConfigError(f"two of {', '.join(settings.variants)}", f"{variant} and {other}", "choose others")
+        raise ConfigError(f"{variant} and {other} are not compared", f"choose two of {', '.join(settings.variants)}")
     row = rows[variant, other]
     typer.echo(" ".join([answer(fid, row), *signs(fid, {variant: row}, other)]))
 
@@ -199,7 +199,7 @@ def sample(
         settings, layout = _opened(params)
         write_images(settings, layout.replicates(settings.replicates)[0], variant, numbers, out)
     else:
-        raise ConfigError("--variant alone, or --model with or without --discriminator", "others", "leave some out")
+        raise ConfigError("the options do not fit", "give --variant alone, or --model with or without --discriminator")
     typer.echo(f"{len(numbers)} samples of {variant or model}: {out}")
 
 
@@ -221,7 +221,7 @@ def _seeds(text: str) -> list[int]:
     parts = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip()) for part in text.split(",")]
     ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
     if None in parts or not 1 <= sum(map(len, ranges)) <= MOST_SEEDS:
-        raise ConfigError(f"1 to {MOST_SEEDS:,} seeds such as 0-63 or 3,5-7", repr(text), "correct --seeds")
+        raise ConfigError(f"--seeds is {text!r}", f"give 1 to {MOST_SEEDS:,} seeds such as 0-63 or 3,5-7")
     return list(dict.fromkeys(chain(*ranges)))
 
 
@@ -283,7 +283,7 @@ def convert(
     from discriminator_guidance.core.files import save_weights
 
     if kind not in ("edm", "adm"):
-        raise ConfigError("a checkpoint of edm or adm", repr(kind), "choose one of the two")
+        raise ConfigError(f"the kind of checkpoint is {kind!r}", "choose edm or adm")
     network, arguments = read_edm(file) if kind == "edm" else read_adm(file, head_channels)
     state = network.state_dict()
     save_weights(folder, state, arguments)

@@ -26,13 +26,13 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     for kind, name in row.items():
         rows = getattr(config, f"{kind}s")
         if name not in rows:
-            raise ConfigError(f"a {kind} of {params}", repr(name), f"choose one of: {', '.join(rows)}")
+            raise ConfigError(f"{params} has no {kind} {name!r}", f"choose one of: {', '.join(rows)}")
     layout = Layout(Path.cwd(), config.profile)
     if word != "real" and (card := layout.real / "card.json").is_file():
         config.check_counts(*(read_json(card, "real")[part] for part in ("train", "holdout")))
     layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
-        raise ConfigError(f"--replicate from 0 to {len(layouts) - 1}", str(replicate), "see replicates in the settings")
+        raise ConfigError(f"--replicate is {replicate}", f"choose from 0 to {len(layouts) - 1}, as replicates says")
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
     # Processes of torchrun divide samples and batches, or train whole replicates apart if none of them is idle then.
     # Other stages are done by one process: distances must not depend on the number of processes.
@@ -72,8 +72,7 @@ def locked(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        remedy = "let it end or stop it, then run the command again"
-        raise UserError(f"{folder} for this process alone", "another one that does the same", remedy) from error
+        raise UserError(f"another process works in {folder}", "let it end or stop it, then try again") from error
     try:
         yield
     finally:

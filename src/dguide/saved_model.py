@@ -25,9 +25,8 @@ def train(model: Path, data: Path, out: Path, steps: int, seed: int) -> TrainedD
     device = prepare("auto", "float32", torch.get_num_threads()).device
     denoiser, shape = open_model(model, device)
     height, width, channels = open_images(data).shape
-    if (channels, height, width) != shape:
-        got = f"{(channels, height, width)} in {data}"
-        raise InputError(f"images {shape}, as {model} draws them", got, "bring the images to this shape")
+    if (given := (channels, height, width)) != shape:
+        raise InputError(f"images in {data} are {given}, and {model} draws {shape}", "bring the images to this shape")
     trained = train_discriminator(data, denoiser, device=device, checkpoints=out / "training", steps=steps, seed=seed)
     if is_first():
         trained.save(out)
@@ -54,9 +53,9 @@ def open_model(folder: Path, device: torch.device) -> tuple[Denoiser, tuple[int,
     parts = [part for part in ("unet", "transformer") if (folder / part).is_dir()]
     at, below = (folder / parts[0], folder / "scheduler") if parts else (folder, folder)
     remedy = "give a folder of `save_pretrained`, or guide your model in Python (docs/your_model.md)"
-    with damage_refused(f"an unconditional diffusers model of pixels in {folder}", remedy):
+    with damage_refused(f"{folder} is no unconditional diffusers model of pixels", remedy):
         if (folder / "vae").is_dir():
-            raise ValueError("a model of latents")
+            raise ValueError("it is a model of latents")
         config = json.loads((below / "scheduler_config.json").read_text())
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
         model = diffusers.AutoModel.from_pretrained(
@@ -64,7 +63,7 @@ def open_model(folder: Path, device: torch.device) -> tuple[Denoiser, tuple[int,
         )
         denoiser = from_diffusers(model.to(device).eval().requires_grad_(False), scheduler)
         if not (size := model.config.sample_size):
-            raise ValueError("no sample_size in its config.json")
+            raise ValueError("its config.json has no sample_size")
         shape = (model.config.in_channels, *((size, size) if isinstance(size, int) else size))
         with torch.no_grad():
             denoiser(torch.zeros(1, *shape, device=device), torch.ones(1, device=device))

@@ -38,7 +38,7 @@ def read_digits(path: Path, image_size: int) -> Images:
     small, labels = arrays["images"], arrays["labels"]
     fitting = small.dtype == labels.dtype == np.uint8 and small.shape == (labels.size, SIDE, SIDE) and labels.ndim == 1
     if not fitting or not small.size or small.max() > LEVELS or labels.max() > 9:
-        raise InputError(f"images (N, 8, 8) of 0 .. 16 and their labels in {path}", f"{small.shape}", remedy)
+        raise InputError(f"{path} has {small.shape} instead of images (N, 8, 8) of 0 .. 16 and their labels", remedy)
     # In double precision exact at 16, 32 and 64 pixels, so that every machine makes the same bytes.
     large = interpolate(torch.from_numpy(small)[:, None].double(), size=image_size, mode="bilinear")
     images = np.rint(large.permute(0, 2, 3, 1).numpy() * 255 / LEVELS).astype(np.uint8)
@@ -50,11 +50,11 @@ def read_fashion(folder: Path, image_size: int) -> tuple[Images, Images]:
     values = {}
     for name, sha256 in FASHION_SHA256.items():
         path = folder / f"{name}.gz"
-        with damage_refused(f"the official file of Fashion-MNIST in {path}", "download it again: dguide fetch"):
+        with damage_refused(f"{path} is not the official file of Fashion-MNIST", "download it again: dguide fetch"):
             with gzip.open(regular(path)) as file:
                 content = file.read(FASHION_MOST + 1)
             if (digest := hashlib.sha256(content).hexdigest()) != sha256:
-                raise ValueError(f"sha256 {digest} of its content")
+                raise ValueError(f"its content has sha256 {digest}")
         part, kind = name.split("-")[:2]
         values[part, kind] = np.frombuffer(content, np.uint8)[FASHION_HEADERS[kind] :]
 
@@ -67,11 +67,11 @@ def read_fashion(folder: Path, image_size: int) -> tuple[Images, Images]:
 
 def read_cifar10(path: Path, image_size: int) -> tuple[Images, Images]:
     """The training and the test images (Krizhevsky 2009) in their official order, of at most 32 pixels."""
-    expected = f"the official CIFAR-10 archive, its binary version (md5 {CIFAR10_MD5}), in {path}"
-    with damage_refused(expected, "download it again: dguide fetch cifar10"):
+    problem = f"{path} is not the official CIFAR-10 archive, its binary version (md5 {CIFAR10_MD5})"
+    with damage_refused(problem, "download it again: dguide fetch cifar10"):
         content = regular(path).read_bytes()
         if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) != CIFAR10_MD5:
-            raise ValueError(f"md5 {md5} of {len(content):,} bytes")
+            raise ValueError(f"its {len(content):,} bytes have md5 {md5}")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             return _cifar10(archive, CIFAR10_TRAIN, image_size), _cifar10(archive, CIFAR10_TEST, image_size)
 

@@ -77,5 +77,5 @@ def read_differences(report: Path) -> dict[tuple[str, str], Record]:
 
 def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataFrame:
     require(path, stage)
-    with damage_refused(f"CSV in {path}", f"run stage {stage} again"):
+    with damage_refused(f"{path} is damaged", f"run stage {stage} again"):
         return pd.read_csv(path, usecols=columns)

@@ -195,16 +195,16 @@ class Variant(library.SamplerSettings):
         yield from super()._problems()
         members = self.members
         if self.weights == "fitted" and (not members or self.rule != "mean_logit"):
-            yield "weights: fitted are of logits; name members, and write rule: mean_logit"
+            yield "weights is fitted, which is for logits of members; name members, and write rule: mean_logit"
         if self.rule == "shrunk_mean_logit" and (len(members) < 2 or self.weights != "equal"):
-            yield "rule: shrunk_mean_logit is of two members or more with weights: equal; change one of them"
+            yield "rule is shrunk_mean_logit, which is for two or more members with weights: equal; change one of them"
         weights = self.weights if isinstance(self.weights, tuple) else ()
         if weights and (len(weights) != len(members) or abs(sum(weights) - 1) > 1e-6):
-            yield f"weights: {len(weights)} that sum to {sum(weights):g}; write one a member, with a sum of 1"
+            yield f"weights has {len(weights)} that sum to {sum(weights):g}; write one a member, with a sum of 1"
         if bool(members) != bool(self.w1 or self.w2):
-            yield "members without w1 or w2, or these without members; members need one of the two other than 0"
+            yield f"members is {list(members)}, w1 {self.w1:g}, w2 {self.w2:g}; write members with w1 or w2, or neither"
         if self.boosting and not self.w1:
-            yield "boosting acts on the Euler step; it needs w1 other than 0"
+            yield "boosting is true, and w1, which it strengthens, is 0; change one of them"
 
 
 class Evaluation(Settings):
@@ -336,26 +336,28 @@ class Config(Settings):
     def _problems(self) -> Iterator[str]:
         for key, value, choices in _choices(self):
             if value not in choices:
-                yield f"{key} names {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
+                verb = "names" if isinstance(value, str) else "is"
+                yield f"{key} {verb} {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
         real, score, fid_network, guided, study = self.real, self.score, self.fid_network, self.guided, self.study
         if (real.holdout_path != real.path or real.source in OFFICIAL) == (real.holdout_fraction > 0):
-            yield "real.holdout_fraction must be 0 where a source or a holdout_path has held-out images, else above 0"
+            remedy = "write 0 where a source or a holdout_path has held-out images, else a number above 0"
+            yield f"real.holdout_fraction is {real.holdout_fraction:g}; {remedy}"
         if real.score_shares and not real.splits:
-            yield "real.score_shares thin the split of the score network; write real.splits"
+            yield "real.score_shares thins a split, and real has no splits; write real.splits"
         if score.source == "train":
-            late = max(score.snapshots.values(), default=0) > score.training.iterations
-            if late and score.training.decay_fraction:
-                yield "score.snapshots after the last iteration need a learning rate; set training.decay_fraction to 0"
+            late = max(score.snapshots.values(), default=0)
+            if late > score.training.iterations and score.training.decay_fraction:
+                yield f"score.snapshots has {late}, after the last iteration; set training.decay_fraction to 0"
             if both := sorted({*score.snapshots} & {*score.finetuned}):
                 yield f"score.finetuned has the name {both[0]} of a snapshot; change one of them"
             if self.cond and any(tuning.objective == "ddo" for tuning in score.finetuned.values()):
-                yield "score.finetuned with objective: ddo is not for a class-conditional profile; write edm"
+                yield "score.finetuned has objective: ddo, which is not for a class-conditional profile; write edm"
         if fid_network.source == "train" and "inception" in fid_network.name.lower():
-            yield f"fid_network.name {fid_network.name!r} must not say Inception, which it is not; change it"
+            yield f"fid_network.name is {fid_network.name!r}, and the network is not Inception; change it"
         networks = {word: section.network for word, section in self.trained.items() if word != "fid_network"}
         times = max([2, *(len(network.channel_mult) - 1 for network in networks.values())])  # 2: the FID network
         if real.image_size % 2**times:
-            yield f"real.image_size = {real.image_size} cannot be halved {times} times, as a network does; change it"
+            yield f"real.image_size is {real.image_size}, which networks cannot halve {times} times; change it"
         for word, network in networks.items():
             attention = network.attn_resolutions if word == "score" else network.attention_resolutions
             sizes = [real.image_size >> level for level in range(len(network.channel_mult))]
@@ -364,43 +366,43 @@ class Config(Settings):
         for name, row in self.members.items():
             above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
             if above is not None and above.network != row.network:
-                yield f"members.{name} continues {row.start} and needs its network; change one of them"
+                yield f"members.{name} continues {row.start} with another network; change one of them"
             if isinstance(row.checkpoint, int) and row.epochs and row.checkpoint > row.epochs:
                 yield f"members.{name}.checkpoint is {row.checkpoint} of {row.epochs} epochs; lower it"
             if (row.images or 0) > self.fake.images:
-                yield f"members.{name}.images is {row.images}, fake.images is {self.fake.images}; change one of them"
+                yield f"members.{name}.images is {row.images}, and fake.images {self.fake.images}; change one of them"
             if {row.precision, self.runtime.sampling_precision} == {"float32", "tf32"}:
                 yield f"members.{name} mixes float32 and tf32, which no process can; change it or section runtime"
         for name, variant in self.variants.items():
             if len({self.members[member].images for member in variant.members}) > 1:
-                yield f"variants.{name}.members have different images, and so no common test; name others"
+                yield f"variants.{name}.members differ in their images, and so have no common test; name others"
             if {self.members[member].fakes for member in variant.members} - {variant.network}:
-                yield f"variants.{name}.members learned samples of another network; write network, or change them"
+                yield f"variants.{name}.members learned from samples of another network; write network, or change them"
             if self.cond and variant.weights == "fitted":
-                yield f"variants.{name}.weights: fitted are not for a class-conditional profile; write equal"
+                yield f"variants.{name}.weights is fitted, which is not for a class-conditional profile; write equal"
         spans: dict[str, Any] = {"fake": self.fake, "guided": guided}
         if study is not None:
             spans |= {"study.tuning": study.tuning, "study.factorial": study.factorial}
         for (key, span), (later, other) in combinations(spans.items(), 2):
             first, end = max(span.seed_start, other.seed_start), min(s.seed_start + s.images for s in (span, other))
             if first < end and len({getattr(samples, "seed", guided.seed) for samples in (span, other)}) == 1:
-                yield f"{later}.seed_start: {key} and {later} draw the same sample indices; move it"
+                yield f"{later}.seed_start is {other.seed_start}, whose sample indices {key} draws too; move it"
         if study is None:
             return
         if study.storage and re.search(r"://[^@]*:[^@]*@|\?.*pass", study.storage, re.IGNORECASE):
-            yield "study.storage: an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass"
+            yield "study.storage is an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass"
         search, start, network = study.ensemble, self.variants[study.start], self.discriminator.network
         for width in study.discriminator.model_channels:
             if width % network.num_head_channels:
-                yield f"study.discriminator.model_channels names {width}; use multiples of {network.num_head_channels}"
+                yield f"study.discriminator.model_channels has {width}; use multiples of {network.num_head_channels}"
         if self.cond and search.fitted:
-            yield "study.ensemble.fitted: true is not for a class-conditional profile; write false"
+            yield "study.ensemble.fitted is true, which is not for a class-conditional profile; write false"
         if search.time_min[1] >= search.time_max[0]:
-            yield f"study.ensemble.time_min up to {search.time_min[1]} must stay below time_max; change one of them"
-        low, high = start.window
-        for key, value in {"w1": start.w1, "w2": start.w2, "time_min": low, "time_max": high}.items():
-            least, most = getattr(search, key)
-            if not least <= value <= most:
+            yield f"study.ensemble.time_min reaches {search.time_min[1]} and must stay below time_max; change one"
+        begun = {"rules": start.rule, "boosting": start.boosting, "w1": start.w1, "w2": start.w2}
+        for key, value in (begun | dict(zip(("time_min", "time_max"), start.window, strict=True))).items():
+            allowed = getattr(search, key)
+            if not (value in allowed if key in ("rules", "boosting") else allowed[0] <= value <= allowed[1]):
                 yield f"study.ensemble.{key} leaves out {value} of variants.{study.start}, where it starts; add it"
 
     def check_counts(self, train: int, holdout: int) -> None:
@@ -414,12 +416,12 @@ class Config(Settings):
         bounds["real.splits"] = (sum(vars(self.real.splits).values()) if self.real.splits else 0, total)
         for key, (value, most) in bounds.items():
             if value > most:
-                raise SettingError(key, str(value), f"it must be at most {most}, by the number of images")
+                raise SettingError(f"{key} is {value}", f"it must be at most {most}, by the number of images")
         count = min([train, self.fake.images, *(member.images or train for member in self.members.values())])
         shares = self.discriminator.split
         if min(shares.train, shares.validation, shares.test) * count < 1 or holdout < 3:
-            got, remedy = f"{count} and {holdout}", "give more images, or change the shares, or fake.images"
-            raise ConfigError("an image in each part of discriminator.split and 3 held-out ones", got, remedy)
+            few = f"{count} images for discriminator.split and {holdout} held-out ones are too few for 1 a part and 3"
+            raise ConfigError(few, "give more images, or change the shares, or fake.images")
 
     @property
     def baselines(self) -> dict[str, str | None]:
@@ -441,7 +443,7 @@ class Config(Settings):
     def studies(self) -> Study:
         """Section `study`, for the commands that need it."""
         if self.study is None:
-            raise ConfigError(f"a study of profile {self.profile}", "study: null", "write one, as in configs/mini.yaml")
+            raise ConfigError(f"profile {self.profile} has study: null", "write one, as in configs/mini.yaml")
         return self.study
 
     def replicate(self, number: int) -> Config:
@@ -479,7 +481,7 @@ READER, UNKNOWN = TypeAdapter(Config), "unexpected_keyword_argument"
 def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     """Keys whose values must be among others, and those."""
     members, variants, baseline = config.members, config.variants, config.evaluation.baseline
-    models, snapshots = f"models/{config.profile}", config.score.networks
+    models, snapshots, common = f"models/{config.profile}", config.score.networks, plain(config.discriminator)
     for word, section in config.trained.items():
         yield f"{word}.path", section.path, [f"data/{config.profile}/real"]  # what DVC watches
     if config.evaluation.reference.startswith("models/"):
@@ -493,8 +495,7 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         starts.append(f"{models}/discriminator/{key}")
         if member.fakes:
             yield f"members.{key}.fakes", member.fakes, config.fake.networks
-        for common in COMMON:
-            yield f"members.{key}.{common}", getattr(member, common), [getattr(config.discriminator, common)]
+        yield from ((f"members.{key}.{word}", plain(member)[word], [common[word]]) for word in COMMON)
     for key, row in variants.items():
         networks = {"network": row.network, "autoguidance": row.autoguidance and row.autoguidance.network}
         yield from ((f"variants.{key}.{word}", name, snapshots) for word, name in networks.items() if name)
@@ -511,8 +512,6 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     if config.study is not None:
         ensembles = [key for key, row in variants.items() if len(row.members) > 1 and not row.autoguidance]
         yield "study.start", config.study.start, ensembles
-        yield "study.ensemble.rules", variants[config.study.start].rule, config.study.ensemble.rules
-        yield "study.ensemble.boosting", variants[config.study.start].boosting, config.study.ensemble.boosting
         for key, names in config.study.factorial.sets.items():
             yield from ((f"study.factorial.sets.{key}", name, members) for name in names)
 
@@ -549,7 +548,7 @@ def _lay_over(below: Any, overlay: Mapping[str, Any]) -> None:
 def read(path: Path) -> bytes:
     """The contents of a settings file."""
     if not path.is_file():
-        raise ConfigError(f"settings in {path}", "no such file", "run `dguide profile mini`")
+        raise ConfigError(f"the settings {path} do not exist", "run `dguide profile mini`")
     return path.read_bytes()
 
 
@@ -563,8 +562,8 @@ def parse(content: bytes, path: Path) -> Any:
         return reader.load(content)
     except Exception as error:  # of well-formed text that holds no value, such as 2001-99-99, nearly any
         mark = getattr(error, "problem_mark", None)
-        where, what = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or reason(error)
-        raise ConfigError(f"YAML in {path}{where}", what, "correct the syntax there") from error
+        where, what = f", line {mark.line + 1}," if mark else "", getattr(error, "problem", None) or reason(error)
+        raise ConfigError(f"{path}{where} is no YAML: {what}", "correct the syntax there") from error
 
 
 def check(sources: Sources) -> Config:
@@ -574,7 +573,7 @@ def check(sources: Sources) -> Config:
         # Aliases of aliases may stand for billions of values: what is longer than any settings is no JSON.
         values = json.loads("".join(islice(json.JSONEncoder(default=str).iterencode(whole), MOST_PIECES)))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"plain settings with few aliases in {path}", reason(error), "simplify them") from error
+        raise ConfigError(f"{path} is not plain settings with few aliases: {reason(error)}", "simplify it") from error
     _complete_rows(values)
     try:
         # Through JSON, so that strict mode takes lists for tuples and still refuses "2" for 2.
@@ -600,30 +599,31 @@ def _complete_rows(values: Any) -> None:
 def _explained(error: ValidationError, sources: Sources) -> ConfigError:
     errors: list[Any] = error.errors(include_url=False)
     first = min(errors, key=lambda error: error["type"] != UNKNOWN)  # a misspelt key is also a missing one
-    location, context = first["loc"], first.get("ctx", {})
-    got, remedy = repr(first["input"])[:200], first["msg"].removeprefix("Value error, ")
+    location, context, own = first["loc"], first.get("ctx", {}), list[str]()
+    predicate, remedy = f"is {first['input']!r:.200}", first["msg"].removeprefix("Value error, ").replace("Input", "it")
     if isinstance(cause := context.get("error"), SettingError):
-        got, remedy = cause.got, cause.remedy or "change one of them"
-        location = (*location, *(cause.key or re.split(r"[:\s]", got)[0]).split("."))
+        key, _, predicate = cause.problem.partition(" ")
+        own, remedy = key.split("."), cause.remedy
     elif "discriminator" in context:  # which kind of section
-        location, got = (*location, "source"), repr(context.get("tag"))
+        location, predicate = (*location, "source"), f"is {context.get('tag')!r}"
     elif first["type"] == "missing":
-        got, remedy = f"no {location[-1]!r}", "add it; configs/mini.yaml documents each key"
+        predicate, remedy = f"has no {location[-1]!r}", "add it; configs/mini.yaml documents each key"
     elif first["type"] == UNKNOWN:
         schema = READER.json_schema()
-        keys = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
-        near = get_close_matches(str(location[-1]), sorted(keys), n=1, cutoff=0.5)
-        got, remedy = f"{location[-1]} = {got}", f"did you mean {near[0]}?" if near else "remove it"
-    key, spot = max((_spot(location, *source) for source in sources), key=lambda spot: len(spot[0]))
-    return ConfigError(f"a valid {key or 'combination of settings'} in {spot}", got, remedy)
+        names = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
+        near = get_close_matches(str(location[-1]), sorted(names), n=1, cutoff=0.5)
+        predicate, remedy = f"{predicate} but is no setting", f"did you mean {near[0]}?" if near else "remove it"
+    keys, spot = max((_spot((*location, *own), *source) for source in sources), key=lambda spot: len(spot[0]))
+    keys += [part for part in own if part not in keys]  # no file has it: it has its default
+    return ConfigError(f"{'.'.join(keys)} in {spot} {predicate}" if keys else f"{spot} {predicate}", remedy)
 
 
-def _spot(location: tuple[int | str, ...], data: Any, path: Path) -> tuple[str, str]:
-    """The key at a location and its line in a file, or as much of it as the file has."""
+def _spot(location: tuple[int | str, ...], data: Any, path: Path) -> tuple[list[str], str]:
+    """The keys at a location and their line in a file, or as much of them as the file has."""
     keys, line = list[str](), ""
     for part in location:
         with suppress(LookupError, TypeError, AttributeError):  # names of union branches, which no file has
             section, data = data, data[part]
             keys.append(str(part))
-            line = f", line {section.lc.key(part)[0] + 1}"
-    return ".".join(keys), f"{path}{line}"
+            line = f", line {section.lc.key(part)[0] + 1},"
+    return keys, f"{path}{line}"

@@ -81,7 +81,7 @@ def resumable(layout: Layout, name: str, inputs: list[Path], settings: dict[str,
 def released_file(root: Path, path: str, key: str) -> Path:
     """A file of pretrained weights under data/raw, which the setting `key` names."""
     if not (root / path).is_file():
-        raise InputError(f"the file of {key} at {path}", "no such file", "run `dguide fetch`, or put it there by hand")
+        raise InputError(f"the file of {key} at {path} does not exist", "run `dguide fetch`, or put it there by hand")
     return root / path
 
 
@@ -93,5 +93,5 @@ def read_released(
     for name, value in wanted.items():
         if (got := arguments.get(name, 0)) != value:  # no label_dim is 0
             remedy = f"change {key}, or what it must fit: real.image_size, the extractor or cond"
-            raise InputError(f"a network in {path} with {name} {value}", f"{name} {got}", remedy)
+            raise InputError(f"the network in {path} has {name} {got} instead of {value}", remedy)
     return network, arguments

@@ -22,16 +22,16 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
     source, target = root / "configs" / f"{profile}.yaml", root / PARAMS
     known = sorted(path.stem for path in (root / "configs").glob("*.yaml"))
     if profile not in known:
-        raise ConfigError("a profile of configs/", repr(profile), f"choose one of: {', '.join(known)}")
+        raise ConfigError(f"configs/ has no profile {profile!r}", f"choose one of: {', '.join(known)}")
     sources, text = merged(source), read(source).decode("utf-8-sig")
     if (name := check(sources).profile) != profile:
-        raise ConfigError(f"profile: {profile} in {source}", name, "correct it")
+        raise ConfigError(f"profile in {source} is {name}", f"write {profile}")
     if len(sources) > 1:  # the keys and comments of the base, but for its first line, which is about itself
         header = takewhile(lambda line: line.startswith("#"), text.splitlines())
         text = "\n".join([*header, _dumped(sources[-1][0]).partition("\n")[2]])
     current = read(target).decode(errors="replace") if target.exists() else ""
     if current and not _as_written(current) and not force:
-        raise ConfigError(f"{PARAMS} without edits", "some", "save them in configs/, or add --force")
+        raise ConfigError(f"{PARAMS} has edits", "save them in configs/, or add --force")
     left = re.search(r"^profile: *([\w-][\w.-]*)", current, re.MULTILINE)
     if left and left[1] != profile:
         lock, kept = root / LOCK, root / "reports" / profile / LOCK

@@ -129,9 +129,8 @@ def read_samples(config: Config, layout: Layout, variant: str) -> np.ndarray:
     images, index = arrays["images"], guided.seed_start + np.arange(guided.images)
     shape = (guided.images, size, size, known or images.shape[-1])
     if images.shape != shape or images.dtype != np.uint8 or not np.array_equal(arrays["index"], index):
-        expected = f"{shape} uint8 images with the indices {index[0]} .. {index[-1]} in {path}"
-        got = f"{images.shape} {images.dtype} with {arrays['index'][:1]} .. {arrays['index'][-1:]}"
-        raise InputError(expected, got, "run stage guided again")
+        found = f"{images.shape} {images.dtype} with indices {arrays['index'][:1]} .. {arrays['index'][-1:]}"
+        raise InputError(f"{path} has {found}, not {shape} uint8, {index[0]} .. {index[-1]}", "run stage guided again")
     return images
 
 
@@ -147,9 +146,8 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
         labels = arrays[0]["labels"]
         for path, member in zip(paths, arrays, strict=True):
             if not np.array_equal(member["labels"], labels) or member["logits"].shape != labels.shape:
-                expected = f"the {len(labels)} test images of {paths[0]} in {path}"
-                remedy = "give all members as many images, and train them again"
-                raise InputError(expected, f"{len(member['labels'])} others", remedy)
+                problem = f"{path} and {paths[0]} have other test images, {len(member['labels'])} and {len(labels)}"
+                raise InputError(problem, "give all members as many images, and train them again")
         logits = torch.from_numpy(np.stack([member["logits"] for member in arrays])).double()
         rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
         combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))

@@ -16,7 +16,7 @@ def listing(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[
     """Rows `file`, `state`, `path`, `detail` of the named files (all without names), whether they are here or not."""
     files = config.fetch.files
     if unknown := [name for name in names if name not in files]:
-        raise ConfigError("a file of fetch.files", repr(unknown[0]), f"choose from: {', '.join(files) or 'none here'}")
+        raise ConfigError(f"fetch.files has no file {unknown[0]!r}", f"choose from: {', '.join(files) or 'none here'}")
     return [_row(name, files[name], root) for name in names or files]
 
 
@@ -30,7 +30,7 @@ def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str,
             if missing and file.url is not None:
                 _download(name, file, root)
             elif row["state"] == "wrong" or (missing and names):
-                raise InputError(f"{name} at {file.path}", row["detail"], _by_hand(file))
+                raise InputError(f"{name} at {file.path} is {'missing' if missing else row['detail']}", _by_hand(file))
         except InputError as error:
             failures.append(error)
     if failures:
@@ -61,5 +61,5 @@ def _download(name: str, file: Download, root: Path) -> None:
     pooch.get_logger().setLevel(logging.WARNING)
     where = {"registry": {path.name: file.hash}, "urls": {path.name: file.url}}
     files = pooch.create(path.parent, base_url="", retry_if_failed=3, **where)
-    with damage_refused(f"{name} from {file.url}", f"fetch it again, or {_by_hand(file)}"):
+    with damage_refused(f"{name} cannot be fetched from {file.url}", f"fetch it again, or {_by_hand(file)}"):
         files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))

@@ -64,14 +64,12 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
     shape = sets["reference"].shape
     for name, images_of in sets.items():
         if images_of.shape != shape or len(images_of.names) < NEIGHBORHOOD + 2:
-            expected = f"{NEIGHBORHOOD + 2} or more images (H, W, C) {shape}, as in {reference}, in --{name}"
-            got = f"{len(images_of.names)} {images_of.shape} in {images_of.path}"
-            raise InputError(expected, got, "give more images, or bring all to one size")
+            problem = f"--{name} {images_of.path} has {len(images_of.names)} images (H, W, C) {images_of.shape}"
+            raise InputError(problem, f"give {NEIGHBORHOOD + 2} or more of {shape}, as in {reference}")
     generated = [len(images_of.names) for name, images_of in sets.items() if name != "reference"]
     if generated[0] != generated[-1]:
-        got = " and ".join(f"{count:,}" for count in generated)
-        remedy = "leave some out: FID is larger for fewer images"
-        raise InputError("as many images in --images as in --against", got, remedy)
+        problem = f"--images has {generated[0]:,} images and --against {generated[1]:,}, and FID is larger for fewer"
+        raise InputError(problem, "leave some out")
     compute = prepare("auto", "float32", torch.get_num_threads())
     label, extractor = _network(network, shape, compute)
     features, device = dict[str, np.ndarray](), compute.device
@@ -100,7 +98,7 @@ def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str
     arguments = read_json(folder / "config.json", "fid_network")
     size, channels = arguments.get("image_size"), arguments.get("in_channels")
     if arguments != networks.INCEPTION and (size, size, channels) != shape:
-        expected = f"images (H, W, C) ({size}, {size}, {channels}), of which {folder} has features"
-        raise InputError(expected, f"{shape}", "choose another --network, or other images")
+        problem = f"images (H, W, C) are {shape}, and {folder} is for {(size, size, channels)}"
+        raise InputError(problem, "choose another --network, or other images")
     name = INCEPTION if arguments == networks.INCEPTION else str(folder)
     return name, networks.load_fid_network(folder, compute)

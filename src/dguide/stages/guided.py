@@ -147,7 +147,7 @@ def variant_trajectory(config: Config, layout: Layout, variant: str, images: int
 def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
     """Write sample i of every seed i as `<i>.png` in the folder `out`, or as one grid where `out` ends in .png."""
     if variant not in config.variants:
-        raise ConfigError("a variant of the settings", repr(variant), f"choose one of: {', '.join(config.variants)}")
+        raise ConfigError(f"the settings have no variant {variant!r}", f"choose one of: {', '.join(config.variants)}")
     size, seed, row = config.guided.batch_size, config.guided.seed, config.variants[variant]
     batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
     with progress(f"samples of {variant}", len(seeds), "images") as advance:
@@ -177,7 +177,7 @@ def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:
     for name, cond in conditional.items():
         if cond != config.cond:
             remedy = f"run stage {name.partition(' ')[0]} again or change cond"
-            raise InputError(f"a {name} with cond {config.cond}", f"cond {cond}", remedy)
+            raise InputError(f"the {name} has cond {cond}, and the settings have cond {config.cond}", remedy)
     return Networks(compute, denoiser, members, worse)
 
 
@@ -218,7 +218,7 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     tau = tau_from_sigma(sigmas)
     sigmas = sigmas[(low <= tau) & (tau <= high)]
     if not len(sigmas):
-        raise ConfigError("a noise level in the window of fitted weights", f"{low} to {high}", "widen it")
+        raise ConfigError(f"no noise level is in the window {low} to {high} of fitted weights", "widen it")
 
     def noise(step: int) -> Tensor:
         draws = generator(config.fake.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))

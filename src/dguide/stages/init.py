@@ -19,14 +19,14 @@ def write_profile(root: Path, source: Path, name: str | None) -> Path:
     name = name or re.sub(r"[^a-z0-9_-]+", "-", source.resolve().stem.lower()).strip("-")
     target = root / "configs" / f"{name}.yaml"
     if not re.fullmatch(r"[a-z0-9_-]+", name) or target.exists():
-        raise ConfigError("a NAME of a-z, 0-9, - and _ that configs/ does not have", repr(name), "give another NAME")
+        raise ConfigError(f"NAME is {name!r}", "give one of a-z, 0-9, - and _ that configs/ does not have")
     side = open_images(source).shape[0]
     size = max(SMALLEST, min(LARGEST, side - side % 4))
     images = read_shown(source, size)
     count, classes = len(images.labels), len(images.classes)
     if count < FEWEST or classes < 2:
-        expected, got = f"{FEWEST} or more images of 2 or more classes in {source}", f"{count} of {classes}"
-        raise InputError(expected, got, "give more; the features of FID are those of a classifier")
+        problem = f"{source} has {count} images of {classes} classes, and a classifier makes the features of FID"
+        raise InputError(problem, f"give {FEWEST} or more of 2 or more classes")
     about = f"# {count:,} images of {classes} classes, {side}x{side} pixels, from which every size follows.\n"
     text = (about + overlay(name, json.dumps(str(source)), count, size)).encode()
     check(merged(target, text))

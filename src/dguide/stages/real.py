@@ -70,8 +70,7 @@ def splits(train: Images, settings: Real) -> dict[str, Images]:
     rows = dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])), strict=False))
     shares = settings.score_shares or (1.0,) * len(train.classes)
     if len(shares) != len(train.classes):
-        got = f"{len(shares)} shares"
-        raise InputError(f"real.score_shares of {len(train.classes)} classes", got, "write one share a class")
+        raise InputError(f"real.score_shares has {len(shares)} for {len(train.classes)} classes", "write one for each")
     classes = [rows["score"][train.labels[rows["score"]] == number] for number in range(len(shares))]
     kept = [of_class[: round(share * len(of_class))] for of_class, share in zip(classes, shares, strict=True)]
     rows["score"] = np.concatenate(kept)
@@ -85,14 +84,12 @@ def _rows(images: Images, rows: np.ndarray) -> Images:
 
 
 def _check_alike(train: Images, holdout: Images, path: Path) -> None:
-    if train.classes != holdout.classes:
-        odd = sorted(set(train.classes) ^ set(holdout.classes))[0]
-        raise InputError(f"the classes of the training images in {path}", f"a difference: {odd}", "make them agree")
-    shape = train.images.shape[1:]
-    if shape != holdout.images.shape[1:]:
-        raise InputError(f"images (H, W, C) {shape} in {path}", f"{holdout.images.shape[1:]}", "make them agree")
+    if odd := sorted({*train.classes} ^ {*holdout.classes}):
+        raise InputError(f"the classes of {path} and of the training images differ in {odd[0]}", "make them agree")
+    if (shape := train.images.shape[1:]) != (other := holdout.images.shape[1:]):
+        raise InputError(f"images (H, W, C) in {path} are {other}, the training images {shape}", "make them agree")
     if np.array_equal(train.images, holdout.images):
-        raise InputError(f"other images in {path}", "the training images", "correct real.holdout_path")
+        raise InputError(f"the images in {path} are the training images", "correct real.holdout_path")
 
 
 def _shown(train: Images) -> np.ndarray:

@@ -38,8 +38,8 @@ def plan(config: Config) -> StudyPlan:
         for key, value in points[name.upper()].items():
             allowed = getattr(search, key)
             if not (value in allowed if key in CHOICES else allowed[0] <= value <= allowed[1]):
-                expected = f"study.discriminator.{key} to hold {value} of member {name}"
-                raise ConfigError(expected, str(list(allowed)), "widen it: the search begins with these members")
+                problem = f"study.discriminator.{key} is {list(allowed)} and leaves out {value} of member {name}"
+                raise ConfigError(problem, "widen it: the search begins with these members")
     title = f"validation cross entropy + {search.calibration_weight:g} x calibration error"
     # In its first three epochs no trial is given up.
     return StudyPlan("discriminator", title, points, MedianPruner(n_startup_trials=8, n_warmup_steps=3, n_min_trials=4))

@@ -81,7 +81,7 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
         study.set_user_attr("settings", files.fingerprint(value_settings(config, plan.word)))
     if study.user_attrs["settings"] != files.fingerprint(value_settings(config, plan.word)):
         remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
-        raise ConfigError(f"study {study.study_name} with the settings it was begun with", "other settings", remedy)
+        raise ConfigError(f"study {study.study_name} was begun with other settings", remedy)
     weights = [layout.model("fid_network") / file for file in files.WEIGHT_FILES]
     weights += weight_files(layout.replicates(config.replicates)[0], config.variants[config.studies.start])
     hashes = {str(path.relative_to(layout.root)): files.sha256(path) for path in weights if path.is_file()}
@@ -126,13 +126,12 @@ def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
         complete(study)  # values that are no numbers
         return study
     except ImportError as error:
-        remedy = "install it, e.g. psycopg for postgresql+psycopg://"
-        raise ConfigError("an installed driver for study.storage", files.reason(error), remedy) from error
+        problem = f"the driver for study.storage is not installed: {files.reason(error)}"
+        raise ConfigError(problem, "install it, e.g. psycopg for postgresql+psycopg://") from error
     except Exception as error:  # Optuna raises half a dozen types on a journal that it did not write
         if url or isinstance(error, OSError):
             raise
-        remedy = "restore it with git, or remove it"
-        raise InputError(f"a complete journal {journal}", files.reason(error), remedy) from error
+        raise InputError(f"{journal} is damaged: {files.reason(error)}", "restore it with git or remove it") from error
 
 
 def count(study: optuna.Study) -> int:
@@ -187,8 +186,8 @@ def storage_errors() -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
-        remedy = "start it and run the same command again"
-        raise ConfigError("a database that answers at study.storage", files.reason(cause), remedy) from error
+        problem = f"the database at study.storage does not answer: {files.reason(cause)}"
+        raise ConfigError(problem, "start it and run the same command again") from error
 
 
 def draw_values(
@@ -288,6 +287,6 @@ def write_chart(axes: Any, path: Path, config: Config) -> None:
 def promote_winner(root: Path, word: str) -> list[Path]:
     """Write the rows of a search's winner to params.yaml and its profile."""
     folder = Layout(root, load_config(root / PARAMS).profile).study
-    with files.damage_refused("the record of a search", f"run `dguide study {word}` first"):
+    with files.damage_refused("the search has no complete record", f"run `dguide study {word}` first"):
         record = files.read_json(folder / f"{word}.json", f"study {word}")
     return promote(root, record["rows"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import AS_PUBLISHED, damage_refused, fit_network, load_torch, reason, regular
+from discriminator_guidance.core.files import AS_PUBLISHED, damage_refused, fit_network, load_torch, regular
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
 Shapes = Mapping[str, Sequence[int]]
@@ -19,35 +19,32 @@ COSINE = (64, 3)  # pixels and channels of the released classifier that was trai
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a plain state dict (zip or legacy format) by their original names, on the CPU."""
-    with damage_refused(f"a state dict alone in {path}", AS_PUBLISHED):
+    with damage_refused(f"{path} is not a state dict alone", AS_PUBLISHED):
         state, size = load_torch(regular(path)), path.stat().st_size
         if not isinstance(state, dict) or not state:
-            raise ValueError(f"a {type(state).__name__}" if state else "nothing")
+            raise ValueError(f"it holds a {type(state).__name__}" if state else "it holds nothing")
         for name, value in state.items():
             if type(value) is not Tensor:
-                raise ValueError(f"{type(value).__name__} under {name}")
+                raise ValueError(f"it has a {type(value).__name__} under {name}")
         if (claimed := sum(tensor.numel() * tensor.element_size() for tensor in state.values())) > size:
-            raise ValueError(f"tensors of {claimed:,} bytes in a file of {size:,}")
+            raise ValueError(f"its tensors have {claimed:,} bytes, and the file {size:,}")
         return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def derive_arguments(state: Mapping[str, Tensor], what: str, num_head_channels: int = 64) -> dict[str, Any]:
+def derive_arguments(state: Mapping[str, Tensor], problem: str, num_head_channels: int = 64) -> dict[str, Any]:
     """Arguments of the `networks.adm.EncoderUNet` that a state dict fits; head channels leave no trace in shapes."""
-    try:
+    with damage_refused(problem, "use a classifier or discriminator of ADM's layout"):
         return _arguments({name: tuple(tensor.shape) for name, tensor in state.items()}, num_head_channels)
-    except (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
-        got = f"no {error.args[0]} in it" if isinstance(error, KeyError) else reason(error)
-        raise InputError(what, got, "use a classifier or discriminator of ADM's layout") from error
 
 
 def read_adm(path: Path, num_head_channels: int = 64) -> tuple[EncoderUNet, dict[str, Any]]:
     """A classifier or discriminator, and the arguments that its state dict fits."""
-    what, state = f"a state dict in {path}", read_state_dict(path)
-    arguments = derive_arguments(state, what, num_head_channels)
+    problem, state = f"{path} does not fit a network of ADM", read_state_dict(path)
+    arguments = derive_arguments(state, problem, num_head_channels)
     if (arguments["image_size"], arguments["in_channels"]) == COSINE:
-        got = "ADM's 64x64 classifier, whose times are those of the cosine schedule"
-        raise InputError(f"a network of VP times in {path}", got, "train an extractor of VP-noised images")
-    return fit_network(EncoderUNet, arguments, state, what, AS_PUBLISHED), arguments
+        problem = f"{path} is ADM's 64x64 classifier, whose times are those of the cosine schedule and no VP times"
+        raise InputError(problem, "train an extractor of VP-noised images")
+    return fit_network(EncoderUNet, arguments, state, problem, AS_PUBLISHED), arguments
 
 
 def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
     _, positions = shapes["out.2.positional_embedding"]
     size = math.isqrt(max(positions - 1, 0))
     if size == 0 or size**2 + 1 != positions:
-        raise ValueError(f"out.2.positional_embedding with {positions} positions, one more than no square")
+        raise ValueError(f"out.2.positional_embedding has {positions} positions, one more than no square")
     count = 1 + max(int(block[1]) for name in shapes if (block := re.match(r"input_blocks\.(\d{1,3})\.", name)))
     fitting = []
     for depth in range(1, count):
@@ -83,7 +80,7 @@ def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
         usual = [fit for fit in fitting if CHANNEL_MULT.get(fit["image_size"]) == tuple(fit["channel_mult"])]
         fitting = usual or fitting
     if len(fitting) != 1:
-        raise ValueError(f"{count - 1} input blocks whose shapes fit {len(fitting)} networks")
+        raise ValueError(f"the shapes of its {count - 1} input blocks fit {len(fitting)} networks")
     return fitting[0]
 
 

@@ -54,18 +54,18 @@ class Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves as 
         """A stand-in for an allowed class or function."""
         full = f"{module}.{name}"
         if full not in ALLOWED:
-            raise pickle.UnpicklingError(f"a pickle that names {full}, which is refused")
+            raise pickle.UnpicklingError(f"it names {full}, which is refused")
         return OrderedDict if full == "collections.OrderedDict" else type(full, (Call,), {"name": full})
 
 
 def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
     """The averaged network of an EDM checkpoint, and the arguments of its constructor."""
-    what = f"an EDM checkpoint in {path}"
-    with damage_refused(what, AS_PUBLISHED):
+    problem = f"{path} is not an EDM checkpoint"
+    with damage_refused(problem, AS_PUBLISHED):
         content = regular(path).read_bytes()
         network = _module(Unpickler(io.BytesIO(content)).load()["ema"], "EDMPrecond")
         state, arguments = _tensors(network, len(content)), _constructor_arguments(network)
-    return fit_network(EDMPrecond, arguments, state, what, AS_PUBLISHED), arguments
+    return fit_network(EDMPrecond, arguments, state, problem, AS_PUBLISHED), arguments
 
 
 def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
@@ -83,7 +83,7 @@ def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
             flat = load_torch(io.BytesIO(*_arguments(storage, STORAGE)))
             left -= math.prod(size) * flat.dtype.itemsize
             if left < 0:
-                raise ValueError("more than the file can hold")
+                raise ValueError("its tensors are larger than the file")
             storage = torch.empty(0, dtype=flat.dtype).set_(flat)
             tensors[prefix + name] = storage.as_strided(size, stride, offset).clone().contiguous()
         modules += [(f"{prefix}{name}.", _module(below)) for name, below in module["_modules"].items() if below]
@@ -97,20 +97,20 @@ def _module(record: Any, class_name: str | None = None) -> Any:
     (made,) = _arguments(record, PERSISTENT)
     kind = (made["type"], made["version"], made["class_name"])
     if kind != ("class", PERSISTENCE_VERSION, class_name or made["class_name"]):
-        raise ValueError(f"a persistent object of type {kind[0]}, version {kind[1]}, class {kind[2]}")
+        raise ValueError(f"it has a persistent object of type {kind[0]}, version {kind[1]}, class {kind[2]}")
     return made["state"]
 
 
 def _arguments(record: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(record, Call) or record.name != name:
-        raise ValueError(f"{getattr(record, 'name', type(record).__name__)} where {name} belongs")
+        raise ValueError(f"it has {getattr(record, 'name', type(record).__name__)} where {name} belongs")
     return record.arguments
 
 
 def _constructor_arguments(network: Mapping[str, Any]) -> dict[str, Any]:
     arguments = {**dict(zip(POSITIONS, network["_init_args"], strict=False)), **network["_init_kwargs"]}
     if arguments.get("model_type") != "SongUNet":  # the original's own default is another network
-        raise ValueError("a network other than SongUNet")
+        raise ValueError("its network is no SongUNet")
     if arguments.get("sigma_max") == math.inf:  # the default, and infinity has no place in JSON
         del arguments["sigma_max"]
     return {name: _plain(value) for name, value in arguments.items() if name not in TRAINING_ONLY}
@@ -125,8 +125,8 @@ def _plain(value: Any) -> Any:
         # Numbers only: a dtype of objects would take addresses from the file.
         kind = np.dtype(dtype.state[1] + _arguments(dtype, DTYPE)[0])
         if kind.kind not in "biuf":
-            raise ValueError(f"a numpy scalar of type {kind}")
+            raise ValueError(f"it has a numpy scalar of type {kind}")
         value = np.frombuffer(content, kind)[0].item()
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    raise ValueError(f"a constructor argument {value if isinstance(value, float) else type(value).__name__}")
+    raise ValueError(f"it has a constructor argument {value if isinstance(value, float) else type(value).__name__}")

@@ -42,7 +42,7 @@ def from_pretrained(folder: str | Path, *members: str, device: torch.device | st
     root = local_folder(folder)
 
     def load(build: Callable[..., Network], part: str) -> Network:
-        with damage_refused(f"a network in {root / part}", "pack it again with `make release`, or download it again"):
+        with damage_refused(f"{root / part} has no network", "pack it again with `make release`, or download it again"):
             network = load_network(build, root / part, part)
         return network.to(usable(device)).eval().requires_grad_(False)
 
@@ -88,7 +88,7 @@ def load_discriminator(
 
     def load(path: Path) -> nn.Module:
         if not path.suffix or path.is_dir():
-            with damage_refused(f"a discriminator in {path}", AGAIN):
+            with damage_refused(f"{path} has no complete discriminator", AGAIN):
                 return load_network(build_discriminator, path, "discriminator")
         return read_adm(path, head_channels)[0]
 

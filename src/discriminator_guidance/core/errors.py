@@ -2,11 +2,11 @@
 
 
 class UserError(ValueError):
-    """Something cannot be done as asked: what would have been right, what was met instead, what to do about it."""
+    """Something cannot be done as asked: a clause that says what is wrong, and another that says what to do."""
 
-    def __init__(self, expected: str, got: str, remedy: str) -> None:
-        self.expected, self.got, self.remedy = map(_one_line, (expected, got, remedy))
-        super().__init__(f"expected {self.expected}; got {self.got}; {self.remedy}")
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem, self.remedy = _one_line(problem), _one_line(remedy)
+        super().__init__(f"{self.problem}; {self.remedy}")
 
 
 def _one_line(text: str) -> str:
@@ -19,11 +19,7 @@ class ConfigError(UserError):
 
 
 class SettingError(ConfigError):
-    """A setting with a value that it cannot have, or (with no `key`) several that contradict each other."""
-
-    def __init__(self, key: str, got: str, remedy: str) -> None:
-        self.key = key
-        super().__init__(f"a valid {key}" if key else "settings that fit together", got, remedy)
+    """A setting with a value that it cannot have, or that contradicts another; `problem` begins with its key."""
 
 
 class InputError(UserError):

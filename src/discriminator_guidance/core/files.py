@@ -46,7 +46,7 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
             raise
     except OSError as error:
         remedy = "free disk space or correct its permissions, and run the command again; complete results are kept"
-        raise UserError(f"to write {path}", str(error.strerror or error), remedy) from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error}", remedy) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -71,7 +71,7 @@ def _rounded(data: Any) -> Any:
 def read_json(path: Path, stage: str) -> dict[str, Any]:
     """Read the JSON object that a stage wrote."""
     require(path, stage)
-    with damage_refused(f"a JSON object in {path}", f"run stage {stage} again"):
+    with damage_refused(f"{path} is not a JSON object", f"run stage {stage} again"):
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -92,10 +92,10 @@ def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarr
 
 def load_arrays(path: Path, names: Sequence[str] | None, remedy: str) -> dict[str, np.ndarray]:
     """Read named plain arrays (None: all) of an .npz from anywhere, checksums compared, nothing unpickled."""
-    with damage_refused(f"a complete .npz file {path}", remedy), open_archive(path) as archive:
+    with damage_refused(f"{path} is not a complete .npz file", remedy), open_archive(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         if missing := [name for name in names or () if name not in entries]:
-            raise ValueError(f"no array {missing[0]} in it")
+            raise ValueError(f"it has no array {missing[0]}")
         # Whole entries are read, because only then are checksums compared.
         contents = {name: io.BytesIO(archive.read(entries[name])) for name in names or entries}
         return {name: np.lib.format.read_array(part, allow_pickle=False) for name, part in contents.items()}
@@ -107,36 +107,37 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     with zipfile.ZipFile(regular(path)) as archive:
         entries = archive.infolist()
         if odd := [e.filename for e in entries if e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]:
-            raise ValueError(f"{odd[0]}, compressed neither by deflate nor not at all")  # others unpack without limit
+            raise ValueError(f"{odd[0]} is compressed, but not by deflate")  # others unpack without limit
         size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
         if unpacked > max(SMALL_BYTES, MAX_EXPANSION * size):
-            raise ValueError(f"an archive of {size:,} bytes that unpacks to {unpacked:,}")
+            raise ValueError(f"it has {size:,} bytes and unpacks to {unpacked:,}")
         yield archive
 
 
 def regular(path: Path) -> Path:
     """The path, unless it is a pipe or a device, from which reading may never end."""
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError("a pipe or a device")
+        raise ValueError("it is a pipe or a device")
     return path
 
 
 def reason(error: Exception) -> str:
     """What an exception says, in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 @contextmanager
-def damage_refused(expected: str, remedy: str) -> Iterator[None]:
+def damage_refused(problem: str, remedy: str) -> Iterator[None]:
     """Inside, what is raised on damaged bytes, of some dozen types, becomes an InputError, and all have this remedy."""
     try:
         yield
     except InputError as error:
-        raise InputError(error.expected, error.got, remedy) from error
+        raise InputError(error.problem, remedy) from error
     except UserError:
         raise
     except Exception as error:
-        raise InputError(expected, reason(error), remedy) from error
+        raise InputError(f"{problem}: {reason(error)}", remedy) from error
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame, columns: Sequence[str] = ()) -> None:
@@ -150,7 +151,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame, c
 def require(path: Path, stage: str) -> None:
     """Refuse to start without a file that a stage makes."""
     if not path.is_file():
-        raise InputError(f"{path}", "no such file", f"run `dvc repro` (stage {stage} makes it)")
+        raise InputError(f"{path} does not exist", f"run `dvc repro` (stage {stage} makes it)")
 
 
 def sha256(path: Path) -> str:
@@ -237,7 +238,7 @@ def load_weights(folder: Path, stage: str) -> tuple[dict[str, Tensor], dict[str,
     path = folder / "model.safetensors"
     require(path, stage)
     arguments = read_json(folder / "config.json", stage)
-    with damage_refused(f"complete weights in {path}", f"run stage {stage} again"):
+    with damage_refused(f"{path} has no complete weights", f"run stage {stage} again"):
         return load_file(path), arguments
 
 
@@ -255,16 +256,17 @@ def load_torch(file: Path | io.BytesIO) -> Any:
 def load_network(build: Callable[..., Network], folder: Path, stage: str) -> Network:
     """The network of which a stage wrote the arguments and the weights."""
     state, arguments = load_weights(folder, stage)
-    return fit_network(build, arguments, state, "weights that fit their config.json", f"run stage {stage} again")
+    problem = f"the weights in {folder} do not fit their config.json"
+    return fit_network(build, arguments, state, problem, f"run stage {stage} again")
 
 
 def fit_network(
-    build: Callable[..., Network], arguments: Mapping[str, Any], state: Mapping[str, Tensor], what: str, remedy: str
+    build: Callable[..., Network], arguments: Mapping[str, Any], state: Mapping[str, Tensor], problem: str, remedy: str
 ) -> Network:
     """A network with weights that fit it, whose arguments come from a file."""
     import torch
 
-    with damage_refused(what, remedy):
+    with damage_refused(problem, remedy):
         with torch.device("meta"):  # takes no memory
             network = build(**arguments)
         kinds = {name: torch.float32 if tensor.is_floating_point() else tensor.dtype for name, tensor in state.items()}
@@ -282,7 +284,7 @@ def local_folder(name: str | Path) -> Path:
     path = Path(name)
     if path.exists() or path.parent.is_dir() or len(path.parts) != 2:
         return path
-    with damage_refused(f"a folder {path}, or such a repository on the Hub", HUB):
+    with damage_refused(f"{path} is no folder, and no repository on the Hub that can be read", HUB):
         import huggingface_hub
 
         return Path(huggingface_hub.snapshot_download(path.as_posix(), allow_patterns=SHARED))

@@ -59,7 +59,7 @@ def shrink(images: np.ndarray, image_size: int) -> np.ndarray:
     """Square images (N, H, W, C) uint8 brought to `image_size` by averaging over area (a box filter)."""
     height, width = images.shape[1:3]
     if height != width or height < image_size:
-        raise ValueError(f"images of {width}x{height}, not square ones of at least {image_size}x{image_size}")
+        raise ValueError(f"images are {width}x{height} and must be square, at least {image_size}x{image_size}")
     if height == image_size:
         return images
     # Lengths shared by new and old pixels in units of 1/new old pixels: whole numbers whose sums of products stay far
@@ -119,8 +119,8 @@ def check_out(out: Path, count: int) -> None:
     """Refuse, before samples are drawn, a path to which `write_batches` cannot write them."""
     grid, file = out.suffix.lower() == ".png", out.suffix.lower() in (".npy", ".npz", ".png")
     if (grid and count > GRID_IMAGES) or (out.exists() and out.is_dir() == file):
-        expected = f"out: a folder, an .npz or .npy file, or a .png of at most {GRID_IMAGES} images"
-        raise ConfigError(expected, f"{out} and {count} images", "choose another")
+        remedy = f"choose a folder, an .npz or .npy file, or a .png of at most {GRID_IMAGES} images"
+        raise ConfigError(f"{count} images cannot be written to {out}", remedy)
 
 
 def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarray]) -> None:
@@ -178,17 +178,17 @@ class ImageSet:
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Arrays (N, H, W, C) uint8 of at most `size` images."""
-        with damage_refused(f"images in {self.path}", REMEDY), _opened(self.path) as (_, image_of):
+        with damage_refused(f"images in {self.path} cannot be read", REMEDY), _opened(self.path) as (_, image_of):
             for start in range(0, len(self.names), size):
                 images = {name: image_of(name) for name in self.names[start : start + size]}
                 if odd := [f"{name} {image.shape}" for name, image in images.items() if image.shape != self.shape]:
-                    raise ValueError(f"different shapes (H, W, C): {self.names[0]} {self.shape}, {odd[0]}")
+                    raise ValueError(f"shapes (H, W, C) differ: {self.names[0]} {self.shape}, {odd[0]}")
                 yield np.stack(list(images.values()))
 
 
 def open_images(path: Path) -> ImageSet:
     """List the images and read the first."""
-    with damage_refused(f"images in {path}", REMEDY), _opened(path) as (names, image_of):
+    with damage_refused(f"images in {path} cannot be read", REMEDY), _opened(path) as (names, image_of):
         return ImageSet(path, names, image_of(names[0]).shape)
 
 
@@ -199,7 +199,7 @@ def read_images(path: Path, image_size: int, advance: Callable[[int], None] = la
     are the labels 0, 1, ... themselves.
     """
     opened, images = open_images(path), []
-    with damage_refused(f"images in {path}", REMEDY):
+    with damage_refused(f"images in {path} cannot be read", REMEDY):
         labels, classes = _labelled(opened)
         for batch in opened.batches(BATCH):
             images.append(shrink(batch, image_size))
@@ -214,17 +214,17 @@ def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any
         with _files(path) as (files, read):
             names = [name for name in files if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)]
             if not names:
-                raise ValueError(f"no file that ends in {', '.join(SUFFIXES)}")
+                raise ValueError(f"no file ends in {', '.join(SUFFIXES)}")
             ordered = sorted(names, key=lambda name: name.rpartition("/")[::2])
             yield tuple(ordered), lambda name: _decode(name, read)
         return
     with open_archive(path) as archive:
         arrays = [name for name in ARRAYS if f"{name}.npy" in archive.namelist()]
     if not arrays:
-        raise ValueError(f"no array {' or '.join(ARRAYS)}")
+        raise ValueError(f"it has no array {' or '.join(ARRAYS)}")
     images = load_arrays(path, arrays[:1], REMEDY)[arrays[0]]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
-        raise ValueError(f"{arrays[0]} {images.shape} {images.dtype} instead of (N, H, W, 1 or 3) uint8")
+        raise ValueError(f"{arrays[0]} is {images.shape} {images.dtype} instead of (N, H, W, 1 or 3) uint8")
     yield range(len(images)), images.__getitem__
 
 
@@ -238,7 +238,7 @@ def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
     with open_archive(path) as archive:
         for entry in archive.infolist():
             if entry.file_size > MAX_FILE_BYTES:  # no more is unpacked of it, whatever the compressed data hold
-                raise ValueError(f"{entry.filename} of {entry.file_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+                raise ValueError(f"{entry.filename} has {entry.file_size:,} bytes, more than {MAX_FILE_BYTES:,}")
         yield archive.namelist(), archive.read
 
 
@@ -247,18 +247,18 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
     if isinstance(names, range):
         labels = load_arrays(opened.path, ("labels",), REMEDY)["labels"]
         if labels.shape != (len(names),):
-            raise ValueError(f"labels {labels.shape} of {len(names)} images")
+            raise ValueError(f"labels are {labels.shape} for {len(names)} images")
         return _numbered(labels)
     with _files(opened.path) as (files, read):
         if LABELS in files:
             label_of = dict(json.loads(read(LABELS))["labels"])
             if odd := sorted(label_of.keys() ^ set(names)):
-                raise ValueError(f"{LABELS} and images that differ in {odd[0]}")
+                raise ValueError(f"{LABELS} and images differ in {odd[0]}")
             return _numbered(np.array([label_of[name] for name in names]))
     folders = [name.rpartition("/")[0] for name in names]
     classes = sorted(set(folders))
     if "" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1:
-        raise ValueError(f"folders that are not side by side, one for each class: {', '.join(classes[:3])}")
+        raise ValueError(f"folders are not side by side, one for each class: {', '.join(classes[:3])}")
     labels = np.array([classes.index(folder) for folder in folders], dtype=np.int64)
     return labels, tuple(folder.rpartition("/")[2] for folder in classes)
 
@@ -266,7 +266,7 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
 def _numbered(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     present = np.unique(labels)
     if labels.dtype.kind not in "iu" or present.tolist() != list(range(len(present))):
-        raise ValueError(f"labels {present[:5].tolist()} {labels.dtype} instead of 0, 1, 2, ..., each of them used")
+        raise ValueError(f"labels are {present[:5].tolist()} {labels.dtype} instead of 0, 1, 2, ..., each of them used")
     return labels.astype(np.int64), tuple(map(str, present))
 
 
@@ -274,7 +274,7 @@ def _decode(name: str, read: Read) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ConfigError("Pillow, which reads image files", "none", "pip install pillow, or give arrays") from error
+        raise ConfigError("Pillow, which reads images, is missing", "pip install pillow, or give arrays") from error
     try:
         with Image.open(io.BytesIO(read(name)), formats=FORMATS) as image:
             if image.mode not in CHANNELS or image.width * image.height > MAX_PIXELS:

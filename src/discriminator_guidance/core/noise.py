@@ -24,8 +24,7 @@ def levels_of(sigma: Tensor | float, x: Tensor) -> Tensor:
     """The noise level of each image of x (N, ...), (N,) in the widest dtype, from one level or N."""
     levels = torch.as_tensor(sigma, dtype=widest(x.device), device=x.device)
     if x.dim() < 2 or levels.numel() not in (1, len(x)):
-        shapes = f"shapes {tuple(x.shape)} and {tuple(levels.shape)}"
-        raise ConfigError("noisy images (N, C, H, W) with one sigma or N", shapes, "correct them")
+        raise ConfigError(f"x has shape {[*x.shape]}, sigma {[*levels.shape]}", "give (N, C, H, W) with one sigma or N")
     return levels.reshape(-1).expand(len(x))
 
 

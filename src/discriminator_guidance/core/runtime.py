@@ -82,9 +82,9 @@ def prepare(device: str, precision: str, threads: int) -> Compute:
     here = torch.cuda.is_available()
     kind = ("cuda" if here else "cpu") if device == "auto" else device
     if kind == "cuda" and not here:
-        raise ConfigError("a CUDA device, as runtime.device says", "none", "choose runtime.device: auto or cpu")
+        raise ConfigError("runtime.device is cuda, and there is no CUDA device", "choose runtime.device: auto or cpu")
     if precision == "tf32" and kind != "cuda":
-        raise ConfigError("runtime precision tf32 on a CUDA device", f"device {kind}", "choose float32 or auto")
+        raise ConfigError(f"the runtime precision is tf32, and device {kind} is not CUDA", "choose float32 or auto")
     if precision == "auto":
         native = torch.cuda.is_bf16_supported(False) if kind == "cuda" else torch.cpu._is_avx512_bf16_supported()
         precision = "bfloat16" if native else "float32"
@@ -102,9 +102,9 @@ def usable(device: torch.device | str) -> torch.device:
         torch.empty(0, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
-        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        allowed = " or ".join(name for name, found in there.items() if found)
-        raise ConfigError(f"device {allowed}, which this machine has", repr(device), "choose one of them") from error
+        kinds = {"cuda": torch.cuda, "mps": torch.backends.mps}
+        there = ["cpu", *(name for name, kind in kinds.items() if kind.is_available())]
+        raise ConfigError(f"this machine has no device {device!r}", f"choose {' or '.join(there)}") from error
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -121,7 +121,7 @@ def _gpu_of_process() -> torch.device:
 
     index, count = local_rank(), torch.cuda.device_count()
     if index >= count:
-        raise ConfigError("a GPU for each process", f"{count} of them and process {index}", f"start {count} processes")
+        raise ConfigError(f"process {index}, counted from 0, has none of the {count} GPUs", f"start {count} processes")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

@@ -63,13 +63,12 @@ class Settings:
         for name, kind in _types(settings).items():
             value = getattr(self, name)
             if allowed := _allowed(kind, value):
-                raise SettingError(name, repr(value)[:200], f"it must be {allowed}")
+                raise SettingError(f"{name} is {value!r:.200}", f"it must be {allowed}")
         for problem in self._problems():
-            what, _, remedy = problem.partition("; ")
-            raise SettingError("", what, remedy)
+            raise SettingError(*problem.rsplit("; ", 1))
 
     def _problems(self) -> Iterator[str]:
-        """Each contradiction as "what is wrong; what to do"."""
+        """Each contradiction as "key is wrong; what to do"."""
         yield from ()
 
     @classmethod
@@ -123,9 +122,9 @@ class SamplerSettings(Settings):
 
     def _problems(self) -> Iterator[str]:
         if self.sigma_min >= self.sigma_max:
-            yield f"sigma_min {self.sigma_min:g} must be below sigma_max {self.sigma_max:g}; change one of them"
+            yield f"sigma_min is {self.sigma_min:g} and must be below sigma_max {self.sigma_max:g}; change one of them"
         if not self.s_max >= 0:
-            yield f"s_max {self.s_max:g} must be at least 0; raise it"
+            yield f"s_max is {self.s_max:g} and must be at least 0; raise it"
 
 
 class ScoreNetworkSettings(Settings):
@@ -143,9 +142,9 @@ class ScoreNetworkSettings(Settings):
 
     def _problems(self) -> Iterator[str]:
         if self.model_channels % 4:
-            yield f"model_channels = {self.model_channels}; use a multiple of 4"
+            yield f"model_channels is {self.model_channels}; use a multiple of 4"
         if self.resample_filter not in ((1, 1), (1, 3, 3, 1)):
-            yield f"resample_filter: {list(self.resample_filter)} is none of the two; write [1, 1] or [1, 3, 3, 1]"
+            yield f"resample_filter is {list(self.resample_filter)}; write [1, 1] or [1, 3, 3, 1]"
 
 
 class ExtractorNetworkSettings(Settings):
@@ -161,7 +160,7 @@ class ExtractorNetworkSettings(Settings):
     def _problems(self) -> Iterator[str]:
         for factor in self.channel_mult:
             if (width := factor * self.model_channels) % self.num_head_channels:
-                yield f"num_head_channels = {self.num_head_channels}; use a divisor of {width}"
+                yield f"num_head_channels is {self.num_head_channels}; use a divisor of {width}"
 
 
 class HeadSettings(Settings):
@@ -174,7 +173,7 @@ class HeadSettings(Settings):
 
     def _problems(self) -> Iterator[str]:
         if self.model_channels % self.num_head_channels:
-            yield f"num_head_channels = {self.num_head_channels}; use a divisor of {self.model_channels}"
+            yield f"num_head_channels is {self.num_head_channels}; use a divisor of {self.model_channels}"
 
 
 class FidNetworkSettings(Settings):
@@ -236,7 +235,7 @@ class SplitSettings(Settings):
 
     def _problems(self) -> Iterator[str]:
         if not math.isclose(total := self.train + self.validation + self.test, 1.0, abs_tol=1e-9):
-            yield f"train + validation + test must be 1, they are {total:g}; change one of them"
+            yield f"train adds up to {total:g} with validation and test, instead of 1; change one of them"
 
 
 class DiscriminatorSettings(Settings):

@@ -45,15 +45,16 @@ def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -
     Errors name `source`: other shapes, or no covariance even after rounding.
     """
     remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
-    expected = f"finite mu of shape ({width},) and a covariance sigma of shape ({width}, {width}) in {source}"
     numbers = all(array.dtype.kind in "iuf" and np.isfinite(array).all() for array in (mu, sigma))
     if mu.shape != (width,) or sigma.shape != (width, width) or not numbers:
-        raise InputError(expected, f"shapes {mu.shape} and {sigma.shape}, {mu.dtype} and {sigma.dtype}", remedy)
+        given = f"mu {mu.shape} {mu.dtype} and sigma {sigma.shape} {sigma.dtype} in {source}"
+        raise InputError(f"{given} are not finite numbers of shapes ({width},) and ({width}, {width})", remedy)
     covariance = torch.from_numpy(sigma.astype(np.float64))
     eigenvalues, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     asymmetry, largest = float((covariance - covariance.T).abs().max()), max(float(eigenvalues[-1]), 0.0)
     if max(asymmetry, -float(eigenvalues[0])) >= ROUNDING * largest:  # also where all are 0
-        raise InputError(expected, f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}", remedy)
+        found = f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}"
+        raise InputError(f"sigma in {source} is no covariance: it has {found}", remedy)
     kept = eigenvalues > width * EPS * largest
     mean = torch.from_numpy(mu.astype(np.float64))
     return Gaussian(mean, eigenvalues[kept].sqrt()[:, None] * vectors[:, kept].T)
@@ -251,8 +252,8 @@ def _features_of(
     sets: list[Any] = [part if isinstance(part, list | tuple) else [part] for part in parts]
     counts = sorted({len(rows) for part in sets for rows in part})
     if len(counts) > 1:
-        got = " and ".join(map(str, counts))
-        raise InputError("as many images in each set", got, "leave some out: a distance changes with their number")
+        problem = f"the sets have {' and '.join(map(str, counts))} images, and a distance changes with their number"
+        raise InputError(problem, "leave some out")
 
     def features(rows: Rows) -> Rows:
         return rows if network is None else extract_features(network, rows, 256, device)

@@ -82,7 +82,7 @@ class InceptionFeatures(nn.Module):
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight)  # keeps the scale of features from layer to layer
             return
-        with damage_refused("weights of torch-fidelity's Inception", "get the file again"):
+        with damage_refused("the weights are not those of torch-fidelity's Inception", "get the file again"):
             nn.Module.load_state_dict(self.network, state)
 
     def features(self, x: Tensor) -> Tensor:
@@ -115,8 +115,7 @@ def extract_features(
 ) -> NDArray[np.float32]:
     """Compute the (N, d) features of (N, H, W, C) images; the network gets float32 NCHW batches in [-1, 1]."""
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        expected, remedy = "images (N, H, W, C), uint8, N at least 1", "convert them, or make them again"
-        raise InputError(expected, f"{images.dtype} of shape {images.shape}", remedy)
+        raise InputError(f"images are {images.dtype} {images.shape}", "convert them to uint8 (N, H, W, C), N from 1 on")
     batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
@@ -133,9 +132,7 @@ def comparable(*sets: Floats) -> list[Doubles]:
     sets = tuple(map(np.asarray, sets))  # of torch tensors too
     for features in sets:
         if features.ndim != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
-            shapes = " and ".join(str(rows.shape) for rows in sets)
-            expected, remedy = "features (N, d) of one network, N at least 2", "extract them again, of more images"
-            raise InputError(expected, f"shapes {shapes}", remedy)
+            raise InputError(f"features are {[rows.shape for rows in sets]}", "give (N, d) of one network, N from 2 on")
         _require_finite(features)
     return [np.asarray(features, dtype=np.float64) for features in sets]
 
@@ -143,6 +140,5 @@ def comparable(*sets: Floats) -> list[Doubles]:
 def _require_finite(features: Floats) -> None:
     rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(rows):
-        got = f"NaN or infinity in {len(rows)} of {len(features)} rows, first in row {rows[0]}"
-        remedy = f"look at sample {rows[0]}: the image or the network that produced it is damaged"
-        raise InputError("finite features", got, remedy)
+        problem = f"features are NaN or infinity in {len(rows)} of {len(features)} rows, first in row {rows[0]}"
+        raise InputError(problem, f"look at sample {rows[0]}: the image or the network that produced it is damaged")

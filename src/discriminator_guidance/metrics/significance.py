@@ -63,8 +63,8 @@ class Estimate:
     def minus(self, other: Estimate) -> Estimate:
         """The difference, paired by replicate and image: what shared noise does to both cancels."""
         if self.influence.shape != other.influence.shape:
-            got = f"shapes {self.influence.shape} and {other.influence.shape}"
-            raise InputError("as many replicates and images of both", got, "draw both with the same settings")
+            problem = f"the estimates have {self.influence.shape} and {other.influence.shape} replicates and images"
+            raise InputError(problem, "draw both with the same settings")
         values = tuple(a - b for a, b in zip(self.values, other.values, strict=True))
         return Estimate(values, self.influence - other.influence, self._limits_minus(other))
 

@@ -33,10 +33,9 @@ class Schedule:
         flow = kept is None and hasattr(scheduler, "scale_noise")  # FlowMatchEulerDiscreteScheduler and its kind
         kind, remedy = FLOW if flow else getattr(config, "prediction_type", None), "write the denoiser by hand"
         if kept is None and kind != FLOW:
-            raise ConfigError("a scheduler of VP noise or flow matching", type(scheduler).__name__, remedy)
+            raise ConfigError(f"{type(scheduler).__name__} has neither VP noise nor flow matching", remedy)
         if kind not in PREDICTIONS:
-            got = f"{kind!r} of {type(scheduler).__name__}"
-            raise ConfigError(f"prediction_type {', '.join(PREDICTIONS)}", got, remedy)
+            raise ConfigError(f"{type(scheduler).__name__} predicts {kind!r}, not {', '.join(PREDICTIONS)}", remedy)
         self.scheduler, self.kind, self.steps = scheduler, kind, getattr(config, "num_train_timesteps", 1000)
         if kept is None or kind == FLOW:
             share = torch.arange(1, self.steps, dtype=torch.float64) / self.steps

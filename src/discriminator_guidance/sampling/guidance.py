@@ -40,8 +40,7 @@ def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:
         with torch.autocast(x_vp.device.type, enabled=False):  # the forward pass has chosen all formats
             (slope,) = torch.autograd.grad(values.sum(), x_vp, retain_graph=again, allow_unused=True)
     if slope is None:
-        remedy = "compute them from x_vp without no_grad, detach or numpy"
-        raise ConfigError("logits that are differentiable in x_vp", "logits without a gradient", remedy)
+        raise ConfigError("logits have no gradient in x_vp", "compute them from it without no_grad, detach or numpy")
     return slope
 
 
@@ -113,8 +112,7 @@ def _orders(weight: Any) -> tuple[float, float]:
         w1, w2 = weight if isinstance(weight, tuple | list) else (weight, weight)
         return float(w1 + 0), float(w2 + 0)  # + 0 refuses text
     except (TypeError, ValueError, RuntimeError) as error:
-        expected = "a weight: a number, two numbers (w1, w2) or a function of sigma"
-        raise ConfigError(expected, repr(weight)[:200], "correct it") from error
+        raise ConfigError(f"weight is {weight!r:.200}", "give one number, (w1, w2) or a function of sigma") from error
 
 
 @dataclass(frozen=True)
@@ -151,16 +149,16 @@ class DiscriminatorGuidance:
 
     def __post_init__(self) -> None:
         if not self.networks or not all(map(callable, self.networks)):
-            raise ConfigError("one or several discriminators", repr(self.discriminators)[:200], "give callables")
+            raise ConfigError(f"discriminators is {self.discriminators!r:.200}", "give one or several callables")
         modules = [network for network in map(innermost, self.networks) if isinstance(network, nn.Module)]
         if any(layer.training and not [*layer.children()] for network in modules for layer in network.modules()):
             warnings.warn("a discriminator is in training mode: call its .eval() before sampling", stacklevel=3)
         if self.rule not in (rules := (*RULES, SHRUNK)):
-            raise ConfigError("a rule for several discriminators", repr(self.rule), f"choose from: {', '.join(rules)}")
+            raise ConfigError(f"rule is {self.rule!r}", f"choose from: {', '.join(rules)}")
         if self.window[0] > self.window[1]:
-            raise ConfigError("a window (first, last) of VP times", str(self.window), "exchange its ends")
+            raise ConfigError(f"window is {self.window}, and its first VP time is above its last", "exchange them")
         if self.clip is not None and not 0 < self.clip < 0.5:
-            raise ConfigError("a clip above 0 and below 0.5, or None", repr(self.clip), "the paper's is 1e-5")
+            raise ConfigError(f"clip is {self.clip!r}", "choose between 0 and 0.5, such as the paper's 1e-5, or None")
         object.__setattr__(self, "orders", _orders(self.weight))
 
     @property
@@ -210,11 +208,11 @@ class DiscriminatorGuidance:
         logits = self.member_logits(x_vp, tau, *classes)
         if self.rule == SHRUNK:
             if len(logits) < 2:
-                raise ConfigError(f"two or more discriminators for {SHRUNK}", "one", "choose another rule")
+                raise ConfigError(f"rule is {SHRUNK}, and there is only one discriminator", "choose another rule")
             return shrunk_mean_logit(logits, x_vp)
         weights = simplex_weights("equal", len(logits)) if self.member_weights is None else self.member_weights
         if not callable(weights) and len(weights) != len(logits):
-            raise ConfigError(f"{len(logits)} member_weights", str(len(weights)), "give one for each discriminator")
+            raise ConfigError(f"there are {len(weights)} member_weights for {len(logits)} members", "give one for each")
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
         ratio = RULES[self.rule](logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
@@ -238,9 +236,8 @@ class DiscriminatorGuidance:
         known = isinstance(getattr(inner, "members", None), int)
         members = self.members or (inner.members if known else 1)
         if logits.numel() != members * count or (members > 1 and logits.shape != (members, count)):
-            expected = f"logits of shape ({count},)" if members == 1 else f"logits of shape ({members}, {count})"
-            remedy = "give one for each image, or say members=M for the logits (M, N) of M members"
-            raise ConfigError(expected, str(tuple(logits.shape)), remedy)
+            problem = f"logits of {count} images have shape {tuple(logits.shape)}, and members is {members}"
+            raise ConfigError(problem, "give one for each image, or say members=M for the logits (M, N) of M members")
         if not known and logits.numel() >= 8 and tau.max() < 0.5 and 0 <= logits.min() < logits.max() <= 1:
             warnings.warn("all logits are in [0, 1]: return logits if these are probabilities", stacklevel=2)
         return logits.reshape(members, count)
@@ -258,8 +255,8 @@ class DiscriminatorGuidance:
         def guided(x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
             score, _ = self(x, sigma)
             if not bool(score.isfinite().all()):
-                got = f"NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"
-                raise DivergenceError("finite guidance", got, "check x and the discriminators, or lower the weight")
+                problem = f"guidance is NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"
+                raise DivergenceError(problem, "check x and the discriminators, or lower the weight")
             return denoiser(x, sigma, *conditions, **named) - (sum(self.orders) / 2 * score).to(x.dtype)
 
         model, names = innermost(denoiser), ("sigma_min", "sigma_max", "round_sigma")

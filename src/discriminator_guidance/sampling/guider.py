@@ -39,7 +39,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
     ) -> None:
         super().__init__(**classifier_free)
         if callable(weight):
-            raise ConfigError("a weight that can be saved: a number, or two", repr(weight), "use guided_unet")
+            raise ConfigError(f"weight is {weight!r}, which cannot be saved", "give numbers, or use guided_unet")
         self.discriminators, self.scheduler, self._seen = discriminators, scheduler, None
         self.weight, self.rule, self.window, self.clip = weight, rule, window, clip
         self.register_to_config(weight=weight, rule=rule, window=window, clip=clip)
@@ -70,8 +70,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         if not self._enabled:
             return output
         if self._seen is None:
-            got = "no latents: this pipeline does not call the guider's prepare_models"
-            raise ConfigError("the latents that the network sees", got, "use guided_unet")
+            raise ConfigError("the guider saw no latents, as the pipeline calls no prepare_models", "use guided_unet")
         x_in, self._seen = self._seen[:, : pred_cond.shape[1]], None  # without channels of other images
         guidance, schedule = self._guidance()
         change = change_of_prediction(guidance, schedule, x_in, schedule.levels(self._timestep))
@@ -79,7 +78,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
 
     def _guidance(self) -> tuple[DiscriminatorGuidance, Schedule]:
         if self.discriminators is None or self.scheduler is None:
-            raise ConfigError("discriminators and a scheduler", "none", "set these attributes of the guider")
+            raise ConfigError("the guider lacks discriminators or a scheduler", "set these attributes")
         guidance = DiscriminatorGuidance(self.discriminators, self.weight, self.rule, self.window, clip=self.clip)
         return guidance, Schedule(self.scheduler)
 

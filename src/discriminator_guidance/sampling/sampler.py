@@ -87,9 +87,8 @@ def heun(
             states.append((x_cur, denoised, log_ratio))
         odd = (~x_next.isfinite()).flatten(1).any(dim=1).nonzero()
         if len(odd):
-            got = f"NaN or infinity in row {int(odd[0])} of the batch after step {step + 1}, at sigma = {sigma_cur:.4g}"
-            remedy = "lower w1 and w2, or check the weights of the score network and of the members"
-            raise DivergenceError("finite samples", got, remedy)
+            problem = f"row {int(odd[0])} of the batch is not finite after step {step + 1}, at sigma = {sigma_cur:.4g}"
+            raise DivergenceError(problem, "lower w1 and w2, or check the weights of the score network and members")
     return x_next
 
 
@@ -252,12 +251,12 @@ def _prepared(
     w1, w2 = (0.0, 0.0) if guidance is None else guidance.orders
     chosen = SampleSettings(**{"w1": w1, "w2": w2, **levels, **settings})
     if len(shape) != 4 or min(shape) < 1:
-        raise ConfigError("a shape (N, C, H, W) of at least one image", str(tuple(shape)), "correct it")
+        raise ConfigError(f"shape is {tuple(shape)}", "give (N, C, H, W) of at least one image")
     indices = range(first, first + shape[0]) if isinstance(first, int) else first
     if len(indices) != shape[0]:
-        raise ConfigError(f"the indices of {shape[0]} images", f"{len(indices)}", "give one for each")
+        raise ConfigError(f"there are {len(indices)} indices for {shape[0]} images", "give one for each")
     if min(seed, *indices) < 0:
-        raise ConfigError("a seed and indices of at least 0", f"seed {seed} and first {min(indices)}", "correct them")
+        raise ConfigError(f"seed is {seed}, and the lowest index {min(indices)}", "give numbers of at least 0")
 
     @torch.no_grad()
     def drawn(rows: slice, states: States | None = None) -> Tensor:
@@ -309,8 +308,7 @@ def in_batches(
 def kept_batch(work: Resumable, number: int) -> Arrays:
     """The arrays of a batch that this or another process drew."""
     if (shard := work.load_shard(number)) is None:
-        remedy = "share the project folder among all processes, and run the command again"
-        raise InputError(f"batch {number} in {work.folder}", "none", remedy)
+        raise InputError(f"{work.folder} has no batch {number}", "share it among all processes, and run again")
     return shard
 
 

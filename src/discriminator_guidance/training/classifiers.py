@@ -71,7 +71,7 @@ def train_features(real: Images, *, width: int = 64, device: torch.device | str 
     """
     images, labels = image_tensor(real, "real", None, None)
     if labels is None:
-        raise InputError("labels of the real images", "none", "give a tuple (images, labels)")
+        raise InputError("the real images have no labels", "give a tuple (images, labels)")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
     schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), np.asarray(labels)
     with torch.random.fork_rng(devices=[]):

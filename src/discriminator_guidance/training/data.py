@@ -36,9 +36,8 @@ def image_tensor(images: Images, name: str, data_range: Range | None, folder: Pa
         tensor, labels = _spooled(images, name, data_range, folder)
     low, high = (tensor.min().item(), tensor.max().item()) if tensor.is_floating_point() else (-1, 1)  # or NaN
     if not low < 0 and (data_range is None or low != low):
-        expected = f"{name} images with values below 0, as diffusion models have them"
-        remedy = "give data_range=(0, 1), or what means black and white in them"
-        raise InputError(expected, f"values from {low:.3g} to {high:.3g}", remedy)
+        problem = f"{name} images have values from {low:.3g} to {high:.3g}, and those of diffusion models go below 0"
+        raise InputError(problem, "give data_range=(0, 1), or what means black and white in them")
     return tensor, labels
 
 
@@ -56,7 +55,7 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
         kinds.add((batch.dtype, *batch.shape[1:]))
         labels += [torch.as_tensor(label[0]).view(-1)] if label else []
     if len(kinds) != 1:
-        raise InputError(f"{name} images of one shape and type", f"{len(kinds)} kinds", "give at least one, all alike")
+        raise InputError(f"{name} images are of {len(kinds)} kinds (type and shape)", "give at least one, all alike")
     file.flush()
     ((dtype, *shape),) = kinds
     mapped = np.memmap(file, np.uint8 if dtype == torch.uint8 else np.float32, "r+", shape=(count, *shape))
@@ -68,8 +67,8 @@ def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
     tensor = torch.as_tensor(images)
     tensor = tensor if tensor.dim() == 4 else tensor.unsqueeze(0)
     if tensor.dim() != 4 or not tensor.numel() or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
-        expected = f"{name} images: (N, H, W, C) of uint8, or a tensor (N, C, H, W) of uint8 or floats"
-        raise InputError(expected, f"{images.dtype} {tuple(images.shape)}", "convert them")
+        remedy = "convert them to (N, H, W, C) of uint8, or to a tensor (N, C, H, W) of uint8 or floats"
+        raise InputError(f"{name} images are {images.dtype} {tuple(images.shape)}", remedy)
     if isinstance(images, np.ndarray) and tensor.dtype == torch.uint8:
         tensor = tensor.permute(0, 3, 1, 2)
     return tensor.detach().cpu() if tensor.dtype == torch.uint8 else tensor.detach().cpu().float()

@@ -251,14 +251,12 @@ def _pairs(
         fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
     labels = [label for label in (real_labels, fake_labels) if label is not None]
     if reals.shape[1:] != fakes.shape[1:] or min(len(reals), len(fakes)) < FEWEST:
-        got = f"{tuple(reals.shape)} and {tuple(fakes.shape)}"
-        remedy = "give more images, or bring them to one shape"
-        raise InputError(f"{FEWEST} or more real and fake images of one shape", got, remedy)
+        problem = f"real images are {tuple(reals.shape)} and fake ones {tuple(fakes.shape)}"
+        raise InputError(problem, f"give {FEWEST} or more of each, of one shape")
     if reals.dtype == torch.uint8 and fakes.is_floating_point():
         fakes = torch.from_numpy(to_uint8(fakes)).permute(0, 3, 1, 2)
-    if labels and [len(part) for part in labels] != [len(reals), len(fakes)]:
-        got = f"{' and '.join(str(len(part)) for part in labels)} labels of {len(reals)} and {len(fakes)} images"
-        raise InputError("a label for each real and each fake image, or none", got, "give both as (images, labels)")
+    if labels and (given := [len(part) for part in labels]) != (images := [len(reals), len(fakes)]):
+        raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
     joined = torch.cat([torch.as_tensor(part).long() for part in labels]).to(device) if labels else None
@@ -292,11 +290,11 @@ def _untrained(
     with torch.no_grad():
         maps = features(images, images.new_tensor(0.5))
     if maps.dim() != 4 or maps.shape[2] != maps.shape[3]:
-        raise ConfigError("an extractor of square feature maps (N, C, S, S)", str(tuple(maps.shape)), "reshape them")
+        raise ConfigError(f"the extractor's feature maps are {tuple(maps.shape)}", "reshape them to (N, C, S, S)")
     sizes = {"model_channels": WIDTH * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": WIDTH}  # paper: 128
     head = (start or build_head(maps.shape[1:], classes > 0, num_res_blocks=2, **sizes)).to(device)
     if finetune:
         if not isinstance(extractor, nn.Module):
-            raise ConfigError("an extractor that is a module, to be trained", type(extractor).__name__, "give a module")
+            raise ConfigError(f"the extractor to be trained is a {type(extractor).__name__}", "give a module")
         return as_it_is, MemberLogits(extractor, head).requires_grad_(True), maps
     return features, head, maps

@@ -153,7 +153,7 @@ def require_finite(where: str, **values: float) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             remedy = "lower learning_rate; the last checkpoint is kept"
-            raise DivergenceError(f"a finite {name.replace('_', ' ')}", f"{value} {where}", remedy)
+            raise DivergenceError(f"the {name.replace('_', ' ')} is {value} {where}", remedy)
 
 
 @torch.no_grad()

@@ -116,8 +116,7 @@ class TrainedDiscriminator:
         if self.features is not as_it_is:
             network = MemberLogits(getattr(self.features, "__self__", None), self.network)
         if not hasattr(network, "arguments"):
-            remedy = "keep a state_dict by torch.save"
-            raise ConfigError("networks with `arguments`, of which they are built again", "others", remedy)
+            raise ConfigError("a network has no `arguments` to build it again", "keep a state_dict by torch.save")
         files.save_weights(root, network.state_dict(), network.arguments)  # type: ignore[arg-type]
         files.write_npz(root / "tested.npz", **self.tested)
         files.write_json(root / "training.json", {"history": self.history, "used": self.used, "about": self.about})
@@ -130,7 +129,7 @@ class TrainedDiscriminator:
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
         """Read what `save` wrote, also from "user/repo" on the Hugging Face Hub."""
         root = files.local_folder(folder)
-        with files.damage_refused(f"a trained discriminator in {root}", files.AGAIN):
+        with files.damage_refused(f"{root} has no complete discriminator", files.AGAIN):
             network = files.load_network(build_discriminator, root, "discriminator")
             kept = files.read_json(root / "training.json", "discriminator")
             tested = files.load_arrays(root / "tested.npz", ("logits", "labels", "time", "image"), files.AGAIN)
@@ -143,7 +142,7 @@ class TrainedDiscriminator:
         """Put what `save` writes into the repository "user/repo" on the Hugging Face Hub."""
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder, repo)
-            with files.damage_refused(f"to write the repository {repo} on the Hub", files.HUB):
+            with files.damage_refused(f"the repository {repo} on the Hub cannot be written", files.HUB):
                 from huggingface_hub import HfApi
 
                 HfApi().create_repo(repo, private=private, exist_ok=True)
