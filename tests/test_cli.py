@@ -67,18 +67,18 @@ def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
         (["summary"], ["reports/mini/", "stage evaluation"]),
         (["evaluation"], ["no such file", "dvc repro"]),
         (["fetch", "nothing"], ["'nothing'"]),
-        (["sample", "--variant", "best", "--seeds", "0-3", "--out", "x"], ["a variant of the settings", "'best'"]),
+        (["sample", "--variant", "best", "--indices", "0-3", "--out", "x"], ["a variant of the settings", "'best'"]),
         *(
-            (["sample", "--variant", "edm", "--seeds", seeds, "--out", "x"], [repr(seeds), "correct --seeds"])
+            (["sample", "--variant", "edm", "--indices", seeds, "--out", "x"], [repr(seeds), "correct --indices"])
             for seeds in ("3-1", "", "a", "1-", "0-99999999", "1" * 30)
         ),
-        (["sample", "--variant", "edm", "--seeds", "0-3", "--out", "x"], ["models/mini/score", "dvc repro"]),
+        (["sample", "--variant", "edm", "--indices", "0-3", "--out", "x"], ["models/mini/score", "dvc repro"]),
         (["fid", "--images", "absent", "--reference", "data/raw"], ["images in absent", "give a folder"]),
         (["convert", "edm", "absent.pkl", "out"], ["absent.pkl"]),
         (["study", "promote", "nonsense"], ["'nonsense'", "choose"]),
-        (["sample", "--seeds", "0", "--out", "x"], ["--variant alone, or --model"]),
-        (["sample", "--model", "data", "--discriminator", "data", "--seeds", "0", "--out", "x"], ["data/model.safe"]),
-        (["sample", "--model", "data", "--seeds", "0", "--out", "x"], ["diffusers model of pixels in data"]),
+        (["sample", "--indices", "0", "--out", "x"], ["--variant alone, or --model"]),
+        (["sample", "--model", "data", "--discriminator", "data", "--indices", "0", "--out", "x"], ["data/model.safe"]),
+        (["sample", "--model", "data", "--indices", "0", "--out", "x"], ["diffusers model of pixels in data"]),
     ],
 )
 def test_a_mistake_is_one_line(project: Path, arguments: list[str], words: list[str]) -> None:
@@ -148,7 +148,7 @@ def test_a_saved_diffusers_pipeline_is_guided_without_a_profile(
     ):
         refused(dguide(tmp_path, *train, model, "--data", f"{data}.npz"), word)
     assert "validation loss" in dguide(tmp_path, *train, "model", "--data", "real.npz").stdout
-    draw = ["sample", "--model", "model", "--seeds", "3,5-7", "--steps", "3", "--out"]
+    draw = ["sample", "--model", "model", "--indices", "3,5-7", "--steps", "3", "--out"]
     assert dguide(tmp_path, *draw, "plain").returncode == dguide(tmp_path, *draw, "grid.png").returncode == 0
     assert dguide(tmp_path, *draw, "guided", "--discriminator", "d", "--weight", "2").returncode == 0
     images = [{path.stem: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("plain", "guided")]
@@ -189,7 +189,7 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     (row,) = [line for line in shown.stdout.splitlines() if line.split()[:1] == ["clip_logit"]]
     metrics = json.loads((PROJECT / "reports" / "mini" / "evaluation" / "clip_logit.json").read_text())
     assert fid_text(metrics) in row
-    assert "clipped raw logits" in row
+    assert "clipped logit" in row
     answer = r"Against edm, mean_prob is \w+: paired difference in FID \(digits network\) [-+][\d.]+ \[[-+]"
     assert re.match(answer, shown.stdout.splitlines()[-1])
     shown = dguide(project, "compare", "d0", "clip_logit")

@@ -107,21 +107,21 @@ def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, numbe
     assert status == "KILLED"
 
 
-def test_a_finished_run_replaces_those_of_its_name_and_code(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = []
-    for loss, error, experiment in ((1.0, None, ""), (2.0, KeyboardInterrupt, ""), (3.0, None, ""), (4.0, None, "exp")):
+def test_a_finished_run_replaces_those_of_its_code_and_settings(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, kinds = [], [("", "a"), ("", "a"), ("", "a"), ("exp", "a"), ("", "b")]
+    for loss, (experiment, settings) in enumerate(kinds, 1):
         monkeypatch.setenv("DVC_EXP_NAME", experiment)
         tracking._origin.cache_clear()
-        with suppress(KeyboardInterrupt), tracking.run("again", "evaluation", {}, {}) as tracker:
+        with suppress(KeyboardInterrupt), tracking.run("again", "evaluation", {"settings": settings}, {}) as tracker:
             with tracking.run("again", f"evaluation/{loss}", {}, {}):
                 pass
             tracker.summary({"loss": loss})
-            if error is not None:
-                raise error
+            if loss == 2:
+                raise KeyboardInterrupt
         stored = store.search_runs([store.get_experiment_by_name("again").experiment_id])
         losses.append([run.data.metrics["loss"] for run in stored if run.info.run_name == "evaluation"])
-    assert losses == [[1.0], [2.0, 1.0], [3.0], [4.0, 3.0]]
-    assert sorted(runs(store, "again")) == ["evaluation", "evaluation/3.0", "evaluation/4.0"]
+    assert losses == [[1], [2, 1], [3], [4, 3], [5, 4, 3]]
+    assert sorted(runs(store, "again")) == ["evaluation", "evaluation/3", "evaluation/4", "evaluation/5"]
 
 
 def test_an_evaluation_can_be_compared_in_the_runs_table(

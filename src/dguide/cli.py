@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dguide.settings import Config, Layout
 
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
-MOST_SEEDS = 10**6
+MOST_SAMPLES = 10**6
 
 app = typer.Typer(
     help="A reproducible study of Discriminator Guidance for diffusion models. Settings come from params.yaml.",
@@ -178,8 +178,8 @@ def compare(
 
 @app.command(rich_help_panel=TOOLS)
 def sample(
-    seeds: Annotated[str, typer.Option(metavar="LIST", help="Sample seeds, e.g. 0-63 or 3,5-7.")],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder for <seed>.png files, or a .png for a grid.")],
+    indices: Annotated[str, typer.Option(metavar="LIST", help="Sample indices, e.g. 0-63 or 3,5-7.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder for <index>.png files, or a .png for a grid.")],
     variant: Annotated[str | None, typer.Option(help="A row of `variants`.")] = None,
     model: Annotated[Path | None, typer.Option(help="Instead, the folder of a diffusers pipeline.")] = None,
     discriminator: Annotated[list[str] | None, typer.Option(help="Folders or user/repo that guide the model.")] = None,
@@ -187,8 +187,8 @@ def sample(
     steps: Annotated[int, typer.Option(help="Of the sampler, for the model.")] = 18,
     params: Params = PARAMS,
 ) -> None:
-    """Draw single samples of a variant, or of a saved diffusers pipeline, by their seeds, as PNG files."""
-    numbers = _seeds(seeds)
+    """Draw single samples of a variant, or of a saved diffusers pipeline, by their indices, as PNG files."""
+    numbers = _indices(indices)
     if model is not None and variant is None:
         from dguide import saved_model
 
@@ -217,11 +217,11 @@ def train_discriminator(
     typer.echo(f"{saved_model.train(model, data, out, steps, seed)}: {out}")
 
 
-def _seeds(text: str) -> list[int]:
+def _indices(text: str) -> list[int]:
     parts = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip()) for part in text.split(",")]
     ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
-    if None in parts or not 1 <= sum(map(len, ranges)) <= MOST_SEEDS:
-        raise ConfigError(f"--seeds is {text!r}", f"give 1 to {MOST_SEEDS:,} seeds such as 0-63 or 3,5-7")
+    if None in parts or not 1 <= sum(map(len, ranges)) <= MOST_SAMPLES:
+        raise ConfigError(f"--indices is {text!r}", f"give 1 to {MOST_SAMPLES:,} of them, such as 0-63 or 3,5-7")
     return list(dict.fromkeys(chain(*ranges)))
 
 

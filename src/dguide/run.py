@@ -20,7 +20,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     Work folders stay until the outputs of all replicates are written: DVC deletes outputs before it runs a stage again.
     """
     from dguide.settings import REPLICATED, Layout, load_config, plain
-    from discriminator_guidance.core.files import read_json
+    from discriminator_guidance.core.files import fingerprint, read_json
 
     config = load_config(params)
     for kind, name in row.items():
@@ -50,6 +50,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             layout, settings = layouts[number], config.replicate(number)
             name = "/".join(filter(None, [word, *row.values(), layout.replicate]))
             tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
+            tags["settings"] = fingerprint(plain(settings))
             shown = {key: value for key, value in plain(settings).items() if key in ("runtime", word)}
             with tracking.run(config.profile, name, tags, shown | row) as tracker:
                 result: dict[str, Any] = stage.run(settings, layout, tracker, *row.values())

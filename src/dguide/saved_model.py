@@ -33,14 +33,14 @@ def train(model: Path, data: Path, out: Path, steps: int, seed: int) -> TrainedD
     return trained
 
 
-def draw(model: Path, guides: Sequence[str], weight: float, steps: int, seeds: Sequence[int], out: Path) -> None:
+def draw(model: Path, guides: Sequence[str], weight: float, steps: int, indices: Sequence[int], out: Path) -> None:
     """Write sample i of a model for every seed i, guided by discriminators, as `sample` does."""
     device = prepare("auto", "float32", torch.get_num_threads()).device
     members = [TrainedDiscriminator.load(folder, device) for folder in guides]
     denoiser, shape = open_model(model, device)
     guidance = DiscriminatorGuidance(members, weight) if members else None
-    how: Any = {"guidance": guidance, "seed": SEED, "first": seeds, "device": device, "steps": steps}
-    sample(denoiser, (len(seeds), *shape), out=out, **how)
+    how: Any = {"guidance": guidance, "seed": SEED, "first": indices, "device": device, "steps": steps}
+    sample(denoiser, (len(indices), *shape), out=out, **how)
 
 
 def open_model(folder: Path, device: torch.device) -> tuple[Denoiser, tuple[int, ...]]:

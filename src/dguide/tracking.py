@@ -82,7 +82,8 @@ ENVIRONMENT = {
     "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "1",
     "PGCONNECT_TIMEOUT": "5",
 }
-VERSION = ("mlflow.runName", "commit", "dvc.experiment")  # tags that a run shares with those that it replaces
+# Tags that a run shares with those that it replaces.
+VERSION = ("mlflow.runName", "commit", "dvc.experiment", "settings")
 
 _recorder: IO[str] | None = None  # of this command: what it reads
 
@@ -146,11 +147,11 @@ def _register(mlflow: Any, name: str, path: str, loss: float | None) -> None:
 
 
 def _end(mlflow: Any, status: str) -> None:
-    """Close the run and deliver what is on its way; a finished stage replaces its earlier run of the same code."""
+    """Close the run, deliver what is on its way; a finished stage replaces its run of the same code and settings."""
     run = mlflow.active_run()
     mlflow.end_run(status)
     search, tags = partial(mlflow.search_runs, [run.info.experiment_id], output_format="list"), run.data.tags
-    if status == "FINISHED" and tags.get("stage") != "study":
+    if status == "FINISHED" and "settings" in tags:
         same = " AND ".join(f"tags.`{key}` = '{tags[key]}'" for key in VERSION)
         for earlier in search(filter_string=f"{same} AND attributes.run_id != '{run.info.run_id}'"):
             for nested in search(filter_string=f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}'"):
@@ -188,7 +189,12 @@ def recording() -> Iterator[None]:
     command = [sys.executable, "-P", "-W", "ignore", "-c", "from dguide.tracking import record; record()"]
     # The pipe takes thousands of calls, so that the work does not wait while MLflow is slow.
     pipe: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "pipesize": 2**20}
-    process = subprocess.Popen(command, start_new_session=True, **pipe)  # signals to the work do not reach a session
+    try:
+        process = subprocess.Popen(command, start_new_session=True, **pipe)  # no signals to the work reach a session
+    except OSError as error:  # a user's pipes have a limit
+        _warn(error)
+        yield
+        return
     try:
         _recorder = process.stdin
         yield

@@ -58,7 +58,7 @@ def test_a_study_of_its_own_shows_nothing_of_the_reproduction(tmp_path: Path) ->
         row["published"] = None
     for make in (tables.sampling_table, tables.discriminator_table, tables.result_table):
         text = make(data).frame.to_csv() + " ".join(make(data).notes)
-        assert "reproduction" not in text.replace("(the reproduction's code)", "")
+        assert "reproduction" not in text.replace("as in the reproduction's code", "")
         assert "published" not in text
 
 

@@ -104,12 +104,12 @@ def test_only_edits_of_params_block_a_profile(project: Path) -> None:
     assert load_config(params).sampler.steps == 14
     edited = params.read_text().replace("steps: 14", "steps: 15")
     params.write_text(edited)
-    for name in ("mini", "digits"):
+    for name in ("mini", "fashion16"):
         with pytest.raises(ConfigError, match="--force"):
             use_profile(project, name)
     assert params.read_text() == edited
-    use_profile(project, "digits", force=True)
-    assert load_config(params).profile == "digits"
+    use_profile(project, "fashion16", force=True)
+    assert load_config(params).profile == "fashion16"
 
 
 def test_every_profile_keeps_its_lock(project: Path) -> None:
@@ -118,15 +118,15 @@ def test_every_profile_keeps_its_lock(project: Path) -> None:
     lock.write_text("mini's")
     use_profile(project, "mini")
     assert lock.read_text() == "mini's"
-    use_profile(project, "digits")
+    use_profile(project, "fashion16")
     assert not lock.exists()
-    lock.write_text("digits'")
+    lock.write_text("fashion16's")
     use_profile(project, "mini")
     assert lock.read_text() == "mini's"
-    assert (project / "reports/digits/dvc.lock").read_text() == "digits'"
+    assert (project / "reports/fashion16/dvc.lock").read_text() == "fashion16's"
 
 
-@pytest.mark.parametrize("profile", ["mini", "digits"])
+@pytest.mark.parametrize("profile", ["mini", "fashion16"])
 def test_a_promoted_row_is_in_params_and_in_the_profile(project: Path, profile: str) -> None:
     use_profile(project, profile)
     before = (project / "params.yaml").read_text().splitlines()

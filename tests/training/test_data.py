@@ -75,21 +75,6 @@ def test_flip_mirrors_half_of_the_images():
     assert 0.45 < mirrored < 0.55
 
 
-def test_shift_moves_images_by_at_most_so_many_pixels_and_repeats_their_edges():
-    images = np.random.default_rng(0).integers(256, size=(500, 2, 4, 5), dtype=np.uint8)
-    tensor = torch.from_numpy(images)
-    plain, t = draw_noised(scaled(tensor), generator(0, "x", 0, 0), 1e-9, 1.0)
-    moved, same = draw_noised(scaled(tensor), generator(0, "x", 0, 0), 1e-9, 1.0, False, 2)
-    assert torch.equal(t, same)
-    clean = scaled(tensor) + (moved - plain) / marginal_mean(t).view(-1, 1, 1, 1)  # the noise is the same
-    padded = scaled(torch.from_numpy(np.pad(images, [(0, 0), (0, 0), (2, 2), (2, 2)], mode="edge")))
-    offsets = [(down, right) for down in range(5) for right in range(5)]
-    windows = torch.stack([padded[:, :, down : down + 4, right : right + 5] for down, right in offsets])
-    near = ((windows - clean).abs().flatten(2).amax(2) < 0.02).double()  # (25, 500)
-    assert near.sum(0).tolist() == [1.0] * 500
-    assert stats.chisquare(near.sum(1)).pvalue > 0.01
-
-
 def test_only_the_labels_of_training_are_permuted():
     split = split_pairs(60, 40, SplitSettings())
     images = (torch.zeros(count, 1, 1, 1) for count in (60, 40))

@@ -112,7 +112,7 @@ def test_every_epoch_shows_each_image_once_and_only_reshuffling_changes_the_batc
     [
         {"checkpoint": "last"},
         {"ema_decay": 0.9, "decay_fraction": 0.5},
-        {"shift": 1, "permute_labels": True},
+        {"flip": True, "permute_labels": True},
         {"epochs": None, "steps": 42, "row_steps": 7, "patience": 2},
     ],
 )

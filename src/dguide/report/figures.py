@@ -20,7 +20,7 @@ from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
 BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text
 INK, GREY = "#1c2126", "#5b6570"
 MARKS = {"head": ("s", "head"), "whole": ("o", "whole network")}  # of kinds of discriminators, with their names
-KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "clipped raw logits": RED}  # of variants
+KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "the clipped-logit rule": RED}  # of variants
 MIN_PAIRS = 10  # fewer images make a fraction that is mostly chance
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
 LEVELS = 8  # of noise in Fig. 1

@@ -11,7 +11,7 @@ KIDS = {"kid": "KID", "kid_holdout": "held-out KID"}
 RULE_NAMES = {
     "mean_probability": "mean probability",
     "mean_logit": "mean logit",
-    "clipped_logit_mean": "clipped raw logits (the reproduction's code)",
+    "clipped_logit_mean": "clipped logit, as in the reproduction's code",
     "shrunk_mean_logit": "mean logit, shrunk where members disagree",
 }
 

@@ -63,7 +63,7 @@ def sampling_table(data: ReportData) -> Table:
     published = {"reproduction: unguided": theirs, "reproduction: guided": theirs | PUBLISHED["guidance"]}
     columns = published if data.reproduces else {}
     for name in settings["report"]["sampling"]:
-        variant, steps = settings["variants"][name], settings["variants"][name]["steps"]
+        variant = settings["variants"][name]
         columns[f"ours: {name}"] = {
             "data": settings["real"]["source"],
             "image size": f"{settings['real']['image_size']}x{settings['real']['image_size']}",
@@ -71,7 +71,7 @@ def sampling_table(data: ReportData) -> Table:
             "feature network": "Inception" if data.fid == "FID" else data.reference["fid_network"],
             "samples (N)": count(guided["images"]),
             "batch size": count(guided["batch_size"]),
-            "steps (NFE)": f"{steps} ({2 * steps - 1})",  # Heun: two a step, one in the last
+            "steps (NFE)": f"{variant['steps']} ({data.evaluations[name]['nfe']})",
             "sigma": "{sigma_min:g} to {sigma_max:g}, rho {rho:g}".format(**sampler),
             "churn": scientific(variant["s_churn"]),
         }
@@ -110,23 +110,23 @@ def discriminator_table(data: ReportData) -> Table:
             **{f"ours: {heading}": scientific(metrics[key]) for heading, key in SCALED.items()},
             "ours: batch": count(section["batch_size"]),
             **{f"ours: {key}": count(metrics[key]) for key in ("iterations", "parameters")},
-            "ours, BCE: train, last": number(metrics["train_loss"], 3),
+            "ours, BCE: train, used": number(metrics["train_loss"], 3),
             "ours, BCE: train, best": number(history["train_loss"].min(), 3),
-            "ours, BCE: validation, last": number(metrics["validation_loss"], 3),
+            "ours, BCE: validation, used": number(metrics["validation_loss"], 3),
             "ours, BCE: validation, best (epoch)": (
                 f"{number(metrics['best_validation_loss'], 3)} ({count(metrics['best_epoch'])})"
             ),
             "ours, BCE: test": number(metrics["test_loss"], 3),
         }
         for part in ("train", "validation"):
-            row[f"ours, accuracy: {part}, last"] = number(metrics[f"{part}_accuracy"], 3)
+            row[f"ours, accuracy: {part}, used"] = number(metrics[f"{part}_accuracy"], 3)
             row[f"ours, accuracy: {part}, best"] = number(history[f"{part}_accuracy"].max(), 3)
         others = [key for key in settings if key in section and key not in ("seed", *SCALED.values())]
         if special := [f"{key} {settings[key]}" for key in others if settings[key] != section[key]]:
             row["ours: settings of its own"] = ", ".join(special)
         rows.append(row)
     notes = [
-        "BCE: binary cross-entropy in nats, 0.693 for a coin toss. Best: over the epochs. Test: of the weights used.",
+        "BCE: binary cross-entropy in nats, 0.693 for a coin toss. Best: over the epochs. Used, test: of those used.",
         f"{data.runs}, on one split of real and unguided fake images; no intervals.",
     ]
     if data.reproduces:

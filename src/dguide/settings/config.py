@@ -365,8 +365,10 @@ class Config(Settings):
                 yield f"{word}.network attends at {elsewhere[0]} pixels; choose among {sizes}"
         for name, row in self.members.items():
             above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
-            if above is not None and above.network != row.network:
-                yield f"members.{name} continues {row.start} with another network; change one of them"
+            if above is not None and (above.kind, above.network) != (row.kind, row.network):
+                yield f"members.{name} continues {row.start} with another kind or network; change one of them"
+            if row.kind == "whole" and row.start.startswith("data/"):
+                yield f"members.{name}.kind is whole, but {row.start} is a head; choose kind: head"
             if isinstance(row.checkpoint, int) and row.epochs and row.checkpoint > row.epochs:
                 yield f"members.{name}.checkpoint is {row.checkpoint} of {row.epochs} epochs; lower it"
             if (row.images or 0) > self.fake.images:

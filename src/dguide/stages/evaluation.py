@@ -99,7 +99,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             "delta_p": delta["fid"].p_value(),
             "kid_values": list(estimates["kid"].values),
             "total_variation_values": variation[name],
-            "cross_entropy_values": scores[name]["cross_entropy_values"],  # of the discriminators, each replicate
         }
         for kid in ("kid", "kid_holdout"):
             details[f"{kid}_ci95"] = estimates[kid].interval()

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dguide.settings import Config, Layout, plain, read_released
+from dguide.settings import Config, Layout, plain, read_released, resumable
 from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.files import load_network, read_npz, save_weights
 from discriminator_guidance.core.images import as_tensor, split_pairs, to_uint8
-from discriminator_guidance.core.runtime import is_first, prepare
+from discriminator_guidance.core.runtime import is_first, prepare, world_size
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.score import finetune_score, holdout_loss, train_score
@@ -25,7 +25,7 @@ HELD_OUT = 2000  # images of which the loss is measured, evenly spread
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Train the denoiser on the real images, or convert a released one."""
     settings, runtime, folder = config.score, config.runtime, layout.model("score")
-    files = layout.part("score"), layout.real / "holdout.npz", layout.part("discriminator")
+    files = [layout.part("score"), layout.real / "holdout.npz", layout.part("discriminator")]
     real, holdout, others = (read_npz(file, ["images", "labels"], "real") for file in files)
     _, size, _, channels = real["images"].shape
     classes = int(real["labels"].max()) + 1 if config.cond else 0
@@ -55,7 +55,15 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             shape = (tuning.images, channels, size, size)
             drawn = sample(compute.called(denoiser), shape, seed=tuning.seed, device=compute.device, progress=False)
             fakes = as_tensor(to_uint8(drawn), compute.device)
-        states[name] = finetune_score(denoiser, *tensors(others, rows), settings, tuning, compute, fakes).state_dict()
+        key = {
+            **plain(settings),
+            "cond": config.cond,
+            "ranks": world_size(),
+            "split": plain(config.discriminator.split),
+        }
+        checkpoints = resumable(layout, f"score-{name}", files, key, compute)
+        tuned = finetune_score(denoiser, *tensors(others, rows), settings, tuning, compute, fakes, checkpoints)
+        states[name] = tuned.state_dict()
         summary[f"processor_seconds_{name}"] = process_time() - began
     for name, state in states.items() if is_first() else ():
         save_weights(folder / name, state, arguments)

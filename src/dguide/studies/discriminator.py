@@ -37,7 +37,7 @@ def plan(config: Config) -> StudyPlan:
         points[name.upper()] = {key: settings[key] for key in DRAWN}
         for key, value in points[name.upper()].items():
             allowed = getattr(search, key)
-            if not (value in allowed if key in CHOICES else allowed[0] <= value <= allowed[1]):
+            if not (value in allowed if key in CHOICES else value is not None and allowed[0] <= value <= allowed[1]):
                 problem = f"study.discriminator.{key} is {list(allowed)} and leaves out {value} of member {name}"
                 raise ConfigError(problem, "widen it: the search begins with these members")
     title = f"validation cross entropy + {search.calibration_weight:g} x calibration error"

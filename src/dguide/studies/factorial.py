@@ -186,7 +186,7 @@ def _draw_law(frame: pd.DataFrame, config: Config) -> Any:
             label = f"{name}, {count} members" if count > 1 else f"{name}, one"
             axes.plot(points["displacement"], points["fid"], marker, color=f"C{number % 10}", label=label, alpha=0.7)
     distance, n = f"FID ({config.fid_network.name})", config.studies.factorial.images
-    title = f"Clipped raw logits: a point a cell and training seed, N = {n}"
+    title = f"By clipped logit: a point a cell and training seed, N = {n}"
     axes.set(yscale="log", xlabel="displacement in standard deviations, computed", ylabel=distance, title=title)
     axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)

@@ -270,7 +270,6 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
         "state": trial.state.name.lower(),
         GRID: trial.user_attrs.get(GRID),
         "value": trial.value,  # of a pruned trial what it reported last
-        "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else 0.0,
         **{name: value for name, value in trial.user_attrs.items() if isinstance(value, int | float)},
         **{f"params_{name}": value for name, value in trial.params.items()},
     }

@@ -260,7 +260,6 @@ class DiscriminatorSettings(Settings):
     checkpoint_every: Count = 1  # rows of the curve
     ema_decay: Fraction | None = 0.99  # of the average that is validated and used; None: the network itself
     decay_fraction: UnitInterval = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
-    shift: Annotated[int, Limit(low=0, high=8)] = 0  # pixels
     permute_labels: bool = False  # a null discriminator
     precision: Precision = "float32"
     images: ManyImages | None = None  # real and fake ones that are used, of each kind as many; None: all

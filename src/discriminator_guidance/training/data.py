@@ -110,22 +110,13 @@ def permuted_labels(pairs: Pairs, seed: int) -> Pairs:
     return replace(pairs, labels=labels)
 
 
-def shifted(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Move each image (N, C, H, W) by its number of pixels (N,); its edge repeats where nothing else is known."""
-    n, c, y, x = (torch.arange(size, device=images.device) for size in images.shape)
-    rows, columns = (y - down.view(-1, 1)).clamp(0, len(y) - 1), (x - right.view(-1, 1)).clamp(0, len(x) - 1)
-    return images[n.view(-1, 1, 1, 1), c.view(-1, 1, 1), rows[:, None, :, None], columns[:, None, None, :]]
-
-
 def draw_noised(
-    clean: Tensor, rng: np.random.Generator, t_min: float, uniform_fraction: float, flip: bool = False, shift: int = 0
+    clean: Tensor, rng: np.random.Generator, t_min: float, uniform_fraction: float, flip: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Noise clean images (N, C, H, W) at random VP times in [t_min, 1], x_vp and t (N,) float32.
 
     The first `uniform_fraction` of the times are uniform, the others drawn with the density of Kim et al. 2023,
-    proportional to beta / (1 - exp(-integral of beta)). With `flip`, half of the images are mirrored. Each is moved by
-    up to `shift` pixels in both directions (Zhao et al. 2020, DiffAugment).
-    *Deviation:* edges repeat, because the background of an image need not be 0.
+    proportional to beta / (1 - exp(-integral of beta)). With `flip`, half of the images are mirrored.
     """
     count, device = len(clean), clean.device
     u = torch.from_numpy(rng.random(count))
@@ -135,9 +126,6 @@ def draw_noised(
     if flip:
         mirrored = torch.from_numpy(rng.random(count) < 0.5).to(device).view(-1, 1, 1, 1)
         clean = torch.where(mirrored, clean.flip(3), clean)
-    if shift:
-        offsets = torch.from_numpy(rng.integers(-shift, shift, (2, count), endpoint=True)).to(device)
-        clean = shifted(clean, *offsets)
     return noised(clean, t, noise), t.float()
 
 

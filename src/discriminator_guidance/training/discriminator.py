@@ -72,7 +72,7 @@ def fit(
             epoch, place = divmod(step, every)
             rng = generator(settings.seed, "batch", epoch, place)
             chosen = order_of(epoch)[place * size :][:size]
-        x_vp, t = data.draw_noised(pairs.take(chosen), rng, settings.t_min, uniform, settings.flip, settings.shift)
+        x_vp, t = data.draw_noised(pairs.take(chosen), rng, settings.t_min, uniform, settings.flip)
         at = torch.from_numpy(chosen).to(device)
         return x_vp, t, pairs.labels[at], *(() if pairs.classes is None else (pairs.classes[at],))
 

@@ -52,6 +52,7 @@ def finetune_score(
     tuning: FineTuningSettings,
     compute: Compute,
     fakes: Tensor | None = None,
+    checkpoints: Resumable | None = None,
 ) -> nn.Module:
     """A copy of a denoiser, trained further on images (N, C, H, W) uint8; the averaged network.
 
@@ -81,7 +82,7 @@ def finetune_score(
 
     changes = {key: getattr(tuning, key) for key in ("iterations", "learning_rate", "seed")} | {"decay_fraction": 0.0}
     schedule = Schedule.of(settings.training, ema_decay=settings.ema_decay, **changes)
-    return train(tuned, batch_of, loss_of, schedule).network
+    return train(tuned, batch_of, loss_of, schedule, checkpoints).network
 
 
 @torch.no_grad()

@@ -1,0 +1,77 @@
+"""Draw samples.png and process.png of docs/images from profile fashion-biased, after its `dvc repro`, in its folder."""
+
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from dguide.settings import Layout, load_config
+from dguide.stages.guided import variant_trajectory
+from discriminator_guidance.core.files import read_npz
+from discriminator_guidance.core.runtime import prepare
+from discriminator_guidance.metrics.features import extract_features, load_fid_network
+
+ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+PANELS = {
+    "edm": "the biased model",
+    "few": "guided, weight 1",
+    "few_double": "guided, weight 2",
+    "tuned": "fine-tuned",
+}
+RARE = range(5, 10)  # the classes of which the model saw few images
+REPLICATES, ROWS, COLUMNS, EDGE = 5, 6, 7, 3
+PROCESS, SHOWN = ("edm", "few", "few_double"), 3  # variants, and the number of their sample
+GREY, ORANGE = "#808080", "#D55E00"
+
+
+def framed(images: np.ndarray, rare: np.ndarray, axes: Axes) -> None:
+    """Draw grey images (N, S, S, 1) in a grid, with a frame around those that are rare (N,)."""
+    side = images.shape[1] + EDGE
+    for number, (image, frame) in enumerate(zip(images[..., 0], rare, strict=True)):
+        y, x = (side * place for place in divmod(number, COLUMNS))
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(x, x + side - EDGE, y + side - EDGE, y))
+        if frame:
+            axes.add_patch(Rectangle((x - 1, y - 1), side - 1, side - 1, fill=False, color=ORANGE, linewidth=1.6))
+    axes.set(xlim=(-2, COLUMNS * side), ylim=(ROWS * side, -2))
+    axes.axis("off")
+
+
+def draw_samples() -> None:
+    """A panel a row of the profile: the first samples, those of rare classes framed, and their share of all."""
+    network = load_fid_network(ROOT / "models/fashion-biased/fid_network", prepare("cpu", "float32", 1))
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(9.2, 2.45), layout="constrained")
+    for axes, (variant, label) in zip(panels, PANELS.items(), strict=True):
+        folders = [ROOT / f"data/fashion-biased/guided/{variant}/r{replicate}" for replicate in range(REPLICATES)]
+        sets = [read_npz(folder / "samples.npz", ["images"], "guided")["images"] for folder in folders]
+        rare = np.stack([np.isin(extract_features(network, images, 500, "cpu").argmax(1), RARE) for images in sets])
+        framed(sets[0][: ROWS * COLUMNS], rare[0, : ROWS * COLUMNS], axes)
+        axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare", fontsize=10)
+    figure.savefig(ROOT / "docs/images/samples.png", dpi=200, metadata={"Software": None})
+
+
+def draw_process() -> None:
+    """What the denoiser estimates at every noise level for one sample, a row a variant."""
+    config = load_config(ROOT / "configs/fashion-biased.yaml")
+    layout = Layout(ROOT, "fashion-biased").replicates(config.replicates)[0]
+    steps = config.sampler.steps
+    figure, panels = plt.subplots(len(PROCESS), steps, figsize=(9.2, 1.9), layout="constrained")
+    for row, variant in zip(panels, PROCESS, strict=True):
+        path = variant_trajectory(config.replicate(0), layout, variant, SHOWN + 1)
+        row[0].set_ylabel(PANELS[variant].replace(", ", ",\n"), rotation=0, ha="right", va="center", color=GREY)
+        for axes, estimate, sigma in zip(row, path["denoised"][:, SHOWN, ..., 0], path["sigma"], strict=False):
+            axes.imshow(estimate, cmap="gray", vmin=-1, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if variant == PROCESS[0]:
+                axes.set_title(f"σ {sigma:.2g}", fontsize=10)
+    figure.savefig(ROOT / "docs/images/process.png", dpi=200, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    mpl.rcParams |= {"font.family": "DejaVu Sans", "text.color": GREY, "savefig.transparent": True}
+    draw_samples()
+    draw_process()
