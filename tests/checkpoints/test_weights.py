@@ -29,7 +29,7 @@ def test_truncated_and_missing_weights_are_refused(tmp_path):
     with pytest.raises(InputError, match="run stage score again"):
         load_weights(tmp_path, "score")
     path.unlink()
-    with pytest.raises(InputError, match=r"no such file; run `dvc repro` \(stage score"):
+    with pytest.raises(InputError, match=r"does not exist; run `dvc repro` \(stage score"):
         load_weights(tmp_path, "score")
 
 
@@ -45,5 +45,5 @@ def test_truncated_and_missing_weights_are_refused(tmp_path):
 )
 def test_arguments_that_do_not_fit_the_tensors_are_refused_at_once(changes: dict[str, Any], tmp_path: Path) -> None:
     save_weights(tmp_path, network(TINY).state_dict(), TINY | changes)
-    with pytest.raises(InputError, match=r"weights that fit their config.json.*run stage score again"):
+    with pytest.raises(InputError, match=r"the weights in .* do not fit their config.json.*run stage score again"):
         load_network(EDMPrecond, tmp_path, "score")

@@ -78,7 +78,11 @@ def test_levels_outside_the_schedule_are_finite_without_signal_at_its_end() -> N
     denoised = from_diffusers(ExactModel("v_prediction"), scheduler_of("v_prediction", kept))
     assert denoised(torch.ones(2, *SHAPE).double(), torch.tensor([1e-4, 1e4]).double()).isfinite().all()
     repaint = SimpleNamespace(alphas_cumprod=kept, config=SimpleNamespace())  # RePaintScheduler says no prediction_type
-    for scheduler, said in ((scheduler_of("flow"), "'flow' of"), (repaint, "None of"), (SimpleNamespace(), "VP noise")):
+    for scheduler, said in (
+        (scheduler_of("flow"), "predicts 'flow'"),
+        (repaint, "predicts None"),
+        (SimpleNamespace(), "VP noise"),
+    ):
         with pytest.raises(ConfigError, match=said):
             from_diffusers(ExactModel("epsilon"), scheduler)
 

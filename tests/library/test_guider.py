@@ -56,7 +56,7 @@ def test_a_guider_composes_with_classifier_free_guidance_and_is_saved(pipeline, 
     assert torch.equal(latents(again.new(weight=0.0)), plain)
     again.disable()
     assert torch.equal(latents(again), latents(Free(1.0)))
-    with pytest.raises(ConfigError, match="does not call the guider's prepare_models"):
+    with pytest.raises(ConfigError, match="calls no prepare_models"):
         guider.forward(plain, plain)
-    with pytest.raises(ConfigError, match="that can be saved"):
+    with pytest.raises(ConfigError, match="cannot be saved"):
         guider.new(weight=lambda sigma: sigma)

@@ -114,7 +114,7 @@ def test_arrays_of_the_wrong_kind(tmp_path):
     wrong = [
         ({"images": IMAGES.astype(np.float32), "labels": labels}, "float32"),
         ({"images": IMAGES[:0], "labels": labels[:0]}, "(0, 8, 8, 3)"),
-        ({"images": IMAGES, "labels": labels[:8]}, "labels (8,) of 9"),
+        ({"images": IMAGES, "labels": labels[:8]}, "labels are (8,) for 9"),
         ({"images": IMAGES, "labels": labels * 2}, "[0, 2, 4]"),
         ({"images": IMAGES, "labels": np.array(["cat"] * 9, dtype=object)}, "Object arrays cannot be loaded"),
         ({"images": IMAGES[:, :, :6], "labels": labels}, "6x8"),
@@ -133,7 +133,7 @@ def test_truncated_and_damaged_archives(tmp_path):
 
 def test_corrupt_and_mixed_images_are_named(tmp_path):
     for damage in (b"no image", FILES["cat/10.png"][:-30]):
-        assert "got cat/10.png: " in message_of(write_zip(tmp_path / "set.zip", FILES | {"cat/10.png": damage}))
+        assert "read: cat/10.png: " in message_of(write_zip(tmp_path / "set.zip", FILES | {"cat/10.png": damage}))
     for odd, complaint in [
         (pixels_of("x", 9), "bird/0001.png (8, 8, 3), cat/10.png (9, 9, 3)"),
         (np.dstack([pixels_of("x"), pixels_of("y")[..., :1]]), "cat/10.png: RGBA 8x8"),

@@ -58,7 +58,7 @@ def test_a_discriminator_goes_to_a_hub_and_comes_back(tmp_path: Path) -> None:
         done = run(tmp_path, sys.executable, "-c", PROGRAM, **address)
         server.shutdown()
     assert 'from_pretrained("user/digits")' in FILES["README.md"].decode()
-    assert "InputError: expected a folder user/absent, or such a repository on the Hub; got " in done.stderr
+    assert "InputError: user/absent is no folder, and no repository on the Hub that can be read: " in done.stderr
 
 
 def load_64x64_classifier(folder: Path) -> None:
@@ -86,22 +86,28 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        ({"precision": "bf16"}, "precision; got 'bf16'; it must be one of float32, .*bfloat16"),
-        ({"checkpoint": "Best"}, "checkpoint; got 'Best'; it must be one of last, best, or at least 1"),
-        ({"checkpoint": 3}, "checkpoint 3 of 2 rows of the curve; lower it"),
+        ({"precision": "bf16"}, "precision is 'bf16'; it must be one of float32, .*bfloat16"),
+        ({"checkpoint": "Best"}, "checkpoint is 'Best'; it must be one of last, best, or at least 1"),
+        ({"checkpoint": 3}, "checkpoint is 3 of 2 rows of the curve; lower it"),
         ({"objective": "score_matching"}, "no argument objective"),
-        ({"device": "cud"}, "expected device cpu.*; got 'cud'; choose one of them"),
-        (lambda _: train_features((IMAGES, np.arange(20) % 2), device="cud"), "expected device cpu"),
-        (loaded_on_cud, "expected device cpu"),
+        ({"device": "cud"}, "no device 'cud'; choose cpu"),
+        (lambda _: train_features((IMAGES, np.arange(20) % 2), device="cud"), "no device 'cud'; choose cpu"),
+        (loaded_on_cud, "no device 'cud'; choose cpu"),
         ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
-        ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"square feature maps \(N, C, S, S\); got \(2, 64\)"),
-        ({"extractor": doubled, "finetune": True}, "an extractor that is a module"),
-        (load_discriminator, "expected .*model.safetensors; got no such file; save it again"),
-        (folder_without("config.json"), "config.json; got no such file; save it again, or download"),
-        (load_64x64_classifier, "a network of VP times in .*; got .*times are those of the cosine schedule"),
-        (folder_without("tested.npz"), "tested.npz; got .*No such file.*; save it again"),
-        (lambda _: train(*FIRST, doubled, **BRIEF).save("x"), "networks with `arguments`"),
-        (lambda _: frechet_distance(IMAGES, IMAGES, baseline=IMAGES[:9], network=len), "as many images.*got 9 and 20"),
+        (
+            {"extractor": lambda x_vp, tau: x_vp.flatten(1)},
+            r"maps are \(2, 64\); reshape them to \(N, C, S, S\)",
+        ),
+        ({"extractor": doubled, "finetune": True}, "extractor to be trained is a function; give a module"),
+        (load_discriminator, "model.safetensors does not exist; save it again"),
+        (folder_without("config.json"), "config.json does not exist; save it again, or download"),
+        (load_64x64_classifier, "64x64_classifier.pt is .*times are those of the cosine schedule and no VP times"),
+        (folder_without("tested.npz"), "tested.npz .*No such file.*; save it again"),
+        (lambda _: train(*FIRST, doubled, **BRIEF).save("x"), "no `arguments`"),
+        (
+            lambda _: frechet_distance(IMAGES, IMAGES, baseline=IMAGES[:9], network=len),
+            "9 and 20 images.*; leave some",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line(call: Any, said: str, tmp_path: Path) -> None:

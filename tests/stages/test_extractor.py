@@ -39,5 +39,5 @@ def test_a_released_classifier_gives_the_features_of_the_original(tiny: Tiny):
     assert (layout.model("extractor") / "history.csv").read_text() == "iteration,loss\n"
     assert summary["parameters"] == sum(parameter.numel() for parameter in original.parameters())
     classifier_file(layout.root / PATH, image_size=16)
-    with pytest.raises(InputError, match=r"a network in .* with image_size 8; got image_size 16.*real\.image_size"):
+    with pytest.raises(InputError, match=r"the network in .* has image_size 16 instead of 8.*real\.image_size"):
         run_stage("extractor", (config, layout))

@@ -92,7 +92,7 @@ def test_one_failure_does_not_stop_the_others_and_other_bytes_never_get_the_name
     config = config_with(server, absent=SHA256, other=f"sha256:{'0' * 64}", old=MD5)
     with pytest.raises(InputError, match=r"absent from .*404.*put the file at data/raw/absent by hand"):
         fetch.run(config, tmp_path)
-    with pytest.raises(InputError, match="other from http"):
+    with pytest.raises(InputError, match="other cannot be fetched from http"):
         fetch.run(config, tmp_path, ["other"])
     assert server.asked.count("/absent") == 4
     assert files_in(tmp_path) == ["old"]
@@ -105,7 +105,7 @@ def test_a_wrong_file_is_neither_used_nor_overwritten(server, tmp_path):
         path = tmp_path / "data/raw" / name
         path.write_bytes(b"mine")
         assert states(fetch.listing(config, tmp_path, [name])) == {name: "wrong"}
-        with pytest.raises(InputError, match=f"{name} at data/raw/{name}; got sha256:.*remove it"):
+        with pytest.raises(InputError, match=f"{name} at data/raw/{name} is sha256:.*remove it"):
             fetch.run(config, tmp_path, [name])
         assert path.read_bytes() == b"mine"
     assert server.asked == []

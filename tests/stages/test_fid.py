@@ -76,7 +76,7 @@ def test_folders_zips_and_arrays_are_alike_and_other_names_are_unpaired(drawn: T
         if metric not in ("precision", "recall"):  # whose intervals end at 0 and 1
             errors = [np.ptp(paired.columns[name][metric].interval()) for name in ("images", "against")]
             assert np.ptp(loose.interval()) == pytest.approx(np.hypot(*errors))
-    with pytest.raises(InputError, match=r"as many images .* got 24 and 40; leave some out"):
+    with pytest.raises(InputError, match=r"--images has 24 images and --against 40, .*; leave some out"):
         fid.run(first, tmp_path / "real.npz", *options)
 
 
@@ -122,11 +122,11 @@ def of_pytorch_fid(first: torch.Tensor, second: torch.Tensor) -> float:
 @pytest.mark.parametrize(
     ("images", "network", "words"),
     [
-        ("few.npz", "models", r"5 or more images \(H, W, C\) \(8, 8, 1\), as in .*, in --images; got 4 .*few.npz"),
-        ("wide.npz", "models", r"got 6 \(8, 9, 1\) in .*bring all to one size"),
-        ("good.npz", "inception", "dguide fetch inception --params .* at data/raw/.*; got no such file"),
-        ("good.npz", "nowhere", r"nowhere/config.json; got no such file"),
-        ("rgb.npz", "models", r"\(8, 8, 1\), of which .* has features; got \(8, 8, 3\); choose another --network"),
+        ("few.npz", "models", r"--images .*few.npz has 4 images .*; give 5 or more of \(8, 8, 1\), as in"),
+        ("wide.npz", "models", r"wide.npz has 6 images .*\(8, 9, 1\); give .*\(8, 8, 1\)"),
+        ("good.npz", "inception", "dguide fetch inception --params .* at data/raw/.* does not exist"),
+        ("good.npz", "nowhere", r"nowhere/config.json does not exist"),
+        ("rgb.npz", "models", r"are \(8, 8, 3\), and .* is for \(8, 8, 1\); choose another --network"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_computed(

@@ -51,12 +51,12 @@ def test_sizes_follow_from_the_images_and_pass_the_checks(project: Path, count: 
 @pytest.mark.parametrize(
     ("shape", "name", "complaint"),
     [
-        ((99, 8, 8), None, "100 or more images of 2 or more classes in .*; got 99 of 2; give more"),
-        ((100, 8, 8, 1), None, "got 100 of 1; give more"),
-        ((100, 8, 9), None, "got images of 9x8, not square ones of at least 8x8"),
-        ((100, 7, 7), None, "got images of 7x7, not square ones of at least 8x8"),
-        ((100, 8, 8), "mini", "that configs/ does not have; got 'mini'; give another NAME"),
-        ((100, 8, 8), "../pets", "a NAME of a-z, 0-9, - and _ .*; got '../pets'"),
+        ((99, 8, 8), None, "has 99 images of 2 classes, .*; give 100 or more of 2 or more"),
+        ((100, 8, 8, 1), None, "100 images of 1 classes"),
+        ((100, 8, 9), None, "images are 9x8 and must be square, at least 8x8"),
+        ((100, 7, 7), None, "images are 7x7 and must be square, at least 8x8"),
+        ((100, 8, 8), "mini", "NAME is 'mini'; give .* that configs/ does not have"),
+        ((100, 8, 8), "../pets", "NAME is '../pets'; give one of a-z, 0-9, - and _"),
     ],
 )
 def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str | None, complaint: str) -> None:
@@ -68,13 +68,16 @@ def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str |
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"evaluation.neighborhood": 79}, "evaluation.neighborhood; got 79; it must be at most 78"),
+        ({"evaluation.neighborhood": 79}, "evaluation.neighborhood is 79; it must be at most 78"),
         ({"evaluation.neighborhood": 18, "guided.images": 19}, "it must be at most 17"),
-        ({"discriminator.images": 81}, "members.d0.images; got 81; it must be at most 80"),
-        ({"real.holdout_fraction": 0.91}, "an image in each part of .*split and 3 held-out ones; got 9 and 91; give"),
-        ({"real.holdout_fraction": 0.02}, "got 98 and 2"),
-        ({"fake.images": 9}, "got 9 and 20"),
-        ({"discriminator.split": {"train": 0.98, "validation": 0.01, "test": 0.01, "seed": 4}}, "got 80 and 20"),
+        ({"discriminator.images": 81}, "members.d0.images is 81; it must be at most 80"),
+        ({"real.holdout_fraction": 0.91}, "9 images for discriminator.split and 91 held-out ones are too few .*; give"),
+        ({"real.holdout_fraction": 0.02}, "98 images .* 2 held-out"),
+        ({"fake.images": 9}, "9 images .* 20 held-out"),
+        (
+            {"discriminator.split": {"train": 0.98, "validation": 0.01, "test": 0.01, "seed": 4}},
+            "80 images .* 20 held",
+        ),
     ],
     ids=str,
 )

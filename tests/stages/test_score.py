@@ -74,8 +74,8 @@ def test_a_released_network_is_taken_as_it_is(tmp_path: Path, classes: int):
 @pytest.mark.parametrize(
     ("cond", "changes", "words"),
     [
-        (True, {"label_dim": 0}, r"edm\.pkl with label_dim 10; got label_dim 0; change score\.path.*cond"),
-        (False, {"img_resolution": 16}, r"with img_resolution 8; got img_resolution 16.*real\.image_size"),
+        (True, {"label_dim": 0}, r"edm\.pkl has label_dim 0 instead of 10; change score\.path.*cond"),
+        (False, {"img_resolution": 16}, r"has img_resolution 16 instead of 8.*real\.image_size"),
     ],
 )
 def test_a_network_of_another_kind_is_refused(tmp_path: Path, cond: bool, changes: dict, words: str):

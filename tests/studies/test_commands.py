@@ -47,7 +47,7 @@ def test_a_winner_that_does_not_fit_changes_nothing(project: Path):
 
 
 def test_nothing_to_promote_is_refused(project: Path):
-    with pytest.raises(InputError, match=r"discriminator\.json; got no such file; run `dguide study discriminator`"):
+    with pytest.raises(InputError, match=r"discriminator\.json does not exist; run `dguide study discriminator`"):
         promote_winner(project, "discriminator")
 
 

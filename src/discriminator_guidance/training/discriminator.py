@@ -154,7 +154,7 @@ class TrainerSettings(DiscriminatorSettings):
         yield from super()._problems()
         rows = -(-self.steps // self.row_steps) if self.epochs is None else self.epochs
         if isinstance(self.checkpoint, int) and 0 < rows < self.checkpoint:
-            yield f"checkpoint {self.checkpoint} of {rows} rows of the curve; lower it"
+            yield f"checkpoint is {self.checkpoint} of {rows} rows of the curve; lower it"
 
 
 def train_discriminator(
