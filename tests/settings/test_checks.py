@@ -30,7 +30,8 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"discriminator.checkpoint": 55}, "members.d1.checkpoint .*is 55 of 40 epochs; lower it"),
         ({"discriminator.images": 1439}, "members.d0.images .*is 1439, and fake.images 1438"),
         ({"members.d0.start": D1}, "members.d0.start .*names .* choose among models/mini/extractor"),
-        ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 .*continues .*d0 with another network"),
+        ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 .*continues .*d0 with another kind or"),
+        ({"members.d1": FRESH | {"start": D0, "kind": "whole"}}, "members.d1 .*continues .*d0 with another kind or"),
         (
             {"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2}},
             "members.d1.split .*is {'train': 0.7,",

@@ -550,7 +550,7 @@ def _lay_over(below: Any, overlay: Mapping[str, Any]) -> None:
 def read(path: Path) -> bytes:
     """The contents of a settings file."""
     if not path.is_file():
-        raise ConfigError(f"the settings {path} do not exist", "run `dguide profile mini`")
+        raise ConfigError(f"{path} does not exist", "run `dguide profile mini`")
     return path.read_bytes()
 
 
