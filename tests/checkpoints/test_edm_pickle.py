@@ -109,7 +109,7 @@ HIDDEN = {
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_other_globals_are_refused_by_name(name, hidden, tiny, canary):
     HIDDEN[hidden](tiny, Call(name, (f"touch {canary}",)))
-    assert f"a pickle that names {name}, which is refused" in refusal(dumps(tiny), canary)
+    assert f"its pickle names {name}, which is refused" in refusal(dumps(tiny), canary)
 
 
 def test_other_globals_in_a_storage_are_refused(tiny, canary):

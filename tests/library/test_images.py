@@ -144,7 +144,7 @@ def test_corrupt_and_mixed_images_are_named(tmp_path):
 
 
 def test_no_images_no_file_and_no_class_folders(tmp_path):
-    assert "no file that ends in .png" in message_of(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}))
+    assert "no file ends in .png" in message_of(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}))
     assert "No such file" in message_of(tmp_path / "no.zip")
     assert "at least 16x16" in message_of(write_zip(tmp_path / "small.zip", FILES), 16)
     assert "side by side" in message_of(write_zip(tmp_path / "set.zip", FILES | {"loose.png": FILES[NAMES[0]]}))
@@ -166,7 +166,7 @@ def test_absurd_sizes_are_refused_before_they_are_given_memory(tmp_path, side):
 def test_files_that_unpack_to_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr("discriminator_guidance.core.images.MAX_FILE_BYTES", 2**16)
     path = write_zip(tmp_path / "set.zip", FILES | {"cat/bomb.png": bytes(2**16 + 1)})
-    assert "cat/bomb.png of 65,537 bytes" in message_of(path)
+    assert "cat/bomb.png has 65,537 bytes" in message_of(path)
 
 
 def header_alone(shape: tuple[int, ...]) -> bytes:

@@ -67,7 +67,7 @@ def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
         return (x_vp.flatten(1).sum(1) + torch.tensor([0.0, wrong])).unsqueeze(0)
 
     guidance = DiscriminatorGuidance(logits, window=(0.0, 1.0))
-    with pytest.raises(DivergenceError, match=r"row 1 of the batch after step 1, at sigma = 80;"):
+    with pytest.raises(DivergenceError, match=r"row 1 of the batch is not finite after step 1, at sigma = 80;"):
         sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(steps=4, **weights))
 
 
@@ -75,5 +75,5 @@ def test_an_image_that_is_not_finite_stops_the_sampler():
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
         return torch.where(sigma.view(-1, 1, 1, 1) < 1.0, torch.nan, TRUE.denoise(x, sigma))
 
-    with pytest.raises(DivergenceError, match=r"row 0 of the batch after step \d"):
+    with pytest.raises(DivergenceError, match=r"row 0 of the batch is not finite after step \d"):
         sample(denoiser, None, seeded_latents(2), no_noise, settings(steps=6))

@@ -54,7 +54,7 @@ class Unpickler(pickle._Unpickler):  # the one in Python: that in C reserves as 
         """A stand-in for an allowed class or function."""
         full = f"{module}.{name}"
         if full not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {full}, which is refused")
+            raise pickle.UnpicklingError(f"its pickle names {full}, which is refused")
         return OrderedDict if full == "collections.OrderedDict" else type(full, (Call,), {"name": full})
 
 
