@@ -122,6 +122,8 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"discriminators": lambda x_vp, tau: torch.ones(2, requires_grad=True)}, "no gradient"),
         (guide, {"discriminators": lambda x_vp, tau: mean_logit(x_vp, tau) + torch.nan}, "at sigma = 1;"),
         (draw, {"steps": 1}, "steps is 1; it must be at least 2"),
+        (draw, {"steps": 18.0}, "steps is 18.0; it must be a whole number"),
+        (draw, {"boosting": "off"}, "boosting is 'off'; it must be true or false"),
         (draw, {"seed": -1}, "seed is -1, .*at least 0"),
         (draw, {"shape": SHAPE}, r"\(N, C, H, W\)"),
         (draw, {"shape": (0, *SHAPE)}, "at least one image"),

@@ -88,6 +88,8 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
     [
         ({"precision": "bf16"}, "precision is 'bf16'; it must be one of float32, .*bfloat16"),
         ({"checkpoint": "Best"}, "checkpoint is 'Best'; it must be one of last, best, or at least 1"),
+        ({"flip": "no"}, "flip is 'no'; it must be true or false"),
+        ({"split": {"train": 1}}, "split is {'train': 1}; it must be a SplitSettings"),
         ({"checkpoint": 3}, "checkpoint is 3 of 2 rows of the curve; lower it"),
         ({"objective": "score_matching"}, "no argument objective"),
         ({"device": "cud"}, "no device 'cud'; choose cpu"),
