@@ -210,25 +210,22 @@ def _group() -> Any:
 
 
 EVERY_S = {True: 0.2, False: 10.0}  # between two lines, on a terminal and elsewhere
-INSTANT_S = 0.002  # what is told sooner after the last time, an earlier run had done
 
 
 @contextlib.contextmanager
 def progress(description: str, total: int, unit: str, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """Show on standard error how far work is; yields what takes the units just done, by an earlier run if `resumed`."""
+    """Show on standard error how far work is; yields what takes the units just done, or with `to` all so far."""
     terminal, shown = sys.stderr.isatty(), shown and is_first() and local_rank() == 0
-    done, begun, last, told = 0, (0.0, 0), 0.0, 0.0  # begun: when speed started to count, and with how many
+    done, last, told = 0, 0.0, 0.0
 
-    def advance(count: int = 0, resumed: bool = False, to: int | None = None) -> None:
-        nonlocal done, begun, last, told
-        done, now = done + count if to is None else to, time.monotonic()
-        if resumed or now - told < INSTANT_S or not told:
-            begun = now, done
-        told, (start, earlier) = now, begun
+    def advance(count: int = 0, to: int | None = None) -> None:
+        nonlocal done, last, told
+        earlier, start, now = done, told, time.monotonic()
+        done, told = done + count if to is None else to, now
         if not shown or (now - last < EVERY_S[terminal] and done < total):
             return
-        last = now
-        left = f", {(now - start) / (done - earlier) * (total - done):.0f} s left" if earlier < done < total else ""
+        last, timed = now, start and earlier < done < total  # by the last step: an earlier run may have done others
+        left = f", {(now - start) / (done - earlier) * (total - done):.0f} s left" if timed else ""
         text = f"{description}: {done}/{total} {unit}{left}"
         print(f"\r{text:<78}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 

@@ -267,7 +267,8 @@ def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.
     """As many samples of a denoiser as there are real images, with their labels; in a folder they are kept."""
     if folder is None:
         return sample(denoiser, shape, classes=labels, device=device).cpu()
-    key = {"networks": fingerprint_of(denoiser, None, shape[1:], device, labels), "shape": list(shape)}
+    like = torch.empty(1, *shape[1:], device=device)
+    key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape)}
     key["labels"] = None if labels is None else [*map(int, labels)]
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"
     if not broadcast(path.is_file()):
