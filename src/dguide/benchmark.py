@@ -63,12 +63,12 @@ class Calls:
     def sampler(self, *heads: HeadSettings) -> Call:
         """A short run of the sampler, guided by heads in its Euler steps."""
         network, guidance = self._placed(self._network("score")), self._guidance(heads)
-        draw = self.frozen.called(partial(sample, guidance=guidance, device=self.frozen.device, **SAMPLER))
+        draw = self.frozen.autocast()(partial(sample, guidance=guidance, device=self.frozen.device, **SAMPLER))
         return lambda n: draw(network, (n, *self.shape))
 
     def denoiser(self) -> Call:
         """One evaluation of the score network."""
-        denoiser = torch.no_grad()(self.frozen.called(self._placed(self._network("score"))))
+        denoiser = torch.no_grad()(self.frozen.autocast()(self._placed(self._network("score"))))
         return lambda n: denoiser(*self._images(n))
 
     def guidance(self, *heads: HeadSettings | int) -> Call:

@@ -47,6 +47,15 @@ def test_a_scaled_log_ratio_gets_the_inverse_weight(scale):
     assert torch.allclose(scale * weights, torch.ones(4, 1).double(), atol=0.05)
 
 
+def test_8_bit_images_are_scaled_in_arrays_and_tensors_alike():
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), dtype=np.uint8)
+    array, tensor = (
+        fit_weights(WRONG.denoise, members(1.0), real).weights
+        for real in (images, torch.from_numpy(images).permute(0, 3, 1, 2))
+    )
+    assert torch.equal(array, tensor)
+
+
 def test_a_correction_that_points_to_the_fakes_gets_no_weight():
     assert torch.equal(fitted(members(-1.0)), torch.zeros(4, 1).double())
 

@@ -13,7 +13,7 @@ def test_the_time_left_follows_from_the_speed_of_this_process(
 ) -> None:
     monkeypatch.setitem(runtime.EVERY_S, False, 0.2)
     with runtime.progress("sampling", 600, "images") as advance:
-        advance(500, resumed=True)
+        advance(500)  # which an earlier run had done
         time.sleep(0.3)
         advance(1)
     with runtime.progress("training", 600, "epochs") as advance:

@@ -1,6 +1,7 @@
 """The public sampler and guidance: exact on Gaussian data, and what the pipeline draws."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -122,6 +123,9 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"discriminators": lambda x_vp, tau: torch.ones(2, requires_grad=True)}, "no gradient"),
         (guide, {"discriminators": lambda x_vp, tau: mean_logit(x_vp, tau) + torch.nan}, "at sigma = 1;"),
         (draw, {"steps": 1}, "steps is 1; it must be at least 2"),
+        (draw, {"steps": 18.0}, "steps is 18.0; it must be a whole number"),
+        (draw, {"boosting": "off"}, "boosting is 'off'; it must be true or false"),
+        (draw, {"shape": (2, 4, 2, 2), "out": "pictures"}, "images of 4 channels cannot be PNG files in pictures"),
         (draw, {"seed": -1}, "seed is -1, .*at least 0"),
         (draw, {"shape": SHAPE}, r"\(N, C, H, W\)"),
         (draw, {"shape": (0, *SHAPE)}, "at least one image"),
@@ -247,14 +251,14 @@ def test_any_number_is_drawn_in_batches_and_a_killed_run_resumes_in_its_file(tmp
     assert sample(WRONG.denoise, (20, *SHAPE), **how) == tmp_path / "samples.npy"
     assert calls == [0, 1, 2]
     assert np.allclose(np.load(tmp_path / "samples.npy"), whole, atol=1e-6)
-    sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "eight_bits.npz"})
-    sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "pictures", "first": range(30, 50)})
-    assert np.array_equal(np.load(tmp_path / "eight_bits.npz")["images"], to_uint8(whole))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["eight_bits.npz", "pictures", "samples.npy"]
+    sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "eight_bits.NPZ"})
+    sample(WRONG.denoise, (20, 1, 3, 2), **how | {"out": tmp_path / "pictures", "first": np.arange(30, 50)})
+    assert np.array_equal(np.load(tmp_path / "eight_bits.NPZ")["images"], to_uint8(whole))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eight_bits.NPZ", "pictures", "samples.npy"]
     assert sorted(int(path.stem) for path in (tmp_path / "pictures").glob("*.png")) == [*range(30, 50)]
 
 
-def test_batches_kept_of_another_model_or_guidance_are_not_used(tmp_path, monkeypatch) -> None:
+def test_batches_kept_of_another_model_guidance_or_classes_are_not_used(tmp_path, monkeypatch) -> None:
     """The networks differ at the last pixel alone, the windows far from the middle of the noise levels."""
     calls, save = [], Resumable.save_shard
 
@@ -268,10 +272,31 @@ def test_batches_kept_of_another_model_or_guidance_are_not_used(tmp_path, monkey
     border[..., -1, -1] = 0.01
     wide, narrow = (DiscriminatorGuidance(mean_logit, window=(low, 1.0)) for low in (0.01, 0.012))
     how = {"out": tmp_path / "samples.npy", "batch_size": 3, "steps": 4, "progress": False}
-    for guidance, shift in ((None, 0 * border), (None, border), (wide, border), (narrow, border)):
+    plain, shifted = ((lambda x, sigma, *_, at=at: WRONG.denoise(x, sigma) + at) for at in (0, border))
+    changes = [{}, {"guidance": wide}, {"guidance": narrow}, {"classes": [0] * 6}, {"classes": [0] * 5 + [1]}]
+    for model, options in ((plain, {}), *((shifted, each) for each in changes)):
         with pytest.raises(KeyboardInterrupt):
-            sample(lambda x, sigma, shift=shift: WRONG.denoise(x, sigma) + shift, FEW, guidance=guidance, **how)
-    assert calls == [0, 0, 0, 0]
+            sample(model, FEW, **options, **how)
+    assert calls == [0] * 6
+
+
+def test_png_files_without_pillow_are_refused_at_once(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ConfigError, match="Pillow, which writes PNG files, is missing"):
+        sample(lambda *_: pytest.fail("images were drawn"), (6, 1, 3, 2), out="pictures")
+
+
+def test_the_denoiser_is_called_in_the_chosen_dtype_and_settings_may_be_numbers_of_numpy(tmp_path) -> None:
+    seen = set()
+
+    def denoiser(x, sigma):
+        seen.update((x.dtype, sigma.dtype))
+        return WRONG.denoise(x, sigma).to(x.dtype)
+
+    numbers = {"steps": np.int64(4), "sigma_max": np.float32(64), "w1": np.float32(0)}
+    path = sample(denoiser, FEW, out=tmp_path / "samples.npy", dtype=torch.float16, seed=np.int64(1), **numbers)
+    assert np.array_equal(np.load(path), sample(denoiser, FEW, dtype=torch.float16, seed=1, steps=4, sigma_max=64.0))
+    assert seen == {torch.float16}
 
 
 def test_each_batch_is_given_its_classes() -> None:

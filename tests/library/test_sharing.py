@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance import TrainedDiscriminator, frechet_distance, load_discriminator, train_features
+from discriminator_guidance.core.settings import SplitSettings
 from tests.commands import run
 from tests.library.hub import FILES, Hub
 from tests.library.test_training import BRIEF, FIRST, REAL, encoder, train
@@ -66,6 +67,12 @@ def load_64x64_classifier(folder: Path) -> None:
     load_discriminator(folder / "64x64_classifier.pt")
 
 
+def load_two_that_were_saved(folder: Path) -> None:
+    for name in ("a", "b"):
+        train(*FIRST, **BRIEF).save(folder / name)
+    load_discriminator(folder / "a", folder / "b")
+
+
 def folder_without(name: str) -> Callable[[Path], object]:
     def load(folder: Path) -> object:
         train(*FIRST, **BRIEF).save(folder)
@@ -88,6 +95,10 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
     [
         ({"precision": "bf16"}, "precision is 'bf16'; it must be one of float32, .*bfloat16"),
         ({"checkpoint": "Best"}, "checkpoint is 'Best'; it must be one of last, best, or at least 1"),
+        ({"precision": "tf32"}, "precision is tf32, and device cpu is not CUDA; choose float32 or auto"),
+        ({"flip": "no"}, "flip is 'no'; it must be true or false"),
+        ({"split": {"train": 1}}, "split is {'train': 1}; it must be a SplitSettings"),
+        ({"split": SplitSettings(train=0.97, validation=0.02, test=0.01)}, "no fake one .* test; .* raise split.test"),
         ({"checkpoint": 3}, "checkpoint is 3 of 2 rows of the curve; lower it"),
         ({"objective": "score_matching"}, "no argument objective"),
         ({"device": "cud"}, "no device 'cud'; choose cpu"),
@@ -101,6 +112,7 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"extractor": doubled, "finetune": True}, "extractor to be trained is a function; give a module"),
         (load_discriminator, "model.safetensors does not exist; save it again"),
         (folder_without("config.json"), "config.json does not exist; save it again, or download"),
+        (load_two_that_were_saved, r"a is no extractor; .* DiscriminatorGuidance\(\[a, b\]\)"),
         (load_64x64_classifier, "64x64_classifier.pt is .*times are those of the cosine schedule and no VP times"),
         (folder_without("tested.npz"), "tested.npz .*No such file.*; save it again"),
         (lambda _: train(*FIRST, doubled, **BRIEF).save("x"), "no `arguments`"),

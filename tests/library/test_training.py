@@ -13,6 +13,7 @@ from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import to_uint8, write_png
 from discriminator_guidance.core.noise import marginal_mean, marginal_std
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
+from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.discriminator import train_discriminator
 from discriminator_guidance.training.trained import TrainedDiscriminator
@@ -163,6 +164,23 @@ def test_an_iterable_may_have_images_without_dark_pixels() -> None:
 def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         train(real)
+
+
+def test_precision_auto_is_the_one_that_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    auto, half, full = (train(*FIRST, precision=name, **BRIEF).history for name in ("auto", "bfloat16", "float32"))
+    assert auto == half != full
+
+
+def test_a_conditional_denoiser_of_edm_takes_the_labels_of_the_real_images() -> None:
+    torch.manual_seed(0)
+    denoiser, labels = EDMPrecond(8, 1, 10, model_channels=8, channel_mult=[1], num_blocks=1).eval(), np.arange(20) % 10
+    torch.nn.init.normal_(denoiser.model.dec["8x8_aux_conv"].weight)
+    one_hot, drawn = (sample(denoiser, (20, 1, 8, 8), classes=each) for each in (torch.eye(10)[labels], labels))
+    assert torch.equal(one_hot, drawn)
+    assert not torch.equal(drawn, sample(denoiser, (20, 1, 8, 8)))
+    by_denoiser, by_samples = (train((FIRST[0], labels), fake, **BRIEF) for fake in (denoiser, (drawn, labels)))
+    assert by_denoiser.history == by_samples.history
 
 
 @pytest.mark.parametrize("extractor", [None, "encoder"])

@@ -16,7 +16,7 @@ class Levels(nn.Module):
     img_channels, img_resolution, label_dim = 1, 2, 3
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor) -> Tensor:
-        return 0.81 * (class_labels.argmax(1).double() - 1).view(-1, 1, 1, 1) + 0.1 * x / (1 + sigma.view(-1, 1, 1, 1))
+        return 0.81 * (class_labels.double() - 1).view(-1, 1, 1, 1) + 0.1 * x / (1 + sigma.view(-1, 1, 1, 1))
 
 
 class ClassLogits(nn.Module):
@@ -34,7 +34,7 @@ def test_every_sample_is_drawn_with_the_class_that_is_recorded(tiny: Tiny) -> No
     def drawn(*batches: range, seed: int = 7) -> Arrays:
         parts = draw(config, layout, config.variants["d0"], seed, batches, "", networks, True)
         rows = [{name: arrays[name] for name in ("images", "labels")} | {"logits": arrays["log_ratio"][0]}
-                for _, arrays, _ in parts]  # fmt: skip
+                for _, arrays in parts]  # fmt: skip
         return {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
 
     samples, batches = drawn(range(300)), drawn(range(100), range(100, 101), range(101, 300))

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from discriminator_guidance.core.images import Split, scaled, split_pairs
 from discriminator_guidance.core.noise import generator, importance_times, marginal_mean, marginal_std
@@ -53,6 +54,21 @@ def test_rows_are_real_then_fake_in_the_units_of_the_diffusion():
     pairs = Pairs(real, fake, torch.tensor([1.0, 1, 1, 0, 0]), None, split)
     assert pairs.take(np.array([3, 2, 0])).flatten().tolist() == pytest.approx([-4.0, 2 / 127.5 - 1, -1.0])
     assert scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+class NoDoubles(TorchDispatchMode):
+    """Refuses float64 on device meta, as device mps does."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        made = function(*arguments, **(named or {}))
+        assert not isinstance(made, torch.Tensor) or (made.device.type, made.dtype) != ("meta", torch.float64)
+        return made
+
+
+def test_images_are_noised_on_a_device_without_float64():
+    with NoDoubles():
+        x_vp, t = draw_noised(torch.empty(4, 1, 2, 2, device="meta"), generator(0, "x", 0, 0), 1e-3, 0.5)
+    assert {(each.device.type, each.dtype) for each in (x_vp, t)} == {("meta", torch.float32)}
 
 
 def test_a_noised_batch_has_the_two_laws_of_times_and_normal_noise():

@@ -14,7 +14,7 @@ from dguide.tracking import Tracker, training_report
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core import files
 from discriminator_guidance.core.images import split_pairs
-from discriminator_guidance.core.runtime import Compute, allow_tf32, is_first, prepare, world_size
+from discriminator_guidance.core.runtime import Compute, compute_on, is_first, prepare, world_size
 from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.networks.adm import EncoderUNet, NoisyImageCNN, build_discriminator, build_head
 from discriminator_guidance.training.data import Features
@@ -36,9 +36,7 @@ class DiscriminatorInputs:
         self.real = files.read_npz(layout.part("discriminator"), names, "real")
         self.fake = files.read_npz(layout.fake(member.fakes) / "samples.npz", names, "fake")
         self.frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)  # of the extractor
-        self.compute = prepare(runtime.device, member.precision, runtime.threads)
-        # The other is bfloat16 then, to which it means nothing.
-        allow_tf32("tf32" in (self.compute.mode, self.frozen.mode))
+        self.compute = compute_on(self.frozen.device, member.precision)
         self.extractor = self.frozen.place(files.load_network(EncoderUNet, layout.model("extractor"), "extractor"))
 
 
@@ -106,7 +104,7 @@ def train_member(
 
 def member_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -> Features:
     """The features of a frozen extractor, in the format that a head in training takes."""
-    features = frozen.called(extractor.features)
+    features: Features = frozen.autocast()(extractor.features)
     return features if compute.mode == "bfloat16" else lambda x_vp, t: features(x_vp, t).float()
 
 

@@ -22,7 +22,7 @@ from discriminator_guidance.metrics.classification import classification_scores
 from discriminator_guidance.metrics.distances import precision_recall
 from discriminator_guidance.metrics.features import FidNetwork, extract_features, load_fid_network
 from discriminator_guidance.metrics.significance import Estimate, holm
-from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, RULES, simplex_weights
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, SHRUNK, combined_logits
 
 DESCRIBED = ("members", "weights", "w1", "w2", "boosting", "s_churn", "network", "autoguidance")  # of a variant
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
@@ -149,10 +149,9 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
                 problem = f"{path} and {paths[0]} have other test images, {len(member['labels'])} and {len(labels)}"
                 raise InputError(problem, "give all members as many images, and train them again")
         logits = torch.from_numpy(np.stack([member["logits"] for member in arrays])).double()
-        rule = RULES["mean_logit" if variant.rule == "shrunk_mean_logit" else variant.rule]
-        combined = rule(logits, logits.new_tensor(simplex_weights(variant.weights, len(variant.members))))
-        if variant.rule == "mean_probability":
-            combined = combined.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+        rule = "mean_logit" if variant.rule == SHRUNK else variant.rule
+        weights = None if isinstance(variant.weights, str) else variant.weights
+        combined = combined_logits(logits, rule, weights, PROBABILITY_CLIP)
         scores.append(classification_scores(combined.numpy(), labels))
         losses.append(binary_cross_entropy_with_logits(combined, torch.from_numpy(labels).double()).item())
     means = {name: float(np.mean([score[name] for score in scores])) if scores else None for name in SCORES}

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from dguide.settings import Config, Layout, SampleRange, Variant, plain, resumable
 from dguide.tracking import Tracker
@@ -21,7 +19,7 @@ from discriminator_guidance.core.runtime import Compute, gather_rows, is_first, 
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
-from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Denoiser, DiscriminatorGuidance, simplex_weights
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Denoiser, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import Arrays, in_batches, sample, trajectory
 from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
 
@@ -51,9 +49,9 @@ def write_samples(
     """Write samples.npz (images, labels of a conditional profile, index) and grid.png of a range of samples."""
     shards = dict[int, Arrays]()
     with progress(work, span.images, "images") as advance:
-        for number, shard, kept in draw(config, layout, row, span.seed, batches_of(span), work):
+        for number, shard in draw(config, layout, row, span.seed, batches_of(span), work):
             shards[number] = shard
-            advance(len(shard["images"]), kept)
+            advance(len(shard["images"]))
     if not is_first():
         return {}
     samples = {name: np.concatenate([shards[number][name] for number in sorted(shards)]) for name in shards[0]}
@@ -72,50 +70,42 @@ def draw(
     work: str = "",
     networks: Networks | None = None,
     states: bool = False,
-) -> Iterator[tuple[int, Arrays, bool]]:
-    """Draw batches of sample indices by a variant; yields each batch's number, its arrays, and whether they were kept.
+) -> Iterator[tuple[int, Arrays]]:
+    """Draw batches of sample indices by a variant; yields each batch's number and its arrays.
 
     They are images (n, H, W, C) uint8, labels (n,) in a conditional profile, index (n,), and with `states` also
     sigma (steps + 1,), states (steps + 1, n, H, W, C), denoised (steps, n, H, W, C) and log_ratio (steps, n), +inf
     where nothing guides. Sample i depends on the seed and i alone, up to rounding. Under the name `work` finished
     batches survive a kill, and the processes of torchrun divide them; the first process then yields those of all.
     """
-    # The networks of the variant, how it is sampled, and how its members are weighed.
     networks = networks or open_networks(config, layout, variant)
-    denoiser, members, compute = networks.denoiser, networks.members, networks.compute
+    denoiser, compute = networks.denoiser, networks.compute
     shape, classes = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution), denoiser.label_dim
-    sampler = vars(SamplerSettings.of(variant))
-    weights: Sequence[float] | FittedWeights | None = None
-    if variant.weights == "fitted":
-        weights = fit_variant(config, layout, networks, variant)
-    elif variant.members:
-        weights = simplex_weights(variant.weights, len(variant.members))
+    weights = None if isinstance(variant.weights, str) else variant.weights
+    fitted = fit_variant(config, layout, networks, variant) if variant.weights == "fitted" else None
+    denoise: Denoiser = denoiser
+    if networks.worse is not None and variant.autoguidance is not None:
+        denoise = autoguided(denoiser, networks.worse, variant.autoguidance.weight)
+    sampling: dict[str, Any] = {"seed": seed, "device": compute.device, "dtype": torch.float64}
+    sampling |= vars(SamplerSettings.of(variant))
+    if networks.members is not None:
+        how: dict[str, Any] = {"clip": PROBABILITY_CLIP, "members": len(variant.members)}
+        how |= {"rule": variant.rule, "window": variant.window, "member_weights": fitted or weights}
+        sampling["guidance"] = DiscriminatorGuidance(moved_logits(networks.members, variant), **how)
 
     def draw_batch(indices: Sequence[int]) -> Arrays:
-        arrays, labels, one_hots = Arrays(), None, None
+        arrays, chosen = Arrays(), {"first": indices, "batch_size": len(indices), **sampling}
         if classes:
             draws = [int(generator(seed, "class", index, 0).integers(classes)) for index in indices]
-            labels = torch.tensor(draws, device=compute.device)
-            one_hots = one_hot(labels, classes)
-            arrays["labels"] = labels.cpu().numpy()
-        denoise: Denoiser = partial(denoiser, class_labels=one_hots)
-        if networks.worse is not None and variant.autoguidance is not None:
-            denoise = autoguided(denoise, partial(networks.worse, class_labels=one_hots), variant.autoguidance.weight)
-        guidance, how = None, dict[str, Any]()
-        if members is not None:
-            discriminators = moved_logits(partial(members, labels=labels), variant)
-            how = {"clip": PROBABILITY_CLIP, "members": len(variant.members)}
-            guidance = DiscriminatorGuidance(discriminators, 1.0, variant.rule, variant.window, weights, **how)
-        how = {"guidance": guidance, "seed": seed, "first": indices, "device": compute.device}
-        how |= {"dtype": torch.float64, "batch_size": len(indices), **sampler}
+            chosen["classes"] = arrays["labels"] = np.array(draws)
         with compute.autocast():
             if states:
-                way = trajectory(denoise, (len(indices), *shape), **how)
+                way = trajectory(denoise, (len(indices), *shape), **chosen)
                 samples = way.states[-1]
                 shown = {name: t.movedim(-3, -1) if t.dim() == 5 else t for name, t in way._asdict().items()}
                 arrays |= {name: t.float().cpu().numpy() for name, t in shown.items()}
             else:
-                samples = sample(denoise, (len(indices), *shape), **how)
+                samples = sample(denoise, (len(indices), *shape), **chosen)
         return {"images": to_uint8(samples), **arrays, "index": np.asarray(indices, dtype=np.int64)}
 
     shards = None
@@ -124,7 +114,7 @@ def draw(
             "variant": plain(variant),
             "seed": seed,
             "batches": [(batch[0], len(batch)) for batch in batches],
-            "fitted": weights.weights.tolist() if isinstance(weights, FittedWeights) else None,
+            "fitted": None if fitted is None else fitted.weights.tolist(),
         }
         shards = resumable(layout, work, weight_files(layout, variant), key, compute)
     yield from in_batches(batches, draw_batch, shards)
@@ -140,8 +130,7 @@ def variant_trajectory(config: Config, layout: Layout, variant: str, images: int
     """The way of the first evaluation samples of a variant through the noise levels, as `draw` describes it."""
     span, row = config.guided, config.variants[variant]
     first = range(span.seed_start, span.seed_start + images)
-    ((_, arrays, _),) = draw(config, layout, row, span.seed, [first], states=True)
-    return arrays
+    return next(draw(config, layout, row, span.seed, [first], states=True))[1]
 
 
 def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
@@ -153,7 +142,7 @@ def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[i
     with progress(f"samples of {variant}", len(seeds), "images") as advance:
 
         def images() -> Iterator[np.ndarray]:
-            for _, arrays, _ in draw(config, layout, row, seed, batches):
+            for _, arrays in draw(config, layout, row, seed, batches):
                 advance(len(arrays["images"]))
                 yield arrays["images"]
 
@@ -196,12 +185,12 @@ def moved_logits(discriminators: Callable[..., Tensor], variant: Variant) -> Cal
     """Discriminators whose logits are scaled and shifted as a variant asks."""
     if (variant.logit_scale, variant.logit_shift) == (1.0, 0.0):
         return discriminators
-    return lambda x_vp, tau: variant.logit_scale * discriminators(x_vp, tau) + variant.logit_shift
+    return lambda *noisy: variant.logit_scale * discriminators(*noisy) + variant.logit_shift
 
 
 def autoguided(denoiser: Denoiser, worse: Denoiser, weight: float) -> Denoiser:
     """The denoiser guided by a worse one, D + (w - 1) (D - D_worse) (Karras et al. 2024, Eq. 3)."""
-    return lambda x, sigma: torch.lerp(worse(x, sigma), denoiser(x, sigma), weight)
+    return lambda *noisy: torch.lerp(worse(*noisy), denoiser(*noisy), weight)
 
 
 def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Variant) -> FittedWeights:

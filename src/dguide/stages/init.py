@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 from dguide.settings.config import check, merged
-from dguide.stages.real import read_shown
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import write_bytes
-from discriminator_guidance.core.images import open_images
+from discriminator_guidance.core.images import open_images, read_images
 
 FEWEST = 100  # images: fewer are no reference for a distance
 SMALLEST, LARGEST = 8, 32  # pixels, in multiples of 4: networks halve images twice
@@ -22,7 +21,7 @@ def write_profile(root: Path, source: Path, name: str | None) -> Path:
         raise ConfigError(f"NAME is {name!r}", "give one of a-z, 0-9, - and _ that configs/ does not have")
     side = open_images(source).shape[0]
     size = max(SMALLEST, min(LARGEST, side - side % 4))
-    images = read_shown(source, size)
+    images = read_images(source, size)
     count, classes = len(images.labels), len(images.classes)
     if count < FEWEST or classes < 2:
         problem = f"{source} has {count} images of {classes} classes, and a classifier makes the features of FID"

@@ -12,9 +12,8 @@ from dguide.sources import read_cifar10, read_digits, read_fashion
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import write_json, write_npz
-from discriminator_guidance.core.images import GRID_IMAGES, Images, open_images, read_images, write_grid
+from discriminator_guidance.core.images import GRID_IMAGES, Images, read_images, write_grid
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.runtime import progress
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -23,13 +22,13 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if settings.source in OFFICIAL:
         train, holdout = (read_fashion if settings.source == "fashion" else read_cifar10)(path, size)
     elif settings.holdout_path == settings.path:
-        images = read_digits(path, size) if settings.source == "digits" else read_shown(path, size)
+        images = read_digits(path, size) if settings.source == "digits" else read_images(path, size)
         order = generator(settings.seed, "holdout", 0, 0).permutation(len(images.images))
         held_out = round(settings.holdout_fraction * len(order))
         train, holdout = _rows(images, order[held_out:]), _rows(images, order[:held_out])
     else:
         other = layout.root / settings.holdout_path
-        train, holdout = read_shown(path, size), read_shown(other, size)
+        train, holdout = read_images(path, size), read_images(other, size)
         _check_alike(train, holdout, other)
 
     config.check_counts(len(train.labels), len(holdout.labels))
@@ -54,12 +53,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     write_grid(layout.real / "grid.png", _shown(train))
     tracker.artifact(layout.real / "card.json", layout.real / "grid.png")
     return {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
-
-
-def read_shown(path: Path, image_size: int) -> Images:
-    """All images of a source, reduced to a size, with a progress bar."""
-    with progress(f"real {path.name}", len(open_images(path).names), "images") as advance:
-        return read_images(path, image_size, advance)
 
 
 def splits(train: Images, settings: Real) -> dict[str, Images]:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from dguide.settings import Config, Layout, plain, read_released, resumable
 from dguide.stages.networks import network_training, save_network
@@ -36,8 +35,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         return {"source": settings.path, **save_network(layout, tracker, "score", released, arguments)}
 
     def tensors(part: dict[str, np.ndarray], rows: Any = slice(None)) -> tuple[Tensor, Tensor | None]:
-        labels = torch.from_numpy(part["labels"][rows]).to(compute.device)
-        return as_tensor(part["images"][rows], compute.device), one_hot(labels, classes) if classes else None
+        labels = torch.from_numpy(part["labels"][rows]).to(compute.device) if classes else None
+        return as_tensor(part["images"][rows], compute.device), labels
 
     arguments |= {"sigma_data": settings.sigma_data, **plain(settings.network)}
     torch.manual_seed(settings.training.seed)
@@ -53,7 +52,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         rows = np.concatenate([*vars(split).values()])  # those that a discriminator of as many images is given
         if tuning.objective == "ddo":
             shape = (tuning.images, channels, size, size)
-            drawn = sample(compute.called(denoiser), shape, seed=tuning.seed, device=compute.device, progress=False)
+            drawn = sample(compute.autocast()(denoiser), shape, seed=tuning.seed, device=compute.device, progress=False)
             fakes = as_tensor(to_uint8(drawn), compute.device)
         key = {
             **plain(settings),

@@ -220,7 +220,7 @@ class GuidedSamples:
         """Draw the samples of a variant in a range; yields after each batch the features (n, d) of all so far."""
         rounded, rows = torch.backends.cuda.matmul.allow_tf32, list[np.ndarray]()
         size, device = self.config.evaluation.batch_size, self.compute.device
-        for _, arrays, _ in draw(self.config, self.layout, variant, span.seed, batches_of(span), networks=networks):
+        for _, arrays in draw(self.config, self.layout, variant, span.seed, batches_of(span), networks=networks):
             allow_tf32(False)  # metrics are compared to many digits
             rows.append(extract_features(self.network.features, arrays["images"], size, device))
             allow_tf32(rounded)

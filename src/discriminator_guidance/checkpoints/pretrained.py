@@ -9,6 +9,7 @@ from torch import nn
 
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
+from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.files import AGAIN, Network, damage_refused, load_network, local_folder, read_json
 from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.metrics.features import FidNetwork
@@ -19,7 +20,7 @@ from discriminator_guidance.networks.edm import EDMPrecond
 class Pretrained(NamedTuple):
     """The content of a release: a denoiser, discriminators, and a FID network unless that is Inception."""
 
-    denoiser: EDMPrecond  # (x, sigma[, one-hot class labels]) -> D
+    denoiser: EDMPrecond  # (x, sigma[, classes]) -> D
     discriminator: MemberLogits  # (x_vp, tau[, classes]) -> logits (M, N)
     fid_network: FidNetwork | None  # its `features` are a network for `frechet_distance`
     shape: tuple[int, int, int]  # (C, H, W) of an image
@@ -57,7 +58,7 @@ def from_pretrained(folder: str | Path, *members: str, device: torch.device | st
 
 
 def load_edm(path: str | Path, device: torch.device | str = "cpu") -> EDMPrecond:
-    """The denoiser (x, sigma[, one-hot class labels]) -> D in one of EDM's .pkl files; nothing in it is executed.
+    """The denoiser (x, sigma[, classes]) -> D in one of EDM's .pkl files; nothing in it is executed.
 
     >>> denoiser = load_edm("edm-cifar10-32x32-uncond-vp.pkl")
     >>> images = torch.zeros(1, denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
@@ -93,5 +94,7 @@ def load_discriminator(
         return read_adm(path, head_channels)[0]
 
     first, *members = (load(local_folder(part)) for part in (extractor, *heads))
+    if members and not isinstance(first, EncoderUNet):
+        raise ConfigError(f"{extractor} is no extractor", "load each alone, and use DiscriminatorGuidance([a, b])")
     discriminator = MemberLogits(first, *members) if members else first
     return discriminator.to(usable(device)).eval().requires_grad_(False)

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.files import damage_refused, load_arrays, open_archive, reason, replaced, write_bytes
 from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.runtime import progress
 from discriminator_guidance.core.settings import SplitSettings
 
 GRID_COLUMNS, GRID_IMAGES = 12, 72
@@ -115,12 +117,17 @@ def write_png(path: Path, image: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def check_out(out: Path, count: int) -> None:
-    """Refuse, before samples are drawn, a path to which `write_batches` cannot write them."""
-    grid, file = out.suffix.lower() == ".png", out.suffix.lower() in (".npy", ".npz", ".png")
-    if (grid and count > GRID_IMAGES) or (out.exists() and out.is_dir() == file):
+def check_out(out: Path, count: int, channels: int = 3) -> str:
+    """The suffix of a file, "" for a folder; refuses, before samples are drawn, what `write_batches` cannot write."""
+    kind = suffix if (suffix := out.suffix.lower()) in (".npy", ".npz", ".png") else ""
+    if (kind == ".png" and count > GRID_IMAGES) or (out.exists() and out.is_dir() == bool(kind)):
         remedy = f"choose a folder, an .npz or .npy file, or a .png of at most {GRID_IMAGES} images"
         raise ConfigError(f"{count} images cannot be written to {out}", remedy)
+    if kind in ("", ".png") and channels not in CHANNELS.values():
+        raise ConfigError(f"images of {channels} channels cannot be PNG files in {out}", "choose an .npz or .npy file")
+    if kind in ("", ".png") and find_spec("PIL") is None:
+        raise ConfigError("Pillow, which writes PNG files, is missing", "pip install pillow, or choose an .npz file")
+    return kind
 
 
 def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarray]) -> None:
@@ -129,18 +136,18 @@ def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarra
     out: a folder of PNG files, named by their numbers, a .png with a grid of them, or an .npz file with the array
     `images`, for (n, H, W, C) uint8; or an .npy file of what the batches hold.
     """
-    check_out(out, len(numbers))
-    if out.suffix == ".npy":
+    kind = check_out(out, len(numbers))
+    if kind == ".npy":
         with replaced(out) as stream:
             _write_rows(stream, len(numbers), batches)
-    elif out.suffix == ".npz":
+    elif kind == ".npz":
         with (
             replaced(out) as stream,
             zipfile.ZipFile(stream, "w") as archive,
             archive.open(zipfile.ZipInfo("images.npy"), "w", force_zip64=True) as entry,
         ):
             _write_rows(entry, len(numbers), batches)
-    elif out.suffix.lower() == ".png":
+    elif kind:
         write_grid(out, np.concatenate(list(batches)))
     else:
         for number, image in zip(numbers, chain.from_iterable(batches), strict=True):
@@ -192,14 +199,14 @@ def open_images(path: Path) -> ImageSet:
         return ImageSet(path, names, image_of(names[0]).shape)
 
 
-def read_images(path: Path, image_size: int, advance: Callable[[int], None] = lambda count: None) -> Images:
+def read_images(path: Path, image_size: int) -> Images:
     """All images in the order of class and name (of an .npz: its own), larger ones averaged over area to `image_size`.
 
     Classes are the folders that hold the images, in alphabetical order; with `dataset.json` and in an .npz file they
     are the labels 0, 1, ... themselves.
     """
-    opened, images = open_images(path), []
-    with damage_refused(f"images in {path} cannot be read", REMEDY):
+    opened, images, problem = open_images(path), [], f"images in {path} cannot be read"
+    with damage_refused(problem, REMEDY), progress(f"reading {path.name}", len(opened.names), "images") as advance:
         labels, classes = _labelled(opened)
         for batch in opened.batches(BATCH):
             images.append(shrink(batch, image_size))

@@ -59,9 +59,8 @@ def marginal_std(t: Tensor) -> Tensor:
 
 
 def noised(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Images in [-1, 1] at VP times (N,) float64: mean(t) image + std(t) noise (Song et al. 2021, Eq. 29)."""
-    mean = marginal_mean(t).float().view(-1, 1, 1, 1)
-    std = marginal_std(t).float().view(-1, 1, 1, 1)
+    """Images in [-1, 1] at VP times (N,) float64 on a CPU: mean(t) image + std(t) noise (Song et al. 2021, Eq. 29)."""
+    mean, std = (scale(t).float().view(-1, 1, 1, 1).to(images.device) for scale in (marginal_mean, marginal_std))
     return mean * images + std * noise
 
 

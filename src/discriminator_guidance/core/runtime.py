@@ -48,15 +48,10 @@ class Compute:
     mode: str
 
     def autocast(self) -> torch.autocast:
-        """A context manager for calls in this format; without bfloat16 it does nothing."""
+        """A context manager or decorator for calls in this format; without bfloat16 it does nothing."""
         import torch
 
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mode == "bfloat16")
-
-    def called(self, network: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """A network, or a part of one, that is called in this format."""
-        called: Callable[..., torch.Tensor] = self.autocast()(network)
-        return called
 
     def place(self, network: Network) -> Network:
         """Freeze a network on the device, in evaluation mode, to be called under `autocast`."""
@@ -71,10 +66,7 @@ class Compute:
 
 
 def prepare(device: str, precision: str, threads: int) -> Compute:
-    """Set this process up for `runtime.device`, a precision and a number of CPU threads.
-
-    "auto" is cuda where there is one, and bfloat16 where the device has it natively.
-    """
+    """Set this process up for `runtime.device`, "auto" being cuda where there is one, a precision and CPU threads."""
     import torch
 
     torch.set_num_threads(threads)
@@ -83,15 +75,26 @@ def prepare(device: str, precision: str, threads: int) -> Compute:
     kind = ("cuda" if here else "cpu") if device == "auto" else device
     if kind == "cuda" and not here:
         raise ConfigError("runtime.device is cuda, and there is no CUDA device", "choose runtime.device: auto or cpu")
-    if precision == "tf32" and kind != "cuda":
-        raise ConfigError(f"the runtime precision is tf32, and device {kind} is not CUDA", "choose float32 or auto")
-    if precision == "auto":
-        native = torch.cuda.is_bf16_supported(False) if kind == "cuda" else torch.cpu._is_avx512_bf16_supported()
-        precision = "bfloat16" if native else "float32"
-    allow_tf32(precision == "tf32")
     torch.backends.cudnn.deterministic = True  # what is left to differ is the order of some atomic sums
+    allow_tf32(False)
     launched = kind == "cuda" and "LOCAL_RANK" in os.environ  # by torchrun
-    return Compute(_gpu_of_process() if launched else torch.device(kind), precision)
+    return compute_on(_gpu_of_process() if launched else torch.device(kind), precision)
+
+
+def compute_on(device: torch.device, precision: str) -> Compute:
+    """A device with a precision: "auto" is bfloat16 where it has that natively; "tf32" is allowed in this process."""
+    import torch
+
+    kind = device.type
+    if precision == "tf32":
+        if kind != "cuda":
+            raise ConfigError(f"the runtime precision is tf32, and device {kind} is not CUDA", "choose float32 or auto")
+        allow_tf32(True)
+    if precision == "auto":
+        on_cpu = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        native = torch.cuda.is_bf16_supported(False) if kind == "cuda" else on_cpu
+        precision = "bfloat16" if native else "float32"
+    return Compute(device, precision)
 
 
 def usable(device: torch.device | str) -> torch.device:
@@ -210,25 +213,22 @@ def _group() -> Any:
 
 
 EVERY_S = {True: 0.2, False: 10.0}  # between two lines, on a terminal and elsewhere
-INSTANT_S = 0.002  # what is told sooner after the last time, an earlier run had done
 
 
 @contextlib.contextmanager
 def progress(description: str, total: int, unit: str, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """Show on standard error how far work is; yields what takes the units just done, by an earlier run if `resumed`."""
+    """Show on standard error how far work is; yields what takes the units just done, or with `to` all so far."""
     terminal, shown = sys.stderr.isatty(), shown and is_first() and local_rank() == 0
-    done, begun, last, told = 0, (0.0, 0), 0.0, 0.0  # begun: when speed started to count, and with how many
+    done, last, told = 0, 0.0, 0.0
 
-    def advance(count: int = 0, resumed: bool = False, to: int | None = None) -> None:
-        nonlocal done, begun, last, told
-        done, now = done + count if to is None else to, time.monotonic()
-        if resumed or now - told < INSTANT_S or not told:
-            begun = now, done
-        told, (start, earlier) = now, begun
+    def advance(count: int = 0, to: int | None = None) -> None:
+        nonlocal done, last, told
+        earlier, start, now = done, told, time.monotonic()
+        done, told = done + count if to is None else to, now
         if not shown or (now - last < EVERY_S[terminal] and done < total):
             return
-        last = now
-        left = f", {(now - start) / (done - earlier) * (total - done):.0f} s left" if earlier < done < total else ""
+        last, timed = now, start and earlier < done < total  # by the last step: an earlier run may have done others
+        left = f", {(now - start) / (done - earlier) * (total - done):.0f} s left" if timed else ""
         text = f"{description}: {done}/{total} {unit}{left}"
         print(f"\r{text:<78}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
+from numbers import Integral, Number, Real
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_transform
 
@@ -23,14 +24,15 @@ class Limit:
     below: float = math.inf
 
     def __contains__(self, value: Any) -> bool:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high and self.above < value < self.below
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return number and bool(self.low <= value <= self.high and self.above < value < self.below)
 
     def __str__(self) -> str:
         bounds = {"at least": self.low, "at most": self.high, "above": self.above, "below": self.below}
         return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if math.isfinite(bound)) or "finite"
 
 
+KINDS: dict[Any, Any] = {int: (Integral, "a whole number"), float: (Real, "a number"), bool: (bool, "true or false")}
 Positive = Annotated[float, Limit(above=0)]
 NonNegative = Annotated[float, Limit(low=0)]
 Finite = Annotated[float, Limit()]
@@ -61,7 +63,8 @@ class Settings:
     def __post_init__(self) -> None:
         settings: Any = type(self)
         for name, kind in _types(settings).items():
-            value = getattr(self, name)
+            value = _plain(getattr(self, name))
+            object.__setattr__(self, name, value)
             if allowed := _allowed(kind, value):
                 raise SettingError(f"{name} is {value!r:.200}", f"it must be {allowed}")
         for problem in self._problems():
@@ -84,6 +87,13 @@ def _types(settings: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(settings)}
 
 
+def _plain(value: Any) -> Any:
+    """Numbers of numpy, also in tuples, as Python's, which JSON takes."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
+
+
 def _allowed(kind: Any, value: Any) -> str | None:
     """What a value of this type should be, if it breaks a limit or is none of the choices."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -101,6 +111,9 @@ def _allowed(kind: Any, value: Any) -> str | None:
         return next(filter(None, map(_allowed, kinds, value)), None)
     if origin is dict and isinstance(value, Mapping):
         return next(filter(None, (_allowed(arguments[1], item) for item in value.values())), None)
+    if kind in KINDS or is_dataclass(kind):
+        wanted, words = KINDS.get(kind, (kind, f"a {getattr(kind, '__name__', kind)}"))
+        return None if isinstance(value, wanted) and (kind is bool or not isinstance(value, bool)) else words
     return None
 
 
@@ -261,7 +274,7 @@ class DiscriminatorSettings(Settings):
     ema_decay: Fraction | None = 0.99  # of the average that is validated and used; None: the network itself
     decay_fraction: UnitInterval = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
     permute_labels: bool = False  # a null discriminator
-    precision: Precision = "float32"
+    precision: Precision = "float32"  # tf32 stays allowed in this process
     images: ManyImages | None = None  # real and fake ones that are used, of each kind as many; None: all
     split: SplitSettings = SplitSettings()
     grid_times: Count = 8  # VP times of validation and test

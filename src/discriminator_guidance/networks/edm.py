@@ -270,8 +270,8 @@ class EDMPrecond(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The expected clean images of x = x0 + sigma n, (N, C, H, W), in the dtype of the parameters.
 
-        sigma: 0-dim or (N,), positive. class_labels: (N, label_dim) one-hot; None stands for all zeros. Autocast acts
-        inside F only.
+        sigma: 0-dim or (N,), positive. class_labels: (N,) integers or (N, label_dim) one-hot; None stands for all
+        zeros. Autocast acts inside F only.
         """
         dtype = self.model.map_layer0.weight.dtype
         x, sigma = x.to(dtype), broadcast_batch(sigma, len(x), dtype)
@@ -280,6 +280,8 @@ class EDMPrecond(nn.Module):
         elif class_labels is None:
             class_labels = x.new_zeros(len(x), self.label_dim)
         else:
+            if class_labels.dim() < 2 and not class_labels.is_floating_point():
+                class_labels = F.one_hot(class_labels.long(), self.label_dim)
             class_labels = class_labels.to(dtype).reshape(-1, self.label_dim)
 
         level = sigma.view(-1, 1, 1, 1)

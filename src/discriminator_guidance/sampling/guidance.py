@@ -4,9 +4,9 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,22 +97,19 @@ def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
 RULES = {rule.__name__: rule for rule in (mean_probability, mean_logit, clipped_logit_mean)}
 
 
-def simplex_weights(weights: Literal["equal", "fitted"] | Sequence[float], members: int) -> tuple[float, ...]:
-    """One weight for each member: the given ones, or equal ones, also in place of those fitted by noise level."""
-    if isinstance(weights, str):
-        return (1.0 / members,) * members
-    return tuple(float(weight) for weight in weights)
+def combined_logits(logits: Tensor, rule: str, weights: Any = None, clip: float | None = None) -> Tensor:
+    """The log ratio (N,) of members' logits (M, N) by one of `RULES`, with weights (M,) or (M, N), equal if not given.
 
-
-def _orders(weight: Any) -> tuple[float, float]:
-    """The weights of the Euler step and of Heun's correction."""
-    if callable(weight):
-        return 1.0, 1.0
-    try:
-        w1, w2 = weight if isinstance(weight, tuple | list) else (weight, weight)
-        return float(w1 + 0), float(w2 + 0)  # + 0 refuses text
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"weight is {weight!r:.200}", "give one number, (w1, w2) or a function of sigma") from error
+    With `clip` the mean probability is clipped (Kim et al. 2023, Eq. 8).
+    *Deviation:* with 1e-5 both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
+    """
+    weights = [1 / len(logits)] * len(logits) if weights is None else weights
+    ratio = RULES[rule](logits, torch.as_tensor(weights, dtype=logits.dtype, device=logits.device))
+    if clip is None or rule != "mean_probability":
+        return ratio
+    # Clamping L is clipping d before L = log d/(1-d), and keeps the digits of L in float32.
+    bound = math.log1p(-clip) - math.log(clip)
+    return ratio.clamp(-bound, bound)
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,6 @@ class DiscriminatorGuidance:
     dtype: torch.dtype = torch.float32
     clip: float | None = None
     members: int | None = None
-    orders: tuple[float, float] = field(init=False, repr=False)  # w1 and w2; 1 with a schedule, which the score has
 
     def __post_init__(self) -> None:
         if not self.networks or not all(map(callable, self.networks)):
@@ -159,7 +155,19 @@ class DiscriminatorGuidance:
             raise ConfigError(f"window is {self.window}, and its first VP time is above its last", "exchange them")
         if self.clip is not None and not 0 < self.clip < 0.5:
             raise ConfigError(f"clip is {self.clip!r}", "choose between 0 and 0.5, such as the paper's 1e-5, or None")
-        object.__setattr__(self, "orders", _orders(self.weight))
+        _ = self.orders  # refuses a weight of another kind
+
+    @property
+    def orders(self) -> tuple[float, float]:
+        """The weights w1 of the Euler step and w2 of Heun's correction; 1 with a schedule, which the score has."""
+        w: Any = self.weight
+        if callable(w):
+            return 1.0, 1.0
+        try:
+            w1, w2 = w if isinstance(w, tuple | list) else (w, w)
+            return float(w1 + 0), float(w2 + 0)  # + 0 refuses text
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"weight is {w!r:.200}", "give one number, (w1, w2) or a function of sigma") from error
 
     @property
     def networks(self) -> list[Discriminator]:
@@ -202,24 +210,19 @@ class DiscriminatorGuidance:
     def log_ratio(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
         """The log ratio (N,) of the discriminators by the rule, differentiable in x_vp.
 
-        It is NaN where a member's logit is not finite, which a clip would hide. Clip: Kim et al. 2023, Eq. 8.
-        *Deviation:* with 1e-5 both limits are +-11.5129; the official float32 limits are -11.5129 and +11.5115.
+        It is NaN where a member's logit is not finite, which a clip would hide.
         """
         logits = self.member_logits(x_vp, tau, *classes)
         if self.rule == SHRUNK:
             if len(logits) < 2:
                 raise ConfigError(f"rule is {SHRUNK}, and there is only one discriminator", "choose another rule")
             return shrunk_mean_logit(logits, x_vp)
-        weights = simplex_weights("equal", len(logits)) if self.member_weights is None else self.member_weights
-        if not callable(weights) and len(weights) != len(logits):
+        weights = self.member_weights
+        if weights is not None and not callable(weights) and len(weights) != len(logits):
             raise ConfigError(f"there are {len(weights)} member_weights for {len(logits)} members", "give one for each")
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        ratio = RULES[self.rule](logits, weights(tau).to(logits) if callable(weights) else logits.new_tensor(weights))
-        if self.clip is not None and self.rule == "mean_probability":
-            # Clamping L is clipping d before L = log d/(1-d), and keeps the digits of L in float32.
-            bound = math.log1p(-self.clip) - math.log(self.clip)
-            ratio = ratio.clamp(-bound, bound)
+        ratio = combined_logits(logits, self.rule, weights(tau) if callable(weights) else weights, self.clip)
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
     def member_logits(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:

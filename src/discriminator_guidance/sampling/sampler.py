@@ -1,7 +1,7 @@
 """The Heun sampler of EDM with discriminator guidance (`heun`), and samples by their index (`sample`)."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -175,13 +175,13 @@ def sample(
     >>> bool(torch.allclose(sample(denoiser, (1, 1, 8, 8), first=9), samples[9:10]))
     True
     """
-    chosen, indices, drawn = _prepared(denoiser, shape, guidance, classes, seed, first, device, settings)
+    chosen, indices, drawn = _prepared(denoiser, shape, guidance, classes, seed, first, device, **settings)
     count, size = len(indices), chosen.batch_size
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
     def arrays(rows: slice) -> Arrays:
         samples = drawn(rows)
-        return {"samples": samples.cpu().numpy() if path.suffix == ".npy" else to_uint8(samples)}
+        return {"samples": samples.cpu().numpy() if kind == ".npy" else to_uint8(samples)}
 
     with progress("samples", count, "images", chosen.progress and len(batches) > 1) as advance:
         if out is None:
@@ -191,13 +191,15 @@ def sample(
                 advance(rows.stop - rows.start)
             return torch.cat(parts)
         path = Path(out)
-        check_out(path, count)
-        key = {**vars(chosen), "seed": seed, "indices": [*indices], "shape": [*shape[1:]], "size": size}
+        kind = check_out(path, count, shape[1])
+        key = {**vars(chosen), "seed": int(seed), "indices": [*indices], "shape": [*shape[1:]], "size": size}
         key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
-        key["networks"] = fingerprint_of(denoiser, guidance, shape[1:], device, classes)
+        key["classes"] = None if classes is None else torch.as_tensor(classes).tolist()
+        like = torch.empty(1, *shape[1:], dtype=chosen.dtype, device=device)
+        key["networks"] = fingerprint_of(denoiser, guidance, like, classes)
         work = Resumable(path.parent, f".{path.name}", key)
-        for number, _, kept in in_batches(batches, arrays, work):
-            advance(batches[number].stop - batches[number].start, kept)
+        for number, _ in in_batches(batches, arrays, work):
+            advance(batches[number].stop - batches[number].start)
     if is_first():
         numbers = indices if len({*indices}) == count else range(count)
         write_batches(path, numbers, (kept_batch(work, number)["samples"] for number in range(len(batches))))
@@ -206,23 +208,14 @@ def sample(
     return path
 
 
-def trajectory(
-    denoiser: Denoiser,
-    shape: Sequence[int],
-    *,
-    guidance: DiscriminatorGuidance | None = None,
-    seed: int = 0,
-    first: int | Sequence[int] = 0,
-    device: Device = "cpu",
-    **settings: Any,
-) -> Trajectory:
-    """The way of samples through the noise levels, which ends in those of `sample` with the same arguments.
+def trajectory(denoiser: Denoiser, shape: Sequence[int], **options: Any) -> Trajectory:
+    """The way of samples through the noise levels, which ends in those of `sample` with the same options.
 
     >>> path = trajectory(lambda x, sigma: 0 * x, (4, 1, 8, 8))
     >>> path.states.shape
     torch.Size([19, 4, 1, 8, 8])
     """
-    chosen, _, drawn = _prepared(denoiser, shape, guidance, None, seed, first, device, settings)
+    chosen, _, drawn = _prepared(denoiser, shape, **options)
     states: States = []
     x = drawn(slice(None), states)
     sigma = karras_sigmas(chosen.steps, chosen.sigma_min, chosen.sigma_max, chosen.rho)
@@ -233,12 +226,12 @@ def trajectory(
 def _prepared(
     denoiser: Denoiser,
     shape: Sequence[int],
-    guidance: DiscriminatorGuidance | None,
-    classes: Any,
-    seed: int,
-    first: int | Sequence[int],
-    device: Device,
-    settings: Mapping[str, Any],
+    guidance: DiscriminatorGuidance | None = None,
+    classes: Any = None,
+    seed: int = 0,
+    first: int | Sequence[int] = 0,
+    device: Device = "cpu",
+    **settings: Any,
 ) -> tuple[SampleSettings, Sequence[int], Callable[..., Tensor]]:
     """The checked settings, the indices of the images, and what draws rows of them."""
     device, defaults = usable(device), SampleSettings()
@@ -246,13 +239,13 @@ def _prepared(
         allowed = f"allowed are those of sample and {', '.join(vars(defaults))}"
         raise TypeError(f"sample has no argument {', '.join(sorted(unknown))}; {allowed}")
     model = innermost(denoiser)
-    low, high = getattr(model, "sigma_min", 0.0), getattr(model, "sigma_max", math.inf)
+    low, high = float(getattr(model, "sigma_min", 0.0)), float(getattr(model, "sigma_max", math.inf))
     levels = {"sigma_min": max(low, defaults.sigma_min), "sigma_max": min(high, defaults.sigma_max)}
     w1, w2 = (0.0, 0.0) if guidance is None else guidance.orders
     chosen = SampleSettings(**{"w1": w1, "w2": w2, **levels, **settings})
     if len(shape) != 4 or min(shape) < 1:
         raise ConfigError(f"shape is {tuple(shape)}", "give (N, C, H, W) of at least one image")
-    indices = range(first, first + shape[0]) if isinstance(first, int) else first
+    indices = range(first, first + shape[0]) if isinstance(first, int) else [*map(int, first)]
     if len(indices) != shape[0]:
         raise ConfigError(f"there are {len(indices)} indices for {shape[0]} images", "give one for each")
     if min(seed, *indices) < 0:
@@ -279,30 +272,30 @@ def _prepared(
 
 def in_batches(
     batches: Sequence[Batch], draw: Callable[[Batch], Arrays], work: Resumable | None
-) -> Iterator[tuple[int, Arrays, bool]]:
-    """The number and the arrays of each batch, and whether an earlier run had drawn it and `work` kept it.
+) -> Iterator[tuple[int, Arrays]]:
+    """The number and the arrays of each batch, first of those that `work` kept of an earlier run.
 
     With `work` the processes of torchrun divide the batches; the first one then yields those of all, the others theirs.
     Without it each process draws every batch.
     """
     if work is None:
-        yield from ((number, draw(batch), False) for number, batch in enumerate(batches))
+        yield from ((number, draw(batch)) for number, batch in enumerate(batches))
         return
     missing = list[int]()
     for number in range(len(batches)):
         if (shard := work.load_shard(number)) is None:
             missing.append(number)
         else:
-            yield number, shard, True
+            yield number, shard
     missing = broadcast(missing)
     mine = missing[rank() :: world_size()]
     for number in mine:
         arrays = draw(batches[number])
         work.save_shard(number, **arrays)
-        yield number, arrays, False
+        yield number, arrays
     barrier()
     for number in sorted({*missing} - {*mine}) if is_first() else []:
-        yield number, kept_batch(work, number), False
+        yield number, kept_batch(work, number)
 
 
 def kept_batch(work: Resumable, number: int) -> Arrays:
@@ -314,19 +307,19 @@ def kept_batch(work: Resumable, number: int) -> Arrays:
 
 @torch.no_grad()
 def fingerprint_of(
-    denoiser: Denoiser, guidance: DiscriminatorGuidance | None, size: Sequence[int], device: Device, classes: Any = None
+    denoiser: Denoiser, guidance: DiscriminatorGuidance | None, like: Tensor, classes: Any = None
 ) -> list[str]:
     """What networks make of noisy images at three levels, to four digits, and how guidance combines them.
 
-    Files that a killed run kept are used again where it is the same.
+    Files that a killed run kept are used again where it is the same. like: (1, C, H, W) in the denoiser's dtype.
     """
-    given = () if classes is None else (torch.as_tensor(classes[:1]).to(device),)
+    given = () if classes is None else (torch.as_tensor(classes[:1]).to(like.device),)
     settings = [] if guidance is None else [guidance.rule, guidance.window, guidance.clip]
     outputs = list[Tensor]()
     for number, sigma in enumerate((0.1, 1.0, 10.0)):
-        x = sigma * normal(0, "fingerprint", number, 0, (1, *size)).to(device)
-        level = torch.full((1,), sigma, device=device)
-        outputs.append(denoiser(x, level, *given))
+        x = sigma * normal(0, "fingerprint", number, 0, like.shape).to(like.device)
+        level = torch.full((1,), sigma, device=like.device)
+        outputs.append(denoiser(x.to(like.dtype), level.to(like.dtype), *given))
         if guidance is not None:
             outputs += guidance(x, level, *given)
     return [*map(str, settings), *(f"{number:.4g}" for out in outputs for number in torch.std_mean(out, correction=0))]

@@ -54,8 +54,8 @@ def fit_weights(
     Args:
         denoiser: D(x; sigma).
         discriminators: as `DiscriminatorGuidance` takes them.
-        real: images (N, H, W, C) uint8, or (N, C, H, W) in [-1, 1] on the denoiser's device; no discriminator was
-            trained on them.
+        real: images (N, H, W, C) uint8, or a tensor (N, C, H, W) of uint8 or in [-1, 1] on the denoiser's device; no
+            discriminator was trained on them.
         sigmas: noise levels (T,) above 0; 12 from 0.02 to 80 if not given.
         noise: index of a noise level -> unit-normal draws, shaped like the images or (draws, N, C, H, W).
         ridge: relative to the size of the corrections.
@@ -67,7 +67,8 @@ def fit_weights(
     >>> DiscriminatorGuidance(discriminator, rule="mean_logit", member_weights=weights).rule
     'mean_logit'
     """
-    images = real if isinstance(real, Tensor) else scaled(as_tensor(real, torch.device("cpu")))
+    images = real if isinstance(real, Tensor) else as_tensor(real, torch.device("cpu"))
+    images = images if images.is_floating_point() else scaled(images)
     sigmas = torch.logspace(-1.7, 1.9, LEVELS) if sigmas is None else sigmas
     draw = noise or (lambda level: normal(0, "fitted", level, 0, (DRAWS, *images.shape)))
     members, weights = DiscriminatorGuidance(discriminators).member_logits, []

@@ -121,12 +121,12 @@ def draw_noised(
     count, device = len(clean), clean.device
     u = torch.from_numpy(rng.random(count))
     uniform = round(uniform_fraction * count)
-    t = torch.cat([t_min + (1 - t_min) * u[:uniform], importance_times(u[uniform:], t_min)]).to(device)
+    t = torch.cat([t_min + (1 - t_min) * u[:uniform], importance_times(u[uniform:], t_min)])
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(device)
     if flip:
         mirrored = torch.from_numpy(rng.random(count) < 0.5).to(device).view(-1, 1, 1, 1)
         clean = torch.where(mirrored, clean.flip(3), clean)
-    return noised(clean, t, noise), t.float()
+    return noised(clean, t, noise), t.float().to(device)
 
 
 Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, t) -> feature map of the frozen extractor
@@ -163,8 +163,8 @@ def grid_features(
         chosen = pairs.take(image[part])
         indices = zip(image[part].tolist(), index[part].tolist(), strict=True)
         noise = [normal(seed, "grid", row, step, chosen.shape[1:]) for row, step in indices]
-        t = torch.from_numpy(time[part]).to(device)
-        maps = features(noised(chosen, t, torch.stack(noise).to(device)), t.float())
+        t = torch.from_numpy(time[part])
+        maps = features(noised(chosen, t, torch.stack(noise).to(device)), t.float().to(device))
         if start == mine.start:  # room for all of them: joined afterwards, they would take twice the memory
             kept = torch.empty(len(mine), *maps.shape[1:], dtype=maps.dtype)
         kept[part.start - mine.start : part.stop - mine.start] = maps

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -18,16 +19,16 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint
 from discriminator_guidance.core.images import Split, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.runtime import Compute, broadcast, usable
+from discriminator_guidance.core.runtime import Compute, broadcast, compute_on, usable
 from discriminator_guidance.core.runtime import progress as progress_line
-from discriminator_guidance.core.settings import Checkpoint, DiscriminatorSettings
+from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
 from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import data, loop
 from discriminator_guidance.training.data import Features, GridFeatures, Images, Pairs
-from discriminator_guidance.training.loop import Batch, Report, Row, Trained
+from discriminator_guidance.training.loop import Batch, Report, Row, Trained, used_row
 from discriminator_guidance.training.trained import Extractor, TrainedDiscriminator, as_it_is
 
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
@@ -92,16 +93,8 @@ def fit(
     changes = {"iterations": steps, "gradient_clip": NO_CLIP, "checkpoint_every": every * settings.checkpoint_every}
     schedule = loop.Schedule.of(settings, **changes)
 
-    def chooses(history: list[Row]) -> bool:
-        return settings.checkpoint != "last" and used_row(history, settings.checkpoint) == len(history)
-
-    def ends(history: list[Row]) -> bool:
-        fewest = settings.checkpoint if isinstance(settings.checkpoint, int) else 1
-        if settings.patience is None or len(history) < fewest:
-            return False
-        return len(history) - used_row(history, "best") >= settings.patience
-
-    validation = loop.Validation(every, "train_", lambda network: validate(network, grid, compute), chooses, ends)
+    chosen = settings.checkpoint, settings.patience or math.inf
+    validation = loop.Validation(every, "train_", lambda network: validate(network, grid, compute), *chosen)
     return loop.train(network, batch_of, loss_of, schedule, checkpoints, report, validation=validation)
 
 
@@ -136,12 +129,6 @@ def validate(network: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
     error = float(np.mean([*expected_calibration_error(bins).values()]))  # noise levels count alike
     accuracy = data.accuracy(logits, grid.labels)
     return {"validation_loss": loss, "validation_accuracy": accuracy, "calibration_error": error}
-
-
-def used_row(history: Sequence[Row], checkpoint: Checkpoint) -> int:
-    """The row of the curve, counted from 1, whose weights are the ones to use."""
-    losses = [row["validation_loss"] for row in history]
-    return {"last": len(history), "best": int(np.argmin(losses)) + 1}.get(str(checkpoint)) or int(checkpoint)
 
 
 class TrainerSettings(DiscriminatorSettings):
@@ -199,9 +186,9 @@ def train_discriminator(
         allowed = f"allowed are those of train_discriminator and {', '.join(vars(TrainerSettings()))}"
         raise TypeError(f"train_discriminator has no argument {', '.join(sorted(unknown))}; {allowed}")
     chosen, device = TrainerSettings(**settings), usable(device)
+    compute = compute_on(device, chosen.precision)
     folder = Path(checkpoints) if isinstance(checkpoints, str | Path) else None
     pairs = _pairs(real, fake, chosen, device, folder)
-    compute = Compute(device, chosen.precision)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(chosen.seed)
         features, network, probe = _untrained(extractor, start, chosen.finetune, pairs)
@@ -210,7 +197,8 @@ def train_discriminator(
             arrays = [pairs.real, pairs.fake, pairs.classes, probe, begin]
             contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
             digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
-            key = {**asdict(chosen), "arrays": digests, "versions": [torch.__version__, np.__version__, device.type]}
+            key = {**asdict(chosen), "precision": compute.mode, "arrays": digests}
+            key["versions"] = [torch.__version__, np.__version__, device.type]
             checkpoints = Resumable(folder, "discriminator", key)
         assert not isinstance(checkpoints, str | Path)
         _, steps = lengths(chosen, pairs.split)
@@ -260,14 +248,19 @@ def _pairs(
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
     joined = torch.cat([torch.as_tensor(part).long() for part in labels]).to(device) if labels else None
-    return Pairs(reals, fakes, kinds, joined, split_pairs(len(reals), len(fakes), settings.split, settings.images))
+    split = split_pairs(len(reals), len(fakes), settings.split, settings.images)
+    if empty := [part for part, rows in vars(split).items() if not 0 < (rows < len(reals)).sum() < len(rows)]:
+        problem = f"split leaves no real or no fake one of {len(reals)} and {len(fakes)} images for {empty[0]}"
+        raise InputError(problem, f"give more images, or raise split.{empty[0]}")
+    return Pairs(reals, fakes, kinds, joined, split)
 
 
 def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.device, folder: Path | None) -> Tensor:
     """As many samples of a denoiser as there are real images, with their labels; in a folder they are kept."""
     if folder is None:
         return sample(denoiser, shape, classes=labels, device=device).cpu()
-    key = {"networks": fingerprint_of(denoiser, None, shape[1:], device, labels), "shape": list(shape)}
+    like = torch.empty(1, *shape[1:], device=device)
+    key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape)}
     key["labels"] = None if labels is None else [*map(int, labels)]
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"
     if not broadcast(path.is_file()):

@@ -2,10 +2,11 @@
 
 import copy
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from discriminator_guidance.core.errors import DivergenceError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.noise import generator, widest
 from discriminator_guidance.core.runtime import add_up, broadcast, is_first, rank, share
-from discriminator_guidance.core.settings import Fraction, TrainingSettings
+from discriminator_guidance.core.settings import Checkpoint, Fraction, TrainingSettings
 
 Row = dict[str, float]
 Batch = tuple[Tensor, ...]  # one row for each image
@@ -39,8 +40,8 @@ class Validation:
     every: int = LOG_EVERY  # iterations in a row
     prefix: str = ""  # of the names of the means over training batches in a row
     scores: Callable[[nn.Module], Row] = lambda network: {}  # added to the row
-    chooses: Callable[[list[Row]], bool] = lambda history: False  # whether the weights after the last row are used
-    ends: Callable[[list[Row]], bool] = lambda history: False  # whether training ends early
+    checkpoint: Checkpoint = "last"  # the row whose weights are used; best: that of the smallest validation loss
+    patience: float = math.inf  # rows without a smaller validation loss after which training ends
 
 
 class Trained(NamedTuple):
@@ -72,7 +73,8 @@ def train(
     *Deviation:* several processes divide each batch; sums are rounded in another order, and dropout masks differ.
     """
     report, validation = report or (lambda done, row: None), validation or Validation()
-    kind = OPTIMIZERS[schedule.optimizer]
+    kind, patience = OPTIMIZERS[schedule.optimizer], validation.patience
+    fewest = validation.checkpoint if isinstance(validation.checkpoint, int) else 1
     optimizer = kind(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     used = network if schedule.ema_decay is None else copy.deepcopy(network).requires_grad_(False)
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "average": used}
@@ -87,7 +89,7 @@ def train(
     wanted = {schedule.iterations, *snapshots}
     window = list[tuple[int, Row]]()
     for iteration in range(int(history[-1]["iteration"]) if history else 0, max(wanted)):
-        if validation.ends(history):
+        if len(history) >= max(fewest, patience) and len(history) - used_row(history, "best") >= patience:
             break
         network.train()
         set_rate(optimizer, schedule, iteration)
@@ -121,7 +123,7 @@ def train(
             history.append({"iteration": done, **scored})
             window = []
             report(done, scored)
-            if validation.chooses(history):
+            if validation.checkpoint != "last" and used_row(history, validation.checkpoint) == len(history):
                 kept["chosen"] = copy.deepcopy(used.state_dict())
             # Checkpoints fall on rows of the curve, so that no half window is lost.
             due = done % schedule.checkpoint_every < validation.every or done == max(wanted)
@@ -133,6 +135,12 @@ def train(
     if weights := kept.get("chosen", kept.get(str(schedule.iterations))):
         used.load_state_dict(weights)
     return Trained(used.eval(), last, history, {iterations: kept[str(iterations)] for iterations in snapshots})
+
+
+def used_row(history: Sequence[Row], checkpoint: Checkpoint) -> int:
+    """The row of the curve, counted from 1, whose weights are the ones to use."""
+    losses = [row["validation_loss"] for row in history]
+    return {"last": len(history), "best": int(np.argmin(losses)) + 1}.get(str(checkpoint)) or int(checkpoint)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, iteration: int) -> None:

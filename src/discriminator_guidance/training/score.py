@@ -28,7 +28,7 @@ def train_score(
     report: Report | None = None,
     snapshots: Collection[int] = (),
 ) -> Trained:
-    """Train D(x, sigma[, classes]) on images (N, C, H, W) uint8, with one-hot classes if it is conditional.
+    """Train D(x, sigma[, classes]) on images (N, C, H, W) uint8, with their classes (N,) if it is conditional.
 
     The network to use is the averaged one; snapshots: see `loop.train` (Karras et al. 2022, Section 5).
     """
