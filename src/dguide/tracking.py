@@ -17,7 +17,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib.metadata import version
@@ -31,21 +31,9 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from discriminator_guidance.core.files import reason, sha256
-from discriminator_guidance.core.runtime import is_first, progress
+from discriminator_guidance.core.runtime import is_first
 
 PLAIN_WIDTH = 10_000  # without a terminal, where lines are as long as they have to be
-
-
-@contextmanager
-def training_report(tracker: Tracker, description: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-    """Show the progress of a training and track its curve; yields what takes units done so far and a row."""
-    with progress(description, total, unit) as advance:
-
-        def report(done: int, row: Mapping[str, float]) -> None:
-            advance(to=done)
-            tracker.metrics(done, row)
-
-        yield report
 
 
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:

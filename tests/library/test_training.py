@@ -98,7 +98,7 @@ def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         train(REAL[:40], FAKE[:40], **options)
     steps = []
-    options["progress"] = lambda done, row: steps.append(done)
+    options["report"] = lambda done, row: steps.append(done)
     resumed = train(REAL[:40], FAKE[:40], **options)
     assert (saved, steps) == ([1, 2, 3, 4], [10, 20, 30, 40])
     assert resumed.history == whole.history

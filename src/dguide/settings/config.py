@@ -369,8 +369,6 @@ class Config(Settings):
                 yield f"members.{name} continues {row.start} with another kind or network; change one of them"
             if row.kind == "whole" and row.start.startswith("data/"):
                 yield f"members.{name}.kind is whole, but {row.start} is a head; choose kind: head"
-            if isinstance(row.checkpoint, int) and row.epochs and row.checkpoint > row.epochs:
-                yield f"members.{name}.checkpoint is {row.checkpoint} of {row.epochs} epochs; lower it"
             if (row.images or 0) > self.fake.images:
                 yield f"members.{name}.images is {row.images}, and fake.images {self.fake.images}; change one of them"
             if {row.precision, self.runtime.sampling_precision} == {"float32", "tf32"}:

@@ -10,15 +10,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 
 from dguide.settings import Config, Layout, Member, plain, read_released, resumable
 from dguide.settings.config import Discriminator
-from dguide.tracking import Tracker, training_report
+from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core import files
-from discriminator_guidance.core.images import split_pairs
 from discriminator_guidance.core.runtime import Compute, compute_on, is_first, prepare, world_size
 from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.networks.adm import EncoderUNet, NoisyImageCNN, build_discriminator, build_head
 from discriminator_guidance.training.data import Features
-from discriminator_guidance.training.discriminator import lengths, train_discriminator
+from discriminator_guidance.training.discriminator import train_discriminator
 from discriminator_guidance.training.loop import Report
 from discriminator_guidance.training.trained import TrainedDiscriminator
 
@@ -47,30 +46,24 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     effective = {key: getattr(settings, key) for key in TRAINED}
     tracker.params({**plain(row), **effective})
     checkpoints = member_checkpoints(inputs, f"discriminator-{member}", row)
-    split = split_pairs(len(inputs.real["images"]), len(inputs.fake["images"]), settings.split, settings.images)
-    row_steps, steps = lengths(settings, split)
-    with training_report(tracker, f"training {member}", steps, "steps") as report:
-        trained = train_member(inputs, row, checkpoints, report)
-    network, used = trained.network, trained.used
+    trained = train_member(inputs, row, checkpoints, f"training {member}", tracker.metrics)
+    network, used, about = trained.network, trained.used, trained.about
     arguments: Any = network.arguments
-
-    def epoch_of(iteration: float) -> float:
-        if settings.epochs is None:
-            return iteration * settings.batch_size / len(split.train)
-        return iteration // row_steps
-
-    history = [{"epoch": epoch_of(entry["iteration"]), **entry} for entry in trained.history]
+    history = [{"epoch": epoch, **entry} for epoch, entry in enumerate(trained.history, 1)]
+    for entry in history if settings.epochs is None else ():
+        entry["epoch"] = entry["iteration"] * settings.batch_size / about["train"]
+    epochs = {entry["iteration"]: entry["epoch"] for entry in history}
     best = min(history, key=lambda entry: entry["validation_loss"], default={})
     logits, labels = (torch.from_numpy(trained.tested[name]) for name in ("logits", "labels"))
     metrics: dict[str, Any] = {
         **(effective if history else dict.fromkeys(TRAINED) | {"epochs": 0}),  # a released head as it is
-        "used_epoch": epoch_of(used.get("iteration", 0)),
+        "used_epoch": epochs.get(used.get("iteration", 0), 0.0),
         "iterations": history[-1]["iteration"] if history else 0,
         **{key: used.get(key) for key in CURVE if key != "epoch"},
         "best_validation_loss": best.get("validation_loss"),
         "best_epoch": best.get("epoch"),
         "test_loss": binary_cross_entropy(logits, labels.float()).item(),
-        **{f"n_{part}": len(getattr(split, part)) for part in ("train", "validation", "test")},
+        **{f"n_{part}": about[part] for part in ("train", "validation", "test")},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "precision": inputs.compute.mode,
     }
@@ -91,15 +84,15 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
 
 
 def train_member(
-    inputs: DiscriminatorInputs, member: Member, checkpoints: files.Resumable | None, report: Report
+    inputs: DiscriminatorInputs, member: Member, checkpoints: files.Resumable | None, title: str | bool, report: Report
 ) -> TrainedDiscriminator:
     """Train and test a member as its row says."""
     settings = vars(member_settings(inputs.config.discriminator, member)) | {"precision": inputs.compute.mode}
     extractor = member_features(inputs.extractor, inputs.frozen, inputs.compute) if member.kind == "head" else None
     parts = inputs.real, inputs.fake
     real, fake = (tuple(part.values()) if inputs.config.cond else part["images"] for part in parts)
-    how: dict[str, Any] = {"start": start_network(inputs, member), "device": inputs.compute.device, "progress": report}
-    return train_discriminator(real, fake, extractor, checkpoints=checkpoints, **how, **settings)
+    how: dict[str, Any] = {"start": start_network(inputs, member), "device": inputs.compute.device, "progress": title}
+    return train_discriminator(real, fake, extractor, checkpoints=checkpoints, report=report, **how, **settings)
 
 
 def member_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -> Features:

@@ -216,4 +216,4 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     part = share(len(sigmas))  # each process fits at some of the noise levels
     with networks.compute.autocast():
         fitted = fit_weights(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
-    return FittedWeights(sigmas, gather_rows(fitted.weights, len(sigmas)))
+    return FittedWeights(sigmas, gather_rows(fitted.weights))

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from dguide.settings import Config, Layout, plain, resumable
-from dguide.tracking import Tracker, training_report
+from dguide.tracking import Tracker
 from discriminator_guidance.core.files import Resumable, save_weights, write_csv
-from discriminator_guidance.core.runtime import Compute, is_first, world_size
+from discriminator_guidance.core.runtime import Compute, is_first, progress, world_size
 from discriminator_guidance.training.loop import Report, Row
 
 
@@ -22,7 +22,12 @@ def network_training(
     settings = getattr(config, word)
     total = max([settings.training.iterations, *getattr(settings, "snapshots", {}).values()])
     key = {**plain(settings, "name"), "cond": config.cond, "ranks": world_size()}
-    with training_report(tracker, f"training {word}", total, "iterations") as report:
+    with progress(f"training {word}", total, "iterations") as advance:
+
+        def report(done: int, row: Row) -> None:
+            advance(to=done)
+            tracker.metrics(done, row)
+
         yield resumable(layout, word, [images], key, compute), report
 
 

@@ -79,7 +79,7 @@ def objective(config: Config, layout: Layout) -> Objective:
             if GRID not in trial.user_attrs and trial.should_prune():
                 raise optuna.TrialPruned
 
-        trained = train_member(inputs, member, None, report)
+        trained = train_member(inputs, member, None, False, report)
         guiding = replace(networks, members=MemberLogits(inputs.extractor, samples.compute.place(trained.network)))
         *_, features = samples.features(variant, config.studies.tuning, guiding)
         scores = {key: trained.used[key] for key in ("validation_loss", "calibration_error")}

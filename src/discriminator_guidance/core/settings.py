@@ -279,3 +279,8 @@ class DiscriminatorSettings(Settings):
     split: SplitSettings = SplitSettings()
     grid_times: Count = 8  # VP times of validation and test
     grid_times_per_image: Count | None = None  # how many of them each image sees; None: few enough for 8,192 pairs
+
+    def _problems(self) -> Iterator[str]:
+        rows = -(-self.steps // self.row_steps) if self.epochs is None else self.epochs
+        if isinstance(self.checkpoint, int) and 0 < rows < self.checkpoint:
+            yield f"checkpoint is {self.checkpoint} of {rows} epochs, or rows of the curve; lower it"

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -137,12 +137,6 @@ class TrainerSettings(DiscriminatorSettings):
     finetune: bool = False  # train the extractor too, in a copy
     data_range: tuple[float, float] | None = None  # black and white in floats, such as (0, 1); None: as they are
 
-    def _problems(self) -> Iterator[str]:
-        yield from super()._problems()
-        rows = -(-self.steps // self.row_steps) if self.epochs is None else self.epochs
-        if isinstance(self.checkpoint, int) and 0 < rows < self.checkpoint:
-            yield f"checkpoint is {self.checkpoint} of {rows} rows of the curve; lower it"
-
 
 def train_discriminator(
     real: Images,
@@ -152,7 +146,8 @@ def train_discriminator(
     start: nn.Module | None = None,
     device: torch.device | str = "cpu",
     checkpoints: str | Path | Resumable | None = None,
-    progress: bool | Report = True,
+    progress: bool | str = True,
+    report: Report | None = None,
     **settings: Any,
 ) -> TrainedDiscriminator:
     """Train a discriminator of real (1) and generated (0) images at all noise levels (Kim et al. 2023, Eq. 4).
@@ -173,7 +168,8 @@ def train_discriminator(
         start: the network to begin with; None: a fresh one.
         device: where to compute.
         checkpoints: a folder.
-        progress: a bar on standard error; or a function called with the steps done and each row of the curve.
+        progress: how far it is, on standard error, under this title if it is a text.
+        report: called with the steps done and each row of the curve.
         settings: other values for fields of `TrainerSettings`, such as steps, seed, finetune or data_range.
 
     >>> rng = np.random.default_rng(0)
@@ -202,9 +198,15 @@ def train_discriminator(
             checkpoints = Resumable(folder, "discriminator", key)
         assert not isinstance(checkpoints, str | Path)
         _, steps = lengths(chosen, pairs.split)
-        with progress_line("training discriminator", steps, "steps", progress is True) as advance:
-            report = progress if callable(progress) else lambda done, row: advance(to=done)
-            network, last, history, _ = fit(network, features, pairs, chosen, compute, checkpoints, report)
+        title = progress if isinstance(progress, str) else "training discriminator"
+        with progress_line(title, steps, "steps", bool(progress)) as advance:
+
+            def reported(done: int, row: Row) -> None:
+                advance(to=done)
+                if report is not None:
+                    report(done, row)
+
+            network, last, history, _ = fit(network, features, pairs, chosen, compute, checkpoints, reported)
     test = grid_of(chosen, features, pairs, pairs.split.test)
     logits, kinds = (values.cpu().numpy() for values in (data.grid_logits(network, test, compute), test.labels.long()))
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
