@@ -26,17 +26,12 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-study = typer.Typer(
-    help="Searches with Optuna. Start a command in several terminals to share its trials; `optuna-dashboard "
-    "reports/<profile>/study/<name>.journal` shows them."
-)
+study = typer.Typer(help="Searches with Optuna. Start a command in several terminals to share its trials.")
 app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
 
 PARAMS = Path("params.yaml")
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
-Replicate = Annotated[
-    int | None, typer.Option("--replicate", min=0, help="Run only this training replicate, e.g. as one of many jobs.")
-]
+Replicate = Annotated[int | None, typer.Option("--replicate", min=0, help="Run one training replicate, as a job.")]
 Row = Annotated[str, typer.Argument(metavar="ROW", help="A row of `members`, or of `variants` to draw samples.")]
 Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Of all (default: those that it starts with).")]
 Recover = Annotated[bool, typer.Option("--recover", help="Rerun trials of killed processes; no other may be running.")]

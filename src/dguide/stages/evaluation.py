@@ -60,7 +60,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
     allow_tf32(False)  # metrics are compared to many digits
     features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
-    neighbours = min(len(features["train"]), guided.images)
     scores = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
     network = load_fid_network(layout.model("fid_network"), compute)
     real = _real_images(config, layout, features, compute)
@@ -74,7 +73,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             for replicate in layouts:
                 images = read_samples(config, replicate, variant)
                 rows = extract_features(network.features, images, settings.batch_size, compute.device, advance)
-                measured.append(measure(rows, real, compute, neighbours))
+                measured.append(measure(rows, real, compute, len(real.neighbours)))
                 debiased[variant].append(distances.debiased_distance(rows, real.gaussian))
                 if isinstance(network, FidNetwork):
                     variation[variant].append(total_variation(network, rows, features["train"], compute))
@@ -83,7 +82,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
                 evaluated[variant][name] = Estimate.of(pairs)
 
     of_real, metrics, baselines = _distances_of_real(config, features, real), {}, config.baselines
-    adjusted = adjusted_p(evaluated, baselines, config.report.primary)
+    compared = differences(evaluated)
+    adjusted = adjusted_p(compared, baselines, config.report.primary)
     for name, estimates in evaluated.items():
         delta = _minus(estimates, evaluated[baselines[name] or name])
         metrics[name] = {
@@ -112,7 +112,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         }
         write_json(layout.report / "evaluation" / f"{name}.json", metrics[name])  # what DVC compares
         write_json(layout.report / "details" / f"{name}.json", details)
-    write_csv(layout.report / "details" / "differences.csv", differences(evaluated))
+    write_csv(layout.report / "details" / "differences.csv", compared)
     for name in config.variants:  # rows of the runs table in MLflow
         tags = {"stage": "evaluation", "profile": config.profile, "variant": name}
         with tracking.run(config.profile, f"evaluation/{name}", tags, _described(config, name)) as nested:
@@ -245,12 +245,11 @@ def differences(evaluated: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
 
 
 def adjusted_p(
-    evaluated: Mapping[str, Evaluated], baselines: Mapping[str, str | None], planned: tuple[str, str]
+    pairs: Sequence[Mapping[str, Any]], baselines: Mapping[str, str | None], planned: tuple[str, str]
 ) -> dict[str, float]:
     """The p-value of each variant's difference from its baseline, by Holm's method over all but the planned one."""
-    pairs = [(name, other) for name, other in baselines.items() if other]
-    p = {name: evaluated[name]["fid"].minus(evaluated[other]["fid"]).p_value() for name, other in pairs}
-    unplanned = [pair[0] for pair in pairs if pair != planned]
+    p = {row["variant"]: row["p"] for row in pairs if row["other"] == baselines[row["variant"]]}
+    unplanned = [name for name in p if (name, baselines[name]) != planned]
     return p | dict(zip(unplanned, holm([p[name] for name in unplanned]), strict=True))
 
 

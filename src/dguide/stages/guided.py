@@ -133,20 +133,20 @@ def variant_trajectory(config: Config, layout: Layout, variant: str, images: int
     return next(draw(config, layout, row, span.seed, [first], states=True))[1]
 
 
-def write_images(config: Config, layout: Layout, variant: str, seeds: Sequence[int], out: Path) -> None:
-    """Write sample i of every seed i as `<i>.png` in the folder `out`, or as one grid where `out` ends in .png."""
+def write_images(config: Config, layout: Layout, variant: str, indices: Sequence[int], out: Path) -> None:
+    """Write sample i of every index i as `<i>.png` in the folder `out`, or as one grid where `out` ends in .png."""
     if variant not in config.variants:
         raise ConfigError(f"the settings have no variant {variant!r}", f"choose one of: {', '.join(config.variants)}")
     size, seed, row = config.guided.batch_size, config.guided.seed, config.variants[variant]
-    batches = [seeds[start : start + size] for start in range(0, len(seeds), size)]
-    with progress(f"samples of {variant}", len(seeds), "images") as advance:
+    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    with progress(f"samples of {variant}", len(indices), "images") as advance:
 
         def images() -> Iterator[np.ndarray]:
             for _, arrays in draw(config, layout, row, seed, batches):
                 advance(len(arrays["images"]))
                 yield arrays["images"]
 
-        write_batches(out, seeds, images())
+        write_batches(out, indices, images())
 
 
 def open_networks(config: Config, layout: Layout, variant: Variant) -> Networks:
