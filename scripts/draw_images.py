@@ -1,4 +1,4 @@
-"""Draw samples.png and process.png of docs/images from profile fashion-biased, after its `dvc repro`, in its folder."""
+"""Draw samples of docs/images from profiles fashion-biased and fashion16, after `dvc repro` of both: [FOLDER]."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,15 @@ PANELS = {
 RARE = range(5, 10)  # the classes of which the model saw few images
 REPLICATES, ROWS, COLUMNS, EDGE = 5, 6, 7, 3
 PROCESS, SHOWN = ("edm", "few", "few_double"), 3  # variants, and the number of their sample
+RULE = {"edm": "no guidance", "mean_prob": "six, mean probability", "clip_logit": "six, clipped logit"}
+FIRST = 20  # of their samples
 GREY, ORANGE = "#808080", "#D55E00"
+
+
+def samples(profile: str, variant: str, replicate: int) -> np.ndarray:
+    """The samples (N, S, S, 1) of a variant and training seed."""
+    folder = ROOT / f"data/{profile}/guided/{variant}/r{replicate}"
+    return read_npz(folder / "samples.npz", ["images"], "guided")["images"]
 
 
 def framed(images: np.ndarray, rare: np.ndarray, axes: Axes) -> None:
@@ -45,8 +53,7 @@ def draw_samples() -> None:
     network = load_fid_network(ROOT / "models/fashion-biased/fid_network", prepare("cpu", "float32", 1))
     figure, panels = plt.subplots(1, len(PANELS), figsize=(9.2, 2.45), layout="constrained")
     for axes, (variant, label) in zip(panels, PANELS.items(), strict=True):
-        folders = [ROOT / f"data/fashion-biased/guided/{variant}/r{replicate}" for replicate in range(REPLICATES)]
-        sets = [read_npz(folder / "samples.npz", ["images"], "guided")["images"] for folder in folders]
+        sets = [samples("fashion-biased", variant, replicate) for replicate in range(REPLICATES)]
         rare = np.stack([np.isin(extract_features(network, images, 500, "cpu").argmax(1), RARE) for images in sets])
         framed(sets[0][: ROWS * COLUMNS], rare[0, : ROWS * COLUMNS], axes)
         axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare", fontsize=10)
@@ -71,7 +78,20 @@ def draw_process() -> None:
     figure.savefig(ROOT / "docs/images/process.png", dpi=200, metadata={"Software": None})
 
 
+def draw_rule() -> None:
+    """The first samples of the first training seed, a row a variant."""
+    figure, panels = plt.subplots(len(RULE), 1, figsize=(9.2, 1.45), layout="constrained")
+    for axes, (variant, label) in zip(panels, RULE.items(), strict=True):
+        images = samples("fashion16", variant, 0)[:FIRST, ..., 0]
+        axes.imshow(np.hstack(np.pad(images, [(0, 0), (0, 0), (0, 1)], constant_values=255)), cmap="gray")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", color=GREY)
+    figure.savefig(ROOT / "docs/images/rule.png", dpi=200, metadata={"Software": None})
+
+
 if __name__ == "__main__":
     mpl.rcParams |= {"font.family": "DejaVu Sans", "text.color": GREY, "savefig.transparent": True}
     draw_samples()
     draw_process()
+    draw_rule()
