@@ -117,7 +117,6 @@ def test_samples_that_could_not_be_written_are_not_drawn_again(
     folder.unlink()
     assert "s left" in capsys.readouterr().err
     run_in(layout.root, "guided", row)
-    assert "s left" not in capsys.readouterr().err, "what was kept says nothing of the speed"
     assert (folder / "samples.npz").is_file()
     assert len(saves) == pieces > 0
 
