@@ -80,6 +80,9 @@ def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path
     assert "(members.authors.start): " in lines["data/raw/discriminator_60.pt"]
     assert "edm-fid" not in "".join(lines)  # no setting names it
     assert planning.missing_files(read({}), PROJECT) == []
+    (tmp_path / "data/raw/fashion").mkdir(parents=True)  # empty, as after a download that failed
+    ((file, _),) = planning.missing_files(load_config(PROJECT / "configs/fashion16.yaml"), tmp_path)
+    assert file == "data/raw/fashion (real.path)"
 
 
 def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path):

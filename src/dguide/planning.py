@@ -124,5 +124,6 @@ def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
     return [
         (f"{path} ({key})", f"`dguide fetch --list` says how to get it; or put it there by hand, or correct {key}")
         for path, key in named.items()
-        if not path.startswith((f"data/{config.profile}/", "models/")) and not (root / path).exists()
+        if not path.startswith((f"data/{config.profile}/", "models/"))
+        and not ((root / path).is_file() or any((root / path).glob("*")))  # a failed download leaves an empty folder
     ]
