@@ -23,6 +23,7 @@ SECTIONS = re.split(r"\n(?=\w)", TEXT)  # reading a whole profile takes a tenth 
     ("old", "new", "words"),
     [
         ("  steps: 12", "  stepz: 12", ["sampler.stepz", "is 12", "did you mean steps?"]),
+        ("  d0: {start", "  d0: {epoch_factor: 2}", ["members.d0.epoch_factor", "only its own section has it"]),
         ("  d1: {start", "  d1: {start: models/mini/extractor, epoch: 40}", ["members.d1.epoch", "epochs?"]),
         ("  threads: 2", "  threads: '2'", ["runtime.threads", "is '2'", "integer"]),
         ("  steps: 12", "  steps: 1", ["sampler.steps", "is 1;", "it must be at least 2 and at most 1,000"]),

@@ -612,8 +612,9 @@ def _explained(error: ValidationError, sources: Sources) -> ConfigError:
     elif first["type"] == UNKNOWN:
         schema = READER.json_schema()
         names = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
-        near = get_close_matches(str(location[-1]), sorted(names), n=1, cutoff=0.5)
-        predicate, remedy = f"{predicate} but is no setting", f"did you mean {near[0]}?" if near else "remove it"
+        near = next(iter(get_close_matches(str(location[-1]), sorted(names), n=1, cutoff=0.5)), None)
+        predicate, remedy = f"{predicate} but is no setting", f"did you mean {near}?" if near else "remove it"
+        remedy = "only its own section has it" if near == location[-1] else remedy
     keys, spot = max((_spot((*location, *own), *source) for source in sources), key=lambda spot: len(spot[0]))
     keys += [part for part in own if part not in keys]  # no file has it: it has its default
     return ConfigError(f"{'.'.join(keys)} in {spot} {predicate}" if keys else f"{spot} {predicate}", remedy)
