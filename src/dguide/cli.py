@@ -129,7 +129,9 @@ def config(params: Params = PARAMS) -> None:
     from discriminator_guidance.core.runtime import prepare
 
     settings, layout = _opened(params)
-    prepare(settings.runtime.device, settings.runtime.training_precision, settings.runtime.threads)
+    precisions = {settings.runtime.training_precision, settings.runtime.sampling_precision}
+    for precision in sorted(precisions | {member.precision for member in settings.members.values()}):
+        prepare(settings.runtime.device, precision, settings.runtime.threads)
     for file, remedy in missing_files(settings, layout.root):
         raise InputError(f"{file} does not exist", remedy)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
@@ -141,10 +143,14 @@ def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
     from dguide.report.format import summary_rows
     from dguide.report.gather import read_evaluation
-    from dguide.settings import plain
+    from dguide.settings import described, plain
+    from discriminator_guidance.core.files import rounded
 
     settings, layout = _opened(params)
     evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
+    for name, evaluation in evaluations.items():
+        if not rounded(described(settings, name)).items() <= evaluation.items():
+            raise InputError(f"the results of {name} are of other settings", "run `dvc repro`, then this command")
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     tracking.table(title, summary_rows(plain(settings) | {"baselines": settings.baselines}, evaluations))
@@ -178,23 +184,25 @@ def sample(
     variant: Annotated[str | None, typer.Option(help="A row of `variants`.")] = None,
     model: Annotated[Path | None, typer.Option(help="Instead, the folder of a diffusers pipeline.")] = None,
     discriminator: Annotated[list[str] | None, typer.Option(help="Folders or user/repo that guide the model.")] = None,
-    weight: Annotated[float, typer.Option(help="The weight of this guidance.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Of the sampler, for the model.")] = 18,
+    weight: Annotated[float | None, typer.Option(help="The weight of this guidance; 1 if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of the sampler, for the model; 18 if not given.")] = None,
     params: Params = PARAMS,
 ) -> None:
     """Draw single samples of a variant, or of a saved diffusers pipeline, by their indices, as PNG files."""
     numbers = _indices(indices)
-    if model is not None and variant is None:
+    if model is not None and variant is None and (discriminator or weight is None):
         from dguide import saved_model
 
-        saved_model.draw(model, discriminator or [], weight, steps, numbers, out)
-    elif variant is not None and model is None and not discriminator:
+        guided = 1.0 if weight is None else weight
+        saved_model.draw(model, discriminator or [], guided, 18 if steps is None else steps, numbers, out)
+    elif variant is not None and model is None and not discriminator and weight is None and steps is None:
         from dguide.stages.guided import write_images
 
         settings, layout = _opened(params)
         write_images(settings, layout.replicates(settings.replicates)[0], variant, numbers, out)
     else:
-        raise ConfigError("the options do not fit", "give --variant alone, or --model with or without --discriminator")
+        remedy = "give --variant alone, or --model with --steps, --discriminator, and --weight for the latter"
+        raise ConfigError("the options do not fit", remedy)
     typer.echo(f"{len(numbers)} samples of {variant or model}: {out}")
 
 
@@ -215,7 +223,7 @@ def train_discriminator(
 def _indices(text: str) -> list[int]:
     parts = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip()) for part in text.split(",")]
     ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
-    if None in parts or not 1 <= sum(map(len, ranges)) <= MOST_SAMPLES:
+    if None in parts or not all(ranges) or sum(map(len, ranges)) > MOST_SAMPLES:
         raise ConfigError(f"--indices is {text!r}", f"give 1 to {MOST_SAMPLES:,} of them, such as 0-63 or 3,5-7")
     return list(dict.fromkeys(chain(*ranges)))
 

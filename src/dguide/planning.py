@@ -11,9 +11,8 @@ from torch.utils.benchmark import timer  # waits for a GPU
 from dguide.benchmark import EDGE, Calls, real_images, timed
 from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
-from dguide.stages.guided import FIT_DRAWS
+from dguide.stages.guided import FIT_DRAWS, guided_levels
 from discriminator_guidance.core.images import split_pairs
-from discriminator_guidance.core.noise import karras_sigmas, tau_from_sigma
 from discriminator_guidance.core.runtime import prepare, progress
 from discriminator_guidance.core.settings import HeadSettings, SamplerSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
@@ -98,17 +97,17 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
 
 def sampling_calls(config: Config, train: int, variant: Variant, images: int) -> dict[Kind, float]:
     """The denoiser evaluations of so many samples, and those of their guidance and of fitting its weights."""
-    low, high = variant.window
     nfe = (2 * variant.steps - 1) * (1 if variant.autoguidance is None else 2)
     if not variant.members:
         return {DENOISER: nfe * images}
     heads = [head_size(config.members[name]) for name in variant.members]
-    tau = tau_from_sigma(karras_sigmas(variant.steps, variant.sigma_min, variant.sigma_max, variant.rho)[:-1])
-    inside = (low <= tau) & (tau <= high)
+    _, inside = guided_levels(variant)
     evaluations = (int(inside.sum()) if variant.w1 else 0) + (int(inside[1:].sum()) if variant.w2 else 0)
-    fits = FIT_DRAWS * (1 - config.discriminator.split.train) * train * len(heads)
-    fitted = round(fits) if variant.weights == "fitted" else 0
-    return {DENOISER: nfe * images, ("guidance", *heads): (images + fitted) * evaluations}
+    fitted = 0.0  # pairs of image and level
+    if variant.weights == "fitted":
+        of_members = min(train, config.members[variant.members[0]].images or train)
+        fitted = FIT_DRAWS * (1 - config.discriminator.split.train) * of_members * int(inside.sum())
+    return {DENOISER: nfe * images + fitted, ("guidance", *heads): images * evaluations + fitted * len(heads)}
 
 
 def head_size(member: Member) -> HeadSettings | int:
@@ -121,8 +120,10 @@ def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
     named = {config.real.holdout_path: "real.holdout_path", config.evaluation.reference: "evaluation.reference"}
     named |= {getattr(config, word).path: f"{word}.path" for word in ("real", "score", "extractor", "fid_network")}
     named |= {row.start: f"members.{name}.start" for name, row in config.members.items()}
+    listed = {str(place) for file in config.fetch.files.values() for place in (file.path, Path(file.path).parent)}
+    way = "`dguide fetch --list` says how to get it; or "
     return [
-        (f"{path} ({key})", f"`dguide fetch --list` says how to get it; or put it there by hand, or correct {key}")
+        (f"{path} ({key})", f"{way if path in listed else ''}put it there by hand, or correct {key}")
         for path, key in named.items()
         if not path.startswith((f"data/{config.profile}/", "models/"))
         and not ((root / path).is_file() or any((root / path).glob("*")))  # a failed download leaves an empty folder

@@ -88,7 +88,8 @@ def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
     parts += ["boosting"] if variant["boosting"] else []
     parts += [f"network {variant['network']}"] if variant["network"] else []
     parts += [f"autoguidance by {auto['network']}, weight {auto['weight']:g}"] if auto else []
-    parts += [f"churn {variant['s_churn']:g}"] if variant["s_churn"] != sampler["s_churn"] else []
+    differ = [key for key in sampler if key not in ("w1", "w2", "boosting", "steps") and variant[key] != sampler[key]]
+    parts += [f"{key} {variant[key]:g}" for key in differ]
     if members and [*window] != PAPERS_WINDOW:
         parts += [f"VP time {scientific(window[0])} to {scientific(window[1])}"]
     parts += [f"against {variant['baseline']}"] if variant["baseline"] else []

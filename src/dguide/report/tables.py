@@ -58,7 +58,7 @@ def _latex(text: str) -> str:
 
 def sampling_table(data: ReportData) -> Table:
     """Table 1: the reproduction's sampling settings beside ours."""
-    settings, sampler, guided = data.settings, data.settings["sampler"], data.settings["guided"]
+    settings, guided = data.settings, data.settings["guided"]
     theirs, trained = PUBLISHED["sampling"], settings["score"]["source"] == "train"
     published = {"reproduction: unguided": theirs, "reproduction: guided": theirs | PUBLISHED["guidance"]}
     columns = published if data.reproduces else {}
@@ -72,7 +72,7 @@ def sampling_table(data: ReportData) -> Table:
             "samples (N)": count(guided["images"]),
             "batch size": count(guided["batch_size"]),
             "steps (NFE)": f"{variant['steps']} ({data.evaluations[name]['nfe']})",
-            "sigma": "{sigma_min:g} to {sigma_max:g}, rho {rho:g}".format(**sampler),
+            "sigma": "{sigma_min:g} to {sigma_max:g}, rho {rho:g}".format(**variant),
             "churn": scientific(variant["s_churn"]),
         }
         if variant["members"]:
@@ -102,27 +102,29 @@ def discriminator_table(data: ReportData) -> Table:
     columns = PUBLISHED["member_columns"] if data.reproduces else []
     for name, settings in data.settings["members"].items():
         metrics, history = data.metrics[name], data.histories[name]
+        start, best = settings["start"].rpartition("/")[2], metrics["best_epoch"]
         theirs = PUBLISHED["members"].get(settings["published"], [MISSING] * len(columns))
         row = {
             "member": name.upper(),
             **{f"reproduction: {key}": text for key, text in zip(columns, theirs, strict=True)},
-            "ours: start": settings["start"].rpartition("/")[2],
+            "ours: start": start if settings["kind"] == "head" or start != "extractor" else MISSING,
             **{f"ours: {heading}": scientific(metrics[key]) for heading, key in SCALED.items()},
-            "ours: batch": count(section["batch_size"]),
+            "ours: batch": count(settings["batch_size"]),
             **{f"ours: {key}": count(metrics[key]) for key in ("iterations", "parameters")},
             "ours, BCE: train, used": number(metrics["train_loss"], 3),
             "ours, BCE: train, best": number(history["train_loss"].min(), 3),
             "ours, BCE: validation, used": number(metrics["validation_loss"], 3),
             "ours, BCE: validation, best (epoch)": (
-                f"{number(metrics['best_validation_loss'], 3)} ({count(metrics['best_epoch'])})"
+                f"{number(metrics['best_validation_loss'], 3)} ({scientific(best and round(best, 1))})"
             ),
             "ours, BCE: test": number(metrics["test_loss"], 3),
         }
         for part in ("train", "validation"):
             row[f"ours, accuracy: {part}, used"] = number(metrics[f"{part}_accuracy"], 3)
             row[f"ours, accuracy: {part}, best"] = number(history[f"{part}_accuracy"].max(), 3)
-        others = [key for key in settings if key in section and key not in ("seed", *SCALED.values())]
-        if special := [f"{key} {settings[key]}" for key in others if settings[key] != section[key]]:
+        shared = section | {"kind": "head", "fakes": None}
+        others = [key for key in settings if key in shared and key not in ("seed", "batch_size", *SCALED.values())]
+        if special := [f"{key} {settings[key]}" for key in others if settings[key] != shared[key]]:
             row["ours: settings of its own"] = ", ".join(special)
         rows.append(row)
     notes = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -24,7 +25,7 @@ TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gi
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
 MOST_PIECES = 50_000  # of the values as JSON, which aliases multiply
-OFFICIAL = ("fashion", "cifar10")  # sources with test images of their own
+SIDES = {"fashion": 28, "cifar10": 32}  # pixels of sources with test images of their own
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # becomes a folder
 File = Annotated[str, Field(min_length=1)]  # relative to the project folder, or absolute
@@ -265,7 +266,7 @@ class Change(Settings):
     logit_shift: library.Finite | None = None
     window: Range[library.VpTime] | None = None
     steps: library.Steps | None = None
-    w1: library.Finite | None = None
+    w1: library.Positive | None = None
     w2: library.Finite | None = None
     boosting: bool | None = None
 
@@ -339,7 +340,7 @@ class Config(Settings):
                 verb = "names" if isinstance(value, str) else "is"
                 yield f"{key} {verb} {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
         real, score, fid_network, guided, study = self.real, self.score, self.fid_network, self.guided, self.study
-        if (real.holdout_path != real.path or real.source in OFFICIAL) == (real.holdout_fraction > 0):
+        if (real.holdout_path != real.path or real.source in SIDES) == (real.holdout_fraction > 0):
             remedy = "write 0 where a source or a holdout_path has held-out images, else a number above 0"
             yield f"real.holdout_fraction is {real.holdout_fraction:g}; {remedy}"
         if real.score_shares and not real.splits:
@@ -354,6 +355,10 @@ class Config(Settings):
                 yield "score.finetuned has objective: ddo, which is not for a class-conditional profile; write edm"
         if fid_network.source == "train" and "inception" in fid_network.name.lower():
             yield f"fid_network.name is {fid_network.name!r}, and the network is not Inception; change it"
+        if real.source == "digits" and real.holdout_path != real.path:
+            yield "real.holdout_path is another file, which digits do not have; write that of real.path"
+        if real.image_size > (most := SIDES.get(real.source, real.image_size)):
+            yield f"real.image_size is {real.image_size}, and {real.source} has {most} pixels; write at most {most}"
         networks = {word: section.network for word, section in self.trained.items() if word != "fid_network"}
         times = max([2, *(len(network.channel_mult) - 1 for network in networks.values())])  # 2: the FID network
         if real.image_size % 2**times:
@@ -403,7 +408,8 @@ class Config(Settings):
         for key, value in (begun | dict(zip(("time_min", "time_max"), start.window, strict=True))).items():
             allowed = getattr(search, key)
             if not (value in allowed if key in ("rules", "boosting") else allowed[0] <= value <= allowed[1]):
-                yield f"study.ensemble.{key} leaves out {value} of variants.{study.start}, where it starts; add it"
+                remedy = "widen it, or choose another study.start"
+                yield f"study.ensemble.{key} leaves out {value} of variants.{study.start}, where it starts; {remedy}"
 
     def check_counts(self, train: int, holdout: int) -> None:
         """Refuse settings that ask for more than there is: `train` real images for training, and `holdout` others."""
@@ -475,6 +481,22 @@ def row_of(config: Config, settings: Member | Variant) -> dict[str, Any]:
     return {key: value for key, value in plain(settings).items() if value != shared.get(key)}
 
 
+def described(config: Config, name: str) -> dict[str, Any]:
+    """How a variant is sampled and evaluated, with every setting that holds for it."""
+    variant, guided, reference = config.variants[name], config.guided, config.evaluation.reference
+    return {
+        "variant": name,
+        "n": guided.images,
+        "replicates": config.replicates,
+        "seed": guided.seed,
+        "seed_start": guided.seed_start,
+        **{key: value for key, value in plain(variant, "needs", "published").items() if value != math.inf},  # no JSON
+        "nfe": (2 * variant.steps - 1) * (1 if variant.autoguidance is None else 2),  # denoiser evaluations of an image
+        "fid_network": config.fid_network.name,
+        "reference_statistics": None if reference.startswith("models/") else reference,
+    }
+
+
 READER, UNKNOWN = TypeAdapter(Config), "unexpected_keyword_argument"
 
 
@@ -527,9 +549,13 @@ def merged(path: Path, content: bytes | None = None) -> Sources:
     if not isinstance(overlay, dict) or "base" not in overlay:
         return [(overlay, path)]
     base, profile = str(overlay["base"]), path.stem
-    below = path.with_name(f"{base}.yaml")
-    text = read(below).decode("utf-8-sig").replace(f"data/{base}/", f"data/{profile}/")
-    whole = parse(text.replace(f"models/{base}/", f"models/{profile}/").encode(), below)
+    below = path.parent / f"{base}.yaml"
+    content = read(below)
+    for folder in ("data", "models"):
+        content = content.replace(f"{folder}/{base}/".encode(), f"{folder}/{profile}/".encode())
+    whole = parse(content, below)
+    if not isinstance(whole, dict):
+        raise ConfigError(f"{below}, the base of {path}, has no settings", "choose base: mini")
     _lay_over(whole, {key: value for key, value in overlay.items() if key != "base"} | {"profile": profile})
     return [(overlay, path), (whole, below)]
 
@@ -548,7 +574,7 @@ def _lay_over(below: Any, overlay: Mapping[str, Any]) -> None:
 def read(path: Path) -> bytes:
     """The contents of a settings file."""
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist", "run `dguide profile mini`")
+        raise ConfigError(f"{path} does not exist", "run `dguide profile mini`, or correct the path")
     return path.read_bytes()
 
 

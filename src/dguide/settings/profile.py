@@ -32,7 +32,7 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
     current = read(target).decode(errors="replace") if target.exists() else ""
     if current and not _as_written(current) and not force:
         raise ConfigError(f"{PARAMS} has edits", "save them in configs/, or add --force")
-    left = re.search(r"^profile: *([\w-][\w.-]*)", current, re.MULTILINE)
+    left = re.search(r"^profile: *['\"]?([\w-][\w.-]*)", current, re.MULTILINE)
     if left and left[1] != profile:
         lock, kept = root / LOCK, root / "reports" / profile / LOCK
         if lock.is_file():

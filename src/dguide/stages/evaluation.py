@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dguide import tracking
-from dguide.settings import Config, Layout, Variant, plain
+from dguide.settings import Config, Layout, Variant, described
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
@@ -24,7 +24,6 @@ from discriminator_guidance.metrics.features import FidNetwork, extract_features
 from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, SHRUNK, combined_logits
 
-DESCRIBED = ("members", "weights", "w1", "w2", "boosting", "s_churn", "network", "autoguidance")  # of a variant
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
 DISTANCES = ("fid", "kid", "kid_holdout")
 SCORES = ("precision", "recall", "accuracy", "auroc")  # of discriminators
@@ -103,7 +102,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         for kid in ("kid", "kid_holdout"):
             details[f"{kid}_ci95"] = estimates[kid].interval()
             details |= {f"delta_{kid}": delta[kid].mean, f"delta_{kid}_ci95": delta[kid].interval()}
-        details |= _described(config, name) | scores[name] | (of_real if name == settings.baseline else {})
+        details |= described(config, name) | scores[name] | (of_real if name == settings.baseline else {})
         details |= {
             "reference_n": len(features["train"]),
             "holdout_n": len(features["holdout"]),
@@ -115,7 +114,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     write_csv(layout.report / "details" / "differences.csv", compared)
     for name in config.variants:  # rows of the runs table in MLflow
         tags = {"stage": "evaluation", "profile": config.profile, "variant": name}
-        with tracking.run(config.profile, f"evaluation/{name}", tags, _described(config, name)) as nested:
+        with tracking.run(config.profile, f"evaluation/{name}", tags, described(config, name)) as nested:
             nested.summary(metrics[name] | scores[name])
     tracking.table(f"metrics of {len(metrics)} variants", [{"variant": name, **row} for name, row in metrics.items()])
     return {"variants": len(evaluated), **of_real}
@@ -180,25 +179,6 @@ def total_variation(network: FidNetwork, rows: np.ndarray, real: np.ndarray, com
         return torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).double() / len(features)
 
     return (shares(rows) - shares(real)).abs().sum().item() / 2
-
-
-def _described(config: Config, name: str) -> dict[str, Any]:
-    """How a variant is sampled, with every setting that holds for it."""
-    variant, guided, reference = config.variants[name], config.guided, config.evaluation.reference
-    return {
-        "variant": name,
-        "n": guided.images,
-        "replicates": config.replicates,
-        "seed": guided.seed,
-        "seed_start": guided.seed_start,
-        **{key: plain(getattr(variant, key)) for key in DESCRIBED},
-        "rule": variant.rule if variant.members else None,
-        "window": plain(variant.window) if variant.members else None,
-        "steps": variant.steps,
-        "nfe": (2 * variant.steps - 1) * (1 if variant.autoguidance is None else 2),  # denoiser evaluations of an image
-        "fid_network": config.fid_network.name,
-        "reference_statistics": None if reference.startswith("models/") else reference,
-    }
 
 
 def _distances_of_real(config: Config, features: Mapping[str, np.ndarray], real: RealImages) -> dict[str, Any]:

@@ -181,6 +181,13 @@ def weight_files(layout: Layout, variant: Variant) -> list[Path]:
     return [folder / file for folder in folders for file in WEIGHT_FILES]
 
 
+def guided_levels(variant: Variant) -> tuple[Tensor, Tensor]:
+    """The noise levels of a variant (steps + 1,), and at which of its steps (steps,) the window lets it be guided."""
+    levels = karras_sigmas(variant.steps, variant.sigma_min, variant.sigma_max, variant.rho)
+    (low, high), tau = variant.window, tau_from_sigma(levels[:-1])
+    return levels, (low <= tau) & (tau <= high)
+
+
 def moved_logits(discriminators: Callable[..., Tensor], variant: Variant) -> Callable[..., Tensor]:
     """Discriminators whose logits are scaled and shifted as a variant asks."""
     if (variant.logit_scale, variant.logit_shift) == (1.0, 0.0):
@@ -202,12 +209,10 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     split = split_pairs(len(real), config.fake.images, config.discriminator.split, most)
     rows = np.concatenate([split.validation, split.test])
     images = scaled(as_tensor(real[rows[rows < len(real)]], device))
-    low, high = variant.window
-    sigmas = karras_sigmas(variant.steps, variant.sigma_min, variant.sigma_max, variant.rho)[:-1]
-    tau = tau_from_sigma(sigmas)
-    sigmas = sigmas[(low <= tau) & (tau <= high)]
-    if not len(sigmas):
-        raise ConfigError(f"no noise level is in the window {low} to {high} of fitted weights", "widen it")
+    levels, inside = guided_levels(variant)
+    if not inside.any():
+        raise ConfigError(f"no noise level is in the window {variant.window} of fitted weights", "widen it")
+    sigmas = levels[:-1][inside]
 
     def noise(step: int) -> Tensor:
         draws = generator(config.fake.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dguide.settings import Config, Layout
-from dguide.settings.config import OFFICIAL, Real
+from dguide.settings.config import SIDES, Real
 from dguide.sources import read_cifar10, read_digits, read_fashion
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
@@ -19,7 +19,7 @@ from discriminator_guidance.core.noise import generator
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Make `train.npz`, or a file a split, `holdout.npz`, `card.json` and `grid.png`; nothing of a faulty source."""
     settings, path, size = config.real, layout.root / config.real.path, config.real.image_size
-    if settings.source in OFFICIAL:
+    if settings.source in SIDES:
         train, holdout = (read_fashion if settings.source == "fashion" else read_cifar10)(path, size)
     elif settings.holdout_path == settings.path:
         images = read_digits(path, size) if settings.source == "digits" else read_images(path, size)
@@ -33,6 +33,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
     config.check_counts(len(train.labels), len(holdout.labels))
     parts = {"train": train} if settings.splits is None else splits(train, settings)
+    for former in layout.real.glob("*.npz"):  # of other splits
+        former.unlink()
     for name, part in {**parts, "holdout": holdout}.items():
         write_npz(layout.real / f"{name}.npz", images=part.images, labels=part.labels)
 

@@ -29,6 +29,7 @@ def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
     first = layout.replicates(config.replicates)[0]
     parts = {word: (first.model(word), getattr(config, word)) for word in ("score", "extractor", "fid_network")}
     parts |= {f"discriminator/{name}": (first.discriminator(name), config.members[name]) for name in config.members}
+    parts |= {f"score/{name}": (first.model("score") / name, config.score) for name in config.score.networks}
     own = [member.start.startswith("models/") for member in config.members.values()]
     here = {config.score.source, config.extractor.source} == {"train"} and all(own)
     about = {"profile": config.profile, "source": config.real.source, "size": config.real.image_size}

@@ -24,12 +24,12 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from dguide import tracking
 from dguide.settings import Config, Layout, Variant, plain
-from dguide.stages.guided import Networks, moved_logits, open_networks
+from dguide.stages.guided import Networks, guided_levels, moved_logits, open_networks
 from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, complete, write_chart
 from dguide.tracking import Tracker
 from discriminator_guidance.core.files import read_npz, write_json
 from discriminator_guidance.core.images import as_tensor, scaled
-from discriminator_guidance.core.noise import column, generator, karras_sigmas, marginal_mean, tau_from_sigma
+from discriminator_guidance.core.noise import column, generator, marginal_mean, tau_from_sigma
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
 from discriminator_guidance.metrics.significance import standard_error
@@ -77,6 +77,8 @@ def objective(config: Config, layout: Layout) -> Objective:
     span = replace(config.guided, images=section.images, seed_start=section.seed_start)
 
     def distance(trial: optuna.Trial, tracker: Tracker) -> float:
+        if GRID not in trial.user_attrs:
+            raise optuna.TrialPruned("every cell has been drawn")
         variant, seed = suggest(trial, config)
         *_, features = replicates[seed].features(variant, span)
         fid, influence = frechet_influence(features, replicates[seed].reference)
@@ -112,25 +114,28 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
     """The mean displacement of unguided samples by a variant of the clipped-logit rule."""
     device, members = networks.compute.device, networks.members
     assert members is not None, "only a rule of members moves samples"
-    images = scaled(as_tensor(read_npz(layout.fake() / "samples.npz", ["images"], "fake")["images"][:IMAGES], device))
-    levels = karras_sigmas(variant.steps, variant.sigma_min, variant.sigma_max, variant.rho)
-    sigmas, s, window = levels[:-1], torch.log1p(levels**2) / 2, variant.window
-    tau = tau_from_sigma(sigmas)
-    inside = (window[0] <= tau) & (tau <= window[1])
-    logit, parts = moved_logits(members, variant), list[tuple[np.ndarray, np.ndarray]]()
+    names = ["images", "labels"] if config.cond else ["images"]
+    fakes = read_npz(layout.fake() / "samples.npz", names, "fake")
+    images = scaled(as_tensor(fakes.pop("images")[:IMAGES], device))
+    labels = [torch.from_numpy(values[:IMAGES]).to(device) for values in fakes.values()]
+    levels, inside = guided_levels(variant)
+    if not inside.any():
+        return 0.0
+    s, logit, parts = torch.log1p(levels**2) / 2, moved_logits(members, variant), list[tuple[np.ndarray, np.ndarray]]()
     draws = generator(config.guided.seed, "displacement", 0, 0).standard_normal(images.shape, dtype=np.float32)
     noise = torch.from_numpy(draws).to(device)  # one for all levels, as u hardly changes where noise is high
-    for sigma in sigmas[inside].tolist():
+    for sigma in levels[:-1][inside].tolist():
         level = torch.full((len(images),), sigma, dtype=torch.float64, device=device)
         time = tau_from_sigma(level)
         x_vp = column(marginal_mean(time), images) * (images + sigma * noise)
         x_vp = x_vp.float().requires_grad_(True)
         with networks.compute.autocast():
-            mean = logit(x_vp, time.float()).float().mean(dim=0)
+            mean = logit(x_vp, time.float(), *labels).float().mean(dim=0)
         slope = gradient(mean, x_vp).flatten(1).norm(dim=1)
         parts.append((mean.detach().cpu().numpy(), slope.cpu().numpy()))
     logits, slopes = (np.stack(values) for values in zip(*parts, strict=True))
-    weight, spans = delivered_weight(window, **vars(SamplerSettings.of(variant))), (s[:-1] - s[1:])[inside].numpy()
+    weight = delivered_weight(variant.window, **vars(SamplerSettings.of(variant)))
+    spans = (s[:-1] - s[1:])[inside].numpy()
     return float(displacement(logits, slopes, spans, weight, variant.boosting).mean())
 
 
@@ -141,7 +146,7 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, cells: St
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
     facts = {"study": cells.word, **counts, "fid_network": config.fid_network.name}
-    record = {**facts, **plain(section), "means": _records(means(frame)), "law": law(frame)}
+    record = {**facts, **plain(section), "means": _records(means(frame))}
     write_json(layout.report / "reproduction.json", _records(frame))
     write_json(layout.study / "factorial.json", record)
     write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
@@ -150,7 +155,7 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, cells: St
 
 def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
     """The complete cells in the order of the plan, a row a cell and replicate."""
-    trials, rows = {trial.user_attrs[GRID]: trial for trial in complete(study)}, list[dict[str, Any]]()
+    trials, rows = {trial.user_attrs.get(GRID): trial for trial in complete(study)}, list[dict[str, Any]]()
     for trial in (trials[name] for name in plan(config).starts if name in trials):
         measured = {key: trial.user_attrs.get(key) for key in MEASURED}
         rows.append({**trial.params, "n": config.studies.factorial.images, "fid": trial.value, **measured})
@@ -161,16 +166,6 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
     """FID and displacement of each cell, averaged over replicates."""
     cells = frame.groupby([key for key in CELL if key != "seed"], sort=False)
     return cells[["fid", "displacement"]].mean().reset_index()
-
-
-def law(frame: pd.DataFrame) -> dict[str, Any]:
-    """Rank correlations of displacement and FID by the clipped rule: of all cells, and over seeds of the same cell."""
-    cells = frame[frame["rule"] == RULES[1]].dropna(subset="displacement")
-    same = cells.groupby([name for name in CELL if name != "seed"])[["displacement", "fid"]]
-    within = [group["displacement"].corr(group["fid"], "spearman") for _, group in same if len(group) > 2]
-    overall = float(cells["displacement"].corr(cells["fid"], "spearman")) if len(cells) > 2 else None
-    mean = float(np.mean(within)) if within else None
-    return {"cells": len(cells), "rank_correlation": overall, "groups": len(within), "mean_over_seeds": mean}
 
 
 def _records(frame: pd.DataFrame) -> list[dict[Hashable, Any]]:

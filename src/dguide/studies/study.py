@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ COUNTED = (*ENDED, TrialState.RUNNING)
 Objective = Callable[[optuna.Trial, tracking.Tracker], float]
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and names of objectives, to Optuna
-retry = RetryHeartbeatStaleTrialCallback(max_retry=3)
+retry = RetryHeartbeatStaleTrialCallback()
 # Seconds between signs of life of a trial, and without one before it is lost.
 DATABASE: dict[str, Any] = {"heartbeat_interval": 30, "grace_period": 60, "heartbeat_stale_trial_callback": retry,
                             "engine_kwargs": {"pool_pre_ping": True}}  # fmt: skip
@@ -83,12 +84,16 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
         remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
         raise ConfigError(f"study {study.study_name} was begun with other settings", remedy)
     weights = [layout.model("fid_network") / file for file in files.WEIGHT_FILES]
-    weights += weight_files(layout.replicates(config.replicates)[0], config.variants[config.studies.start])
+    start = config.variants[config.studies.start]
+    sets = config.studies.factorial.sets.values() if plan.word == "factorial" else ()
+    members = tuple(dict.fromkeys(chain(start.members, *sets)))
+    for replicate in layout.replicates(config.replicates):
+        weights += weight_files(replicate, replace(start, members=members, weights="equal"))
     hashes = {str(path.relative_to(layout.root)): files.sha256(path) for path in weights if path.is_file()}
-    if (known := study.user_attrs.get("networks")) != (networks := files.fingerprint(hashes)):
-        study.set_user_attr("networks", networks)
-        if known:
-            tracking.notice(f"{study.study_name}: the networks changed; earlier values do not compare with new ones")
+    if "networks" not in study.user_attrs:
+        study.set_user_attr("networks", files.fingerprint(hashes))
+    if study.user_attrs["networks"] != files.fingerprint(hashes):
+        tracking.notice(f"{study.study_name}: the networks changed; earlier values do not compare with new ones")
     fail_stale_trials(study)  # of a database, which has signs of life
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if recover_all else ():
         study.tell(trial.number, state=TrialState.FAIL)
@@ -110,6 +115,8 @@ def value_settings(config: Config, word: str) -> dict[str, Any]:
         "start": plain(config.variants[studies.start], "published"),
         "guided": [guided.seed, guided.time_min, guided.time_max],
         "cond": config.cond,
+        "replicates": config.replicates,
+        "seed": studies.seed,
         "sampler": plain(config.sampler),
         "discriminator": plain(config.discriminator) if word == "discriminator" else None,
     }

@@ -57,14 +57,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write JSON, keys in the order given, floats to 9 significant digits; NaN and infinity are a ValueError."""
-    write_bytes(path, (json.dumps(_rounded(data), indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json.dumps(rounded(data), indent=2, allow_nan=False) + "\n").encode())
 
 
-def _rounded(data: Any) -> Any:
+def rounded(data: Any) -> Any:
+    """Data with its floats as JSON files have them."""
     if isinstance(data, Mapping):
-        return {key: _rounded(value) for key, value in data.items()}
+        return {key: rounded(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_rounded(value) for value in data]
+        return [rounded(value) for value in data]
     return float(f"{data:.{DIGITS}g}") if isinstance(data, float) else data
 
 
