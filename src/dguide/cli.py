@@ -129,9 +129,9 @@ def config(params: Params = PARAMS) -> None:
     from discriminator_guidance.core.runtime import prepare
 
     settings, layout = _opened(params)
-    precisions = {settings.runtime.training_precision, settings.runtime.sampling_precision}
-    for precision in sorted(precisions | {member.precision for member in settings.members.values()}):
-        prepare(settings.runtime.device, precision, settings.runtime.threads)
+    runtime, precisions = settings.runtime, {member.precision for member in settings.members.values()}
+    for precision in sorted({runtime.training_precision, runtime.sampling_precision, *precisions}):
+        prepare(runtime.device, precision, runtime.threads)
     for file, remedy in missing_files(settings, layout.root):
         raise InputError(f"{file} does not exist", remedy)
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"

@@ -11,11 +11,12 @@ from torch.utils.benchmark import timer  # waits for a GPU
 from dguide.benchmark import EDGE, Calls, real_images, timed
 from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
-from dguide.stages.guided import FIT_DRAWS, guided_levels
+from dguide.stages.guided import guided_levels
 from discriminator_guidance.core.images import split_pairs
 from discriminator_guidance.core.runtime import prepare, progress
 from discriminator_guidance.core.settings import HeadSettings, SamplerSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
+from discriminator_guidance.sampling.weights import DRAWS
 from discriminator_guidance.training.discriminator import lengths
 
 COMMAND_S = 5.0  # by measurement: DVC's own seconds for a stage, imports, reading and writing files
@@ -103,10 +104,8 @@ def sampling_calls(config: Config, train: int, variant: Variant, images: int) ->
     heads = [head_size(config.members[name]) for name in variant.members]
     _, inside = guided_levels(variant)
     evaluations = (int(inside.sum()) if variant.w1 else 0) + (int(inside[1:].sum()) if variant.w2 else 0)
-    fitted = 0.0  # pairs of image and level
-    if variant.weights == "fitted":
-        of_members = min(train, config.members[variant.members[0]].images or train)
-        fitted = FIT_DRAWS * (1 - config.discriminator.split.train) * of_members * int(inside.sum())
+    held_out = (1 - config.discriminator.split.train) * min(train, config.members[variant.members[0]].images or train)
+    fitted = DRAWS * held_out * int(inside.sum()) if variant.weights == "fitted" else 0.0  # pairs of image and level
     return {DENOISER: nfe * images + fitted, ("guidance", *heads): images * evaluations + fitted * len(heads)}
 
 

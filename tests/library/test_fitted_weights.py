@@ -34,9 +34,7 @@ def members(*scales: float):
 
 
 def fitted(member_logits, sigmas: Tensor = SIGMAS, **changes) -> Tensor:
-    return fit_weights(
-        WRONG.denoise, member_logits, IMAGES, sigmas, lambda t: normal(2, 6000, seed=t + 1), **changes
-    ).weights
+    return fit_weights(WRONG.denoise, member_logits, IMAGES, sigmas, **changes).weights
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, 3.0])

@@ -109,7 +109,10 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
             {"extractor": lambda x_vp, tau: x_vp.flatten(1)},
             r"maps are \(2, 64\); reshape them to \(N, C, S, S\)",
         ),
-        ({"extractor": doubled, "finetune": True}, "extractor to be trained is a function; give a module"),
+        (
+            {"extractor": doubled, "finetune": True},
+            "what finetune trains is a function with a EncoderUNet on it; give a module",
+        ),
         (load_discriminator, "model.safetensors does not exist; save it again"),
         (folder_without("config.json"), "config.json does not exist; save it again, or download"),
         (load_two_that_were_saved, r"a is no extractor; .* DiscriminatorGuidance\(\[a, b\]\)"),

@@ -125,7 +125,7 @@ def of_pytorch_fid(first: torch.Tensor, second: torch.Tensor) -> float:
         ("few.npz", "models", r"--images .*few.npz has 4 images .*; give 5 or more of \(8, 8, 1\), as in"),
         ("wide.npz", "models", r"wide.npz has 6 images .*\(8, 9, 1\); give .*\(8, 8, 1\)"),
         ("good.npz", "inception", "dguide fetch inception --params .* at data/raw/.* does not exist"),
-        ("good.npz", "nowhere", r"nowhere, which has no config.json; choose"),
+        ("good.npz", "nowhere", r"nowhere/config.json does not exist"),
         ("rgb.npz", "models", r"are \(8, 8, 3\), and .* is for \(8, 8, 1\); choose another --network"),
     ],
 )

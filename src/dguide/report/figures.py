@@ -19,12 +19,10 @@ from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
 # Okabe and Ito's palette: distinct for colour-blind readers.
 BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text
 INK, GREY = "#1c2126", "#5b6570"
-MARKS = {"head": ("s", "head"), "whole": ("o", "whole network")}  # of kinds of discriminators, with their names
 KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "the clipped-logit rule": RED}  # of variants
 MIN_PAIRS = 10  # fewer images make a fraction that is mostly chance
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
 LEVELS = 8  # of noise in Fig. 1
-CHANCE = math.log(2)  # the cross-entropy of a coin toss, in nats
 LINEAR = 0.1  # differences in FID below which their axis is linear
 
 Row = tuple[str, str, list[np.ndarray]]  # of images: its text, the colour of the text, images (H, W, C)
@@ -45,30 +43,6 @@ def variant_color(data: ReportData, name: str) -> str:
     if variant["rule"] == "clipped_logit_mean":
         return RED
     return GREEN if len(variant["members"]) > 1 else BLUE if variant["members"] else INK
-
-
-def gain_figure(data: ReportData) -> Figure | None:
-    """The change in FID by one discriminator against its cross-entropy, a point a training seed."""
-    variants, figure = data.settings["variants"], Figure(figsize=(8.0, 4.6), layout="constrained")
-    axes, labelled = figure.subplots(), dict[str, str]()
-    for name, evaluation in data.evaluations.items():
-        variant, baseline = variants[name], str(data.baselines[name])
-        clipped = variant["rule"] == "clipped_logit_mean"
-        if len(variant["members"]) != 1 or clipped or variant["steps"] != variants[baseline]["steps"]:
-            continue
-        color = labelled.setdefault(baseline, f"C{len(labelled)}")
-        mark, _ = MARKS[data.settings["members"][variant["members"][0]]["kind"]]
-        change = np.array(evaluation["fid_values"]) / data.evaluations[baseline]["fid_values"] - 1
-        axes.plot(evaluation["cross_entropy_values"], 100 * change, mark, color=color, alpha=0.8, ms=5)
-    if not labelled:
-        return None
-    axes.axhline(0, color=GREY, linewidth=1)
-    axes.axvline(CHANCE, color=GREY, linewidth=1, linestyle="--")
-    axes.set(xlabel="cross-entropy on test images, nats; dashed: chance", ylabel=f"change of {data.fid}, percent")
-    handles = [Line2D([], [], color=color, marker="o", ls="none", label=name) for name, color in labelled.items()]
-    handles += [Line2D([], [], color=INK, marker=mark, ls="none", mfc="none", label=of) for mark, of in MARKS.values()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5)
-    return figure
 
 
 def fid_figure(data: ReportData) -> Figure:

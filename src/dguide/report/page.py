@@ -20,7 +20,6 @@ FIGURES = {
     "fig2": figures.curves_figure,
     "fig3": figures.samples_figure,
     "fid": figures.fid_figure,
-    "gain": figures.gain_figure,
     "calibration": figures.calibration_figure,
     "guidance": figures.guidance_figure,
 }

@@ -355,8 +355,6 @@ class Config(Settings):
                 yield "score.finetuned has objective: ddo, which is not for a class-conditional profile; write edm"
         if fid_network.source == "train" and "inception" in fid_network.name.lower():
             yield f"fid_network.name is {fid_network.name!r}, and the network is not Inception; change it"
-        if real.source == "digits" and real.holdout_path != real.path:
-            yield "real.holdout_path is another file, which digits do not have; write that of real.path"
         if real.image_size > (most := SIDES.get(real.source, real.image_size)):
             yield f"real.image_size is {real.image_size}, and {real.source} has {most} pixels; write at most {most}"
         networks = {word: section.network for word, section in self.trained.items() if word != "fid_network"}
@@ -408,8 +406,7 @@ class Config(Settings):
         for key, value in (begun | dict(zip(("time_min", "time_max"), start.window, strict=True))).items():
             allowed = getattr(search, key)
             if not (value in allowed if key in ("rules", "boosting") else allowed[0] <= value <= allowed[1]):
-                remedy = "widen it, or choose another study.start"
-                yield f"study.ensemble.{key} leaves out {value} of variants.{study.start}, where it starts; {remedy}"
+                yield f"study.ensemble.{key} leaves out {value} of variants.{study.start}, where it starts; change one"
 
     def check_counts(self, train: int, holdout: int) -> None:
         """Refuse settings that ask for more than there is: `train` real images for training, and `holdout` others."""

@@ -95,9 +95,6 @@ def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str
         weights = released_file(Path.cwd(), INCEPTION_WEIGHTS if choice == INCEPTION else choice, key)
         return INCEPTION, compute.place(InceptionFeatures(read_state_dict(weights)))
     folder = Path(choice)
-    if not (folder / "config.json").is_file():
-        remedy = "choose inception, its .pth file, or a folder such as models/mini/fid_network after `make repro`"
-        raise InputError(f"--network is {choice}, which has no config.json", remedy)
     arguments = read_json(folder / "config.json", "fid_network")
     size, channels = arguments.get("image_size"), arguments.get("in_channels")
     if arguments != networks.INCEPTION and (size, size, channels) != shape:

@@ -15,15 +15,13 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
 from discriminator_guidance.core.images import as_tensor, scaled, split_pairs, to_uint8, write_batches, write_grid
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
-from discriminator_guidance.core.runtime import Compute, gather_rows, is_first, prepare, progress, share
+from discriminator_guidance.core.runtime import Compute, is_first, prepare, progress
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Denoiser, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import Arrays, in_batches, sample, trajectory
 from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
-
-FIT_DRAWS = 4  # of noise for each image that weights are fitted on
 
 
 @dataclass(frozen=True)
@@ -212,13 +210,5 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     levels, inside = guided_levels(variant)
     if not inside.any():
         raise ConfigError(f"no noise level is in the window {variant.window} of fitted weights", "widen it")
-    sigmas = levels[:-1][inside]
-
-    def noise(step: int) -> Tensor:
-        draws = generator(config.fake.seed, "fitted", step, 0).standard_normal((FIT_DRAWS, *images.shape))
-        return torch.from_numpy(draws.astype(np.float32)).to(device)
-
-    part = share(len(sigmas))  # each process fits at some of the noise levels
     with networks.compute.autocast():
-        fitted = fit_weights(networks.denoiser, members, images, sigmas[part], lambda step: noise(part.start + step))
-    return FittedWeights(sigmas, gather_rows(fitted.weights))
+        return fit_weights(networks.denoiser, members, images, levels[:-1][inside])

@@ -2,12 +2,6 @@
 
 A cell is a rule, members, steps, a training replicate, and perhaps a change of the reproduction's other settings; all
 cells share their noise. For those of the clipped rule the displacement is computed, which should predict their FID.
-
-The displacement is computed from logits and gradients with no fitted constant. In u = x / (1 + sigma^2)^(1/2), with s =
-ln(1 + sigma^2) / 2, the rule pushes along the gradient g of the mean logit p by du = w g / p ds where p is in (0, 1)
-and small, so that p dp = w |g|^2 ds. The noise in u has standard deviation 1, and so |g| is the standard deviation of p
-over noise. With r = p / |g|, a sample moves by (r^2 + 2 w ds)^(1/2) - r standard deviations: the size of the logits
-cancels. Where p is negative or above 1, the rule does nothing.
 """
 
 from collections.abc import Hashable
@@ -99,6 +93,7 @@ def displacement(
 ) -> np.ndarray:
     """The displacement (N,) of samples in standard deviations, after T noise levels from the highest on.
 
+    With r = p / |g| a sample moves by (r^2 + 2 w ds)^(1/2) - r where p is in (0, 1), else not (docs/method.md).
     logits, slopes: p and |g| (T, N) of undisplaced samples. spans: ds (T,) to the next level. weight: w, what the
     sampler delivers. boosting: at even steps it doubles where p < 1/2, which the rule takes for fake.
     """

@@ -263,9 +263,6 @@ def write_search(study: optuna.Study, config: Config, layout: Layout, plan: Stud
         if len({trial.value for trial in complete(study)}) >= 4:  # with fewer the other charts say nothing
             evaluator = optuna.importance.FanovaImportanceEvaluator(seed=config.studies.seed)
             plots["importances"] = charts.plot_param_importances(study, evaluator=evaluator)
-            plots["parallel"] = charts.plot_parallel_coordinate(study)
-            plots["parallel"].figure.set_size_inches(1.4 * len(plots["parallel"].get_xticks()), 5)  # room for labels
-            plots["slice"] = charts.plot_slice(study)
         for name, axes in plots.items():
             write_chart(axes, layout.study / f"{plan.word}_{name}.png", config)
     return {"winner": winner.number, **values}

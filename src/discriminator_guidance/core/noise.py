@@ -101,7 +101,7 @@ def importance_times(u: Tensor, t_min: float) -> Tensor:
     Inverts the distribution function; Kim et al. 2023 (training of the discriminator), Song et al. 2021.
     *Deviation:* float64; the normalising constant of the official float32 is off by 1.2e-2 at t_min = 1e-5.
     """
-    low, high = importance_antiderivative(torch.tensor([t_min, 1.0], dtype=torch.float64))
+    low, high = importance_antiderivative(torch.tensor([t_min, 1.0], dtype=torch.float64, device=u.device))
     target = low + u.double() * (high - low)
     # log(exp(B) - 1) = target, so B = log(1 + exp(target)).
     return _time_of_integral(torch.nn.functional.softplus(target, threshold=40.0))
@@ -109,7 +109,7 @@ def importance_times(u: Tensor, t_min: float) -> Tensor:
 
 def quantile_grid(count: int, t_min: float) -> Tensor:
     """The (count,) midpoint quantiles of the importance density, ascending: the times on which members are compared."""
-    return importance_times((torch.arange(count, dtype=torch.float64) + 0.5) / count, t_min)
+    return importance_times((torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) / count, t_min)
 
 
 def _time_of_integral(integral: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ import ctypes
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from discriminator_guidance.core.errors import ConfigError
@@ -35,6 +37,20 @@ def tune_malloc(parameters: Mapping[int, int] = KEPT) -> None:
         for parameter, value in parameters.items():
             libc.mallopt(parameter, value)
         libc.malloc_trim(0)  # what is free by now
+
+
+def innermost(function: Any) -> Any:
+    """The callable below functools.partial, or the object that a method is of: it has the attributes."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__self__", function)
+
+
+def warn_in_training(name: str, *functions: Callable[..., Any]) -> None:
+    """Warn where a network that is only called would drop units out, or change its statistics."""
+    modules = [module for module in map(innermost, functions) if hasattr(module, "modules")]
+    if any(layer.training and not [*layer.children()] for module in modules for layer in module.modules()):
+        warnings.warn(f"{name} is in training mode: call its .eval() before", stacklevel=4)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import damage_refused, load_network, load_weights
 from discriminator_guidance.core.images import as_tensor, scaled
-from discriminator_guidance.core.runtime import Compute, usable
+from discriminator_guidance.core.runtime import Compute, usable, warn_in_training
 
 
 class FidNetwork(nn.Module):
@@ -116,6 +116,7 @@ def extract_features(
     """Compute the (N, d) features of (N, H, W, C) images; the network gets float32 NCHW batches in [-1, 1]."""
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise InputError(f"images are {images.dtype} {images.shape}", "convert them to uint8 (N, H, W, C), N from 1 on")
+    warn_in_training("the feature network", features_of)
     batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):

@@ -218,7 +218,7 @@ class NoisyImageCNN(nn.Module):
         steps = TIME_SCALE * broadcast_batch(tau, len(h), h.dtype)
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))
         if self.classes is not None and classes is not None:
-            embedding = embedding + self.classes(classes if classes.dim() == 1 else classes.argmax(dim=1))
+            embedding = embedding + self.classes(classes.long() if classes.dim() == 1 else classes.argmax(dim=1))
         for convolution, scale in zip(self.convolutions, self.scales, strict=True):
             h = silu(convolution(h) * (1 + scale(embedding)[:, :, None, None]))
         logits: Tensor = self.logit(h.flatten(1)).squeeze(1)
@@ -250,7 +250,9 @@ class MemberLogits(nn.Module):
         """
         features, logits = x_vp, list[Tensor]()
         if any(isinstance(member, EncoderUNet) for member in self.networks) and self.extractor is not None:
-            features = getattr(self.extractor, "features", self.extractor)(x_vp, tau)
+            features = (self.extractor.features if isinstance(self.extractor, EncoderUNet) else self.extractor)(
+                x_vp, tau
+            )
         for member in self.networks:
             inputs = features if isinstance(member, EncoderUNet) else x_vp
             logits.append(member(inputs, tau, labels).view(-1))

@@ -93,7 +93,8 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
     >>> denoiser(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 80.0])).shape
     torch.Size([2, 1, 8, 8])
     """
-    schedule, names = Schedule(scheduler), signature(getattr(model, "forward", model)).parameters
+    schedule, compiled = Schedule(scheduler), getattr(model, "_orig_mod", model)
+    names = signature(getattr(compiled, "forward", compiled)).parameters
     flux, transformer = "img_ids" in names, "hidden_states" in names
 
     def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, **changes: Any) -> Tensor:
@@ -133,7 +134,7 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
     >>> images.shape
     (2, 8, 8, 3)
     """
-    schedule, arguments = Schedule(scheduler), signature(unet.forward)
+    schedule, arguments = Schedule(scheduler), signature(getattr(unet, "_orig_mod", unet).forward)
     last: tuple[Tensor, Tensor, Tensor] | None = None  # of a call: what the model saw, noise levels, change
 
     def guide(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:

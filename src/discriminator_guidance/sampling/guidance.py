@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from discriminator_guidance.core.errors import ConfigError, DivergenceError
 from discriminator_guidance.core.noise import column, levels_of, marginal_mean, tau_from_sigma
+from discriminator_guidance.core.runtime import innermost, warn_in_training
 
 Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
@@ -24,13 +24,6 @@ Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
 PROBABILITY_CLIP = 1e-5  # of Kim et al. 2023: a probability closer to 0 or 1 is not taken for true
 LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
-
-
-def innermost(function: Any) -> Any:
-    """The callable below functools.partial, which has the attributes."""
-    while isinstance(function, partial):
-        function = function.func
-    return function
 
 
 def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:
@@ -146,19 +139,19 @@ class DiscriminatorGuidance:
     def __post_init__(self) -> None:
         if not self.networks or not all(map(callable, self.networks)):
             raise ConfigError(f"discriminators is {self.discriminators!r:.200}", "give one or several callables")
-        modules = [network for network in map(innermost, self.networks) if isinstance(network, nn.Module)]
-        if any(layer.training and not [*layer.children()] for network in modules for layer in network.modules()):
-            warnings.warn("a discriminator is in training mode: call its .eval() before sampling", stacklevel=3)
+        warn_in_training("a discriminator", *self.networks)
         if self.rule not in (rules := (*RULES, SHRUNK)):
             raise ConfigError(f"rule is {self.rule!r}", f"choose from: {', '.join(rules)}")
         if self.window[0] > self.window[1]:
             raise ConfigError(f"window is {self.window}, and its first VP time is above its last", "exchange them")
         if self.clip is not None and not 0 < self.clip < 0.5:
             raise ConfigError(f"clip is {self.clip!r}", "choose between 0 and 0.5, such as the paper's 1e-5, or None")
-        _ = self.orders  # refuses a weight of another kind
+        if self.rule == SHRUNK and self.member_weights is not None:
+            raise ConfigError(f"rule is {SHRUNK}, which has no member_weights", "leave them out, or change the rule")
+        _ = self.step_weights  # refuses a weight of another kind
 
     @property
-    def orders(self) -> tuple[float, float]:
+    def step_weights(self) -> tuple[float, float]:
         """The weights w1 of the Euler step and w2 of Heun's correction; 1 with a schedule, which the score has."""
         w: Any = self.weight
         if callable(w):
@@ -220,6 +213,8 @@ class DiscriminatorGuidance:
         weights = self.member_weights
         if weights is not None and not callable(weights) and len(weights) != len(logits):
             raise ConfigError(f"there are {len(weights)} member_weights for {len(logits)} members", "give one for each")
+        if callable(weights) and len(logits) == 1 and self.rule == "mean_probability":
+            raise ConfigError("the mean probability of one member has no weights", "write rule='mean_logit'")
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
         ratio = combined_logits(logits, self.rule, weights(tau) if callable(weights) else weights, self.clip)
@@ -248,7 +243,7 @@ class DiscriminatorGuidance:
     def denoise(self, denoiser: Denoiser) -> Denoiser:
         """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2.
 
-        It takes what the denoiser takes, and has its `sigma_min`, `sigma_max` and `round_sigma`.
+        It takes what the denoiser takes, and has its `sigma_min`, `sigma_max` and `round_sigma`, if it has such.
 
         >>> guided = DiscriminatorGuidance(lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3))).denoise(lambda x, sigma: 0 * x)
         >>> guided(torch.zeros(1, 1, 1, 1), torch.ones(1)).item() > 0
@@ -260,8 +255,9 @@ class DiscriminatorGuidance:
             if not bool(score.isfinite().all()):
                 problem = f"guidance is NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"
                 raise DivergenceError(problem, "check x and the discriminators, or lower the weight")
-            return denoiser(x, sigma, *conditions, **named) - (sum(self.orders) / 2 * score).to(x.dtype)
+            conditions = tuple(given for given in conditions if given is not None)  # EDM's sampler gives class_labels
+            return denoiser(x, sigma, *conditions, **named) - (sum(self.step_weights) / 2 * score).to(x.dtype)
 
-        model, names = innermost(denoiser), ("sigma_min", "sigma_max", "round_sigma")
-        vars(guided).update({name: getattr(model, name) for name in names if hasattr(model, name)})
+        defaults, model = {"sigma_min": 0.0, "sigma_max": math.inf, "round_sigma": torch.as_tensor}, innermost(denoiser)
+        vars(guided).update({name: getattr(model, name, value) for name, value in defaults.items()})
         return guided

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from discriminator_guidance.core import runtime
 from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import check_out, to_uint8, write_batches
 from discriminator_guidance.core.noise import column, karras_sigmas, normal, widest
-from discriminator_guidance.core.runtime import barrier, broadcast, is_first, progress, rank, usable, world_size
 from discriminator_guidance.core.settings import Count, SamplerSettings
-from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, innermost
+from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
@@ -183,7 +183,7 @@ def sample(
         samples = drawn(rows)
         return {"samples": samples.cpu().numpy() if kind == ".npy" else to_uint8(samples)}
 
-    with progress("samples", count, "images", chosen.progress and len(batches) > 1) as advance:
+    with runtime.progress("samples", count, "images", chosen.progress and len(batches) > 1) as advance:
         if out is None:
             parts = []
             for rows in batches:
@@ -192,19 +192,19 @@ def sample(
             return torch.cat(parts)
         path = Path(out)
         kind = check_out(path, count, shape[1])
-        key = {**vars(chosen), "seed": int(seed), "indices": [*indices], "shape": [*shape[1:]], "size": size}
+        key = {**vars(chosen), "seed": int(seed), "indices": [*indices], "shape": [*map(int, shape[1:])], "size": size}
         key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
         key["classes"] = None if classes is None else torch.as_tensor(classes).tolist()
-        like = torch.empty(1, *shape[1:], dtype=chosen.dtype, device=device)
+        like = torch.empty(min(size, count), *shape[1:], dtype=chosen.dtype, device=device)
         key["networks"] = fingerprint_of(denoiser, guidance, like, classes)
         work = Resumable(path.parent, f".{path.name}", key)
         for number, _ in in_batches(batches, arrays, work):
             advance(batches[number].stop - batches[number].start)
-    if is_first():
+    if runtime.is_first():
         numbers = indices if len({*indices}) == count else range(count)
         write_batches(path, numbers, (kept_batch(work, number)["samples"] for number in range(len(batches))))
         work.remove()
-    barrier()
+    runtime.barrier()
     return path
 
 
@@ -234,18 +234,21 @@ def _prepared(
     **settings: Any,
 ) -> tuple[SampleSettings, Sequence[int], Callable[..., Tensor]]:
     """The checked settings, the indices of the images, and what draws rows of them."""
-    device, defaults = usable(device), SampleSettings()
+    device, defaults = runtime.usable(device), SampleSettings()
     if unknown := settings.keys() - vars(defaults).keys():
         allowed = f"allowed are those of sample and {', '.join(vars(defaults))}"
         raise TypeError(f"sample has no argument {', '.join(sorted(unknown))}; {allowed}")
-    model = innermost(denoiser)
+    model = runtime.innermost(denoiser)
     low, high = float(getattr(model, "sigma_min", 0.0)), float(getattr(model, "sigma_max", math.inf))
     levels = {"sigma_min": max(low, defaults.sigma_min), "sigma_max": min(high, defaults.sigma_max)}
-    w1, w2 = (0.0, 0.0) if guidance is None else guidance.orders
+    w1, w2 = (0.0, 0.0) if guidance is None else guidance.step_weights
     chosen = SampleSettings(**{"w1": w1, "w2": w2, **levels, **settings})
+    runtime.warn_in_training("the denoiser", denoiser)
     if len(shape) != 4 or min(shape) < 1:
         raise ConfigError(f"shape is {tuple(shape)}", "give (N, C, H, W) of at least one image")
-    indices = range(first, first + shape[0]) if isinstance(first, int) else [*map(int, first)]
+    indices = range(first, first + shape[0]) if isinstance(first, int | np.integer) else [*map(int, first)]
+    if classes is not None and (given := tuple(torch.as_tensor(classes).shape))[:1] != (shape[0],):
+        raise ConfigError(f"classes has the shape {given} for {shape[0]} images", "give one class an image")
     if len(indices) != shape[0]:
         raise ConfigError(f"there are {len(indices)} indices for {shape[0]} images", "give one for each")
     if min(seed, *indices) < 0:
@@ -254,15 +257,13 @@ def _prepared(
     @torch.no_grad()
     def drawn(rows: slice, states: States | None = None) -> Tensor:
         here, image = indices[rows], shape[1:]
-        nothing = torch.zeros(*image)
         labels = () if classes is None else (torch.as_tensor(classes[rows]).to(device),)
 
-        def noise(step: int, raised: Tensor) -> Tensor:
-            each = zip(here, raised.tolist(), strict=True)
-            return torch.stack([normal(seed, "churn", index, step, image) if used else nothing for index, used in each])
+        def draws(purpose: str, step: int) -> Tensor:
+            return torch.stack([normal(seed, purpose, index, step, image) for index in here])
 
         guide = guidance and (lambda x, sigma: guidance(x, sigma, *labels))
-        latents = torch.stack([normal(seed, "latent", index, 0, image) for index in here]).to(device, chosen.dtype)
+        latents, noise = draws("latent", 0).to(device, chosen.dtype), lambda step, raised: draws("churn", step)
         state_dtype = chosen.state_dtype or widest(device)
         x = heun(lambda x, sigma: denoiser(x, sigma, *labels), guide, latents, noise, chosen, states, state_dtype)
         return x.to(chosen.dtype)
@@ -276,7 +277,6 @@ def in_batches(
     """The number and the arrays of each batch, first of those that `work` kept of an earlier run.
 
     With `work` the processes of torchrun divide the batches; the first one then yields those of all, the others theirs.
-    Without it each process draws every batch.
     """
     if work is None:
         yield from ((number, draw(batch)) for number, batch in enumerate(batches))
@@ -287,14 +287,14 @@ def in_batches(
             missing.append(number)
         else:
             yield number, shard
-    missing = broadcast(missing)
-    mine = missing[rank() :: world_size()]
+    missing = runtime.broadcast(missing)
+    mine = missing[runtime.rank() :: runtime.world_size()]
     for number in mine:
         arrays = draw(batches[number])
         work.save_shard(number, **arrays)
         yield number, arrays
-    barrier()
-    for number in sorted({*missing} - {*mine}) if is_first() else []:
+    runtime.barrier()
+    for number in sorted({*missing} - {*mine}) if runtime.is_first() else []:
         yield number, kept_batch(work, number)
 
 
@@ -311,14 +311,14 @@ def fingerprint_of(
 ) -> list[str]:
     """What networks make of noisy images at three levels, to four digits, and how guidance combines them.
 
-    Files that a killed run kept are used again where it is the same. like: (1, C, H, W) in the denoiser's dtype.
+    Files that a killed run kept are used again where it is the same. like: a batch (n, C, H, W).
     """
-    given = () if classes is None else (torch.as_tensor(classes[:1]).to(like.device),)
+    given = () if classes is None else (torch.as_tensor(classes[: len(like)]).to(like.device),)
     settings = [] if guidance is None else [guidance.rule, guidance.window, guidance.clip]
     outputs = list[Tensor]()
     for number, sigma in enumerate((0.1, 1.0, 10.0)):
         x = sigma * normal(0, "fingerprint", number, 0, like.shape).to(like.device)
-        level = torch.full((1,), sigma, device=like.device)
+        level = torch.full((len(like),), sigma, device=like.device)
         outputs.append(denoiser(x.to(like.dtype), level.to(like.dtype), *given))
         if guidance is not None:
             outputs += guidance(x, level, *given)

@@ -1,6 +1,6 @@
 """How strongly guidance acts: weights fitted on real images, and the weight that a sampler delivers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,9 @@ class FittedWeights:
 
     def __call__(self, tau: Tensor) -> Tensor:
         """The weights (M, N) at VP times (N,)."""
-        order = self.sigma.argsort()
-        knots, values = self.sigma[order].double().log(), self.weights[order].double()
-        at = sigma_from_tau(tau.cpu().double()).log().reshape(-1)
-        right = torch.searchsorted(knots, at).clamp(1, len(knots) - 1)
-        share = ((at - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1).unsqueeze(1)
-        return torch.lerp(values[right - 1], values[right], share).T
+        order, at = self.sigma.argsort(), sigma_from_tau(tau.cpu().double()).log().reshape(-1)
+        knots, members = self.sigma[order].double().log(), self.weights[order].T
+        return torch.from_numpy(np.stack([np.interp(at, knots, weights) for weights in members]))
 
 
 def fit_weights(
@@ -39,7 +36,6 @@ def fit_weights(
     discriminators: Discriminator | Sequence[Discriminator],
     real: np.ndarray | Tensor,
     sigmas: Tensor | None = None,
-    noise: Callable[[int], Tensor] | None = None,
     ridge: float = 1e-3,
     batch_size: int = 256,
 ) -> FittedWeights:
@@ -57,7 +53,6 @@ def fit_weights(
         real: images (N, H, W, C) uint8, or a tensor (N, C, H, W) of uint8 or in [-1, 1] on the denoiser's device; no
             discriminator was trained on them.
         sigmas: noise levels (T,) above 0; 12 from 0.02 to 80 if not given.
-        noise: index of a noise level -> unit-normal draws, shaped like the images or (draws, N, C, H, W).
         ridge: relative to the size of the corrections.
         batch_size: of images with noise.
 
@@ -67,15 +62,13 @@ def fit_weights(
     >>> DiscriminatorGuidance(discriminator, rule="mean_logit", member_weights=weights).rule
     'mean_logit'
     """
-    images = real if isinstance(real, Tensor) else as_tensor(real, torch.device("cpu"))
-    images = images if images.is_floating_point() else scaled(images)
+    images = scaled(real if isinstance(real, Tensor) else as_tensor(real, torch.device("cpu")))
     sigmas = torch.logspace(-1.7, 1.9, LEVELS) if sigmas is None else sigmas
-    draw = noise or (lambda level: normal(0, "fitted", level, 0, (DRAWS, *images.shape)))
     members, weights = DiscriminatorGuidance(discriminators).member_logits, []
     for index, sigma in enumerate(sigmas.tolist()):
-        drawn = draw(index).to(images.device)
-        clean = images.expand_as(drawn).to(widest(images.device))
-        batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in (clean, drawn)), strict=True)
+        drawn = normal(0, "fitted", index, 0, (DRAWS, *images.shape)).to(images.device)
+        pair = (images.expand_as(drawn), drawn)
+        batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in pair), strict=True)
         parts = [_normal_equations(denoiser, members, x0, n, sigma) for x0, n in batches]
         gram, moment = (torch.stack(sums).sum(dim=0).cpu().numpy() for sums in zip(*parts, strict=True))
         scale = np.sqrt(gram.diagonal())
@@ -87,9 +80,10 @@ def fit_weights(
 def _normal_equations(
     denoiser: Denoiser, member_logits: Discriminator, x0: Tensor, n: Tensor, sigma: float
 ) -> tuple[Tensor, Tensor]:
+    x0 = x0.to(widest(x0.device))
     x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
     with torch.no_grad():
-        residual = x0 - denoiser(x, level).to(x)
+        residual = x0 - denoiser(x.float(), level.float()).to(x)
     tau = tau_from_sigma(level)
     mean = column(marginal_mean(tau), x)
     x_vp = (mean * x).float().requires_grad_(True)

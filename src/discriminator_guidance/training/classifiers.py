@@ -62,19 +62,19 @@ def train_features(real: Images, *, width: int = 64, device: torch.device | str 
             tuple (images, labels), or an iterable of (image, label).
         width: the number of features.
         device: where to compute.
-        settings: other values for fields of `TrainingSettings`, such as iterations (800) or seed.
+        settings: fields of `TrainingSettings`, such as iterations (800), and data_range of `train_discriminator`.
 
     >>> images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 1), dtype=np.uint8)
     >>> network = train_features((images, np.arange(20) % 2), iterations=2)
     >>> network.features(torch.zeros(3, 1, 8, 8)).shape
     torch.Size([3, 64])
     """
-    images, labels = image_tensor(real, "real", None, None)
+    images, labels = image_tensor(real, "real", settings.pop("data_range", None), None)
     if labels is None:
         raise InputError("the real images have no labels", "give a tuple (images, labels)")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
     schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), np.asarray(labels)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(schedule.seed)
         network = FidNetwork(images.shape[2], images.shape[1], (32, 32, 64, 64), width, int(labels.max()) + 1)
         arrays = {"images": images.permute(0, 2, 3, 1).numpy(), "labels": labels.astype(np.int64)}

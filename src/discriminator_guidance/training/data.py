@@ -35,6 +35,9 @@ def image_tensor(images: Images, name: str, data_range: Range | None, folder: Pa
     else:
         tensor, labels = _spooled(images, name, data_range, folder)
     low, high = (tensor.min().item(), tensor.max().item()) if tensor.is_floating_point() else (-1, 1)  # or NaN
+    if data_range is not None and max(-low, high) > 1.5:  # in the units of the diffusion already
+        problem = f"by data_range={data_range} {name} images go from {low:.3g} to {high:.3g}"
+        raise InputError(problem, "give real and fake ones in one range")
     if not low < 0 and (data_range is None or low != low):
         problem = f"{name} images have values from {low:.3g} to {high:.3g}, and those of diffusion models go below 0"
         raise InputError(problem, "give data_range=(0, 1), or what means black and white in them")
@@ -64,7 +67,11 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
 
 def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
     """Images (N, C, H, W) of uint8 or float32 from an array (N, H, W, C) of uint8, or (N, C, H, W), or of one image."""
-    tensor = torch.as_tensor(images)
+    if not isinstance(images, Tensor):  # also of PIL, and with negative strides
+        images = np.ascontiguousarray(images)
+        images = images[..., None] if images.ndim == 2 else images
+    known = not isinstance(images, np.ndarray) or images.dtype.kind in "fu"
+    tensor = torch.as_tensor(images) if known else torch.empty(0)
     tensor = tensor if tensor.dim() == 4 else tensor.unsqueeze(0)
     if tensor.dim() != 4 or not tensor.numel() or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
         remedy = "convert them to (N, H, W, C) of uint8, or to a tensor (N, C, H, W) of uint8 or floats"
@@ -95,7 +102,7 @@ class Pairs:
     def take(self, rows: np.ndarray) -> Tensor:
         """Images of some rows of real ++ fake, on the device, in the units of the diffusion."""
         first, of_real = len(self.real), rows < len(self.real)
-        chosen = torch.empty(len(rows), *self.real.shape[1:], device=self.labels.device)
+        chosen = torch.empty(len(rows), *self.real.shape[1:], dtype=torch.float32, device=self.labels.device)
         for kind, images, at in ((of_real, self.real, rows), (~of_real, self.fake, rows - first)):
             index = torch.from_numpy(at[kind]).to(images.device)
             chosen[torch.from_numpy(kind).to(chosen.device)] = scaled(images[index].to(chosen.device))

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from discriminator_guidance.core.runtime import Compute, broadcast, compute_on, 
 from discriminator_guidance.core.runtime import progress as progress_line
 from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
-from discriminator_guidance.networks.adm import MemberLogits, NoisyImageCNN, build_head
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
 from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import data, loop
@@ -184,8 +184,9 @@ def train_discriminator(
     chosen, device = TrainerSettings(**settings), usable(device)
     compute = compute_on(device, chosen.precision)
     folder = Path(checkpoints) if isinstance(checkpoints, str | Path) else None
-    pairs = _pairs(real, fake, chosen, device, folder)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    fakes = partial(_drawn, fake, bool(progress)) if callable(fake) else fake
+    pairs = _pairs(real, fakes, chosen, device, folder)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(chosen.seed)
         features, network, probe = _untrained(extractor, start, chosen.finetune, pairs)
         if folder is not None:
@@ -230,13 +231,11 @@ def train_discriminator(
     return trained
 
 
-def _pairs(
-    real: Images, fake: Images | Denoiser, settings: TrainerSettings, device: torch.device, folder: Path | None
-) -> Pairs:
+def _pairs(real: Images, fake: Any, settings: TrainerSettings, device: torch.device, folder: Path | None) -> Pairs:
     """The images as `fit` takes them, with their split."""
     reals, real_labels = data.image_tensor(real, "real", settings.data_range, folder)
     if callable(fake):
-        fakes, fake_labels = _drawn(fake, reals.shape, real_labels, device, folder), real_labels
+        fakes, fake_labels = fake(reals.shape, real_labels, device, folder), real_labels
     else:
         fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
     labels = [label for label in (real_labels, fake_labels) if label is not None]
@@ -249,7 +248,8 @@ def _pairs(
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
-    joined = torch.cat([torch.as_tensor(part).long() for part in labels]).to(device) if labels else None
+    indices = [part.long() if part.dim() == 1 else part.argmax(1) for part in map(torch.as_tensor, labels)]  # one-hot
+    joined = torch.cat(indices).to(device) if labels else None
     split = split_pairs(len(reals), len(fakes), settings.split, settings.images)
     if empty := [part for part, rows in vars(split).items() if not 0 < (rows < len(reals)).sum() < len(rows)]:
         problem = f"split leaves no real or no fake one of {len(reals)} and {len(fakes)} images for {empty[0]}"
@@ -257,16 +257,19 @@ def _pairs(
     return Pairs(reals, fakes, kinds, joined, split)
 
 
-def _drawn(denoiser: Denoiser, shape: Sequence[int], labels: Any, device: torch.device, folder: Path | None) -> Tensor:
+def _drawn(
+    denoiser: Denoiser, progress: bool, shape: Sequence[int], labels: Any, device: torch.device, folder: Path | None
+) -> Tensor:
     """As many samples of a denoiser as there are real images, with their labels; in a folder they are kept."""
+    draw = partial(sample, denoiser, shape, classes=labels, device=device, progress=progress)
     if folder is None:
-        return sample(denoiser, shape, classes=labels, device=device).cpu()
+        return draw().cpu()
     like = torch.empty(1, *shape[1:], device=device)
     key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape)}
     key["labels"] = None if labels is None else [*map(int, labels)]
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"
     if not broadcast(path.is_file()):
-        sample(denoiser, shape, classes=labels, device=device, out=path)
+        draw(out=path)
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
@@ -275,13 +278,14 @@ def _untrained(
 ) -> tuple[Features, nn.Module, Tensor]:
     """The features that are not trained, the network that training begins with, and the features of some images."""
     images, device = pairs.take(pairs.split.train[:2]), pairs.labels.device
+    start = start and copy.deepcopy(start).requires_grad_(True)
     classes = 0 if pairs.classes is None else int(pairs.classes.max()) + 1
     if extractor is None:
         network = start or NoisyImageCNN(images.shape[1:], classes=classes)
         return as_it_is, network.to(device), images
     if isinstance(extractor, nn.Module):  # the caller's stays as it is
         extractor = copy.deepcopy(extractor).to(device).requires_grad_(False).eval()
-    features = getattr(extractor, "features", extractor)
+    features = extractor.features if isinstance(extractor, EncoderUNet) else extractor
     with torch.no_grad():
         maps = features(images, images.new_tensor(0.5))
     if maps.dim() != 4 or maps.shape[2] != maps.shape[3]:
@@ -289,7 +293,8 @@ def _untrained(
     sizes = {"model_channels": WIDTH * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": WIDTH}  # paper: 128
     head = (start or build_head(maps.shape[1:], classes > 0, num_res_blocks=2, **sizes)).to(device)
     if finetune:
-        if not isinstance(extractor, nn.Module):
-            raise ConfigError(f"the extractor to be trained is a {type(extractor).__name__}", "give a module")
+        if not isinstance(extractor, nn.Module) or not isinstance(head, EncoderUNet):
+            kinds = f"a {type(extractor).__name__} with a {type(head).__name__} on it"
+            raise ConfigError(f"what finetune trains is {kinds}", "give a module, and a head of this library or none")
         return as_it_is, MemberLogits(extractor, head).requires_grad_(True), maps
     return features, head, maps

@@ -100,7 +100,7 @@ class TrainedDiscriminator:
         """Whether no loss is two standard errors below chance: of no VP time, nor the mean over all, by image."""
         _, image, count = np.unique(self.tested["image"], return_inverse=True, return_counts=True)
         overall = _mean_and_error(np.bincount(image, weights=self._cross_entropy()) / count)
-        return all(loss > CHANCE - 2 * error for loss, error in (overall, *self.losses.values()))
+        return not any(loss <= CHANCE - 2 * error for loss, error in (overall, *self.losses.values()))  # or NaN
 
     def _cross_entropy(self) -> NDArray[np.float64]:
         logits, labels = (torch.from_numpy(self.tested[name]).double() for name in ("logits", "labels"))
