@@ -181,6 +181,13 @@ def test_a_profile_of_own_images_is_written_estimated_and_valid(project: Path, m
     refused(dguide(project, "config", "--params", str(params)), "no CUDA device", "runtime.device: auto or cpu")
 
 
+def test_options_that_would_have_no_effect_are_refused(project: Path) -> None:
+    for option in ("--weight=2", "--steps=9", "--discriminator=x"):
+        refused(dguide(project, "sample", "--variant=d0", "--indices=0", "--out=x", option), "options do not fit; give")
+    refused(dguide(project, "sample", "--model=x", "--weight=2", "--indices=0", "--out=x"), "options do not fit; give")
+    refused(dguide(project, "sample", "--variant=d0", "--indices=0-3,9-5", "--out=x"), "--indices is '0-3,9-5'; give")
+
+
 def test_a_summary_shows_the_results(project: Path) -> None:
     for part in ("evaluation", "details"):
         shutil.copytree(PROJECT / "reports" / "mini" / part, project / "reports" / "mini" / part)

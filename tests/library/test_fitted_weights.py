@@ -54,6 +54,18 @@ def test_8_bit_images_are_scaled_in_arrays_and_tensors_alike():
     assert torch.equal(array, tensor)
 
 
+def test_the_denoiser_is_called_in_float32():
+    denoiser = torch.nn.Conv2d(*IMAGES.shape[1:2] * 2, 1).eval()
+    assert fit_weights(lambda x, sigma: denoiser(x), members(1.0), IMAGES[:20]).weights.isfinite().all()
+
+
+def test_weights_of_one_level_hold_for_all():
+    assert FittedWeights(torch.ones(1), torch.tensor([[0.5, 2.0]]))(torch.tensor([0.1, 0.9])).tolist() == [
+        [0.5, 0.5],
+        [2.0, 2.0],
+    ]
+
+
 def test_a_correction_that_points_to_the_fakes_gets_no_weight():
     assert torch.equal(fitted(members(-1.0)), torch.zeros(4, 1).double())
 

@@ -90,6 +90,11 @@ class Small(torch.nn.Linear):
         return super().forward(x_vp.flatten(1))
 
 
+class Dark(torch.nn.Dropout):
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return 0 * x
+
+
 NOISY = torch.ones(2, *SHAPE), torch.ones(2)
 
 
@@ -112,6 +117,8 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"discriminators": []}, "discriminators is .*one or several"),
         (guide, {"member_weights": (0.5, 0.5)}, "2 member_weights for 1 members"),
         (guide, {"rule": "shrunk_mean_logit"}, "shrunk_mean_logit, and there is only one discriminator"),
+        (guide, {"rule": "shrunk_mean_logit", "member_weights": (1.0,)}, "shrunk_mean_logit, which has no member_wei"),
+        (guide, {"member_weights": lambda tau: torch.ones(1, 2)}, "one member has no weights; write rule='mean_logit'"),
         (
             guide,
             {"discriminators": lambda x_vp, tau: x_vp[:, :, 0, 0]},
@@ -127,6 +134,8 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (draw, {"boosting": "off"}, "boosting is 'off'; it must be true or false"),
         (draw, {"shape": (2, 4, 2, 2), "out": "pictures"}, "images of 4 channels cannot be PNG files in pictures"),
         (draw, {"seed": -1}, "seed is -1, .*at least 0"),
+        (draw, {"classes": [1]}, r"classes has the shape \(1,\) for 6 images; give one class an image"),
+        (draw, {"classes": 1}, r"classes has the shape \(\) for 6 images"),
         (draw, {"shape": SHAPE}, r"\(N, C, H, W\)"),
         (draw, {"shape": (0, *SHAPE)}, "at least one image"),
         (draw, {"device": "cud"}, "no device 'cud'; choose cpu"),
@@ -154,8 +163,12 @@ def test_forms_of_weights_noise_levels_logits_and_images(sigma: float | Tensor) 
 
 def test_warnings_name_probabilities_and_training_mode_but_not_bfloat16() -> None:
     x, network = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0)), Small(6, 1)
-    with pytest.warns(UserWarning, match="training mode"):
+    with pytest.warns(UserWarning, match="a discriminator is in training mode"):
         DiscriminatorGuidance([mean_logit, network])
+    with pytest.warns(UserWarning, match="the denoiser is in training mode"):
+        sample(Dark(), FEW, steps=2)
+    with pytest.warns(UserWarning, match="the feature network is in training mode"):
+        frechet_distance(*np.zeros((2, 9, 2, 2, 1), np.uint8), network=torch.nn.Flatten())
     with pytest.warns(UserWarning, match="probabilities"):
         DiscriminatorGuidance(lambda x, tau: mean_logit(x, tau).sigmoid())(x, 1.0)
     with warnings.catch_warnings():

@@ -113,6 +113,10 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
             {"extractor": doubled, "finetune": True},
             "what finetune trains is a function with a EncoderUNet on it; give a module",
         ),
+        (
+            {"extractor": encoder(), "finetune": True, "start": torch.nn.Linear(2, 1)},
+            "what finetune trains is a EncoderUNet with a Linear on it",
+        ),
         (load_discriminator, "model.safetensors does not exist; save it again"),
         (folder_without("config.json"), "config.json does not exist; save it again, or download"),
         (load_two_that_were_saved, r"a is no extractor; .* DiscriminatorGuidance\(\[a, b\]\)"),

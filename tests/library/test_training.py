@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -12,7 +13,7 @@ from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import to_uint8, write_png
 from discriminator_guidance.core.noise import marginal_mean, marginal_std
-from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits
+from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, NoisyImageCNN
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.discriminator import train_discriminator
@@ -164,6 +165,36 @@ def test_an_iterable_may_have_images_without_dark_pixels() -> None:
 def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         train(real)
+
+
+def test_fakes_in_other_units_than_data_range_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"by data_range=\(0, 1\) fake images go from .*; give real and fake ones in one"
+    ):
+        train((REAL + 1) / 2, FAKE, data_range=(0, 1))
+
+
+def test_images_of_pil_and_mirrored_arrays_and_one_hot_labels_are_taken() -> None:
+    real, fake = (to_uint8(images[:20]) for images in (REAL, FAKE))
+    pictures = [Image.fromarray(image[..., 0]) for image in real]
+    assert train(pictures, fake, **BRIEF).history == train(real, fake, **BRIEF).history
+    mirrored = [images[:, :, ::-1] for images in (real, fake)]
+    assert train(*mirrored, **BRIEF).history == train(*map(np.ascontiguousarray, mirrored), **BRIEF).history
+    labels, one_hot = np.arange(20) % 4, np.eye(4)[np.arange(20) % 4]
+    plain, other = (train((real, kinds), (fake, kinds), **BRIEF).history for kinds in (labels, one_hot))
+    assert plain == other
+
+
+def test_the_callers_network_and_random_streams_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(5)
+    start = NoisyImageCNN((1, 8, 8)).eval().requires_grad_(False)
+    before, state = {name: tensor.clone() for name, tensor in start.state_dict().items()}, torch.get_rng_state()
+    trained = train(FIRST[0], shrink, start=start, **BRIEF)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in start.state_dict().items())
+    assert not any(torch.equal(a, b) for a, b in zip(trained.network.parameters(), start.parameters(), strict=True))
+    assert not start.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert capsys.readouterr().err == ""
 
 
 def test_precision_auto_is_the_one_that_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
