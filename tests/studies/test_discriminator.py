@@ -55,7 +55,7 @@ def test_the_winner_guides_best_among_the_finalists(searched: Tiny):
     (start,) = [row for row in trials if row["grid"] == "D0"]
     assert written["winner"]["values"]["start_fid"] == float(start["fid"])
     assert written["n_trials"] == len(trials) == TRIALS
-    for chart in ("history", "importances", "parallel", "slice"):
+    for chart in ("history", "importances"):
         assert (layout.study / f"discriminator_{chart}.png").read_bytes().startswith(b"\x89PNG")
 
 
