@@ -33,10 +33,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
     config.check_counts(len(train.labels), len(holdout.labels))
     parts = {"train": train} if settings.splits is None else splits(train, settings)
-    for former in layout.real.glob("*.npz"):  # of other splits
+    written = {layout.real / f"{name}.npz": part for name, part in {**parts, "holdout": holdout}.items()}
+    for file, part in written.items():
+        write_npz(file, images=part.images, labels=part.labels)
+    for former in {*layout.real.glob("*.npz")} - {*written}:  # of other splits
         former.unlink()
-    for name, part in {**parts, "holdout": holdout}.items():
-        write_npz(layout.real / f"{name}.npz", images=part.images, labels=part.labels)
 
     per_class = partial(np.bincount, minlength=len(train.classes))
     labels = np.concatenate([train.labels, holdout.labels])
