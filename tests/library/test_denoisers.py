@@ -18,7 +18,7 @@ from discriminator_guidance import DiscriminatorGuidance, from_diffusers, guided
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.noise import karras_sigmas, normal
 from discriminator_guidance.sampling import sampler
-from discriminator_guidance.sampling.denoisers import Schedule
+from discriminator_guidance.sampling.denoisers import Noise
 from discriminator_guidance.sampling.sampler import trajectory
 from tests.library.gaussians import SHAPE, Gaussian, settings
 
@@ -84,6 +84,10 @@ def test_levels_outside_the_schedule_are_finite_without_signal_at_its_end() -> N
         (scheduler_of("flow"), "predicts 'flow'"),
         (repaint, "predicts None"),
         (SimpleNamespace(), "VP noise"),
+        (
+            diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", timestep_type="continuous"),
+            "discrete VP noise",
+        ),
     ):
         with pytest.raises(ConfigError, match=said):
             from_diffusers(ExactModel("epsilon"), scheduler)
@@ -159,7 +163,7 @@ def test_a_guided_run_of_a_scheduler_is_that_of_the_guided_denoiser(name: str) -
     assert not model._forward_hooks
 
     denoisers = [from_diffusers(model, scheduler, extra, **texts) for texts in (without, conditions)]
-    schedule, free = Schedule(scheduler), lambda x, sigma: torch.lerp(*(each(x, sigma) for each in denoisers), 3.0)
+    schedule, free = Noise(scheduler), lambda x, sigma: torch.lerp(*(each(x, sigma) for each in denoisers), 3.0)
     levels = [*schedule.levels(scheduler.timesteps), torch.tensor(0.0)]
     start = latents.double() / schedule.scales(levels[0])[0]
     ours, plain = (heun_or_euler(model, start, levels, order=1) for model in (guidance.denoise(free), free))

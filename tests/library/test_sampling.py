@@ -174,6 +174,7 @@ def test_warnings_name_probabilities_and_training_mode_but_not_bfloat16() -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expected, _ = DiscriminatorGuidance([mean_logit, network.eval()])(x, 1.0)
+        DiscriminatorGuidance(lambda x, tau: mean_logit(x, tau).sigmoid(), members=1)(x, 1.0)  # logits, as is stated
     half, _ = DiscriminatorGuidance([mean_logit, network.bfloat16()])(x, 1.0)  # is called under autocast
     assert torch.allclose(half, expected, rtol=0.02, atol=1e-3)
 

@@ -19,7 +19,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
 FLUX_STEPS = 1000  # Flux's models take the time t, others the timestep 1000 t
 
 
-class Schedule:
+class Noise:
     """The noise of a diffusers scheduler: what its models see at a noise level sigma, and what they predict.
 
     VP noise has `alphas_cumprod` a_t: timestep t has sigma_t = ((1 - a_t) / a_t)^(1/2), and models see x_vp =
@@ -32,8 +32,9 @@ class Schedule:
         config, kept = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
         flow = kept is None and hasattr(scheduler, "scale_noise")  # FlowMatchEulerDiscreteScheduler and its kind
         kind, remedy = FLOW if flow else getattr(config, "prediction_type", None), "write the denoiser by hand"
-        if kept is None and kind != FLOW:
-            raise ConfigError(f"{type(scheduler).__name__} has neither VP noise nor flow matching", remedy)
+        continuous = getattr(config, "timestep_type", None) == "continuous"
+        if continuous or (kept is None and kind != FLOW):
+            raise ConfigError(f"{type(scheduler).__name__} has neither discrete VP noise nor flow matching", remedy)
         if kind not in PREDICTIONS:
             raise ConfigError(f"{type(scheduler).__name__} predicts {kind!r}, not {', '.join(PREDICTIONS)}", remedy)
         self.scheduler, self.kind, self.steps = scheduler, kind, getattr(config, "num_train_timesteps", 1000)
@@ -93,7 +94,7 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
     >>> denoiser(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 80.0])).shape
     torch.Size([2, 1, 8, 8])
     """
-    schedule, compiled = Schedule(scheduler), getattr(model, "_orig_mod", model)
+    schedule, compiled = Noise(scheduler), getattr(model, "_orig_mod", model)
     names = signature(getattr(compiled, "forward", compiled)).parameters
     flux, transformer = "img_ids" in names, "hidden_states" in names
 
@@ -107,8 +108,7 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
         x_in, t = (_tokens(x_in), t / FLUX_STEPS) if flux else (x_in, t)
         output = _prediction(model(hidden_states=x_in, timestep=t, **given) if transformer else model(x_in, t, **given))
         output = _image(output, given["img_ids"]) if flux else output[:, : x.shape[1]]
-        denoised: Tensor = (c_skip * x + c_out * output.to(sigma.dtype)).to(x.dtype)
-        return denoised
+        return (c_skip * x + c_out * output.to(sigma.dtype)).to(x.dtype)
 
     denoiser.sigma_min, denoiser.sigma_max = schedule.knots[[0, -1]].exp().tolist()  # type: ignore[attr-defined]
     denoiser.round_sigma = torch.as_tensor  # type: ignore[attr-defined]
@@ -134,7 +134,7 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
     >>> images.shape
     (2, 8, 8, 3)
     """
-    schedule, arguments = Schedule(scheduler), signature(getattr(unet, "_orig_mod", unet).forward)
+    schedule, arguments = Noise(scheduler), signature(getattr(unet, "_orig_mod", unet).forward)
     last: tuple[Tensor, Tensor, Tensor] | None = None  # of a call: what the model saw, noise levels, change
 
     def guide(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
@@ -162,7 +162,7 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
         handle.remove()
 
 
-def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Schedule, x_in: Tensor, sigma: Tensor) -> Tensor:
+def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Noise, x_in: Tensor, sigma: Tensor) -> Tensor:
     """What guidance adds to a model's prediction from x_in (N, C, ...) at noise levels (N,), or one for all."""
     if not sigma.isfinite().all():  # no signal, nothing to guide
         return torch.zeros_like(x_in)

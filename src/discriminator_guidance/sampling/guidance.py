@@ -19,7 +19,7 @@ Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
 Discriminator = Callable[..., Tensor]  # (x_vp, tau[, classes]) -> raw logits (N,), or (M, N) of M members
-Schedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
+WeightSchedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
 
 PROBABILITY_CLIP = 1e-5  # of Kim et al. 2023: a probability closer to 0 or 1 is not taken for true
 LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
@@ -128,7 +128,7 @@ class DiscriminatorGuidance:
     """
 
     discriminators: Discriminator | Sequence[Discriminator]
-    weight: float | Tensor | Sequence[float] | Schedule = 1.0
+    weight: float | Tensor | Sequence[float] | WeightSchedule = 1.0
     rule: str = "mean_probability"
     window: tuple[float, float] = (0.01, 1.0)
     member_weights: Sequence[float] | WeightsOfTime | None = None
@@ -231,7 +231,7 @@ class DiscriminatorGuidance:
         half = x_vp.dtype == torch.float32 and first.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x_vp.device.type, first.dtype) if half else nullcontext():
             logits = network(x_vp, tau, *classes)
-        known = isinstance(getattr(inner, "members", None), int)
+        known = bool(self.members) or isinstance(getattr(inner, "members", None), int)
         members = self.members or (inner.members if known else 1)
         if logits.numel() != members * count or (members > 1 and logits.shape != (members, count)):
             problem = f"logits of {count} images have shape {tuple(logits.shape)}, and members is {members}"

@@ -9,7 +9,7 @@ from diffusers.guiders.guider_utils import GuiderOutput
 from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.sampling.denoisers import Schedule, change_of_prediction
+from discriminator_guidance.sampling.denoisers import Noise, change_of_prediction
 from discriminator_guidance.sampling.guidance import Discriminator, DiscriminatorGuidance
 
 
@@ -76,11 +76,11 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         change = change_of_prediction(guidance, schedule, x_in, schedule.levels(self._timestep))
         return GuiderOutput(pred=output.pred + change, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
-    def _guidance(self) -> tuple[DiscriminatorGuidance, Schedule]:
+    def _guidance(self) -> tuple[DiscriminatorGuidance, Noise]:
         if self.discriminators is None or self.scheduler is None:
             raise ConfigError("the guider lacks discriminators or a scheduler", "set these attributes")
         guidance = DiscriminatorGuidance(self.discriminators, self.weight, self.rule, self.window, clip=self.clip)
-        return guidance, Schedule(self.scheduler)
+        return guidance, Noise(self.scheduler)
 
     def _see(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._seen = inputs[0] if inputs else named.get("hidden_states", named.get("sample"))

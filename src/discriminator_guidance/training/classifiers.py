@@ -15,7 +15,7 @@ from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, usable
 from discriminator_guidance.core.settings import TrainingSettings
 from discriminator_guidance.metrics.features import FidNetwork
-from discriminator_guidance.training.data import Images, draw_noised, image_tensor
+from discriminator_guidance.training.data import Source, draw_noised, image_tensor
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, train
 
 
@@ -52,7 +52,7 @@ def train_classifier(
     return train(network, batch_of, loss_of, Schedule.of(settings), checkpoints, report).history
 
 
-def train_features(real: Images, *, width: int = 64, device: torch.device | str = "cpu", **settings: Any) -> FidNetwork:
+def train_features(real: Source, *, width: int = 64, device: torch.device | str = "cpu", **settings: Any) -> FidNetwork:
     """Train a small classifier of real images, whose `features` are a network for `frechet_distance`.
 
     Distances by it are not comparable with published FIDs, nor with those by another one.

@@ -16,11 +16,11 @@ from discriminator_guidance.core.images import Split, open_images, scaled
 from discriminator_guidance.core.noise import generator, importance_times, noised, normal, quantile_grid
 from discriminator_guidance.core.runtime import Compute, gather_rows, share
 
-Images = NDArray[Any] | Tensor | str | Path | Iterable[Any]
+Source = NDArray[Any] | Tensor | str | Path | Iterable[Any]
 Range = tuple[float, float]
 
 
-def image_tensor(images: Images, name: str, data_range: Range | None, folder: Path | None) -> tuple[Tensor, Any]:
+def image_tensor(images: Source, name: str, data_range: Range | None, folder: Path | None) -> tuple[Tensor, Any]:
     """Images (N, C, H, W), uint8 or float32 in the units of the diffusion, and their labels (N,) where they have some.
 
     What is iterated over is written to a file in `folder`, which ends with the process, and mapped into memory.

@@ -27,7 +27,7 @@ from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, Noisy
 from discriminator_guidance.sampling.guidance import Denoiser
 from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import data, loop
-from discriminator_guidance.training.data import Features, GridFeatures, Images, Pairs
+from discriminator_guidance.training.data import Features, GridFeatures, Pairs, Source
 from discriminator_guidance.training.loop import Batch, Report, Row, Trained, used_row
 from discriminator_guidance.training.trained import Extractor, TrainedDiscriminator, as_it_is
 
@@ -139,8 +139,8 @@ class TrainerSettings(DiscriminatorSettings):
 
 
 def train_discriminator(
-    real: Images,
-    fake: Images | Denoiser,
+    real: Source,
+    fake: Source | Denoiser,
     extractor: Extractor | None = None,
     *,
     start: nn.Module | None = None,
@@ -231,7 +231,7 @@ def train_discriminator(
     return trained
 
 
-def _pairs(real: Images, fake: Any, settings: TrainerSettings, device: torch.device, folder: Path | None) -> Pairs:
+def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.device, folder: Path | None) -> Pairs:
     """The images as `fit` takes them, with their split."""
     reals, real_labels = data.image_tensor(real, "real", settings.data_range, folder)
     if callable(fake):
