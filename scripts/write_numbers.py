@@ -6,7 +6,7 @@ A block begins with <!-- numbers: NAME --> and ends with <!-- end -->. NAME is a
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from matplotlib.ticker import NullLocator
 
 from dguide.report.format import estimate, number
 from dguide.settings import load_config
+from dguide.stages.evaluation import adjusted_p
 from discriminator_guidance import delivered_weight, tau_from_sigma
 
 ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
@@ -62,6 +63,17 @@ CROSSING = {
     "clip_logit": "six heads, clipped logit",
     "edm_auto": "autoguidance by 500 iterations, NFE 46",
     "edm_24": "24 steps in place of 12",
+}
+AVERAGES = {
+    "edm": "without guidance",
+    "one": "one head",
+    "seeds": "three training seeds, mean probability (planned)",
+    "seeds_logit": "the same, mean logit",
+    "seeds_shrunk": "the same, shrunk mean logit",
+    "seeds_fitted": "the same, fitted weights",
+    "snapshots": "one training after 200, 400 and 600 steps",
+    "bags": "three bootstrap samples of the images",
+    "architectures": "three architectures",
 }
 
 # By label: profile, the row without guidance, and the rows with one discriminator with their markers.
@@ -118,12 +130,16 @@ def gains(profile: str, base: str, name: str) -> list[tuple[float, float]]:
     return [*zip(record["cross_entropy_values"], 100 * (np.array(record["fid_values"]) / without - 1), strict=True)]
 
 
-def results(profile: str, names: dict[str, str], more: dict[str, str], apart: Sequence[str] = ()) -> str:
-    """A row a variant: FID and, unless it is apart, its difference and ratio to its baseline; more: keys by heading."""
-    baselines = load_config(Path("configs") / f"{profile}.yaml").baselines
+def baselines(profile: str) -> dict[str, str | None]:
+    """The row from which each row of a profile differs."""
+    return load_config(Path("configs") / f"{profile}.yaml").baselines
+
+
+def results(profile: str, names: dict[str, str], more: dict[str, str], others: Mapping[str, str | None]) -> str:
+    """A row a variant: FID, and its change from another row, if there is one; more: keys by heading."""
     rows = []
     for name, description in names.items():
-        record, other = evaluated(profile, name), None if name in apart else baselines[name]
+        record, other = evaluated(profile, name), others.get(name)
         changes = ["", ""]
         if other:
             pair = pair_of(profile, name, other)
@@ -139,12 +155,33 @@ def results(profile: str, names: dict[str, str], more: dict[str, str], apart: Se
 def biased() -> str:
     """Every row of profile fashion-biased."""
     more = {"precision": "precision", "total variation of classes": "total_variation_values"}
-    return results("fashion-biased", BIASED, more)
+    return results("fashion-biased", BIASED, more, baselines("fashion-biased"))
 
 
 def crossing() -> str:
     """Every row of profile fashion16."""
-    return results("fashion16", CROSSING, {"cross-entropy": "cross_entropy_values"}, ("edm_early", "edm_middle"))
+    others = baselines("fashion16") | {"edm_early": None, "edm_middle": None}
+    return results("fashion16", CROSSING, {"cross-entropy": "cross_entropy_values"}, others)
+
+
+def ensembles() -> str:
+    """Every row of profile fashion-ensembles, averages against one head."""
+    others = {"one": "edm"} | dict.fromkeys([*AVERAGES][2:], "one")
+    return results("fashion-ensembles", AVERAGES, {"cross-entropy": "cross_entropy_values"}, others)
+
+
+def averages() -> str:
+    """The comparisons that were planned of profile fashion-ensembles."""
+    pairs = pd.read_csv(REPORTS / "fashion-ensembles/details/differences.csv").to_dict("records")
+    others = {name: "one" for name in AVERAGES if name not in ("edm", "one")}
+    shown, planned = [pair for pair in pairs if pair["variant"] in others], pair_of("fashion-ensembles", "seeds", "one")
+    adjusted = adjusted_p(shown, others, ("seeds", "one"))
+    difference = estimate(planned["difference"], (planned["low"], planned["high"]), sign=True)
+    found = ", ".join(f"`{name}` {p:.2g}" for name, p in adjusted.items() if name != "seeds")
+    return (
+        f"- Planned: three training seeds differ from one by an FID of {difference}, p = {planned['p']:.2g}.\n"
+        f"- p-values of the others against one, by Holm's method: {found}."
+    )
 
 
 def training() -> str:
