@@ -127,9 +127,9 @@ class Estimate:
         """The standard error (V_b + V_s)^(1/2) of the mean, and its degrees of freedom.
 
         V_b = S^2(F_s) / K holds the spread of training and the sampling noise that replicates do not share, V_s =
-        max(0, se(psi_mean)^2 - mean_s se(psi_s - psi_mean)^2 / K) the noise that they share. The degrees of freedom are
-        (V_b + V_s)^2 (K - 1) / V_b^2 (Satterthwaite 1946): K - 1 where training outweighs sampling, more where not, and
-        infinite for one network, which has no spread of training.
+        max(0, se(psi_mean)^2 - mean_s se(psi_s - psi_mean)^2 / K) the noise that they share, slightly too large. The
+        degrees of freedom are (V_b + V_s)^2 (K - 1) / V_b^2 (Satterthwaite 1946): K - 1 where training outweighs
+        sampling, more where not, and infinite for one network, which has no spread of training.
         """
         count, shared = len(self.values), self.influence.mean(axis=0)
         sampling = standard_error(shared) ** 2
