@@ -178,7 +178,7 @@ def test_a_profile_of_own_images_is_written_estimated_and_valid(project: Path, m
     params = project / "configs/pets.yaml"
     assert "1 members, 2 variants" in dguide(project, "config", "--params", str(params)).stdout
     params.write_text(params.read_text().replace("device: auto", "device: cuda"))
-    refused(dguide(project, "config", "--params", str(params)), "no CUDA device", "runtime.device: auto or cpu")
+    refused(dguide(project, "config", "--params", str(params)), "no device 'cuda'", "choose cpu")
 
 
 def test_options_that_would_have_no_effect_are_refused(project: Path) -> None:

@@ -93,6 +93,27 @@ def test_levels_outside_the_schedule_are_finite_without_signal_at_its_end() -> N
             from_diffusers(ExactModel("epsilon"), scheduler)
 
 
+def test_transformers_with_other_times_are_refused() -> None:
+    sizes = {"num_mmdit_layers": 1, "num_single_dit_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
+    sizes |= {"joint_attention_dim": 16, "caption_projection_dim": 16, "pos_embed_max_size": 16}
+    aura, flow = diffusers.AuraFlowTransformer2DModel(8, 2, 4, **sizes), diffusers.FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ConfigError, match="AuraFlowTransformer2DModel takes other times"):
+        from_diffusers(aura, flow)
+    with pytest.raises(ConfigError, match="takes other times"), guided_unet(aura, flow, TILT):
+        pass
+
+
+def test_equal_images_at_two_timesteps_are_guided_at_both() -> None:
+    unet = diffusers.UNet2DModel(
+        8, 1, 1, block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4, **ATTENTION
+    ).eval()
+    scheduler, x, t = diffusers.DDIMScheduler(), torch.randn(1, 1, 8, 8), torch.tensor([100, 400])
+    guidance = DiscriminatorGuidance(lambda x_vp, tau: 9 * torch.tanh(x_vp).flatten(1).mean(dim=1))
+    with torch.no_grad(), guided_unet(unet, scheduler, guidance):
+        both, single = unet(x.repeat(2, 1, 1, 1), t).sample, [unet(x, time).sample for time in t]
+    assert torch.allclose(both, torch.cat(single), atol=1e-5)
+
+
 ATTENTION = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
 SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 8}
 PLAIN = SMALL | ATTENTION

@@ -9,6 +9,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
@@ -52,6 +53,12 @@ def test_8_bit_images_are_scaled_in_arrays_and_tensors_alike():
         for real in (images, torch.from_numpy(images).permute(0, 3, 1, 2))
     )
     assert torch.equal(array, tensor)
+
+
+@pytest.mark.parametrize("real", [torch.rand(9, 1, 4, 4), np.zeros((9, 4, 4, 1), np.float32)])
+def test_images_in_other_units_are_refused(real) -> None:
+    with pytest.raises(InputError, match="nor floats that go below 0"):
+        fit_weights(lambda x, sigma: 0 * x, lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3)), real)
 
 
 def test_the_denoiser_is_called_in_float32():

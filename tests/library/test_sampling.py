@@ -114,6 +114,7 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"clip": 1.0}, "clip is 1.0; choose between 0 and 0.5"),
         (guide, {"weight": "2"}, r"weight is '2'; .* \(w1, w2\) or a function"),
         (guide, {"weight": (1, 2, 3)}, r"weight is \(1, 2, 3\)"),
+        (guide, {"weight": float("nan")}, "weight is nan .*; give numbers"),
         (guide, {"discriminators": []}, "discriminators is .*one or several"),
         (guide, {"member_weights": (0.5, 0.5)}, "2 member_weights for 1 members"),
         (guide, {"rule": "shrunk_mean_logit"}, "shrunk_mean_logit, and there is only one discriminator"),
@@ -132,8 +133,17 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (draw, {"steps": 1}, "steps is 1; it must be at least 2"),
         (draw, {"steps": 18.0}, "steps is 18.0; it must be a whole number"),
         (draw, {"boosting": "off"}, "boosting is 'off'; it must be true or false"),
-        (draw, {"shape": (2, 4, 2, 2), "out": "pictures"}, "images of 4 channels cannot be PNG files in pictures"),
+        (draw, {"shape": (2, 4, 2, 2), "out": "pictures"}, "4 channels cannot be images of 8 bits in pictures"),
+        (draw, {"shape": (2, 4, 2, 2), "out": "latents.npz"}, "in latents.npz; choose an .npy file"),
         (draw, {"seed": -1}, "seed is -1, .*at least 0"),
+        (draw, {"seed": 1.5}, "seed is 1.5, .*whole numbers"),
+        (draw, {"guidance": mean_logit}, "guidance is a function; write DiscriminatorGuidance"),
+        (
+            partial(sample, lambda x, sigma: x.sum(dim=(1, 2, 3))),
+            {"shape": (8, 1, 8, 8)},
+            "the denoiser returned Tensor",
+        ),
+        (partial(sample, lambda x, sigma: {}), {"shape": FEW}, "the denoiser returned dict None for x"),
         (draw, {"classes": [1]}, r"classes has the shape \(1,\) for 6 images; give one class an image"),
         (draw, {"classes": 1}, r"classes has the shape \(\) for 6 images"),
         (draw, {"shape": SHAPE}, r"\(N, C, H, W\)"),
@@ -265,11 +275,14 @@ def test_any_number_is_drawn_in_batches_and_a_killed_run_resumes_in_its_file(tmp
     assert sample(WRONG.denoise, (20, *SHAPE), **how) == tmp_path / "samples.npy"
     assert calls == [0, 1, 2]
     assert np.allclose(np.load(tmp_path / "samples.npy"), whole, atol=1e-6)
-    sample(WRONG.denoise, (20, *SHAPE), **how | {"out": tmp_path / "eight_bits.NPZ"})
+    sample(WRONG.denoise, (20, 1, 3, 2), **how | {"out": tmp_path / "eight_bits.NPZ"})
     sample(WRONG.denoise, (20, 1, 3, 2), **how | {"out": tmp_path / "pictures", "first": np.arange(30, 50)})
-    assert np.array_equal(np.load(tmp_path / "eight_bits.NPZ")["images"], to_uint8(whole))
+    shown = to_uint8(sample(WRONG.denoise, (20, 1, 3, 2), seed=3))
+    assert np.array_equal(np.load(tmp_path / "eight_bits.NPZ")["images"], shown)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["eight_bits.NPZ", "pictures", "samples.npy"]
     assert sorted(int(path.stem) for path in (tmp_path / "pictures").glob("*.png")) == [*range(30, 50)]
+    with pytest.warns(UserWarning, match="pictures has 20 other images"):
+        sample(WRONG.denoise, (1, 1, 3, 2), **how | {"out": tmp_path / "pictures"})
 
 
 def test_batches_kept_of_another_model_guidance_or_classes_are_not_used(tmp_path, monkeypatch) -> None:

@@ -15,6 +15,7 @@ from discriminator_guidance.core.images import to_uint8, write_png
 from discriminator_guidance.core.noise import marginal_mean, marginal_std
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, NoisyImageCNN
 from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.discriminator import train_discriminator
 from discriminator_guidance.training.trained import TrainedDiscriminator
@@ -181,8 +182,25 @@ def test_images_of_pil_and_mirrored_arrays_and_one_hot_labels_are_taken() -> Non
     mirrored = [images[:, :, ::-1] for images in (real, fake)]
     assert train(*mirrored, **BRIEF).history == train(*map(np.ascontiguousarray, mirrored), **BRIEF).history
     labels, one_hot = np.arange(20) % 4, np.eye(4)[np.arange(20) % 4]
-    plain, other = (train((real, kinds), (fake, kinds), **BRIEF).history for kinds in (labels, one_hot))
-    assert plain == other
+    forms = (labels, one_hot, labels[:, None])
+    plain, *others = (train((real, kinds), (fake, kinds), **BRIEF).history for kinds in forms)
+    assert others == [plain, plain]
+
+
+def test_floats_of_8_bits_and_of_pipelines_are_the_images_that_they_show() -> None:
+    real, fake = (to_uint8(images[:20]) for images in (REAL, FAKE))
+    expected = train(real, FAKE[:20], **BRIEF).history
+    grid = torch.from_numpy(real).permute(0, 3, 1, 2) / 127.5 - 1  # ToTensor and Normalize give these
+    assert train(grid, FAKE[:20], **BRIEF).history == expected
+    shown = [np.repeat(images, 3, axis=3) for images in (real, fake)]
+    last, first = [images / 255 for images in shown], [images.transpose(0, 3, 1, 2) / 255 for images in shown]
+    assert train(*last, data_range=(0, 1), **BRIEF).history == train(*first, data_range=(0, 1), **BRIEF).history
+
+
+def test_an_unconditional_discriminator_guides_a_conditional_denoiser() -> None:
+    guidance, labels = DiscriminatorGuidance(train(*FIRST, **BRIEF)), torch.arange(4)
+    drawn = sample(lambda x, sigma, labels: shrink(x, sigma), (4, 1, 8, 8), guidance=guidance, classes=labels)
+    assert torch.equal(drawn, sample(shrink, (4, 1, 8, 8), guidance=guidance))
 
 
 def test_the_callers_network_and_random_streams_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,8 +225,9 @@ def test_a_conditional_denoiser_of_edm_takes_the_labels_of_the_real_images() -> 
     torch.manual_seed(0)
     denoiser, labels = EDMPrecond(8, 1, 10, model_channels=8, channel_mult=[1], num_blocks=1).eval(), np.arange(20) % 10
     torch.nn.init.normal_(denoiser.model.dec["8x8_aux_conv"].weight)
-    one_hot, drawn = (sample(denoiser, (20, 1, 8, 8), classes=each) for each in (torch.eye(10)[labels], labels))
-    assert torch.equal(one_hot, drawn)
+    forms = (torch.eye(10)[labels], labels[:, None], labels)
+    *others, drawn = (sample(denoiser, (20, 1, 8, 8), classes=each) for each in forms)
+    assert all(torch.equal(other, drawn) for other in others)
     assert not torch.equal(drawn, sample(denoiser, (20, 1, 8, 8)))
     by_denoiser, by_samples = (train((FIRST[0], labels), fake, **BRIEF) for fake in (denoiser, (drawn, labels)))
     assert by_denoiser.history == by_samples.history

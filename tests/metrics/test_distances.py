@@ -11,6 +11,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from dguide.stages.evaluation import gaussian_of_statistics
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.distances import (
@@ -22,7 +23,6 @@ from discriminator_guidance.metrics.distances import (
     frechet_distance,
     frechet_influence,
     gaussian_of_features,
-    gaussian_of_statistics,
     kid_influence,
     precision_recall,
 )

@@ -15,12 +15,11 @@ def test_a_released_head_has_no_curves_and_the_reproduction_stands_beside_the_ot
         history.write_text(history.read_text().splitlines()[0] + "\n")
 
     data = report_data(tmp_path, damage=released)
-    (loss, *_), calibration = figures.curves_figure(data).axes, figures.calibration_figure(data)
+    loss, *_ = figures.curves_figure(data).axes
     _, train, theirs, *_ = loss.get_lines()
     assert loss.get_ylabel() == "D1"
     assert theirs.get_ydata()[-1] == pytest.approx(0.41, abs=0.01)
     assert train.get_ydata().tolist() == data.histories["d1"]["train_loss"].tolist()
-    assert [axes.get_title() for axes in calibration.axes] == [f"D{number}" for number in range(6)]
 
 
 def test_the_process_figure_shows_by_how_much_guidance_changes_the_estimate(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def differences(**changes: float) -> Callable[[Path], None]:
 def test_every_promised_file_is_written_and_a_second_run_gives_the_same_bytes(built: ReportData) -> None:
     first = {path: path.read_bytes() for path in built.report.rglob("*") if path.is_file()}
     tables = {f"tables/table{n}.{kind}" for n in (1, 2, 3, 4) for kind in ("csv", "tex")}
-    figures = {f"figures/{name}.png" for name in ("fig1", "fig2", "fig3", "fid", "calibration", "guidance")}
+    figures = {f"figures/{name}.png" for name in ("fig1", "fig2", "fig3", "fid", "guidance")}
     assert tables | figures | {"tables/variants.csv", "curves.csv", "index.html"} <= {
         str(path.relative_to(built.report)) for path in first
     }
@@ -125,7 +125,7 @@ def test_fid_of_inception_is_plain_and_of_other_networks_never(words, network: s
     assert ("FID (digits" in elements.text) == (network != "inception")
 
 
-@pytest.mark.parametrize("path", ["evaluation/d0.json", "details/differences.csv", "discriminator/d1/calibration.csv"])
+@pytest.mark.parametrize("path", ["evaluation/d0.json", "details/differences.csv", "discriminator/d1/history.csv"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{garbled")], ids=["missing", "garbled"])
 def test_a_missing_or_damaged_file_is_named_with_its_stage(tmp_path: Path, path: str, damage) -> None:
     stage = path.partition("/")[0].replace("details", "evaluation")

@@ -1,4 +1,4 @@
-"""Fig. 1 to 3, FIDs, calibration and log ratios, as matplotlib figures."""
+"""Fig. 1 to 3, FIDs and log ratios, as matplotlib figures."""
 
 import io
 import math
@@ -20,7 +20,6 @@ from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
 BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text
 INK, GREY = "#1c2126", "#5b6570"
 KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "the clipped-logit rule": RED}  # of variants
-MIN_PAIRS = 10  # fewer images make a fraction that is mostly chance
 FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
 LEVELS = 8  # of noise in Fig. 1
 LINEAR = 0.1  # differences in FID below which their axis is linear
@@ -118,27 +117,6 @@ def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]
     for axes in panels[count:]:
         axes.set_visible(False)
     return figure, list(panels[:count])
-
-
-def calibration_figure(data: ReportData) -> Figure | None:
-    """Reliability of every member's probability, one line for each noise level of the test grid."""
-    if not data.calibration:
-        return None
-    times = sorted({time for bins in data.calibration.values() for time in bins["time"]})
-    # By rank: half of the times are below 0.1, where a scale of tau itself would give them one colour.
-    shades = dict(zip(times, colormaps["viridis_r"](np.linspace(0.04, 1.0, len(times))), strict=True))
-    figure, panels = _panels(len(data.calibration), 3.0, 2.9)
-    for axes, (name, bins) in zip(panels, data.calibration.items(), strict=True):
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
-        for time, curve in bins[bins["count"] >= MIN_PAIRS].groupby("time"):
-            label, color = f"{time:.2g}", shades[time]
-            axes.plot(curve["mean_probability"], curve["fraction_real"], ".-", linewidth=1.2, color=color, label=label)
-        axes.set(title=name.upper(), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    figure.supxlabel("mean predicted probability of real")
-    figure.supylabel("fraction real")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside right center", title="VP time τ\n(noise grows\nupwards)")
-    return figure
 
 
 def guidance_figure(data: ReportData) -> Figure | None:

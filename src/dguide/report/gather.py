@@ -13,7 +13,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 # By the key `published` of a row: Tables 1 and 2 of the reproduction, its training curves, and published results.
 PUBLISHED = read_json(TEMPLATES / "published.json", "report")
 CURVES = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
-BINS = ["time", "mean_probability", "fraction_real", "count"]
 RATIO = ["ratio", "ratio_low", "ratio_high"]
 DIFFERENCES = ["variant", "other", "difference", "low", "high", *RATIO, *(f"{kid}_difference" for kid in KIDS)]
 SEARCHES = ("discriminator", "ensemble")
@@ -33,7 +32,6 @@ class ReportData:
         members = {name: report / "discriminator" / name / replicate for name in settings["members"]}
         self.metrics = {name: read_json(at / "metrics.json", "discriminator") for name, at in members.items()}
         self.histories = {name: _table(at / "history.csv", "discriminator", CURVES) for name, at in members.items()}
-        self.calibration = {name: _table(at / "calibration.csv", "discriminator", BINS) for name, at in members.items()}
         self.samples = {}  # by variant, images (K, H, W, C) uint8
         for name in settings["report"]["samples"]:
             arrays = read_npz(data / "guided" / name / replicate / "samples.npz", ["images"], "guided")

@@ -20,7 +20,6 @@ FIGURES = {
     "fig2": figures.curves_figure,
     "fig3": figures.samples_figure,
     "fid": figures.fid_figure,
-    "calibration": figures.calibration_figure,
     "guidance": figures.guidance_figure,
 }
 TABLES = (tables.sampling_table, tables.discriminator_table, tables.result_table, tables.ensemble_table)

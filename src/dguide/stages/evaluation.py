@@ -25,6 +25,8 @@ from discriminator_guidance.metrics.significance import Estimate, holm
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, SHRUNK, combined_logits
 
 FLOOR_DRAWS = 10  # bootstrap samples of the real images
+# Of published statistics, relative to the largest eigenvalue; sums over 50,000 features are rounded at about 1e-13.
+ROUNDING = 1e-8
 DISTANCES = ("fid", "kid", "kid_holdout")
 SCORES = ("precision", "recall", "accuracy", "auroc")  # of discriminators
 
@@ -161,12 +163,33 @@ def _real_images(config: Config, layout: Layout, features: Mapping[str, np.ndarr
         gaussian = distances.gaussian_of_features(train)
     else:
         published = load_arrays(layout.root / reference, ("mu", "sigma"), "get the file again")
-        gaussian = distances.gaussian_of_statistics(**published, width=train.shape[1], source=reference)
+        gaussian = gaussian_of_statistics(**published, width=train.shape[1], source=reference)
     splits = {"kid": "train", "kid_holdout": "holdout"}
     kernels = {distance: distances.KernelSet.of(features[split], compute.device) for distance, split in splits.items()}
     # The k-NN sets have one size; real images are taken in equal steps, for they are sorted.
     rows = np.linspace(0, len(train) - 1, min(config.guided.images, len(train))).round().astype(int)
     return RealImages(gaussian, kernels, train[rows], config.evaluation.neighborhood)
+
+
+def gaussian_of_statistics(mu: np.ndarray, sigma: np.ndarray, width: int, source: str) -> distances.Gaussian:
+    """The Gaussian of published statistics, such as EDM's `cifar10-32x32.npz`, for features of this width.
+
+    Errors name `source`: other shapes, or no covariance even after rounding.
+    """
+    remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
+    numbers = all(array.dtype.kind in "iuf" and np.isfinite(array).all() for array in (mu, sigma))
+    if mu.shape != (width,) or sigma.shape != (width, width) or not numbers:
+        given = f"mu {mu.shape} {mu.dtype} and sigma {sigma.shape} {sigma.dtype} in {source}"
+        raise InputError(f"{given} are not finite numbers of shapes ({width},) and ({width}, {width})", remedy)
+    covariance = torch.from_numpy(sigma.astype(np.float64))
+    eigenvalues, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    asymmetry, largest = float((covariance - covariance.T).abs().max()), max(float(eigenvalues[-1]), 0.0)
+    if max(asymmetry, -float(eigenvalues[0])) >= ROUNDING * largest:  # also where all are 0
+        found = f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}"
+        raise InputError(f"sigma in {source} is no covariance: it has {found}", remedy)
+    kept = eigenvalues > width * distances.EPS * largest
+    mean = torch.from_numpy(mu.astype(np.float64))
+    return distances.Gaussian(mean, eigenvalues[kept].sqrt()[:, None] * vectors[:, kept].T)
 
 
 def total_variation(network: FidNetwork, rows: np.ndarray, real: np.ndarray, compute: Compute) -> float:

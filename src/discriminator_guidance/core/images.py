@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -123,8 +124,8 @@ def check_out(out: Path, count: int, channels: int = 3) -> str:
     if (kind == ".png" and count > GRID_IMAGES) or (out.exists() and out.is_dir() == bool(kind)):
         remedy = f"choose a folder, an .npz or .npy file, or a .png of at most {GRID_IMAGES} images"
         raise ConfigError(f"{count} images cannot be written to {out}", remedy)
-    if kind in ("", ".png") and channels not in CHANNELS.values():
-        raise ConfigError(f"images of {channels} channels cannot be PNG files in {out}", "choose an .npz or .npy file")
+    if kind != ".npy" and channels not in CHANNELS.values():
+        raise ConfigError(f"samples of {channels} channels cannot be images of 8 bits in {out}", "choose an .npy file")
     if kind in ("", ".png") and find_spec("PIL") is None:
         raise ConfigError("Pillow, which writes PNG files, is missing", "pip install pillow, or choose an .npz file")
     return kind
@@ -150,8 +151,11 @@ def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarra
     elif kind:
         write_grid(out, np.concatenate(list(batches)))
     else:
-        for number, image in zip(numbers, chain.from_iterable(batches), strict=True):
-            write_png(out / f"{number:06d}.png", image)
+        paths = [out / f"{number:06d}.png" for number in numbers]
+        if others := {*out.glob("*.png")} - {*paths}:
+            warnings.warn(f"{out} has {len(others)} other images, of earlier calls", stacklevel=3)
+        for path, image in zip(paths, chain.from_iterable(batches), strict=True):
+            write_png(path, image)
 
 
 def _write_rows(stream: IO[bytes], count: int, batches: Iterable[np.ndarray]) -> None:

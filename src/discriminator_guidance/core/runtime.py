@@ -87,14 +87,10 @@ def prepare(device: str, precision: str, threads: int) -> Compute:
 
     torch.set_num_threads(threads)
     tune_malloc()
-    here = torch.cuda.is_available()
-    kind = ("cuda" if here else "cpu") if device == "auto" else device
-    if kind == "cuda" and not here:
-        raise ConfigError("runtime.device is cuda, and there is no CUDA device", "choose runtime.device: auto or cpu")
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     torch.backends.cudnn.deterministic = True  # what is left to differ is the order of some atomic sums
     allow_tf32(False)
-    launched = kind == "cuda" and "LOCAL_RANK" in os.environ  # by torchrun
-    return compute_on(_gpu_of_process() if launched else torch.device(kind), precision)
+    return compute_on(usable(kind), precision)
 
 
 def compute_on(device: torch.device, precision: str) -> Compute:
@@ -114,12 +110,12 @@ def compute_on(device: torch.device, precision: str) -> Compute:
 
 
 def usable(device: torch.device | str) -> torch.device:
-    """The device, if this machine has it."""
+    """The device, if this machine has it; each process that torchrun launched has a GPU of its own."""
     import torch
 
     try:
         torch.empty(0, device=device)
-        return torch.device(device)
+        return _gpu_of_process() if str(device) == "cuda" and "LOCAL_RANK" in os.environ else torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         allowed = " or ".join(name for name, found in there.items() if found)

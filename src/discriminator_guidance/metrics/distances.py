@@ -17,8 +17,6 @@ from discriminator_guidance.metrics.significance import Estimate
 
 Device = torch.device | str
 EPS = np.finfo(np.float64).eps
-# Of published statistics, relative to the largest eigenvalue; sums over 50,000 features are rounded at about 1e-13.
-ROUNDING = 1e-8
 
 
 @dataclass(frozen=True)
@@ -37,27 +35,6 @@ def gaussian_of_features(features: Floats) -> Gaussian:
     rows = torch.from_numpy(*comparable(features))
     mean = rows.mean(dim=0)
     return Gaussian(mean, torch.linalg.qr((rows - mean) / (len(rows) - 1) ** 0.5, mode="r").R)
-
-
-def gaussian_of_statistics(mu: Floats, sigma: Floats, width: int, source: str) -> Gaussian:
-    """The Gaussian of published statistics, such as EDM's `cifar10-32x32.npz`, for features of this width.
-
-    Errors name `source`: other shapes, or no covariance even after rounding.
-    """
-    remedy = "get the file again, or let evaluation.reference name models/<profile>/fid_network"
-    numbers = all(array.dtype.kind in "iuf" and np.isfinite(array).all() for array in (mu, sigma))
-    if mu.shape != (width,) or sigma.shape != (width, width) or not numbers:
-        given = f"mu {mu.shape} {mu.dtype} and sigma {sigma.shape} {sigma.dtype} in {source}"
-        raise InputError(f"{given} are not finite numbers of shapes ({width},) and ({width}, {width})", remedy)
-    covariance = torch.from_numpy(sigma.astype(np.float64))
-    eigenvalues, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    asymmetry, largest = float((covariance - covariance.T).abs().max()), max(float(eigenvalues[-1]), 0.0)
-    if max(asymmetry, -float(eigenvalues[0])) >= ROUNDING * largest:  # also where all are 0
-        found = f"asymmetry {asymmetry:.3g} and the eigenvalue {eigenvalues[0]:.3g}"
-        raise InputError(f"sigma in {source} is no covariance: it has {found}", remedy)
-    kept = eigenvalues > width * EPS * largest
-    mean = torch.from_numpy(mu.astype(np.float64))
-    return Gaussian(mean, eigenvalues[kept].sqrt()[:, None] * vectors[:, kept].T)
 
 
 def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Doubles]:
@@ -260,8 +237,8 @@ def _features_of(
 
     real, *lists = features(reference), *([features(rows) for rows in part] for part in sets)
     comparable(real, *chain.from_iterable(lists))
-    if counts[0] <= real.shape[1]:
-        text = f"{counts[0]} images are fewer than the {real.shape[1]} features: distances say little; draw more"
+    if (fewest := min(*counts, len(real))) <= real.shape[1]:
+        text = f"{fewest} images are fewer than the {real.shape[1]} features: distances say little; draw more"
         warnings.warn(text, stacklevel=3)
     return [real, *lists]
 

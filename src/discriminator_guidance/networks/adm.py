@@ -173,7 +173,7 @@ class EncoderUNet(nn.Module):
         if (labels is None) != (self.label_emb is None):
             raise ValueError("labels are for conditional networks, and these need them")
         if self.label_emb is not None and labels is not None:
-            index = labels if labels.dim() == 1 else labels.argmax(dim=1)
+            index = labels.flatten() if labels[0].numel() == 1 else labels.argmax(dim=1)
             embedding = embedding + self.label_emb(index.long())
         h = x.to(dtype)
         for layer in (layer for layers in (*self.input_blocks, self.middle_block) for layer in layers):
@@ -218,7 +218,8 @@ class NoisyImageCNN(nn.Module):
         steps = TIME_SCALE * broadcast_batch(tau, len(h), h.dtype)
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))
         if self.classes is not None and classes is not None:
-            embedding = embedding + self.classes(classes.long() if classes.dim() == 1 else classes.argmax(dim=1))
+            index = classes.flatten() if classes[0].numel() == 1 else classes.argmax(dim=1)
+            embedding = embedding + self.classes(index.long())
         for convolution, scale in zip(self.convolutions, self.scales, strict=True):
             h = silu(convolution(h) * (1 + scale(embedding)[:, :, None, None]))
         logits: Tensor = self.logit(h.flatten(1)).squeeze(1)
@@ -248,15 +249,11 @@ class MemberLogits(nn.Module):
         x_vp: (N, C, H, W), mean(tau) times the unscaled noisy images. tau: 0-dim or (N,) VP times. labels: (N,) or
         (N, classes) one-hot, for conditional members; the extractor is not given them.
         """
-        features, logits = x_vp, list[Tensor]()
-        if any(isinstance(member, EncoderUNet) for member in self.networks) and self.extractor is not None:
-            features = (self.extractor.features if isinstance(self.extractor, EncoderUNet) else self.extractor)(
-                x_vp, tau
-            )
-        for member in self.networks:
-            inputs = features if isinstance(member, EncoderUNet) else x_vp
-            logits.append(member(inputs, tau, labels).view(-1))
-        return torch.stack(logits)
+        heads, features = [isinstance(member, EncoderUNet) for member in self.networks], x_vp
+        if any(heads) and self.extractor is not None:
+            features = getattr(self.extractor, "features", self.extractor)(x_vp, tau)
+        inputs = zip(self.networks, heads, strict=True)
+        return torch.stack([member(features if head else x_vp, tau, labels).view(-1) for member, head in inputs])
 
 
 def build_discriminator(**arguments: Any) -> nn.Module:

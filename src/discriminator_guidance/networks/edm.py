@@ -280,8 +280,8 @@ class EDMPrecond(nn.Module):
         elif class_labels is None:
             class_labels = x.new_zeros(len(x), self.label_dim)
         else:
-            if class_labels.dim() < 2 and not class_labels.is_floating_point():
-                class_labels = F.one_hot(class_labels.long(), self.label_dim)
+            if class_labels.numel() == len(class_labels) and not class_labels.is_floating_point():
+                class_labels = F.one_hot(class_labels.long().flatten(), self.label_dim)
             class_labels = class_labels.to(dtype).reshape(-1, self.label_dim)
 
         level = sigma.view(-1, 1, 1, 1)

@@ -17,6 +17,7 @@ from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuid
 FLOW = "flow_prediction"
 PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
 FLUX_STEPS = 1000  # Flux's models take the time t, others the timestep 1000 t
+OTHER_TIMES = ("Lumina", "ZImage")  # 1 - t
 
 
 class Noise:
@@ -28,7 +29,7 @@ class Noise:
     t / (1 - t), and models see x_t = x / (1 + sigma) and predict n - x0 (Lipman et al. 2023).
     """
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, model: Any = None) -> None:
         config, kept = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
         flow = kept is None and hasattr(scheduler, "scale_noise")  # FlowMatchEulerDiscreteScheduler and its kind
         kind, remedy = FLOW if flow else getattr(config, "prediction_type", None), "write the denoiser by hand"
@@ -37,6 +38,9 @@ class Noise:
             raise ConfigError(f"{type(scheduler).__name__} has neither discrete VP noise nor flow matching", remedy)
         if kind not in PREDICTIONS:
             raise ConfigError(f"{type(scheduler).__name__} predicts {kind!r}, not {', '.join(PREDICTIONS)}", remedy)
+        scales = {part.scale for part in getattr(model, "modules", list)() if type(part).__name__ == "Timesteps"}
+        if kind == FLOW and (scales - {1} or type(model).__name__.startswith(OTHER_TIMES)):
+            raise ConfigError(f"{type(model).__name__} takes other times than timesteps", remedy)
         self.scheduler, self.kind, self.steps = scheduler, kind, getattr(config, "num_train_timesteps", 1000)
         if kept is None or kind == FLOW:
             share = torch.arange(1, self.steps, dtype=torch.float64) / self.steps
@@ -94,8 +98,8 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
     >>> denoiser(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 80.0])).shape
     torch.Size([2, 1, 8, 8])
     """
-    schedule, compiled = Noise(scheduler), getattr(model, "_orig_mod", model)
-    names = signature(getattr(compiled, "forward", compiled)).parameters
+    compiled = getattr(model, "_orig_mod", model)
+    schedule, names = Noise(scheduler, compiled), signature(getattr(compiled, "forward", compiled)).parameters
     flux, transformer = "img_ids" in names, "hidden_states" in names
 
     def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, **changes: Any) -> Tensor:
@@ -134,7 +138,8 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
     >>> images.shape
     (2, 8, 8, 3)
     """
-    schedule, arguments = Noise(scheduler), signature(getattr(unet, "_orig_mod", unet).forward)
+    compiled = getattr(unet, "_orig_mod", unet)
+    schedule, arguments = Noise(scheduler, compiled), signature(compiled.forward)
     last: tuple[Tensor, Tensor, Tensor] | None = None  # of a call: what the model saw, noise levels, change
 
     def guide(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
@@ -167,7 +172,8 @@ def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Noise, x_in:
     if not sigma.isfinite().all():  # no signal, nothing to guide
         return torch.zeros_like(x_in)
     shifts = {n: len(x_in) // n for n in (3, 2, 1) if len(x_in) % n == 0}  # a batch of n copies of its images
-    copies = next(n for n, shift in shifts.items() if torch.equal(x_in[shift:], x_in[: len(x_in) - shift]))
+    seen = (x_in, sigma.expand(len(x_in)))
+    copies = next(n for n, shift in shifts.items() if all(torch.equal(v[shift:], v[: len(v) - shift]) for v in seen))
     images = x_in[: len(x_in) // copies]
     levels = levels_of(sigma[: len(images)], images)
     c_in, _, c_out = schedule.scales(column(levels, images))

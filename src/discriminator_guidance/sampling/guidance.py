@@ -26,6 +26,14 @@ LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
 
 
+def of_its_shape(denoised: Any, x: Tensor) -> Tensor:
+    """What a denoiser returned, if it has the shape of x: another would be broadcast."""
+    if (shape := getattr(denoised, "shape", None)) != x.shape:
+        problem = f"the denoiser returned {type(denoised).__name__} {shape} for x {x.shape}"
+        raise ConfigError(problem, "return D(x; sigma), as the denoiser of from_diffusers does")
+    return denoised  # type: ignore[no-any-return]
+
+
 def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:
     """The gradient of each value (N,) in its image of x_vp (N, ...); again: another is to follow."""
     slope = None
@@ -148,7 +156,8 @@ class DiscriminatorGuidance:
             raise ConfigError(f"clip is {self.clip!r}", "choose between 0 and 0.5, such as the paper's 1e-5, or None")
         if self.rule == SHRUNK and self.member_weights is not None:
             raise ConfigError(f"rule is {SHRUNK}, which has no member_weights", "leave them out, or change the rule")
-        _ = self.step_weights  # refuses a weight of another kind
+        if any(map(math.isnan, (*self.step_weights, *self.window))):  # step_weights refuses a weight of another kind
+            raise ConfigError(f"weight is {self.weight!r} and window {self.window}", "give numbers")
 
     @property
     def step_weights(self) -> tuple[float, float]:
@@ -256,7 +265,8 @@ class DiscriminatorGuidance:
                 problem = f"guidance is NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"
                 raise DivergenceError(problem, "check x and the discriminators, or lower the weight")
             conditions = tuple(given for given in conditions if given is not None)  # EDM's sampler gives class_labels
-            return denoiser(x, sigma, *conditions, **named) - (sum(self.step_weights) / 2 * score).to(x.dtype)
+            denoised = of_its_shape(denoiser(x, sigma, *conditions, **named), x)
+            return denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)
 
         defaults, model = {"sigma_min": 0.0, "sigma_max": math.inf, "round_sigma": torch.as_tensor}, innermost(denoiser)
         vars(guided).update({name: getattr(model, name, value) for name, value in defaults.items()})

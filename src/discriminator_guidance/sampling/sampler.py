@@ -15,7 +15,7 @@ from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import check_out, to_uint8, write_batches
 from discriminator_guidance.core.noise import column, karras_sigmas, normal, widest
 from discriminator_guidance.core.settings import Count, SamplerSettings
-from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance
+from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, of_its_shape
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
@@ -241,6 +241,8 @@ def _prepared(
     model = runtime.innermost(denoiser)
     low, high = float(getattr(model, "sigma_min", 0.0)), float(getattr(model, "sigma_max", math.inf))
     levels = {"sigma_min": max(low, defaults.sigma_min), "sigma_max": min(high, defaults.sigma_max)}
+    if not isinstance(guidance, DiscriminatorGuidance | None):
+        raise ConfigError(f"guidance is a {type(guidance).__name__}", "write DiscriminatorGuidance(discriminator)")
     w1, w2 = (0.0, 0.0) if guidance is None else guidance.step_weights
     chosen = SampleSettings(**{"w1": w1, "w2": w2, **levels, **settings})
     runtime.warn_in_training("the denoiser", denoiser)
@@ -251,8 +253,8 @@ def _prepared(
         raise ConfigError(f"classes has the shape {given} for {shape[0]} images", "give one class an image")
     if len(indices) != shape[0]:
         raise ConfigError(f"there are {len(indices)} indices for {shape[0]} images", "give one for each")
-    if min(seed, *indices) < 0:
-        raise ConfigError(f"seed is {seed}, and the lowest index {min(indices)}", "give numbers of at least 0")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63 or min(indices) < 0:
+        raise ConfigError(f"seed is {seed}, and the lowest index {min(indices)}", "give whole numbers of at least 0")
 
     @torch.no_grad()
     def drawn(rows: slice, states: States | None = None) -> Tensor:
@@ -265,7 +267,8 @@ def _prepared(
         guide = guidance and (lambda x, sigma: guidance(x, sigma, *labels))
         latents, noise = draws("latent", 0).to(device, chosen.dtype), lambda step, raised: draws("churn", step)
         state_dtype = chosen.state_dtype or widest(device)
-        x = heun(lambda x, sigma: denoiser(x, sigma, *labels), guide, latents, noise, chosen, states, state_dtype)
+        denoise = lambda x, sigma: of_its_shape(denoiser(x, sigma, *labels), x)  # noqa: E731
+        x = heun(denoise, guide, latents, noise, chosen, states, state_dtype)
         return x.to(chosen.dtype)
 
     return chosen, indices, drawn

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
 from discriminator_guidance.core.settings import SamplerSettings
@@ -62,6 +63,8 @@ def fit_weights(
     >>> DiscriminatorGuidance(discriminator, rule="mean_logit", member_weights=weights).rule
     'mean_logit'
     """
+    if real.dtype not in (np.uint8, torch.uint8) and (not isinstance(real, Tensor) or real.min() >= 0):
+        raise InputError("real images are not of uint8, nor floats that go below 0", "bring them to [-1, 1]")
     images = scaled(real if isinstance(real, Tensor) else as_tensor(real, torch.device("cpu")))
     sigmas = torch.logspace(-1.7, 1.9, LEVELS) if sigmas is None else sigmas
     members, weights = DiscriminatorGuidance(discriminators).member_logits, []

@@ -70,8 +70,9 @@ def train_features(real: Source, *, width: int = 64, device: torch.device | str 
     torch.Size([3, 64])
     """
     images, labels = image_tensor(real, "real", settings.pop("data_range", None), None)
-    if labels is None:
-        raise InputError("the real images have no labels", "give a tuple (images, labels)")
+    if labels is None or images.shape[2] != images.shape[3]:
+        given = f"real images are {tuple(images.shape)}, with{'out' * (labels is None)} labels"
+        raise InputError(given, "give a tuple (images, labels) of square images")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
     schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), np.asarray(labels)
     with torch.random.fork_rng(range(torch.cuda.device_count())):

@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint
-from discriminator_guidance.core.images import Split, split_pairs, to_uint8
+from discriminator_guidance.core.images import Split, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, broadcast, compute_on, usable
 from discriminator_guidance.core.runtime import progress as progress_line
@@ -116,6 +116,7 @@ def training_rows(settings: DiscriminatorSettings, split: Split) -> np.ndarray:
 
 def grid_of(settings: DiscriminatorSettings, features: Features, pairs: Pairs, rows: np.ndarray) -> GridFeatures:
     """Features of images on the common grid of VP times."""
+    rows = rows if settings.grid_times_per_image else rows[:: -(-len(rows) // GRID_PAIRS)]
     per_image = settings.grid_times_per_image or max(1, min(settings.grid_times, GRID_PAIRS // len(rows)))
     return data.grid_features(features, pairs, rows, settings.grid_times, per_image, settings.split.seed)
 
@@ -161,8 +162,8 @@ def train_discriminator(
             disk once, so that it need not fit in memory. Floats are taken as they are, also those of latents. A tuple
             (images, labels) trains a conditional discriminator.
         fake: the same of generated images; or the denoiser, with which `sample` then draws as many images as there are
-            real ones, called as (x, sigma, labels) with the labels of the real images, if there are any. Where only the
-            real images have 8 bits, floats are rounded to 8 bits: rounding would tell them apart.
+            real ones, called as (x, sigma, labels) with the labels of the real images, if there are any. Where the real
+            images have 8 bits, also as floats, floats are rounded to 8 bits: rounding would tell them apart.
         extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose features a head
             is trained, as in the paper. None trains a whole network of the noised images.
         start: the network to begin with; None: a fresh one.
@@ -242,13 +243,15 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     if reals.shape[1:] != fakes.shape[1:] or min(len(reals), len(fakes)) < FEWEST:
         problem = f"real images are {tuple(reals.shape)} and fake ones {tuple(fakes.shape)}"
         raise InputError(problem, f"give {FEWEST} or more of each, of one shape")
-    if reals.dtype == torch.uint8 and fakes.is_floating_point():
+    levels = 127.5 * scaled(reals[:256]) + 127.5
+    if fakes.is_floating_point() and bool(((levels - levels.round()).abs() < 0.01).all()) and levels.max() < 256:
         fakes = torch.from_numpy(to_uint8(fakes)).permute(0, 3, 1, 2)
     if labels and (given := [len(part) for part in labels]) != (images := [len(reals), len(fakes)]):
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
-    indices = [part.long() if part.dim() == 1 else part.argmax(1) for part in map(torch.as_tensor, labels)]  # one-hot
+    labels = [torch.as_tensor(part) for part in labels]
+    indices = [part.flatten().long() if part[0].numel() == 1 else part.argmax(1) for part in labels]
     joined = torch.cat(indices).to(device) if labels else None
     split = split_pairs(len(reals), len(fakes), settings.split, settings.images)
     if empty := [part for part, rows in vars(split).items() if not 0 < (rows < len(reals)).sum() < len(rows)]:
@@ -264,7 +267,7 @@ def _drawn(
     draw = partial(sample, denoiser, shape, classes=labels, device=device, progress=progress)
     if folder is None:
         return draw().cpu()
-    like = torch.empty(1, *shape[1:], device=device)
+    like = torch.empty(min(256, shape[0]), *shape[1:], device=device)
     key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape)}
     key["labels"] = None if labels is None else [*map(int, labels)]
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"

@@ -76,6 +76,7 @@ class TrainedDiscriminator:
 
     def __call__(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
         """The logits (N,) of x_vp (N, C, H, W) at VP times (N,) or 0-dim."""
+        classes = classes if getattr(self.network, "conditional", True) else ()
         logits: Tensor = self.network(self.features(x_vp, tau), tau, *classes)
         return logits.view(-1)
 
