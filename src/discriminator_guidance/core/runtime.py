@@ -110,12 +110,14 @@ def compute_on(device: torch.device, precision: str) -> Compute:
 
 
 def usable(device: torch.device | str) -> torch.device:
-    """The device, if this machine has it; each process that torchrun launched has a GPU of its own."""
+    """The device, if this machine has it."""
     import torch
 
+    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:  # launched by torchrun
+        return _gpu_of_process()
     try:
         torch.empty(0, device=device)
-        return _gpu_of_process() if str(device) == "cuda" and "LOCAL_RANK" in os.environ else torch.device(device)
+        return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         allowed = " or ".join(name for name, found in there.items() if found)
