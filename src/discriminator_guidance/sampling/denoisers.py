@@ -17,7 +17,6 @@ from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuid
 FLOW = "flow_prediction"
 PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
 FLUX_STEPS = 1000  # Flux's models take the time t, others the timestep 1000 t
-OTHER_TIMES = ("Lumina", "ZImage")  # 1 - t
 
 
 class Noise:
@@ -39,7 +38,7 @@ class Noise:
         if kind not in PREDICTIONS:
             raise ConfigError(f"{type(scheduler).__name__} predicts {kind!r}, not {', '.join(PREDICTIONS)}", remedy)
         scales = {part.scale for part in getattr(model, "modules", list)() if type(part).__name__ == "Timesteps"}
-        if kind == FLOW and (scales - {1} or type(model).__name__.startswith(OTHER_TIMES)):
+        if kind == FLOW and (scales - {1} or type(model).__name__.startswith(("Lumina", "ZImage"))):  # t, or 1 - t
             raise ConfigError(f"{type(model).__name__} takes other times than timesteps", remedy)
         self.scheduler, self.kind, self.steps = scheduler, kind, getattr(config, "num_train_timesteps", 1000)
         if kept is None or kind == FLOW:
