@@ -300,7 +300,7 @@ def cifar() -> str:
     return (
         f"- The planned comparison, D0 at weight 2, changes the FID by {change('d0_double')}, p = {pair['p']:.2g}.\n"
         f"- At weight 1, D0 changes it by {change('d0')}, and a whole network of as many images by {change('whole')}.\n"
-        f"- Twice the steps change it by {change('edm_24')}. Intervals are of {seeds} training seeds."
+        f"- Twice the steps change it by {change('edm_24')}. Training seeds: {seeds}."
     )
 
 
