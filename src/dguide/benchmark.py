@@ -22,7 +22,6 @@ from torch.utils.benchmark import timer  # waits for a GPU
 from torch.utils.checkpoint import checkpoint
 
 from dguide.settings import Config, Layout, plain
-from dguide.stages.discriminator import member_features
 from discriminator_guidance.core import runtime
 from discriminator_guidance.core.files import read_json, write_json
 from discriminator_guidance.core.runtime import Compute
@@ -94,7 +93,7 @@ class Calls:
     def head_step(self, size: HeadSettings | int) -> Call:
         """A step of training a head on the extractor's features, or a whole network of this width."""
         extractor = self._placed(self._network("extractor"))
-        features = member_features(extractor, self.frozen, self.training)
+        features = self.frozen.autocast()(extractor.features)
         head = self._head(extractor, size).to(self.frozen.device)
         head = as_published(head) if self.published else head
         return self._step(head, lambda x, t: head(x if isinstance(size, int) else features(x, t), t))

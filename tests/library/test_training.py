@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import to_uint8, write_png
 from discriminator_guidance.core.noise import marginal_mean, marginal_std
@@ -17,6 +17,7 @@ from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, Noisy
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
+from discriminator_guidance.training.classifiers import train_features
 from discriminator_guidance.training.discriminator import train_discriminator
 from discriminator_guidance.training.trained import TrainedDiscriminator
 
@@ -173,6 +174,23 @@ def test_fakes_in_other_units_than_data_range_are_refused() -> None:
         InputError, match=r"by data_range=\(0, 1\) fake images go from .*; give real and fake ones in one"
     ):
         train((REAL + 1) / 2, FAKE, data_range=(0, 1))
+    with pytest.raises(ConfigError, match=r"data_range is \(1, 0\)"):
+        train(REAL, FAKE, data_range=(1, 0))
+
+
+def test_features_in_bfloat16_are_kept_with_checkpoints(tmp_path: Path) -> None:
+    extractor = encoder()
+    half = lambda x_vp, t: extractor.features(x_vp, t).bfloat16()  # noqa: E731
+    assert train(*FIRST, half, checkpoints=tmp_path, **BRIEF).history == train(*FIRST, half, **BRIEF).history
+
+
+def test_classes_of_a_feature_network_may_be_one_hot() -> None:
+    images, labels = to_uint8(REAL[:20]), np.arange(20) % 4
+    probe = torch.zeros(2, 1, 8, 8)
+    first, second = (train_features((images, kinds), iterations=2)(probe) for kinds in (labels, np.eye(4)[labels]))
+    assert torch.equal(first, second)
+    with pytest.raises(InputError, match="square images"):
+        train_features((images[:, :4], labels))
 
 
 def test_images_of_pil_and_mirrored_arrays_and_one_hot_labels_are_taken() -> None:
@@ -221,7 +239,7 @@ def test_precision_auto_is_the_one_that_the_device_has(monkeypatch: pytest.Monke
     assert auto == half != full
 
 
-def test_a_conditional_denoiser_of_edm_takes_the_labels_of_the_real_images() -> None:
+def test_a_conditional_denoiser_of_edm_takes_the_labels_of_the_real_images(tmp_path: Path) -> None:
     torch.manual_seed(0)
     denoiser, labels = EDMPrecond(8, 1, 10, model_channels=8, channel_mult=[1], num_blocks=1).eval(), np.arange(20) % 10
     torch.nn.init.normal_(denoiser.model.dec["8x8_aux_conv"].weight)
@@ -230,7 +248,8 @@ def test_a_conditional_denoiser_of_edm_takes_the_labels_of_the_real_images() -> 
     assert all(torch.equal(other, drawn) for other in others)
     assert not torch.equal(drawn, sample(denoiser, (20, 1, 8, 8)))
     by_denoiser, by_samples = (train((FIRST[0], labels), fake, **BRIEF) for fake in (denoiser, (drawn, labels)))
-    assert by_denoiser.history == by_samples.history
+    kept = train((FIRST[0], forms[0]), denoiser, checkpoints=tmp_path, **BRIEF)
+    assert by_denoiser.history == by_samples.history == kept.history
 
 
 @pytest.mark.parametrize("extractor", [None, "encoder"])

@@ -37,6 +37,10 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
             "members.d1.split .*is {'train': 0.7,",
         ),
         ({"members.d1.images": 500}, "variants.mean_prob.members .*differ in their images"),
+        (
+            {"replicates": 2, "guided.seed": 1010, "guided.seed_start": 1000},
+            "guided.seed_start .*is 1000, whose sample indices fake draws too",
+        ),
         ({"guided.seed_start": 1000}, "guided.seed_start .*is 1000, whose sample indices fake draws too; move it"),
         ({"variants.d0.needs": "discriminator"}, "names 'discriminator'; choose among discriminator/d0"),
         ({"variants.d0.members": ["d9"]}, "variants.d0.members .*names 'd9'; choose among d0"),
@@ -104,7 +108,7 @@ def test_a_member_takes_what_its_row_leaves_out_from_the_section() -> None:
 def test_mini_says_every_key_of_every_section() -> None:
     def compare(written: Any, complete: Any, at: str) -> None:
         if isinstance(complete, dict) and not at.endswith(".changes"):  # which names only what a cell changes
-            assert set(complete) - set(written) <= {"precision", "warmup_epochs"}, at
+            assert set(complete) - set(written) <= {"precision"}, at
             for key in written:
                 compare(written[key], complete[key], f"{at}.{key}")
 

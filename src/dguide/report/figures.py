@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -108,25 +107,19 @@ def curves_figure(data: ReportData) -> Figure | None:
     return figure
 
 
-def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels of this size, at most four in a row, with common axes."""
-    rows = math.ceil(count / 4)
-    columns = math.ceil(count / rows)
-    figure = Figure(figsize=(width * columns + 1.2, height * rows + 0.3), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in panels[count:]:
-        axes.set_visible(False)
-    return figure, list(panels[:count])
-
-
 def guidance_figure(data: ReportData) -> Figure | None:
     """Bands of the log ratio that guided the sampler, over its steps."""
     ratios = {name: data.trajectories[name]["log_ratio"] for name in data.settings["report"]["log_ratios"]}
     ratios = {name: ratio for name, ratio in ratios.items() if np.isfinite(ratio).any()}
     if not ratios:
         return None
-    figure, panels = _panels(len(ratios), 2.6, 2.8)
-    for axes, (name, ratio) in zip(panels, ratios.items(), strict=True):
+    rows = math.ceil(len(ratios) / 4)
+    columns = math.ceil(len(ratios) / rows)
+    figure = Figure(figsize=(2.6 * columns + 1.2, 2.8 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(ratios) :]:
+        axes.set_visible(False)
+    for axes, (name, ratio) in zip(panels, ratios.items(), strict=False):
         color, (inside,) = variant_color(data, name), np.isfinite(ratio).any(axis=1).nonzero()
         low, lower, median, upper, high = np.percentile(ratio[inside], [5, 25, 50, 75, 95], axis=1)
         axes.fill_between(inside + 1, low, high, color=color, alpha=0.16, linewidth=0)

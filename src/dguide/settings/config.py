@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 import discriminator_guidance.core.settings as library
-from discriminator_guidance.core.errors import ConfigError, SettingError
+from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.files import reason
 from discriminator_guidance.core.settings import Limit, Settings
 
@@ -105,17 +105,22 @@ class TrainedScore(library.ScoreSettings):
         return (*self.snapshots, *self.finetuned)
 
 
-class TrainedExtractor(library.ExtractorSettings):
-    """Stage `extractor`, trained from scratch."""
+class TrainedExtractor(Settings):
+    """Stage `extractor`, trained from scratch: a time-conditional classifier of VP-noised images."""
 
+    training: library.TrainingSettings
+    t_min: library.Fraction = 1e-5  # smallest VP time
+    uniform_time_fraction: library.UnitInterval = 0.5  # share of uniform times; others are importance-sampled
     source: Literal["train"]
     path: File
     network: library.ExtractorNetworkSettings
 
 
-class TrainedFidNetwork(library.FidNetworkSettings):
+class TrainedFidNetwork(Settings):
     """Stage `fid_network`, trained from scratch."""
 
+    channels: tuple[library.Count, library.Count, library.Count, library.Count] = (64, 64, 128, 128)
+    features: library.Count = 64
     source: Literal["train"]
     path: File
     name: Annotated[str, Field(min_length=1)]
@@ -386,9 +391,11 @@ class Config(Settings):
         spans: dict[str, Any] = {"fake": self.fake, "guided": guided}
         if study is not None:
             spans |= {"study.tuning": study.tuning, "study.factorial": study.factorial}
+        seeds = {key: {getattr(span, "seed", guided.seed)} for key, span in spans.items()}
+        seeds["fake"] = {self.fake.seed + number * SEED_STRIDE for number in range(self.replicates)}
         for (key, span), (later, other) in combinations(spans.items(), 2):
             first, end = max(span.seed_start, other.seed_start), min(s.seed_start + s.images for s in (span, other))
-            if first < end and len({getattr(samples, "seed", guided.seed) for samples in (span, other)}) == 1:
+            if first < end and seeds[key] & seeds[later]:
                 yield f"{later}.seed_start is {other.seed_start}, whose sample indices {key} draws too; move it"
         if study is None:
             return
@@ -419,7 +426,7 @@ class Config(Settings):
         bounds["real.splits"] = (sum(vars(self.real.splits).values()) if self.real.splits else 0, total)
         for key, (value, most) in bounds.items():
             if value > most:
-                raise SettingError(f"{key} is {value}", f"it must be at most {most}, by the number of images")
+                raise ConfigError(f"{key} is {value}", f"it must be at most {most}, by the number of images")
         count = min([train, self.fake.images, *(member.images or train for member in self.members.values())])
         shares = self.discriminator.split
         if min(shares.train, shares.validation, shares.test) * count < 1 or holdout < 3:
@@ -624,7 +631,7 @@ def _explained(error: ValidationError, sources: Sources) -> ConfigError:
     first = min(errors, key=lambda error: error["type"] != UNKNOWN)  # a misspelt key is also a missing one
     location, context, own = first["loc"], first.get("ctx", {}), list[str]()
     predicate, remedy = f"is {first['input']!r:.200}", first["msg"].removeprefix("Value error, ").replace("Input", "it")
-    if isinstance(cause := context.get("error"), SettingError):
+    if isinstance(cause := context.get("error"), ConfigError):
         key, _, predicate = cause.problem.partition(" ")
         own, remedy = key.split("."), cause.remedy
     elif "tag" in context:  # which kind of section

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable, sha256, source_hash
 from discriminator_guidance.core.runtime import Compute
@@ -63,17 +61,12 @@ class Layout:
 
 def resumable(layout: Layout, name: str, inputs: list[Path], settings: dict[str, Any], compute: Compute) -> Resumable:
     """The shards and checkpoints of a stage run, under a key of everything that determines its result."""
-    import torch
-
     key = {
         "inputs": {str(path.relative_to(layout.root)): sha256(path) for path in inputs},
         "settings": settings,
         "stages": source_hash(Path(__file__).parents[1] / "stages"),
-        "torch": torch.__version__,
-        "numpy": np.__version__,  # draws the noise
         "device": compute.device.type,
         "precision": compute.mode,
-        "threads": torch.get_num_threads(),
     }
     return Resumable(layout.partial, name, key)
 

@@ -2,21 +2,21 @@
 
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
-from dguide.settings import Config, Layout, Member, plain, read_released, resumable
+from dguide.settings import Config, Layout, Member, plain, read_released
 from dguide.settings.config import Discriminator
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core import files
-from discriminator_guidance.core.runtime import Compute, compute_on, is_first, prepare, world_size
+from discriminator_guidance.core.runtime import compute_on, is_first, prepare
 from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.networks.adm import EncoderUNet, NoisyImageCNN, build_discriminator, build_head
-from discriminator_guidance.training.data import Features
 from discriminator_guidance.training.discriminator import train_discriminator
 from discriminator_guidance.training.loop import Report
 from discriminator_guidance.training.trained import TrainedDiscriminator
@@ -45,7 +45,7 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     inputs, settings = DiscriminatorInputs(config, layout, row), member_settings(config.discriminator, row)
     effective = {key: getattr(settings, key) for key in TRAINED}
     tracker.params({**plain(row), **effective})
-    checkpoints = member_checkpoints(inputs, f"discriminator-{member}", row)
+    checkpoints = layout.partial / f"discriminator-{member}"
     trained = train_member(inputs, row, checkpoints, f"training {member}", tracker.metrics)
     network, used, about = trained.network, trained.used, trained.about
     arguments: Any = network.arguments
@@ -84,21 +84,15 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
 
 
 def train_member(
-    inputs: DiscriminatorInputs, member: Member, checkpoints: files.Resumable | None, title: str | bool, report: Report
+    inputs: DiscriminatorInputs, member: Member, checkpoints: Path | None, title: str | bool, report: Report
 ) -> TrainedDiscriminator:
     """Train and test a member as its row says."""
     settings = vars(member_settings(inputs.config.discriminator, member)) | {"precision": inputs.compute.mode}
-    extractor = member_features(inputs.extractor, inputs.frozen, inputs.compute) if member.kind == "head" else None
+    extractor = inputs.frozen.autocast()(inputs.extractor.features) if member.kind == "head" else None
     parts = inputs.real, inputs.fake
     real, fake = (tuple(part.values()) if inputs.config.cond else part["images"] for part in parts)
     how: dict[str, Any] = {"start": start_network(inputs, member), "device": inputs.compute.device, "progress": title}
     return train_discriminator(real, fake, extractor, checkpoints=checkpoints, report=report, **how, **settings)
-
-
-def member_features(extractor: EncoderUNet, frozen: Compute, compute: Compute) -> Features:
-    """The features of a frozen extractor, in the format that a head in training takes."""
-    features: Features = frozen.autocast()(extractor.features)
-    return features if compute.mode == "bfloat16" else lambda x_vp, t: features(x_vp, t).float()
 
 
 def member_settings(section: Discriminator, member: Member) -> DiscriminatorSettings:
@@ -111,23 +105,6 @@ def member_settings(section: Discriminator, member: Member) -> DiscriminatorSett
     used = scaled(checkpoint) if isinstance(checkpoint, int) else checkpoint
     epochs = None if member.epochs is None else scaled(member.epochs)
     return DiscriminatorSettings.of(member, epochs=epochs, learning_rate=rate, checkpoint=used)
-
-
-def member_checkpoints(inputs: DiscriminatorInputs, name: str, member: Member) -> files.Resumable:
-    """The checkpoints of a member, under a key of everything that determines it."""
-    config, layout, start = inputs.config, inputs.layout, inputs.layout.start(member.start)
-    weights = [layout.model("extractor") / file for file in files.WEIGHT_FILES]
-    begun_from = [start] if start.is_file() else sorted(start.rglob("model.safetensors"))
-    key = {
-        "section": plain(config.discriminator),
-        "member": plain(member),
-        "cond": config.cond,
-        "feature_precision": inputs.frozen.mode,
-        "start": [files.sha256(path) for path in begun_from],
-        "ranks": world_size(),
-    }
-    images = layout.part("discriminator"), layout.fake(member.fakes) / "samples.npz"
-    return resumable(layout, name, [*images, *weights], key, inputs.compute)
 
 
 def start_network(inputs: DiscriminatorInputs, member: Member) -> nn.Module:

@@ -15,11 +15,7 @@ def _one_line(text: str) -> str:
 
 
 class ConfigError(UserError):
-    """A value in a configuration file is missing, unknown, of the wrong type or out of range."""
-
-
-class SettingError(ConfigError):
-    """A setting with a value that it cannot have, or that contradicts another; `problem` begins with its key."""
+    """A setting is missing, unknown or out of range, or contradicts another; `problem` begins with its key."""
 
 
 class InputError(UserError):

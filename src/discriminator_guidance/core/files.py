@@ -95,8 +95,6 @@ def load_arrays(path: Path, names: Sequence[str] | None, remedy: str) -> dict[st
     """Read named plain arrays (None: all) of an .npz from anywhere, checksums compared, nothing unpickled."""
     with damage_refused(f"{path} is not a complete .npz file", remedy), open_archive(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        if missing := [name for name in names or () if name not in entries]:
-            raise ValueError(f"it has no array {missing[0]}")
         # Whole entries are read, because only then are checksums compared.
         contents = {name: io.BytesIO(archive.read(entries[name])) for name in names or entries}
         return {name: np.lib.format.read_array(part, allow_pickle=False) for name, part in contents.items()}
@@ -173,13 +171,19 @@ def source_hash(package: Path) -> str:
 
 
 class Resumable:
-    """The resumable part of one run: a folder `root`/`name`/<hash of `key` and of this library's source>.
+    """The resumable part of one run: a folder `root`/`name`/<hash of `key`, this library's source, versions, threads>.
 
     Damaged files count as missing.
     """
 
     def __init__(self, root: Path, name: str, key: Mapping[str, Any]) -> None:
-        self.folder = root / name / fingerprint({**key, "code": source_hash(Path(__file__).parents[1])})[:20]
+        import torch
+
+        code, machine = (
+            source_hash(Path(__file__).parents[1]),
+            [torch.__version__, np.__version__, torch.get_num_threads()],
+        )
+        self.folder = root / name / fingerprint({**key, "code": code, "machine": machine})[:20]
 
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
         """The arrays of a shard by name."""

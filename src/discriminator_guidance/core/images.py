@@ -42,6 +42,12 @@ def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
 
 
+def class_indices(labels: Any) -> Tensor:
+    """Integers (N,) of labels (N,), (N, 1), or (N, classes) one-hot."""
+    given: Tensor = torch.as_tensor(labels)
+    return given.flatten().long() if given[0].numel() == 1 else given.argmax(dim=1)
+
+
 def scaled(images: Tensor) -> Tensor:
     """Images in the units of the diffusion, float32: 8 bits become [-1, 1], floats are in these units."""
     return images.float() if images.is_floating_point() else images.float() / 127.5 - 1
@@ -269,7 +275,8 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
     folders = [name.rpartition("/")[0] for name in names]
     classes = sorted(set(folders))
     if "" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1:
-        raise ValueError(f"folders are not side by side, one for each class: {', '.join(classes[:3])}")
+        where = ", ".join(classes[:3]) or "all images lie in one folder"
+        raise ValueError(f"there are no folders side by side, one for each class: {where}")
     labels = np.array([classes.index(folder) for folder in folders], dtype=np.int64)
     return labels, tuple(folder.rpartition("/")[2] for folder in classes)
 

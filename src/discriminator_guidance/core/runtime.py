@@ -113,8 +113,13 @@ def usable(device: torch.device | str) -> torch.device:
     """The device, if this machine has it."""
     import torch
 
-    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:  # launched by torchrun
-        return _gpu_of_process()
+    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:  # of torchrun, also where a process works apart
+        index, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if index >= count:
+            problem = f"process {index}, counted from 0, has none of the {count} GPUs"
+            raise ConfigError(problem, f"start {count} processes")
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
     try:
         torch.empty(0, device=device)
         return torch.device(device)
@@ -130,17 +135,6 @@ def allow_tf32(allowed: bool) -> None:
 
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
-
-
-def _gpu_of_process() -> torch.device:
-    """The GPU of this process of torchrun, also where it works apart from the others."""
-    import torch
-
-    index, count = local_rank(), torch.cuda.device_count()
-    if index >= count:
-        raise ConfigError(f"process {index}, counted from 0, has none of the {count} GPUs", f"start {count} processes")
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
 
 
 _ALONE = ContextVar("alone", default=False)
@@ -159,11 +153,6 @@ def alone(apart: bool = True) -> Iterator[None]:
 def rank() -> int:
     """This process's number, from 0."""
     return 0 if _ALONE.get() else int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """This process's number on its machine: that of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def world_size() -> int:
@@ -230,7 +219,7 @@ EVERY_S = {True: 0.2, False: 10.0}  # between two lines, on a terminal and elsew
 @contextlib.contextmanager
 def progress(description: str, total: int, unit: str, shown: bool = True) -> Iterator[Callable[..., None]]:
     """Show on standard error how far work is; yields what takes the units just done, or with `to` all so far."""
-    terminal, shown = sys.stderr.isatty(), shown and is_first() and local_rank() == 0
+    terminal, shown = sys.stderr.isatty(), shown and is_first() and os.environ.get("LOCAL_RANK", "0") == "0"
     done, last, told = 0, 0.0, 0.0
 
     def advance(count: int = 0, to: int | None = None) -> None:

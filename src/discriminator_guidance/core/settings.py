@@ -11,7 +11,7 @@ from numbers import Integral, Number, Real
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_transform
 
-from discriminator_guidance.core.errors import SettingError
+from discriminator_guidance.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Settings:
             value = _plain(getattr(self, name))
             object.__setattr__(self, name, value)
             if allowed := _allowed(kind, value):
-                raise SettingError(f"{name} is {value!r:.200}", f"it must be {allowed}")
+                raise ConfigError(f"{name} is {value!r:.200}", f"it must be {allowed}")
         for problem in self._problems():
-            raise SettingError(*problem.rsplit("; ", 1))
+            raise ConfigError(*problem.rsplit("; ", 1))
 
     def _problems(self) -> Iterator[str]:
         """Each contradiction as "key is wrong; what to do"."""
@@ -189,13 +189,6 @@ class HeadSettings(Settings):
             yield f"num_head_channels is {self.num_head_channels}; use a divisor of {self.model_channels}"
 
 
-class FidNetworkSettings(Settings):
-    """Widths of `FidNetwork`."""
-
-    channels: tuple[Count, Count, Count, Count] = (64, 64, 128, 128)  # the image is halved after the 2nd and 4th
-    features: Count = 64
-
-
 class TrainingSettings(Settings):
     """A training loop counted in iterations."""
 
@@ -228,14 +221,6 @@ class FineTuningSettings(Settings):
     seed: Seed = 0
     objective: Literal["edm", "ddo"] = "edm"  # ddo: against samples of the denoiser itself (Zheng et al. 2025)
     beta: Positive = 0.02  # of ddo: nats of the log ratio for a unit of the loss, summed over the image
-
-
-class ExtractorSettings(Settings):
-    """Training of a time-conditional classifier of VP-noised images."""
-
-    training: TrainingSettings
-    t_min: Fraction = 1e-5  # smallest VP time
-    uniform_time_fraction: UnitInterval = 0.5  # share of uniform times in a batch; the rest is importance-sampled
 
 
 class SplitSettings(Settings):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from discriminator_guidance.core.images import class_indices
 from discriminator_guidance.networks.layers import attend, broadcast_batch, halve, sinusoidal_embedding
 
 SMALLEST = 4  # size at which the CNN does not halve images again
@@ -173,8 +174,7 @@ class EncoderUNet(nn.Module):
         if (labels is None) != (self.label_emb is None):
             raise ValueError("labels are for conditional networks, and these need them")
         if self.label_emb is not None and labels is not None:
-            index = labels.flatten() if labels[0].numel() == 1 else labels.argmax(dim=1)
-            embedding = embedding + self.label_emb(index.long())
+            embedding = embedding + self.label_emb(class_indices(labels))
         h = x.to(dtype)
         for layer in (layer for layers in (*self.input_blocks, self.middle_block) for layer in layers):
             h = layer(h, embedding) if isinstance(layer, ResBlock) else layer(h)
@@ -218,8 +218,7 @@ class NoisyImageCNN(nn.Module):
         steps = TIME_SCALE * broadcast_batch(tau, len(h), h.dtype)
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))
         if self.classes is not None and classes is not None:
-            index = classes.flatten() if classes[0].numel() == 1 else classes.argmax(dim=1)
-            embedding = embedding + self.classes(index.long())
+            embedding = embedding + self.classes(class_indices(classes))
         for convolution, scale in zip(self.convolutions, self.scales, strict=True):
             h = silu(convolution(h) * (1 + scale(embedding)[:, :, None, None]))
         logits: Tensor = self.logit(h.flatten(1)).squeeze(1)

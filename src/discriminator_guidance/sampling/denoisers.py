@@ -192,5 +192,7 @@ def _tokens(image: Tensor) -> Tensor:
 
 def _image(tokens: Tensor, img_ids: Tensor) -> Tensor:
     """The image (N, C, H, W) of such patches, and of their rows and columns in img_ids (..., 3)."""
-    height, width = (img_ids.reshape(-1, 3)[:, 1:].amax(dim=0).int() + 1).tolist()
+    height, width = (img_ids.reshape(-1, img_ids.shape[-1])[:, 1:3].amax(dim=0).int() + 1).tolist()
+    if height * width != tokens.shape[1]:
+        raise ConfigError(f"{tokens.shape[1]} tokens are no image of {height}x{width}", "leave other images out")
     return pixel_shuffle(tokens.mT.reshape(len(tokens), -1, height, width), 2)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable
-from discriminator_guidance.core.images import as_tensor, scaled
+from discriminator_guidance.core.images import as_tensor, class_indices, scaled
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, usable
 from discriminator_guidance.core.settings import TrainingSettings
@@ -74,10 +74,10 @@ def train_features(real: Source, *, width: int = 64, device: torch.device | str 
         given = f"real images are {tuple(images.shape)}, with{'out' * (labels is None)} labels"
         raise InputError(given, "give a tuple (images, labels) of square images")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
-    schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), np.asarray(labels)
+    schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), class_indices(labels).numpy()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(schedule.seed)
         network = FidNetwork(images.shape[2], images.shape[1], (32, 32, 64, 64), width, int(labels.max()) + 1)
-        arrays = {"images": images.permute(0, 2, 3, 1).numpy(), "labels": labels.astype(np.int64)}
+        arrays = {"images": images.permute(0, 2, 3, 1).numpy(), "labels": labels}
         train_classifier(network, arrays, schedule, Compute(usable(device), "float32"))
     return network.eval().requires_grad_(False)

@@ -40,7 +40,8 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
         raise InputError(problem, "give real and fake ones in one range")
     if not low < 0 and (data_range is None or low != low):
         problem = f"{name} images have values from {low:.3g} to {high:.3g}, and those of diffusion models go below 0"
-        raise InputError(problem, "give data_range=(0, 1), or what means black and white in them")
+        remedy = "give data_range=(0, 1), or what means black and white in them"
+        raise InputError(problem, remedy if low == low else "correct what is no number")
     return tensor, labels
 
 

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint
-from discriminator_guidance.core.images import Split, scaled, split_pairs, to_uint8
+from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.runtime import Compute, broadcast, compute_on, usable
+from discriminator_guidance.core.runtime import Compute, broadcast, compute_on, usable, world_size
 from discriminator_guidance.core.runtime import progress as progress_line
 from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
@@ -138,6 +138,11 @@ class TrainerSettings(DiscriminatorSettings):
     finetune: bool = False  # train the extractor too, in a copy
     data_range: tuple[float, float] | None = None  # black and white in floats, such as (0, 1); None: as they are
 
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.data_range and not self.data_range[0] < self.data_range[1]:
+            yield f"data_range is {self.data_range}; give black, and then white, which is larger"
+
 
 def train_discriminator(
     real: Source,
@@ -146,7 +151,7 @@ def train_discriminator(
     *,
     start: nn.Module | None = None,
     device: torch.device | str = "cpu",
-    checkpoints: str | Path | Resumable | None = None,
+    checkpoints: str | Path | None = None,
     progress: bool | str = True,
     report: Report | None = None,
     **settings: Any,
@@ -184,7 +189,7 @@ def train_discriminator(
         raise TypeError(f"train_discriminator has no argument {', '.join(sorted(unknown))}; {allowed}")
     chosen, device = TrainerSettings(**settings), usable(device)
     compute = compute_on(device, chosen.precision)
-    folder = Path(checkpoints) if isinstance(checkpoints, str | Path) else None
+    folder, work = None if checkpoints is None else Path(checkpoints), None
     fakes = partial(_drawn, fake, bool(progress)) if callable(fake) else fake
     pairs = _pairs(real, fakes, chosen, device, folder)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -192,13 +197,12 @@ def train_discriminator(
         features, network, probe = _untrained(extractor, start, chosen.finetune, pairs)
         if folder is not None:
             begin = nn.utils.parameters_to_vector(network.parameters()).detach()
-            arrays = [pairs.real, pairs.fake, pairs.classes, probe, begin]
+            arrays = [pairs.real, pairs.fake, pairs.classes, probe.float(), begin.float()]
             contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
             digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
             key = {**asdict(chosen), "precision": compute.mode, "arrays": digests}
-            key["versions"] = [torch.__version__, np.__version__, device.type]
-            checkpoints = Resumable(folder, "discriminator", key)
-        assert not isinstance(checkpoints, str | Path)
+            key["processes"] = [device.type, world_size()]
+            work = Resumable(folder, "discriminator", key)
         _, steps = lengths(chosen, pairs.split)
         title = progress if isinstance(progress, str) else "training discriminator"
         with progress_line(title, steps, "steps", bool(progress)) as advance:
@@ -208,7 +212,7 @@ def train_discriminator(
                 if report is not None:
                     report(done, row)
 
-            network, last, history, _ = fit(network, features, pairs, chosen, compute, checkpoints, reported)
+            network, last, history, _ = fit(network, features, pairs, chosen, compute, work, reported)
     test = grid_of(chosen, features, pairs, pairs.split.test)
     logits, kinds = (values.cpu().numpy() for values in (data.grid_logits(network, test, compute), test.labels.long()))
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
@@ -250,9 +254,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
-    labels = [torch.as_tensor(part) for part in labels]
-    indices = [part.flatten().long() if part[0].numel() == 1 else part.argmax(1) for part in labels]
-    joined = torch.cat(indices).to(device) if labels else None
+    joined = torch.cat([class_indices(part) for part in labels]).to(device) if labels else None
     split = split_pairs(len(reals), len(fakes), settings.split, settings.images)
     if empty := [part for part, rows in vars(split).items() if not 0 < (rows < len(reals)).sum() < len(rows)]:
         problem = f"split leaves no real or no fake one of {len(reals)} and {len(fakes)} images for {empty[0]}"
@@ -269,7 +271,7 @@ def _drawn(
         return draw().cpu()
     like = torch.empty(min(256, shape[0]), *shape[1:], device=device)
     key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape)}
-    key["labels"] = None if labels is None else [*map(int, labels)]
+    key["labels"] = None if labels is None else torch.as_tensor(labels).tolist()
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"
     if not broadcast(path.is_file()):
         draw(out=path)
