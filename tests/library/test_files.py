@@ -83,7 +83,7 @@ def test_missing_incomplete_and_pickled_arrays(tmp_path):
     with pytest.raises(InputError, match="does not exist; run `dvc repro` \\(stage fake"):
         read_npz(path, ["x"], "fake")
     write_npz(path, x=np.arange(1000))
-    with pytest.raises(InputError, match="no array y"):
+    with pytest.raises(InputError, match="has no 'y'"):
         read_npz(path, ["y"], "fake")
     np.savez(path, x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match="run stage fake again"):
