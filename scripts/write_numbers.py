@@ -65,13 +65,13 @@ CROSSING = {
     "edm_24": "24 steps in place of 12",
 }
 AVERAGES = {
-    "one": "one head, against no guidance",
-    "seeds": "three training seeds, against one head (planned)",
+    "one": "one head (against none)",
+    "seeds": "three seeds (planned; against one)",
     "seeds_logit": "the same, mean logit",
     "seeds_shrunk": "the same, shrunk mean logit",
     "seeds_fitted": "the same, fitted weights",
-    "snapshots": "one training after 200, 400 and 600 steps",
-    "bags": "three bootstrap samples of the images",
+    "snapshots": "snapshots of one training",
+    "bags": "three bootstraps",
     "architectures": "three architectures",
 }
 
@@ -178,8 +178,8 @@ def ensembles() -> str:
         record, pair = evaluated(profile, name), pair_of(profile, name, others[name])
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
         changes = [percent(pair), number(p[name], 3), estimate(kid[0], kid[1:], 1, sign=True)]
-        rows.append([description, f"`{name}`", number(record["fid"], 2), *changes])
-    return table(["", "row", "FID", "change in %", "p", "change of KID x 1,000"], rows)
+        rows.append([description, number(record["fid"], 2), *changes])
+    return table(["", "FID", "change in %", "p", "change of KID x 1,000"], rows)
 
 
 def training() -> str:
@@ -332,8 +332,8 @@ def averaging() -> str:
     pairs = [pair_of(profile, "mean_prob", "d0") for profile in ("fashion16", "cifar10-small")]
     fashion, cifar = (estimate(pair["difference"], (pair["low"], pair["high"]), sign=True) for pair in pairs)
     return (
-        "At w1 = w2 = 1 and N = 2,000, the six of Table 2 by mean probability differ from D0 alone by "
-        f"an FID of {fashion} on Fashion-MNIST (`fashion16`), and by {cifar} on CIFAR-10 (`cifar10-small`)."
+        f"At w1 = w2 = 1 and N = 2,000, six by mean probability differ from D0 by an FID of {fashion} "
+        f"(`fashion16`) and {cifar} (`cifar10-small`)."
     )
 
 
