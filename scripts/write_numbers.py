@@ -374,8 +374,8 @@ def found_figure() -> None:
         axes.plot(record["fid"], place, "|", color=color, markersize=16, markeredgewidth=2)
     axes.set(xscale="log", xlabel="FID (fashion network), log scale; points: training seeds, bar: their mean")
     axes.set_yticks(range(len(SHOWN)), [BIASED[name] for name in SHOWN])
-    axes.margins(0.06)
-    axes.invert_yaxis()
+    axes.margins(x=0.06)
+    axes.set_ylim(len(SHOWN) - 0.5, -0.5)
     values = [value for record in records for value in record["fid_values"]]
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if min(values) / 1.5 < tick < max(values) * 1.5]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
