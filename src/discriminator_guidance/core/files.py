@@ -179,10 +179,8 @@ class Resumable:
     def __init__(self, root: Path, name: str, key: Mapping[str, Any]) -> None:
         import torch
 
-        code, machine = (
-            source_hash(Path(__file__).parents[1]),
-            [torch.__version__, np.__version__, torch.get_num_threads()],
-        )
+        code = source_hash(Path(__file__).parents[1])
+        machine = [torch.__version__, np.__version__, torch.get_num_threads()]
         self.folder = root / name / fingerprint({**key, "code": code, "machine": machine})[:20]
 
     def load_shard(self, number: int) -> dict[str, np.ndarray] | None:

@@ -248,7 +248,8 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
         problem = f"real images are {tuple(reals.shape)} and fake ones {tuple(fakes.shape)}"
         raise InputError(problem, f"give {FEWEST} or more of each, of one shape")
     levels = 127.5 * scaled(reals[:256]) + 127.5
-    if fakes.is_floating_point() and bool(((levels - levels.round()).abs() < 0.01).all()) and levels.max() < 256:
+    eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01
+    if fakes.is_floating_point() and bool(eight_bits):
         fakes = torch.from_numpy(to_uint8(fakes)).permute(0, 3, 1, 2)
     if labels and (given := [len(part) for part in labels]) != (images := [len(reals), len(fakes)]):
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
