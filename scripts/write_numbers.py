@@ -267,22 +267,26 @@ def interventions() -> str:
 
 
 def law() -> str:
-    """Sentences on the cells of the factorial."""
+    """What was predicted of the clipped-logit rule on Fashion-MNIST, and found."""
     clipped, fids = clipped_cells(), as_reproduced(35)
     doubled = int((fids[6, "clipped_logit_mean"] >= 2 * fids[6, "mean_probability"]).sum())
     correlation = clipped["displacement"].corr(clipped["fid"], "spearman")
     means = clipped.groupby(["set", "members", "steps", "change"])[["displacement", "fid"]].mean()
     of_means = means["displacement"].corr(means["fid"], "spearman")
     within = [group["displacement"].corr(group["fid"], "spearman") for _, group in clipped.groupby("seed")]
-    alone = clipped[clipped["set"] != "fresh"]["fid"]
-    return (
-        "- At the reproduction's settings, six by clipped logit have at least twice the FID of six by mean "
-        f"probability: true in {doubled} of {len(fids)} seeds.\n"
-        "- Displacement and FID have a rank correlation above 0.8 over all cells and seeds: "
-        f"{correlation:.2f} of {len(clipped)}, {of_means:.3f} of {len(means)} cell means, and {span(within, 2)} within "
-        "a seed.\n\n"
-        f"By clipped logit, D1 to D5 alone have FIDs of {span(alone)}."
-    )
+    rows = [
+        [
+            "six by clipped logit have at least twice the FID of six by mean probability",
+            f"{doubled} of {len(fids)} seeds",
+        ],
+        [
+            "displacement and FID have a rank correlation above 0.8",
+            f"{correlation:.2f} of {len(clipped)} cells and seeds",
+        ],
+        ["", f"{of_means:.3f} of {len(means)} cell means"],
+        ["", f"{span(within, 2)} within a seed"],
+    ]
+    return table(["predicted", "found"], rows)
 
 
 def cifar() -> str:
@@ -310,21 +314,22 @@ def cifar_rule() -> str:
         count: [group["displacement"].idxmax() == group["fid"].idxmax() for _, group in of.groupby("seed")]
         for count, of in shifted.groupby("members")
     }
-    fids = {key: span(group["fid"]) for key, group in shifted.groupby(["members", "change"])}
-    by_probability = cells("cifar10-small").query("rule == 'mean_probability'").groupby("members")["fid"]
-    ours = {count: span(values) for count, values in by_probability}
-    least = shifted[shifted["members"] == 6].pivot(index="change", columns="seed", values=["displacement", "fid"])
-    lucky = least["fid"][least["displacement"].loc["none"].idxmin()]
-    return f"""\
-- Displacement and FID have a rank correlation above 0.8: {correlation:.2f} of {len(clipped)} cells and seeds,
-  and {span(within, 2)} within a seed.
-- Of logits + 0, + 0.3 and - 0.3, those that move samples farthest give the largest FID: in {sum(hits[6])} of
-  {len(hits[6])} seeds for six, and in {sum(hits[1])} for D0.
-
-By clipped logit, FIDs are {fids[6, "none"]} (six) and {fids[1, "none"]} (D0); by probability, {ours[6]} and
-{ours[1]}. In the seed that clipped logits move least, six have {lucky["none"]:.1f}, and with logits + 0.3
-{lucky["shifted_up"]:.1f}. At N = 2,000, 12 steps and w1 = w2 = 1, six by clipped logit change the FID by
-{percent(pair)} % (p = {pair["p"]:.2g})."""
+    rows = [
+        [
+            "displacement and FID have a rank correlation above 0.8",
+            f"{correlation:.2f} of {len(clipped)} cells and seeds",
+        ],
+        ["", f"{span(within, 2)} within a seed"],
+        ["of logits + 0, + 0.3 and - 0.3, those that move samples farthest have the largest FID", ""],
+        *(["", f"{label}: {sum(hits[count])} of {len(hits[count])} seeds"] for count, label in ((6, "six"), (1, "D0"))),
+    ]
+    by_rule = cells("cifar10-small").query("set == 'fresh' and change == 'none'").groupby(["members", "rule"])["fid"]
+    fids = {key: span(values) for key, values in by_rule}
+    labels = {"clipped_logit_mean": "by clipped logit", "mean_probability": "by mean probability"}
+    ranges = table(["FID", "six", "D0"], [[label, fids[6, rule], fids[1, rule]] for rule, label in labels.items()])
+    change = f"change the FID by {percent(pair)} % (p = {pair['p']:.2g}, N = 2,000)"
+    tables = f"{table(['predicted', 'found'], rows)}\n\n{ranges}"
+    return f"{tables}\n\nAt w1 = w2 = 1 and 12 steps, six by clipped logit {change}."
 
 
 def averaging() -> str:
