@@ -1,4 +1,4 @@
-"""Draw samples of docs/images from profiles fashion-biased and fashion16, after `dvc repro` of both: [FOLDER]."""
+"""Draw samples of docs/images, after `dvc repro` of the profiles that each picture names: NAME [FOLDER]."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ from discriminator_guidance.core.files import read_npz
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
 
-ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+ROOT = Path(sys.argv[2] if len(sys.argv) > 2 else ".")
 PANELS = {
     "edm": "the biased model",
     "few": "guided, weight 1",
@@ -23,17 +23,18 @@ PANELS = {
     "tuned": "fine-tuned",
 }
 RARE = range(5, 10)  # the classes of which the model saw few images
-REPLICATES, ROWS, COLUMNS, EDGE = 5, 6, 7, 3
+ROWS, COLUMNS, EDGE = 6, 7, 3
 PROCESS, SHOWN = ("edm", "few", "few_double"), 3  # variants, and the number of their sample
 RULE = {"edm": "no guidance", "mean_prob": "six, mean probability", "clip_logit": "six, clipped logit"}
 FIRST = 20  # of their samples
 GREY, ORANGE = "#808080", "#D55E00"
 
 
-def samples(profile: str, variant: str, replicate: int) -> np.ndarray:
-    """The samples (N, S, S, 1) of a variant and training seed."""
-    folder = ROOT / f"data/{profile}/guided/{variant}/r{replicate}"
-    return read_npz(folder / "samples.npz", ["images"], "guided")["images"]
+def samples(profile: str, variant: str) -> list[np.ndarray]:
+    """The samples (N, S, S, 1) of a variant for each training seed."""
+    layouts = Layout(ROOT, profile).replicates(load_config(ROOT / f"configs/{profile}.yaml").replicates)
+    files = [layout.guided(variant) / "samples.npz" for layout in layouts]
+    return [read_npz(file, ["images"], "guided")["images"] for file in files]
 
 
 def framed(images: np.ndarray, rare: np.ndarray, axes: Axes) -> None:
@@ -49,11 +50,12 @@ def framed(images: np.ndarray, rare: np.ndarray, axes: Axes) -> None:
 
 
 def draw_samples() -> None:
-    """A panel a row of the profile: the first samples, those of rare classes framed, and their share of all."""
-    network = load_fid_network(ROOT / "models/fashion-biased/fid_network", prepare("cpu", "float32", 1))
+    """Profile fashion-biased-28: a panel a row: the first samples, those of rare classes framed, their share of all."""
+    profile = "fashion-biased-28"
+    network = load_fid_network(ROOT / f"models/{profile}/fid_network", prepare("cpu", "float32", 1))
     figure, panels = plt.subplots(1, len(PANELS), figsize=(9.2, 2.45), layout="constrained")
     for axes, (variant, label) in zip(panels, PANELS.items(), strict=True):
-        sets = [samples("fashion-biased", variant, replicate) for replicate in range(REPLICATES)]
+        sets = samples(profile, variant)
         rare = np.stack([np.isin(extract_features(network, images, 500, "cpu").argmax(1), RARE) for images in sets])
         framed(sets[0][: ROWS * COLUMNS], rare[0, : ROWS * COLUMNS], axes)
         axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare", fontsize=10)
@@ -61,7 +63,7 @@ def draw_samples() -> None:
 
 
 def draw_process() -> None:
-    """What the denoiser estimates at every noise level for one sample, a row a variant."""
+    """Profile fashion-biased: what the denoiser estimates at every noise level for one sample, a row a variant."""
     config = load_config(ROOT / "configs/fashion-biased.yaml")
     layout = Layout(ROOT, "fashion-biased").replicates(config.replicates)[0]
     steps = config.sampler.steps
@@ -79,10 +81,10 @@ def draw_process() -> None:
 
 
 def draw_rule() -> None:
-    """The first samples of the first training seed, a row a variant."""
+    """Profile fashion16: the first samples of the first training seed, a row a variant."""
     figure, panels = plt.subplots(len(RULE), 1, figsize=(9.2, 1.45), layout="constrained")
     for axes, (variant, label) in zip(panels, RULE.items(), strict=True):
-        images = samples("fashion16", variant, 0)[:FIRST, ..., 0]
+        images = samples("fashion16", variant)[0][:FIRST, ..., 0]
         axes.imshow(np.hstack(np.pad(images, [(0, 0), (0, 0), (0, 1)], constant_values=255)), cmap="gray")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -92,6 +94,4 @@ def draw_rule() -> None:
 
 if __name__ == "__main__":
     mpl.rcParams |= {"font.family": "DejaVu Sans", "text.color": GREY, "savefig.transparent": True}
-    draw_samples()
-    draw_process()
-    draw_rule()
+    {"samples": draw_samples, "process": draw_process, "rule": draw_rule}[sys.argv[1]]()
