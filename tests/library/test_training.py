@@ -70,6 +70,12 @@ def test_logits_follow_the_known_log_ratio_and_their_gradient_points_to_the_real
     assert np.corrcoef([e.mean_probability for e in early], [e.fraction_real for e in early])[0, 1] > 0.5
 
 
+def test_a_fresh_network_keeps_the_size_of_signals() -> None:
+    trained = train(*FIRST, steps=1, learning_rate=1e-9)
+    noise = torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert trained(noise, torch.tensor(0.5)).std() > 0.15  # 0.05 with torch's own weights, which learn later
+
+
 def test_a_pretrained_extractor_stays_as_it_is_and_serves_a_head() -> None:
     extractor = encoder()
     before = {name: tensor.clone() for name, tensor in extractor.state_dict().items()}

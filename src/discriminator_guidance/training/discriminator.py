@@ -35,6 +35,7 @@ GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
 FEWEST = 10  # images of each kind
 LARGE = 2**32  # bytes of images that stay where they are, in main memory or mapped from a file
 WIDTH = 32  # channels of an attention head
+SILU_GAIN = 1.68  # 1 / sqrt(E silu(z)^2) for standard normal z
 NO_CLIP = 1e30  # a bound of the gradient norm that changes nothing
 
 
@@ -279,6 +280,15 @@ def _drawn(
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
+def _fresh(image_shape: Sequence[int], classes: int) -> NoisyImageCNN:
+    """A whole network in which signals keep their size; with torch's own, smaller weights it would learn later."""
+    network = NoisyImageCNN(image_shape, classes=classes)
+    for values in network.convolutions.parameters():
+        std = SILU_GAIN / math.sqrt(values[0].numel()) if values.dim() > 1 else 0.0  # biases are 0
+        nn.init.normal_(values, std=std)
+    return network
+
+
 def _untrained(
     extractor: Extractor | None, start: nn.Module | None, finetune: bool, pairs: Pairs
 ) -> tuple[Features, nn.Module, Tensor]:
@@ -287,7 +297,7 @@ def _untrained(
     start = start and copy.deepcopy(start).requires_grad_(True)
     classes = 0 if pairs.classes is None else int(pairs.classes.max()) + 1
     if extractor is None:
-        network = start or NoisyImageCNN(images.shape[1:], classes=classes)
+        network = start or _fresh(images.shape[1:], classes)
         return as_it_is, network.to(device), images
     if isinstance(extractor, nn.Module):  # the caller's stays as it is
         extractor = copy.deepcopy(extractor).to(device).requires_grad_(False).eval()
