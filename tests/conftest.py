@@ -1,6 +1,7 @@
 """How tests are dealt to two workers: whole modules, the longest first."""
 
 import os
+import signal
 from typing import Any
 
 import hypothesis
@@ -15,6 +16,8 @@ LONGEST = (  # so that both workers end together
     "tests/test_torchrun.py",
     "tests/faults/test_kills.py",
 )
+# A shell starts a background job with Ctrl-C ignored, and so would be the commands to which tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Stages that tests call leave no run in MLflow; commands get their environment from tests/commands.py.
 os.environ["DGUIDE_TRACKING"] = "off"
 # On a busy machine a case may take longer than hypothesis allows by default.
