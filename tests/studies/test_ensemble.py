@@ -70,7 +70,7 @@ def test_a_search_leaves_a_table_and_a_record(searched: Tiny):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny, number: signal.Signals):
-    config, layout = write_params(tiny[1].root, tiny_settings({"sampler.steps": 24}))
+    config, layout = write_params(tiny[1].root, tiny_settings({"sampler.steps": 36}))
     journal = layout.study / "ensemble.journal"
     command = [sys.executable, "-m", "dguide", "study", "ensemble", "--trials", "40"]
     with subprocess.Popen(command, cwd=layout.root, env=environment(), stderr=subprocess.PIPE, text=True) as worker:
