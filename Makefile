@@ -9,6 +9,8 @@ SETTINGS ?= variants.d0.w1
 # DVC starts `dguide` by name, so .venv/bin must come first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
+# Containers often set it; then each command would compile thousands of modules, which doubles the time of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
