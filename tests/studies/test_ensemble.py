@@ -57,6 +57,15 @@ def test_the_search_begins_with_the_plain_mean_by_each_rule_each_member_alone_an
     assert (fitted.members, fitted.weights, fitted.w1) == (expected.members, "fitted", 1.0)
 
 
+def test_a_search_begins_with_one_discriminator_too(tiny: Tiny):
+    config, _ = write_params(tiny[1].root, tiny_settings({"study.start": "d0"}))
+    points = plan(config).starts
+    assert list(points) == ["plain mean", "plain mean, mean_logit", "fitted"]
+    plain, _, fitted = (suggest(trial, config) for trial in asked([*points.values()]))
+    assert plain == config.variants["d0"]
+    assert (fitted.members, fitted.weights) == (("d0",), "fitted")
+
+
 def test_a_search_leaves_a_table_and_a_record(searched: Tiny):
     _, layout = searched
     trials, record = rows(layout), json.loads((layout.study / "ensemble.json").read_text())

@@ -536,8 +536,8 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         yield from ((f"report.{key}", name, variants) for name in getattr(config.report, key))
     yield "report.primary", config.report.primary[0], [key for key in variants if key != baseline]
     if config.study is not None:
-        ensembles = [key for key, row in variants.items() if len(row.members) > 1 and not row.autoguidance]
-        yield "study.start", config.study.start, ensembles
+        guided = [key for key, row in variants.items() if row.members and not row.autoguidance]
+        yield "study.start", config.study.start, guided
         for key, names in config.study.factorial.sets.items():
             yield from ((f"study.factorial.sets.{key}", name, members) for name in names)
 

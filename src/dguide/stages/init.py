@@ -64,5 +64,5 @@ variants:
 evaluation: {{baseline: unguided}}
 report: {{primary: [guided, unguided], samples: [unguided, guided], log_ratios: [guided],
          sampling: [unguided, guided]}}
-study: null
+study: {{start: guided, ensemble: {{rules: [mean_probability]}}, factorial: {{sets: {{fresh: [d0]}}}}}}
 """

@@ -28,7 +28,7 @@ def plan(config: Config) -> StudyPlan:
     equal = {f"weight_{name}": 1 / len(start.members) for name in weighed}
     rules = dict.fromkeys([start.rule, *search.rules])
     points = {START if rule == start.rule else f"{START}, {rule}": {**fixed, **equal, "rule": rule} for rule in rules}
-    for name in start.members:
+    for name in start.members if weighed else ():
         points[name] = {**fixed, **{f"weight_{other}": float(other == name) for other in weighed}, "rule": start.rule}
     if search.fitted:
         points[FITTED] = {**guidance, "w1": 1.0, "w2": 1.0, FITTED: True}
