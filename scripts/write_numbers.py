@@ -203,12 +203,14 @@ def training() -> str:
 
     total = [point for part in points.values() for point in part]
     within = [correlation(part) for part in points.values()]
-    return (
-        f"- The planned difference in FID is {planned}, p = {pair['p']:.1g}.\n"
-        f"- A thousand more iterations of training change the FID after 500 iterations by {change} %.\n"
-        f"- Cross-entropy and change of the FID (planned; rows of one discriminator) have a rank correlation of "
-        f"{correlation(total):.2f} over {len(total)} points. Within one score network, it is {span(within, 2)}."
-    )
+    correlated = f"rank correlation of cross-entropy and change of the FID, {len(total)} points (planned)"
+    rows = [
+        ["FID of `early_10k` less that of `edm_early` (planned)", f"{planned}, p = {pair['p']:.1g}"],
+        ["FID of `edm_middle`, a thousand iterations later, against `edm_early`", f"{change} %"],
+        [correlated, f"{correlation(total):.2f}"],
+        ["the same within one score network", span(within, 2)],
+    ]
+    return table(["", "found"], rows)
 
 
 def cells(profile: str = "fashion16") -> pd.DataFrame:
@@ -298,12 +300,15 @@ def cifar() -> str:
     def change(name: str) -> str:
         return f"{percent(pair_of('cifar10-small', name, 'edm'))} %"
 
-    pair, seeds = pair_of("cifar10-small", "d0_double", "edm"), len(evaluated("cifar10-small", "edm")["fid_values"])
-    return (
-        f"- The planned comparison, D0 at weight 2, changes the FID by {change('d0_double')}, p = {pair['p']:.2g}.\n"
-        f"- At weight 1, D0 changes it by {change('d0')}, and a whole network of as many images by {change('whole')}.\n"
-        f"- Twice the steps change it by {change('edm_24')}. Training seeds: {seeds}."
-    )
+    p, seeds = pair_of("cifar10-small", "d0_double", "edm")["p"], len(evaluated("cifar10-small", "edm")["fid_values"])
+    labels = {
+        "d0_double": f"D0, weight 2 (planned; p = {p:.2g})",
+        "d0": "D0, weight 1",
+        "whole": "a whole network of as many images, weight 1",
+        "edm_24": "24 steps in place of 12",
+    }
+    rows = table(["", "change of the FID"], [[label, change(name)] for name, label in labels.items()])
+    return f"{rows}\n\n*{seeds} training seeds.*"
 
 
 def cifar_rule() -> str:
