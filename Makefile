@@ -43,6 +43,7 @@ lint: setup ## check style, types and the layers
 docs: setup ## build the documentation as a site in site/, with the pages of `make repro`, and check its links
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	@for page in reports/*/index.html; do [ ! -f "$$page" ] || install -D -m 644 "$$page" "site/$$page"; done
+	@echo "docs: wrote site/index.html"
 
 numbers: setup ## write the results into README.md and docs from reports/
 	@python scripts/write_numbers.py

@@ -24,7 +24,7 @@ if [ "$started" != "$(pwd -P)" ] || ! .venv/bin/python -c "$suitable" >/dev/null
     "$python" -m venv --clear .venv
 fi
 
-echo "setup: installing into .venv (a minute or more, once; details in .venv/install.log)"
+echo "setup: installing into .venv (some minutes, once; details in .venv/install.log)"
 bars=on
 [ -t 1 ] || bars=off
 install() {

@@ -48,7 +48,7 @@ CROSSING = {
     "early_3k": "3,000 images",
     "early_10k": "10,000 images (planned)",
     "early_head": "a head, 10,000 images",
-    "early_head_adamw": "the same, trained as a whole network",
+    "early_head_adamw": "the same head, in a whole network's training",
     "edm_middle": "1,500 iterations",
     "middle_1k": "1,000 images",
     "middle_3k": "3,000 images",
@@ -346,7 +346,7 @@ def averaging() -> str:
     fashion, cifar = (estimate(pair["difference"], (pair["low"], pair["high"]), sign=True) for pair in pairs)
     return (
         f"At w1 = w2 = 1 and N = 2,000, six by mean probability differ from D0 by an FID of {fashion} "
-        f"(`fashion16`) and {cifar} (`cifar10-small`)."
+        f"(`fashion16`). On `cifar10-small`, it is {cifar}."
     )
 
 
@@ -361,11 +361,11 @@ def found() -> str:
     fids = as_reproduced(35)
     raised = (fids[6, "clipped_logit_mean"] / fids[6, "mean_probability"]).max()
     return f"""\
-- **Guidance partly corrects a biased training set.** With a discriminator of 1,000 balanced images, it lowers the FID
-  by {double:.0f} % at weight 2.
+- **Guidance partly corrects a biased training set.** With a discriminator trained on 1,000 balanced images, it lowers
+  the FID by {double:.0f} % at weight 2.
 - **Where you may train the model, fine-tuning does more**: {tuned:.0f} % with the same images.
-- **Without such a bias, guidance gained less**, also on CIFAR-10 at 16x16: at most {most:.0f} %, early in training.
-  Later, twice the sampler steps gained more.
+- **Without such a bias, guidance gained less**: at most {most:.0f} %, early in training. Later on Fashion-MNIST, twice the
+  sampler steps gained more.
 - **A missing sigmoid may explain the reproduction's FID of 14.35** with six discriminators. On Fashion-MNIST, it raises
   the FID of six up to {raised:.0f} times."""
 

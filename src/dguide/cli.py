@@ -76,7 +76,7 @@ for _word, _command, _text in (
     app.command(_word, help=_text, rich_help_panel=PIPELINE)(_command)
 
 
-@study.command("factorial", help="Measure what the reproduction's rule does to the FID, and why.")
+@study.command("factorial", help="Measure what the clipped-logit rule does to the FID, and why.")
 @study.command("ensemble", help="Search the members' weights, the rule and the guidance of an ensemble.")
 @study.command("discriminator", help="Search the settings of one discriminator; the best are compared by samples.")
 def _study(command: typer.Context, trials: Trials = None, recover: Recover = False, params: Params = PARAMS) -> None:

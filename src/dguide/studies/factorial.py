@@ -172,7 +172,8 @@ def _draw_law(frame: pd.DataFrame, config: Config) -> Any:
     members = sorted({*cells["members"]})
     for number, (change, shown) in enumerate(cells.groupby("change")):
         for count, marker in zip(members, "osD^v", strict=False):
-            points, name = shown[shown["members"] == count], "as it is" if change == NO_CHANGE else str(change)
+            points = shown[shown["members"] == count]
+            name = "the reproduction's settings" if change == NO_CHANGE else str(change).replace("_", " ")
             label = f"{name}, {count} members" if count > 1 else f"{name}, one"
             axes.plot(points["displacement"], points["fid"], marker, color=f"C{number % 10}", label=label, alpha=0.7)
     distance, n = f"FID ({config.fid_network.name})", config.studies.factorial.images

@@ -291,6 +291,8 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
 def write_chart(axes: Any, path: Path, config: Config) -> None:
     """Write and close the figure of axes."""
     figure = np.ravel(axes)[0].figure
+    for panel in figure.axes:
+        panel.set_facecolor("white")  # Optuna's style is grey
     with plt.rc_context({"savefig.bbox": "tight"}):
         files.write_bytes(path, png(figure, config.report.dpi, ""))
     plt.close(figure)
