@@ -89,13 +89,16 @@ def test_factors_scale_table_2_and_leave_a_chosen_epoch_within_the_training(tiny
 
 def test_a_whole_network_of_the_images_is_trained_in_steps_and_guides(tiny: Tiny):
     whole = {"kind": "whole", "epochs": None, "steps": 40, "row_steps": 10, "patience": 3, "optimizer": "adamw"}
-    tiny = changed(tiny, {f"members.d0.{key}": value for key, value in whole.items()})
+    settings = {f"members.d0.{key}": value for key, value in whole.items()}
+    tiny = changed(tiny, settings)
     run_stage("discriminator", tiny, "d0")
     record, rows = metrics(tiny, "d0"), curve(tiny, "d0")
     assert record["iterations"] == 10 * len(rows) <= 40
     assert float(rows[-1]["epoch"]) == pytest.approx(record["iterations"] * 16 / record["n_train"])
-    assert "convolutions.0.weight" in weights(tiny, "d0")
+    convolution = weights(tiny, "d0")["convolutions.1.weight"]
     run_stage("guided", tiny, "d0")
+    run_stage("discriminator", changed(tiny, settings | {"members.d0.gain": 1.68}), "d0")
+    assert weights(tiny, "d0")["convolutions.1.weight"].std() > 2 * convolution.std()
 
 
 @pytest.mark.parametrize(("checkpoint", "epoch"), [("best", None), (2, 1)])

@@ -120,7 +120,6 @@ def start_network(inputs: DiscriminatorInputs, member: Member) -> nn.Module:
     torch.manual_seed(member.seed)
     if member.kind == "head":
         return build_head(inputs.extractor.feature_shape, condition=cond, **plain(member.network))
-    # With torch's own weights, as in the published results; those of `train_discriminator` are larger.
     _, size, _, channels = inputs.real["images"].shape
     classes = int(inputs.real["labels"].max()) + 1 if cond else 0
-    return NoisyImageCNN((channels, size, size), member.network.model_channels, classes)
+    return NoisyImageCNN((channels, size, size), member.network.model_channels, classes, member.gain)

@@ -54,7 +54,7 @@ fake: {{images: {fakes}}}
 discriminator: {{split: {{train: {1 - 2 * tested}, validation: {tested}, test: {tested}}}, grid_times_per_image: null,
   images: {fakes if fakes < train else "null"}, epochs: null, steps: 1000, patience: 5, checkpoint: best,
   optimizer: adamw, learning_rate: 1e-3, learning_rate_factor: 1.0, weight_decay: 0.01, ema_decay: 0.99,
-  importance_sampling: 0.5}}
+  importance_sampling: 0.5, gain: 1.68}}
 members:
   d0: {{kind: whole, start: models/{name}/extractor}}
 guided: {{images: {samples}}}

@@ -256,6 +256,7 @@ class DiscriminatorSettings(Settings):
     bagging: Share | None = None  # images drawn with replacement, relative to their number; None: each image once
     checkpoint: Checkpoint = "best"  # the row of the curve whose weights are used; best: smallest validation loss
     checkpoint_every: Count = 1  # rows of the curve
+    gain: NonNegative = 0.0  # a whole network begins with standard deviation gain / sqrt(fan-in); 0: torch's own
     ema_decay: Fraction | None = 0.99  # of the average that is validated and used; None: the network itself
     decay_fraction: UnitInterval = 0.0  # the learning rate falls linearly to 0 over this last share of all steps
     permute_labels: bool = False  # a null discriminator

@@ -15,6 +15,7 @@ from discriminator_guidance.networks.layers import attend, broadcast_batch, halv
 
 SMALLEST = 4  # size at which the CNN does not halve images again
 WIDEST = 4  # channels of the CNN, times `width`
+SILU_GAIN = 1.68  # 1 / sqrt(E silu(z)^2) for standard normal z
 TIME_SCALE = 999.0  # VP times in [0, 1] become the step numbers the embedding was made for
 LABEL_ROWS = 1000  # rows of the label embedding, whatever the number of classes
 CHANNEL_MULT: dict[int, tuple[int, ...]] = {64: (1, 2, 3, 4), 32: (1, 2, 4), 16: (1, 2), 8: (1,)}
@@ -190,10 +191,11 @@ class NoisyImageCNN(nn.Module):
     """Strided convolutions of x_vp, each scaled by an embedding of VP time and class, and one logit.
 
     (N, C, H, W), VP times (N,) or 0-dim[, classes (N,)] -> (N,). Every convolution but the first halves the image,
-    until its shorter side has SMALLEST pixels, and doubles the channels, up to WIDEST times `width`.
+    until its shorter side has SMALLEST pixels, and doubles the channels, up to WIDEST times `width`. Weights begin with
+    standard deviation gain / sqrt(fan-in), which keeps the size of signals for SILU_GAIN; 0: torch's own, smaller.
     """
 
-    def __init__(self, image_shape: Sequence[int], width: int = 32, classes: int = 0) -> None:
+    def __init__(self, image_shape: Sequence[int], width: int = 32, classes: int = 0, gain: float = 0.0) -> None:
         super().__init__()
         channels, *size = image_shape
         self.arguments: dict[str, Any] = {"image_shape": list(image_shape), "width": width, "classes": classes}
@@ -209,6 +211,9 @@ class NoisyImageCNN(nn.Module):
         self.convolutions = nn.ModuleList(layers)
         self.scales = nn.ModuleList([nn.Linear(2 * width, channels) for channels in widths])
         self.logit = nn.Linear(widths[-1] * math.prod(size), 1)
+        for values in self.convolutions.parameters() if gain else ():
+            std = gain / math.sqrt(values[0].numel()) if values.dim() > 1 else 0.0  # biases are 0
+            nn.init.normal_(values, std=std)
 
     def forward(self, x_vp: Tensor, tau: Tensor, classes: Tensor | None = None) -> Tensor:
         """The logits (N,) of d(x_vp, tau)."""

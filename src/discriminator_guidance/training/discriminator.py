@@ -21,9 +21,9 @@ from discriminator_guidance.core.images import Split, class_indices, scaled, spl
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, broadcast, compute_on, usable, world_size
 from discriminator_guidance.core.runtime import progress as progress_line
-from discriminator_guidance.core.settings import DiscriminatorSettings
+from discriminator_guidance.core.settings import DiscriminatorSettings, NonNegative
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
-from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, NoisyImageCNN, build_head
+from discriminator_guidance.networks.adm import SILU_GAIN, EncoderUNet, MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
 from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import data, loop
@@ -35,7 +35,6 @@ GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
 FEWEST = 10  # images of each kind
 LARGE = 2**32  # bytes of images that stay where they are, in main memory or mapped from a file
 WIDTH = 32  # channels of an attention head
-SILU_GAIN = 1.68  # 1 / sqrt(E silu(z)^2) for standard normal z
 NO_CLIP = 1e30  # a bound of the gradient norm that changes nothing
 
 
@@ -137,6 +136,7 @@ class TrainerSettings(DiscriminatorSettings):
     """What `train_discriminator` takes beside a member's settings."""
 
     finetune: bool = False  # train the extractor too, in a copy
+    gain: NonNegative = SILU_GAIN  # with torch's own weights, a whole network learns later
     data_range: tuple[float, float] | None = None  # black and white in floats, such as (0, 1); None: as they are
 
     def _problems(self) -> Iterator[str]:
@@ -195,7 +195,7 @@ def train_discriminator(
     pairs = _pairs(real, fakes, chosen, device, folder)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(chosen.seed)
-        features, network, probe = _untrained(extractor, start, chosen.finetune, pairs)
+        features, network, probe = _untrained(extractor, start, chosen, pairs)
         if folder is not None:
             begin = nn.utils.parameters_to_vector(network.parameters()).detach()
             arrays = [pairs.real, pairs.fake, pairs.classes, probe.float(), begin.float()]
@@ -280,24 +280,15 @@ def _drawn(
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
-def _fresh(image_shape: Sequence[int], classes: int) -> NoisyImageCNN:
-    """A whole network in which signals keep their size; with torch's own, smaller weights it would learn later."""
-    network = NoisyImageCNN(image_shape, classes=classes)
-    for values in network.convolutions.parameters():
-        std = SILU_GAIN / math.sqrt(values[0].numel()) if values.dim() > 1 else 0.0  # biases are 0
-        nn.init.normal_(values, std=std)
-    return network
-
-
 def _untrained(
-    extractor: Extractor | None, start: nn.Module | None, finetune: bool, pairs: Pairs
+    extractor: Extractor | None, start: nn.Module | None, settings: TrainerSettings, pairs: Pairs
 ) -> tuple[Features, nn.Module, Tensor]:
     """The features that are not trained, the network that training begins with, and the features of some images."""
     images, device = pairs.take(pairs.split.train[:2]), pairs.labels.device
     start = start and copy.deepcopy(start).requires_grad_(True)
     classes = 0 if pairs.classes is None else int(pairs.classes.max()) + 1
     if extractor is None:
-        network = start or _fresh(images.shape[1:], classes)
+        network = start or NoisyImageCNN(images.shape[1:], classes=classes, gain=settings.gain)
         return as_it_is, network.to(device), images
     if isinstance(extractor, nn.Module):  # the caller's stays as it is
         extractor = copy.deepcopy(extractor).to(device).requires_grad_(False).eval()
@@ -308,7 +299,7 @@ def _untrained(
         raise ConfigError(f"the extractor's feature maps are {tuple(maps.shape)}", "reshape them to (N, C, S, S)")
     sizes = {"model_channels": WIDTH * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": WIDTH}  # paper: 128
     head = (start or build_head(maps.shape[1:], classes > 0, num_res_blocks=2, **sizes)).to(device)
-    if finetune:
+    if settings.finetune:
         if not isinstance(extractor, nn.Module) or not isinstance(head, EncoderUNet):
             kinds = f"a {type(extractor).__name__} with a {type(head).__name__} on it"
             raise ConfigError(f"what finetune trains is {kinds}", "give a module, and a head of this library or none")
