@@ -118,7 +118,7 @@ def value_settings(config: Config, word: str) -> dict[str, Any]:
         "replicates": config.replicates,
         "seed": studies.seed,
         "sampler": plain(config.sampler),
-        "discriminator": plain(config.discriminator) if word == "discriminator" else None,
+        "discriminator": plain(config.discriminator, "gain") if word == "discriminator" else None,  # heads have no gain
     }
 
 
