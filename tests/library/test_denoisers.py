@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +73,9 @@ def test_samples_keep_to_the_noise_levels_of_the_schedule() -> None:
     denoiser.sigma_max = torch.tensor(denoiser.sigma_max)  # as in k-diffusion
     states = trajectory(denoiser, (64, *SHAPE)).states
     assert states[0].std() == pytest.approx(LEVELS[199].item(), rel=0.2)
+    kind = type("Model", (), {"sigma_max": property(lambda model: 2.0), "__call__": lambda model, x, sigma: 0 * x})
+    closure = wraps(model := kind())(lambda x, sigma: model(x, sigma))
+    assert trajectory(closure, (1, *SHAPE)).sigma[0].item() == pytest.approx(2.0)
 
 
 def test_levels_outside_the_schedule_are_finite_without_signal_at_its_end() -> None:

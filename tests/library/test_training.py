@@ -221,10 +221,17 @@ def test_floats_of_8_bits_and_of_pipelines_are_the_images_that_they_show() -> No
     assert train(*last, data_range=(0, 1), **BRIEF).history == train(*first, data_range=(0, 1), **BRIEF).history
 
 
-def test_an_unconditional_discriminator_guides_a_conditional_denoiser() -> None:
-    guidance, labels = DiscriminatorGuidance(train(*FIRST, **BRIEF)), torch.arange(4)
+@pytest.mark.parametrize("kind", ["whole", "loaded", "finetuned"])
+def test_an_unconditional_discriminator_guides_a_conditional_denoiser(kind: str, tmp_path: Path) -> None:
+    trained = train(*FIRST, **BRIEF) if kind == "whole" else train(*FIRST, extractor=encoder(), finetune=True, **BRIEF)
+    trained.save(tmp_path)
+    trained = TrainedDiscriminator.load(tmp_path) if kind == "loaded" else trained
+    guidance, labels = DiscriminatorGuidance(trained), torch.arange(4)
     drawn = sample(lambda x, sigma, labels: shrink(x, sigma), (4, 1, 8, 8), guidance=guidance, classes=labels)
     assert torch.equal(drawn, sample(shrink, (4, 1, 8, 8), guidance=guidance))
+    if kind == "whole":
+        with pytest.raises(ConfigError, match=r"images are \[1, 3, 8, 8\]"):
+            guidance(torch.ones(2, 1, 3, 8, 8), torch.ones(2))
 
 
 def test_the_callers_network_and_random_streams_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ def tau_from_sigma(sigma: Tensor) -> Tensor:
     """
     # The plain logarithm loses nothing that matters in float64, where sampling computes, and rounds in float32 as
     # the official code does.
-    return _time_of_integral(torch.log(1 + sigma**2))
+    return _time_of_integral(torch.log(1 + torch.as_tensor(sigma) ** 2))
 
 
 def sigma_from_tau(t: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def sigma_from_tau(t: Tensor) -> Tensor:
     >>> round(sigma_from_tau(torch.tensor(0.01)).item(), 3)
     0.045
     """
-    return torch.sqrt(torch.expm1(beta_integral(t)))
+    return torch.sqrt(torch.expm1(beta_integral(torch.as_tensor(t))))
 
 
 def importance_antiderivative(t: Tensor) -> Tensor:

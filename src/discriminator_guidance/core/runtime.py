@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from discriminator_guidance.core.errors import ConfigError
@@ -44,6 +45,11 @@ def innermost(function: Any) -> Any:
     while isinstance(function, partial):
         function = function.func
     return getattr(function, "__self__", function)
+
+
+def attribute_of(function: Any, name: str, default: Any) -> Any:
+    """An attribute of a callable, or of what it wraps by functools.wraps, which copies none of a class."""
+    return getattr(inner := innermost(function), name, getattr(innermost(unwrap(inner)), name, default))
 
 
 def warn_in_training(name: str, *functions: Callable[..., Any]) -> None:

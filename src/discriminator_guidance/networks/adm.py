@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.images import class_indices
 from discriminator_guidance.networks.layers import attend, broadcast_batch, halve, sinusoidal_embedding
 
@@ -199,7 +200,7 @@ class NoisyImageCNN(nn.Module):
         super().__init__()
         channels, *size = image_shape
         self.arguments: dict[str, Any] = {"image_shape": list(image_shape), "width": width, "classes": classes}
-        self.conditional = classes > 0
+        self.conditional, self.members = classes > 0, 1
         self.embedding = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU())
         self.classes = nn.Embedding(classes, 2 * width) if classes else None
         widths = [width]
@@ -217,6 +218,9 @@ class NoisyImageCNN(nn.Module):
 
     def forward(self, x_vp: Tensor, tau: Tensor, classes: Tensor | None = None) -> Tensor:
         """The logits (N,) of d(x_vp, tau)."""
+        if (shape := [*x_vp.shape[1:]]) != self.arguments["image_shape"]:
+            problem = f"images are {shape}, and the discriminator's {self.arguments['image_shape']}"
+            raise ConfigError(problem, "give images (N, C, H, W) of its shape")
         if (classes is None) != (self.classes is None):
             raise ValueError("classes are for conditional networks, and these need them")
         h = x_vp.to(self.logit.weight.dtype)
@@ -256,8 +260,9 @@ class MemberLogits(nn.Module):
         heads, features = [isinstance(member, EncoderUNet) for member in self.networks], x_vp
         if any(heads) and self.extractor is not None:
             features = getattr(self.extractor, "features", self.extractor)(x_vp, tau)
-        inputs = zip(self.networks, heads, strict=True)
-        return torch.stack([member(features if head else x_vp, tau, labels).view(-1) for member, head in inputs])
+        inputs = [(features if head else x_vp, tau) for head in heads]
+        given = [labels if getattr(member, "conditional", True) else None for member in self.networks]
+        return torch.stack([f(*x, y).view(-1) for f, x, y in zip(self.networks, inputs, given, strict=True)])
 
 
 def build_discriminator(**arguments: Any) -> nn.Module:

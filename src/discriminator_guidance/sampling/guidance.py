@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from discriminator_guidance.core.errors import ConfigError, DivergenceError
 from discriminator_guidance.core.noise import column, levels_of, marginal_mean, tau_from_sigma
-from discriminator_guidance.core.runtime import innermost, warn_in_training
+from discriminator_guidance.core.runtime import attribute_of, innermost, warn_in_training
 
 Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
 WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
@@ -239,7 +239,7 @@ class DiscriminatorGuidance:
         first = next(inner.parameters(), x_vp) if isinstance(inner, nn.Module) else x_vp
         half = x_vp.dtype == torch.float32 and first.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x_vp.device.type, first.dtype) if half else nullcontext():
-            logits = network(x_vp, tau, *classes)
+            logits = network(x_vp, tau, *(classes if getattr(inner, "conditional", True) else ()))
         known = bool(self.members) or isinstance(getattr(inner, "members", None), int)
         members = self.members or (inner.members if known else 1)
         if logits.numel() != members * count or (members > 1 and logits.shape != (members, count)):
@@ -268,6 +268,6 @@ class DiscriminatorGuidance:
             denoised = of_its_shape(denoiser(x, sigma, *conditions, **named), x)
             return denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)
 
-        defaults, model = {"sigma_min": 0.0, "sigma_max": math.inf, "round_sigma": torch.as_tensor}, innermost(denoiser)
-        vars(guided).update({name: getattr(model, name, value) for name, value in defaults.items()})
+        defaults = {"sigma_min": 0.0, "sigma_max": math.inf, "round_sigma": torch.as_tensor}
+        vars(guided).update({name: attribute_of(denoiser, name, value) for name, value in defaults.items()})
         return guided

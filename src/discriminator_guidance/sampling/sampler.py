@@ -238,8 +238,8 @@ def _prepared(
     if unknown := settings.keys() - vars(defaults).keys():
         allowed = f"allowed are those of sample and {', '.join(vars(defaults))}"
         raise TypeError(f"sample has no argument {', '.join(sorted(unknown))}; {allowed}")
-    model = runtime.innermost(denoiser)
-    low, high = float(getattr(model, "sigma_min", 0.0)), float(getattr(model, "sigma_max", math.inf))
+    bounds = {"sigma_min": 0.0, "sigma_max": math.inf}
+    low, high = (float(runtime.attribute_of(denoiser, *bound)) for bound in bounds.items())
     levels = {"sigma_min": max(low, defaults.sigma_min), "sigma_max": min(high, defaults.sigma_max)}
     if not isinstance(guidance, DiscriminatorGuidance | None):
         raise ConfigError(f"guidance is a {type(guidance).__name__}", "write DiscriminatorGuidance(discriminator)")
@@ -312,14 +312,15 @@ def kept_batch(work: Resumable, number: int) -> Arrays:
 def fingerprint_of(
     denoiser: Denoiser, guidance: DiscriminatorGuidance | None, like: Tensor, classes: Any = None
 ) -> list[str]:
-    """What networks make of noisy images at three levels, to four digits, and how guidance combines them.
+    """What networks make of 8 noisy images at many levels, to four digits, and how guidance combines them.
 
     Files that a killed run kept are used again where it is the same. like: a batch (n, C, H, W).
     """
+    like = like[:8]
     given = () if classes is None else (torch.as_tensor(classes[: len(like)]).to(like.device),)
     settings = [] if guidance is None else [guidance.rule, guidance.window, guidance.clip]
     outputs = list[Tensor]()
-    for number, sigma in enumerate((0.1, 1.0, 10.0)):
+    for number, sigma in enumerate(np.geomspace(0.01, 80, 24).tolist()):
         x = sigma * normal(0, "fingerprint", number, 0, like.shape).to(like.device)
         level = torch.full((len(like),), sigma, device=like.device)
         outputs.append(denoiser(x.to(like.dtype), level.to(like.dtype), *given))

@@ -40,7 +40,7 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
         raise InputError(problem, "give real and fake ones in one range")
     if not low < 0 and (data_range is None or low != low):
         problem = f"{name} images have values from {low:.3g} to {high:.3g}, and those of diffusion models go below 0"
-        remedy = "give data_range=(0, 1), or what means black and white in them"
+        remedy = "give data_range=(0, 1), or what means black and white in them; (-1, 1) if the model has their units"
         raise InputError(problem, remedy if low == low else "correct what is no number")
     return tensor, labels
 
@@ -78,7 +78,7 @@ def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
         remedy = "convert them to (N, H, W, C) of uint8, or to a tensor (N, C, H, W) of uint8 or floats"
         raise InputError(f"{name} images are {images.dtype} {tuple(images.shape)}", remedy)
     last = tensor.shape[3] in (1, 3) and tensor.shape[1] not in (1, 3)  # as pipelines of diffusers return floats
-    if isinstance(images, np.ndarray) and (tensor.dtype == torch.uint8 or last):
+    if (last, isinstance(images, np.ndarray), tensor.dtype == torch.uint8).count(True) >= 2:
         tensor = tensor.permute(0, 3, 1, 2)
     return tensor.detach().cpu() if tensor.dtype == torch.uint8 else tensor.detach().cpu().float()
 

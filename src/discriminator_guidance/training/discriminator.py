@@ -251,7 +251,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     levels = 127.5 * scaled(reals[:256]) + 127.5
     eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01
     if fakes.is_floating_point() and bool(eight_bits):
-        fakes = torch.from_numpy(to_uint8(fakes)).permute(0, 3, 1, 2)
+        fakes = torch.cat([torch.from_numpy(to_uint8(part)).permute(0, 3, 1, 2) for part in fakes.split(1024)])
     if labels and (given := [len(part) for part in labels]) != (images := [len(reals), len(fakes)]):
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
@@ -286,6 +286,8 @@ def _untrained(
     """The features that are not trained, the network that training begins with, and the features of some images."""
     images, device = pairs.take(pairs.split.train[:2]), pairs.labels.device
     start = start and copy.deepcopy(start).requires_grad_(True)
+    if settings.finetune and extractor is None:
+        raise ConfigError("finetune is True, and there is no extractor to train", "give one, or leave finetune out")
     classes = 0 if pairs.classes is None else int(pairs.classes.max()) + 1
     if extractor is None:
         network = start or NoisyImageCNN(images.shape[1:], classes=classes, gain=settings.gain)

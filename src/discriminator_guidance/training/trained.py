@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -66,6 +66,7 @@ class TrainedDiscriminator:
     True
     """
 
+    members: ClassVar = 1
     network: nn.Module  # on the features
     features: Features  # of the extractor, or x_vp itself
     last: State  # the network's weights after the last step, where others are used; a folder does not keep them
