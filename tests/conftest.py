@@ -16,8 +16,9 @@ LONGEST = (  # so that both workers end together
     "tests/test_torchrun.py",
     "tests/faults/test_kills.py",
 )
-# A shell starts a background job with Ctrl-C ignored, and so would be the commands to which tests send it.
+# A shell starts a background job with Ctrl-C ignored, nohup with SIGHUP, and so would be the commands of tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Stages that tests call leave no run in MLflow; commands get their environment from tests/commands.py.
 os.environ["DGUIDE_TRACKING"] = "off"
 # On a busy machine a case may take longer than hypothesis allows by default.
