@@ -212,9 +212,8 @@ class NoisyImageCNN(nn.Module):
         self.convolutions = nn.ModuleList(layers)
         self.scales = nn.ModuleList([nn.Linear(2 * width, channels) for channels in widths])
         self.logit = nn.Linear(widths[-1] * math.prod(size), 1)
-        for values in self.convolutions.parameters() if gain else ():
-            std = gain / math.sqrt(values[0].numel()) if values.dim() > 1 else 0.0  # biases are 0
-            nn.init.normal_(values, std=std)
+        for values in self.convolutions.parameters() if gain else ():  # biases become 0
+            nn.init.normal_(values, std=gain / values[0].numel() ** 0.5 if values.dim() > 1 else 0.0)
 
     def forward(self, x_vp: Tensor, tau: Tensor, classes: Tensor | None = None) -> Tensor:
         """The logits (N,) of d(x_vp, tau)."""
@@ -260,9 +259,11 @@ class MemberLogits(nn.Module):
         heads, features = [isinstance(member, EncoderUNet) for member in self.networks], x_vp
         if any(heads) and self.extractor is not None:
             features = getattr(self.extractor, "features", self.extractor)(x_vp, tau)
-        inputs = [(features if head else x_vp, tau) for head in heads]
-        given = [labels if getattr(member, "conditional", True) else None for member in self.networks]
-        return torch.stack([f(*x, y).view(-1) for f, x, y in zip(self.networks, inputs, given, strict=True)])
+        logits = list[Tensor]()
+        for member, head in zip(self.networks, heads, strict=True):
+            given = labels if getattr(member, "conditional", True) else None
+            logits.append(member(features if head else x_vp, tau, given).view(-1))
+        return torch.stack(logits)
 
 
 def build_discriminator(**arguments: Any) -> nn.Module:

@@ -238,8 +238,7 @@ def _prepared(
     if unknown := settings.keys() - vars(defaults).keys():
         allowed = f"allowed are those of sample and {', '.join(vars(defaults))}"
         raise TypeError(f"sample has no argument {', '.join(sorted(unknown))}; {allowed}")
-    bounds = {"sigma_min": 0.0, "sigma_max": math.inf}
-    low, high = (float(runtime.attribute_of(denoiser, *bound)) for bound in bounds.items())
+    low, high = (float(runtime.attribute_of(denoiser, *bound)) for bound in (("sigma_min", 0), ("sigma_max", math.inf)))
     levels = {"sigma_min": max(low, defaults.sigma_min), "sigma_max": min(high, defaults.sigma_max)}
     if not isinstance(guidance, DiscriminatorGuidance | None):
         raise ConfigError(f"guidance is a {type(guidance).__name__}", "write DiscriminatorGuidance(discriminator)")

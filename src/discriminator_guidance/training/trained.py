@@ -66,7 +66,7 @@ class TrainedDiscriminator:
     True
     """
 
-    members: ClassVar = 1
+    members: ClassVar = 1  # so that guidance takes what it returns for logits, also if all are in [0, 1]
     network: nn.Module  # on the features
     features: Features  # of the extractor, or x_vp itself
     last: State  # the network's weights after the last step, where others are used; a folder does not keep them
