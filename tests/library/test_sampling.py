@@ -98,8 +98,8 @@ class Dark(torch.nn.Dropout):
 NOISY = torch.ones(2, *SHAPE), torch.ones(2)
 
 
-def guide(discriminators: Any = mean_logit, **options: Any) -> Tensor:
-    return DiscriminatorGuidance(discriminators, **options).denoise(WRONG.denoise)(*NOISY)
+def guide(discriminators: Any = mean_logit, denoiser: Any = WRONG.denoise, **options: Any) -> Tensor:
+    return DiscriminatorGuidance(discriminators, **options).denoise(denoiser)(*NOISY)
 
 
 def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
@@ -130,6 +130,7 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"discriminators": lambda x_vp, tau: torch.ones(2)}, "no gradient"),
         (guide, {"discriminators": lambda x_vp, tau: torch.ones(2, requires_grad=True)}, "no gradient"),
         (guide, {"discriminators": lambda x_vp, tau: mean_logit(x_vp, tau) + torch.nan}, "at sigma = 1;"),
+        (guide, {"denoiser": lambda x, sigma: x + torch.nan}, "gives NaN or infinity at sigma = 1;"),
         (draw, {"steps": 1}, "steps is 1; it must be at least 2"),
         (draw, {"steps": 18.0}, "steps is 18.0; it must be a whole number"),
         (draw, {"boosting": "off"}, "boosting is 'off'; it must be true or false"),

@@ -196,7 +196,7 @@ def test_classes_of_a_feature_network_may_be_one_hot() -> None:
     first, second = (train_features((images, kinds), iterations=2)(probe) for kinds in (labels, np.eye(4)[labels]))
     assert torch.equal(first, second)
     with pytest.raises(InputError, match="square images"):
-        train_features((images[:, :4], labels))
+        train_features(images[:, :4], labels)
 
 
 def test_images_of_pil_and_mirrored_arrays_and_one_hot_labels_are_taken() -> None:

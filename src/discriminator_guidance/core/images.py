@@ -60,8 +60,7 @@ def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
     [0, 128, 255]
     """
     wide = samples.detach().to("cpu", torch.promote_types(samples.dtype, torch.float32))
-    pixels = (wide * 127.5 + 128).clip(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    return (wide * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def shrink(images: np.ndarray, image_size: int) -> np.ndarray:

@@ -184,12 +184,10 @@ class DiscriminatorGuidance:
         it by sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the
         term is 0 and L is +inf; where L is not finite the term is NaN.
 
-        x: (N, C, H, W) noisy images, unscaled (EDM units); sigma: (N,), or one for all; classes: what discriminators
-        take besides. On a device without float64 all is float32.
+        x: (N, C, H, W) in EDM units; sigma: (N,) or one for all; classes: for discriminators. Without float64: float32.
 
         Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
-        *Deviation:* the official code tests the smallest tau of a batch for all its samples, and marks "outside" by
-        1e7.
+        *Deviation:* the official code tests a batch's smallest tau for all its samples, and marks "outside" by 1e7.
         """
         levels = levels_of(sigma, x)
         tau = tau_from_sigma(levels)
@@ -261,12 +259,13 @@ class DiscriminatorGuidance:
 
         def guided(x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
             score, _ = self(x, sigma)
-            if not bool(score.isfinite().all()):
-                problem = f"guidance is NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"
-                raise DivergenceError(problem, "check x and the discriminators, or lower the weight")
             conditions = tuple(given for given in conditions if given is not None)  # EDM's sampler gives class_labels
             denoised = of_its_shape(denoiser(x, sigma, *conditions, **named), x)
-            return denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)
+            denoised = denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)
+            if not bool(denoised.isfinite().all()):
+                problem = f"the guided denoiser gives NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"
+                raise DivergenceError(problem, "check x, the denoiser and the discriminators, or lower the weight")
+            return denoised
 
         defaults = {"sigma_min": 0.0, "sigma_max": math.inf, "round_sigma": torch.as_tensor}
         vars(guided).update({name: attribute_of(denoiser, name, value) for name, value in defaults.items()})

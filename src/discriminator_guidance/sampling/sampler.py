@@ -267,8 +267,7 @@ def _prepared(
         latents, noise = draws("latent", 0).to(device, chosen.dtype), lambda step, raised: draws("churn", step)
         state_dtype = chosen.state_dtype or widest(device)
         denoise = lambda x, sigma: of_its_shape(denoiser(x, sigma, *labels), x)  # noqa: E731
-        x = heun(denoise, guide, latents, noise, chosen, states, state_dtype)
-        return x.to(chosen.dtype)
+        return heun(denoise, guide, latents, noise, chosen, states, state_dtype).to(chosen.dtype)
 
     return chosen, indices, drawn
 

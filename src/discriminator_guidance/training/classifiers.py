@@ -52,14 +52,16 @@ def train_classifier(
     return train(network, batch_of, loss_of, Schedule.of(settings), checkpoints, report).history
 
 
-def train_features(real: Source, *, width: int = 64, device: torch.device | str = "cpu", **settings: Any) -> FidNetwork:
+def train_features(
+    real: Source, labels: Any = None, *, width: int = 64, device: torch.device | str = "cpu", **settings: Any
+) -> FidNetwork:
     """Train a small classifier of real images, whose `features` are a network for `frechet_distance`.
 
     Distances by it are not comparable with published FIDs, nor with those by another one.
 
     Args:
-        real: square images of which no discriminator is trained, as `train_discriminator` takes them, with labels: a
-            tuple (images, labels), or an iterable of (image, label).
+        real: square images that train no discriminator, as `train_discriminator` takes them.
+        labels: their classes; None: real is a tuple (images, labels), or an iterable of (image, label).
         width: the number of features.
         device: where to compute.
         settings: fields of `TrainingSettings`, such as iterations (800), and data_range of `train_discriminator`.
@@ -69,10 +71,11 @@ def train_features(real: Source, *, width: int = 64, device: torch.device | str 
     >>> network.features(torch.zeros(3, 1, 8, 8)).shape
     torch.Size([3, 64])
     """
-    images, labels = image_tensor(real, "real", settings.pop("data_range", None), None)
+    source = real if labels is None else (real, labels)
+    images, labels = image_tensor(source, "real", settings.pop("data_range", None), None)
     if labels is None or images.shape[2] != images.shape[3]:
         given = f"real images are {tuple(images.shape)}, with{'out' * (labels is None)} labels"
-        raise InputError(given, "give a tuple (images, labels) of square images")
+        raise InputError(given, "give square images and their labels")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
     schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), class_indices(labels).numpy()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
