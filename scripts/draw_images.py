@@ -58,7 +58,7 @@ def draw_samples() -> None:
         sets = samples(profile, variant)
         rare = np.stack([np.isin(extract_features(network, images, 500, "cpu").argmax(1), RARE) for images in sets])
         framed(sets[0][: ROWS * COLUMNS], rare[0, : ROWS * COLUMNS], axes)
-        axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare", fontsize=10)
+        axes.set_title(f"{label}\n{100 * rare[0].mean():.0f} % rare", fontsize=10)
     figure.savefig(ROOT / "docs/images/samples.png", dpi=200, metadata={"Software": None})
 
 
