@@ -177,8 +177,11 @@ def test_a_profile_of_own_images_is_written_estimated_and_valid(project: Path, m
     assert "configs/pets.yaml; next: make repro PROFILE=pets" in shown.stdout
     params = project / "configs/pets.yaml"
     assert "1 members, 2 variants" in dguide(project, "config", "--params", str(params)).stdout
-    params.write_text(params.read_text().replace("device: auto", "device: cuda"))
+    written = params.read_text()
+    params.write_text(written.replace("device: auto", "device: cuda"))
     refused(dguide(project, "config", "--params", str(params)), "no device 'cuda'", "choose cpu")
+    params.write_text(written.replace("fake: {images: 240}", "fake: {images: 3}"))
+    refused(dguide(project, "config", "--params", str(params)), "3 images for discriminator.split and 60 held-out")
 
 
 def test_options_that_would_have_no_effect_are_refused(project: Path) -> None:

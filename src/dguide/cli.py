@@ -127,6 +127,7 @@ def config(params: Params = PARAMS) -> None:
     """Check the settings, the device and the input files without running anything."""
     from dguide.planning import missing_files
     from discriminator_guidance.core.files import read_json
+    from discriminator_guidance.core.images import open_images
     from discriminator_guidance.core.runtime import prepare
 
     settings, layout = _opened(params)
@@ -135,7 +136,14 @@ def config(params: Params = PARAMS) -> None:
         prepare(runtime.device, precision, runtime.threads)
     for file, remedy in missing_files(settings, layout.root):
         raise InputError(f"{file} does not exist", remedy)
-    if (card := layout.real / "card.json").is_file():
+    real = settings.real
+    if real.source == "images":
+        train, held = (len(open_images(layout.root / path).names) for path in (real.path, real.holdout_path))
+        if real.path == real.holdout_path:
+            held = round(real.holdout_fraction * train)
+            train -= held
+        settings.check_counts(train, held)
+    elif (card := layout.real / "card.json").is_file():
         settings.check_counts(*(read_json(card, "real")[part] for part in ("train", "holdout")))
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
