@@ -1,8 +1,7 @@
 """Command `benchmark`: this project against the baseline, in turn in one process.
 
 The baseline is what the published code computes, in float32, with this project's networks and sampler: parameters ask
-for gradients, the backward pass computes attention again (Chen et al. 2016), and torch's kernels and glibc are as they
-are by default. Command `plan` times calls of the same networks.
+for gradients, the backward pass computes attention again (Chen et al. 2016), and torch and glibc have their defaults.
 """
 
 import os
@@ -43,8 +42,7 @@ SAMPLER = {"steps": 3, "w2": 0.0}  # 5 denoiser evaluations and 2 of guidance, n
 FEATURES = 2048  # of the Frechet distance
 MOST_ROUNDS = 15  # of calls
 EDGE = 1024  # of the matrices of `Calls.product`
-# Where glibc's own thresholds arrive after the first large block was freed, by the parameters of mallopt(3); -3 is
-# M_MMAP_THRESHOLD.
+# glibc's own thresholds after the first large block was freed, by parameters of mallopt(3); -3 is M_MMAP_THRESHOLD.
 RETURNED = {runtime.M_MMAP_MAX: 65536, -3: 2**25, runtime.M_TRIM_THRESHOLD: 2**26, runtime.M_TOP_PAD: 2**17}
 MANY, WIDEST = layers.MANY, layers.WIDEST
 

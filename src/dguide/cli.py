@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,6 +43,20 @@ def _opened(params: Path) -> tuple[Config, Layout]:
 
     settings = load_config(params)
     return settings, Layout(Path.cwd(), settings.profile)
+
+
+def _results(params: Path) -> tuple[Config, Layout, dict[str, dict[str, Any]]]:
+    """The settings and folders, and the results of each variant, which must be of these settings."""
+    from dguide.report.gather import read_evaluation
+    from dguide.settings import described
+    from discriminator_guidance.core.files import rounded
+
+    settings, layout = _opened(params)
+    evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
+    for name, evaluation in evaluations.items():
+        if not rounded(described(settings, name)).items() <= evaluation.items():
+            raise InputError(f"the results of {name} are of other settings", "run `dvc repro`, then this command")
+    return settings, layout, evaluations
 
 
 @app.callback(invoke_without_command=True)
@@ -153,15 +167,9 @@ def config(params: Params = PARAMS) -> None:
 def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
     from dguide.report.format import summary_rows
-    from dguide.report.gather import read_evaluation
-    from dguide.settings import described, plain
-    from discriminator_guidance.core.files import rounded
+    from dguide.settings import plain
 
-    settings, layout = _opened(params)
-    evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
-    for name, evaluation in evaluations.items():
-        if not rounded(described(settings, name)).items() <= evaluation.items():
-            raise InputError(f"the results of {name} are of other settings", "run `dvc repro`, then this command")
+    settings, layout, evaluations = _results(params)
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
     tracking.table(title, summary_rows(plain(settings) | {"baselines": settings.baselines}, evaluations))
@@ -180,7 +188,7 @@ def compare(
     from dguide.report.gather import read_differences
     from dguide.report.tables import signs
 
-    settings, layout = _opened(params)
+    settings, layout, _ = _results(params)
     fid, rows = fid_label(settings.fid_network.name), read_differences(layout.report)
     if (variant, other) not in rows:
         raise ConfigError(f"{variant} and {other} are not compared", f"choose two of {', '.join(settings.variants)}")

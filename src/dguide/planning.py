@@ -48,8 +48,7 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
         word, took = stage.partition("/")[0], sum(per_image[kind] * count for kind, count in counts.items())
         replicates = config.replicates if word in (*REPLICATED, "evaluation") else 1
         times[stage] = took * replicates / (processes if word in REPLICATED else 1)
-    commands = len(stages) + 1  # and stage `real`
-    times[f"start of {commands} commands"] = commands * COMMAND_S
+    times[f"start of {len(stages) + 1} commands"] = (len(stages) + 1) * COMMAND_S  # and of stage `real`
     return {**times, "total": sum(times.values())}
 
 

@@ -24,6 +24,8 @@ def train(model: Path, data: Path, out: Path, steps: int, seed: int) -> TrainedD
     """Train a discriminator of images against samples of a model; samples and checkpoints stay in out/training."""
     device = prepare("auto", "float32", torch.get_num_threads()).device
     denoiser, shape = open_model(model, device)
+    if model.resolve() in (out.resolve(), *out.resolve().parents):
+        raise InputError(f"--out {out} lies in the model", "choose another folder")
     height, width, channels = open_images(data).shape
     if (given := (channels, height, width)) != shape:
         raise InputError(f"images in {data} are {given}, and {model} draws {shape}", "bring the images to this shape")
@@ -44,17 +46,14 @@ def draw(model: Path, guides: Sequence[str], weight: float, steps: int, indices:
 
 
 def open_model(folder: Path, device: torch.device) -> tuple[Denoiser, tuple[int, ...]]:
-    """The denoiser of an unconditional model of pixels, and the shape (C, H, W) of its images.
-
-    The model is in `unet` or `transformer` and its scheduler in `scheduler`, or both are in the folder itself.
-    """
+    """The denoiser of an unconditional model of pixels, and the shape (C, H, W) of its images."""
     import diffusers
 
     parts = [part for part in ("unet", "transformer") if (folder / part).is_dir()]
     at, below = (folder / parts[0], folder / "scheduler") if parts else (folder, folder)
     remedy = "give a folder of `save_pretrained`, or guide your model in Python (docs/your_model.md)"
     with damage_refused(f"{folder} is no unconditional diffusers model of pixels", remedy):
-        if (folder / "vae").is_dir():
+        if any(folder.glob("v*ae")):
             raise ValueError("it is a model of latents")
         config = json.loads((below / "scheduler_config.json").read_text())
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)

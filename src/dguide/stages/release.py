@@ -34,12 +34,11 @@ def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
     here = {config.score.source, config.extractor.source} == {"train"} and all(own)
     about = {"profile": config.profile, "source": config.real.source, "size": config.real.image_size}
     about |= {"license": "mit" if here else "other  # that of the pretrained weights in it"}
-    rows = []
-    for part, (source, settings) in parts.items():
-        state, arguments = load_weights(source, part.partition("/")[0])
+    networks, rows = {part: load_weights(source, part.partition("/")[0]) for part, (source, _) in parts.items()}, []
+    for part, (state, arguments) in networks.items():
         if arguments == INCEPTION:
             continue
-        text = CARD.format(part=part, settings=json.dumps(plain(settings), indent=2), **about)
+        text = CARD.format(part=part, settings=json.dumps(plain(parts[part][1]), indent=2), **about)
         save_weights(folder / part, state, arguments)
         write_bytes(folder / part / "README.md", text.encode())
         rows.append({"folder": folder / part, "elements": sum(tensor.numel() for tensor in state.values())})

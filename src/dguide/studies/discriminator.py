@@ -39,7 +39,7 @@ def plan(config: Config) -> StudyPlan:
             allowed = getattr(search, key)
             if not (value in allowed if key in CHOICES else value is not None and allowed[0] <= value <= allowed[1]):
                 problem = f"study.discriminator.{key} is {list(allowed)} and leaves out {value} of member {name}"
-                raise ConfigError(problem, "widen it, or choose another study.start")
+                raise ConfigError(problem, "change either, or choose another study.start")
     title = f"validation cross entropy + {search.calibration_weight:g} x calibration error"
     # In its first three epochs no trial is given up.
     return StudyPlan("discriminator", title, points, MedianPruner(n_startup_trials=8, n_warmup_steps=3, n_min_trials=4))

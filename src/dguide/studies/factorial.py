@@ -140,10 +140,9 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, cells: St
     if missing := len(cells.starts) - len(frame):
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
-    facts = {"study": cells.word, **counts, "fid_network": config.fid_network.name}
-    record = {**facts, **plain(section), "means": _records(means(frame))}
+    record = {"study": cells.word, **counts, "fid_network": config.fid_network.name, **plain(section)}
     write_json(layout.report / "reproduction.json", _records(frame))
-    write_json(layout.study / "factorial.json", record)
+    write_json(layout.study / "factorial.json", {**record, "means": _records(means(frame))})
     write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
     return counts
 
@@ -169,9 +168,8 @@ def _records(frame: pd.DataFrame) -> list[dict[Hashable, Any]]:
 
 def _draw_law(frame: pd.DataFrame, config: Config) -> Any:
     cells, (_, axes) = frame[frame["rule"] == RULES[1]], plt.subplots(figsize=(8.6, 4.4), layout="constrained")
-    members = sorted({*cells["members"]})
     for number, (change, shown) in enumerate(cells.groupby("change")):
-        for count, marker in zip(members, "osD^v", strict=False):
+        for count, marker in zip(sorted({*cells["members"]}), "osD^v", strict=False):
             points = shown[shown["members"] == count]
             name = "the reproduction's settings" if change == NO_CHANGE else str(change).replace("_", " ")
             label = f"{name}, {count} members" if count > 1 else f"{name}, one"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import warnings
 import zipfile
@@ -137,11 +138,7 @@ def check_out(out: Path, count: int, channels: int = 3) -> str:
 
 
 def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarray]) -> None:
-    """Write images, of which one batch at a time is in memory.
-
-    out: a folder of PNG files, named by their numbers, a .png with a grid of them, or an .npz file with the array
-    `images`, for (n, H, W, C) uint8; or an .npy file of what the batches hold.
-    """
+    """Write images (n, H, W, C) uint8 by their numbers, one batch in memory; to an .npy file what the batches hold."""
     kind = check_out(out, len(numbers))
     if kind == ".npy":
         with replaced(out) as stream:
@@ -248,7 +245,8 @@ def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any
 def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
     """Names of a folder's or an archive's files, and what reads one; nothing is unpacked to disk."""
     if path.is_dir():
-        names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        found = [Path(at, file) for at, _, files in os.walk(path, followlinks=True) for file in files]
+        names = [file.relative_to(path).as_posix() for file in found if file.is_file()]
         yield names, lambda name: (path / name).read_bytes()
         return
     with open_archive(path) as archive:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.metrics.features import Doubles, Floats, comparable, extract_features
 from discriminator_guidance.metrics.significance import Estimate
 
@@ -101,7 +102,7 @@ class KernelSet:
     @classmethod
     def of(cls, features: Floats, device: Device = "cpu") -> Self:
         """Sum a set's own kernel, once for all comparisons of this set."""
-        rows = torch.from_numpy(*comparable(features)).to(device)
+        rows = torch.from_numpy(*comparable(features)).to(usable(device))
         itself = (rows.square().mean(dim=1) + 1) ** 3
         return cls(rows, (_kernel_sums(rows, rows) - itself) / (len(rows) - 1))
 
@@ -208,9 +209,7 @@ def frechet_distance(
 def kernel_distance(
     generated: Sets, reference: Rows, *, baseline: Sets | None = None, network: Network = None, device: Device = "cpu"
 ) -> Interval:
-    """KID, the kernel distance of all images (see `kid_influence`); arguments and result as of `frechet_distance`.
-
-    Unlike the Frechet distance it does not grow as N falls.
+    """KID (see `kid_influence`), which does not grow as N falls; arguments and result as of `frechet_distance`.
 
     >>> noise, real = np.random.default_rng(0).normal(size=(2, 1000, 4))
     >>> kernel_distance(noise + 0.5, real).low > 0

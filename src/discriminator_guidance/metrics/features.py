@@ -117,6 +117,7 @@ def extract_features(
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise InputError(f"images are {images.dtype} {images.shape}", "convert them to uint8 (N, H, W, C), N from 1 on")
     warn_in_training("the feature network", features_of)
+    features_of = features_of.features if isinstance(features_of, FidNetwork) else features_of
     batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):

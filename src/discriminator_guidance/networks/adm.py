@@ -174,7 +174,7 @@ class EncoderUNet(nn.Module):
         steps = TIME_SCALE * broadcast_batch(t, len(x), dtype)
         embedding = self.time_embed(sinusoidal_embedding(steps, self.model_channels, endpoint=False))
         if (labels is None) != (self.label_emb is None):
-            raise ValueError("labels are for conditional networks, and these need them")
+            raise ConfigError("labels are for conditional networks, and these need them", "choose another network")
         if self.label_emb is not None and labels is not None:
             embedding = embedding + self.label_emb(class_indices(labels))
         h = x.to(dtype)
@@ -221,7 +221,7 @@ class NoisyImageCNN(nn.Module):
             problem = f"images are {shape}, and the discriminator's {self.arguments['image_shape']}"
             raise ConfigError(problem, "give images (N, C, H, W) of its shape")
         if (classes is None) != (self.classes is None):
-            raise ValueError("classes are for conditional networks, and these need them")
+            raise ConfigError("classes are for conditional networks, and these need them", "choose another network")
         h = x_vp.to(self.logit.weight.dtype)
         steps = TIME_SCALE * broadcast_batch(tau, len(h), h.dtype)
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))

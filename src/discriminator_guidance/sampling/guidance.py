@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -145,7 +145,7 @@ class DiscriminatorGuidance:
     members: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.networks or not all(map(callable, self.networks)):
+        if isinstance(self.discriminators, Iterator) or not self.networks or not all(map(callable, self.networks)):
             raise ConfigError(f"discriminators is {self.discriminators!r:.200}", "give one or several callables")
         warn_in_training("a discriminator", *self.networks)
         if self.rule not in (rules := (*RULES, SHRUNK)):

@@ -180,8 +180,8 @@ def sample(
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
     def arrays(rows: slice) -> Arrays:
-        samples = drawn(rows)
-        return {"samples": samples.cpu().numpy() if kind == ".npy" else to_uint8(samples)}
+        samples = drawn(rows).to("cpu", torch.promote_types(chosen.dtype, torch.float16))  # NumPy has no bfloat16
+        return {"samples": samples.numpy() if kind == ".npy" else to_uint8(samples)}
 
     with runtime.progress("samples", count, "images", chosen.progress and len(batches) > 1) as advance:
         if out is None:

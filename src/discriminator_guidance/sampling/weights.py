@@ -64,9 +64,9 @@ def fit_weights(
     'mean_logit'
     """
     if real.dtype not in (np.uint8, torch.uint8) and (not isinstance(real, Tensor) or real.min() >= 0):
-        raise InputError("real images are not of uint8, nor floats that go below 0", "bring them to [-1, 1]")
+        raise InputError("real images are not of uint8, nor floats that go below 0", "give a tensor in [-1, 1]")
     images = scaled(real if isinstance(real, Tensor) else as_tensor(real, torch.device("cpu")))
-    sigmas = torch.logspace(-1.7, 1.9, LEVELS) if sigmas is None else sigmas
+    sigmas = torch.logspace(-1.7, 1.9, LEVELS) if sigmas is None else torch.as_tensor(sigmas)
     members, weights = DiscriminatorGuidance(discriminators).member_logits, []
     for index, sigma in enumerate(sigmas.tolist()):
         drawn = normal(0, "fitted", index, 0, (DRAWS, *images.shape)).to(images.device)

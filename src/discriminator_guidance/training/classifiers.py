@@ -73,8 +73,8 @@ def train_features(
     """
     source = real if labels is None else (real, labels)
     images, labels = image_tensor(source, "real", settings.pop("data_range", None), None)
-    if labels is None or images.shape[2] != images.shape[3]:
-        given = f"real images are {tuple(images.shape)}, with{'out' * (labels is None)} labels"
+    if labels is None or len(labels) != len(images) or images.shape[2] != images.shape[3]:
+        given = f"real images are {tuple(images.shape)}, with {0 if labels is None else len(labels)} labels"
         raise InputError(given, "give square images and their labels")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
     schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), class_indices(labels).numpy()

@@ -77,8 +77,8 @@ def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
     if tensor.dim() != 4 or not tensor.numel() or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
         remedy = "convert them to (N, H, W, C) of uint8, or to a tensor (N, C, H, W) of uint8 or floats"
         raise InputError(f"{name} images are {images.dtype} {tuple(images.shape)}", remedy)
-    last = tensor.shape[3] in (1, 3) and tensor.shape[1] not in (1, 3)
-    if (last, isinstance(images, np.ndarray), tensor.dtype == torch.uint8).count(True) >= 2:  # channels are last
+    first, last = (tensor.shape[side] in (1, 3) and tensor.shape[4 - side] not in (1, 3) for side in (1, 3))
+    if not first and (last, isinstance(images, np.ndarray), tensor.dtype == torch.uint8).count(True) >= 2:
         tensor = tensor.permute(0, 3, 1, 2)
     return tensor.detach().cpu() if tensor.dtype == torch.uint8 else tensor.detach().cpu().float()
 

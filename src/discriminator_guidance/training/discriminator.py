@@ -190,6 +190,8 @@ def train_discriminator(
         raise TypeError(f"train_discriminator has no argument {', '.join(sorted(unknown))}; {allowed}")
     chosen, device = TrainerSettings(**settings), usable(device)
     compute = compute_on(device, chosen.precision)
+    if chosen.finetune and extractor is None:
+        raise ConfigError("finetune is True, and there is no extractor to train", "give one, or leave finetune out")
     folder, work = None if checkpoints is None else Path(checkpoints), None
     fakes = partial(_drawn, fake, bool(progress)) if callable(fake) else fake
     pairs = _pairs(real, fakes, chosen, device, folder)
@@ -241,7 +243,8 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     """The images as `fit` takes them, with their split."""
     reals, real_labels = data.image_tensor(real, "real", settings.data_range, folder)
     if callable(fake):
-        fakes, fake_labels = fake(reals.shape, real_labels, device, folder), real_labels
+        enough = len(reals) >= FEWEST  # if not, nothing is drawn
+        fakes, fake_labels = fake(reals.shape, real_labels, device, folder) if enough else reals, real_labels
     else:
         fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
     labels = [label for label in (real_labels, fake_labels) if label is not None]
@@ -286,8 +289,6 @@ def _untrained(
     """The features that are not trained, the network that training begins with, and the features of some images."""
     images, device = pairs.take(pairs.split.train[:2]), pairs.labels.device
     start = start and copy.deepcopy(start).requires_grad_(True)
-    if settings.finetune and extractor is None:
-        raise ConfigError("finetune is True, and there is no extractor to train", "give one, or leave finetune out")
     classes = 0 if pairs.classes is None else int(pairs.classes.max()) + 1
     if extractor is None:
         network = start or NoisyImageCNN(images.shape[1:], classes=classes, gain=settings.gain)
