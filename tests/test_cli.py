@@ -131,7 +131,7 @@ def test_a_saved_diffusers_pipeline_is_guided_without_a_profile(
     scheduler, inpainting = diffusers.DDPMScheduler(), diffusers.RePaintScheduler()
     for name, network, noise, parts in (
         ("model", plain, scheduler, ("", "")),
-        *(("latents", plain, scheduler, (part, "scheduler")) for part in ("unet", "vae")),
+        *(("latents", plain, scheduler, (part, "scheduler")) for part in ("unet", "vqvae")),
         ("classes", classes, scheduler, ("transformer", "scheduler")),
         ("repaint", plain, inpainting, ("unet", "scheduler")),
     ):
@@ -147,6 +147,7 @@ def test_a_saved_diffusers_pipeline_is_guided_without_a_profile(
         ("model", "large", "are (1, 16, 16), and model draws (1, 8, 8)"),
     ):
         refused(dguide(tmp_path, *train, model, "--data", f"{data}.npz"), word)
+    refused(dguide(tmp_path, *train, "model", "--data", "real.npz", "--out", "model/new"), "--out model/new lies in")
     assert "validation loss" in dguide(tmp_path, *train, "model", "--data", "real.npz").stdout
     draw = ["sample", "--model", "model", "--indices", "3,5-7", "--steps", "3", "--out"]
     assert dguide(tmp_path, *draw, "plain").returncode == dguide(tmp_path, *draw, "grid.png").returncode == 0
@@ -205,6 +206,9 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     shown = dguide(project, "compare", "d0", "clip_logit")
     assert re.match(answer.replace("edm, mean_prob", "clip_logit, d0"), shown.stdout)
     refused(dguide(project, "compare", "d0", "d0"), "d0 and d0 are not compared; choose two of edm, d0")
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("steps: 12", "steps: 13"))
+    refused(dguide(project, "compare", "d0", "clip_logit"), "are of other settings; run `dvc repro`")
 
 
 def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(

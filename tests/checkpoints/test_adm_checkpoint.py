@@ -54,11 +54,7 @@ def test_both_formats_are_read_exactly(zipped, head, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "attention", "condition"),
-    [
-        ((32, 3, 128, 1000, 4), [1, 2, 4], False),
-        ((8, 512, 128, 1, 2), [1], True),
-        ((64, 3, 64, 10, 1), [4], False),
-    ],
+    [((32, 3, 128, 1000, 4), [1, 2, 4], False), ((8, 512, 128, 1, 2), [1], True), ((64, 3, 64, 10, 1), [4], False)],
     ids=["classifier", "discriminator", "one attention"],
 )
 def test_shapes_describe_the_network(arguments, attention, condition):

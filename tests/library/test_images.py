@@ -66,8 +66,10 @@ def message_of(path: Path, image_size: int = 8) -> str:
 def test_folder_zip_and_nested_zip_hold_the_same_set(tmp_path):
     extra = {"__MACOSX/cat/._10.png": b"junk", ".DS_Store": b"junk", "cat/.thumb.png": b"junk", "readme.md": b"hello"}
     backwards = dict(reversed(FILES.items())) | extra
+    folder = write_folder(tmp_path / "folder", backwards)
+    (folder / "cat").symlink_to((folder / "cat").rename(tmp_path / "elsewhere"))
     for path in (
-        write_folder(tmp_path / "folder", backwards),
+        folder,
         write_zip(tmp_path / "flat.zip", backwards),
         write_zip(tmp_path / "nested.zip", {f"train/{name}": content for name, content in backwards.items()}),
     ):

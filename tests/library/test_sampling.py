@@ -115,16 +115,13 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"weight": "2"}, r"weight is '2'; .* \(w1, w2\) or a function"),
         (guide, {"weight": (1, 2, 3)}, r"weight is \(1, 2, 3\)"),
         (guide, {"weight": float("nan")}, "weight is nan .*; give numbers"),
+        (guide, {"discriminators": iter([mean_logit])}, "discriminators is <list_iterator .*one or several"),
         (guide, {"discriminators": []}, "discriminators is .*one or several"),
         (guide, {"member_weights": (0.5, 0.5)}, "2 member_weights for 1 members"),
         (guide, {"rule": "shrunk_mean_logit"}, "shrunk_mean_logit, and there is only one discriminator"),
         (guide, {"rule": "shrunk_mean_logit", "member_weights": (1.0,)}, "shrunk_mean_logit, which has no member_wei"),
         (guide, {"member_weights": lambda tau: torch.ones(1, 2)}, "one member has no weights; write rule='mean_logit'"),
-        (
-            guide,
-            {"discriminators": lambda x_vp, tau: x_vp[:, :, 0, 0]},
-            r"of 2 images have shape \(2, 2\), .*=M ",
-        ),
+        (guide, {"discriminators": lambda x_vp, tau: x_vp[:, :, 0, 0]}, r"of 2 images have shape \(2, 2\), .*=M "),
         (guide, {"discriminators": lambda x_vp, tau: x_vp[:, :1].expand(2, 1, 3, 2)}, r"shape \(2, 1, 3, 2\)"),
         (guide, {"members": 3}, "members is 3"),
         (guide, {"discriminators": lambda x_vp, tau: torch.ones(2)}, "no gradient"),
@@ -276,6 +273,8 @@ def test_any_number_is_drawn_in_batches_and_a_killed_run_resumes_in_its_file(tmp
     assert sample(WRONG.denoise, (20, *SHAPE), **how) == tmp_path / "samples.npy"
     assert calls == [0, 1, 2]
     assert np.allclose(np.load(tmp_path / "samples.npy"), whole, atol=1e-6)
+    half = sample(WRONG.denoise, (2, *SHAPE), **how | {"dtype": torch.bfloat16})
+    assert np.load(half).dtype == np.float32
     sample(WRONG.denoise, (20, 1, 3, 2), **how | {"out": tmp_path / "eight_bits.NPZ"})
     sample(WRONG.denoise, (20, 1, 3, 2), **how | {"out": tmp_path / "pictures", "first": np.arange(30, 50)})
     shown = to_uint8(sample(WRONG.denoise, (20, 1, 3, 2), seed=3))

@@ -105,10 +105,7 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         (lambda _: train_features(IMAGES, np.arange(20) % 2, device="cud"), "no device 'cud'; choose cpu"),
         (loaded_on_cud, "no device 'cud'; choose cpu"),
         ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
-        (
-            {"extractor": lambda x_vp, tau: x_vp.flatten(1)},
-            r"maps are \(2, 64\); reshape them to \(N, C, S, S\)",
-        ),
+        ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"maps are \(2, 64\); reshape them to \(N, C, S, S\)"),
         (
             {"extractor": doubled, "finetune": True},
             "what finetune trains is a function with a EncoderUNet on it; give a module",
@@ -123,10 +120,7 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         (load_64x64_classifier, "64x64_classifier.pt is .*times are those of the cosine schedule and no VP times"),
         (folder_without("tested.npz"), "tested.npz .*No such file.*; save it again"),
         (lambda _: train(*FIRST, doubled, **BRIEF).save("x"), "no `arguments`"),
-        (
-            lambda _: frechet_distance(IMAGES, IMAGES, baseline=IMAGES[:9], network=len),
-            "9 and 20 images.*; leave some",
-        ),
+        (lambda _: frechet_distance(IMAGES, IMAGES, baseline=IMAGES[:9], network=len), "9 and 20 images.*; leave some"),
     ],
 )
 def test_a_wrong_call_is_one_line(call: Any, said: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import to_uint8, write_png
 from discriminator_guidance.core.noise import marginal_mean, marginal_std
+from discriminator_guidance.metrics.distances import frechet_distance
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, NoisyImageCNN
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
@@ -175,6 +176,12 @@ def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
         train(real)
 
 
+def test_what_can_be_refused_at_once_is_not_drawn() -> None:
+    for real, options in ((REAL, {"finetune": True}), (REAL[:9], {})):
+        with pytest.raises((ConfigError, InputError), match=r"no extractor|10 or more"):
+            train(real, lambda x, sigma: pytest.fail("it was drawn"), **options)
+
+
 def test_fakes_in_other_units_than_data_range_are_refused() -> None:
     with pytest.raises(
         InputError, match=r"by data_range=\(0, 1\) fake images go from .*; give real and fake ones in one"
@@ -193,14 +200,18 @@ def test_features_in_bfloat16_are_kept_with_checkpoints(tmp_path: Path) -> None:
 def test_classes_of_a_feature_network_may_be_one_hot() -> None:
     images, labels = to_uint8(REAL[:20]), np.arange(20) % 4
     probe = torch.zeros(2, 1, 8, 8)
-    first, second = (train_features((images, kinds), iterations=2)(probe) for kinds in (labels, np.eye(4)[labels]))
-    assert torch.equal(first, second)
-    with pytest.raises(InputError, match="square images"):
-        train_features(images[:, :4], labels)
+    first, second = (train_features((images, kinds), iterations=2) for kinds in (labels, np.eye(4)[labels]))
+    assert torch.equal(first(probe), second(probe))
+    distances = [frechet_distance(images, images[:9], network=way) for way in (first, first.features)]
+    assert distances[0] == distances[1]
+    for real, given in ((images[:, :4], labels), (images, labels[:19])):
+        with pytest.raises(InputError, match=r"with (20|19) labels; give square images"):
+            train_features(real, given)
 
 
 def test_images_of_pil_and_mirrored_arrays_and_one_hot_labels_are_taken() -> None:
     real, fake = (to_uint8(images[:20]) for images in (REAL, FAKE))
+    assert train(real.transpose(0, 3, 1, 2).repeat(3, 1), fake.repeat(3, 3), **BRIEF).about["shape"] == [3, 8, 8]
     pictures = [Image.fromarray(image[..., 0]) for image in real]
     assert train(pictures, fake, **BRIEF).history == train(real, fake, **BRIEF).history
     mirrored = [images[:, :, ::-1] for images in (real, fake)]

@@ -32,10 +32,7 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"members.d0.start": D1}, "members.d0.start .*names .* choose among models/mini/extractor"),
         ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 .*continues .*d0 with another kind or"),
         ({"members.d1": FRESH | {"start": D0, "kind": "whole"}}, "members.d1 .*continues .*d0 with another kind or"),
-        (
-            {"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2}},
-            "members.d1.split .*is {'train': 0.7,",
-        ),
+        ({"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2}}, "members.d1.split .*is {'train': 0.7,"),
         ({"members.d1.images": 500}, "variants.mean_prob.members .*differ in their images"),
         (
             {"replicates": 2, "guided.seed": 1010, "guided.seed_start": 1000},
@@ -47,10 +44,7 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"variants.d0.weights": "fitted"}, "write rule: mean_logit"),
         ({"variants.d0.weights": [0.5, 0.5]}, "write one a member"),
         ({"variants.d0.w1": 0.0, "variants.d0.w2": 0.0}, "variants.d0.members .*is .'d0'., w1 0, w2 0"),
-        (
-            {"variants.d0_table1.w1": 0.0, "variants.d0_table1.w2": 1.0},
-            "boosting .*is true, and w1, .* is 0",
-        ),
+        ({"variants.d0_table1.w1": 0.0, "variants.d0_table1.w2": 1.0}, "boosting .*is true, and w1, .* is 0"),
         ({"evaluation.baseline": "d0"}, "evaluation.baseline .*names 'd0'; choose among edm"),
         ({"report.primary": ["edm", "d0"]}, "report.primary .*names 'edm'"),
         ({"cond": True}, "study.ensemble.fitted .*is true, which is not for a class-conditional profile"),

@@ -74,10 +74,7 @@ def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str |
         ({"real.holdout_fraction": 0.91}, "9 images for discriminator.split and 91 held-out ones are too few .*; give"),
         ({"real.holdout_fraction": 0.02}, "98 images .* 2 held-out"),
         ({"fake.images": 9}, "9 images .* 20 held-out"),
-        (
-            {"discriminator.split": {"train": 0.98, "validation": 0.01, "test": 0.01, "seed": 4}},
-            "80 images .* 20 held",
-        ),
+        ({"discriminator.split": {"train": 0.98, "validation": 0.01, "test": 0.01, "seed": 4}}, "80 images .* 20 held"),
     ],
     ids=str,
 )

@@ -118,10 +118,7 @@ def test_splits_share_no_image_and_the_score_network_is_given_fewer_of_some_clas
     ("broken", "complaint"),
     [
         (lambda path: path.unlink(), "No such file"),
-        (
-            lambda path: write_set(path, 2, 1, classes=2),
-            "the classes of .*test.npz and of the .* differ in 2",
-        ),
+        (lambda path: write_set(path, 2, 1, classes=2), "the classes of .*test.npz and of the .* differ in 2"),
         (lambda path: write_set(path, 5, 0), "test.npz are the training images"),
     ],
 )

@@ -108,3 +108,13 @@ def test_a_damaged_journal_is_one_line(root: Path, line: str):
     with pytest.raises(InputError, match=r"ensemble\.journal is damaged: .*; restore it with git"):
         take_part(root, 4)
     assert journal(root).read_text() == damaged
+
+
+@pytest.mark.parametrize("end", [-9, -1, None])
+def test_a_journal_whose_last_line_is_cut_or_empty_is_not_written_to(root: Path, end: int | None):
+    take_part(root, 3)
+    damaged = journal(root).read_text()[:end] + "\n" * (end is None)
+    journal(root).write_text(damaged)
+    with pytest.raises(InputError, match=r"ensemble\.journal is damaged: its last line is cut"):
+        take_part(root, 4)
+    assert journal(root).read_text() == damaged

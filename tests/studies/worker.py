@@ -21,11 +21,7 @@ PLAN = StudyPlan("ensemble", "a quadratic", CORNERS)
 
 
 def take_part(
-    root: Path,
-    total: int,
-    pause_s: float = 0.0,
-    victim: int | None = None,
-    recover_all: bool = False,
+    root: Path, total: int, pause_s: float = 0.0, victim: int | None = None, recover_all: bool = False
 ) -> optuna.Study:
     """Run trials until there are so many; the first process that comes to trial `victim` is killed in it."""
     config = load_config(root / "params.yaml")
