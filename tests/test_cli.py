@@ -19,6 +19,7 @@ import torch
 from dguide import cli, planning
 from dguide.__main__ import main
 from dguide.report.format import fid_text
+from dguide.settings.profile import use_profile
 from discriminator_guidance.core.files import load_network, write_npz
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -30,7 +31,7 @@ from .stages.released import edm_file, head_file
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     shutil.copytree(PROJECT / "configs", tmp_path / "configs")
-    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    use_profile(tmp_path, "mini")  # whichever is active here
     (tmp_path / "data/raw").mkdir(parents=True)
     shutil.copy(PROJECT / "data/raw/digits.npz", tmp_path / "data/raw")
     return tmp_path

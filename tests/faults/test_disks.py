@@ -11,7 +11,7 @@ from tests.commands import PROJECT, refused, run, unshared
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project with an earlier result."""
-    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    shutil.copy(PROJECT / "configs/mini.yaml", tmp_path / "params.yaml")
     (tmp_path / "data/raw").mkdir(parents=True)
     shutil.copy(PROJECT / "data/raw/digits.npz", tmp_path / "data/raw")
     earlier = tmp_path / "data/mini/real/train.npz"
