@@ -98,7 +98,7 @@ GAINS: dict[str, tuple[str, str, dict[str, str]]] = {
         "edm",
         {"final_1k": "o", "final_3k": "s", "final_10k": "D", "permuted": "x", "d0": "^"},
     ),
-    "smaller, 10,000 iterations": ("fashion-converged", "edm", {"few": "o", "whole": "D"}),
+    "smaller, 10,000 iterations": ("fashion-long", "edm", {"few": "o", "whole": "D"}),
     "a biased training set": ("fashion-biased", "edm", {"few": "o", "many": "D"}),
 }
 COLORS = (BLUE, "#56B4E9", GREY, "#009E73", ORANGE)  # of them
@@ -192,9 +192,9 @@ def crossing() -> str:
     return results("fashion16", CROSSING, {"cross-entropy": "cross_entropy_values"}, others)
 
 
-def converged() -> str:
-    """Every row of profile fashion-converged, and the losses that show whether training had ended."""
-    profile = "fashion-converged"
+def longer() -> str:
+    """Every row of profile fashion-long, and the losses that show whether training had ended."""
+    profile = "fashion-long"
     edm, whole, pair = evaluated(profile, "edm"), evaluated(profile, "whole"), pair_of(profile, "whole", "edm")
     rows = []
     for name, label in CONVERGED.items():
@@ -504,7 +504,7 @@ if __name__ == "__main__":
             biased,
             native,
             crossing,
-            converged,
+            longer,
             training,
             rule,
             interventions,
