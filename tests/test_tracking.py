@@ -76,11 +76,12 @@ def test_a_run_has_its_curves_settings_and_files(project: Path, store: Any) -> N
 
 
 def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project: Path, store: Any) -> None:
-    for path, loss in (("d0", 0.5), ("d1", 0.6), ("d0", 0.7)):  # d0 is trained again, and becomes worse
-        (project / path).write_text(str(loss))
-        with tracking.run("models", path, {}, {}) as tracker:
-            tracker.model("discriminators", project / path, loss)
-            tracker.model("score", project / path)
+    with tracking.recording():
+        for path, loss in (("d0", 0.5), ("d1", 0.6), ("d0", 0.7)):  # d0 is trained again, and becomes worse
+            (project / path).write_text(str(loss))
+            with tracking.run("models", path, {}, {}) as tracker:
+                tracker.model("discriminators", project / path, loss)
+                tracker.model("score", project / path)
     best = store.get_model_version_by_alias("discriminators", "best")
     assert best.run_id == runs(store, "models")["d1"].info.run_id
     assert best.tags["weights.sha256"] == sha256(project / "d1")
@@ -108,20 +109,24 @@ def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, numbe
 
 
 def test_a_finished_run_replaces_those_of_its_code_and_settings(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses, kinds = [], [("", "a"), ("", "a"), ("", "a"), ("exp", "a"), ("", "b")]
-    for loss, (experiment, settings) in enumerate(kinds, 1):
-        monkeypatch.setenv("DVC_EXP_NAME", experiment)
-        tracking._origin.cache_clear()
-        with suppress(KeyboardInterrupt), tracking.run("again", "evaluation", {"settings": settings}, {}) as tracker:
-            with tracking.run("again", f"evaluation/{loss}", {}, {}):
-                pass
-            tracker.summary({"loss": loss})
-            if loss == 2:
-                raise KeyboardInterrupt
-        stored = store.search_runs([store.get_experiment_by_name("again").experiment_id])
-        losses.append([run.data.metrics["loss"] for run in stored if run.info.run_name == "evaluation"])
-    assert losses == [[1], [2, 1], [3], [4, 3], [5, 4, 3]]
-    assert sorted(runs(store, "again")) == ["evaluation", "evaluation/3", "evaluation/4", "evaluation/5"]
+    kinds = [("", "a"), ("", "a"), ("", "a"), ("exp", "a"), ("", "b"), ("", "c"), ("", "c")]
+    with tracking.recording():
+        for number, (experiment, settings) in enumerate(kinds):
+            monkeypatch.setenv("DVC_EXP_NAME", experiment)
+            tracking._origin.cache_clear()
+            with (
+                suppress(KeyboardInterrupt),
+                tracking.run("again", "evaluation", {"settings": settings}, {}) as tracker,
+            ):
+                with tracking.run("again", f"evaluation/{number}", {}, {}):
+                    pass
+                tracker.summary({"number": number})
+                if number in (0, 6):
+                    raise KeyboardInterrupt
+    stored = store.search_runs([store.get_experiment_by_name("again").experiment_id])
+    kept = sorted(int(run.data.metrics["number"]) for run in stored if run.info.run_name == "evaluation")
+    assert kept == [2, 3, 4, 5, 6], "an interrupted run replaces nothing"
+    assert {name for name in runs(store, "again") if "/" in name} == {f"evaluation/{number}" for number in kept}
 
 
 def test_an_evaluation_can_be_compared_in_the_runs_table(
@@ -230,14 +235,14 @@ def test_a_dead_or_silent_server_costs_one_warning_and_seconds(
 
 
 def test_a_call_that_fails_costs_one_warning_and_nothing_else(store: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    for replicate in ("r0", "r1"):
-        with tracking.run("faults", replicate, {}, {}) as tracker:
-            for name in ("absent", "absent too"):
-                tracker.artifact(Path(name))
-            tracker.summary({"images": 3})
-        (warning,) = capfd.readouterr().err.splitlines()
-        assert "tracked in MLflow" in warning
-        assert "absent" in warning
+    with tracking.recording():
+        for replicate in ("r0", "r1"):
+            with tracking.run("faults", replicate, {}, {}) as tracker:
+                tracker.artifact(Path("absent"))
+                tracker.summary({"images": 3})
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert "tracked in MLflow" in warning
+    assert "absent" in warning
     for stored in runs(store, "faults").values():
         assert (stored.info.status, stored.data.metrics["images"]) == ("FINISHED", 3)
 
