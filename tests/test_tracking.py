@@ -91,7 +91,7 @@ def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, number: signal.Signals) -> None:
     _, layout = prepare_study(project / number.name, tiny_settings({"score.training.iterations": 10**6}))
-    tracked, command = environment(**ON, DVC_ROOT=str(layout.root)), [sys.executable, "-m", "dguide", "score"]
+    tracked, command = environment(**ON, DVC_ROOT=str(layout.root)), ["dguide", "score"]
     with subprocess.Popen(command, cwd=layout.root, env=tracked, stderr=subprocess.PIPE, text=True) as process:
         while not list(layout.partial.rglob("checkpoint.pt")):
             assert process.poll() is None

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +80,7 @@ def test_a_search_leaves_a_table_and_a_record(searched: Tiny):
 def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny, number: signal.Signals):
     config, layout = write_params(tiny[1].root, tiny_settings({"sampler.steps": 36}))
     journal = layout.study / "ensemble.journal"
-    command = [sys.executable, "-m", "dguide", "study", "ensemble", "--trials", "40"]
+    command = ["dguide", "study", "ensemble", "--trials", "40"]
     with subprocess.Popen(command, cwd=layout.root, env=environment(), stderr=subprocess.PIPE, text=True) as worker:
         # The second batch of the first trial is being sampled: its journal has a value, and nothing else is written.
         while not (journal.is_file() and "intermediate_value" in journal.read_text()):
