@@ -114,10 +114,8 @@ def test_a_finished_run_replaces_those_of_its_code_and_settings(store: Any, monk
         for number, (experiment, settings) in enumerate(kinds):
             monkeypatch.setenv("DVC_EXP_NAME", experiment)
             tracking._origin.cache_clear()
-            with (
-                suppress(KeyboardInterrupt),
-                tracking.run("again", "evaluation", {"settings": settings}, {}) as tracker,
-            ):
+            tags = {"settings": settings}
+            with suppress(KeyboardInterrupt), tracking.run("again", "evaluation", tags, {}) as tracker:
                 with tracking.run("again", f"evaluation/{number}", {}, {}):
                     pass
                 tracker.summary({"number": number})

@@ -199,7 +199,9 @@ def compare(
 @app.command(rich_help_panel=TOOLS)
 def sample(
     indices: Annotated[str, typer.Option(metavar="LIST", help="Sample indices, e.g. 0-63 or 3,5-7.")],
-    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder for <index>.png files, or a .png for a grid.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="A folder for <index>.png files, a .png for a grid, or an array.")
+    ],
     variant: Annotated[str | None, typer.Option(help="A row of `variants`.")] = None,
     model: Annotated[Path | None, typer.Option(help="Instead, the folder of a diffusers pipeline.")] = None,
     discriminator: Annotated[list[str] | None, typer.Option(help="Folders or user/repo that guide the model.")] = None,

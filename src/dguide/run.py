@@ -79,5 +79,4 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         os.close(descriptor)
         with suppress(OSError):  # a refused command leaves no folder, an interrupted one its work
-            for empty in (folder, *folder.parents):
-                empty.rmdir()
+            os.removedirs(folder)

@@ -195,6 +195,15 @@ def test_a_guided_run_of_a_scheduler_is_that_of_the_guided_denoiser(name: str) -
     assert (ours - plain).abs().max() > 0.1
 
 
+def test_one_prompt_is_for_all_images_and_conditions_of_a_batch_are_kept(tmp_path) -> None:
+    prompt, labels = {"encoder_hidden_states": torch.ones(1, 3, 8)}, {"class_labels": torch.arange(9)}
+    rows = (("UNet2DConditionModel", CROSS, prompt), ("UNet2DModel", PLAIN | {"num_class_embeds": 9}, labels))
+    for kind, named, given in rows:
+        denoiser = from_diffusers(build(kind, 8, 4, 4, **named), diffusers.DDPMScheduler(), **given)
+        drawn = partial(sample, denoiser, (9, 4, 8, 8), steps=2)
+        assert np.allclose(np.load(drawn(out=tmp_path / f"{kind}.npy")), drawn(), atol=1e-5)
+
+
 def heun_or_euler(denoiser: Callable[..., Tensor], x: Tensor, sigmas: Any, order: int = 2) -> Tensor:
     """The published samplers of EDM and k-diffusion without churn: Karras et al. 2022, Algorithm 2, or Algorithm 1."""
     for sigma, sigma_next in pairwise(sigmas):

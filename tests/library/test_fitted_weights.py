@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import DivergenceError, InputError
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
@@ -48,10 +48,8 @@ def test_a_scaled_log_ratio_gets_the_inverse_weight(scale):
 
 def test_8_bit_images_are_scaled_in_arrays_and_tensors_alike():
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), dtype=np.uint8)
-    array, tensor = (
-        fit_weights(WRONG.denoise, members(1.0), real).weights
-        for real in (images, torch.from_numpy(images).permute(0, 3, 1, 2))
-    )
+    forms = (images, torch.from_numpy(images).permute(0, 3, 1, 2))
+    array, tensor = (fit_weights(WRONG.denoise, members(1.0), real).weights for real in forms)
     assert torch.equal(array, tensor)
 
 
@@ -67,10 +65,8 @@ def test_the_denoiser_is_called_in_float32():
 
 
 def test_weights_of_one_level_hold_for_all():
-    assert FittedWeights(torch.ones(1), torch.tensor([[0.5, 2.0]]))(torch.tensor([0.1, 0.9])).tolist() == [
-        [0.5, 0.5],
-        [2.0, 2.0],
-    ]
+    weights = FittedWeights(torch.ones(1), torch.tensor([[0.5, 2.0]]))
+    assert weights(torch.tensor([0.1, 0.9])).tolist() == [[0.5, 0.5], [2.0, 2.0]]
 
 
 def test_a_correction_that_points_to_the_fakes_gets_no_weight():
@@ -124,6 +120,11 @@ def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():
         return (sample(WRONG.denoise, guidance, latents, no_noise, chosen) - exact).abs().mean().item()
 
     assert error("fitted") < 0.02 < 0.1 < error("constant")
+
+
+def test_values_that_are_no_numbers_are_refused():
+    with pytest.raises(DivergenceError, match="NaN or infinity at sigma"):
+        fit_weights(lambda x, sigma: torch.nan * x, members(1.0), IMAGES[:20])
 
 
 def test_non_negative_least_squares_are_those_of_scipy():

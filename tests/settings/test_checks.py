@@ -20,6 +20,7 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
     [
         ({"runtime": TF32 | {"sampling_precision": "float32"}}, "members.d0 .*mixes float32 and tf32"),
         ({"real.holdout_fraction": 0}, "holdout_fraction .*is 0; write 0 where .* else .* above 0"),
+        ({"real.holdout_path": "b.zip", "real.holdout_fraction": 0}, "is b.zip, and the digits are one file"),
         ({"real.image_size": 10}, "real.image_size .*is 10, .* halve 2 times"),
         ({"score.path": "data/other/real"}, "score.path .*names 'data/other/real'; choose among data/mini/real"),
         ({"extractor.network.attention_resolutions": [7]}, "extractor.network .*attends at 7 pixels"),
@@ -32,12 +33,10 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"members.d0.start": D1}, "members.d0.start .*names .* choose among models/mini/extractor"),
         ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 .*continues .*d0 with another kind or"),
         ({"members.d1": FRESH | {"start": D0, "kind": "whole"}}, "members.d1 .*continues .*d0 with another kind or"),
+        ({"members.d1": FRESH | {"start": "data/raw/a.pt", "kind": "whole"}}, "whole, but data/raw/a.pt is a head"),
         ({"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2}}, "members.d1.split .*is {'train': 0.7,"),
         ({"members.d1.images": 500}, "variants.mean_prob.members .*differ in their images"),
-        (
-            {"replicates": 2, "guided.seed": 1010, "guided.seed_start": 1000},
-            "guided.seed_start .*is 1000, whose sample indices fake draws too",
-        ),
+        ({"replicates": 2, "guided.seed": 1010, "guided.seed_start": 1000}, "seed_start .*is 1000, whose .* fake"),
         ({"guided.seed_start": 1000}, "guided.seed_start .*is 1000, whose sample indices fake draws too; move it"),
         ({"variants.d0.needs": "discriminator"}, "names 'discriminator'; choose among discriminator/d0"),
         ({"variants.d0.members": ["d9"]}, "variants.d0.members .*names 'd9'; choose among d0"),

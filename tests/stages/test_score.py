@@ -42,6 +42,7 @@ def test_other_networks_are_kept_beside_the_final_one_and_their_samples_are_draw
     changes["variants"]["d0"] |= {"network": "ddo"}
     tiny = prepare_study(tmp_path, tiny_settings(changes))
     summary, _ = run_stage("score", tiny)
+    assert {path.name for path in tiny[1].partial.iterdir()} == {"score"}, "which ends with the stage"
     assert {"holdout_loss", "holdout_loss_plain", "holdout_loss_ddo"} <= {*summary}
     files = [tiny[1].model("score") / name / "model.safetensors" for name in ("", *rows)]
     assert len({file.read_bytes() for file in files}) == 3

@@ -21,6 +21,8 @@ def test_constant_logits_move_a_sample_as_the_integral_says() -> None:
     assert moved[0] == 0
     tenth = displacement(np.tile(start / 10, (30, 1)), np.full((30, 4), slope / 10), spans, 0.9)
     assert tenth == pytest.approx(moved), "the size of the logits cancels"
+    boosted = [displacement(start[None], np.full((1, 4), slope), spans[:1], 0.9, True, first) for first in (0, 1)]
+    assert (boosted[0][2:] > boosted[1][2:]).all(), "the first step is boosted, the second not"
 
 
 @pytest.mark.parametrize("m", [0.01, 0.001])

@@ -1,11 +1,14 @@
-"""The iteration loop: snapshots and divergence."""
+"""The iteration loop: snapshots, divergence, and the line that shows how far it is."""
 
+import re
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from discriminator_guidance.core import runtime
 from discriminator_guidance.core.errors import DivergenceError
 from discriminator_guidance.training.loop import Schedule, train
 
@@ -53,3 +56,13 @@ def test_a_gradient_that_is_not_finite_is_never_stepped_along():
         train(network, lambda i: (torch.full((1, 1), float(i)),), loss_of, SCHEDULE, memory)
     assert memory.saved == [40]
     assert network.weight.isfinite().all()
+
+
+def test_the_time_left_follows_from_the_speed_of_this_process(monkeypatch, capsys):
+    monkeypatch.setitem(runtime.EVERY_S, False, 0.2)
+    with runtime.progress("training", 600, "epochs") as advance:
+        for epoch in range(1, 501):  # which a checkpoint had
+            advance(to=epoch)
+        time.sleep(0.3)
+        advance(to=501)
+    assert all(int(left) > 25 for left in re.findall(r"(\d+) s left", capsys.readouterr().err)[-1:])

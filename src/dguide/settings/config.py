@@ -348,6 +348,8 @@ class Config(Settings):
         if (real.holdout_path != real.path or real.source in SIDES) == (real.holdout_fraction > 0):
             remedy = "write 0 where a source or a holdout_path has held-out images, else a number above 0"
             yield f"real.holdout_fraction is {real.holdout_fraction:g}; {remedy}"
+        if real.source == "digits" and real.holdout_path != real.path:
+            yield f"real.holdout_path is {real.holdout_path}, and the digits are one file; write {real.path}"
         if real.score_shares and not real.splits:
             yield "real.score_shares thins a split, and real has no splits; write real.splits"
         if score.source == "train":
@@ -375,7 +377,7 @@ class Config(Settings):
             above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
             if above is not None and (above.kind, above.network) != (row.kind, row.network):
                 yield f"members.{name} continues {row.start} with another kind or network; change one of them"
-            if row.kind == "whole" and row.start.startswith("data/"):
+            if row.kind == "whole" and not row.start.startswith("models/"):
                 yield f"members.{name}.kind is whole, but {row.start} is a head; choose kind: head"
             if (row.images or 0) > self.fake.images:
                 yield f"members.{name}.images is {row.images}, and fake.images {self.fake.images}; change one of them"

@@ -50,10 +50,6 @@ class Layout:
         """Weights and test logits of a member."""
         return self.model(f"discriminator/{member}")
 
-    def start(self, path: str) -> Path:
-        """The start of a member: a network of this replicate, or a released file."""
-        return self.root / path / (self.replicate if path.startswith("models/") else "")
-
     def discriminator_report(self, member: str) -> Path:
         """metrics.json, history.csv, calibration.csv of a member."""
         return self.report / "discriminator" / member / self.replicate

@@ -110,11 +110,10 @@ def member_settings(section: Discriminator, member: Member) -> DiscriminatorSett
 def start_network(inputs: DiscriminatorInputs, member: Member) -> nn.Module:
     """What training begins with: a fresh network, another member after its last epoch, or a released head."""
     layout, (channels, size, _), cond = inputs.layout, inputs.extractor.feature_shape, inputs.config.cond
-    folder = layout.start(member.start)
     if not member.start.startswith("models/"):
         wanted = {"in_channels": channels, "image_size": size, "out_channels": 1, "condition": cond}
         return read_released(read_adm, layout.root, member.start, "the member's start", wanted)[0]
-    if folder != layout.model("extractor"):
+    if (folder := layout.root / member.start / layout.replicate) != layout.model("extractor"):
         last = folder / LAST if (folder / LAST).is_dir() else folder
         return files.load_network(build_discriminator, last, "discriminator")
     torch.manual_seed(member.seed)

@@ -60,7 +60,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             "ranks": world_size(),
             "split": plain(config.discriminator.split),
         }
-        checkpoints = resumable(layout, f"score-{name}", files, key, compute)
+        checkpoints = resumable(layout, f"score/{name}", files, key, compute)
         tuned = finetune_score(denoiser, *tensors(others, rows), settings, tuning, compute, fakes, checkpoints)
         states[name] = tuned.state_dict()
         summary[f"processor_seconds_{name}"] = process_time() - began

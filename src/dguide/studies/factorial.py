@@ -23,7 +23,7 @@ from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, comp
 from dguide.tracking import Tracker
 from discriminator_guidance.core.files import read_npz, write_json
 from discriminator_guidance.core.images import as_tensor, scaled
-from discriminator_guidance.core.noise import column, generator, marginal_mean, tau_from_sigma
+from discriminator_guidance.core.noise import column, marginal_mean, normal, tau_from_sigma
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
 from discriminator_guidance.metrics.significance import standard_error
@@ -89,16 +89,17 @@ def objective(config: Config, layout: Layout) -> Objective:
 
 
 def displacement(
-    logits: np.ndarray, slopes: np.ndarray, spans: np.ndarray, weight: float, boosting: bool = False
+    logits: np.ndarray, slopes: np.ndarray, spans: np.ndarray, weight: float, boosting: bool = False, first: int = 0
 ) -> np.ndarray:
     """The displacement (N,) of samples in standard deviations, after T noise levels from the highest on.
 
     With r = p / |g| a sample moves by (r^2 + 2 w ds)^(1/2) - r where p is in (0, 1), else not (docs/method.md).
     logits, slopes: p and |g| (T, N) of undisplaced samples. spans: ds (T,) to the next level. weight: w, what the
-    sampler delivers. boosting: at even steps it doubles where p < 1/2, which the rule takes for fake.
+    sampler delivers. boosting: at even steps it doubles where p < 1/2, which the rule takes for fake. first: the first
+    level's step.
     """
     moved = np.zeros(logits.shape[1])
-    for step, (p, slope, ds) in enumerate(zip(logits, slopes, spans, strict=True)):
+    for step, (p, slope, ds) in enumerate(zip(logits, slopes, spans, strict=True), first):
         ratio, now = p / slope + moved, p + slope * moved
         w = weight * np.where((now < 0.5) & boosting & (step % 2 == 0), 2.0, 1.0)
         moved = np.where((now > 0) & (now < 1), moved + np.sqrt(ratio**2 + 2 * w * ds) - ratio, moved)
@@ -117,8 +118,8 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
     if not inside.any():
         return 0.0
     s, logit, parts = torch.log1p(levels**2) / 2, moved_logits(members, variant), list[tuple[np.ndarray, np.ndarray]]()
-    draws = generator(config.guided.seed, "displacement", 0, 0).standard_normal(images.shape, dtype=np.float32)
-    noise = torch.from_numpy(draws).to(device)  # one for all levels, as u hardly changes where noise is high
+    # One for all levels, as u hardly changes where noise is high.
+    noise = normal(config.guided.seed, "displacement", 0, 0, images.shape).to(device)
     for sigma in levels[:-1][inside].tolist():
         level = torch.full((len(images),), sigma, dtype=torch.float64, device=device)
         time = tau_from_sigma(level)
@@ -131,7 +132,8 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
     logits, slopes = (np.stack(values) for values in zip(*parts, strict=True))
     weight = delivered_weight(variant.window, **vars(SamplerSettings.of(variant)))
     spans = (s[:-1] - s[1:])[inside].numpy()
-    return float(displacement(logits, slopes, spans, weight, variant.boosting).mean())
+    first = int(inside.int().argmax())
+    return float(displacement(logits, slopes, spans, weight, variant.boosting, first).mean())
 
 
 def write_results(study: optuna.Study, config: Config, layout: Layout, cells: StudyPlan) -> dict[str, Any]:

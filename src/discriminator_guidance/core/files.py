@@ -62,11 +62,7 @@ def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
 
 def rounded(data: Any) -> Any:
     """Data with its floats as JSON files have them."""
-    if isinstance(data, Mapping):
-        return {key: rounded(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [rounded(value) for value in data]
-    return float(f"{data:.{DIGITS}g}") if isinstance(data, float) else data
+    return json.loads(json.dumps(data), parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))
 
 
 def read_json(path: Path, stage: str) -> dict[str, Any]:
@@ -214,7 +210,7 @@ class Resumable:
         write_bytes(self.folder / "checkpoint.pt", buffer.getvalue())
 
     def remove(self) -> None:
-        """Delete the folder, once the outputs of the stage are written."""
+        """Delete the folder, once the outputs are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # others are in it, or it is gone
             self.folder.parent.rmdir()

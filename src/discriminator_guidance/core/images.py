@@ -40,7 +40,7 @@ class Images:
 
 def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     """Images (N, H, W, C) uint8 as (N, C, H, W) on a device."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous().to(device)
 
 
 def class_indices(labels: Any) -> Tensor:
@@ -272,7 +272,7 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
     folders = [name.rpartition("/")[0] for name in names]
     classes = sorted(set(folders))
     if "" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1:
-        where = ", ".join(classes[:3]) or "all images lie in one folder"
+        where = ", ".join(name or "images in the folder itself" for name in classes[:3])
         raise ValueError(f"there are no folders side by side, one for each class: {where}")
     labels = np.array([classes.index(folder) for folder in folders], dtype=np.int64)
     return labels, tuple(folder.rpartition("/")[2] for folder in classes)

@@ -106,7 +106,7 @@ def compute_on(device: torch.device, precision: str) -> Compute:
     kind = device.type
     if precision == "tf32":
         if kind != "cuda":
-            raise ConfigError(f"the runtime precision is tf32, and device {kind} is not CUDA", "choose float32 or auto")
+            raise ConfigError(f"the precision is tf32, and device {kind} is not CUDA", "choose float32 or auto")
         allow_tf32(True)
     if precision == "auto":
         on_cpu = kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
@@ -132,7 +132,7 @@ def usable(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         allowed = " or ".join(name for name, found in there.items() if found)
-        raise ConfigError(f"this machine has no device {device!r}", f"choose {allowed}") from error
+        raise ConfigError(f"this machine has no device {str(device)!r}", f"choose {allowed}") from error
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -239,6 +239,8 @@ def progress(description: str, total: int, unit: str, shown: bool = True) -> Ite
         text = f"{description}: {done}/{total} {unit}{left}"
         print(f"\r{text:<78}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
-    yield advance
-    if terminal and last:
-        print(file=sys.stderr)
+    try:
+        yield advance
+    finally:
+        if terminal and last:
+            print(file=sys.stderr)

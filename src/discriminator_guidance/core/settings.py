@@ -108,6 +108,8 @@ def _allowed(kind: Any, value: Any) -> str | None:
         return None if None in allowed or not allowed else ", or ".join(filter(None, allowed))
     if origin is tuple and isinstance(value, tuple):
         kinds = [arguments[0]] * len(value) if arguments[-1:] == (...,) else list(arguments)
+        if len(kinds) != len(value):
+            return f"{len(kinds)} values"
         return next(filter(None, map(_allowed, kinds, value)), None)
     if origin is dict and isinstance(value, Mapping):
         return next(filter(None, (_allowed(arguments[1], item) for item in value.values())), None)

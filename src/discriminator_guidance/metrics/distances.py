@@ -53,7 +53,7 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     _, singular_values, right = torch.linalg.svd(fitted.root @ reference.root.T, full_matrices=False)
     kept = singular_values > max(width, n) * EPS * singular_values[0]
     transport_root = (reference.root.T @ right[kept].T) / singular_values[kept].sqrt()
-    centred = torch.from_numpy(np.asarray(generated, dtype=np.float64)) - fitted.mean
+    centred = torch.from_numpy(*comparable(generated)) - fitted.mean
     spread = centred.square().sum(dim=1) - (centred @ transport_root).square().sum(dim=1)
     influence = 2 * centred @ (fitted.mean - reference.mean) + n / (n - 1) * spread
     return distance_of_gaussians(fitted, reference, singular_values), (influence - influence.mean()).numpy()

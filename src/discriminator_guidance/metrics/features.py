@@ -42,13 +42,11 @@ class FidNetwork(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The penultimate features, (N, features)."""
-        penultimate: Tensor = self.penultimate(self.convolutions(x))
-        return penultimate
+        return self.penultimate(self.convolutions(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits, (N, classes)."""
-        logits: Tensor = self.classifier(self.features(x))
-        return logits
+        return self.classifier(self.features(x))
 
 
 def _convolution(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
@@ -88,8 +86,7 @@ class InceptionFeatures(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """(N, 2048) features of (N, C, H, W) images in [-1, 1] that had 8 bits; one channel is repeated to three."""
         pixels = ((x + 1) * 127.5).round().to(torch.uint8)
-        features: Tensor = self.network(pixels.expand(-1, 3, -1, -1))[0]
-        return features
+        return self.network(pixels.expand(-1, 3, -1, -1))[0]
 
 
 INCEPTION = {"source": "inception"}  # in config.json, in place of constructor arguments: Inception has none
@@ -136,7 +133,7 @@ def comparable(*sets: Floats) -> list[Doubles]:
         if features.ndim != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
             raise InputError(f"features are {[rows.shape for rows in sets]}", "give (N, d) of one network, N from 2 on")
         _require_finite(features)
-    return [np.asarray(features, dtype=np.float64) for features in sets]
+    return [np.ascontiguousarray(features, dtype=np.float64) for features in sets]
 
 
 def _require_finite(features: Floats) -> None:

@@ -97,10 +97,6 @@ class Estimate:
         low, high = self.limits
         return max(low, self.mean - half_width), min(high, self.mean + half_width)
 
-    def sampling_interval(self) -> tuple[float, float]:
-        """The 95 % interval, point -+ 1.96 standard errors, over sampling noise that the networks share."""
-        return self._within(NORMAL_95 * standard_error(self.influence.mean(axis=0)))
-
     def interval(self) -> tuple[float, float]:
         """The 95 % interval F -+ t (V_b + V_s)^(1/2) over sampling noise and training seeds.
 
@@ -108,7 +104,7 @@ class Estimate:
         network has no spread of training: its interval is that of sampling. A distance's lower end is not cut at 0.
         """
         if len(self.values) == 1:
-            return self.sampling_interval()
+            return self._within(NORMAL_95 * standard_error(self.influence[0]))
         from scipy import stats
 
         error, freedom = self._error()

@@ -71,8 +71,7 @@ class ResBlock(nn.Module):
         h = norm(convolution(h)) * (1 + scale) + shift
         for layer in layers:
             h = layer(h)
-        total: Tensor = self.skip_connection(x) + h
-        return total
+        return self.skip_connection(x) + h
 
 
 class AttentionBlock(nn.Module):
@@ -112,8 +111,7 @@ class AttentionPool2d(nn.Module):
         tokens = tokens + self.positional_embedding
         # Checkpoints hold the queries of all heads first, then all keys, then all values.
         q, k, v = self.qkv_proj(tokens).unflatten(1, (3, self.num_heads, -1)).unbind(1)
-        logits: Tensor = self.c_proj(attend(q[..., :1], k, v).flatten(1, 2)).squeeze(2)
-        return logits
+        return self.c_proj(attend(q[..., :1], k, v).flatten(1, 2)).squeeze(2)
 
 
 class EncoderUNet(nn.Module):
@@ -184,8 +182,7 @@ class EncoderUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The logits (N, out_channels), in the dtype of the parameters; arguments as of `features`."""
-        logits: Tensor = self.out(self.features(x, t, labels)).to(next(self.parameters()).dtype)
-        return logits
+        return self.out(self.features(x, t, labels)).to(next(self.parameters()).dtype)
 
 
 class NoisyImageCNN(nn.Module):
@@ -229,8 +226,7 @@ class NoisyImageCNN(nn.Module):
             embedding = embedding + self.classes(class_indices(classes))
         for convolution, scale in zip(self.convolutions, self.scales, strict=True):
             h = silu(convolution(h) * (1 + scale(embedding)[:, :, None, None]))
-        logits: Tensor = self.logit(h.flatten(1)).squeeze(1)
-        return logits
+        return self.logit(h.flatten(1)).squeeze(1)
 
 
 class MemberLogits(nn.Module):

@@ -245,8 +245,7 @@ class SongUNet(nn.Module):
         *blocks, (_, norm), (_, convolution) = self.dec.items()
         for name, layer in blocks:
             x = layer(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, embedding)
-        raw: Tensor = convolution(F.silu(norm(x)))
-        return raw
+        return convolution(F.silu(norm(x)))
 
 
 class EDMPrecond(nn.Module):
@@ -290,5 +289,4 @@ class EDMPrecond(nn.Module):
         c_out = level * self.sigma_data * variance.rsqrt()
         c_in = variance.rsqrt()
         raw = self.model(c_in * x, sigma.log() / 4, class_labels)
-        denoised: Tensor = c_skip * x + c_out * raw.to(dtype)
-        return denoised
+        return c_skip * x + c_out * raw.to(dtype)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.utils._pytree import tree_map_only
 
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.noise import column, levels_of
@@ -107,6 +108,7 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
         x_in = (c_in * x).to(getattr(model, "dtype", x.dtype))
         x_in = x_in if appended is None else torch.cat([x_in, appended.to(x_in)], dim=1)
         given = {**conditions, **changes} | ({} if class_labels is None else {"class_labels": class_labels})
+        given = tree_map_only(Tensor, lambda v: v.expand(len(x), *v.shape[1:]) if v.dim() and len(v) == 1 else v, given)
         t = schedule.times(sigma)
         x_in, t = (_tokens(x_in), t / FLUX_STEPS) if flux else (x_in, t)
         output = _prediction(model(hidden_states=x_in, timestep=t, **given) if transformer else model(x_in, t, **given))
@@ -124,6 +126,7 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
 
     A forward hook adds the change of D by guidance, divided by dD/dF, to the prediction F of each call, in the channels
     of the image. The discriminators see an image once a step, though classifier-free guidance repeats it.
+    So a discriminator that has classes of its own, by closure, needs images that differ from the first step on.
 
     Args:
         unet: the pipeline's `unet` or `transformer`.
@@ -168,7 +171,7 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
 
 def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Noise, x_in: Tensor, sigma: Tensor) -> Tensor:
     """What guidance adds to a model's prediction from x_in (N, C, ...) at noise levels (N,), or one for all."""
-    if not sigma.isfinite().all():  # no signal, nothing to guide
+    if not (sigma.isfinite() & (sigma > 0)).all():  # no signal or no noise, nothing to guide
         return torch.zeros_like(x_in)
     shifts = {n: len(x_in) // n for n in (3, 2, 1) if len(x_in) % n == 0}  # a batch of n copies of its images
     seen = (x_in, sigma.expand(len(x_in)))
@@ -181,8 +184,7 @@ def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Noise, x_in:
 
 
 def _prediction(output: Any) -> Tensor:
-    tensor: Tensor = output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple) else output.sample
-    return tensor
+    return output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple) else output.sample
 
 
 def _tokens(image: Tensor) -> Tensor:

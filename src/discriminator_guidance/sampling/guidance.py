@@ -31,7 +31,7 @@ def of_its_shape(denoised: Any, x: Tensor) -> Tensor:
     if (shape := getattr(denoised, "shape", None)) != x.shape:
         problem = f"the denoiser returned {type(denoised).__name__} {shape} for x {x.shape}"
         raise ConfigError(problem, "return D(x; sigma), as the denoiser of from_diffusers does")
-    return denoised  # type: ignore[no-any-return]
+    return denoised
 
 
 def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:

@@ -40,6 +40,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         super().__init__(**classifier_free)
         if callable(weight):
             raise ConfigError(f"weight is {weight!r}, which cannot be saved", "give numbers, or use guided_unet")
+        weight = weight.item() if hasattr(weight, "item") else weight  # numbers of numpy and torch, for JSON
         self.discriminators, self.scheduler, self._seen = discriminators, scheduler, None
         self.weight, self.rule, self.window, self.clip = weight, rule, window, clip
         self.register_to_config(weight=weight, rule=rule, window=window, clip=clip)

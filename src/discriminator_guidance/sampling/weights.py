@@ -8,11 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import DivergenceError, InputError
 from discriminator_guidance.core.images import as_tensor, scaled
 from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
 from discriminator_guidance.core.settings import SamplerSettings
-from discriminator_guidance.sampling.guidance import Denoiser, Discriminator, DiscriminatorGuidance, member_gradients
+from discriminator_guidance.sampling.guidance import (
+    Denoiser,
+    Discriminator,
+    DiscriminatorGuidance,
+    member_gradients,
+    of_its_shape,
+)
 from discriminator_guidance.sampling.sampler import heun
 
 LEVELS, DRAWS = 12, 4  # noise levels from 0.02 to 80, and draws of noise for each image
@@ -74,19 +80,24 @@ def fit_weights(
         batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in pair), strict=True)
         parts = [_normal_equations(denoiser, members, x0, n, sigma) for x0, n in batches]
         gram, moment = (torch.stack(sums).sum(dim=0).cpu().numpy() for sums in zip(*parts, strict=True))
+        if not (np.isfinite(moment).all() and np.isfinite(gram).all()):
+            problem = f"corrections or errors are NaN or infinity at sigma = {sigma:.4g}"
+            raise DivergenceError(problem, "check the images, the denoiser and the members")
         scale = np.sqrt(gram.diagonal())
         scale = np.where(scale > 0, scale, 1.0)  # a member without a gradient gets weight 0
         weights.append(nnls(gram / np.outer(scale, scale) + ridge * np.eye(len(gram)), moment / scale) / scale)
     return FittedWeights(sigmas, torch.from_numpy(np.stack(weights)))
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _normal_equations(
     denoiser: Denoiser, member_logits: Discriminator, x0: Tensor, n: Tensor, sigma: float
 ) -> tuple[Tensor, Tensor]:
     x0 = x0.to(widest(x0.device))
     x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
     with torch.no_grad():
-        residual = x0 - denoiser(x.float(), level.float()).to(x)
+        residual = x0 - of_its_shape(denoiser(x.float(), level.float()), x).to(x)
     tau = tau_from_sigma(level)
     mean = column(marginal_mean(tau), x)
     x_vp = (mean * x).float().requires_grad_(True)

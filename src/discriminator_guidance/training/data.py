@@ -38,10 +38,10 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
     if data_range is not None and max(-low, high) > 1.5:  # in the units of the diffusion already
         problem = f"by data_range={data_range} {name} images go from {low:.3g} to {high:.3g}"
         raise InputError(problem, "give real and fake ones in one range")
-    if not low < 0 and (data_range is None or low != low):
+    if not np.isfinite(high - low) or (not low < 0 and data_range is None):
         problem = f"{name} images have values from {low:.3g} to {high:.3g}, and those of diffusion models go below 0"
         remedy = "give data_range=(0, 1), or what means black and white in them; (-1, 1) if the model has their units"
-        raise InputError(problem, remedy if low == low else "correct what is no number")
+        raise InputError(problem, remedy if np.isfinite(high - low) else "correct what is no number")
     return tensor, labels
 
 
@@ -50,14 +50,14 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     file, count, kinds, labels = tempfile.TemporaryFile(dir=folder), 0, set[Any](), list[Any]()  # noqa: SIM115
-    indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    for item in (source[row] for row in range(len(source))) if indexed else source:
+    for item in source if hasattr(source, "__iter__") else (source[row] for row in range(len(source))):
         image, *label = item if isinstance(item, tuple | list) else (item,)
         batch = in_units(batch_of(image, name), data_range)
         file.write(batch.contiguous().numpy().data)
         count += len(batch)
         kinds.add((batch.dtype, *batch.shape[1:]))
-        labels += [torch.as_tensor(label[0]).view(-1)] if label else []
+        given = [torch.as_tensor(part) for part in label[:1]]
+        labels += [part.reshape(len(batch), -1).squeeze(1) for part in given if part.numel()]
     if len(kinds) != 1:
         raise InputError(f"{name} images are of {len(kinds)} kinds (type and shape)", "give at least one, all alike")
     file.flush()
@@ -69,6 +69,8 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
 def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
     """Images (N, C, H, W) of uint8 or float32 from an array (N, H, W, C) of uint8, or (N, C, H, W), or of one image."""
     if not isinstance(images, Tensor):  # also of PIL, and with negative strides
+        if (mode := getattr(images, "mode", "L")) not in ("L", "RGB"):  # the numbers in P are no grey values
+            raise InputError(f"{name} images have the mode {mode} of PIL", 'convert("L") or convert("RGB") them')
         images = np.ascontiguousarray(images)
         images = images[..., None] if images.ndim == 2 else images
     known = not isinstance(images, np.ndarray) or images.dtype.kind in "fu"
@@ -138,7 +140,7 @@ def draw_noised(
     return noised(clean, t, noise), t.float().to(device)
 
 
-Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, t) -> feature map of the frozen extractor
+Features = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 
 GRID_T_MIN = 1e-5  # the reproduction validated every member from this VP time on, whatever it was trained with
 BATCH = 512  # pairs of image and time in one pass

@@ -19,7 +19,7 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint
 from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.runtime import Compute, broadcast, compute_on, usable, world_size
+from discriminator_guidance.core.runtime import Compute, attribute_of, broadcast, compute_on, usable, world_size
 from discriminator_guidance.core.runtime import progress as progress_line
 from discriminator_guidance.core.settings import DiscriminatorSettings, NonNegative
 from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
@@ -29,7 +29,7 @@ from discriminator_guidance.sampling.sampler import fingerprint_of, sample
 from discriminator_guidance.training import data, loop
 from discriminator_guidance.training.data import Features, GridFeatures, Pairs, Source
 from discriminator_guidance.training.loop import Batch, Report, Row, Trained, used_row
-from discriminator_guidance.training.trained import Extractor, TrainedDiscriminator, as_it_is
+from discriminator_guidance.training.trained import TrainedDiscriminator, as_it_is
 
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
 FEWEST = 10  # images of each kind
@@ -148,7 +148,7 @@ class TrainerSettings(DiscriminatorSettings):
 def train_discriminator(
     real: Source,
     fake: Source | Denoiser,
-    extractor: Extractor | None = None,
+    extractor: Features | None = None,
     *,
     start: nn.Module | None = None,
     device: torch.device | str = "cpu",
@@ -276,6 +276,7 @@ def _drawn(
         return draw().cpu()
     like = torch.empty(min(256, shape[0]), *shape[1:], device=device)
     key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape)}
+    key["limits"] = [str(attribute_of(denoiser, name, None)) for name in ("sigma_min", "sigma_max")]
     key["labels"] = None if labels is None else torch.as_tensor(labels).tolist()
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"
     if not broadcast(path.is_file()):
@@ -284,7 +285,7 @@ def _drawn(
 
 
 def _untrained(
-    extractor: Extractor | None, start: nn.Module | None, settings: TrainerSettings, pairs: Pairs
+    extractor: Features | None, start: nn.Module | None, settings: TrainerSettings, pairs: Pairs
 ) -> tuple[Features, nn.Module, Tensor]:
     """The features that are not trained, the network that training begins with, and the features of some images."""
     images, device = pairs.take(pairs.split.train[:2]), pairs.labels.device

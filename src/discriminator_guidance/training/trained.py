@@ -3,7 +3,6 @@
 import json
 import math
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,7 +21,6 @@ from discriminator_guidance.networks.adm import MemberLogits, build_discriminato
 from discriminator_guidance.training.data import Features
 from discriminator_guidance.training.loop import Row, State
 
-Extractor = Callable[[Tensor, Tensor], Tensor]  # (x_vp, tau) -> a feature map (N, C, S, S)
 CHANCE = math.log(2)  # the cross-entropy of a coin toss, in nats
 CARD = """---
 library_name: discriminator-guidance
@@ -106,8 +104,7 @@ class TrainedDiscriminator:
 
     def _cross_entropy(self) -> NDArray[np.float64]:
         logits, labels = (torch.from_numpy(self.tested[name]).double() for name in ("logits", "labels"))
-        losses: NDArray[np.float64] = binary_cross_entropy(logits, labels, reduction="none").numpy()
-        return losses
+        return binary_cross_entropy(logits, labels, reduction="none").numpy()
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write weights, also of an extractor below them, what is known of them, and a model card.
