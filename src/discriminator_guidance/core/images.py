@@ -265,7 +265,7 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
         return _numbered(labels)
     with _files(opened.path) as (files, read):
         if LABELS in files:
-            label_of = dict(json.loads(read(LABELS))["labels"])
+            label_of = dict(json.loads(read(LABELS))["labels"] or ())
             if odd := sorted(label_of.keys() ^ set(names)):
                 raise ValueError(f"{LABELS} and images differ in {odd[0]}")
             return _numbered(np.array([label_of[name] for name in names]))
