@@ -68,7 +68,7 @@ CROSSING = {
     "edm_auto": "autoguidance by 500 iterations, NFE 46",
     "edm_24": "24 steps in place of 12",
 }
-CONVERGED = {
+LONGER = {
     "few": "1,000 images",
     "whole": "10,000 images (planned)",
     "double": "the same, weight 2",
@@ -101,6 +101,7 @@ GAINS: dict[str, tuple[str, str, dict[str, str]]] = {
     "smaller, 10,000 iterations": ("fashion-long", "edm", {"few": "o", "whole": "D"}),
     "a biased training set": ("fashion-biased", "edm", {"few": "o", "many": "D"}),
 }
+ADDED = ("d0", "early_head_adamw")  # rows that were not planned
 COLORS = (BLUE, "#56B4E9", "#CC79A7", "#009E73", ORANGE)  # of them
 MARKERS = {
     "o": "1,000 images",
@@ -193,7 +194,7 @@ def longer() -> str:
     profile = "fashion-long"
     edm, whole, pair = evaluated(profile, "edm"), evaluated(profile, "whole"), pair_of(profile, "whole", "edm")
     rows = []
-    for name, label in CONVERGED.items():
+    for name, label in LONGER.items():
         kid = [1000 * pair_of(profile, name, "edm")[f"kid_{key}"] for key in ("difference", "low", "high")]
         change = percent(pair_of(profile, name, "edm"))
         rows.append([label, f"`{name}`", change, estimate(kid[0], kid[1:], 1, sign=True)])
@@ -231,9 +232,7 @@ def training() -> str:
     )
     planned = estimate(pair["difference"], (pair["low"], pair["high"]), sign=True)
     points = {
-        label: [
-            point for name in rows if name not in ("d0", "early_head_adamw") for point in gains(profile, base, name)
-        ]
+        label: [point for name in rows if name not in ADDED for point in gains(profile, base, name)]
         for label, (profile, base, rows) in GAINS.items()
         if profile == "fashion16"
     }
