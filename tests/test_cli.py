@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from dguide import cli, planning
+from dguide import cli
 from dguide.__main__ import main
 from dguide.report.format import fid_text
 from dguide.settings.profile import use_profile
+from dguide.tools import plan
 from discriminator_guidance.core.files import load_network, write_npz
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -171,7 +172,7 @@ def test_config_and_profile(project: Path) -> None:
 
 
 def test_a_profile_of_own_images_is_written_estimated_and_valid(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "estimate", lambda *_: {"score": 100.0})
+    monkeypatch.setattr(plan, "estimate", lambda *_: {"score": 100.0})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     write_npz(project / "pets.npz", images=np.zeros((300, 20, 20, 3), np.uint8), labels=np.arange(300) % 2)
     shown = dguide(project, "init", "--images", "pets.npz")

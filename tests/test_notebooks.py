@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dguide.stages import release
+from dguide.tools import release
 from tests.commands import PROJECT
 from tests.stages.conftest import prepare_study, tiny_settings
 

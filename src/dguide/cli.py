@@ -129,7 +129,7 @@ def init(
     name: Annotated[str | None, typer.Argument(help="The name of the profile (default: that of the folder).")] = None,
 ) -> None:
     """Write configs/NAME.yaml, a profile of your own images, and estimate its cost."""
-    from dguide.stages.init import write_profile
+    from dguide.tools.init import write_profile
 
     path = write_profile(Path.cwd(), images, name)
     plan(seconds=10.0, params=path)
@@ -139,7 +139,7 @@ def init(
 @app.command(rich_help_panel=TOOLS)
 def config(params: Params = PARAMS) -> None:
     """Check the settings, the device and the input files without running anything."""
-    from dguide.planning import missing_files
+    from dguide.tools.plan import missing_files
     from discriminator_guidance.core.files import read_json
     from discriminator_guidance.core.images import open_images
     from discriminator_guidance.core.runtime import prepare
@@ -212,7 +212,7 @@ def sample(
     """Draw single samples of a variant, or of a saved diffusers pipeline, by their indices, as PNG files."""
     numbers = _indices(indices)
     if model is not None and variant is None and (discriminator or weight is None):
-        from dguide import saved_model
+        from dguide.tools import saved_model
 
         guided = 1.0 if weight is None else weight
         saved_model.draw(model, discriminator or [], guided, 18 if steps is None else steps, numbers, out)
@@ -236,7 +236,7 @@ def train_discriminator(
     seed: Annotated[int, typer.Option(help="Of training.")] = 0,
 ) -> None:
     """Train a discriminator of a saved diffusers pipeline's samples, without a profile."""
-    from dguide import saved_model
+    from dguide.tools import saved_model
 
     typer.echo(f"{saved_model.train(model, data, out, steps, seed)}: {out}")
 
@@ -258,7 +258,7 @@ def fid(
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one feature pass.")] = 64,
 ) -> None:
     """Measure FID, KID, precision and recall of any images, with intervals; compare two sets."""
-    from dguide.stages import fid as command
+    from dguide.tools import fid as command
 
     distances = command.run(images, against, reference, network, batch_size)
     title = f"{distances.title()}: 95 % intervals cover sampling noise; network and reference are fixed"
@@ -274,10 +274,10 @@ def fetch(
     params: Params = PARAMS,
 ) -> None:
     """Download the third-party files that a profile needs, and check their hashes."""
-    from dguide.stages import fetch as stage
+    from dguide.tools import fetch as command
 
     settings, layout = _opened(params)
-    rows = (stage.listing if only_list else stage.run)(settings, layout.root, names or [])
+    rows = (command.listing if only_list else command.run)(settings, layout.root, names or [])
     tracking.table(f"profile {settings.profile}: third-party files", rows)
 
 
@@ -287,10 +287,10 @@ def release(
     params: Params = PARAMS,
 ) -> None:
     """Pack the networks of the profile so that others can load them with `from_pretrained`."""
-    from dguide.stages import release as stage
+    from dguide.tools import release as command
 
     settings, layout = _opened(params)
-    rows = stage.run(settings, layout, folder / settings.profile)
+    rows = command.run(settings, layout, folder / settings.profile)
     tracking.table(f"profile {settings.profile}: released networks", rows)
 
 
@@ -322,13 +322,13 @@ def plan(
     params: Params = PARAMS,
 ) -> None:
     """Estimate the time of each stage on this machine and list missing files, without running a stage."""
-    from dguide import planning
+    from dguide.tools import plan as command
 
     settings, layout = _opened(params)
-    times = planning.estimate(settings, layout, seconds, processes)
+    times = command.estimate(settings, layout, seconds, processes)
     rows = [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in times.items()]
     tracking.table(f"profile {settings.profile}: estimates", rows)
-    for file, remedy in planning.missing_files(settings, layout.root):
+    for file, remedy in command.missing_files(settings, layout.root):
         typer.echo(f"missing: {file}: {remedy}")
 
 
@@ -339,7 +339,7 @@ def benchmark(
     params: Params = Path("configs/cifar10.yaml"),
 ) -> None:
     """Time this project against the baseline."""
-    from dguide import benchmark as command
+    from dguide.tools import benchmark as command
 
     settings, layout = _opened(params)
     rows = command.benchmark(settings, layout, seconds, file or layout.report / "benchmark.json")

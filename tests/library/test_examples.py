@@ -19,7 +19,7 @@ NAMES = [name for name in discriminator_guidance.__all__ if not name.endswith("E
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small files under the names that examples read."""
-    from dguide.stages import release
+    from dguide.tools import release
 
     folder = tmp_path_factory.mktemp("examples")
     released.edm_file(folder / "edm-cifar10-32x32-uncond-vp.pkl")

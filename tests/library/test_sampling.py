@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dguide.stages import guided, release
+from dguide.stages import guided
+from dguide.tools import release
 from discriminator_guidance import DiscriminatorGuidance, frechet_distance, from_pretrained, sample, to_uint8
 from discriminator_guidance.core import noise
 from discriminator_guidance.core.errors import ConfigError, InputError

@@ -100,5 +100,4 @@ def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str
     if arguments != networks.INCEPTION and (size, size, channels) != shape:
         problem = f"images (H, W, C) are {shape}, and {folder} is for {(size, size, channels)}"
         raise InputError(problem, "choose another --network, or other images")
-    name = INCEPTION if arguments == networks.INCEPTION else str(folder)
-    return name, networks.load_fid_network(folder, compute)
+    return INCEPTION if arguments == networks.INCEPTION else choice, networks.load_fid_network(folder, compute)

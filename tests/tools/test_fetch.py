@@ -13,7 +13,7 @@ import pytest
 
 from dguide.settings import Config, load_config
 from dguide.settings.config import Download, Fetch
-from dguide.stages import fetch
+from dguide.tools import fetch
 from discriminator_guidance.core.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2]

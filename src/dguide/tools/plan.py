@@ -8,10 +8,10 @@ from typing import Any
 
 from torch.utils.benchmark import timer  # waits for a GPU
 
-from dguide.benchmark import EDGE, Calls, real_images, timed
 from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
 from dguide.stages.guided import guided_levels
+from dguide.tools.benchmark import EDGE, Calls, real_images, timed
 from discriminator_guidance.core.images import split_pairs
 from discriminator_guidance.core.runtime import prepare, progress
 from discriminator_guidance.core.settings import HeadSettings, SamplerSettings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dguide.settings import load_config
-from dguide.stages.init import write_profile
+from dguide.tools.init import write_profile
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import write_npz
 from tests.settings.settings import PROJECT, read

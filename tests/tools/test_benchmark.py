@@ -6,8 +6,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from dguide import benchmark
 from dguide.settings import load_config
+from dguide.tools import benchmark
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.networks import layers
 from discriminator_guidance.networks.adm import MemberLogits, build_extractor, build_head

@@ -12,14 +12,13 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from dguide.report.gather import read_evaluation
-from dguide.stages import fid
+from dguide.tools import fid
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_torch, write_npz
 from discriminator_guidance.core.images import write_png
 from discriminator_guidance.metrics.features import InceptionFeatures
 from tests.commands import PROJECT
-
-from .conftest import Tiny, only, run_stage, tiny_settings, write_params
+from tests.stages.conftest import Tiny, only, run_stage, tiny_settings, write_params
 
 
 def write_folder(folder: Path, images: np.ndarray, first: int = 0) -> Path:

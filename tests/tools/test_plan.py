@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dguide import planning
 from dguide.settings import Config, load_config
+from dguide.tools import plan
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
@@ -15,8 +15,8 @@ from tests.settings.settings import MINI, read
 from tests.stages.conftest import tiny_settings, write_params
 
 
-def calls(config: Config) -> dict[str, dict[planning.Kind, float]]:
-    return dict(planning.stage_calls(config, 1438, 359))
+def calls(config: Config) -> dict[str, dict[plan.Kind, float]]:
+    return dict(plan.stage_calls(config, 1438, 359))
 
 
 def test_counts_of_mini_by_hand():
@@ -75,13 +75,13 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
 
 def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path):
     config = load_config(PROJECT / "configs/cifar10.yaml")
-    lines = {file.split(" (")[0]: f"{file}: {how}" for file, how in planning.missing_files(config, tmp_path)}
+    lines = {file.split(" (")[0]: f"{file}: {how}" for file, how in plan.missing_files(config, tmp_path)}
     assert "(real.path): `dguide fetch --list`" in lines["data/raw/cifar-10-binary.tar.gz"]
     assert "(members.authors.start): " in lines["data/raw/discriminator_60.pt"]
     assert "edm-fid" not in "".join(lines)  # no setting names it
-    assert planning.missing_files(read({}), PROJECT) == []
+    assert plan.missing_files(read({}), PROJECT) == []
     (tmp_path / "data/raw/fashion").mkdir(parents=True)  # empty, as after a download that failed
-    ((file, _),) = planning.missing_files(load_config(PROJECT / "configs/fashion16.yaml"), tmp_path)
+    ((file, _),) = plan.missing_files(load_config(PROJECT / "configs/fashion16.yaml"), tmp_path)
     assert file == "data/raw/fashion (real.path)"
 
 
@@ -89,7 +89,7 @@ def test_every_kind_of_call_of_a_tiny_profile_is_timed(tmp_path: Path):
     whole = {"members.d1": MINI["members"]["d1"] | {"kind": "whole"}}
     config, layout = write_params(tmp_path, tiny_settings({"cond": True} | whole))
     assert calls(config)["discriminator/d1"].keys() == {("head_step", config.discriminator.network.model_channels)}
-    seconds = planning.estimate(config, layout, 0.0)
+    seconds = plan.estimate(config, layout, 0.0)
     assert (
         len(seconds) == 4 + len(config.members) + len(config.variants) + 4
     )  # evaluation, report, start of commands, total

@@ -1,0 +1,1 @@
+from tests.stages.conftest import made, tiny  # noqa: F401  (fixtures)
