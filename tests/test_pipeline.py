@@ -97,7 +97,7 @@ def first_run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         killed = subprocess.Popen(
             command, cwd=root, env=environment(), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
-        while killed.poll() is None and not list(root.glob(".partial/mini/*/*/shard-*.npz")):
+        while killed.poll() is None and not list(root.glob(".partial/mini/score/**/checkpoint.pt")):
             time.sleep(0.02)
         os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL, log.read_text()
