@@ -10,11 +10,13 @@ from xdist.scheduler import LoadFileScheduling
 
 LONGEST = (  # so that both workers end together
     "tests/test_pipeline.py",
-    "tests/studies/test_discriminator.py",
-    "tests/golden/test_sampler.py",
     "tests/test_tracking.py",
-    "tests/test_torchrun.py",
+    "tests/test_notebooks.py",
+    "tests/studies/test_ensemble.py",
     "tests/faults/test_kills.py",
+    "tests/test_torchrun.py",
+    "tests/golden/test_sampler.py",
+    "tests/library/test_training.py",
 )
 # A shell starts a background job with Ctrl-C ignored, nohup with SIGHUP, and so would be the commands of tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,25 +1,24 @@
 """The notebooks run from top to bottom with small settings; what is in git has small outputs of a complete run."""
 
 import base64
-import gzip
-import hashlib
 import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dguide.tools import release
 from tests.commands import PROJECT
+from tests.sources.test_fashion import write_fashion
 from tests.stages.conftest import prepare_study, tiny_settings
 
 nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
 NOTEBOOKS = PROJECT / "docs" / "notebooks"
 REAL = str(PROJECT / "data" / "raw" / "digits.npz")
+COUNTS = {"train": 300, "t10k": 60}
 NUMBER = r"([+-]?\d+\.\d+)"
 DIFFERENCE = rf"(?:difference|weight ., seed \w+): {NUMBER},?(?: 95 % interval)? \[{NUMBER}, {NUMBER}\]"
 
@@ -62,23 +61,9 @@ def test_quickstart_says_what_to_run_first(tmp_path: Path) -> None:
         run(tmp_path, "quickstart", RELEASE="absent")
 
 
-def fashion(folder: Path) -> list[str]:
-    """Write files like those of Fashion-MNIST, small ones; their digests."""
-    folder.mkdir()
-    rng, digests = np.random.default_rng(0), []
-    for part, count in (("train", 300), ("t10k", 60)):
-        images, labels = rng.integers(256, size=(count, 28, 28)), rng.integers(10, size=count)
-        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
-            header = np.array([0x800 + values.ndim, *values.shape], dtype=">u4").tobytes()
-            content = header + values.astype(np.uint8).tobytes()
-            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
-            digests.append(hashlib.sha256(content).hexdigest())
-    return digests
-
-
 def test_your_model(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    digests = fashion(tmp_path / "fashion")
+    digests = [*write_fashion(tmp_path / "fashion", COUNTS).values()]
     few = {"ITERATIONS": 5, "IMAGES": 40, "SAMPLES": 70, "STEPS": 3, "FEATURES": 5, "TRAINING": {"steps": 20}}
     text, differences, sizes = run(tmp_path, "your_model", digests, FASHION="fashion", **few)
     assert len(differences) == 2 * 2 * 2 * 3  # references, distances, weights; two seeds and both
@@ -91,7 +76,7 @@ def test_your_model(tmp_path: Path) -> None:
 
 def test_your_model_refuses_other_files(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    fashion(tmp_path / "fashion")
+    write_fashion(tmp_path / "fashion", COUNTS)
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="is not the official file"):
         run(tmp_path, "your_model", FASHION="fashion")
 

@@ -101,11 +101,10 @@ def first_run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             time.sleep(0.02)
         os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL, log.read_text()
-    *finished, interrupted = stages_run(log.read_text())
+    begun = stages_run(log.read_text())
     with preforked(tmp_path_factory.mktemp("bin")):  # not for the run above: a fork would outlive it
         again = repro(root)
-        assert again[0] == interrupted
-        yield [*finished, *again]
+        yield [*(begun[:-1] if begun[-1] == again[0] else begun), *again]  # the last may have ended before the kill
 
 
 def test_every_stage_runs_once_although_the_first_run_is_killed(root: Path, first_run: list[str]) -> None:
@@ -120,12 +119,6 @@ def test_every_stage_runs_once_although_the_first_run_is_killed(root: Path, firs
 
 def test_a_second_repro_runs_nothing_whatever_the_launcher(root: Path, first_run: list[str]) -> None:
     assert repro(root, DGUIDE_LAUNCH=" ".join(TORCHRUN)) == []
-    assert changes(root) == ""
-
-
-def test_the_same_settings_computed_again_leave_tracked_files_as_they_were(root: Path, first_run: list[str]) -> None:
-    again = ["evaluation", "report"]
-    assert repro(root, "--force", "--single-item", *again) == again
     assert changes(root) == ""
 
 

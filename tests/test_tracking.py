@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -88,20 +87,15 @@ def test_the_best_model_is_the_newest_of_its_path_with_the_smallest_loss(project
     assert not store.get_registered_model("score").aliases
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
-def test_a_stage_that_a_signal_ends_is_recorded(project: Path, store: Any, number: signal.Signals) -> None:
-    _, layout = prepare_study(project / number.name, tiny_settings({"score.training.iterations": 10**6}))
+def test_a_stage_that_is_killed_is_recorded(project: Path, store: Any) -> None:
+    _, layout = prepare_study(project / "killed", tiny_settings({"score.training.iterations": 10**6}))
     tracked, command = environment(**ON, DVC_ROOT=str(layout.root)), ["dguide", "score"]
-    with subprocess.Popen(command, cwd=layout.root, env=tracked, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=layout.root, env=tracked, stderr=subprocess.PIPE) as process:
         while not list(layout.partial.rglob("checkpoint.pt")):
             assert process.poll() is None
             time.sleep(0.05)
-        process.send_signal(number)
-        _, complaint = process.communicate()
-    if number != signal.SIGKILL:
-        assert process.returncode == 130
-        assert complaint.endswith("interrupted: the same command resumes\n")
-        assert "Traceback" not in complaint
+        process.kill()
+        process.communicate()
     client, patience = type(store)(f"sqlite:///{layout.root / 'mlflow.db'}"), time.monotonic() + 60
     while (status := runs(client, "mini")["score"].info.status) == "RUNNING" and time.monotonic() < patience:
         time.sleep(0.5)
@@ -122,9 +116,10 @@ def test_a_finished_run_replaces_those_of_its_code_and_settings(store: Any, monk
                 if number in (0, 6):
                     raise KeyboardInterrupt
     stored = store.search_runs([store.get_experiment_by_name("again").experiment_id])
-    kept = sorted(int(run.data.metrics["number"]) for run in stored if run.info.run_name == "evaluation")
-    assert kept == [2, 3, 4, 5, 6], "an interrupted run replaces nothing"
-    assert {name for name in runs(store, "again") if "/" in name} == {f"evaluation/{number}" for number in kept}
+    ended = {int(run.data.metrics["number"]): run.info.status for run in stored if run.info.run_name == "evaluation"}
+    assert sorted(ended) == [2, 3, 4, 5, 6], "an interrupted run replaces nothing"
+    assert ended[6] == "KILLED"
+    assert {name for name in runs(store, "again") if "/" in name} == {f"evaluation/{number}" for number in ended}
 
 
 def test_an_evaluation_can_be_compared_in_the_runs_table(
@@ -203,7 +198,6 @@ def test_the_links_of_make_mlflow_show_runs_with_their_fid_and_curves(project: P
 @pytest.mark.parametrize(
     ("address", "listens"),
     [
-        ("http://someone:secret@{server}", False),
         ("http://someone:secret@{server}", True),  # connections are taken and never answered
         ("postgresql+psycopg://someone:secret@{server}/runs", True),
         ("sqlite:////proc/{server}/mlflow.db", False),

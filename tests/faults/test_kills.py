@@ -20,11 +20,7 @@ from tests.stages.conftest import prepare_study, tiny_settings
 
 FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself
 FORKS.set_forkserver_preload(["tests.stages.conftest"])
-MANY = {  # pieces, so that a random moment falls between two
-    "score.training.iterations": 80,
-    "guided.images": 48,  # in batches of 8
-    "members.d0.epochs": 8,
-}
+MANY = {"score.training.iterations": 80, "members.d0.epochs": 8}  # pieces: a random moment falls between two
 
 
 def outputs(layout: Layout) -> dict[str, bytes]:

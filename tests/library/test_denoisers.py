@@ -107,14 +107,20 @@ def test_transformers_with_other_times_are_refused() -> None:
 
 
 def test_equal_images_at_two_timesteps_are_guided_at_both() -> None:
-    unet = diffusers.UNet2DModel(
-        8, 1, 1, block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4, **ATTENTION
-    ).eval()
-    scheduler, x, t = diffusers.DDIMScheduler(), torch.randn(1, 1, 8, 8), torch.tensor([100, 400])
+    unet, scheduler = diffusers.UNet2DModel(8, 1, 1, **PLAIN).eval(), diffusers.DDIMScheduler()
+    x, t = torch.randn(1, 1, 8, 8), torch.tensor([100, 400])
     guidance = DiscriminatorGuidance(lambda x_vp, tau: 9 * torch.tanh(x_vp).flatten(1).mean(dim=1))
     with torch.no_grad(), guided_unet(unet, scheduler, guidance):
         both, single = unet(x.repeat(2, 1, 1, 1), t).sample, [unet(x, time).sample for time in t]
     assert torch.allclose(both, torch.cat(single), atol=1e-5)
+
+
+def test_where_a_flow_has_no_noise_nothing_is_guided() -> None:
+    unet, x, t = diffusers.UNet2DModel(8, 1, 1, **PLAIN).eval(), torch.randn(2, 1, 8, 8), torch.tensor(0.0)
+    with torch.no_grad():
+        plain = unet(x, t).sample
+        with guided_unet(unet, diffusers.FlowMatchEulerDiscreteScheduler(), TILT):
+            assert torch.equal(unet(x, t).sample, plain)
 
 
 ATTENTION = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}

@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import shutil
-import sys
 import zipfile
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
+from discriminator_guidance.core import files
 from discriminator_guidance.core.errors import InputError, UserError
 from discriminator_guidance.core.files import (
     Resumable,
@@ -27,7 +27,7 @@ from discriminator_guidance.core.files import (
     write_npz,
 )
 from discriminator_guidance.core.images import open_images
-from tests.commands import PROJECT, succeed
+from tests.commands import PROJECT
 
 KEY = {"inputs": {"a": "0" * 64}, "settings": {"steps": 12}}
 
@@ -131,16 +131,16 @@ def test_shards_are_found_by_a_later_process_with_the_same_name_and_key(work, tm
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_nothing_is_resumed_after_an_edit_of_the_code(tmp_path):
-    source = tmp_path / "src/discriminator_guidance"
+def test_nothing_is_resumed_after_an_edit_of_the_code(work, tmp_path, monkeypatch):
+    source, here = tmp_path / "discriminator_guidance", files.__file__.rpartition("/discriminator_guidance/")[2]
     shutil.copytree(PROJECT / "src/discriminator_guidance", source)
-    program = "from pathlib import Path; from discriminator_guidance.core.files import Resumable;"
-    program += "print(Resumable(Path('work'), 'guided', {}).folder)"
+    monkeypatch.setattr(files, "__file__", str(source / here))
     folders = []
     for comment in ("", "", "# edited"):
-        with (source / "guidance.py").open("a") as stream:
+        with (source / "__init__.py").open("a") as stream:
             stream.write(comment)
-        folders.append(succeed(tmp_path, sys.executable, "-c", program, PYTHONPATH=str(tmp_path / "src")))
+        files.source_hash.cache_clear()
+        folders.append(work().folder)
     assert folders[0] == folders[1] != folders[2]
 
 

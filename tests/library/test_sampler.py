@@ -48,19 +48,6 @@ def test_churn_keeps_the_distribution():
     assert abs(drawn.std().item() - TRUE.std) < 0.01
 
 
-@pytest.mark.parametrize(("w1", "w2", "calls"), [(0.0, 0.0, 0), (1.0, 0.0, 5), (0.0, 1.0, 4), (1.0, 1.0, 9)])
-def test_guidance_is_evaluated_only_where_it_has_weight(w1, w2, calls):
-    count = 0
-
-    def guidance(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal count
-        count += 1
-        return torch.zeros_like(x), torch.ones(len(x), dtype=torch.float64)
-
-    sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(w1=w1, w2=w2, steps=5))
-    assert count == calls
-
-
 @pytest.mark.parametrize(("weights", "wrong"), [({"w1": 1.0}, math.inf), ({"w2": 1.0}, math.nan)])
 def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
     def logits(x_vp: Tensor, tau: Tensor) -> Tensor:
@@ -69,11 +56,3 @@ def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
     guidance = DiscriminatorGuidance(logits, window=(0.0, 1.0))
     with pytest.raises(DivergenceError, match=r"row 1 of the batch is not finite after step 1, at sigma = 80;"):
         sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(steps=4, **weights))
-
-
-def test_an_image_that_is_not_finite_stops_the_sampler():
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.where(sigma.view(-1, 1, 1, 1) < 1.0, torch.nan, TRUE.denoise(x, sigma))
-
-    with pytest.raises(DivergenceError, match=r"row 0 of the batch is not finite after step \d"):
-        sample(denoiser, None, seeded_latents(2), no_noise, settings(steps=6))

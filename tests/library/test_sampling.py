@@ -55,17 +55,6 @@ def test_few_steps_deliver_less_than_the_weight_of_the_first_order(steps: int, w
     assert (guided - plain).mean() / 0.2 == pytest.approx(delivered, abs=0.01)
 
 
-def test_weights_of_orders_and_of_noise_levels() -> None:
-    def drawn(weight, **options) -> Tensor:
-        guidance = DiscriminatorGuidance(mean_logit, weight=weight, **options)
-        return sample(WRONG.denoise, FEW, guidance=guidance)
-
-    plain = sample(WRONG.denoise, FEW)
-    assert torch.equal(drawn(0.0), plain)
-    assert torch.equal(drawn(1.0, window=(2.0, 3.0)), plain)
-    assert not torch.allclose(drawn((2.0, 0.0)), drawn(1.0), atol=1e-2)
-
-
 @pytest.mark.parametrize("rule", ["mean_probability", "mean_logit"])
 def test_several_discriminators_one_by_one_or_stacked(rule: str) -> None:
     def members(x_vp: Tensor, tau: Tensor) -> Tensor:
@@ -252,8 +241,6 @@ def test_distance_of_images_and_its_paired_difference() -> None:
     difference = frechet_distance(near, real.astype(np.uint8), baseline=far, network=features)
     assert math.isclose(difference.value, distances[0].value - distances[1].value)
     assert difference.high - difference.low < distances[0].high - distances[0].low  # shared noise cancels
-    with pytest.raises(InputError):
-        frechet_distance(near, real.astype(np.uint8), baseline=far[1:], network=features)
 
 
 def test_any_number_is_drawn_in_batches_and_a_killed_run_resumes_in_its_file(tmp_path, monkeypatch) -> None:

@@ -52,19 +52,6 @@ def test_what_settings_become_on_a_machine(machine, device, precision, cuda, bfl
     assert prepare(device, precision, 1) == Compute(torch.device(expected), mode)
 
 
-@pytest.mark.parametrize(
-    ("device", "precision", "words"),
-    [
-        ("cuda", "float32", "this machine has no device 'cuda'; choose cpu"),
-        ("auto", "tf32", "precision is tf32, and device cpu is not CUDA; choose float32 or auto"),
-    ],
-)
-def test_what_a_machine_without_cuda_cannot_is_one_line(machine, device, precision, words):
-    machine(False, (False, False))
-    with pytest.raises(ConfigError, match=words):
-        prepare(device, precision, 1)
-
-
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "auto"])
 def test_factors_are_rounded_in_mode_tf32_alone(machine, precision):
     """Whatever torch's own default: full precision in a run of bfloat16 is full, too."""

@@ -5,10 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
+from tests.checkpoints import lookalike
 
 
 @pytest.mark.parametrize(
@@ -25,16 +26,17 @@ def test_parameters_of_the_released_networks(build: Callable[[], nn.Module], par
         assert sum(parameter.numel() for parameter in build().parameters()) == parameters
 
 
-def test_missing_and_needless_labels_are_refused(extractor: EncoderUNet, x: Tensor, tau: Tensor) -> None:
-    head = build_head((48, 4, 4), True, model_channels=48, num_res_blocks=1, num_head_channels=24)
-    with pytest.raises(ValueError, match="labels"):
-        head(torch.randn(6, 48, 4, 4), tau)
-    with pytest.raises(ValueError, match="labels"):
-        extractor(x, tau, torch.arange(6))
+def test_missing_and_needless_labels_are_refused() -> None:
+    x, tau = torch.randn(6, 48, 4, 4), torch.linspace(1e-5, 1.0, 6)
+    for conditional, labels in ((True, None), (False, torch.arange(6))):
+        head = build_head((48, 4, 4), conditional, model_channels=48, num_res_blocks=1, num_head_channels=24)
+        with pytest.raises(ValueError, match="labels"):
+            head(x, tau, labels)
 
 
-def test_bfloat16_keeps_the_preconditioning(denoiser: EDMPrecond, x: Tensor) -> None:
-    sigma = torch.tensor(0.002)
+def test_bfloat16_keeps_the_preconditioning() -> None:
+    torch.manual_seed(0)
+    denoiser, x, sigma = lookalike.network(lookalike.DDPMPP), torch.randn(6, 3, 8, 8), torch.tensor(0.002)
     with torch.no_grad():
         full = denoiser(x, sigma)
         with torch.autocast("cpu", torch.bfloat16):

@@ -14,19 +14,24 @@ from discriminator_guidance.core.errors import InputError
 COUNTS = {"train": 30, "t10k": 12}
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four files in the official format (a header, then values), with other images."""
+def write_fashion(folder: Path, counts: dict[str, int]) -> dict[str, str]:
+    """Write four files in the official format (a header, then values), with other images; their digests."""
+    folder.mkdir(exist_ok=True)
     digests = {}
     for name in sources.FASHION_SHA256:
         part, kind = name.split("-")[:2]
-        rng, count = np.random.default_rng(list(name.encode())), COUNTS[part]
+        rng, count = np.random.default_rng(list(name.encode())), counts[part]
         shape, most = ((count, 28, 28), 256) if kind == "images" else ((count,), 10)
         header = np.array([0x0800 + len(shape), *shape], dtype=">u4").tobytes()
         content = header + rng.integers(0, most, shape, dtype=np.uint8).tobytes()
         digests[name] = hashlib.sha256(content).hexdigest()
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
-    monkeypatch.setattr(sources, "FASHION_SHA256", digests)
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+    return digests
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sources, "FASHION_SHA256", write_fashion(tmp_path, COUNTS))
     return tmp_path
 
 

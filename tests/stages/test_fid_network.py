@@ -10,12 +10,6 @@ from .conftest import Tiny, load, run_stage, tiny_settings, write_params
 PATH = "data/raw/inception.pth"
 
 
-def with_inception(tiny: Tiny) -> Tiny:
-    section = {"source": "inception", "name": "inception", "path": PATH}
-    (tiny[1].root / PATH).parent.mkdir(parents=True, exist_ok=True)
-    return write_params(tiny[1].root, tiny_settings({"fid_network": section}))
-
-
 def test_the_features_of_real_images_are_those_of_the_trained_network(tiny: Tiny):
     run_stage("fid_network", tiny)
     features = np.load(tiny[1].model("fid_network") / "features.npz")
@@ -35,7 +29,9 @@ def test_inception_is_loaded_from_its_file(tiny: Tiny):
         arrays = np.load(layout.real / f"{name}.npz")
         np.savez(layout.real / f"{name}.npz", **{key: arrays[key][:2] for key in arrays})
     state = InceptionFeatures(None).network.state_dict()
-    tiny = with_inception(tiny)
+    section = {"source": "inception", "name": "inception", "path": PATH}
+    tiny = write_params(layout.root, tiny_settings({"fid_network": section}))
+    (layout.root / PATH).parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, layout.root / PATH)
     summary, _ = run_stage("fid_network", tiny)
     assert summary["source"] == PATH

@@ -13,12 +13,6 @@ from tests.stages.conftest import Tiny, made, tiny, tiny_settings, write_params
 __all__ = ["made", "tiny"]
 
 
-@pytest.fixture(autouse=True)
-def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No MLflow, unless a test asks for it."""
-    monkeypatch.setenv("DGUIDE_TRACKING", "off")
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A folder with params.yaml."""
@@ -33,14 +27,12 @@ def search(made, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
     def run(word: str, trials: int) -> Tiny:
         root = made(tmp_path_factory.mktemp(word) / "study")
         config, layout = load_config(root / "params.yaml"), Layout(root, "mini")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DGUIDE_TRACKING", "off")
-            run_study(word, config, layout, trials, False)
+        run_study(word, config, layout, trials, False)
         return config, layout
 
     return run
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
-    return list(csv.DictReader(path.open()))
+def rows(layout: Layout, word: str) -> list[dict[str, str]]:
+    """The trials in the table of a search."""
+    return list(csv.DictReader((layout.study / f"{word}.csv").open()))

@@ -15,7 +15,7 @@ from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.metrics.distances import frechet_influence
 from discriminator_guidance.metrics.features import extract_features
 from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
-from tests.studies.conftest import table
+from tests.studies.conftest import rows
 
 TRIALS = 6
 
@@ -30,13 +30,9 @@ def record(layout: Layout) -> dict:
     return json.loads((layout.study / "discriminator.json").read_text())
 
 
-def rows(layout: Layout) -> list[dict[str, str]]:
-    return table(layout.study / "discriminator.csv")
-
-
 def test_the_rows_of_table_2_come_first_and_are_trained_as_they_are(searched: Tiny):
     config, layout = searched
-    trials = rows(layout)[:3]
+    trials = rows(layout, "discriminator")[:3]
     assert [row["grid"] for row in trials] == ["D0", "D1", ""]
     assert [float(row["params_learning_rate"]) for row in trials[:2]] == [3e-4, 1e-3]
     points = plan(config).starts
@@ -47,7 +43,7 @@ def test_the_rows_of_table_2_come_first_and_are_trained_as_they_are(searched: Ti
 
 def test_the_winner_guides_best_among_the_finalists(searched: Tiny):
     config, layout = searched
-    trials, written = rows(layout), record(layout)
+    trials, written = rows(layout, "discriminator"), record(layout)
     complete = sorted((row for row in trials if row["state"] == "complete"), key=lambda row: float(row["value"]))
     finalists = sorted(complete[: config.studies.discriminator.finalists], key=lambda row: float(row["fid"]))
     assert [entry["trial"] for entry in written["finalists"]] == [int(row["number"]) for row in finalists]
@@ -70,7 +66,7 @@ def test_the_stages_make_the_same_of_the_winner(searched: Tiny):
     run_stage("discriminator", (promoted, layout), "tuned")
     run_stage("guided", (promoted, layout), "tuned")
 
-    row = rows(layout)[written["winner"]["trial"]]
+    row = rows(layout, "discriminator")[written["winner"]["trial"]]
     history = np.genfromtxt(layout.discriminator_report("tuned") / "history.csv", delimiter=",", names=True)
     assert float(row["validation_loss"]) == pytest.approx(history["validation_loss"][-1], rel=1e-6)
     parts = float(row["validation_loss"]), float(row["calibration_error"])
@@ -86,7 +82,7 @@ def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny, m
     monkeypatch.setattr("dguide.studies.discriminator.MedianPruner", lambda **_: always)
     config, layout = tiny
     run_study("discriminator", config, layout, 7, False)
-    states = [(row["state"], row["grid"]) for row in rows(layout)]
+    states = [(row["state"], row["grid"]) for row in rows(layout, "discriminator")]
     assert ("pruned", "") in states
     assert {state for state, grid in states if grid} == {"complete"}
     assert len(states) == 7

@@ -16,17 +16,13 @@ from dguide.studies.study import run_study
 from discriminator_guidance.core.errors import InputError
 from tests.commands import environment
 from tests.stages.conftest import Tiny, tiny_settings, write_params
-from tests.studies.conftest import table
+from tests.studies.conftest import rows
 
 
 @pytest.fixture(scope="module")
 def searched(search) -> Tiny:
     """A tiny study with a search."""
     return search("ensemble", 8)
-
-
-def rows(layout: Layout) -> list[dict[str, str]]:
-    return table(layout.study / "ensemble.csv")
 
 
 def asked(points: list[dict]) -> list[optuna.Trial]:
@@ -67,7 +63,7 @@ def test_a_search_begins_with_one_discriminator_too(tiny: Tiny):
 
 def test_a_search_leaves_a_table_and_a_record(searched: Tiny):
     _, layout = searched
-    trials, record = rows(layout), json.loads((layout.study / "ensemble.json").read_text())
+    trials, record = rows(layout, "ensemble"), json.loads((layout.study / "ensemble.json").read_text())
     best = min(trials, key=lambda row: (float(row["value"]), int(row["number"])))
     assert record["winner"]["trial"] == int(best["number"])
     values = {"fid": best, "start_fid": trials[0], "objective": best}
@@ -77,7 +73,7 @@ def test_a_search_leaves_a_table_and_a_record(searched: Tiny):
 
 
 def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny):
-    config, layout = write_params(tiny[1].root, tiny_settings({"sampler.steps": 36}))
+    config, layout = write_params(tiny[1].root, tiny_settings({"sampler.steps": 12}))
     journal = layout.study / "ensemble.journal"
     command = ["dguide", "study", "ensemble", "--trials", "40"]
     with subprocess.Popen(command, cwd=layout.root, env=environment(), stderr=subprocess.PIPE, text=True) as worker:
@@ -93,8 +89,8 @@ def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny):
     assert "the same command resumes" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert run_study("ensemble", config, layout, 5, False)["trials"] == 5
-    assert {row["grid"] for row in rows(layout)} == {*plan(config).starts}
-    assert {row["state"] for row in rows(layout)} == {"complete"}
+    assert {row["grid"] for row in rows(layout, "ensemble")} == {*plan(config).starts}
+    assert {row["state"] for row in rows(layout, "ensemble")} == {"complete"}
 
 
 def test_the_pipeline_must_have_run(root: Path):

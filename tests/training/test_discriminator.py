@@ -166,7 +166,7 @@ def test_the_learning_rate_falls_to_zero_over_the_last_share_of_all_steps():
     assert rates == pytest.approx([0.05 * min(1, left / 21) for left in (36, 29, 22, 15, 8, 1)])
 
 
-@pytest.mark.parametrize(("factor", "what"), [(float("nan"), "training loss"), (1e30, "(training loss|gradient norm)")])
+@pytest.mark.parametrize(("factor", "what"), [(float("nan"), "training loss"), (1e30, "gradient norm")])
 def test_divergence_names_the_step_and_keeps_weights_and_checkpoint(factor, what):
     memory, head, seen = Memory(), Head(), []
 

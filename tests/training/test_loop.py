@@ -1,15 +1,15 @@
-"""The iteration loop: snapshots, divergence, and the line that shows how far it is."""
+"""The iteration loop: snapshots, and the line that shows how far it is."""
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import replace
+from io import StringIO
 
-import pytest
 import torch
 from torch import nn
 
 from discriminator_guidance.core import runtime
-from discriminator_guidance.core.errors import DivergenceError
 from discriminator_guidance.training.loop import Schedule, train
 
 from .memory import Memory
@@ -43,21 +43,6 @@ def test_snapshots_are_the_weights_of_other_iterations_and_change_nothing():
         assert torch.equal(alone.network.state_dict()["0.weight"], weights["0.weight"])
 
 
-def test_a_gradient_that_is_not_finite_is_never_stepped_along():
-    network, memory = nn.Linear(1, 1), Memory()
-
-    def loss_of(batch):
-        loss = network(batch[0]).sum()
-        if batch[0].item() == 79:  # the last iteration before the checkpoint at 80
-            loss = loss + torch.sqrt((network.weight - network.weight.detach()).sum())  # 0, with an infinite slope
-        return loss, {}
-
-    with pytest.raises(DivergenceError, match=r"the gradient norm is (inf|nan) at iteration 79"):
-        train(network, lambda i: (torch.full((1, 1), float(i)),), loss_of, SCHEDULE, memory)
-    assert memory.saved == [40]
-    assert network.weight.isfinite().all()
-
-
 def test_the_time_left_follows_from_the_speed_of_this_process(monkeypatch, capsys):
     monkeypatch.setitem(runtime.EVERY_S, False, 0.2)
     with runtime.progress("training", 600, "epochs") as advance:
@@ -66,3 +51,14 @@ def test_the_time_left_follows_from_the_speed_of_this_process(monkeypatch, capsy
         time.sleep(0.3)
         advance(to=501)
     assert all(int(left) > 25 for left in re.findall(r"(\d+) s left", capsys.readouterr().err)[-1:])
+
+
+def test_what_follows_an_interrupted_line_of_progress_is_on_its_own(monkeypatch):
+    terminal = StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    with suppress(ZeroDivisionError), runtime.progress("training", 2, "epochs") as advance:
+        advance(1)
+        raise ZeroDivisionError
+    assert terminal.getvalue().startswith("\rtraining: 1/2 epochs")
+    assert terminal.getvalue().endswith(" \n")
