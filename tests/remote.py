@@ -1,14 +1,28 @@
-"""A device that computes on the CPU and, as a GPU does, refuses to mix its tensors with those of the CPU."""
+"""A device that computes on the CPU and, as a GPU does, refuses to mix its tensors with those of the CPU.
 
+A process that imports this has that device for good. `python -m tests.remote FOLDER` runs stages and library on it.
+"""
+
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from discriminator_guidance import DiscriminatorGuidance, sample, train_discriminator
+from discriminator_guidance.core import runtime
+
+from .stages.conftest import LOOP, MINI, SMALL, only, prepare_study, run_stage, tiny_settings
+
+STAGES = ("score", "extractor", "fid_network", "fake", "discriminator d0", "discriminator whole", "guided edm",
+          "guided mean_prob", "evaluation", "report")  # fmt: skip
+
 _setup_privateuseone_for_python_backend("remote")
-torch.remote.get_amp_supported_dtype = lambda: [torch.bfloat16]  # type: ignore[attr-defined]
+torch.remote.get_amp_supported_dtype = lambda: [torch.bfloat16]
 DEVICE, CPU, aten = torch.device("remote", 0), torch.device("cpu"), torch.ops.aten
 MIXED = (aten._to_copy, aten.copy_, aten._copy_from)
 
@@ -21,7 +35,7 @@ class Remote(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Any:
         layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        remote = torch.Tensor._make_wrapper_subclass(cls, held.shape, **layout, device=DEVICE)  # type: ignore[attr-defined]
+        remote = torch.Tensor._make_wrapper_subclass(cls, held.shape, **layout, device=DEVICE)
         remote.held = held
         return remote
 
@@ -58,3 +72,33 @@ LIBRARIES = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "I
 LIBRARIES[0].fallback(call, "PrivateUse1")
 for operator in (aten.empty.memory_format, aten.empty_strided.default, aten._copy_from.default):
     LIBRARIES[1].impl(operator, partial(call, operator), "PrivateUse1")
+
+
+def run_stages(root: Path) -> None:
+    """Every stage of a tiny study, with a head, a whole network and fitted weights."""
+    changes = {"guided.images": 8, "sampler.steps": 2, **only("edm", "mean_prob")}
+    for word in STAGES[:3]:
+        changes[f"{word}.training"] = MINI[word]["training"] | LOOP | {"iterations": 2}
+    head = SMALL["members"]["d0"] | {"epochs": 1}
+    changes["members"] = {"d0": head, "whole": head | {"kind": "whole"}}
+    changes["variants"]["mean_prob"] |= {"members": ["d0", "whole"], "rule": "mean_logit", "weights": "fitted"}
+    tiny = prepare_study(root, tiny_settings(changes))
+    for stage in STAGES:
+        word, *row = stage.split()
+        run_stage(word, tiny, *row)
+    assert np.load(tiny[1].guided("mean_prob") / "samples.npz")["images"].std() > 0
+
+
+def run_library() -> None:
+    """Training and sampling for a device that the caller names."""
+    trained = train_discriminator(torch.rand(40, 1, 8, 8) - 1, torch.rand(40, 1, 8, 8) - 0.5, steps=2, device=DEVICE)
+    guidance = DiscriminatorGuidance([trained, trained], rule="shrunk_mean_logit")
+    samples = sample(lambda x, sigma: x / 2, (4, 1, 8, 8), guidance=guidance, steps=3, boosting=True, device=DEVICE)
+    assert samples.isfinite().all()
+
+
+if __name__ == "__main__":
+    torch.inference_mode = lambda mode=True: torch.no_grad()  # its transfers bypass the device
+    run_library()
+    runtime.usable = lambda _: DEVICE
+    run_stages(Path(sys.argv[1]))
