@@ -122,8 +122,7 @@ def usable(device: torch.device | str) -> torch.device:
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:  # of torchrun, also where a process works apart
         index, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if index >= count:
-            problem = f"process {index}, counted from 0, has none of the {count} GPUs"
-            raise ConfigError(problem, f"start {count} processes")
+            raise ConfigError(f"process {index}, counted from 0, has none of {count} GPUs", f"start {count} processes")
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
     try:
@@ -213,8 +212,8 @@ def _group() -> Any:
     import torch
 
     if not torch.distributed.is_initialized():
-        # The others wait while the first process computes metrics alone.
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        # The others wait while the first process computes metrics alone. NCCL refuses tensors of the CPU.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))
     return torch.distributed
 

@@ -223,7 +223,9 @@ class NoisyImageCNN(nn.Module):
         steps = TIME_SCALE * broadcast_batch(tau, len(h), h.dtype)
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))
         if self.classes is not None and classes is not None:
-            embedding = embedding + self.classes(class_indices(classes))
+            if (kinds := class_indices(classes)).max() >= self.classes.num_embeddings:
+                raise ConfigError(f"class {kinds.max()} is none of the discriminator's", "give those of its training")
+            embedding = embedding + self.classes(kinds)
         for convolution, scale in zip(self.convolutions, self.scales, strict=True):
             h = silu(convolution(h) * (1 + scale(embedding)[:, :, None, None]))
         return self.logit(h.flatten(1)).squeeze(1)
