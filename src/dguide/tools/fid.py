@@ -94,10 +94,9 @@ def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str
         key = "--network inception (dguide fetch inception --params configs/cifar10.yaml)"
         weights = released_file(Path.cwd(), INCEPTION_WEIGHTS if choice == INCEPTION else choice, key)
         return INCEPTION, compute.place(InceptionFeatures(read_state_dict(weights)))
-    folder = Path(choice)
-    arguments = read_json(folder / "config.json", "fid_network")
+    arguments = read_json(Path(choice) / "config.json", "fid_network")
     size, channels = arguments.get("image_size"), arguments.get("in_channels")
     if arguments != networks.INCEPTION and (size, size, channels) != shape:
-        problem = f"images (H, W, C) are {shape}, and {folder} is for {(size, size, channels)}"
+        problem = f"images (H, W, C) are {shape}, and {choice} is for {(size, size, channels)}"
         raise InputError(problem, "choose another --network, or other images")
-    return INCEPTION if arguments == networks.INCEPTION else choice, networks.load_fid_network(folder, compute)
+    return INCEPTION if arguments == networks.INCEPTION else choice, networks.load_fid_network(Path(choice), compute)
