@@ -59,8 +59,10 @@ def call(operator: Any, *args: Any, **kwargs: Any) -> Any:
     if remote and kind not in MIXED and any(value.dim() for value in local):
         assert kind in (aten.index, aten.index_put_), f"{operator} mixes devices"
         assert isinstance(args[0], Remote), "indices of the device, and a tensor of the CPU"
-    devices = [value for value in values if isinstance(value, torch.device)]
-    kept = devices[0] == DEVICE if devices else isinstance(args[0], Remote) if kind is aten.copy_ else bool(remote)
+        assert kind is aten.index or isinstance(args[2], Remote) or not args[2].dim(), "values of the CPU"
+    devices = [value.type for value in values if isinstance(value, torch.device)]
+    kept = isinstance(args[0], Remote) if kind is aten.copy_ else bool(remote)
+    kept = devices[0] == DEVICE.type if devices else kept
     held = {torch.device: lambda _: CPU, Remote: lambda value: value.held}
     args, kwargs = tree_unflatten([held.get(type(value), lambda value: value)(value) for value in values], structure)
     result = args[1].copy_(args[0]) if kind is aten._copy_from else operator(*args, **kwargs)
@@ -91,10 +93,11 @@ def run_stages(root: Path) -> None:
 
 def run_library() -> None:
     """Training and sampling for a device that the caller names."""
-    trained = train_discriminator(torch.rand(40, 1, 8, 8) - 1, torch.rand(40, 1, 8, 8) - 0.5, steps=2, device=DEVICE)
-    guidance = DiscriminatorGuidance([trained, trained], rule="shrunk_mean_logit")
-    samples = sample(lambda x, sigma: x / 2, (4, 1, 8, 8), guidance=guidance, steps=3, boosting=True, device=DEVICE)
-    assert samples.isfinite().all()
+    images, labels = torch.rand(2, 40, 1, 8, 8) - 0.9, np.arange(40) % 4
+    trained = train_discriminator((images[0], labels), (images[1], labels), steps=2, device=DEVICE)
+    options = {"guidance": DiscriminatorGuidance([trained, trained], rule="shrunk_mean_logit"), "classes": np.arange(4)}
+    shape, denoiser = (4, 1, 8, 8), lambda x, sigma, classes: x / 2
+    assert sample(denoiser, shape, steps=3, boosting=True, device=DEVICE, **options).isfinite().all()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def first_run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         killed = subprocess.Popen(
             command, cwd=root, env=environment(), stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
-        while killed.poll() is None and not list(root.glob(".partial/mini/score/**/checkpoint.pt")):
+        while killed.poll() is None and not list(root.glob(".partial/mini/*/**/checkpoint.pt")):
             time.sleep(0.02)
         os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL, log.read_text()
@@ -119,6 +119,7 @@ def test_every_stage_runs_once_although_the_first_run_is_killed(root: Path, firs
 
 def test_a_second_repro_runs_nothing_whatever_the_launcher(root: Path, first_run: list[str]) -> None:
     assert repro(root, DGUIDE_LAUNCH=" ".join(TORCHRUN)) == []
+    assert repro(root, "--force", "--single-item", "evaluation") == ["evaluation"]
     assert changes(root) == ""
 
 

@@ -79,6 +79,7 @@ def test_ridge_shrinks_relative_to_the_size_of_the_correction():
 )
 def test_weights_undo_scales_and_share_what_members_have_in_common(scales, expected):
     weights = fitted(members(*scales))
+    assert weights.shape == (4, len(scales))
     # A Monte Carlo error remains, largest where the noise hides most of the image.
     assert torch.allclose(weights, torch.tensor(expected).double().expand(4, -1), atol=0.05 / max(map(abs, scales)))
 

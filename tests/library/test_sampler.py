@@ -56,3 +56,11 @@ def test_a_logit_that_is_not_finite_stops_the_sampler(weights, wrong):
     guidance = DiscriminatorGuidance(logits, window=(0.0, 1.0))
     with pytest.raises(DivergenceError, match=r"row 1 of the batch is not finite after step 1, at sigma = 80;"):
         sample(TRUE.denoise, guidance, seeded_latents(2), no_noise, settings(steps=4, **weights))
+
+
+def test_a_denoiser_that_is_not_finite_stops_the_sampler_at_its_step():
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.where(sigma.view(-1, 1, 1, 1) < 1.0, torch.nan, TRUE.denoise(x, sigma))
+
+    with pytest.raises(DivergenceError, match=r"row 0 of the batch is not finite after step [2-6]"):
+        sample(denoiser, None, seeded_latents(2), no_noise, settings(steps=6))

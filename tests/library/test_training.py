@@ -70,6 +70,10 @@ def test_logits_follow_the_known_log_ratio_and_their_gradient_points_to_the_real
     assert np.corrcoef([e.mean_probability for e in early], [e.fraction_real for e in early])[0, 1] > 0.5
 
 
+def test_a_head_on_features_learns_too() -> None:
+    assert not train(extractor=lambda x_vp, tau: x_vp).at_chance
+
+
 def test_a_fresh_network_keeps_the_size_of_signals() -> None:
     trained = train(*FIRST, steps=1, learning_rate=1e-9)
     noise = torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -296,5 +300,6 @@ def test_conditional_discriminators_are_given_classes(extractor: str | None) -> 
     assert first.shape == (2,)
     assert not torch.equal(first, second)
     if extractor is None:  # released heads have 1,000 rows, whatever they were trained on
-        with pytest.raises(ConfigError, match="class 10 is none of the discriminator's"):
-            trained(x_vp, tau, torch.tensor([0, 10]))
+        for wrong in (10, -1):
+            with pytest.raises(ConfigError, match="give 0 to 9"):
+                trained(x_vp, tau, torch.tensor([0, wrong]))

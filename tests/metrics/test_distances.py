@@ -1,4 +1,4 @@
-"""Frechet and kernel distance, precision and recall, and their influence values, against public implementations."""
+"""Frechet and kernel distance, precision and recall, and their influence values, by definition; see also golden/."""
 
 from collections.abc import Callable
 

@@ -1,1 +1,1 @@
-"""Commands beside the pipeline, a module for each; sample and train-discriminator of a saved model share one."""
+"""Commands beside the pipeline that need a module; sample and train-discriminator of a saved model share one."""

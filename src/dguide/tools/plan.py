@@ -1,4 +1,4 @@
-"""What each stage of a profile will cost on this machine, and whether its input files are there."""
+"""Command `plan`: what each stage of a profile will cost on this machine, and whether its input files are there."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

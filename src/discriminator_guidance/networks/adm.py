@@ -215,16 +215,16 @@ class NoisyImageCNN(nn.Module):
     def forward(self, x_vp: Tensor, tau: Tensor, classes: Tensor | None = None) -> Tensor:
         """The logits (N,) of d(x_vp, tau)."""
         if (shape := [*x_vp.shape[1:]]) != self.arguments["image_shape"]:
-            problem = f"images are {shape}, and the discriminator's {self.arguments['image_shape']}"
-            raise ConfigError(problem, "give images (N, C, H, W) of its shape")
+            raise ConfigError(f"images are {shape}", f"give the discriminator's, {self.arguments['image_shape']}")
         if (classes is None) != (self.classes is None):
             raise ConfigError("classes are for conditional networks, and these need them", "choose another network")
         h = x_vp.to(self.logit.weight.dtype)
         steps = TIME_SCALE * broadcast_batch(tau, len(h), h.dtype)
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))
         if self.classes is not None and classes is not None:
-            if (kinds := class_indices(classes)).max() >= self.classes.num_embeddings:
-                raise ConfigError(f"class {kinds.max()} is none of the discriminator's", "give those of its training")
+            kinds, known = class_indices(classes), self.classes.num_embeddings
+            if not 0 <= kinds.min() <= kinds.max() < known:
+                raise ConfigError(f"classes are {kinds.min()} to {kinds.max()}", f"give 0 to {known - 1}")
             embedding = embedding + self.classes(kinds)
         for convolution, scale in zip(self.convolutions, self.scales, strict=True):
             h = silu(convolution(h) * (1 + scale(embedding)[:, :, None, None]))
