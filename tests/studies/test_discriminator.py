@@ -14,7 +14,7 @@ from dguide.studies.study import GuidedSamples, run_study
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.metrics.distances import frechet_influence
 from discriminator_guidance.metrics.features import extract_features
-from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
+from tests.stages.conftest import Tiny, only, run_stage, tiny_settings, write_params
 from tests.studies.conftest import rows
 
 TRIALS = 6
@@ -86,6 +86,19 @@ def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny, m
     assert ("pruned", "") in states
     assert {state for state, grid in states if grid} == {"complete"}
     assert len(states) == 7
+
+
+def test_a_whole_network_that_counts_steps_is_searched_for_its_width_and_keeps_its_steps(tiny: Tiny):
+    d0 = {"kind": "whole", "epochs": None, "steps": 4, "row_steps": 2, "checkpoint": "best", "importance_sampling": 0.5}
+    changes = {"members": {"d0": tiny_settings()["members"]["d0"] | d0}, **only("edm", "d0")}
+    changes["study"] = tiny_settings()["study"] | {"start": "d0"}
+    changes["study.discriminator.importance_sampling"] = [0.5, True]
+    changes["study.factorial.sets"] = {"fresh": ["d0"]}
+    config, layout = write_params(tiny[1].root, tiny_settings(changes))
+    run_study("discriminator", config, layout, 2, False)
+    trials, tuned = rows(layout, "discriminator"), record(layout)["rows"]["members"]["tuned"]
+    assert not {"params_epochs", "params_dropout", "params_num_res_blocks"} & set(trials[1])
+    assert (tuned["kind"], tuned["steps"], tuned["epochs"]) == ("whole", 4, None)
 
 
 def test_a_member_outside_of_what_is_searched_is_refused_before_anything_runs(tiny: Tiny):

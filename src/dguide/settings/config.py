@@ -242,7 +242,7 @@ class DiscriminatorStudy(Settings):
     learning_rate: Range[library.Positive]
     weight_decay: Range[library.Positive]
     t_min: Range[library.VpTime]
-    importance_sampling: Choices[bool]
+    importance_sampling: Choices[bool | library.UnitInterval]
     model_channels: Choices[library.Count]
     num_res_blocks: Range[library.Count]
     dropout: Range[library.Dropout]

@@ -13,7 +13,6 @@ from dguide.stages.guided import open_networks
 from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, draw_values
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.core.settings import HeadSettings
 from discriminator_guidance.metrics.distances import frechet_influence
 from discriminator_guidance.networks.adm import MemberLogits
 from discriminator_guidance.training.loop import Row
@@ -30,33 +29,34 @@ LOGARITHMIC = ("weight_decay", "epochs", "learning_rate", "t_min")
 def plan(config: Config) -> StudyPlan:
     """The search, which tries the rows of Table 2 first, each trained afresh."""
     search, points = config.studies.discriminator, dict[str, dict[str, Any]]()
+    drawn = _drawn(config)
     for name in config.variants[config.studies.start].members:
         member = config.members[name]
         settings = {**plain(member), **plain(member.network)}
         settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
-        points[name.upper()] = {key: settings[key] for key in DRAWN}
+        points[name.upper()] = {key: settings[key] for key in drawn}
         for key, value in points[name.upper()].items():
             allowed = getattr(search, key)
             if not (value in allowed if key in CHOICES else value is not None and allowed[0] <= value <= allowed[1]):
                 problem = f"study.discriminator.{key} is {list(allowed)} and leaves out {value} of member {name}"
                 raise ConfigError(problem, "change either, or choose another study.start")
     title = f"validation cross entropy + {search.calibration_weight:g} x calibration error"
-    # In its first three epochs no trial is given up.
+    # In the first three rows of its curve no trial is given up.
     return StudyPlan("discriminator", title, points, MedianPruner(n_startup_trials=8, n_warmup_steps=3, n_min_trials=4))
 
 
 def suggest(trial: optuna.Trial, config: Config) -> Member:
     """Draw a member."""
     search, (start, _) = config.studies.discriminator, _start(config)
-    drawn = draw_values(trial, search, DRAWN, CHOICES, LOGARITHMIC)
+    drawn = draw_values(trial, search, _drawn(config), CHOICES, LOGARITHMIC)
     if drawn["weight_decay"] <= search.weight_decay[0]:
         drawn["weight_decay"] = 0.0
-    network = {key: drawn.pop(key) for key in NETWORK}
+    network = {key: drawn.pop(key) for key in NETWORK if key in drawn}
     fixed: dict[str, Any] = {
         "start": f"models/{config.profile}/extractor",
         "seed": config.studies.seed,
         "checkpoint": "best" if start.checkpoint == "best" else "last",
-        "network": HeadSettings(num_head_channels=config.discriminator.network.num_head_channels, **network),
+        "network": replace(start.network, **network),
     }
     return replace(start, **drawn, **fixed)
 
@@ -71,11 +71,11 @@ def objective(config: Config, layout: Layout) -> Objective:
         return row["validation_loss"] + config.studies.discriminator.calibration_weight * row["calibration_error"]
 
     def loss(trial: optuna.Trial, tracker: Tracker) -> float:
-        member, epochs = suggest(trial, config), count(1)
+        member, numbers = suggest(trial, config), count(1)
 
         def report(steps: int, row: Row) -> None:
             tracker.metrics(steps, row)
-            trial.report(value_of(row), next(epochs))
+            trial.report(value_of(row), next(numbers))
             if GRID not in trial.user_attrs and trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -91,6 +91,13 @@ def objective(config: Config, layout: Layout) -> Objective:
         return value_of(scores)
 
     return loss
+
+
+def _drawn(config: Config) -> list[str]:
+    """What is drawn: no epochs where members count steps, which they keep, and of a whole network the width alone."""
+    start, _ = _start(config)
+    kept = ["epochs"] * (start.epochs is None) + [*NETWORK[1:]] * (start.kind == "whole")
+    return [key for key in DRAWN if key not in kept]
 
 
 def _start(config: Config) -> tuple[Member, Variant]:

@@ -64,5 +64,6 @@ variants:
 evaluation: {{baseline: unguided}}
 report: {{primary: [guided, unguided], samples: [unguided, guided], log_ratios: [guided],
          sampling: [unguided, guided]}}
-study: {{start: guided, ensemble: {{rules: [mean_probability]}}, factorial: {{sets: {{fresh: [d0]}}}}}}
+study: {{start: guided, discriminator: {{importance_sampling: [0.5, true, false]}},
+        ensemble: {{rules: [mean_probability]}}, factorial: {{sets: {{fresh: [d0]}}}}}}
 """
