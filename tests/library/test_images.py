@@ -152,6 +152,16 @@ def test_no_images_no_file_and_no_class_folders(tmp_path):
     assert "side by side" in message_of(write_zip(tmp_path / "set.zip", FILES | {"loose.png": FILES[NAMES[0]]}))
 
 
+def test_images_without_classes_are_of_one(tmp_path):
+    flat = {name.replace("/", "_"): content for name, content in FILES.items()}
+    np.savez(tmp_path / "set.npz", images=IMAGES)
+    unlabelled = FILES | {"dataset.json": b'{"labels": null}'}  # what EDM's tool writes without labels
+    sets = [write_zip(tmp_path / f"{name}.zip", files) for name, files in (("flat", flat), ("null", unlabelled))]
+    for path in (*sets, tmp_path / "set.npz"):
+        found = read_images(path, 8)
+        assert (found.labels.tolist(), found.classes) == ([0] * len(IMAGES), ("images",))
+
+
 def png_header(width: int, height: int) -> bytes:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"\0" * 100)

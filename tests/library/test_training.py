@@ -222,6 +222,14 @@ def test_classes_of_a_feature_network_may_be_one_hot() -> None:
             train_features(real, given)
 
 
+def test_without_labels_a_feature_network_tells_quarter_turns_apart() -> None:
+    images = (200 * np.linspace(0, 1, 8) + np.random.default_rng(0).integers(50, size=(64, 8, 8)))[..., None]
+    network = train_features(images.astype(np.uint8), iterations=60)
+    upright = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    told = [network(upright.rot90(turn, (2, 3))).argmax(dim=1).unique().tolist() for turn in range(4)]
+    assert told == [[0], [1], [2], [3]]
+
+
 def test_images_of_pil_and_mirrored_arrays_and_one_hot_labels_are_taken() -> None:
     real, fake = (to_uint8(images[:20]) for images in (REAL, FAKE))
     assert train(real.transpose(0, 3, 1, 2).repeat(3, 1), fake.repeat(3, 3), **BRIEF).about["shape"] == [3, 8, 8]

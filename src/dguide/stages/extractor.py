@@ -11,7 +11,7 @@ from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
 from discriminator_guidance.core.files import read_npz
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.networks.adm import build_extractor
-from discriminator_guidance.training.classifiers import train_classifier
+from discriminator_guidance.training.classifiers import outputs, train_classifier
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         return {"source": settings.path, **save_network(layout, tracker, "extractor", released, arguments)}
 
     torch.manual_seed(settings.training.seed)
-    network = build_extractor(size, channels, int(real["labels"].max()) + 1, **plain(settings.network))
+    network = build_extractor(size, channels, outputs(real["labels"]), **plain(settings.network))
     noising = settings.t_min, settings.uniform_time_fraction
     with network_training(config, layout, tracker, "extractor", file, compute) as resumed:
         history = train_classifier(network, real, settings.training, compute, *resumed, noising=noising)

@@ -11,7 +11,7 @@ from discriminator_guidance.checkpoints.adm_checkpoint import read_state_dict
 from discriminator_guidance.core.files import read_npz, write_npz
 from discriminator_guidance.core.runtime import allow_tf32, prepare, progress
 from discriminator_guidance.metrics import features
-from discriminator_guidance.training.classifiers import train_classifier
+from discriminator_guidance.training.classifiers import outputs, train_classifier
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     else:
         _, size, _, channels = real["images"].shape
         arguments = {"image_size": size, "in_channels": channels, "channels": settings.channels}
-        arguments |= {"features": settings.features, "classes": int(real["labels"].max()) + 1}
+        arguments |= {"features": settings.features, "classes": outputs(real["labels"])}
         torch.manual_seed(settings.training.seed)
         network = features.FidNetwork(**arguments)
         with network_training(config, layout, tracker, "fid_network", file, compute) as resumed:

@@ -23,10 +23,9 @@ def write_profile(root: Path, source: Path, name: str | None) -> Path:
     size = max(SMALLEST, min(LARGEST, side - side % 4))
     images = read_images(source, size)
     count, classes = len(images.labels), len(images.classes)
-    if count < FEWEST or classes < 2:
-        problem = f"{source} has {count} images of {classes} classes, and a classifier makes the features of FID"
-        raise InputError(problem, f"give {FEWEST} or more of 2 or more classes")
-    about = f"# {count:,} images of {classes} classes, {side}x{side} pixels, from which every size follows.\n"
+    if count < FEWEST:
+        raise InputError(f"{source} has {count} images, too few for a distance", f"give {FEWEST} or more")
+    about = f"# {count:,} images, {side}x{side} pixels, classes: {classes}, from which every size follows.\n"
     text = (about + overlay(name, json.dumps(str(source)), count, size)).encode()
     check(merged(target, text))
     write_bytes(target, text)

@@ -209,7 +209,7 @@ def read_images(path: Path, image_size: int) -> Images:
     """All images in the order of class and name (of an .npz: its own), larger ones averaged over area to `image_size`.
 
     Classes are the folders that hold the images, in alphabetical order; with `dataset.json` and in an .npz file they
-    are the labels 0, 1, ... themselves.
+    are the labels 0, 1, ... themselves. Images in the folder itself, or without labels there, are of one class.
     """
     opened, images, problem = open_images(path), [], f"images in {path} cannot be read"
     with damage_refused(problem, REMEDY), progress(f"reading {path.name}", len(opened.names), "images") as advance:
@@ -257,20 +257,29 @@ def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
 
 
 def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
-    names = opened.names
+    names, unlabelled = opened.names, (np.zeros(len(opened.names), np.int64), ("images",))
     if isinstance(names, range):
+        with open_archive(opened.path) as archive:
+            if "labels.npy" not in archive.namelist():
+                return unlabelled
         labels = load_arrays(opened.path, ("labels",), REMEDY)["labels"]
         if labels.shape != (len(names),):
             raise ValueError(f"labels are {labels.shape} for {len(names)} images")
         return _numbered(labels)
     with _files(opened.path) as (files, read):
         if LABELS in files:
-            label_of = dict(json.loads(read(LABELS))["labels"] or ())
+            if (
+                pairs := json.loads(read(LABELS))["labels"]
+            ) is None:  # as the EDM dataset tool writes where it has none
+                return unlabelled
+            label_of = dict(pairs)
             if odd := sorted(label_of.keys() ^ set(names)):
                 raise ValueError(f"{LABELS} and images differ in {odd[0]}")
             return _numbered(np.array([label_of[name] for name in names]))
     folders = [name.rpartition("/")[0] for name in names]
     classes = sorted(set(folders))
+    if classes == [""]:
+        return unlabelled
     if "" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1:
         where = ", ".join(name or "images in the folder itself" for name in classes[:3])
         raise ValueError(f"there are no folders side by side, one for each class: {where}")

@@ -18,6 +18,13 @@ from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.training.data import Source, draw_noised, image_tensor
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, train
 
+TURNS = 4
+
+
+def outputs(labels: np.ndarray) -> int:
+    """The logits that a classifier of images with these labels has."""
+    return int(labels.max()) + 1 if labels.any() else TURNS
+
 
 def train_classifier(
     network: nn.Module,
@@ -31,16 +38,22 @@ def train_classifier(
     """Train image -> class logits, with noising (x_vp, t) -> class logits; returns the curve.
 
     real: "images" (N, H, W, C) uint8 and "labels" (N,). noising: the smallest VP time, and the share of times that are
-    uniform, see `draw_noised`. Dhariwal & Nichol 2021, Section 4.
+    uniform, see `draw_noised`. Dhariwal & Nichol 2021, Section 4. Images of one class are turned, and their quarter
+    turns are the classes: Gidaris et al. 2018.
     """
     purpose, network = "fid_network" if noising is None else "extractor", network.to(compute.device)
     images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"]).to(compute.device)
+    one_class = not real["labels"].any()
 
     def batch_of(iteration: int) -> Batch:
         rng = generator(settings.seed, purpose, iteration, 0)
         rows = torch.from_numpy(rng.integers(len(images), size=settings.batch_size)).to(images.device)
-        inputs = (scaled(images[rows]),) if noising is None else draw_noised(scaled(images[rows]), rng, *noising)
-        return *inputs, labels[rows]
+        batch, classes = scaled(images[rows]), labels[rows]
+        if one_class:
+            classes = torch.from_numpy(rng.integers(TURNS, size=settings.batch_size)).to(images.device)
+            turned = torch.stack([batch.rot90(turn, (2, 3)) for turn in range(TURNS)])  # (turns, B, C, H, W)
+            batch = turned[classes, torch.arange(len(batch))]
+        return *((batch,) if noising is None else draw_noised(batch, rng, *noising)), classes
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
         *inputs, classes = batch
@@ -61,7 +74,8 @@ def train_features(
 
     Args:
         real: square images that train no discriminator, as `train_discriminator` takes them.
-        labels: their classes; None: real is a tuple (images, labels), or an iterable of (image, label).
+        labels: their classes; None: real has them, as (images, labels) or an iterable of (image, label), or nobody has,
+            and the network tells quarter turns of the images apart.
         width: the number of features.
         device: where to compute.
         settings: fields of `TrainingSettings`, such as iterations (800), and data_range of `train_discriminator`.
@@ -73,14 +87,15 @@ def train_features(
     """
     source = real if labels is None else (real, labels)
     images, labels = image_tensor(source, "real", settings.pop("data_range", None), None)
-    if labels is None or len(labels) != len(images) or images.shape[2] != images.shape[3]:
-        given = f"real images are {tuple(images.shape)}, with {0 if labels is None else len(labels)} labels"
-        raise InputError(given, "give square images and their labels")
+    labels = np.zeros(len(images), np.int64) if labels is None else class_indices(labels).numpy()
+    if len(labels) != len(images) or images.shape[2] != images.shape[3]:
+        given = f"real images are {tuple(images.shape)}, with {len(labels)} labels"
+        raise InputError(given, "give square images and a label for each, or none")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
-    schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), class_indices(labels).numpy()
+    schedule = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(schedule.seed)
-        network = FidNetwork(images.shape[2], images.shape[1], (32, 32, 64, 64), width, int(labels.max()) + 1)
+        network = FidNetwork(images.shape[2], images.shape[1], (32, 32, 64, 64), width, outputs(labels))
         arrays = {"images": images.permute(0, 2, 3, 1).numpy(), "labels": labels}
         train_classifier(network, arrays, schedule, Compute(usable(device), "float32"))
     return network.eval().requires_grad_(False)
