@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
 MOST_SAMPLES = 10**6
 
-app = typer.Typer(
-    help="A reproducible study of Discriminator Guidance for diffusion models. Settings come from params.yaml.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 study = typer.Typer(help="Searches with Optuna. Start a command in several terminals to share its trials.")
 app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
 
@@ -61,6 +57,7 @@ def _results(params: Path) -> tuple[Config, Layout, dict[str, dict[str, Any]]]:
 
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """A reproducible study of Discriminator Guidance for diffusion models. Settings come from params.yaml."""
     if version:
         typer.echo(__version__)
         raise typer.Exit

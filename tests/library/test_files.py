@@ -121,12 +121,19 @@ def work(tmp_path):
     return make
 
 
+def shard_of(work: Resumable, number: int) -> dict[str, np.ndarray] | None:
+    try:
+        return work.load_shard(number)
+    except InputError:
+        return None
+
+
 def test_shards_are_found_by_a_later_process_with_the_same_name_and_key(work, tmp_path):
     work().save_shard(3, images=np.arange(4))
     assert work().load_shard(3)["images"].tolist() == [0, 1, 2, 3]
-    assert work().load_shard(2) is None
-    assert work(torch="other").load_shard(3) is None
-    assert work("guided-d1").load_shard(3) is None
+    assert shard_of(work(), 2) is None
+    assert shard_of(work(torch="other"), 3) is None
+    assert shard_of(work("guided-d1"), 3) is None
     work().remove()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -152,12 +159,12 @@ def test_damage_is_missing_and_never_changes_what_is_resumed(work):
         content = path.read_bytes()
         for kept in (0.0, 0.01, 0.5, 0.999):
             path.write_bytes(content[: int(kept * len(content))])
-            assert (score.load_shard(0) if path.suffix == ".npz" else score.load()) is None
+            assert (shard_of(score, 0) if path.suffix == ".npz" else score.load()) is None
         for bit in map(int, np.random.default_rng(0).choice(8 * len(content), 100, replace=False)):
             damaged = bytearray(content)
             damaged[bit // 8] ^= 1 << (bit % 8)
             path.write_bytes(damaged)
-            state, shard = score.load(), score.load_shard(0)
+            state, shard = score.load(), shard_of(score, 0)
             assert state is None or torch.equal(state["weights"], torch.ones(300))
             assert shard is None or np.array_equal(shard["x"], np.arange(300))
         path.write_bytes(content)
@@ -173,5 +180,5 @@ def test_a_pickle_by_that_name_is_missing_and_does_not_run(work, tmp_path):
     torch.save({"x": Evil()}, score.folder / "checkpoint.pt")
     (score.folder / "shard-00000.npz").write_bytes(pickle.dumps(Evil()))
     assert score.load() is None
-    assert score.load_shard(0) is None
+    assert shard_of(score, 0) is None
     assert not (tmp_path / "ran").exists()

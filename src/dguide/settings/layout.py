@@ -57,14 +57,9 @@ class Layout:
 
 def resumable(layout: Layout, name: str, inputs: list[Path], settings: dict[str, Any], compute: Compute) -> Resumable:
     """The shards and checkpoints of a stage run, under a key of everything that determines its result."""
-    key = {
-        "inputs": {str(path.relative_to(layout.root)): sha256(path) for path in inputs},
-        "settings": settings,
-        "stages": source_hash(Path(__file__).parents[1] / "stages"),
-        "device": compute.device.type,
-        "precision": compute.mode,
-    }
-    return Resumable(layout.partial, name, key)
+    hashes = {str(path.relative_to(layout.root)): sha256(path) for path in inputs}
+    key = {"inputs": hashes, "settings": settings, "stages": source_hash(Path(__file__).parents[1] / "stages")}
+    return Resumable(layout.partial, name, key | {"device": compute.device.type, "precision": compute.mode})
 
 
 def released_file(root: Path, path: str, key: str) -> Path:

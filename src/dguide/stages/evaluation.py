@@ -193,7 +193,7 @@ def gaussian_of_statistics(mu: np.ndarray, sigma: np.ndarray, width: int, source
 
 
 def total_variation(network: FidNetwork, rows: np.ndarray, real: np.ndarray, compute: Compute) -> float:
-    """Half the absolute differences of the class shares (of one class: of turns) of two sets of features (n, d)."""
+    """Half the absolute differences of the class shares (of one class: of changes) of two sets of features (n, d)."""
 
     def shares(features: np.ndarray) -> Tensor:
         logits = network.classifier(torch.from_numpy(features).to(compute.device))

@@ -82,8 +82,9 @@ def draw(
     weights = None if isinstance(variant.weights, str) else variant.weights
     fitted = fit_variant(config, layout, networks, variant) if variant.weights == "fitted" else None
     denoise: Denoiser = denoiser
-    if networks.worse is not None and variant.autoguidance is not None:
-        denoise = autoguided(denoiser, networks.worse, variant.autoguidance.weight)
+    if (worse := networks.worse) is not None and variant.autoguidance is not None:
+        weight = variant.autoguidance.weight  # D + (w - 1) (D - D_worse): Karras et al. 2024, Eq. 3
+        denoise = lambda *noisy: torch.lerp(worse(*noisy), denoiser(*noisy), weight)  # noqa: E731
     sampling: dict[str, Any] = {"seed": seed, "device": compute.device, "dtype": torch.float64}
     sampling |= vars(SamplerSettings.of(variant))
     if networks.members is not None:
@@ -108,12 +109,8 @@ def draw(
 
     shards = None
     if work:
-        key = {
-            "variant": plain(variant),
-            "seed": seed,
-            "batches": [(batch[0], len(batch)) for batch in batches],
-            "fitted": None if fitted is None else fitted.weights.tolist(),
-        }
+        key = {"variant": plain(variant), "seed": seed, "batches": [(batch[0], len(batch)) for batch in batches]}
+        key["fitted"] = None if fitted is None else fitted.weights.tolist()
         shards = resumable(layout, work, weight_files(layout, variant), key, compute)
     yield from in_batches(batches, draw_batch, shards)
 
@@ -191,11 +188,6 @@ def moved_logits(discriminators: Callable[..., Tensor], variant: Variant) -> Cal
     if (variant.logit_scale, variant.logit_shift) == (1.0, 0.0):
         return discriminators
     return lambda *noisy: variant.logit_scale * discriminators(*noisy) + variant.logit_shift
-
-
-def autoguided(denoiser: Denoiser, worse: Denoiser, weight: float) -> Denoiser:
-    """The denoiser guided by a worse one, D + (w - 1) (D - D_worse) (Karras et al. 2024, Eq. 3)."""
-    return lambda *noisy: torch.lerp(worse(*noisy), denoiser(*noisy), weight)
 
 
 def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Variant) -> FittedWeights:

@@ -1,7 +1,6 @@
 """Stage `real`: the images the study is about, split into training and held-out ones, with a data card."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,12 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     else:
         other = layout.root / settings.holdout_path
         train, holdout = read_images(path, size), read_images(other, size)
-        _check_alike(train, holdout, other)
+        if odd := sorted({*train.classes} ^ {*holdout.classes}):
+            raise InputError(f"the classes of {other} and of the training images differ in {odd[0]}", "make them agree")
+        if (shape := holdout.images.shape[1:]) != (known := train.images.shape[1:]):
+            raise InputError(f"images (H, W, C) in {other} are {shape}, the training images {known}", "make them agree")
+        if np.array_equal(train.images, holdout.images):
+            raise InputError(f"the images in {other} are the training images", "correct real.holdout_path")
 
     config.check_counts(len(train.labels), len(holdout.labels))
     parts = {"train": train} if settings.splits is None else splits(train, settings)
@@ -77,15 +81,6 @@ def _rows(images: Images, rows: np.ndarray) -> Images:
     """Images of some rows that were drawn at random, in their order."""
     rows = np.sort(rows)
     return Images(images.images[rows], images.labels[rows], images.classes)
-
-
-def _check_alike(train: Images, holdout: Images, path: Path) -> None:
-    if odd := sorted({*train.classes} ^ {*holdout.classes}):
-        raise InputError(f"the classes of {path} and of the training images differ in {odd[0]}", "make them agree")
-    if (shape := train.images.shape[1:]) != (other := holdout.images.shape[1:]):
-        raise InputError(f"images (H, W, C) in {path} are {other}, the training images {shape}", "make them agree")
-    if np.array_equal(train.images, holdout.images):
-        raise InputError(f"the images in {path} are the training images", "correct real.holdout_path")
 
 
 def _shown(train: Images) -> np.ndarray:

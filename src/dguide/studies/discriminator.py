@@ -52,13 +52,9 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
     if drawn["weight_decay"] <= search.weight_decay[0]:
         drawn["weight_decay"] = 0.0
     network = {key: drawn.pop(key) for key in NETWORK if key in drawn}
-    fixed: dict[str, Any] = {
-        "start": f"models/{config.profile}/extractor",
-        "seed": config.studies.seed,
-        "checkpoint": "best" if start.checkpoint == "best" else "last",
-        "network": replace(start.network, **network),
-    }
-    return replace(start, **drawn, **fixed)
+    drawn |= {"start": f"models/{config.profile}/extractor", "seed": config.studies.seed}
+    drawn["checkpoint"] = "best" if start.checkpoint == "best" else "last"
+    return replace(start, **drawn, network=replace(start.network, **network))
 
 
 def objective(config: Config, layout: Layout) -> Objective:

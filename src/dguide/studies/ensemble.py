@@ -49,13 +49,10 @@ def suggest(trial: optuna.Trial, config: Config) -> Variant:
     weights = dict(zip(start.members, simplex_point(trial, start.members), strict=True))
     members = tuple(name for name, weight in weights.items() if weight)
     equal = len({weights[name] for name in members}) == 1
-    drawn |= {
-        "needs": "discriminator" if len(members) > 1 else f"discriminator/{members[0]}",
-        "members": members,
-        "weights": "equal" if equal else tuple(weights[name] for name in members),
-        "rule": trial.suggest_categorical("rule", search.rules),
-    }
-    return replace(start, **drawn)
+    drawn["needs"] = "discriminator" if len(members) > 1 else f"discriminator/{members[0]}"
+    drawn["weights"] = "equal" if equal else tuple(weights[name] for name in members)
+    drawn["rule"] = trial.suggest_categorical("rule", search.rules)
+    return replace(start, **drawn, members=members)
 
 
 def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:

@@ -22,13 +22,18 @@ def listing(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[
 
 def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str, str]]:
     """Download what is missing, every file even if another fails; the rows of `listing` afterwards."""
+    pooch.get_logger().setLevel(logging.WARNING)
     failures = []
     for row in listing(config, root, names):
         name, missing = row["file"], row["state"] == "missing"
         file = config.fetch.files[name]
         try:
             if missing and file.url is not None:
-                _download(name, file, root)
+                path, remedy = root / file.path, f"fetch it again, or {_by_hand(file)}"
+                where = {"registry": {path.name: file.hash}, "urls": {path.name: file.url}}
+                files = pooch.create(path.parent, base_url="", retry_if_failed=3, **where)
+                with damage_refused(f"{name} cannot be fetched from {file.url}", remedy):
+                    files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))
             elif row["state"] == "wrong" or (missing and names):
                 raise InputError(f"{name} at {file.path} is {'missing' if missing else row['detail']}", _by_hand(file))
         except InputError as error:
@@ -54,12 +59,3 @@ def _row(name: str, file: Download, root: Path) -> dict[str, str]:
 
 def _by_hand(file: Download) -> str:
     return f"put the file at {file.path} by hand ({file.by_hand})"
-
-
-def _download(name: str, file: Download, root: Path) -> None:
-    path = root / file.path
-    pooch.get_logger().setLevel(logging.WARNING)
-    where = {"registry": {path.name: file.hash}, "urls": {path.name: file.url}}
-    files = pooch.create(path.parent, base_url="", retry_if_failed=3, **where)
-    with damage_refused(f"{name} cannot be fetched from {file.url}", f"fetch it again, or {_by_hand(file)}"):
-        files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=30))

@@ -26,18 +26,19 @@ def write_profile(root: Path, source: Path, name: str | None) -> Path:
     if count < FEWEST:
         raise InputError(f"{source} has {count} images, too few for a distance", f"give {FEWEST} or more")
     about = f"# {count:,} images, {side}x{side} pixels, classes: {classes}, from which every size follows.\n"
-    text = (about + overlay(name, json.dumps(str(source)), count, size)).encode()
+    text = (about + overlay(name, json.dumps(str(source)), count, classes, size)).encode()
     check(merged(target, text))
     write_bytes(target, text)
     return target
 
 
-def overlay(name: str, path: str, count: int, size: int) -> str:
+def overlay(name: str, path: str, count: int, classes: int, size: int) -> str:
     """Settings for so many images: one whole network as discriminator, and samples with and without it."""
     train = count - round(0.2 * count)
     fakes, samples = min(train, 10_000), min(max(train, 500), 5000)
     width, iterations = 32 if count > 5000 else 16, min(max(train // 4, 1000), 10_000)
-    features, classifier_iterations = min(train // 8, 64), min(max(train // 5, 50), 2000)
+    features, fewest = min(train // 8, 64), 50 if classes > 1 else 400  # one class is changed in 20 ways
+    classifier_iterations = min(max(train // 5, fewest), 2000)
     tested = 0.1 if count > 500 else 0.2  # share of validation, and of test
     return f"""\
 # configs/mini.yaml explains each key. `replicates: 5` makes intervals cover training seeds, at five times the cost.

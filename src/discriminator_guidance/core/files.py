@@ -179,11 +179,10 @@ class Resumable:
         machine = [torch.__version__, np.__version__, torch.get_num_threads()]
         self.folder = root / name / fingerprint({**key, "code": code, "machine": machine})[:20]
 
-    def load_shard(self, number: int) -> dict[str, np.ndarray] | None:
-        """The arrays of a shard by name."""
-        with suppress(InputError):
-            return load_arrays(self.folder / f"shard-{number:05d}.npz", None, "delete it")
-        return None
+    def load_shard(self, number: int) -> dict[str, np.ndarray]:
+        """The arrays of a shard by name; an InputError where it is missing or damaged."""
+        remedy = "share its folder among all processes, and run again"
+        return load_arrays(self.folder / f"shard-{number:05d}.npz", None, remedy)
 
     def save_shard(self, number: int, **arrays: np.ndarray) -> None:
         """Keep a finished shard, counted from 0."""
@@ -191,14 +190,10 @@ class Resumable:
 
     def load(self) -> dict[str, Any] | None:
         """The state last given to `save`, on the CPU: networks and optimizers move it to their own device."""
-        import torch
-
         path = self.folder / "checkpoint.pt"
-        with suppress(Exception):  # zipfile and PyTorch raise some dozen types on damaged bytes
-            with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums and does not compare them
-                damaged = archive.testzip()
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return None if damaged else state
+        with suppress(Exception), zipfile.ZipFile(path) as archive:  # these raise some dozen types on damaged bytes
+            if archive.testzip() is None:  # PyTorch writes checksums and does not compare them
+                return load_torch(path)
         return None
 
     def save(self, state: Mapping[str, Any]) -> None:

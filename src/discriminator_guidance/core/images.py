@@ -268,9 +268,7 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
         return _numbered(labels)
     with _files(opened.path) as (files, read):
         if LABELS in files:
-            if (
-                pairs := json.loads(read(LABELS))["labels"]
-            ) is None:  # as the EDM dataset tool writes where it has none
+            if (pairs := json.loads(read(LABELS))["labels"]) is None:  # EDM's dataset tool, where it has none
                 return unlabelled
             label_of = dict(pairs)
             if odd := sorted(label_of.keys() ^ set(names)):

@@ -48,6 +48,7 @@ Steps = Annotated[int, Limit(low=2, high=1000)]
 ManyImages = Annotated[int, Limit(low=10)]
 Precision = Literal["float32", "tf32", "bfloat16", "auto"]
 Checkpoint = Literal["last", "best"] | Count
+_hints = cache(typing.get_type_hints)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -62,10 +63,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         settings: Any = type(self)
-        for name, kind in _types(settings).items():
-            value = _plain(getattr(self, name))
+        hints = _hints(settings, include_extras=True)
+        for name, given in vars(self).items():
+            value = _plain(given)
             object.__setattr__(self, name, value)
-            if allowed := _allowed(kind, value):
+            if allowed := _allowed(hints[name], value):
                 raise ConfigError(f"{name} is {value!r:.200}", f"it must be {allowed}")
         for problem in self._problems():
             raise ConfigError(*problem.rsplit("; ", 1))
@@ -79,12 +81,6 @@ class Settings:
         """The settings of this kind among those of `settings`, with changes."""
         values = {field.name: getattr(settings, field.name) for field in fields(cls) if hasattr(settings, field.name)}
         return cls(**values | changes)
-
-
-@cache
-def _types(settings: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(settings, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(settings)}
 
 
 def _plain(value: Any) -> Any:

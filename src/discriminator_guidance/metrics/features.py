@@ -26,14 +26,11 @@ class FidNetwork(nn.Module):
         super().__init__()
         first, second, third, fourth = channels
         self.convolutions = nn.Sequential(
-            *_convolution(in_channels, first),
-            *_convolution(first, second),
-            nn.MaxPool2d(2),
-            *_convolution(second, third),
-            *_convolution(third, fourth),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-        )
+            nn.Conv2d(in_channels, first, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(first, second, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2),
+            nn.Conv2d(second, third, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(third, fourth, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2), nn.Flatten(),
+        )  # fmt: skip
         # Normalised, because training lets raw features grow without bound, and a Frechet distance
         # ruled by a few is blind to the rest; SiLU, because a ReLU that never fires leaves one constant.
         linear = nn.Linear(fourth * (image_size // 4) ** 2, features)
@@ -47,10 +44,6 @@ class FidNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The logits, (N, classes)."""
         return self.classifier(self.features(x))
-
-
-def _convolution(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.SiLU()
 
 
 INCEPTION_FEATURES = 2048

@@ -12,7 +12,8 @@ from torch.nn.functional import silu
 
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.images import class_indices
-from discriminator_guidance.networks.layers import attend, broadcast_batch, halve, sinusoidal_embedding
+from discriminator_guidance.core.noise import levels_of
+from discriminator_guidance.networks.layers import attend, halve, sinusoidal_embedding
 
 SMALLEST = 4  # size at which the CNN does not halve images again
 WIDEST = 4  # channels of the CNN, times `width`
@@ -169,7 +170,7 @@ class EncoderUNet(nn.Module):
         labels: (N,) integers or (N, classes) one-hot, for conditional networks only.
         """
         dtype = next(self.parameters()).dtype
-        steps = TIME_SCALE * broadcast_batch(t, len(x), dtype)
+        steps = TIME_SCALE * levels_of(t, x).to(dtype)
         embedding = self.time_embed(sinusoidal_embedding(steps, self.model_channels, endpoint=False))
         if (labels is None) != (self.label_emb is None):
             raise ConfigError("labels are for conditional networks, and these need them", "choose another network")
@@ -219,7 +220,7 @@ class NoisyImageCNN(nn.Module):
         if (classes is None) != (self.classes is None):
             raise ConfigError("classes are for conditional networks, and these need them", "choose another network")
         h = x_vp.to(self.logit.weight.dtype)
-        steps = TIME_SCALE * broadcast_batch(tau, len(h), h.dtype)
+        steps = TIME_SCALE * levels_of(tau, h).to(h.dtype)
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))
         if self.classes is not None and classes is not None:
             kinds, known = class_indices(classes), self.classes.num_embeddings

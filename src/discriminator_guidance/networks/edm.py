@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from discriminator_guidance.networks.layers import attend, broadcast_batch, double, halve, sinusoidal_embedding
+from discriminator_guidance.core.noise import levels_of
+from discriminator_guidance.networks.layers import attend, double, halve, sinusoidal_embedding
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -273,15 +274,12 @@ class EDMPrecond(nn.Module):
         zeros. Autocast acts inside F only.
         """
         dtype = self.model.map_layer0.weight.dtype
-        x, sigma = x.to(dtype), broadcast_batch(sigma, len(x), dtype)
-        if self.label_dim == 0:
-            class_labels = None
-        elif class_labels is None:
+        x, sigma = x.to(dtype), levels_of(sigma, x).to(dtype)
+        if class_labels is None:
             class_labels = x.new_zeros(len(x), self.label_dim)
-        else:
-            if class_labels.numel() == len(class_labels) and not class_labels.is_floating_point():
-                class_labels = F.one_hot(class_labels.long().flatten(), self.label_dim)
-            class_labels = class_labels.to(dtype).reshape(-1, self.label_dim)
+        elif self.label_dim and class_labels.numel() == len(class_labels) and not class_labels.is_floating_point():
+            class_labels = F.one_hot(class_labels.long().flatten(), self.label_dim)
+        class_labels = class_labels.to(dtype).reshape(-1, self.label_dim) if self.label_dim else None
 
         level = sigma.view(-1, 1, 1, 1)
         variance = level.square() + self.sigma_data**2

@@ -24,11 +24,6 @@ def sinusoidal_embedding(time: Tensor, channels: int, endpoint: bool) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def broadcast_batch(level: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
-    """A 0-dim or (N,) time or noise level as (N,)."""
-    return level.to(dtype).reshape(-1).expand(batch)
-
-
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention on (N, heads, channels, positions) (Vaswani et al. 2017, Eq. 1)."""
     if query.device.type != "cpu":

@@ -202,7 +202,7 @@ def sample(
             advance(batches[number].stop - batches[number].start)
     if runtime.is_first():
         numbers = indices if len({*indices}) == count else range(count)
-        write_batches(path, numbers, (kept_batch(work, number)["samples"] for number in range(len(batches))))
+        write_batches(path, numbers, (work.load_shard(number)["samples"] for number in range(len(batches))))
         work.remove()
     runtime.barrier()
     return path
@@ -284,10 +284,10 @@ def in_batches(
         return
     missing = list[int]()
     for number in range(len(batches)):
-        if (shard := work.load_shard(number)) is None:
+        try:
+            yield number, work.load_shard(number)
+        except InputError:
             missing.append(number)
-        else:
-            yield number, shard
     missing = runtime.broadcast(missing)
     mine = missing[runtime.rank() :: runtime.world_size()]
     for number in mine:
@@ -296,14 +296,7 @@ def in_batches(
         yield number, arrays
     runtime.barrier()
     for number in sorted({*missing} - {*mine}) if runtime.is_first() else []:
-        yield number, kept_batch(work, number)
-
-
-def kept_batch(work: Resumable, number: int) -> Arrays:
-    """The arrays of a batch that this or another process drew."""
-    if (shard := work.load_shard(number)) is None:
-        raise InputError(f"{work.folder} has no batch {number}", "share it among all processes, and run again")
-    return shard
+        yield number, work.load_shard(number)
 
 
 @torch.no_grad()

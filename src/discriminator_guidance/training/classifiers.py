@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import avg_pool2d, cross_entropy
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable
@@ -18,12 +18,25 @@ from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.training.data import Source, draw_noised, image_tensor
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, train
 
-TURNS = 4
+CHANGES = 20
+
+
+def changed(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """(CHANGES, *images.shape): each of five kinds of damage in each of four turns, tasks without labels.
+
+    Turns: Gidaris et al. 2018; damage: Jenni & Favaro 2018.
+    """
+    noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32)).to(images.device)
+    jagged = images.clone()
+    jagged[:, :, ::2] = images[:, :, ::2].roll(1, dims=3)
+    blurred, mixed = avg_pool2d(images, 3, 1, 1, count_include_pad=False), 0.7 * images + 0.3 * images.roll(1, dims=0)
+    kinds = (images, blurred, images + 0.15 * noise, mixed, jagged)
+    return torch.stack([kind.rot90(turn, (2, 3)) for kind in kinds for turn in range(4)])
 
 
 def outputs(labels: np.ndarray) -> int:
     """The logits that a classifier of images with these labels has."""
-    return int(labels.max()) + 1 if labels.any() else TURNS
+    return int(labels.max()) + 1 if np.ptp(labels) else CHANGES
 
 
 def train_classifier(
@@ -38,21 +51,19 @@ def train_classifier(
     """Train image -> class logits, with noising (x_vp, t) -> class logits; returns the curve.
 
     real: "images" (N, H, W, C) uint8 and "labels" (N,). noising: the smallest VP time, and the share of times that are
-    uniform, see `draw_noised`. Dhariwal & Nichol 2021, Section 4. Images of one class are turned, and their quarter
-    turns are the classes: Gidaris et al. 2018.
+    uniform, see `draw_noised`. Dhariwal & Nichol 2021, Section 4. Images of one class are `changed`, and how is theirs.
     """
     purpose, network = "fid_network" if noising is None else "extractor", network.to(compute.device)
     images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"]).to(compute.device)
-    one_class = not real["labels"].any()
+    one_class = not np.ptp(real["labels"])
 
     def batch_of(iteration: int) -> Batch:
         rng = generator(settings.seed, purpose, iteration, 0)
         rows = torch.from_numpy(rng.integers(len(images), size=settings.batch_size)).to(images.device)
         batch, classes = scaled(images[rows]), labels[rows]
         if one_class:
-            classes = torch.from_numpy(rng.integers(TURNS, size=settings.batch_size)).to(images.device)
-            turned = torch.stack([batch.rot90(turn, (2, 3)) for turn in range(TURNS)])  # (turns, B, C, H, W)
-            batch = turned[classes, torch.arange(len(batch))]
+            classes = torch.from_numpy(rng.integers(CHANGES, size=settings.batch_size)).to(images.device)
+            batch = changed(batch, rng)[classes, torch.arange(len(batch), device=batch.device)]
         return *((batch,) if noising is None else draw_noised(batch, rng, *noising)), classes
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
@@ -74,8 +85,8 @@ def train_features(
 
     Args:
         real: square images that train no discriminator, as `train_discriminator` takes them.
-        labels: their classes; None: real has them, as (images, labels) or an iterable of (image, label), or nobody has,
-            and the network tells quarter turns of the images apart.
+        labels: their classes; None: real has them, as (images, labels) or an iterable of (image, label), or there are
+            none, and the network tells turned and damaged images apart.
         width: the number of features.
         device: where to compute.
         settings: fields of `TrainingSettings`, such as iterations (800), and data_range of `train_discriminator`.
