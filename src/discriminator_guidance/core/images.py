@@ -276,13 +276,11 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
             return _numbered(np.array([label_of[name] for name in names]))
     folders = [name.rpartition("/")[0] for name in names]
     classes = sorted(set(folders))
-    if classes == [""]:
-        return unlabelled
-    if "" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1:
+    if len(classes) > 1 and ("" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1):
         where = ", ".join(name or "images in the folder itself" for name in classes[:3])
         raise ValueError(f"there are no folders side by side, one for each class: {where}")
     labels = np.array([classes.index(folder) for folder in folders], dtype=np.int64)
-    return labels, tuple(folder.rpartition("/")[2] for folder in classes)
+    return labels, tuple(folder.rpartition("/")[2] or "images" for folder in classes)
 
 
 def _numbered(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -22,9 +22,9 @@ CHANGES = 20
 
 
 def changed(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """(CHANGES, *images.shape): each of five kinds of damage in each of four turns, tasks without labels.
+    """(CHANGES, *images.shape): images without and with four kinds of damage, in four turns, to be told apart.
 
-    Turns: Gidaris et al. 2018; damage: Jenni & Favaro 2018.
+    Learning without labels: Gidaris et al. 2018 (turns), Jenni & Favaro 2018 (damage).
     """
     noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32)).to(images.device)
     jagged = images.clone()
