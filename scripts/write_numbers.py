@@ -221,7 +221,12 @@ def ensembles() -> str:
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
         changes = [percent(pair), number(p[name], 3), estimate(kid[0], kid[1:], 1, sign=True)]
         rows.append([description, number(record["fid"], 2), *changes])
-    return table(["", "FID", "change in %", "p", "change of KID x 1,000"], rows)
+    plain, one = (
+        json.loads((REPORTS / profile / "unlabelled_features.json").read_text())[name] for name in ("edm", "one")
+    )
+    change = estimate(one["difference"], (one["low"], one["high"]), sign=True)
+    found = f"*By features that learned no labels, one head changes the FID of {number(plain['fid'], 2)} by {change}.*"
+    return f"{table(['', 'FID', 'change in %', 'p', 'change of KID x 1,000'], rows)}\n\n{found}"
 
 
 def training() -> str:
