@@ -122,7 +122,7 @@ def profile(
 
 @app.command(rich_help_panel=TOOLS)
 def init(
-    images: Annotated[Path, typer.Option(metavar="FOLDER", help="Class folders of images, a zip of them, or an .npz.")],
+    images: Annotated[Path, typer.Option(metavar="FOLDER", help="Images or class folders, a zip of them, or an .npz.")],
     name: Annotated[str | None, typer.Argument(help="The name of the profile (default: that of the folder).")] = None,
 ) -> None:
     """Write configs/NAME.yaml, a profile of your own images, and estimate its cost."""
