@@ -130,6 +130,7 @@ def init(
 
     path = write_profile(Path.cwd(), images, name)
     plan(seconds=10.0, params=path)
+    typer.echo(path.read_text().partition("\n")[0].removeprefix("# "))
     typer.echo(f"written: {path.relative_to(Path.cwd())}; next: make repro PROFILE={path.stem}")
 
 

@@ -155,7 +155,7 @@ def test_forms_of_weights_noise_levels_logits_and_images(sigma: float | Tensor) 
     score, _ = DiscriminatorGuidance(mean_logit)(NOISY[0], sigma)
     video, _ = DiscriminatorGuidance(lambda x, tau: x.flatten(1).mean(dim=1))(NOISY[0].unsqueeze(2), sigma)
     assert torch.equal(video.squeeze(2), score)
-    with pytest.raises(ConfigError, match="one sigma or N"):
+    with pytest.raises(ConfigError, match="with one or N"):
         DiscriminatorGuidance(mean_logit)(NOISY[0], torch.ones(3))
 
 

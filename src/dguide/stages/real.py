@@ -28,13 +28,16 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     else:
         other = layout.root / settings.holdout_path
         train, holdout = read_images(path, size), read_images(other, size)
-        if odd := sorted({*train.classes} ^ {*holdout.classes}):
+        names = {*train.classes}, {*holdout.classes}
+        if (odd := sorted(names[0] ^ names[1])) and max(map(len, names)) > 1:
             raise InputError(f"the classes of {other} and of the training images differ in {odd[0]}", "make them agree")
         if (shape := holdout.images.shape[1:]) != (known := train.images.shape[1:]):
             raise InputError(f"images (H, W, C) in {other} are {shape}, the training images {known}", "make them agree")
         if np.array_equal(train.images, holdout.images):
             raise InputError(f"the images in {other} are the training images", "correct real.holdout_path")
 
+    if config.cond and len(train.classes) < 2:
+        raise InputError("cond is true, and the images have one class", "write cond: false, or give classes")
     config.check_counts(len(train.labels), len(holdout.labels))
     parts = {"train": train} if settings.splits is None else splits(train, settings)
     written = {layout.real / f"{name}.npz": part for name, part in {**parts, "holdout": holdout}.items()}

@@ -27,21 +27,28 @@ LOGARITHMIC = ("weight_decay", "epochs", "learning_rate", "t_min")
 
 
 def plan(config: Config) -> StudyPlan:
-    """The search, which tries the rows of Table 2 first, each trained afresh."""
+    """The search, which tries the members of `study.start` first, each trained afresh."""
     search, points = config.studies.discriminator, dict[str, dict[str, Any]]()
-    drawn = _drawn(config)
+    drawn, (start, _) = _drawn(config), _start(config)
     for name in config.variants[config.studies.start].members:
         member = config.members[name]
+        kept = [key for key in ("kind", "epochs", "steps") if key not in drawn]
+        if odd := [key for key in kept if getattr(member, key) != getattr(start, key)]:
+            raise ConfigError(
+                f"members of study.start differ in {odd[0]}, as {name} does", "choose another study.start"
+            )
         settings = {**plain(member), **plain(member.network)}
         settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
-        points[name.upper()] = {key: settings[key] for key in drawn}
-        for key, value in points[name.upper()].items():
+        point = {key: settings[key] for key in drawn}
+        if point not in points.values():
+            points[name.upper()] = point
+        for key, value in point.items():
             allowed = getattr(search, key)
             if not (value in allowed if key in CHOICES else value is not None and allowed[0] <= value <= allowed[1]):
                 problem = f"study.discriminator.{key} is {list(allowed)} and leaves out {value} of member {name}"
                 raise ConfigError(problem, "change either, or choose another study.start")
     title = f"validation cross entropy + {search.calibration_weight:g} x calibration error"
-    # In the first three rows of its curve no trial is given up.
+    # In the first two rows of its curve no trial is given up.
     return StudyPlan("discriminator", title, points, MedianPruner(n_startup_trials=8, n_warmup_steps=3, n_min_trials=4))
 
 
@@ -54,11 +61,11 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
     network = {key: drawn.pop(key) for key in NETWORK if key in drawn}
     drawn |= {"start": f"models/{config.profile}/extractor", "seed": config.studies.seed}
     drawn["checkpoint"] = "best" if start.checkpoint == "best" else "last"
-    return replace(start, **drawn, network=replace(start.network, **network))
+    return replace(start, **drawn, network=replace(config.discriminator.network, **network))
 
 
 def objective(config: Config, layout: Layout) -> Objective:
-    """A trial trains a head in the first training replicate and samples with it; networks and images are read once."""
+    """A trial trains a discriminator in the first replicate and samples with it; other networks are read once."""
     layout, (start, variant) = layout.replicates(config.replicates)[0], _start(config)
     samples, inputs = GuidedSamples(config, layout), DiscriminatorInputs(config, layout, start)
     networks = open_networks(config, layout, replace(variant, members=(), w1=0.0, w2=0.0, boosting=False))

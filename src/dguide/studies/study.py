@@ -109,6 +109,8 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
 def value_settings(config: Config, word: str) -> dict[str, Any]:
     """The settings on which the values of a study depend."""
     studies, guided = config.studies, config.guided
+    members = [plain(config.members[name], "published") for name in config.variants[studies.start].members]
+    searched = [plain(config.discriminator), *members]
     return {
         "search": plain(getattr(studies, word), "finalists"),
         "tuning": plain(studies.tuning),
@@ -118,7 +120,7 @@ def value_settings(config: Config, word: str) -> dict[str, Any]:
         "replicates": config.replicates,
         "seed": studies.seed,
         "sampler": plain(config.sampler),
-        "discriminator": plain(config.discriminator, "gain") if word == "discriminator" else None,  # heads have no gain
+        "discriminator": searched if word == "discriminator" else None,
     }
 
 

@@ -260,7 +260,7 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
     names, unlabelled = opened.names, (np.zeros(len(opened.names), np.int64), ("images",))
     if isinstance(names, range):
         with open_archive(opened.path) as archive:
-            if "labels.npy" not in archive.namelist():
+            if len(archive.namelist()) == 1:  # labels of another name would be lost
                 return unlabelled
         labels = load_arrays(opened.path, ("labels",), REMEDY)["labels"]
         if labels.shape != (len(names),):
@@ -278,7 +278,7 @@ def _labelled(opened: ImageSet) -> tuple[np.ndarray, tuple[str, ...]]:
     classes = sorted(set(folders))
     if len(classes) > 1 and ("" in classes or len({folder.rpartition("/")[0] for folder in classes}) > 1):
         where = ", ".join(name or "images in the folder itself" for name in classes[:3])
-        raise ValueError(f"there are no folders side by side, one for each class: {where}")
+        raise ValueError(f"images are neither in one folder nor in folders side by side, one for each class: {where}")
     labels = np.array([classes.index(folder) for folder in folders], dtype=np.int64)
     return labels, tuple(folder.rpartition("/")[2] or "images" for folder in classes)
 

@@ -24,7 +24,9 @@ def levels_of(sigma: Tensor | float, x: Tensor) -> Tensor:
     """The noise level of each image of x (N, ...), (N,) in the widest dtype, from one level or N."""
     levels = torch.as_tensor(sigma, dtype=widest(x.device), device=x.device)
     if x.dim() < 2 or levels.numel() not in (1, len(x)):
-        raise ConfigError(f"x has shape {[*x.shape]}, sigma {[*levels.shape]}", "give (N, C, H, W) with one sigma or N")
+        raise ConfigError(
+            f"x has shape {[*x.shape]}, noise levels {[*levels.shape]}", "give (N, C, H, W) with one or N"
+        )
     return levels.reshape(-1).expand(len(x))
 
 

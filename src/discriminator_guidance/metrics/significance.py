@@ -82,9 +82,10 @@ class Estimate:
         """
         if min(*self.values, *other.values) <= 0:
             return np.nan, np.nan, np.nan
-        logarithms = (np.log(self.values) - np.log(other.values)).tolist()
-        ours, theirs = (of.influence / np.array(of.values)[:, None] for of in (self, other))
-        difference = Estimate(tuple(logarithms), ours - theirs)
+        logarithms = [
+            Estimate(tuple(np.log(e.values)), e.influence / np.array(e.values)[:, None]) for e in (self, other)
+        ]
+        difference = logarithms[0].minus(logarithms[1])
         ratio, low, high = np.exp([difference.mean, *difference.interval()]).tolist()
         return ratio, low, high
 

@@ -22,16 +22,13 @@ CHANGES = 20
 
 
 def changed(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """(CHANGES, *images.shape): images without and with four kinds of damage, in four turns, to be told apart.
-
-    Learning without labels: Gidaris et al. 2018 (turns), Jenni & Favaro 2018 (damage).
-    """
+    """Images in four turns (Gidaris et al. 2018), undamaged and damaged (Jenni & Favaro 2018), to be told apart."""
     noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32)).to(images.device)
     jagged = images.clone()
     jagged[:, :, ::2] = images[:, :, ::2].roll(1, dims=3)
     blurred, mixed = avg_pool2d(images, 3, 1, 1, count_include_pad=False), 0.7 * images + 0.3 * images.roll(1, dims=0)
     kinds = (images, blurred, images + 0.15 * noise, mixed, jagged)
-    return torch.stack([kind.rot90(turn, (2, 3)) for kind in kinds for turn in range(4)])
+    return torch.stack([kind.rot90(turn, (2, 3)) for kind in kinds for turn in range(4)])  # (CHANGES, B, C, H, W)
 
 
 def outputs(labels: np.ndarray) -> int:
@@ -98,12 +95,12 @@ def train_features(
     """
     source = real if labels is None else (real, labels)
     images, labels = image_tensor(source, "real", settings.pop("data_range", None), None)
-    labels = np.zeros(len(images), np.int64) if labels is None else class_indices(labels).numpy()
+    labels = np.zeros(len(images), np.int64) if labels is None else labels
     if len(labels) != len(images) or images.shape[2] != images.shape[3]:
         given = f"real images are {tuple(images.shape)}, with {len(labels)} labels"
         raise InputError(given, "give square images and a label for each, or none")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
-    schedule = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings)
+    schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), class_indices(labels).numpy()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(schedule.seed)
         network = FidNetwork(images.shape[2], images.shape[1], (32, 32, 64, 64), width, outputs(labels))
