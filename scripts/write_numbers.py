@@ -221,12 +221,17 @@ def ensembles() -> str:
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
         changes = [percent(pair), number(p[name], 3), estimate(kid[0], kid[1:], 1, sign=True)]
         rows.append([description, number(record["fid"], 2), *changes])
-    plain, one = (
-        json.loads((REPORTS / profile / "unlabelled_features.json").read_text())[name] for name in ("edm", "one")
-    )
-    change = estimate(one["difference"], (one["low"], one["high"]), sign=True)
-    found = f"*By features that learned no labels, one head changes the FID of {number(plain['fid'], 2)} by {change}.*"
+    unlabelled = json.loads((REPORTS / profile / "unlabelled_features.json").read_text())["variants"]
+    gain = estimate(*percent_of(unlabelled["one"]["against edm"]), 1, sign=True)
+    changes = [percent_of(unlabelled[name]["against one"])[0] for name in averages]
+    found = f"*By features that learned no labels: one head {gain} %, averages {min(changes):+.1f} to {max(changes):+.1f} %.*"
     return f"{table(['', 'FID', 'change in %', 'p', 'change of KID x 1,000'], rows)}\n\n{found}"
+
+
+def percent_of(ratio: list[float]) -> tuple[float, list[float]]:
+    """The change in %, and its interval, of a ratio and its interval."""
+    change, *interval = (100 * value - 100 for value in ratio)
+    return change, interval
 
 
 def training() -> str:

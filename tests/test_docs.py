@@ -12,7 +12,7 @@ from dguide.cli import app
 from .commands import PROJECT, succeed
 
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
-MENU = re.findall(r"^ +- (.+): (\w+\.md)$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE)
+MENU = re.findall(r"^ +- .+: (\w+\.md)$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE)
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
@@ -28,12 +28,7 @@ def test_links_of_the_pages_outside_the_site_lead_to_files() -> None:
 
 
 def test_every_page_is_in_the_menu() -> None:
-    assert sorted(page for _, page in MENU) == [page.name for page in PAGES]
-
-
-@pytest.mark.parametrize(("title", "page"), MENU)
-def test_a_page_has_the_title_that_the_menu_shows(title: str, page: str) -> None:
-    assert (PROJECT / "docs" / page).read_text().startswith(f"# {title}\n")
+    assert sorted(MENU) == [page.name for page in PAGES]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

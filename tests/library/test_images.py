@@ -117,6 +117,7 @@ def test_arrays_of_the_wrong_kind(tmp_path):
         ({"images": IMAGES.astype(np.float32), "labels": labels}, "float32"),
         ({"images": IMAGES[:0], "labels": labels[:0]}, "(0, 8, 8, 3)"),
         ({"images": IMAGES, "labels": labels[:8]}, "labels are (8,) for 9"),
+        ({"images": IMAGES, "classes": labels}, "labels"),  # they would be lost
         ({"images": IMAGES, "labels": labels * 2}, "[0, 2, 4]"),
         ({"images": IMAGES, "labels": np.array(["cat"] * 9, dtype=object)}, "Object arrays cannot be loaded"),
         ({"images": IMAGES[:, :, :6], "labels": labels}, "6x8"),

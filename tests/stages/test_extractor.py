@@ -2,10 +2,12 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
 
 from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import write_npz
 
 from .conftest import Tiny, load, run_stage, tiny_settings, write_params
 from .released import FEATURES, classifier_file
@@ -13,9 +15,11 @@ from .released import FEATURES, classifier_file
 PATH = "data/raw/classifier.pt"
 
 
-@pytest.mark.parametrize("word", ["score", "extractor", "fid_network"])
-def test_a_training_stage_writes_weights_and_curve_and_tracks_them(tiny: Tiny, word: str):
+@pytest.mark.parametrize(("word", "classes"), [("score", 10), ("extractor", 10), ("extractor", 1), ("fid_network", 1)])
+def test_a_training_stage_writes_weights_and_curve_and_tracks_them(tiny: Tiny, word: str, classes: int):
     _, layout = tiny
+    arrays = dict(np.load(layout.real / "train.npz"))
+    write_npz(layout.real / "train.npz", **arrays | {"labels": arrays["labels"] % classes})
     summary, tracker = run_stage(word, tiny)
     rows = list(csv.DictReader((layout.model(word) / "history.csv").open()))
     assert [int(row["iteration"]) for row in rows] == [20, 40]

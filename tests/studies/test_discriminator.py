@@ -10,14 +10,17 @@ from optuna.pruners import PercentilePruner
 
 from dguide.settings import Layout
 from dguide.studies.discriminator import plan, suggest
-from dguide.studies.study import GuidedSamples, run_study
+from dguide.studies.study import GuidedSamples, run_study, value_settings
 from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.files import fingerprint
 from discriminator_guidance.metrics.distances import frechet_influence
 from discriminator_guidance.metrics.features import extract_features
-from tests.stages.conftest import Tiny, only, run_stage, tiny_settings, write_params
+from tests.settings.settings import read
+from tests.stages.conftest import Tiny, run_stage, tiny_settings, write_params
 from tests.studies.conftest import rows
 
 TRIALS = 6
+D0 = tiny_settings()["members"]["d0"]
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +92,8 @@ def test_a_trial_behind_the_others_is_pruned_but_no_row_of_table_2(tiny: Tiny, m
 
 
 def test_a_whole_network_that_counts_steps_is_searched_for_its_width_and_keeps_its_steps(tiny: Tiny):
-    d0 = {"kind": "whole", "epochs": None, "steps": 4, "row_steps": 2, "checkpoint": "best", "importance_sampling": 0.5}
-    changes = {"members": {"d0": tiny_settings()["members"]["d0"] | d0}, **only("edm", "d0")}
-    changes["study"] = tiny_settings()["study"] | {"start": "d0"}
-    changes["study.discriminator.importance_sampling"] = [0.5, True]
-    changes["study.factorial.sets"] = {"fresh": ["d0"]}
+    whole = {"kind": "whole", "epochs": None, "steps": 4, "row_steps": 2, "importance_sampling": 0.5}
+    changes = {"members.d0": D0 | whole, "study.start": "d0", "study.discriminator.importance_sampling": [0.5, True]}
     config, layout = write_params(tiny[1].root, tiny_settings(changes))
     run_study("discriminator", config, layout, 2, False)
     trials, tuned = rows(layout, "discriminator"), record(layout)["rows"]["members"]["tuned"]
@@ -101,8 +101,24 @@ def test_a_whole_network_that_counts_steps_is_searched_for_its_width_and_keeps_i
     assert (tuned["kind"], tuned["steps"], tuned["epochs"]) == ("whole", 4, None)
 
 
-def test_a_member_outside_of_what_is_searched_is_refused_before_anything_runs(tiny: Tiny):
-    config, layout = write_params(tiny[1].root, tiny_settings({"study.discriminator.epochs": [1, 2]}))
-    with pytest.raises(ConfigError, match=r"study\.discriminator\.epochs is .* and leaves out 3 of member d0"):
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"study.discriminator.epochs": [1, 2]}, r"study\.discriminator\.epochs is .* and leaves out 3 of member d0"),
+        ({"members.d1": D0 | {"epochs": None, "steps": 4}}, r"members of study\.start differ in steps, as d1 does"),
+    ],
+)
+def test_a_member_that_is_not_searched_is_refused_before_anything_runs(tiny: Tiny, changes: dict, complaint: str):
+    config, layout = write_params(tiny[1].root, tiny_settings(changes))
+    with pytest.raises(ConfigError, match=complaint):
         run_study("discriminator", config, layout, 3, False)
     assert not layout.study.exists()
+
+
+def test_equal_members_begin_a_search_once_and_another_member_begins_another():
+    assert [*plan(read(tiny_settings({"members.d1": D0}))).starts] == ["D0"]
+    members = tiny_settings()["members"]
+    whole = members | {"d0": members["d0"] | {"kind": "whole"}}
+    studies = [read(tiny_settings(change)) for change in ({}, {"members": whole}, {"discriminator.gain": 1.68})]
+    assert len({fingerprint(value_settings(config, "discriminator")) for config in studies}) == 3
+    assert len({fingerprint(value_settings(config, "ensemble")) for config in studies}) == 1

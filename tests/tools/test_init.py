@@ -23,29 +23,30 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_images(count: int, height: int, width: int) -> Path:
+def write_images(count: int, height: int, width: int, classes: int = 2) -> Path:
     images = np.zeros((count, height, width, 3), np.uint8)
-    write_npz(path := Path("data/My pets.npz"), images=images, labels=np.arange(count) % 2)
+    write_npz(path := Path("data/My pets.npz"), images=images, labels=np.arange(count) % classes)
     return path
 
 
 @pytest.mark.parametrize(
-    ("count", "side", "sizes"),
-    [  # pixels, fakes, images of d0, samples, features of FID, iterations of the score network, share of the test split
-        (100, 9, (8, 80, None, 500, 10, 1000, 0.2)),
-        (499, 30, (28, 399, None, 500, 49, 1000, 0.2)),
-        (2500, 33, (32, 2000, None, 2000, 64, 1000, 0.1)),
-        (14_000, 8, (8, 10_000, 10_000, 5000, 64, 2800, 0.1)),
+    ("count", "side", "classes", "sizes"),
+    [  # pixels, fakes, images of d0, samples, features of FID, their and the score network's iterations, test share
+        (100, 9, 2, (8, 80, None, 500, 10, 50, 1000, 0.2)),
+        (499, 30, 1, (28, 399, None, 500, 49, 400, 1000, 0.2)),
+        (2500, 33, 2, (32, 2000, None, 2000, 64, 400, 1000, 0.1)),
+        (14_000, 8, 2, (8, 10_000, 10_000, 5000, 64, 2000, 2800, 0.1)),
     ],
 )
-def test_sizes_follow_from_the_images_and_pass_the_checks(project: Path, count: int, side: int, sizes: Any) -> None:
-    path = write_profile(project, write_images(count, side, side), None)
+def test_sizes_follow_from_the_images(project: Path, count: int, side: int, classes: int, sizes: Any) -> None:
+    path = write_profile(project, write_images(count, side, side, classes), None)
     assert path == project / "configs/my-pets.yaml"
     config = load_config(path)
     config.check_counts(count - round(0.2 * count), round(0.2 * count))
     written = config.real.image_size, config.fake.images, config.members["d0"].images, config.guided.images
     iterations, test = config.score.training.iterations, config.discriminator.split.test
-    assert (*written, config.fid_network.features, iterations, test) == sizes
+    learned = config.fid_network.features, config.fid_network.training.iterations
+    assert (*written, *learned, iterations, test) == sizes
 
 
 @pytest.mark.parametrize(
