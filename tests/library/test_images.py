@@ -156,8 +156,8 @@ def test_no_images_no_file_and_no_class_folders(tmp_path):
 def test_images_without_classes_are_of_one(tmp_path):
     flat = {name.replace("/", "_"): content for name, content in FILES.items()}
     np.savez(tmp_path / "set.npz", images=IMAGES)
-    unlabelled = FILES | {"dataset.json": b'{"labels": null}'}  # what EDM's tool writes without labels
-    sets = [write_zip(tmp_path / f"{name}.zip", files) for name, files in (("flat", flat), ("null", unlabelled))]
+    null = FILES | {"dataset.json": b'{"labels": null}'}  # what EDM's tool writes without labels
+    sets = [write_zip(tmp_path / f"{name}.zip", files) for name, files in (("flat", flat), ("null", null))]
     for path in (*sets, tmp_path / "set.npz"):
         found = read_images(path, 8)
         assert (found.labels.tolist(), found.classes) == ([0] * len(IMAGES), ("images",))
