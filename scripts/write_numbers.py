@@ -224,7 +224,8 @@ def ensembles() -> str:
     unlabelled = json.loads((REPORTS / profile / "unlabelled_features.json").read_text())["variants"]
     gain = estimate(*percent_of(unlabelled["one"]["against edm"]), 1, sign=True)
     changes = [percent_of(unlabelled[name]["against one"])[0] for name in averages]
-    found = f"*By features that learned no labels: one head {gain} %, averages {min(changes):+.1f} to {max(changes):+.1f} %.*"
+    bounds = f"{min(changes):+.1f} to {max(changes):+.1f}"
+    found = f"*By features that learned no labels: one head {gain} %, averages {bounds} % (against one).*"
     return f"{table(['', 'FID', 'change in %', 'p', 'change of KID x 1,000'], rows)}\n\n{found}"
 
 

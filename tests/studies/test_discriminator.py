@@ -121,4 +121,3 @@ def test_equal_members_begin_a_search_once_and_another_member_begins_another():
     whole = members | {"d0": members["d0"] | {"kind": "whole"}}
     studies = [read(tiny_settings(change)) for change in ({}, {"members": whole}, {"discriminator.gain": 1.68})]
     assert len({fingerprint(value_settings(config, "discriminator")) for config in studies}) == 3
-    assert len({fingerprint(value_settings(config, "ensemble")) for config in studies}) == 1
