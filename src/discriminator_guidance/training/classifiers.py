@@ -22,7 +22,7 @@ CHANGES = 20
 
 
 def changed(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Images in four turns (Gidaris et al. 2018), undamaged and damaged (Jenni & Favaro 2018), to be told apart."""
+    """Images in four turns (Gidaris et al. 2018), undamaged and damaged (Jenni & Favaro 2018), to tell apart."""
     noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32)).to(images.device)
     jagged = images.clone()
     jagged[:, :, ::2] = images[:, :, ::2].roll(1, dims=3)
@@ -48,7 +48,7 @@ def train_classifier(
     """Train image -> class logits, with noising (x_vp, t) -> class logits; returns the curve.
 
     real: "images" (N, H, W, C) uint8 and "labels" (N,). noising: the smallest VP time, and the share of times that are
-    uniform, see `draw_noised`. Dhariwal & Nichol 2021, Section 4. Images of one class are `changed`, and how is theirs.
+    uniform, see `draw_noised`. Dhariwal & Nichol 2021, Section 4. Of one class, the network learns the change.
     """
     purpose, network = "fid_network" if noising is None else "extractor", network.to(compute.device)
     images, labels = as_tensor(real["images"], compute.device), torch.from_numpy(real["labels"]).to(compute.device)
