@@ -50,7 +50,7 @@ def main() -> None:
     """Serve until terminated."""
     from dguide.__main__ import main as dguide
 
-    for name in (*(f"dguide.stages.{word}" for word in STAGES), "matplotlib.pyplot"):
+    for name in (*(f"dguide.stages.{word}" for word in STAGES), "matplotlib.pyplot", "torchmetrics"):
         import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:

@@ -129,9 +129,10 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
     prepare_study(project / "study", settings)
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.chdir(project / "study")
-    for variant in settings["variants"]:
-        run_stage("guided", Path("params.yaml"), variant=variant)
-    run_stage("evaluation", Path("params.yaml"))
+    with tracking.recording():
+        for variant in settings["variants"]:
+            run_stage("guided", Path("params.yaml"), variant=variant)
+        run_stage("evaluation", Path("params.yaml"))
     recorded = runs(store, "mini")
     drawn, measured = recorded["guided/mean_prob"].data, recorded["evaluation/mean_prob"].data
     assert {"variant": "mean_prob", "steps": "4", "w1": "2.0"}.items() <= drawn.params.items()

@@ -26,6 +26,21 @@ print(frechet_distance(images, images[::-1].copy(), network=lambda x: x.flatten(
 """
 
 
+# Operations on tensors without memory import compilers, which takes as long as torch itself.
+LOADING = """
+import sys
+from discriminator_guidance.core.files import fit_network
+from discriminator_guidance.networks.adm import EncoderUNet
+from discriminator_guidance.networks.edm import EDMPrecond
+common = {"model_channels": 8, "channel_mult": [1, 2]}
+denoiser = {"img_resolution": 8, "img_channels": 1, "num_blocks": 1, "embedding_type": "fourier"}
+encoder = {"image_size": 8, "in_channels": 1, "out_channels": 2, "num_res_blocks": 1, "attention_resolutions": [2]}
+for build, arguments in ((EDMPrecond, denoiser | common), (EncoderUNet, encoder | {"num_head_channels": 8} | common)):
+    fit_network(build, arguments, build(**arguments).state_dict(), "", "")
+print("torch._dynamo" in sys.modules or "sympy" in sys.modules)
+"""
+
+
 def blocked() -> list[str]:
     """The modules of the extras, as they are imported."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
@@ -52,3 +67,7 @@ def test_the_command_names_what_to_install(tmp_path: Path) -> None:
 def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
     code = "import sys, discriminator_guidance; print('torch' in sys.modules or 'numpy' in sys.modules)"
     assert succeed(tmp_path, sys.executable, "-c", code).strip() == "False"
+
+
+def test_loading_a_network_imports_no_compiler(tmp_path: Path) -> None:
+    assert succeed(tmp_path, sys.executable, "-c", LOADING).strip() == "False"

@@ -261,7 +261,7 @@ def fit_network(
     import torch
 
     with damage_refused(problem, remedy):
-        with torch.device("meta"):  # takes no memory
+        with torch.device("meta"):  # takes no memory; but *, / and randn import torch._dynamo there
             network = build(**arguments)
         kinds = {name: torch.float32 if tensor.is_floating_point() else tensor.dtype for name, tensor in state.items()}
         network.load_state_dict({name: state[name].to(kind, copy=True) for name, kind in kinds.items()}, assign=True)

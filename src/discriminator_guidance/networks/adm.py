@@ -102,7 +102,7 @@ class AttentionPool2d(nn.Module):
     def __init__(self, size: int, channels: int, num_head_channels: int, output_dim: int) -> None:
         super().__init__()
         self.num_heads = head_count(channels, num_head_channels)
-        self.positional_embedding = nn.Parameter(torch.randn(channels, size**2 + 1) / math.sqrt(channels))
+        self.positional_embedding = nn.Parameter(torch.normal(0.0, 1.0, (channels, size**2 + 1)).div_(channels**0.5))
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, output_dim, 1)
 

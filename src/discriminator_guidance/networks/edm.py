@@ -22,7 +22,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.randn(channels // 2) * scale)
+        self.register_buffer("freqs", torch.normal(0.0, scale, (channels // 2,)))
 
     def forward(self, noise: Tensor) -> Tensor:
         angle = noise[:, None] * (2 * math.pi * self.freqs)
@@ -33,8 +33,8 @@ def separable_filter(taps: Sequence[int]) -> Tensor:
     """The (1, 1, k, k) low-pass filter of k symmetric taps, k even: their outer product, summing to 1."""
     if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
         raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
-    row = torch.tensor(taps, dtype=torch.float32)
-    return (torch.outer(row, row) / row.sum().square())[None, None]
+    total = sum(taps) ** 2
+    return torch.tensor([[[[row * column / total for column in taps] for row in taps]]])
 
 
 def resample(x: Tensor, low_pass: Tensor, up: bool, padding: int) -> Tensor:
