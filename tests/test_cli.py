@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -211,18 +210,6 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("steps: 12", "steps: 13"))
     refused(dguide(project, "compare", "d0", "clip_logit"), "are of other settings; run `dvc repro`")
-
-
-def test_waiting_threads_give_the_processor_away_unless_the_user_says_otherwise(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = list[str | None]()
-    monkeypatch.setattr(cli, "run_stage", lambda *_: seen.append(os.environ.get("GOMP_SPINCOUNT")))
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    for variables in ({"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "5"}, {}):
-        dguide(project, "real", **variables)
-        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    assert seen == [None, "5", "10000"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -4,10 +4,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from dguide.settings import Layout
-from discriminator_guidance.core.runtime import share
 
 from .commands import TORCHRUN, succeed
 from .stages.conftest import only, prepare_study, run_stage, tiny_settings
@@ -74,14 +72,3 @@ def test_the_library_divides_samples_and_training(tmp_path: Path) -> None:
     logits = [np.load(tmp_path / name) for name in ("alone/logits.npy", "shared/logits0.npy", "shared/logits1.npy")]
     np.testing.assert_allclose(logits[0], logits[1], rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(logits[1], logits[2])
-
-
-@pytest.mark.parametrize(("count", "size"), [(10, 3), (2, 3), (7, 1)])
-def test_shares_cover_all_rows_once_and_are_even(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
-    monkeypatch.setenv("WORLD_SIZE", str(size))
-    shares = []
-    for rank in range(size):
-        monkeypatch.setenv("RANK", str(rank))
-        shares.append(share(count))
-    assert [row for share in shares for row in share] == list(range(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -182,9 +182,8 @@ def compare(
     params: Params = PARAMS,
 ) -> None:
     """Print the paired difference between two variants."""
-    from dguide.report.format import answer, fid_label
+    from dguide.report.format import answer, fid_label, signs
     from dguide.report.gather import read_differences
-    from dguide.report.tables import signs
 
     settings, layout, _ = _results(params)
     fid, rows = fid_label(settings.fid_network.name), read_differences(layout.report)

@@ -28,8 +28,9 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
         if name not in rows:
             raise ConfigError(f"{params} has no {kind} {name!r}", f"choose one of: {', '.join(rows)}")
     layout = Layout(Path.cwd(), config.profile)
-    if word != "real" and (card := layout.real / "card.json").is_file():
-        config.check_counts(*(read_json(card, "real")[part] for part in ("train", "holdout")))
+    if word != "real" and (path := layout.real / "card.json").is_file():
+        card = read_json(path, "real")
+        config.check_counts(card["train"], card["holdout"], len(card["classes"]))
     layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate is {replicate}", f"choose from 0 to {len(layouts) - 1}, as replicates says")

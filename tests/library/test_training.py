@@ -280,12 +280,6 @@ def test_the_callers_network_and_random_streams_stay_as_they_are(capsys: pytest.
     assert capsys.readouterr().err == ""
 
 
-def test_precision_auto_is_the_one_that_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    auto, half, full = (train(*FIRST, precision=name, **BRIEF).history for name in ("auto", "bfloat16", "float32"))
-    assert auto == half != full
-
-
 def test_a_conditional_denoiser_of_edm_takes_the_labels_of_the_real_images(tmp_path: Path) -> None:
     torch.manual_seed(0)
     denoiser, labels = EDMPrecond(8, 1, 10, model_channels=8, channel_mult=[1], num_blocks=1).eval(), np.arange(20) % 10

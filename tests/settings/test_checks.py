@@ -20,7 +20,7 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
     [
         ({"runtime": TF32 | {"sampling_precision": "float32"}}, "members.d0 .*mixes float32 and tf32"),
         ({"real.holdout_fraction": 0}, "holdout_fraction .*is 0; write 0 where .* else .* above 0"),
-        ({"real.holdout_path": "b.zip", "real.holdout_fraction": 0}, "is b.zip, and the digits are one file"),
+        ({"real.holdout_path": "b.zip", "real.holdout_fraction": 0}, "is b.zip, and digits has one source"),
         ({"real.image_size": 10}, "real.image_size .*is 10, .* halve 2 times"),
         ({"score.path": "data/other/real"}, "score.path .*names 'data/other/real'; choose among data/mini/real"),
         ({"extractor.network.attention_resolutions": [7]}, "extractor.network .*attends at 7 pixels"),

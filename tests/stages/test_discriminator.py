@@ -79,7 +79,8 @@ def test_curve_metrics_calibration_and_logits_agree(tiny: Tiny):
 
 
 def test_factors_scale_table_2_and_leave_a_chosen_epoch_within_the_training(tiny: Tiny):
-    for epochs, factor, checkpoint, expected in ((4, 0.3, "last", (1, "last")), (60, 0.2, 55, (12, 11))):
+    cases = ((4, 0.3, "last", (1, "last")), (60, 0.2, 55, (12, 11)), (None, 0.2, 10, (None, 10)))  # None: rows of steps
+    for epochs, factor, checkpoint, expected in cases:
         row = {"members.d0.epochs": epochs, "members.d0.checkpoint": checkpoint}
         config, _ = changed(tiny, {"discriminator.epoch_factor": factor, **row})
         settings = member_settings(config.discriminator, config.members["d0"])

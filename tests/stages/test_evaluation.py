@@ -159,6 +159,9 @@ def test_an_ensemble_is_scored_by_its_rule(sampled: Tiny) -> None:
     # The mistaken rule calls real what has a mean logit of at least 0.5.
     expected = classification_scores(mean - 0.5, members[0]["labels"])["recall"]
     assert evaluated(sampled)["clip_logit"]["discriminator_recall"] == pytest.approx(expected)
+    shifted = evaluated(sampled, variants={**ROWS, "d1": ROWS["clip_logit"] | {"logit_scale": 0.5, "logit_shift": 0.5}})
+    expected = classification_scores(mean, members[0]["labels"])["recall"]
+    assert shifted["d1"]["discriminator_recall"] == pytest.approx(expected)
 
 
 def test_published_statistics_replace_the_real_images_in_the_distance_alone(sampled: Tiny) -> None:

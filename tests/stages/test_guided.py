@@ -90,16 +90,6 @@ def test_a_missing_member_is_named_before_anything_is_drawn(tiny: Tiny) -> None:
     assert not tiny[1].partial.exists()
 
 
-def test_a_conditional_study_records_the_classes_that_it_draws(tmp_path: Path) -> None:
-    tiny = prepare_study(tmp_path, tiny_settings({"cond": True}))
-    for variant in ("edm", "d0"):
-        run_stage("guided", tiny, variant)
-    edm, d0 = load(tiny[1], "edm"), load(tiny[1], "d0")
-    assert edm["labels"].tolist() == d0["labels"].tolist()
-    assert len(set(edm["labels"].tolist())) > 3
-    assert not np.array_equal(edm["images"], d0["images"])
-
-
 def test_networks_of_the_other_kind_are_refused(tiny: Tiny) -> None:
     tiny = write_params(tiny[1].root, tiny_settings({"cond": True}))
     with pytest.raises(InputError, match="score network has cond False, and the settings have cond True; run stage"):

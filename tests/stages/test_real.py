@@ -24,8 +24,8 @@ DIGITS = PROJECT / "data" / "raw" / "digits.npz"
 APART = {"source": "images", "path": "train.npz", "holdout_path": "test.npz", "holdout_fraction": 0}
 
 
-def settings_of(section: Any, cond: bool = False) -> Any:
-    return SimpleNamespace(real=section, cond=cond, check_counts=lambda *counts: None)
+def settings_of(section: Any) -> Any:
+    return SimpleNamespace(real=section, check_counts=lambda *counts: None)
 
 
 def make(root: Path, **settings: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -135,10 +135,7 @@ def test_a_bad_source_leaves_earlier_results_alone(
     assert results(tmp_path) == before
 
 
-def test_one_class_has_any_name_and_is_none_for_a_conditional_study(tmp_path):
+def test_one_class_has_any_name(tmp_path):
     train = write_set(tmp_path / "train.npz", 5, 0, classes=1)
     write_npz(tmp_path / "test.npz", images=train[::-1])
     assert make(tmp_path, **APART)["card"]["classes"] == {"0": 10}
-    section = replace(load_config(PROJECT / "configs" / "mini.yaml").real, **APART)
-    with pytest.raises(InputError, match="cond is true, and the images have one class; write cond: false"):
-        real.run(settings_of(section, cond=True), Layout(tmp_path, "tiny"), Tracker())

@@ -1,12 +1,14 @@
 """Stage `score`: training, and released EDM networks."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from dguide.stages import score
 from discriminator_guidance.core.errors import InputError
 from tests.checkpoints import lookalike
 
@@ -50,6 +52,17 @@ def test_other_networks_are_kept_beside_the_final_one_and_their_samples_are_draw
     samples = [np.load(tiny[1].fake(network) / "samples.npz")["images"] for network in (None, "ddo")]
     assert samples[0].shape == samples[1].shape
     assert not np.array_equal(*samples)
+
+
+def test_fakes_of_ddo_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = {"ddo": {"images": 20, "iterations": 5, "learning_rate": 0.01, "objective": "ddo"}}
+    tiny = prepare_study(tmp_path, tiny_settings({"score.finetuned": rows}))
+    monkeypatch.setattr(score, "finetune_score", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("score", tiny)
+    monkeypatch.undo()
+    monkeypatch.setattr(score, "sample", Mock(side_effect=AssertionError("they are drawn again")))
+    run_stage("score", tiny)
 
 
 @pytest.mark.parametrize("classes", [0, 10])

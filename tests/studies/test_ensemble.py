@@ -12,7 +12,7 @@ import pytest
 
 from dguide.settings import Layout, load_config
 from dguide.studies.ensemble import plan, simplex_point, suggest
-from dguide.studies.study import run_study
+from dguide.studies.study import complete, open_study, run_study
 from discriminator_guidance.core.errors import InputError
 from tests.commands import environment
 from tests.stages.conftest import Tiny, tiny_settings, write_params
@@ -70,6 +70,16 @@ def test_a_search_leaves_a_table_and_a_record(searched: Tiny):
     assert record["winner"]["values"] == {key: float(row["value"]) for key, row in values.items()}
     assert record["n_trials"] == len(trials) == 8
     assert set(record["rows"]["variants"]["tuned_mean"]["members"]) <= {"d0", "d1"}
+
+
+def test_a_start_that_two_workers_enqueued_takes_the_place_of_no_other(tiny: Tiny):
+    config, layout = tiny
+    whole = plan(config)
+    first = dict([*whole.starts.items()][:1])
+    open_study(config, layout, replace(whole, starts=first), False).enqueue_trial(first["plain mean"])
+    for _ in range(2):
+        run_study("ensemble", config, layout, None, False)
+    assert len(complete(open_study(config, layout, whole, False))) == len(whole.starts) + 1
 
 
 def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny):

@@ -74,6 +74,10 @@ def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str |
         ({"real.holdout_fraction": 0.91}, "9 images for discriminator.split and 91 held-out ones are too few .*; give"),
         ({"real.holdout_fraction": 0.02}, "98 images .* 2 held-out"),
         ({"fake.images": 9}, "9 images .* 20 held-out"),
+        (
+            {"cond": True, "study.ensemble.fitted": False},
+            "cond is true, and the images have one class; write cond: false",
+        ),
         ({"discriminator.split": {"train": 0.98, "validation": 0.01, "test": 0.01, "seed": 4}}, "80 images .* 20 held"),
     ],
     ids=str,
@@ -82,4 +86,4 @@ def test_more_than_there_is_is_refused(changes: dict[str, Any], complaint: str) 
     images, held_out = {"real.source": "images", "fake.images": 100}, changes.get("real.holdout_fraction", 0.2)
     read(images).check_counts(80, 20)
     with pytest.raises(UserError, match=complaint):
-        read(images | changes).check_counts(100 - round(100 * held_out), round(100 * held_out))
+        read(images | changes).check_counts(100 - round(100 * held_out), round(100 * held_out), 1)

@@ -33,11 +33,6 @@ def test_counts_of_mini_by_hand():
     assert stages["evaluation"]["features",] == 500 * len(config.variants)
 
 
-def test_the_report_draws_each_of_its_rows_once():
-    report = {"report.samples": ["edm", "d0"], "report.log_ratios": ["d0"], "report.trajectory_images": 8}
-    assert calls(read(report))["report"]["denoiser",] == 2 * 8 * 23
-
-
 def test_fine_tuning_is_counted():
     tuned = {"images": 100, "iterations": 10, "learning_rate": 1e-4, "seed": 1}
     counts = calls(read({"score.finetuned": {"tuned": tuned, "ddo": tuned | {"objective": "ddo", "seed": 2}}}))["score"]

@@ -94,7 +94,7 @@ def curves_figure(data: ReportData) -> Figure | None:
             for split, color in (("train", BLUE), ("validation", RED)):
                 axes.plot(history["epoch"], history[f"{split}_{quantity}"], ".-", color=color, label=split)
                 curve = theirs.get(f"{split}_{quantity}", [])
-                epochs = np.linspace(1 / max(1, len(curve)), 1, len(curve)) * len(history)
+                epochs = np.linspace(1 / max(1, len(curve)), 1, len(curve)) * history["epoch"].max()
                 axes.plot(epochs, curve, color=color, linewidth=0.8, alpha=0.45)
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         best = (data.metrics[name]["best_epoch"], data.metrics[name]["best_validation_loss"])

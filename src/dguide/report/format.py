@@ -21,6 +21,17 @@ def verdict(bounds: Sequence[float]) -> str:
     return "better" if bounds[1] < 0 else "worse" if bounds[0] > 0 else "indistinguishable"
 
 
+def signs(fid: str, differences: Mapping[str, Mapping[str, Any]], other: str) -> list[str]:
+    """For each of the two KIDs, the rows in which its difference from `other` has another sign than that of FID."""
+    sentences = []
+    for kid, kid_name in KIDS.items():
+        rows = [name for name, row in differences.items() if row["difference"] * row[f"{kid}_difference"] < 0]
+        agree, where = ("disagree", f"for {', '.join(rows)}") if rows else ("agree", "in every row")
+        place = f", against {other}, {where}" if len(differences) > 1 else ""
+        sentences.append(f"{fid} and {kid_name} {agree} in sign{place}.")
+    return sentences
+
+
 def fid_label(network: str, metric: str = "FID") -> str:
     """FID, or for example "FID (digits network)" of features other than Inception's."""
     return metric if network == INCEPTION else f"{metric} ({network})"

@@ -52,7 +52,7 @@ def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> s
     studies = {word: tables.study_table(data, word) for word in data.studies}
     charts = {word: sorted((data.report / "study").glob(f"{word}*.png")) for word in studies}
     shown = made | studies | {
-        "results": Table("Results", results, tables.signs(data.fid, data.from_baseline, data.baseline_text)),
+        "results": Table("Results", results, fmt.signs(data.fid, data.from_baseline, data.baseline_text)),
         "data": Table("Data", facts, []),
     }  # fmt: skip
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
@@ -65,7 +65,7 @@ def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> s
         tables=shown,
         charts=charts,
         answer=fmt.answer(data.fid, planned),
-        signs=" ".join(tables.signs(data.fid, {variant: planned}, other)),
+        signs=" ".join(fmt.signs(data.fid, {variant: planned}, other)),
         bound=LOG_RATIO_BOUND,
         clip=PROBABILITY_CLIP,
     )

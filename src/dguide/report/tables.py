@@ -1,6 +1,5 @@
 """Tables 1 to 4 as text cells, and the LaTeX and HTML that they are written to."""
 
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ from markupsafe import Markup
 
 from dguide.report import format as fmt
 from dguide.report.format import KIDS, MISSING, count, difference_text, fid_text, number, scientific
-from dguide.report.gather import PUBLISHED, Record, ReportData
+from dguide.report.gather import PUBLISHED, ReportData
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP
 from discriminator_guidance.sampling.weights import delivered_weight
@@ -160,7 +159,7 @@ def result_table(data: ReportData) -> Table:
         f"KID, held-out, against {count(reference['holdout_n'])} other images.",
         f"Intervals cover {data.noise}, with the reference fixed. Differences are paired by sample index, and negative "
         "where the row is better. Adjusted p: by Holm's method over all rows but the planned comparison.",
-        *signs(data.fid, data.from_baseline, data.baseline_text),
+        *fmt.signs(data.fid, data.from_baseline, data.baseline_text),
         "De-biased: by the grouped jackknife; a distance of N images lies above that of infinitely many.",
     ]
     if data.reproduces:
@@ -214,20 +213,9 @@ def ensemble_table(data: ReportData) -> Table:
     notes = [
         f"N = {fmt.samples_text(data.reference)} samples each, paired by index. Intervals cover {data.noise}.",
         "Negative where the ensemble is better. The best member is chosen on the same samples, which favours it.",
-        *signs(data.fid, records, "the mean of the members"),
+        *fmt.signs(data.fid, records, "the mean of the members"),
     ]
     return Table("Table 4. Ensembles beside their members", pd.DataFrame(rows), notes)
-
-
-def signs(fid: str, differences: Mapping[str, Record], other: str) -> list[str]:
-    """For each of the two KIDs, the rows in which its difference from `other` has another sign than that of FID."""
-    sentences = []
-    for kid, kid_name in KIDS.items():
-        rows = [name for name, row in differences.items() if row["difference"] * row[f"{kid}_difference"] < 0]
-        agree, where = ("disagree", f"for {', '.join(rows)}") if rows else ("agree", "in every row")
-        place = f", against {other}, {where}" if len(differences) > 1 else ""
-        sentences.append(f"{fid} and {kid_name} {agree} in sign{place}.")
-    return sentences
 
 
 def study_table(data: ReportData, word: str) -> Table:

@@ -348,8 +348,8 @@ class Config(Settings):
         if (real.holdout_path != real.path or real.source in SIDES) == (real.holdout_fraction > 0):
             remedy = "write 0 where a source or a holdout_path has held-out images, else a number above 0"
             yield f"real.holdout_fraction is {real.holdout_fraction:g}; {remedy}"
-        if real.source == "digits" and real.holdout_path != real.path:
-            yield f"real.holdout_path is {real.holdout_path}, and the digits are one file; write {real.path}"
+        if real.source != "images" and real.holdout_path != real.path:
+            yield f"real.holdout_path is {real.holdout_path}, and {real.source} has one source; write {real.path}"
         if real.score_shares and not real.splits:
             yield "real.score_shares thins a split, and real has no splits; write real.splits"
         if score.source == "train":
@@ -417,8 +417,10 @@ class Config(Settings):
             if not (value in allowed if key in ("rules", "boosting") else allowed[0] <= value <= allowed[1]):
                 yield f"study.ensemble.{key} leaves out {value} of variants.{study.start}, where it starts; change one"
 
-    def check_counts(self, train: int, holdout: int) -> None:
+    def check_counts(self, train: int, holdout: int, classes: int = 2) -> None:
         """Refuse settings that ask for more than there is: `train` real images for training, and `holdout` others."""
+        if self.cond and classes < 2:
+            raise ConfigError("cond is true, and the images have one class", "write cond: false, or give classes")
         reference, train, total = self.count("reference", train), self.count("discriminator", train), train
         bounds = {"evaluation.neighborhood": (self.evaluation.neighborhood, min(reference, self.guided.images) - 2)}
         bounds |= {f"members.{name}.images": (member.images or 0, train) for name, member in self.members.items()}

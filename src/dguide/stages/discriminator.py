@@ -102,8 +102,8 @@ def member_settings(section: Discriminator, member: Member) -> DiscriminatorSett
         return max(1, round(epochs * section.epoch_factor)) if epochs else 0
 
     rate, checkpoint = member.learning_rate * section.learning_rate_factor, member.checkpoint
-    used = scaled(checkpoint) if isinstance(checkpoint, int) else checkpoint
     epochs = None if member.epochs is None else scaled(member.epochs)
+    used = checkpoint if epochs is None or isinstance(checkpoint, str) else scaled(checkpoint)
     return DiscriminatorSettings.of(member, epochs=epochs, learning_rate=rate, checkpoint=used)
 
 

@@ -148,6 +148,7 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
                 problem = f"{path} and {paths[0]} have other test images, {len(member['labels'])} and {len(labels)}"
                 raise InputError(problem, "give all members as many images, and train them again")
         logits = torch.from_numpy(np.stack([member["logits"] for member in arrays])).double()
+        logits = variant.logit_scale * logits + variant.logit_shift
         rule = "mean_logit" if variant.rule == SHRUNK else variant.rule
         weights = None if isinstance(variant.weights, str) else variant.weights
         combined = combined_logits(logits, rule, weights, PROBABILITY_CLIP)

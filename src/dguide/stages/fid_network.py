@@ -19,7 +19,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     settings, runtime, folder = config.fid_network, config.runtime, layout.model("fid_network")
     file = layout.part("fid_network")
     real = read_npz(file, ["images", "labels"], "real")
-    reference, holdout = (read_npz(layout.part(part), ["images"], "real") for part in ("reference", "holdout"))
+    measured = {"train": layout.part("reference"), "holdout": layout.real / "holdout.npz"}
+    shown = {name: read_npz(path, ["images"], "real")["images"] for name, path in measured.items()}
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     if settings.source == "inception":
         path = released_file(layout.root, settings.path, "fid_network.path")
@@ -38,7 +39,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
     allow_tf32(False)  # metrics are compared to many digits
     arrays, saved = {}, features.load_fid_network(folder, compute)
-    for name, images in (("train", reference["images"]), ("holdout", holdout["images"])):
+    for name, images in shown.items():
         with progress(f"features of {name} images", len(images), "images") as advance:
             size = config.evaluation.batch_size
             arrays[name] = features.extract_features(saved.features, images, size, compute.device, advance)

@@ -36,9 +36,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         if np.array_equal(train.images, holdout.images):
             raise InputError(f"the images in {other} are the training images", "correct real.holdout_path")
 
-    if config.cond and len(train.classes) < 2:
-        raise InputError("cond is true, and the images have one class", "write cond: false, or give classes")
-    config.check_counts(len(train.labels), len(holdout.labels))
+    config.check_counts(len(train.labels), len(holdout.labels), len(train.classes))
     parts = {"train": train} if settings.splits is None else splits(train, settings)
     written = {layout.real / f"{name}.npz": part for name, part in {**parts, "holdout": holdout}.items()}
     for file, part in written.items():

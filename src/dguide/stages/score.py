@@ -12,7 +12,7 @@ from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.files import load_network, read_npz, save_weights
-from discriminator_guidance.core.images import as_tensor, split_pairs, to_uint8
+from discriminator_guidance.core.images import as_tensor, split_pairs
 from discriminator_guidance.core.runtime import is_first, prepare, world_size
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.sampler import sample
@@ -50,10 +50,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         began, fakes = process_time(), None
         split = split_pairs(len(others["labels"]), 0, config.discriminator.split, tuning.images)
         rows = np.concatenate([*vars(split).values()])  # those that a discriminator of as many images is given
-        if tuning.objective == "ddo":
-            shape = (tuning.images, channels, size, size)
-            drawn = sample(compute.autocast()(denoiser), shape, seed=tuning.seed, device=compute.device, progress=False)
-            fakes = as_tensor(to_uint8(drawn), compute.device)
         key = {
             **plain(settings),
             "cond": config.cond,
@@ -61,6 +57,12 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             "split": plain(config.discriminator.split),
         }
         checkpoints = resumable(layout, f"score/{name}", files, key, compute)
+        if tuning.objective == "ddo":
+            shape, out = (tuning.images, channels, size, size), checkpoints.folder / "fake.npz"
+            if not out.is_file():
+                how: dict[str, Any] = {"seed": tuning.seed, "device": compute.device, "progress": False}
+                sample(compute.autocast()(denoiser), shape, out=out, **how)
+            fakes = as_tensor(read_npz(out, ["images"], "score")["images"], compute.device)
         tuned = finetune_score(denoiser, *tensors(others, rows), settings, tuning, compute, fakes, checkpoints)
         states[name] = tuned.state_dict()
         summary[f"processor_seconds_{name}"] = process_time() - began

@@ -67,7 +67,9 @@ def run_study(word: str, config: Config, layout: Layout, total: int | None, reco
     with storage_errors():
         study = open_study(config, layout, plan, recover_all)
         try:
-            run_trials(study, objective, total or len(plan.starts), config)
+            begun = {trial.user_attrs.get(GRID) for trial in study.get_trials(deepcopy=False, states=COUNTED)}
+            planned = count(study) + len(plan.starts.keys() - begun)  # workers that begin together enqueue some twice
+            run_trials(study, objective, total or planned, config)
         finally:
             summary: dict[str, Any] = write(study, config, layout, plan) if complete(study) else {}
     return {"trials": count(study), **summary}

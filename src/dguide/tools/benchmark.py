@@ -144,9 +144,11 @@ class Calls:
 
 def real_images(config: Config, layout: Layout) -> tuple[tuple[int, int, int], int, int]:
     """Shape (C, H, W) and numbers of training and held-out images: of the data card, or a guess before stage `real`."""
+    official = {"fashion": (60_000, 10_000), "cifar10": (50_000, 10_000)}
     path, size, fakes = layout.real / "card.json", config.real.image_size, config.fake.images
     channels = 1 if config.real.source in ("digits", "fashion") else 3
-    card: dict[str, Any] = {"shape": (size, size, channels), "train": fakes, "holdout": fakes // 5}
+    train, holdout = official.get(config.real.source, (fakes, fakes // 5))
+    card: dict[str, Any] = {"shape": (size, size, channels), "train": train, "holdout": holdout}
     card = read_json(path, "real") if path.is_file() else card
     return (card["shape"][2], size, size), card["train"], card["holdout"]
 

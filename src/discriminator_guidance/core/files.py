@@ -161,8 +161,8 @@ def fingerprint(data: Mapping[str, Any]) -> str:
 
 
 @cache
-def source_hash(package: Path) -> str:
-    """The SHA-256 of the Python files in a folder, as this process found them."""
+def source_hash(package: Path = Path(__file__).parents[1]) -> str:
+    """The SHA-256 of the Python files in a folder, this library if none is given, as this process found them."""
     return fingerprint({str(path.relative_to(package)): sha256(path) for path in package.rglob("*.py")})
 
 
@@ -175,9 +175,8 @@ class Resumable:
     def __init__(self, root: Path, name: str, key: Mapping[str, Any]) -> None:
         import torch
 
-        code = source_hash(Path(__file__).parents[1])
         machine = [torch.__version__, np.__version__, torch.get_num_threads()]
-        self.folder = root / name / fingerprint({**key, "code": code, "machine": machine})[:20]
+        self.folder = root / name / fingerprint({**key, "code": source_hash(), "machine": machine})[:20]
 
     def load_shard(self, number: int) -> dict[str, np.ndarray]:
         """The arrays of a shard by name; an InputError where it is missing or damaged."""

@@ -104,19 +104,19 @@ class Estimate:
         """
         if len(self.values) == 1:
             return self._within(NORMAL_95 * standard_error(self.influence[0]))
-        from scipy import stats
+        from scipy.special import stdtrit  # scipy.stats takes a second to import
 
         error, freedom = self._error()
-        return self._within(float(stats.t.ppf(0.975, freedom)) * error)
+        return self._within(float(stdtrit(freedom, 0.975)) * error)
 
     def p_value(self) -> float:
         """The two-sided p-value of the mean being 0."""
-        from scipy import stats
+        from scipy.special import stdtr
 
         error, freedom = self._error()
         if self.mean == 0 or not error:  # sets that are equal, or whose images are
             return float(self.mean == 0)
-        return float(2 * stats.t.sf(abs(self.mean) / error, freedom))
+        return float(2 * stdtr(freedom, -abs(self.mean) / error))
 
     def _error(self) -> tuple[float, float]:
         """The standard error (V_b + V_s)^(1/2) of the mean, and its degrees of freedom.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from discriminator_guidance.core.errors import ConfigError, InputError
-from discriminator_guidance.core.files import Resumable, fingerprint
+from discriminator_guidance.core.files import Resumable, fingerprint, source_hash
 from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, attribute_of, broadcast, compute_on, usable, world_size
@@ -275,7 +275,7 @@ def _drawn(
     if folder is None:
         return draw().cpu()
     like = torch.empty(min(256, shape[0]), *shape[1:], device=device)
-    key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape)}
+    key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape), "code": source_hash()}
     key["limits"] = [str(attribute_of(denoiser, name, None)) for name in ("sigma_min", "sigma_max")]
     key["labels"] = None if labels is None else torch.as_tensor(labels).tolist()
     path = folder / f"fake-{fingerprint(key)[:12]}.npy"
