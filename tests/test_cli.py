@@ -18,8 +18,8 @@ import torch
 from dguide import cli
 from dguide.__main__ import main
 from dguide.report.format import fid_text
-from dguide.settings.profile import use_profile
 from dguide.tools import plan
+from dguide.tools.profile import use_profile
 from discriminator_guidance.core.files import load_network, write_npz
 from discriminator_guidance.networks.adm import EncoderUNet
 from discriminator_guidance.networks.edm import EDMPrecond

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from dguide.report.gather import read_evaluation
 from dguide.settings import Layout, load_config
-from dguide.settings.profile import use_profile
+from dguide.tools.profile import use_profile
 
 from .commands import PROJECT, environment
 from .standins import write_all

@@ -100,7 +100,7 @@ def _study(command: typer.Context, trials: Trials = None, recover: Recover = Fal
 @study.command()
 def promote(name: Annotated[str, typer.Argument(help="discriminator or ensemble.")]) -> None:
     """Write the winner of a search to params.yaml and its profile, where `dvc repro` finds it."""
-    from dguide.studies.study import promote_winner
+    from dguide.tools.profile import promote_winner
 
     if name not in ("discriminator", "ensemble"):
         raise ConfigError(f"study {name!r} has no winner to promote", "choose discriminator or ensemble")
@@ -114,7 +114,7 @@ def profile(
     force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no profile has.")] = False,
 ) -> None:
     """Activate a profile: copy configs/NAME.yaml to params.yaml."""
-    from dguide.settings.profile import use_profile
+    from dguide.tools.profile import use_profile
 
     use_profile(Path.cwd(), name, force)
     typer.echo(f"params.yaml is now profile {name}")

@@ -8,7 +8,7 @@ from dvc.utils.serialize import load_yaml
 
 from dguide.settings import load_config
 from dguide.settings.config import check
-from dguide.settings.profile import promote, use_profile
+from dguide.tools.profile import promote, use_profile
 from discriminator_guidance.core.errors import ConfigError
 
 from .settings import PROJECT

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dguide.settings import load_config, row_of
-from dguide.studies.study import promote_winner, run_study, value_settings
+from dguide.studies.study import run_study, value_settings
+from dguide.tools.profile import promote_winner
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import fingerprint
 from tests.commands import PROJECT

@@ -24,8 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dguide import tracking
 from dguide.report.figures import png
-from dguide.settings import PARAMS, Config, Layout, SampleRange, Variant, load_config, plain
-from dguide.settings.profile import promote
+from dguide.settings import Config, Layout, SampleRange, Variant, plain
 from dguide.stages.guided import Networks, batches_of, draw, weight_files
 from discriminator_guidance.core import files
 from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
@@ -302,11 +301,3 @@ def write_chart(axes: Any, path: Path, config: Config) -> None:
     with plt.rc_context({"savefig.bbox": "tight"}):
         files.write_bytes(path, png(figure, config.report.dpi, ""))
     plt.close(figure)
-
-
-def promote_winner(root: Path, word: str) -> list[Path]:
-    """Write the rows of a search's winner to params.yaml and its profile."""
-    folder = Layout(root, load_config(root / PARAMS).profile).study
-    with files.damage_refused("the search has no complete record", f"run `dguide study {word}` first"):
-        record = files.read_json(folder / f"{word}.json", f"study {word}")
-    return promote(root, record["rows"])

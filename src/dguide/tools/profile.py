@@ -9,9 +9,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from dguide.settings import Layout
 from dguide.settings.config import PARAMS, check, load_config, merged, parse, read
 from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.core.files import write_bytes
+from discriminator_guidance.core.files import damage_refused, read_json, write_bytes
 
 LOCK = "dvc.lock"
 STAMP = "# As `dguide profile` wrote it; sha256 of what follows:"
@@ -45,6 +46,14 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
     placeholder = root / "reports" / profile / "study" / ".gitkeep"
     if not placeholder.parent.is_dir():
         write_bytes(placeholder, b"")
+
+
+def promote_winner(root: Path, word: str) -> list[Path]:
+    """Write the rows of a search's winner to params.yaml and its profile."""
+    folder = Layout(root, load_config(root / PARAMS).profile).study
+    with damage_refused("the search has no complete record", f"run `dguide study {word}` first"):
+        record = read_json(folder / f"{word}.json", f"study {word}")
+    return promote(root, record["rows"])
 
 
 def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:
