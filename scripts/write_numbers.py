@@ -225,7 +225,11 @@ def ensembles() -> str:
     gain = estimate(*percent_of(unlabelled["one"]["against edm"]), 1, sign=True)
     changes = [percent_of(unlabelled[name]["against one"])[0] for name in averages]
     bounds = f"{min(changes):+.1f} to {max(changes):+.1f}"
-    found = f"*By features that learned no labels: one head {gain} %, averages {bounds} % (against one).*"
+    whole = estimate(*percent_of(unlabelled["whole"]["against one"]), 0, sign=True)
+    found = (
+        f"*By features that learned no labels: one head {gain} %, averages {bounds} % (against one). A whole network, "
+        f"against one head: {percent(pair_of(profile, 'whole', 'one'))} %; by those features {whole} % (planned).*"
+    )
     return f"{table(['', 'FID', 'change in %', 'p', 'change of KID x 1,000'], rows)}\n\n{found}"
 
 
