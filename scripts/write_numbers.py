@@ -176,15 +176,12 @@ def biased() -> str:
 def native() -> str:
     """What guidance gains at 28x28 by features that learned labels and by others, and what its search found."""
     profile = "fashion-biased-28"
-    unlabelled = json.loads((REPORTS / profile / "unlabelled_features.json").read_text())["variants"]
-    rows = []
-    for name, label in NATIVE.items():
-        other = estimate(*percent_of(unlabelled[name]["against edm"]), 0, sign=True)
-        rows.append([label, f"`{name}`", percent(pair_of(profile, name, "edm")), other])
+    other = {name: without_labels(profile, name, "edm") for name in NATIVE}
+    rows = [[label, f"`{name}`", percent(pair_of(profile, name, "edm")), other[name]] for name, label in NATIVE.items()]
     searched = pair_of(profile, "tuned_mean", "few_double")
     label = f"the search against weight 2 (planned; p = {searched['p']:.2g})"
     rows.append([label, "`tuned_mean`", percent(searched), ""])
-    headings = ["", "row", "change of the FID in %", "by features without labels"]
+    headings = ["", "row", "change of the FID in %", "by label-free features"]
     return f"{table(headings, rows)}\n\n*Against `edm` unless stated.*"
 
 
@@ -202,10 +199,11 @@ def longer() -> str:
     for name, label in LONGER.items():
         kid = [1000 * pair_of(profile, name, "edm")[f"kid_{key}"] for key in ("difference", "low", "high")]
         change = percent(pair_of(profile, name, "edm"))
-        rows.append([label, f"`{name}`", change, estimate(kid[0], kid[1:], 1, sign=True)])
+        other = without_labels(profile, name, "edm")
+        rows.append([label, f"`{name}`", change, other, estimate(kid[0], kid[1:], 1, sign=True)])
     losses = json.loads((REPORTS / profile / "holdout_loss.json").read_text())
     half, final = (f"{np.mean(losses[name]):.4f}" for name in ("half", "final"))
-    shown = table(["", "row", "change of the FID in %", "of KID x 1,000"], rows)
+    shown = table(["", "row", "change of the FID in %", "by label-free features", "of KID x 1,000"], rows)
     return (
         f"{shown}\n\n*FID without guidance: {estimate(edm['fid'], (edm['fid_low'], edm['fid_high']))}. Planned row: "
         f"p = {pair['p']:.2g}, cross-entropies {span(whole['cross_entropy_values'], 3)}. Held-out loss after half the "
@@ -226,22 +224,26 @@ def ensembles() -> str:
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
         changes = [percent(pair), number(p[name], 3), estimate(kid[0], kid[1:], 1, sign=True)]
         rows.append([description, number(record["fid"], 2), *changes])
-    unlabelled = json.loads((REPORTS / profile / "unlabelled_features.json").read_text())["variants"]
-    gain = estimate(*percent_of(unlabelled["one"]["against edm"]), 1, sign=True)
-    changes = [percent_of(unlabelled[name]["against one"])[0] for name in averages]
+    changes = [100 * (without_labels_ratio(profile, name, "one")[0] - 1) for name in averages]
+    gain, whole = without_labels(profile, "one", "edm"), without_labels(profile, "whole", "one")
     bounds = f"{min(changes):+.1f} to {max(changes):+.1f}"
-    whole = estimate(*percent_of(unlabelled["whole"]["against one"]), 0, sign=True)
     found = (
-        f"*By features that learned no labels: one head {gain} %, averages {bounds} % (against one). A whole network, "
+        f"*By label-free features: one head {gain} %, averages {bounds} % (against one). A whole network, "
         f"against one head: {percent(pair_of(profile, 'whole', 'one'))} %; by those features {whole} % (planned).*"
     )
     return f"{table(['', 'FID', 'change in %', 'p', 'change of KID x 1,000'], rows)}\n\n{found}"
 
 
-def percent_of(ratio: list[float]) -> tuple[float, list[float]]:
-    """The change in %, and its interval, of a ratio and its interval."""
-    change, *interval = (100 * value - 100 for value in ratio)
-    return change, interval
+def without_labels_ratio(profile: str, name: str, other: str) -> list[float]:
+    """The ratio of two FIDs by features that learned no labels, with its interval."""
+    rows = json.loads((REPORTS / profile / "unlabelled_features.json").read_text())["variants"]
+    return list(rows[name][f"against {other}"])
+
+
+def without_labels(profile: str, name: str, other: str) -> str:
+    """The relative change of the FID by features that learned no labels, with its interval, in %."""
+    change, *interval = (100 * (value - 1) for value in without_labels_ratio(profile, name, other))
+    return estimate(change, interval, 0, sign=True)
 
 
 def training() -> str:
