@@ -161,8 +161,9 @@ def fingerprint(data: Mapping[str, Any]) -> str:
 
 
 @cache
-def source_hash(package: Path = Path(__file__).parents[1]) -> str:
+def source_hash(package: Path | None = None) -> str:
     """The SHA-256 of the Python files in a folder, this library if none is given, as this process found them."""
+    package = package or Path(__file__).parents[1]
     return fingerprint({str(path.relative_to(package)): sha256(path) for path in package.rglob("*.py")})
 
 
