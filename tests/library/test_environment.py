@@ -26,7 +26,6 @@ print(frechet_distance(images, images[::-1].copy(), network=lambda x: x.flatten(
 """
 
 
-# Operations on tensors without memory import compilers, which takes as long as torch itself.
 LOADING = """
 import sys
 from discriminator_guidance.core.files import fit_network

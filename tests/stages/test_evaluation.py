@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dguide.report.gather import read_evaluation
+from dguide.report.gather import read_differences, read_evaluation
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import write_npz
 from discriminator_guidance.core.images import as_tensor, scaled
@@ -89,11 +89,12 @@ def test_every_variant_is_compared_with_every_other(sampled: Tiny) -> None:
 
 def test_a_row_may_have_a_baseline_of_its_own(sampled: Tiny) -> None:
     _, layout = sampled
-    rows = {**ROWS, "early": ROWS["edm"] | {"steps": 5}, "d1": D1 | {"baseline": "early"}}
-    write_npz(layout.guided("early") / "samples.npz", **np.load(layout.guided("d0") / "samples.npz"))
+    rows = {**ROWS, "null": ROWS["edm"] | {"steps": 5}, "d1": D1 | {"baseline": "null"}}
+    write_npz(layout.guided("null") / "samples.npz", **np.load(layout.guided("d0") / "samples.npz"))
     results = evaluated(sampled, variants=rows)
-    for name, baseline in (("d0", "edm"), ("d1", "early")):
+    for name, baseline in (("d0", "edm"), ("d1", "null")):
         assert results[name]["delta_fid"] == pytest.approx(results[name]["fid"] - results[baseline]["fid"], abs=1e-7)
+    assert ("d1", "null") in read_differences(layout.report), "pandas reads null as a number that is none"
 
 
 def test_the_class_histogram_is_compared_with_that_of_the_real_images(sampled: Tiny) -> None:

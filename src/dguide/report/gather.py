@@ -76,4 +76,4 @@ def read_differences(report: Path) -> dict[tuple[str, str], Record]:
 def _table(path: Path, stage: str, columns: list[str] | None = None) -> pd.DataFrame:
     require(path, stage)
     with damage_refused(f"{path} is damaged", f"run stage {stage} again"):
-        return pd.read_csv(path, usecols=columns)
+        return pd.read_csv(path, usecols=columns, keep_default_na=False, na_values=[""])  # a row may be named null
