@@ -8,8 +8,6 @@ from typing import Any
 from discriminator_guidance.core.errors import UserError
 
 INTERRUPTED = 130  # exit code
-# OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
-SPINCOUNT = "10000"
 NO_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
@@ -21,7 +19,8 @@ def main() -> None:
             signal.signal(number, signal.default_int_handler)
     sys.unraisablehook = _interrupt_again
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)  # read when torch starts
+        # OpenMP's threads spin while they wait, which on a busy machine takes the processor from those that work.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read when torch starts
     try:
         from dguide.cli import app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from itertools import chain
@@ -324,7 +325,7 @@ def plan(
     settings, layout = _opened(params)
     times = command.estimate(settings, layout, seconds, processes)
     rows = [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in times.items()]
-    tracking.table(f"profile {settings.profile}: estimates", rows)
+    tracking.table(f"profile {settings.profile}: estimates, at load {os.getloadavg()[0]:.1f} of the machine", rows)
     for file, remedy in command.missing_files(settings, layout.root):
         typer.echo(f"missing: {file}: {remedy}")
 

@@ -50,11 +50,6 @@ def test_images_in_other_units_are_refused(real) -> None:
         fit_weights(lambda x, sigma: 0 * x, lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3)), real)
 
 
-def test_the_denoiser_is_called_in_float32():
-    denoiser = torch.nn.Conv2d(*IMAGES.shape[1:2] * 2, 1).eval()
-    assert fit_weights(lambda x, sigma: denoiser(x), members(1.0), IMAGES[:20]).weights.isfinite().all()
-
-
 def test_weights_of_one_level_hold_for_all():
     weights = FittedWeights(torch.ones(1), torch.tensor([[0.5, 2.0]]))
     assert weights(torch.tensor([0.1, 0.9])).tolist() == [[0.5, 0.5], [2.0, 2.0]]

@@ -23,6 +23,7 @@ from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.features import FidNetwork, load_fid_network
 from discriminator_guidance.sampling import sampler
+from discriminator_guidance.sampling.weights import FittedWeights
 from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.stages.conftest import Recorder, prepare_study, tiny_settings
 
@@ -92,6 +93,9 @@ def guide(discriminators: Any = mean_logit, denoiser: Any = WRONG.denoise, **opt
     return DiscriminatorGuidance(discriminators, **options).denoise(denoiser)(*NOISY)
 
 
+FITTED = FittedWeights(torch.ones(1), torch.ones(1, 2))
+
+
 def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
     return sample(WRONG.denoise, shape, **options)
 
@@ -110,10 +114,12 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"member_weights": (0.5, 0.5)}, "2 member_weights for 1 members"),
         (guide, {"rule": "shrunk_mean_logit"}, "shrunk_mean_logit, and there is only one discriminator"),
         (guide, {"rule": "shrunk_mean_logit", "member_weights": (1.0,)}, "shrunk_mean_logit, which has no member_wei"),
-        (guide, {"member_weights": lambda tau: torch.ones(1, 2)}, "one member has no weights; write rule='mean_logit'"),
+        (guide, {"member_weights": lambda tau: torch.ones(1, 2)}, "that of one none; write rule='mean_logit'"),
+        (guide, {"discriminators": [mean_logit] * 2, "member_weights": FITTED}, "probability has no fitted weights"),
         (guide, {"discriminators": lambda x_vp, tau: x_vp[:, :, 0, 0]}, r"of 2 images have shape \(2, 2\), .*=M "),
         (guide, {"discriminators": lambda x_vp, tau: x_vp[:, :1].expand(2, 1, 3, 2)}, r"shape \(2, 1, 3, 2\)"),
         (guide, {"members": 3}, "members is 3"),
+        (guide, {"discriminators": lambda x_vp, tau: np.ones(2)}, "give a tensor of one for each"),
         (guide, {"discriminators": lambda x_vp, tau: torch.ones(2)}, "no gradient"),
         (guide, {"discriminators": lambda x_vp, tau: torch.ones(2, requires_grad=True)}, "no gradient"),
         (guide, {"discriminators": lambda x_vp, tau: mean_logit(x_vp, tau) + torch.nan}, "at sigma = 1;"),
@@ -131,7 +137,7 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
             {"shape": (8, 1, 8, 8)},
             "the denoiser returned Tensor",
         ),
-        (partial(sample, lambda x, sigma: {}), {"shape": FEW}, "the denoiser returned dict None for x"),
+        (partial(sample, lambda x, sigma: {}), {"shape": FEW}, "the denoiser returned dict"),
         (draw, {"classes": [1]}, r"classes has the shape \(1,\) for 6 images; give one class an image"),
         (draw, {"classes": 1}, r"classes has the shape \(\) for 6 images"),
         (draw, {"shape": SHAPE}, r"\(N, C, H, W\)"),
@@ -289,10 +295,12 @@ def test_batches_kept_of_another_model_guidance_or_classes_are_not_used(tmp_path
     how = {"out": tmp_path / "samples.npy", "batch_size": 3, "steps": 4, "progress": False}
     plain, shifted = ((lambda x, sigma, *_, at=at: WRONG.denoise(x, sigma) + at) for at in (0, border))
     changes = [{}, {"guidance": wide}, {"guidance": narrow}, {"classes": [0] * 6}, {"classes": [0] * 5 + [1]}]
+    for level in (0.27, 0.28):
+        changes.append({"guidance": replace(wide, weight=lambda sigma, level=level: 1.0 * (sigma < level))})
     for model, options in ((plain, {}), *((shifted, each) for each in changes)):
         with pytest.raises(KeyboardInterrupt):
             sample(model, FEW, **options, **how)
-    assert calls == [0] * 6
+    assert calls == [0] * 8
 
 
 def test_png_files_without_pillow_are_refused_at_once(monkeypatch) -> None:
@@ -312,6 +320,8 @@ def test_the_denoiser_is_called_in_the_chosen_dtype_and_settings_may_be_numbers_
     path = sample(denoiser, FEW, out=tmp_path / "samples.npy", dtype=torch.float16, seed=np.int64(1), **numbers)
     assert np.array_equal(np.load(path), sample(denoiser, FEW, dtype=torch.float16, seed=1, steps=4, sigma_max=64.0))
     assert seen == {torch.float16}
+    halves = (lambda x, sigma: x.mul_(0.5)), (lambda x, sigma: 0.5 * x)
+    assert torch.equal(*(sample(half, FEW, dtype=torch.float64) for half in halves)), "a denoiser may change its input"
 
 
 def test_each_batch_is_given_its_classes() -> None:

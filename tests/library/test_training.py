@@ -138,6 +138,7 @@ def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
     assert train(*greys, data_range=(0, 1), **BRIEF).used == pytest.approx(train(*FIRST, **BRIEF).used, rel=1e-4)
 
 
+@torch.no_grad()
 def test_latents_need_not_be_square_or_within_any_range() -> None:
     real, fake = (9 * torch.randn(40, 5, 8, 12, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     trained = train(real, fake, **BRIEF)
@@ -197,8 +198,11 @@ def test_kept_fakes_are_not_those_of_other_noise_limits(tmp_path: Path) -> None:
 
 
 def test_fakes_in_other_units_than_data_range_are_refused() -> None:
-    with pytest.raises(InputError, match=r"by data_range=\(0, 1\) fake images go from .*; give real and fake"):
-        train((REAL + 1) / 2, FAKE, data_range=(0, 1))
+    for white in (1, 255):
+        with pytest.raises(
+            InputError, match=rf"by data_range=\(0, {white}\) fake images go from .*; give real and fake"
+        ):
+            train((REAL + 1) / 2 * white, FAKE, data_range=(0, white))
     for wrong in ((1, 0), (0.0,)):
         with pytest.raises(ConfigError, match="data_range is"):
             train(REAL, FAKE, data_range=wrong)

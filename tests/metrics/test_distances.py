@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from dguide.stages.evaluation import gaussian_of_statistics
+from dguide.stages.evaluation import floor_distance, gaussian_of_statistics
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.distances import (
@@ -15,7 +15,6 @@ from discriminator_guidance.metrics.distances import (
     KernelSet,
     debiased_distance,
     distance_of_gaussians,
-    floor_distance,
     frechet_distance,
     frechet_influence,
     gaussian_of_features,

@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from dguide.settings import Layout, load_config
-from dguide.studies.ensemble import plan, simplex_point, suggest
+from dguide.studies.ensemble import plan, suggest
 from dguide.studies.study import complete, open_study, run_study
 from discriminator_guidance.core.errors import InputError
 from tests.commands import environment
@@ -30,13 +30,6 @@ def asked(points: list[dict]) -> list[optuna.Trial]:
     for point in points:
         study.enqueue_trial(point)
     return [study.ask() for _ in points]
-
-
-def test_weights_are_points_of_the_simplex():
-    for trial in asked([{}] * 50):
-        weights = simplex_point(trial, ("a", "b", "c"))
-        assert sum(weights) == pytest.approx(1)
-        assert weights == pytest.approx([trial.params[f"weight_{name}"] for name in "abc"], abs=2e-3)
 
 
 def test_the_search_begins_with_the_plain_mean_by_each_rule_each_member_alone_and_the_fit(tiny: Tiny):

@@ -16,14 +16,13 @@ from dguide.studies.factorial import (
     RULES,
     cell_frame,
     means,
-    objective,
     plan,
     suggest,
     variant_displacement,
 )
 from dguide.studies.study import GuidedSamples, run_study
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
-from tests.stages.conftest import Recorder, Tiny, load, prepare_study, save_untrained, tiny_settings, write_params
+from tests.stages.conftest import Tiny, load, prepare_study, save_untrained, tiny_settings, write_params
 
 SETS = {"fresh": ["d0", "d1"], "other": ["d1", "d0"]}
 SMALL = {"replicates": 2, "sampler.eps_scale": 1.001, "study.factorial.sets": SETS, "study.factorial.images": 12,
@@ -81,12 +80,6 @@ def test_cells_are_averaged_over_replicates(small: Tiny):
     fid, displacement = rows.loc["fresh", "mean_probability", 1, 2, "none"]
     assert fid == 1.0
     assert np.isnan(displacement)
-
-
-def test_no_trial_comes_after_the_last_cell(small: Tiny):
-    study = optuna.create_study()
-    study.optimize(lambda trial: objective(*small)(trial, Recorder()), n_trials=1)
-    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.PRUNED]
 
 
 def test_classes_and_windows_without_a_noise_level_have_a_displacement(tmp_path):

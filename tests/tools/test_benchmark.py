@@ -20,7 +20,7 @@ ROWS = ["discriminator_training", "frechet_24", "guided_fp32"]
 
 @pytest.mark.parametrize("mode", ["float32", "bfloat16"])
 def test_the_file_has_what_is_printed(mode, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "FEATURES", 24)
+    monkeypatch.setattr(benchmark, "INCEPTION_FEATURES", 24)
     monkeypatch.setattr(benchmark.runtime, "prepare", lambda *_: Compute(torch.device("cpu"), mode))
     config, layout = write_params(tmp_path, tiny_settings())
     table = benchmark.benchmark(config, layout, 0.1, tmp_path / "benchmark.json")

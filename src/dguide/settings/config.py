@@ -153,8 +153,8 @@ class Fake(SampleRange):
 class Guided(SampleRange):
     """Stage `guided`, what all variants share."""
 
-    time_min: library.VpTime
-    time_max: library.VpTime
+    time_min: library.Share
+    time_max: library.Share
 
 
 class Discriminator(library.DiscriminatorSettings):
@@ -189,7 +189,7 @@ class Variant(library.SamplerSettings):
     members: Distinct[Name] = ()
     rule: Literal["mean_probability", "mean_logit", "clipped_logit_mean", "shrunk_mean_logit"] = "mean_probability"
     weights: Literal["equal", "fitted"] | tuple[library.NonNegative, ...] = "equal"
-    window: Range[library.VpTime]
+    window: Range[library.Share]
     network: Name | None = None  # a snapshot of the score network, or a fine-tuned one; None: the score network itself
     baseline: Name | None = None  # what its differences refer to; None: evaluation.baseline
     logit_scale: library.Positive = 1.0  # the members' logits are multiplied by this
@@ -241,7 +241,7 @@ class DiscriminatorStudy(Settings):
     epochs: Range[library.Count]
     learning_rate: Range[library.Positive]
     weight_decay: Range[library.Positive]
-    t_min: Range[library.VpTime]
+    t_min: Range[library.Share]
     importance_sampling: Choices[bool | library.UnitInterval]
     model_channels: Choices[library.Count]
     num_res_blocks: Range[library.Count]
@@ -259,8 +259,8 @@ class EnsembleStudy(Settings):
     rules: Choices[Literal["mean_probability", "mean_logit", "clipped_logit_mean"]]  # which take weights
     w1: Range[library.NonNegative]
     w2: Range[library.NonNegative]
-    time_min: Range[library.VpTime]
-    time_max: Range[library.VpTime]
+    time_min: Range[library.Share]
+    time_max: Range[library.Share]
     boosting: Choices[bool]
 
 
@@ -269,7 +269,7 @@ class Change(Settings):
 
     logit_scale: library.Positive | None = None
     logit_shift: library.Finite | None = None
-    window: Range[library.VpTime] | None = None
+    window: Range[library.Share] | None = None
     steps: library.Steps | None = None
     w1: library.Positive | None = None
     w2: library.Finite | None = None

@@ -206,7 +206,7 @@ def total_variation(network: FidNetwork, rows: np.ndarray, real: np.ndarray, com
 def _distances_of_real(config: Config, features: Mapping[str, np.ndarray], real: RealImages) -> dict[str, Any]:
     """What to hold a distance against: training images drawn again, and held-out ones."""
     details: dict[str, Any] = {
-        "floor": distances.floor_distance(features["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
+        "floor": floor_distance(features["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
         "holdout_fid_debiased": distances.debiased_distance(features["holdout"], real.gaussian),
     }
     kid = distances.kid_influence(real.kernels["kid_holdout"], real.kernels["kid"])
@@ -214,6 +214,13 @@ def _distances_of_real(config: Config, features: Mapping[str, np.ndarray], real:
         estimate = Estimate.of([pair])
         details |= {f"holdout_{name}": estimate.mean, f"holdout_{name}_ci95": estimate.interval()}
     return details
+
+
+def floor_distance(real: np.ndarray, n: int, draws: int, seed: int) -> float:
+    """The mean distance of n real rows, drawn with replacement, to all real rows."""
+    reference, generator = distances.gaussian_of_features(real), np.random.default_rng(seed)
+    sets = (distances.gaussian_of_features(real[generator.integers(len(real), size=n)]) for _ in range(draws))
+    return float(np.mean([distances.distance_of_gaussians(drawn, reference) for drawn in sets]))
 
 
 def _minus(variant: Evaluated, other: Evaluated) -> dict[str, Estimate]:

@@ -60,8 +60,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         if tuning.objective == "ddo":
             shape, out = (tuning.images, channels, size, size), checkpoints.folder / "fake.npz"
             if not out.is_file():
-                how: dict[str, Any] = {"seed": tuning.seed, "device": compute.device, "progress": False}
-                sample(compute.autocast()(denoiser), shape, out=out, **how)
+                drawer = compute.autocast()(denoiser)
+                sample(drawer, shape, seed=tuning.seed, device=compute.device, out=out, progress=False)
             fakes = as_tensor(read_npz(out, ["images"], "score")["images"], compute.device)
         tuned = finetune_score(denoiser, *tensors(others, rows), settings, tuning, compute, fakes, checkpoints)
         states[name] = tuned.state_dict()

@@ -26,7 +26,7 @@ from discriminator_guidance.core.files import read_json, write_json
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import ExtractorNetworkSettings, HeadSettings
 from discriminator_guidance.metrics.distances import Gaussian, distance_of_gaussians
-from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures
+from discriminator_guidance.metrics.features import INCEPTION_FEATURES, FidNetwork, InceptionFeatures
 from discriminator_guidance.networks import adm, layers
 from discriminator_guidance.networks.adm import NoisyImageCNN
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -39,7 +39,6 @@ Network = TypeVar("Network", bound=nn.Module)
 EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
 CLASSES = 10  # no calls of released classifiers reach their logits
 SAMPLER = {"steps": 3, "w2": 0.0}  # 5 denoiser evaluations and 2 of guidance, nearly the 35 to 15 of 18 steps
-FEATURES = 2048  # of the Frechet distance
 MOST_ROUNDS = 15  # of calls
 EDGE = 1024  # of the matrices of `Calls.product`
 # glibc's own thresholds after the first large block was freed, by parameters of mallopt(3); -3 is M_MMAP_THRESHOLD.
@@ -144,9 +143,9 @@ class Calls:
 
 def real_images(config: Config, layout: Layout) -> tuple[tuple[int, int, int], int, int]:
     """Shape (C, H, W) and numbers of training and held-out images: of the data card, or a guess before stage `real`."""
-    official = {"fashion": (60_000, 10_000), "cifar10": (50_000, 10_000)}
     path, size, fakes = layout.real / "card.json", config.real.image_size, config.fake.images
     channels = 1 if config.real.source in ("digits", "fashion") else 3
+    official = {"fashion": (60000, 10000), "cifar10": (50000, 10000)}
     train, holdout = official.get(config.real.source, (fakes, fakes // 5))
     card: dict[str, Any] = {"shape": (size, size, channels), "train": train, "holdout": holdout}
     card = read_json(path, "real") if path.is_file() else card
@@ -201,7 +200,7 @@ def rows_of(
     yield "discriminator_training", 0.35, pairs, published.head_step(head), ours.head_step(head)
     if compute.mode == "bfloat16":
         yield "guided_bf16", 0.25, images, published.sampler(head), ours.sampler(head)
-    yield f"frechet_{FEATURES}", 0.2, 1, *frechet_distances(FEATURES)
+    yield f"frechet_{INCEPTION_FEATURES}", 0.2, 1, *frechet_distances(INCEPTION_FEATURES)
     yield "guided_fp32", 0.2, images, published.sampler(head), Calls(config, shape, float32, float32).sampler(head)
 
 

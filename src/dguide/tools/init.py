@@ -17,7 +17,7 @@ def write_profile(root: Path, source: Path, name: str | None) -> Path:
     """Read all images of a folder, a zip or an .npz file, and write configs/<name>.yaml for them."""
     name = name or re.sub(r"[^a-z0-9_-]+", "-", source.resolve().stem.lower()).strip("-")
     target = root / "configs" / f"{name}.yaml"
-    if not re.fullmatch(r"[a-z0-9_-]+", name) or target.exists():
+    if not re.fullmatch(r"[a-z0-9_][a-z0-9_-]*", name) or target.exists():
         raise ConfigError(f"NAME is {name!r}", "give one of a-z, 0-9, - and _ that configs/ does not have")
     side = open_images(source).shape[0]
     size = max(SMALLEST, min(LARGEST, side - side % 4))

@@ -39,7 +39,6 @@ Finite = Annotated[float, Limit()]
 Fraction = Annotated[float, Limit(above=0, below=1)]
 UnitInterval = Annotated[float, Limit(low=0, high=1)]
 Share = Annotated[float, Limit(above=0, high=1)]
-VpTime = Share
 Dropout = Annotated[float, Limit(low=0, below=1)]
 Smoothing = Annotated[float, Limit(low=0, below=0.5)]
 Count = Annotated[int, Limit(low=1, high=10**9)]

@@ -71,13 +71,6 @@ def debiased_distance(generated: Floats, reference: Gaussian, groups: int = 10) 
     return float(groups * distance - (groups - 1) * np.mean(without))
 
 
-def floor_distance(real: Floats, n: int, draws: int, seed: int) -> float:
-    """The mean distance of n real rows, drawn with replacement, to all real rows."""
-    reference, generator = gaussian_of_features(real), np.random.default_rng(seed)
-    samples = (real[generator.integers(len(real), size=n)] for _ in range(draws))
-    return float(np.mean([distance_of_gaussians(gaussian_of_features(sample), reference) for sample in samples]))
-
-
 def distance_of_gaussians(first: Gaussian, second: Gaussian, singular_values: Tensor | None = None) -> float:
     """The squared Frechet distance; singular values of the product of the roots, if they are known."""
     if singular_values is None:

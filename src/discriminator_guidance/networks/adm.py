@@ -257,7 +257,7 @@ class MemberLogits(nn.Module):
         """
         heads, features = [isinstance(member, EncoderUNet) for member in self.networks], x_vp
         if any(heads) and self.extractor is not None:
-            features = getattr(self.extractor, "features", self.extractor)(x_vp, tau)
+            features = (own.features if isinstance(own := self.extractor, EncoderUNet) else own)(x_vp, tau)
         logits = list[Tensor]()
         for member, head in zip(self.networks, heads, strict=True):
             given = labels if getattr(member, "conditional", True) else None

@@ -28,8 +28,8 @@ SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
 
 def of_its_shape(denoised: Any, x: Tensor) -> Tensor:
     """What a denoiser returned, if it has the shape of x: another would be broadcast."""
-    if (shape := getattr(denoised, "shape", None)) != x.shape:
-        problem = f"the denoiser returned {type(denoised).__name__} {shape} for x {x.shape}"
+    if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+        problem = f"the denoiser returned {type(denoised).__name__} {getattr(denoised, 'shape', '')} for x {x.shape}"
         raise ConfigError(problem, "return D(x; sigma), as the denoiser of from_diffusers does")
     return denoised
 
@@ -220,8 +220,8 @@ class DiscriminatorGuidance:
         weights = self.member_weights
         if weights is not None and not callable(weights) and len(weights) != len(logits):
             raise ConfigError(f"there are {len(weights)} member_weights for {len(logits)} members", "give one for each")
-        if callable(weights) and len(logits) == 1 and self.rule == "mean_probability":
-            raise ConfigError("the mean probability of one member has no weights", "write rule='mean_logit'")
+        if callable(weights) and self.rule == "mean_probability" and (len(logits) == 1 or hasattr(weights, "sigma")):
+            raise ConfigError("a mean probability has no fitted weights, that of one none", "write rule='mean_logit'")
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
         ratio = combined_logits(logits, self.rule, weights(tau) if callable(weights) else weights, self.clip)
@@ -240,9 +240,10 @@ class DiscriminatorGuidance:
             logits = network(x_vp, tau, *(classes if getattr(inner, "conditional", True) else ()))
         known = bool(self.members) or isinstance(getattr(inner, "members", None), int)
         members = self.members or (inner.members if known else 1)
-        if logits.numel() != members * count or (members > 1 and logits.shape != (members, count)):
-            problem = f"logits of {count} images have shape {tuple(logits.shape)}, and members is {members}"
-            raise ConfigError(problem, "give one for each image, or say members=M for the logits (M, N) of M members")
+        numbers = logits.numel() if isinstance(logits, Tensor) else 0
+        if numbers != members * count or (members > 1 and logits.shape != (members, count)):
+            problem = f"logits of {count} images have shape {tuple(getattr(logits, 'shape', ()))}, members is {members}"
+            raise ConfigError(problem, "give a tensor of one for each, or members=M for the logits (M, N) of M members")
         if not known and logits.numel() >= 8 and tau.max() < 0.5 and 0 <= logits.min() < logits.max() <= 1:
             warnings.warn("all logits are in [0, 1]: return logits if these are probabilities", stacklevel=2)
         return logits.reshape(members, count)

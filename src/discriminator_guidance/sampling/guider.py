@@ -75,7 +75,9 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         x_in, self._seen = self._seen[:, : pred_cond.shape[1]], None  # without channels of other images
         guidance, schedule = self._guidance()
         change = change_of_prediction(guidance, schedule, x_in, schedule.levels(self._timestep))
-        return GuiderOutput(pred=output.pred + change, pred_cond=pred_cond, pred_uncond=pred_uncond)
+        pred = output.pred.clone()
+        pred[:, : change.shape[1]] += change  # not the learned variance
+        return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
     def _guidance(self) -> tuple[DiscriminatorGuidance, Noise]:
         if self.discriminators is None or self.scheduler is None:

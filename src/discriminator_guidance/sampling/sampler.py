@@ -63,7 +63,7 @@ def heun(
         x_hat, sigma_hat = _raise_noise(x_cur, sigma_cur, log_ratio, step, noise, settings)
 
         # Euler step.
-        denoised = denoiser(x_hat.to(dtype), sigma_hat.to(dtype)).to(state_dtype)
+        denoised = denoiser(x_hat.to(dtype, copy=True), sigma_hat.to(dtype)).to(state_dtype)
         log_ratio = torch.full_like(sigma_hat, torch.inf)
         slope = (x_hat - denoised) / column(sigma_hat, x_hat) / settings.eps_scale
         if guidance is not None and settings.w1 != 0:
@@ -77,7 +77,7 @@ def heun(
         # Heun's correction, except in the last step.
         if sigma_next:
             level = torch.full_like(sigma_hat, sigma_next)
-            denoised_next = denoiser(x_next.to(dtype), level.to(dtype)).to(state_dtype)
+            denoised_next = denoiser(x_next.to(dtype, copy=True), level.to(dtype)).to(state_dtype)
             slope_next = (x_next - denoised_next) / sigma_next / settings.eps_scale
             if guidance is not None and settings.w2 != 0:
                 score, _ = guidance(x_next, level)
@@ -308,7 +308,9 @@ def fingerprint_of(
     Files that a killed run kept are used again where it is the same. like: a batch (n, C, H, W).
     """
     given = () if classes is None else (torch.as_tensor(classes[: len(like)]).to(like.device),)
-    settings = [] if guidance is None else [guidance.rule, guidance.window, guidance.clip]
+    settings: list[Any] = [] if guidance is None else [guidance.rule, guidance.window, guidance.clip]
+    if callable(schedule := getattr(guidance, "weight", None)):
+        settings.append(torch.as_tensor(schedule(torch.logspace(-3, 2, 2000).to(like))).tolist())
     outputs = list[Tensor]()
     for number, sigma in enumerate(np.geomspace(0.01, 80, 12).tolist()):
         x = sigma * normal(0, "fingerprint", number, 0, like.shape).to(like.device)

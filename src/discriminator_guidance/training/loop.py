@@ -53,6 +53,7 @@ class Trained(NamedTuple):
     snapshots: dict[int, State]  # the weights to use after other numbers of iterations
 
 
+@torch.enable_grad()
 def train(
     network: nn.Module,
     batch_of: Callable[[int], Batch],
