@@ -166,7 +166,7 @@ def test_forms_of_weights_noise_levels_logits_and_images(sigma: float | Tensor) 
 
 
 def test_warnings_name_probabilities_and_training_mode_but_not_bfloat16() -> None:
-    x, network = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0)), Small(6, 1)
+    x, network = torch.randn(8, *SHAPE, generator=torch.manual_seed(0)), Small(6, 1)
     with pytest.warns(UserWarning, match="a discriminator is in training mode"):
         DiscriminatorGuidance([mean_logit, network])
     with pytest.warns(UserWarning, match="the denoiser is in training mode"):
