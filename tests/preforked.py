@@ -3,6 +3,7 @@
 The server (python -m tests.preforked SOCKET) computes nothing, because threads of a parent do not survive in its forks.
 """
 
+import gc
 import json
 import os
 import signal
@@ -52,6 +53,7 @@ def main() -> None:
 
     for name in (*(f"dguide.stages.{word}" for word in STAGES), "matplotlib.pyplot", "torchmetrics"):
         import_module(name)
+    gc.freeze()  # a fork that collects garbage would copy all that was imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(f"{sys.argv[1]}.new")

@@ -37,6 +37,7 @@ OF_D1 = {"discriminator@d1", "guided@d1", "guided@mean_prob", "evaluation", "rep
 def settings() -> dict[str, Any]:
     data = tiny_settings()
     data["members"]["d1"]["start"] = SEQUENTIAL
+    data["discriminator"]["images"] = 40  # of 1,438
     shown = {"primary": ["d1", "edm"], "log_ratios": ["d1"]}
     data["report"] |= shown | {"samples": list(VARIANTS), "sampling": list(VARIANTS)}
     data["variants"] = {name: data["variants"].get(name, data["variants"]["d0"]) for name in VARIANTS}
