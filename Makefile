@@ -41,7 +41,7 @@ lint: setup ## check style, types and the layers
 	@mypy
 	@lint-imports --no-logo
 
-docs: setup ## build the documentation as a site in site/, with the pages of `make repro`, and check its links
+docs: setup ## build the documentation in site/ and check its links; NOTEBOOKS=all runs the long notebooks too
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	@for page in reports/*/index.html; do [ ! -f "$$page" ] || install -D -m 644 "$$page" "site/$$page"; done
 	@echo "docs: wrote site/index.html"

@@ -43,7 +43,7 @@ def _opened(params: Path) -> tuple[Config, Layout]:
 
 
 def _results(params: Path) -> tuple[Config, Layout, dict[str, dict[str, Any]]]:
-    """The settings and folders, and the results of each variant, which must be of these settings."""
+    """The settings and folders, and the results of each variant, whose row must be as it is now."""
     from dguide.report.gather import read_evaluation
     from dguide.settings import described
     from discriminator_guidance.core.files import rounded

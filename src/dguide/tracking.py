@@ -30,7 +30,7 @@ from rich.box import HEAVY_HEAD
 from rich.console import Console, Group
 from rich.table import Table
 
-from discriminator_guidance.core.files import reason, sha256
+from discriminator_guidance.core.files import reason, sha256, source_hash
 from discriminator_guidance.core.runtime import is_first
 
 PLAIN_WIDTH = 10_000  # without a terminal, where lines are as long as they have to be
@@ -70,8 +70,6 @@ ENVIRONMENT = {
     "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "1",
     "PGCONNECT_TIMEOUT": "5",
 }
-# Tags that a run shares with those that it replaces.
-VERSION = ("mlflow.runName", "commit", "dvc.experiment", "settings")
 
 _recorder: IO[str] | None = None  # of this command: what it reads
 
@@ -129,22 +127,15 @@ def _register(mlflow: Any, name: str, path: str, loss: float | None) -> None:
     client.create_model_version(name, f"models:/{model}", run.run_id, tags, description=path, model_id=model)
     if loss is not None:
         versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
-        newest = {version.tags["weights"]: version for version in versions}  # DVC keeps one file at a path
+        # DVC keeps one file at a path, and none of a row that left the settings.
+        newest = {version.tags["weights"]: version for version in versions if Path(version.tags["weights"]).is_file()}
         best = min(newest.values(), key=lambda version: float(version.tags["validation_loss"]))
         client.set_registered_model_alias(name, "best", best.version)
 
 
 def _end(mlflow: Any, status: str) -> None:
-    """Close the run, deliver what is on its way; a finished stage replaces its run of the same code and settings."""
-    run = mlflow.active_run()
+    """Close the run and deliver what is on its way."""
     mlflow.end_run(status)
-    search, tags = partial(mlflow.search_runs, [run.info.experiment_id], output_format="list"), run.data.tags
-    if status == "FINISHED" and "settings" in tags:
-        same = " AND ".join(f"tags.`{key}` = '{tags[key]}'" for key in VERSION)
-        for earlier in search(filter_string=f"{same} AND attributes.run_id != '{run.info.run_id}'"):
-            for nested in search(filter_string=f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}'"):
-                mlflow.delete_run(nested.info.run_id)  # MLflow can restore it
-            mlflow.delete_run(earlier.info.run_id)
     mlflow.flush_async_logging()
 
 
@@ -228,6 +219,7 @@ def record() -> None:
     with suppress(Exception):
         while mlflow.active_run() is not None:  # the work was killed
             _end(mlflow, "KILLED")
+    os._exit(0)  # the work waits, and MLflow's own end takes most of a second
 
 
 def provenance(root: Path) -> dict[str, Any]:
@@ -256,7 +248,8 @@ def _git(root: Path, *arguments: str) -> str:
 @cache
 def _origin(root: Path) -> dict[str, str]:
     """Where a run comes from, as tags."""
-    origin = {"dvc.experiment": os.environ.get("DVC_EXP_NAME", ""), **_flat(provenance(root))}
+    code = f"{source_hash()[:8]} {source_hash(Path(__file__).parent)[:8]}"  # tells runs of one commit apart
+    origin = {"code": code, "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""), **_flat(provenance(root))}
     command = " ".join(["dguide", *sys.argv[1:]])
     return {**origin, "mlflow.source.git.commit": origin["commit"], "mlflow.source.name": command}
 

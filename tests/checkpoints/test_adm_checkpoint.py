@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_state_dict
+from discriminator_guidance.checkpoints.adm_checkpoint import derive_arguments, read_adm, read_state_dict
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import fit_network
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet, build_head
@@ -60,7 +60,7 @@ def test_both_formats_are_read_exactly(zipped, head, tmp_path):
 def test_shapes_describe_the_network(arguments, attention, condition):
     with torch.device("meta"):
         state = EncoderUNet(*arguments, attention, CHANNEL_MULT[arguments[0]], condition=condition).state_dict()
-        described = derive_arguments(state, "a file")
+        described = derive_arguments(state)
         again = EncoderUNet(**described).state_dict()
     names = ("image_size", "in_channels", "model_channels", "out_channels", "num_res_blocks")
     assert tuple(described[name] for name in names) == arguments
@@ -78,16 +78,17 @@ def test_shapes_describe_the_network(arguments, attention, condition):
         ("input_blocks.900.0.in_layers.2.weight", (1,), r"it has no .input_blocks\.18"),
     ],
 )
-def test_another_layout_is_refused(head, name, shape, got):
+def test_another_layout_is_refused(head, name, shape, got, tmp_path):
     state = {key: tensor for key, tensor in head.state_dict().items() if key != name}
     state |= {} if shape is None else {name: torch.ones(shape)}
+    torch.save(state, tmp_path / "head.pt")
     with pytest.raises(InputError, match=got):
-        derive_arguments(state, "a file")
+        read_adm(tmp_path / "head.pt")
 
 
 def test_tensors_that_do_not_fit_are_named(head):
     state = dict(head.state_dict())
-    arguments = derive_arguments(state, "a file", 8)
+    arguments = derive_arguments(state, 8)
     fit_network(EncoderUNet, arguments, state, "a file", "get it again")
     state["extra\n\x1b"] = state.pop("middle_block.0.in_layers.0.weight")
     with pytest.raises(InputError, match=r"middle_block\.0\.in_layers\.0\.weight") as caught:

@@ -106,6 +106,11 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         (loaded_on_cud, "no device 'cud'; choose cpu"),
         ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
         ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"maps are \(2, 64\); reshape them to \(N, C, S, S\)"),
+        ({"extractor": lambda x_vp, tau: [x_vp]}, "maps are <class 'list'>; reshape them"),
+        (
+            lambda _: train((IMAGES, IMAGES[:, 0, 0, 0]), lambda x, sigma: 0 * x, **BRIEF),
+            "labels, which .* images alone",
+        ),
         (
             {"extractor": doubled, "finetune": True},
             "what finetune trains is a function with a EncoderUNet on it; give a module",

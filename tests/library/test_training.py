@@ -19,7 +19,7 @@ from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.classifiers import CHANGES, changed, train_features
-from discriminator_guidance.training.discriminator import train_discriminator
+from discriminator_guidance.training.discriminator import FAKES, train_discriminator
 from discriminator_guidance.training.trained import TrainedDiscriminator
 
 STD, GAP = 0.25, 0.1  # of each pixel, and between the means of real and fake
@@ -130,7 +130,7 @@ def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
             write_png(tmp_path / folder / f"{number:02d}.png", image)
     files, loader = (tmp_path / "real", str(tmp_path / "fake")), [DataLoader(array, batch_size=7) for array in FIRST]
     written = [TensorDataset(torch.from_numpy(array).permute(0, 3, 1, 2)) for array in arrays]
-    drawn = to_uint8(sample(shrink, (20, 1, 8, 8)))
+    drawn = to_uint8(sample(shrink, (20, 1, 8, 8), seed=FAKES))
     for alike in ([arrays, files, written], [FIRST, loader], [(arrays[0], drawn), (arrays[0], shrink)]):
         first, *others = (train(*source, **BRIEF).history for source in alike)
         assert all(other == first for other in others)
@@ -146,6 +146,10 @@ def test_latents_need_not_be_square_or_within_any_range() -> None:
     assert len(repr(trained).splitlines()) == 1
     with pytest.warns(UserWarning, match="learned nothing; give more images"):
         train(real, real, **BRIEF)
+    with pytest.warns(
+        UserWarning, match="standard deviations of real and fake images are .*: give both in the model's"
+    ):
+        train(real, fake / 2, **BRIEF)
 
 
 @pytest.mark.parametrize(("right", "at_chance"), [(115, False), (100, True)])
@@ -289,9 +293,9 @@ def test_a_conditional_denoiser_of_edm_takes_the_labels_of_the_real_images(tmp_p
     denoiser, labels = EDMPrecond(8, 1, 10, model_channels=8, channel_mult=[1], num_blocks=1).eval(), np.arange(20) % 10
     torch.nn.init.normal_(denoiser.model.dec["8x8_aux_conv"].weight)
     forms = (torch.eye(10)[labels], labels[:, None], labels)
-    *others, drawn = (sample(denoiser, (20, 1, 8, 8), classes=each) for each in forms)
+    *others, drawn = (sample(denoiser, (20, 1, 8, 8), classes=each, seed=FAKES) for each in forms)
     assert all(torch.equal(other, drawn) for other in others)
-    assert not torch.equal(drawn, sample(denoiser, (20, 1, 8, 8)))
+    assert not torch.equal(drawn, sample(denoiser, (20, 1, 8, 8), seed=FAKES))
     by_denoiser, by_samples = (train((FIRST[0], labels), fake, **BRIEF) for fake in (denoiser, (drawn, labels)))
     kept = train((FIRST[0], forms[0]), denoiser, checkpoints=tmp_path, **BRIEF)
     assert by_denoiser.history == by_samples.history == kept.history

@@ -137,3 +137,5 @@ def test_a_promoted_row_is_in_params_and_in_the_profile(project: Path, profile: 
     after = (project / "params.yaml").read_text().splitlines()
     assert [line.split(":")[0].strip() for line in after[1:] if line not in before] == ["tuned_mean"]
     use_profile(project, "cifar10-small")  # what a command wrote is no edit
+    with pytest.raises(ConfigError, match="another variant edm"):
+        promote(project, {"members": {"edm": {}}, "variants": {"edm": row}})

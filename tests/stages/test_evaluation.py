@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dguide.report.gather import read_differences, read_evaluation
+from dguide.stages.evaluation import classification_scores
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import write_npz
 from discriminator_guidance.core.images import as_tensor, scaled
-from discriminator_guidance.metrics.classification import classification_scores
 from tests.metrics.sets import gaussian_statistics
 from tests.settings.settings import MINI
 

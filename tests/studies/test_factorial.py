@@ -7,19 +7,11 @@ from itertools import product
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 
 from dguide.stages.guided import open_networks
-from dguide.studies.factorial import (
-    CELL,
-    MEASURED,
-    RULES,
-    cell_frame,
-    means,
-    plan,
-    suggest,
-    variant_displacement,
-)
+from dguide.studies.factorial import CELL, MEASURED, RULES, plan, suggest, variant_displacement, write_results
 from dguide.studies.study import GuidedSamples, run_study
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
 from tests.stages.conftest import Tiny, load, prepare_study, save_untrained, tiny_settings, write_params
@@ -60,7 +52,7 @@ def test_a_cell_is_sampled_as_the_reproduction_but_for_its_change(small: Tiny):
 
 def test_cells_are_averaged_over_replicates(small: Tiny):
     """By the rule FID is 5 and 8 in the replicates; a cell that is missing in one has the value of the other."""
-    config, study = small[0], optuna.create_study()
+    (config, layout), study = small, optuna.create_study()
     for name, cell in plan(config).starts.items():
         if name != "fresh clipped_logit_mean 1 2 none 0":
             study.enqueue_trial(cell, user_attrs={"grid": name})
@@ -73,7 +65,9 @@ def test_cells_are_averaged_over_replicates(small: Tiny):
         return (5.0, 8.0)[seed] if clipped else 1.0
 
     study.optimize(known, n_trials=len(study.trials))
-    rows = means(cell_frame(study, config)).set_index(["set", "rule", "members", "steps", "change"])
+    write_results(study, config, layout, plan(config))
+    rows = pd.DataFrame(json.loads((layout.study / "factorial.json").read_text())["means"])
+    rows = rows.set_index(["set", "rule", "members", "steps", "change"])
     assert len(rows) == 15
     assert rows.loc["other", "clipped_logit_mean", 2, 3, "none"].tolist() == [6.5, 1.5]
     assert rows.loc["fresh", "clipped_logit_mean", 1, 2, "none"].tolist() == [8.0, 2.0]

@@ -200,8 +200,10 @@ class Variant(library.SamplerSettings):
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         members = self.members
-        if self.weights == "fitted" and (not members or self.rule != "mean_logit"):
-            yield "weights is fitted, which is for logits of members; name members, and write rule: mean_logit"
+        changed = self.autoguidance or (self.logit_scale, self.logit_shift) != (1.0, 0.0)
+        if self.weights == "fitted" and (not members or self.rule != "mean_logit" or changed):
+            remedy = "name members, write rule: mean_logit, and leave autoguidance, logit_scale and logit_shift out"
+            yield f"weights is fitted, which is for logits of members as they are; {remedy}"
         if self.rule == "shrunk_mean_logit" and (len(members) < 2 or self.weights != "equal"):
             yield "rule is shrunk_mean_logit, which is for two or more members with weights: equal; change one of them"
         weights = self.weights if isinstance(self.weights, tuple) else ()
@@ -342,8 +344,7 @@ class Config(Settings):
     def _problems(self) -> Iterator[str]:
         for key, value, choices in _choices(self):
             if value not in choices:
-                verb = "names" if isinstance(value, str) else "is"
-                yield f"{key} {verb} {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
+                yield f"{key} is {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
         real, score, fid_network, guided, study = self.real, self.score, self.fid_network, self.guided, self.study
         if (real.holdout_path != real.path or real.source in SIDES) == (real.holdout_fraction > 0):
             remedy = "write 0 where a source or a holdout_path has held-out images, else a number above 0"
@@ -523,8 +524,7 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         if member.start.startswith("models/"):
             yield f"members.{key}.start", member.start, [*starts, "a file under data/raw"]
         starts.append(f"{models}/discriminator/{key}")
-        if member.fakes:
-            yield f"members.{key}.fakes", member.fakes, config.fake.networks
+        yield f"members.{key}.fakes", member.fakes, [None, *config.fake.networks]
         yield from ((f"members.{key}.{word}", plain(member)[word], [common[word]]) for word in COMMON)
     for key, row in variants.items():
         networks = {"network": row.network, "autoguidance": row.autoguidance and row.autoguidance.network}
@@ -543,7 +543,8 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         guided = [key for key, row in variants.items() if row.members and not row.autoguidance]
         yield "study.start", config.study.start, guided
         for key, names in config.study.factorial.sets.items():
-            yield from ((f"study.factorial.sets.{key}", name, members) for name in names)
+            sampled = [name for name, member in members.items() if not member.fakes]  # of the network that cells sample
+            yield from ((f"study.factorial.sets.{key}", name, sampled) for name in names)
 
 
 def load_config(path: Path = PARAMS) -> Config:

@@ -18,7 +18,6 @@ from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
 from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare, progress
 from discriminator_guidance.metrics import distances
-from discriminator_guidance.metrics.classification import classification_scores
 from discriminator_guidance.metrics.distances import precision_recall
 from discriminator_guidance.metrics.features import FidNetwork, extract_features, load_fid_network
 from discriminator_guidance.metrics.significance import Estimate, holm
@@ -156,6 +155,24 @@ def _classification_scores(layouts: Sequence[Layout], variant: Variant) -> dict[
         losses.append(binary_cross_entropy_with_logits(combined, torch.from_numpy(labels).double()).item())
     means = {name: float(np.mean([score[name] for score in scores])) if scores else None for name in SCORES}
     return {f"discriminator_{name}": mean for name, mean in means.items()} | {"cross_entropy_values": losses}
+
+
+def classification_scores(log_ratio: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Precision, recall, accuracy and auroc, in [0, 1], of (N,) logits; 0 or more (probability 0.5) means real, 1.
+
+    *Deviation:* the reproduction averaged precision and recall over batches; here they are of all images.
+    """
+    from torchmetrics.functional.classification import binary_accuracy, binary_auroc, binary_precision, binary_recall
+
+    target, called_real = torch.from_numpy(labels == 1).long(), torch.from_numpy(log_ratio >= 0).long()
+    # Ranks in [0, 1]: torchmetrics would take the sigmoid of logits, which makes large ones equal.
+    _, rank = np.unique(log_ratio, return_inverse=True)
+    return {
+        "precision": float(binary_precision(called_real, target)),
+        "recall": float(binary_recall(called_real, target)),
+        "accuracy": float(binary_accuracy(called_real, target)),
+        "auroc": float(binary_auroc(torch.from_numpy(rank / len(rank)), target)),
+    }
 
 
 def _real_images(config: Config, layout: Layout, features: Mapping[str, np.ndarray], compute: Compute) -> RealImages:

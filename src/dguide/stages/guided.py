@@ -15,13 +15,15 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
 from discriminator_guidance.core.images import as_tensor, scaled, split_pairs, to_uint8, write_batches, write_grid
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
-from discriminator_guidance.core.runtime import Compute, is_first, prepare, progress
+from discriminator_guidance.core.runtime import Compute, broadcast, is_first, prepare, progress
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Denoiser, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import Arrays, in_batches, sample, trajectory
 from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
+
+FITTED_IMAGES, FITTED_BATCH = 2000, 256  # real images that weights are fitted on, and at most so many at once
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def draw(
     denoiser, compute = networks.denoiser, networks.compute
     shape, classes = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution), denoiser.label_dim
     weights = None if isinstance(variant.weights, str) else variant.weights
-    fitted = fit_variant(config, layout, networks, variant) if variant.weights == "fitted" else None
+    fitted = None
+    if variant.weights == "fitted":  # by one process: on GPUs the last digits of several would differ
+        fitted = broadcast(fit_variant(config, layout, networks, variant) if is_first() else None)
     denoise: Denoiser = denoiser
     if (worse := networks.worse) is not None and variant.autoguidance is not None:
         weight = variant.autoguidance.weight  # D + (w - 1) (D - D_worse): Karras et al. 2024, Eq. 3
@@ -110,7 +114,7 @@ def draw(
     shards = None
     if work:
         key = {"variant": plain(variant), "seed": seed, "batches": [(batch[0], len(batch)) for batch in batches]}
-        key["fitted"] = None if fitted is None else fitted.weights.tolist()
+        key["fitted"] = None if fitted is None else [f"{weight:.3g}" for weight in fitted.weights.flatten().tolist()]
         shards = resumable(layout, work, weight_files(layout, variant), key, compute)
     yield from in_batches(batches, draw_batch, shards)
 
@@ -198,9 +202,10 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     most = config.members[variant.members[0]].images  # the same of all members of a variant
     split = split_pairs(len(real), config.fake.images, config.discriminator.split, most)
     rows = np.concatenate([split.validation, split.test])
-    images = scaled(as_tensor(real[rows[rows < len(real)]], device))
+    images = scaled(as_tensor(real[rows[rows < len(real)][:FITTED_IMAGES]], device))
     levels, inside = guided_levels(variant)
     if not inside.any():
         raise ConfigError(f"no noise level is in the window {variant.window} of fitted weights", "widen it")
+    size = min(FITTED_BATCH, config.guided.batch_size)
     with networks.compute.autocast():
-        return fit_weights(networks.denoiser, members, images, levels[:-1][inside])
+        return fit_weights(networks.denoiser, members, images, levels[:-1][inside], batch_size=size)

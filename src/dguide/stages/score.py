@@ -1,6 +1,5 @@
 """Stage `score`: the EDM denoiser that is to be guided."""
 
-from time import process_time
 from typing import Any
 
 import numpy as np
@@ -47,15 +46,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     summary = save_network(layout, tracker, "score", denoiser, arguments, trained.history)
     states = {name: trained.snapshots[iterations] for name, iterations in settings.snapshots.items()}
     for name, tuning in settings.finetuned.items():
-        began, fakes = process_time(), None
+        fakes = None
         split = split_pairs(len(others["labels"]), 0, config.discriminator.split, tuning.images)
         rows = np.concatenate([*vars(split).values()])  # those that a discriminator of as many images is given
-        key = {
-            **plain(settings),
-            "cond": config.cond,
-            "ranks": world_size(),
-            "split": plain(config.discriminator.split),
-        }
+        split_settings = {"split": plain(config.discriminator.split)}
+        key = {**plain(settings), "cond": config.cond, "ranks": world_size(), **split_settings}
         checkpoints = resumable(layout, f"score/{name}", files, key, compute)
         if tuning.objective == "ddo":
             shape, out = (tuning.images, channels, size, size), checkpoints.folder / "fake.npz"
@@ -65,7 +60,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             fakes = as_tensor(read_npz(out, ["images"], "score")["images"], compute.device)
         tuned = finetune_score(denoiser, *tensors(others, rows), settings, tuning, compute, fakes, checkpoints)
         states[name] = tuned.state_dict()
-        summary[f"processor_seconds_{name}"] = process_time() - began
     for name, state in states.items() if is_first() else ():
         save_weights(folder / name, state, arguments)
     count = len(holdout["labels"])

@@ -34,9 +34,8 @@ def plan(config: Config) -> StudyPlan:
         member = config.members[name]
         kept = [key for key in ("kind", "epochs", "steps") if key not in drawn]
         if odd := [key for key in kept if getattr(member, key) != getattr(start, key)]:
-            raise ConfigError(
-                f"members of study.start differ in {odd[0]}, as {name} does", "choose another study.start"
-            )
+            problem = f"members of study.start differ in {odd[0]}, as {name} does"
+            raise ConfigError(problem, "choose another study.start")
         settings = {**plain(member), **plain(member.network)}
         settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
         point = {key: settings[key] for key in drawn}
@@ -61,7 +60,7 @@ def suggest(trial: optuna.Trial, config: Config) -> Member:
     network = {key: drawn.pop(key) for key in NETWORK if key in drawn}
     drawn |= {"start": f"models/{config.profile}/extractor", "seed": config.studies.seed}
     drawn["checkpoint"] = "best" if start.checkpoint == "best" else "last"
-    return replace(start, **drawn, network=replace(config.discriminator.network, **network))
+    return replace(start, **drawn, network=replace(config.discriminator.network, **network), published=None)
 
 
 def objective(config: Config, layout: Layout) -> Objective:
@@ -106,5 +105,5 @@ def _drawn(config: Config) -> list[str]:
 def _start(config: Config) -> tuple[Member, Variant]:
     """What a trial keeps where the search draws nothing: the first member of `study.start`, and how it guides."""
     start, needs = config.variants[config.studies.start], f"discriminator/{TUNED}"
-    guides = replace(start, needs=needs, members=(TUNED,), rule="mean_probability", weights="equal")
+    guides = replace(start, needs=needs, members=(TUNED,), rule="mean_probability", weights="equal", published=None)
     return config.members[start.members[0]], guides

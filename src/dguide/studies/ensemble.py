@@ -43,7 +43,7 @@ def suggest(trial: optuna.Trial, config: Config) -> Variant:
     guidance = ("w1", "w2", "time_min", "time_max", "boosting")
     drawn = draw_values(trial, search, guidance, choices=("boosting",), logarithmic=("time_min",))
     drawn["w1"] = max(drawn["w1"], LEAST)  # boosting acts on w1, and something must guide
-    drawn["window"] = (drawn.pop("time_min"), drawn.pop("time_max"))
+    drawn |= {"window": (drawn.pop("time_min"), drawn.pop("time_max")), "published": None}
     if search.fitted and trial.suggest_categorical(FITTED, [False, True]):
         return replace(start, **drawn, weights="fitted", rule="mean_logit")
     weights = dict(zip(start.members, simplex_point(trial, start.members), strict=True))

@@ -112,7 +112,7 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
     assert members is not None, "only a rule of members moves samples"
     names = ["images", "labels"] if config.cond else ["images"]
     fakes = read_npz(layout.fake() / "samples.npz", names, "fake")
-    images = scaled(as_tensor(fakes.pop("images")[:IMAGES], device))
+    images, size = scaled(as_tensor(fakes.pop("images")[:IMAGES], device)), config.guided.batch_size
     labels = [torch.from_numpy(values[:IMAGES]).to(device) for values in fakes.values()]
     levels, inside = guided_levels(variant)
     if not inside.any():
@@ -121,30 +121,30 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
     # One for all levels, as u hardly changes where noise is high.
     noise = normal(config.guided.seed, "displacement", 0, 0, images.shape).to(device)
     for sigma in levels[:-1][inside].tolist():
-        level = torch.full((len(images),), sigma, dtype=torch.float64, device=device)
-        time = tau_from_sigma(level)
-        x_vp = column(marginal_mean(time), images) * (images + sigma * noise)
-        x_vp = x_vp.float().requires_grad_(True)
-        with networks.compute.autocast():
-            mean = logit(x_vp, time.float(), *labels).float().mean(dim=0)
-        slope = gradient(mean, x_vp).flatten(1).norm(dim=1)
-        parts.append((mean.detach().cpu().numpy(), slope.cpu().numpy()))
-    logits, slopes = (np.stack(values) for values in zip(*parts, strict=True))
+        for x0, n, *classes in zip(*(torch.split(v, size) for v in (images, noise, *labels)), strict=True):
+            time = tau_from_sigma(torch.full((len(x0),), sigma, dtype=torch.float64, device=device))
+            x_vp = (column(marginal_mean(time), x0) * (x0 + sigma * n)).float().requires_grad_(True)
+            with networks.compute.autocast():
+                mean = logit(x_vp, time.float(), *classes).float().mean(dim=0)
+            slope = gradient(mean, x_vp).flatten(1).norm(dim=1)
+            parts.append((mean.detach().cpu().numpy(), slope.cpu().numpy()))
+    logits, slopes = (np.concatenate(values).reshape(-1, len(images)) for values in zip(*parts, strict=True))
     weight = delivered_weight(variant.window, **vars(SamplerSettings.of(variant)))
     spans = (s[:-1] - s[1:])[inside].numpy()
     first = int(inside.int().argmax())
     return float(displacement(logits, slopes, spans, weight, variant.boosting, first).mean())
 
 
-def write_results(study: optuna.Study, config: Config, layout: Layout, cells: StudyPlan) -> dict[str, Any]:
+def write_results(study: optuna.Study, config: Config, layout: Layout, plan: StudyPlan) -> dict[str, Any]:
     """Write reproduction.json and study/factorial* from the cells that are complete; returns how many those are."""
     section, frame = config.studies.factorial, cell_frame(study, config)
-    if missing := len(cells.starts) - len(frame):
+    if missing := len(plan.starts) - len(frame):
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
-    record = {"study": cells.word, **counts, "fid_network": config.fid_network.name, **plain(section)}
+    record = {"study": plan.word, **counts, "fid_network": config.fid_network.name, **plain(section)}
     write_json(layout.report / "reproduction.json", _records(frame))
-    write_json(layout.study / "factorial.json", {**record, "means": _records(means(frame))})
+    cells = frame.groupby([key for key in CELL if key != "seed"], sort=False)[["fid", "displacement"]]
+    write_json(layout.study / "factorial.json", {**record, "means": _records(cells.mean().reset_index())})
     write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
     return counts
 
@@ -156,12 +156,6 @@ def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
         measured = {key: trial.user_attrs.get(key) for key in MEASURED}
         rows.append({**trial.params, "n": config.studies.factorial.images, "fid": trial.value, **measured})
     return pd.DataFrame(rows).astype({"displacement": float})
-
-
-def means(frame: pd.DataFrame) -> pd.DataFrame:
-    """FID and displacement of each cell, averaged over replicates."""
-    cells = frame.groupby([key for key in CELL if key != "seed"], sort=False)
-    return cells[["fid", "displacement"]].mean().reset_index()
 
 
 def _records(frame: pd.DataFrame) -> list[dict[Hashable, Any]]:

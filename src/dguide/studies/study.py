@@ -238,14 +238,16 @@ class GuidedSamples:
         self.reference = gaussian_of_features(real)
 
     def features(self, variant: Variant, span: SampleRange, networks: Networks | None = None) -> Iterator[np.ndarray]:
-        """Draw the samples of a variant in a range; yields after each batch the features (n, d) of all so far."""
-        rounded, rows = torch.backends.cuda.matmul.allow_tf32, list[np.ndarray]()
+        """Draw the samples of a variant in a range; yields at most ten times the features (n, d) of all so far."""
+        rounded, rows, tenths = torch.backends.cuda.matmul.allow_tf32, list[np.ndarray](), 0
         size, device = self.config.evaluation.batch_size, self.compute.device
         for _, arrays in draw(self.config, self.layout, variant, span.seed, batches_of(span), networks=networks):
             allow_tf32(False)  # metrics are compared to many digits
             rows.append(extract_features(self.network.features, arrays["images"], size, device))
             allow_tf32(rounded)
-            yield np.concatenate(rows)
+            if (now := 10 * sum(map(len, rows)) // span.images) > tenths:
+                tenths = now
+                yield np.concatenate(rows)
 
 
 def write_search(study: optuna.Study, config: Config, layout: Layout, plan: StudyPlan) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.utils.benchmark import timer  # waits for a GPU
 
 from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
-from dguide.stages.guided import guided_levels
+from dguide.stages.guided import FITTED_IMAGES, guided_levels
 from dguide.tools.benchmark import EDGE, Calls, real_images, timed
 from discriminator_guidance.core.images import split_pairs
 from discriminator_guidance.core.runtime import prepare, progress
@@ -104,7 +104,8 @@ def sampling_calls(config: Config, train: int, variant: Variant, images: int) ->
     _, inside = guided_levels(variant)
     evaluations = (int(inside.sum()) if variant.w1 else 0) + (int(inside[1:].sum()) if variant.w2 else 0)
     held_out = (1 - config.discriminator.split.train) * min(train, config.members[variant.members[0]].images or train)
-    fitted = DRAWS * held_out * int(inside.sum()) if variant.weights == "fitted" else 0.0  # pairs of image and level
+    pairs = DRAWS * min(held_out, FITTED_IMAGES) * int(inside.sum())  # of image and level
+    fitted = pairs if variant.weights == "fitted" else 0.0
     return {DENOISER: nfe * images + fitted, ("guidance", *heads): images * evaluations + fitted * len(heads)}
 
 

@@ -65,6 +65,9 @@ def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> 
             if table not in data:  # an overlay with its base's table
                 data[table] = merged(path)[-1][0][table]
             for name, row in entries.items():
+                alone = name in rows.get("members", {})
+                if table == "variants" and alone and name not in data[table].get(name, row).get("members", []):
+                    raise ConfigError(f"{path} has another variant {name}", "give that another name, then promote")
                 data[table][name] = parse(json.dumps(row).encode(), path)  # JSON is YAML on one line
         text = _dumped(data)
         check(merged(path, text.encode()))

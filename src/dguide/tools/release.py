@@ -33,7 +33,8 @@ def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
     own = [member.start.startswith("models/") for member in config.members.values()]
     here = {config.score.source, config.extractor.source} == {"train"} and all(own)
     about = {"profile": config.profile, "source": config.real.source, "size": config.real.image_size}
-    about |= {"license": "mit" if here else "other  # that of the pretrained weights in it"}
+    free = here and config.real.source in ("digits", "fashion")
+    about |= {"license": "mit" if free else "other  # as the images and pretrained weights allow"}
     networks, rows = {part: load_weights(source, part.partition("/")[0]) for part, (source, _) in parts.items()}, []
     for part, (state, arguments) in networks.items():
         if arguments == INCEPTION:

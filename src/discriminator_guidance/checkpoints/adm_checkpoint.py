@@ -31,23 +31,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def derive_arguments(state: Mapping[str, Tensor], problem: str, num_head_channels: int = 64) -> dict[str, Any]:
-    """Arguments of the `networks.adm.EncoderUNet` that a state dict fits; head channels leave no trace in shapes."""
-    with damage_refused(problem, "use a classifier or discriminator of ADM's layout"):
-        return _arguments({name: tuple(tensor.shape) for name, tensor in state.items()}, num_head_channels)
-
-
 def read_adm(path: Path, num_head_channels: int = 64) -> tuple[EncoderUNet, dict[str, Any]]:
     """A classifier or discriminator, and the arguments that its state dict fits."""
     problem, state = f"{path} does not fit a network of ADM", read_state_dict(path)
-    arguments = derive_arguments(state, problem, num_head_channels)
+    with damage_refused(problem, "use a classifier or discriminator of ADM's layout"):
+        arguments = derive_arguments(state, num_head_channels)
     if (arguments["image_size"], arguments["in_channels"]) == COSINE:
         problem = f"{path} is ADM's 64x64 classifier, whose times are those of the cosine schedule and no VP times"
         raise InputError(problem, "train an extractor of VP-noised images")
     return fit_network(EncoderUNet, arguments, state, problem, AS_PUBLISHED), arguments
 
 
-def _arguments(shapes: Shapes, num_head_channels: int) -> dict[str, Any]:
+def derive_arguments(tensors: Mapping[str, Tensor], num_head_channels: int = 64) -> dict[str, Any]:
+    """Arguments of the `EncoderUNet` that a state dict fits; head channels leave no trace in shapes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     _, model_channels = shapes["time_embed.0.weight"]
     _, in_channels, *_ = shapes["input_blocks.0.0.weight"]
     _, positions = shapes["out.2.positional_embedding"]

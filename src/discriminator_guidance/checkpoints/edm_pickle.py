@@ -84,7 +84,7 @@ def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
             left -= math.prod(size) * flat.dtype.itemsize
             if left < 0:
                 raise ValueError("its tensors are larger than the file")
-            storage = torch.empty(0, dtype=flat.dtype).set_(flat)
+            storage = torch.empty(0, dtype=flat.dtype, device=flat.device).set_(flat)
             tensors[prefix + name] = storage.as_strided(size, stride, offset).clone().contiguous()
         modules += [(f"{prefix}{name}.", _module(below)) for name, below in module["_modules"].items() if below]
     return tensors

@@ -25,6 +25,7 @@ from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import progress
 from discriminator_guidance.core.settings import SplitSettings
 
+DARK = -0.2  # in the units of the diffusion black is below; bicubic resizing leaves [0, 1] by less
 GRID_COLUMNS, GRID_IMAGES = 12, 72
 GRID_PIXELS = 48  # at least, of one image in the grid
 

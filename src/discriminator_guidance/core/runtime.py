@@ -41,10 +41,11 @@ def tune_malloc(parameters: Mapping[int, int] = KEPT) -> None:
 
 
 def innermost(function: Any) -> Any:
-    """The callable below functools.partial, or the object that a method is of: it has the attributes."""
+    """The callable below functools.partial or a wrapper of several GPUs, or the object that a method is of."""
     while isinstance(function, partial):
         function = function.func
-    return getattr(function, "__self__", function)
+    function = getattr(function, "__self__", function)
+    return function.module if type(function).__name__ in ("DataParallel", "DistributedDataParallel") else function
 
 
 def attribute_of(function: Any, name: str, default: Any) -> Any:

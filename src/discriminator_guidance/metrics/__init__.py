@@ -1,1 +1,1 @@
-"""Distances, manifold metrics and classification scores with their intervals."""
+"""Distances and manifold metrics with their intervals, and the networks of their features."""

@@ -95,7 +95,7 @@ class KernelSet:
     @classmethod
     def of(cls, features: Floats, device: Device = "cpu") -> Self:
         """Sum a set's own kernel, once for all comparisons of this set."""
-        rows = torch.from_numpy(*comparable(features)).to(usable(device))
+        rows = torch.from_numpy(*comparable(features)).to("cpu" if usable(device).type == "mps" else device)  # float64
         itself = (rows.square().mean(dim=1) + 1) ** 3
         return cls(rows, (_kernel_sums(rows, rows) - itself) / (len(rows) - 1))
 
@@ -228,7 +228,8 @@ def _features_of(
         return rows if network is None else extract_features(network, rows, 256, device)
 
     real, *lists = features(reference), *([features(rows) for rows in part] for part in sets)
-    comparable(real, *chain.from_iterable(lists))
+    for rows in chain.from_iterable(lists):  # one by one, for comparable copies them
+        comparable(real, rows)
     if (fewest := min(*counts, len(real))) <= real.shape[1]:
         text = f"{fewest} images are fewer than the {real.shape[1]} features: distances say little; draw more"
         warnings.warn(text, stacklevel=3)

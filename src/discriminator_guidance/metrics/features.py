@@ -107,7 +107,8 @@ def extract_features(
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise InputError(f"images are {images.dtype} {images.shape}", "convert them to uint8 (N, H, W, C), N from 1 on")
     warn_in_training("the feature network", features_of)
-    features_of = features_of.features if isinstance(features_of, FidNetwork) else features_of
+    if isinstance(features_of, FidNetwork):
+        device, features_of = next(features_of.parameters()).device, features_of.features
     batches = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
@@ -121,7 +122,7 @@ def extract_features(
 
 def comparable(*sets: Floats) -> list[Doubles]:
     """Feature sets (N, d) as float64; an InputError for a set of one row, for NaN, or for two widths d."""
-    sets = tuple(map(np.asarray, sets))  # of torch tensors too
+    sets = tuple(np.asarray(rows.detach().cpu().double() if isinstance(rows, Tensor) else rows) for rows in sets)
     for features in sets:
         if features.ndim != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
             raise InputError(f"features are {[rows.shape for rows in sets]}", "give (N, d) of one network, N from 2 on")

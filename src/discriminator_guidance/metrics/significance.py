@@ -82,10 +82,8 @@ class Estimate:
         """
         if min(*self.values, *other.values) <= 0:
             return np.nan, np.nan, np.nan
-        logarithms = [
-            Estimate(tuple(np.log(e.values)), e.influence / np.array(e.values)[:, None]) for e in (self, other)
-        ]
-        difference = logarithms[0].minus(logarithms[1])
+        logs = [Estimate(tuple(np.log(e.values)), e.influence / np.array(e.values)[:, None]) for e in (self, other)]
+        difference = logs[0].minus(logs[1])
         ratio, low, high = np.exp([difference.mean, *difference.interval()]).tolist()
         return ratio, low, high
 

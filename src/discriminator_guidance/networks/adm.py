@@ -170,8 +170,8 @@ class EncoderUNet(nn.Module):
         labels: (N,) integers or (N, classes) one-hot, for conditional networks only.
         """
         dtype = next(self.parameters()).dtype
-        steps = TIME_SCALE * levels_of(t, x).to(dtype)
-        embedding = self.time_embed(sinusoidal_embedding(steps, self.model_channels, endpoint=False))
+        steps = TIME_SCALE * levels_of(t, x).to(torch.promote_types(dtype, torch.float32))  # bfloat16 has no 999
+        embedding = self.time_embed(sinusoidal_embedding(steps, self.model_channels, endpoint=False).to(dtype))
         if (labels is None) != (self.label_emb is None):
             raise ConfigError("labels are for conditional networks, and these need them", "choose another network")
         if self.label_emb is not None and labels is not None:
@@ -220,8 +220,8 @@ class NoisyImageCNN(nn.Module):
         if (classes is None) != (self.classes is None):
             raise ConfigError("classes are for conditional networks, and these need them", "choose another network")
         h = x_vp.to(self.logit.weight.dtype)
-        steps = TIME_SCALE * levels_of(tau, h).to(h.dtype)
-        embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True))
+        steps = TIME_SCALE * levels_of(tau, h).to(torch.promote_types(h.dtype, torch.float32))
+        embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True).to(h.dtype))
         if self.classes is not None and classes is not None:
             kinds, known = class_indices(classes), self.classes.num_embeddings
             if not 0 <= kinds.min() <= kinds.max() < known:

@@ -230,7 +230,7 @@ class SongUNet(nn.Module):
         class_labels: (N, label_dim) one-hot. Images are not augmented: `map_augment` of a released file has no input.
         """
         cosines, sines = self.map_noise(noise).chunk(2, dim=1)
-        embedding = torch.cat([sines, cosines], dim=1)
+        embedding = torch.cat([sines, cosines], dim=1).to(x.dtype)
         if self.map_label is not None and class_labels is not None:
             embedding = embedding + self.map_label(class_labels * math.sqrt(self.map_label.in_features))
         embedding = F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
@@ -274,7 +274,8 @@ class EDMPrecond(nn.Module):
         zeros. Autocast acts inside F only.
         """
         dtype = self.model.map_layer0.weight.dtype
-        x, sigma = x.to(dtype), levels_of(sigma, x).to(dtype)
+        wide = torch.promote_types(dtype, torch.float32)
+        x, sigma = x.to(wide), levels_of(sigma, x).to(wide)
         if class_labels is None:
             class_labels = x.new_zeros(len(x), self.label_dim)
         elif self.label_dim and class_labels.numel() == len(class_labels) and not class_labels.is_floating_point():
@@ -286,5 +287,5 @@ class EDMPrecond(nn.Module):
         c_skip = self.sigma_data**2 / variance
         c_out = level * self.sigma_data * variance.rsqrt()
         c_in = variance.rsqrt()
-        raw = self.model(c_in * x, sigma.log() / 4, class_labels)
-        return c_skip * x + c_out * raw.to(dtype)
+        raw = self.model((c_in * x).to(dtype), sigma.log() / 4, class_labels)
+        return (c_skip * x + c_out * raw.to(wide)).to(dtype)

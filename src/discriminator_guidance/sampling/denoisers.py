@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.noise import column, levels_of
+from discriminator_guidance.core.runtime import warn_in_training
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance
 
 FLOW = "flow_prediction"
@@ -38,6 +39,7 @@ class Noise:
             raise ConfigError(f"{type(scheduler).__name__} has neither discrete VP noise nor flow matching", remedy)
         if kind not in PREDICTIONS:
             raise ConfigError(f"{type(scheduler).__name__} predicts {kind!r}, not {', '.join(PREDICTIONS)}", remedy)
+        warn_in_training("the model", model)
         scales = {part.scale for part in getattr(model, "modules", list)() if type(part).__name__ == "Timesteps"}
         if kind == FLOW and (scales - {1} or type(model).__name__.startswith(("Lumina", "ZImage"))):  # t, or 1 - t
             raise ConfigError(f"{type(model).__name__} takes other times than timesteps", remedy)

@@ -45,20 +45,20 @@ def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:
     return slope
 
 
-def member_gradients(logits: Tensor, x_vp: Tensor) -> Tensor:
-    """The gradient of each member's logit (M, N) in the images x_vp (N, C, H, W): (M, N, C, H, W)."""
-    return torch.stack([gradient(row, x_vp, again=True) for row in logits])
+def member_gradients(logits: Sequence[Tensor], x_vp: Tensor) -> Tensor:
+    """The gradient of each logit (M_i, N) of several networks in the images x_vp (N, C, H, W): (M, N, C, H, W)."""
+    return torch.stack([gradient(row, x_vp, again=row is not part[-1]) for part in map(list, logits) for row in part])
 
 
-def shrunk_mean_logit(logits: Tensor, x_vp: Tensor) -> Tensor:
-    """The mean of two or more logits (M, N), with its gradient g shrunk to 0 where their gradients g_m disagree.
+def shrunk_mean_logit(parts: Sequence[Tensor], x_vp: Tensor) -> Tensor:
+    """The mean of M logits (M_i, N) of several networks, its gradient g shrunk to 0 where their gradients g_m disagree.
 
     The gradient of a sample is s g with s = max(0, 1 - sum_m |g_m - g|^2 / (M (M - 1) |g|^2)). The fraction is the
     share of |g|^2 that the scatter of the members explains. To be differentiated once.
 
     James & Stein 1961, with the positive part of Baranchik 1964.
     """
-    slopes = member_gradients(logits, x_vp)
+    slopes, logits = member_gradients(parts, x_vp), torch.cat([*parts])
     slope, members = slopes.mean(dim=0), len(slopes)
     scatter = (slopes - slope).square().flatten(2).sum(dim=(0, 2)) / (members * (members - 1))
     power = slope.square().flatten(1).sum(dim=1).clamp(min=torch.finfo(slope.dtype).tiny)
@@ -212,11 +212,12 @@ class DiscriminatorGuidance:
 
         It is NaN where a member's logit is not finite, which a clip would hide.
         """
-        logits = self.member_logits(x_vp, tau, *classes)
+        parts = self.logits(x_vp, tau, *classes)
+        logits = torch.cat(parts)
         if self.rule == SHRUNK:
             if len(logits) < 2:
                 raise ConfigError(f"rule is {SHRUNK}, and there is only one discriminator", "choose another rule")
-            return shrunk_mean_logit(logits, x_vp)
+            return shrunk_mean_logit(parts, x_vp)
         weights = self.member_weights
         if weights is not None and not callable(weights) and len(weights) != len(logits):
             raise ConfigError(f"there are {len(weights)} member_weights for {len(logits)} members", "give one for each")
@@ -227,9 +228,9 @@ class DiscriminatorGuidance:
         ratio = combined_logits(logits, self.rule, weights(tau) if callable(weights) else weights, self.clip)
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
-    def member_logits(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
-        """The logits (M, N) of all discriminators."""
-        return torch.cat([self._logits(network, x_vp, tau, *classes) for network in self.networks])
+    def logits(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> list[Tensor]:
+        """The logits of each discriminator, (1, N), or (M, N) where it has M members."""
+        return [self._logits(network, x_vp, tau, *classes) for network in self.networks]
 
     def _logits(self, network: Discriminator, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
         """The logits (M, N) of a discriminator."""

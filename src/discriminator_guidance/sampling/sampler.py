@@ -23,11 +23,9 @@ Device = torch.device | str
 Arrays = dict[str, np.ndarray]
 Batch = TypeVar("Batch")
 
-BOOST_PERIOD_CHURN = 5
-BOOST_PERIOD_WEIGHT = 2
-BOOST_CHURN = 4.0
-BOOST_NOISE = 1.0
-BOOST_FACTOR = 2.0
+MOST, PIXELS = 256, 2**20  # of a batch, where none is chosen
+BOOST_PERIOD_CHURN, BOOST_PERIOD_WEIGHT = 5, 2  # steps
+BOOST_CHURN, BOOST_NOISE, BOOST_FACTOR = 4.0, 1.0, 2.0
 
 
 def heun(
@@ -127,7 +125,7 @@ class SampleSettings(SamplerSettings):
 
     dtype: Any = torch.float32  # in which the denoiser is called and samples are returned
     state_dtype: Any = None  # of the sampler itself; None: float64, or float32 on a device that has no float64
-    batch_size: Count = 256  # images whose states are in memory together
+    batch_size: Count | None = None  # images whose states are in memory together; None: 256, fewer above 64x64 pixels
     progress: bool = True  # a line on standard error, of more than one batch
 
 
@@ -176,7 +174,7 @@ def sample(
     True
     """
     chosen, indices, drawn = _prepared(denoiser, shape, guidance, classes, seed, first, device, **settings)
-    count, size = len(indices), chosen.batch_size
+    count, size = len(indices), chosen.batch_size or max(1, min(MOST, PIXELS // math.prod(shape[2:])))
     batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
     def arrays(rows: slice) -> Arrays:
@@ -196,7 +194,7 @@ def sample(
         key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
         key["classes"] = None if classes is None else torch.as_tensor(classes).tolist()
         like = torch.empty(min(size, count), *shape[1:], dtype=chosen.dtype, device=device)
-        key["networks"] = fingerprint_of(denoiser, guidance, like, classes)
+        key["networks"] = runtime.broadcast(fingerprint_of(denoiser, guidance, like, classes))
         work = Resumable(path.parent, f".{path.name}", key)
         for number, _ in in_batches(batches, arrays, work):
             advance(batches[number].stop - batches[number].start)
@@ -303,7 +301,7 @@ def in_batches(
 def fingerprint_of(
     denoiser: Denoiser, guidance: DiscriminatorGuidance | None, like: Tensor, classes: Any = None
 ) -> list[str]:
-    """What networks make of 8 noisy images at many levels, to four digits, and how guidance combines them.
+    """What networks make of a noisy batch at many levels, to four digits, and how guidance combines them.
 
     Files that a killed run kept are used again where it is the same. like: a batch (n, C, H, W).
     """

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.core.errors import DivergenceError, InputError
-from discriminator_guidance.core.images import as_tensor, scaled
+from discriminator_guidance.core.images import DARK, as_tensor, scaled
 from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
+from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.guidance import (
     Denoiser,
@@ -45,6 +46,7 @@ def fit_weights(
     sigmas: Tensor | None = None,
     ridge: float = 1e-3,
     batch_size: int = 256,
+    device: torch.device | str | None = None,
 ) -> FittedWeights:
     """The weights, at least 0, with which the members' corrections bring D nearest to real images at noise levels.
 
@@ -57,11 +59,12 @@ def fit_weights(
     Args:
         denoiser: D(x; sigma).
         discriminators: as `DiscriminatorGuidance` takes them.
-        real: images (N, H, W, C) uint8, or a tensor (N, C, H, W) of uint8 or in [-1, 1] on the denoiser's device; no
-            discriminator was trained on them.
+        real: images (N, H, W, C) uint8, or a tensor (N, C, H, W) of uint8 or in [-1, 1]; no discriminator was trained
+            on them.
         sigmas: noise levels (T,) above 0; 12 from 0.02 to 80 if not given.
         ridge: relative to the size of the corrections.
         batch_size: of images with noise.
+        device: where the networks are; None: where `real` is.
 
     >>> def discriminator(x_vp, tau):
     ...     return x_vp.sum(dim=(1, 2, 3))
@@ -69,16 +72,17 @@ def fit_weights(
     >>> DiscriminatorGuidance(discriminator, rule="mean_logit", member_weights=weights).rule
     'mean_logit'
     """
-    if real.dtype not in (np.uint8, torch.uint8) and (not isinstance(real, Tensor) or real.min() >= 0):
+    if real.dtype not in (np.uint8, torch.uint8) and (not isinstance(real, Tensor) or real.min() >= DARK):
         raise InputError("real images are not of uint8, nor floats that go below 0", "give a tensor in [-1, 1]")
-    images = scaled(real if isinstance(real, Tensor) else as_tensor(real, torch.device("cpu")))
-    sigmas = torch.logspace(-1.7, 1.9, LEVELS) if sigmas is None else torch.as_tensor(sigmas)
-    members, weights = DiscriminatorGuidance(discriminators).member_logits, []
+    tensor = real if isinstance(real, Tensor) else as_tensor(real, torch.device("cpu"))
+    images, device = scaled(tensor).cpu(), usable(device or tensor.device)
+    sigmas = torch.logspace(-1.7, 1.9, LEVELS, device="cpu") if sigmas is None else torch.as_tensor(sigmas).cpu()
+    members, weights = DiscriminatorGuidance(discriminators), []
     for index, sigma in enumerate(sigmas.tolist()):
-        drawn = normal(0, "fitted", index, 0, (DRAWS, *images.shape)).to(images.device)
+        drawn = normal(0, "fitted", index, 0, (DRAWS, *images.shape))
         pair = (images.expand_as(drawn), drawn)
         batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in pair), strict=True)
-        parts = [_normal_equations(denoiser, members, x0, n, sigma) for x0, n in batches]
+        parts = [_normal_equations(denoiser, members, x0.to(device), n.to(device), sigma) for x0, n in batches]
         gram, moment = (torch.stack(sums).sum(dim=0).cpu().numpy() for sums in zip(*parts, strict=True))
         if not (np.isfinite(moment).all() and np.isfinite(gram).all()):
             problem = f"corrections or errors are NaN or infinity at sigma = {sigma:.4g}"
@@ -92,7 +96,7 @@ def fit_weights(
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _normal_equations(
-    denoiser: Denoiser, member_logits: Discriminator, x0: Tensor, n: Tensor, sigma: float
+    denoiser: Denoiser, members: DiscriminatorGuidance, x0: Tensor, n: Tensor, sigma: float
 ) -> tuple[Tensor, Tensor]:
     x0 = x0.to(widest(x0.device))
     x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
@@ -101,7 +105,7 @@ def _normal_equations(
     tau = tau_from_sigma(level)
     mean = column(marginal_mean(tau), x)
     x_vp = (mean * x).float().requires_grad_(True)
-    gradients = member_gradients(member_logits(x_vp, tau.float()), x_vp).to(x)
+    gradients = member_gradients(members.logits(x_vp, tau.float()), x_vp).to(x)
     corrections = (sigma**2 * mean * gradients).flatten(1)
     return corrections @ corrections.T, corrections @ residual.flatten()
 

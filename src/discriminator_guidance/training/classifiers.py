@@ -100,7 +100,8 @@ def train_features(
         given = f"real images are {tuple(images.shape)}, with {len(labels)} labels"
         raise InputError(given, "give square images and a label for each, or none")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
-    schedule, labels = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings), class_indices(labels).numpy()
+    schedule = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings)
+    labels = class_indices(labels).cpu().numpy()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(schedule.seed)
         network = FidNetwork(images.shape[2], images.shape[1], (32, 32, 64, 64), width, outputs(labels))

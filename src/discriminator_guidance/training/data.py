@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.images import Split, open_images, scaled
+from discriminator_guidance.core.images import DARK, Split, open_images, scaled
 from discriminator_guidance.core.noise import generator, importance_times, noised, normal, quantile_grid
 from discriminator_guidance.core.runtime import Compute, gather_rows, share
 
@@ -38,7 +38,7 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
     if data_range is not None and (max(-low, high) > 1.5 or high - low < 0.02):  # in other units
         problem = f"by data_range={data_range} {name} images go from {low:.3g} to {high:.3g}"
         raise InputError(problem, "give real and fake ones in one range")
-    if not np.isfinite(high - low) or (not low < 0 and data_range is None):
+    if not np.isfinite(high - low) or (low >= DARK and data_range is None):
         problem = f"{name} images have values from {low:.3g} to {high:.3g}, and those of diffusion models go below 0"
         remedy = "give data_range=(0, 1), or what means black and white in them; (-1, 1) if the model has their units"
         raise InputError(problem, remedy if np.isfinite(high - low) else "correct what is no number")
@@ -56,7 +56,7 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
         file.write(batch.contiguous().numpy().data)
         count += len(batch)
         kinds.add((batch.dtype, *batch.shape[1:]))
-        given = [torch.as_tensor(part) for part in label[:1]]
+        given = [torch.as_tensor(part).cpu() for part in label[:1]]
         labels += [part.reshape(len(batch), -1).squeeze(1) for part in given if part.numel()]
     if len(kinds) != 1:
         raise InputError(f"{name} images are of {len(kinds)} kinds (type and shape)", "give at least one, all alike")

@@ -3,8 +3,10 @@
 import copy
 import hashlib
 import math
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,20 +21,20 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint, source_hash
 from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.runtime import Compute, attribute_of, broadcast, compute_on, usable, world_size
+from discriminator_guidance.core.runtime import Compute, alone, attribute_of, broadcast, compute_on, usable, world_size
 from discriminator_guidance.core.runtime import progress as progress_line
 from discriminator_guidance.core.settings import DiscriminatorSettings, NonNegative
-from discriminator_guidance.metrics.classification import calibration_bins, expected_calibration_error
 from discriminator_guidance.networks.adm import SILU_GAIN, EncoderUNet, MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
-from discriminator_guidance.sampling.sampler import fingerprint_of, sample
+from discriminator_guidance.sampling.sampler import MOST, PIXELS, fingerprint_of, sample
 from discriminator_guidance.training import data, loop
 from discriminator_guidance.training.data import Features, GridFeatures, Pairs, Source
 from discriminator_guidance.training.loop import Batch, Report, Row, Trained, used_row
-from discriminator_guidance.training.trained import TrainedDiscriminator, as_it_is
+from discriminator_guidance.training.trained import TrainedDiscriminator, as_it_is, calibration_bins, calibration_errors
 
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
 FEWEST = 10  # images of each kind
+FAKES = 2**40  # the seed of samples to train on, so that those of other seeds are new
 LARGE = 2**32  # bytes of images that stay where they are, in main memory or mapped from a file
 WIDTH = 32  # channels of an attention head
 NO_CLIP = 1e30  # a bound of the gradient norm that changes nothing
@@ -127,7 +129,7 @@ def validate(network: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
     loss = binary_cross_entropy(logits, grid.labels).item()
     loop.require_finite("on validation images", validation_loss=loss)
     bins = calibration_bins(logits.cpu().numpy(), grid.labels.cpu().numpy().astype(np.int64), grid.time)
-    error = float(np.mean([*expected_calibration_error(bins).values()]))  # noise levels count alike
+    error = float(np.mean([*calibration_errors(bins).values()]))  # noise levels count alike
     accuracy = data.accuracy(logits, grid.labels)
     return {"validation_loss": loss, "validation_accuracy": accuracy, "calibration_error": error}
 
@@ -174,7 +176,7 @@ def train_discriminator(
             is trained, as in the paper. None trains a whole network of the noised images.
         start: the network to begin with; None: a fresh one.
         device: where to compute.
-        checkpoints: a folder.
+        checkpoints: a folder, in which the same images in the same order resume.
         progress: how far it is, on standard error, under this title if it is a text.
         report: called with the steps done and each row of the curve.
         settings: other values for fields of `TrainerSettings`, such as steps, seed, finetune or data_range.
@@ -198,14 +200,16 @@ def train_discriminator(
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(chosen.seed)
         features, network, probe = _untrained(extractor, start, chosen, pairs)
-        if folder is not None:
+        if folder is not None or world_size() > 1:
             begin = nn.utils.parameters_to_vector(network.parameters()).detach()
             arrays = [pairs.real, pairs.fake, pairs.classes, probe.float(), begin.float()]
             contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
             digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
+            if digests[0] != broadcast(digests[0]):
+                raise ConfigError("processes of torchrun have other real images", "give them to all in one order")
             key = {**asdict(chosen), "precision": compute.mode, "arrays": digests}
             key["processes"] = [device.type, world_size()]
-            work = Resumable(folder, "discriminator", key)
+            work = None if folder is None else Resumable(folder, "discriminator", key)
         _, steps = lengths(chosen, pairs.split)
         title = progress if isinstance(progress, str) else "training discriminator"
         with progress_line(title, steps, "steps", bool(progress)) as advance:
@@ -216,11 +220,11 @@ def train_discriminator(
                     report(done, row)
 
             network, last, history, _ = fit(network, features, pairs, chosen, compute, work, reported)
+    used = history[used_row(history, chosen.checkpoint) - 1] if history else {}
+    used = used or validate(network, grid_of(chosen, features, pairs, pairs.split.validation), compute)
     test = grid_of(chosen, features, pairs, pairs.split.test)
     logits, kinds = (values.cpu().numpy() for values in (data.grid_logits(network, test, compute), test.labels.long()))
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
-    used = history[used_row(history, chosen.checkpoint) - 1] if history else {}
-    used = used or validate(network, grid_of(chosen, features, pairs, pairs.split.validation), compute)
     about = {
         "real": len(pairs.real),
         "fake": len(pairs.fake),
@@ -251,6 +255,10 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     if reals.shape[1:] != fakes.shape[1:] or min(len(reals), len(fakes)) < FEWEST:
         problem = f"real images are {tuple(reals.shape)} and fake ones {tuple(fakes.shape)}"
         raise InputError(problem, f"give {FEWEST} or more of each, of one shape")
+    spread = [scaled(part[:256]).std().item() for part in (reals, fakes)]
+    if reals.is_floating_point() and max(spread) > 1.8 * min(spread):
+        text = f"standard deviations of real and fake images are {spread}: give both in the model's units"
+        warnings.warn(text, stacklevel=3)
     levels = 127.5 * scaled(reals[:256]) + 127.5
     eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01
     if fakes.is_floating_point() and bool(eight_bits):
@@ -259,7 +267,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
-    joined = torch.cat([class_indices(part) for part in labels]).to(device) if labels else None
+    joined = torch.cat([class_indices(part).cpu() for part in labels]).to(device) if labels else None
     split = split_pairs(len(reals), len(fakes), settings.split, settings.images)
     if empty := [part for part, rows in vars(split).items() if not 0 < (rows < len(reals)).sum() < len(rows)]:
         problem = f"split leaves no real or no fake one of {len(reals)} and {len(fakes)} images for {empty[0]}"
@@ -271,17 +279,22 @@ def _drawn(
     denoiser: Denoiser, progress: bool, shape: Sequence[int], labels: Any, device: torch.device, folder: Path | None
 ) -> Tensor:
     """As many samples of a denoiser as there are real images, with their labels; in a folder they are kept."""
-    draw = partial(sample, denoiser, shape, classes=labels, device=device, progress=progress)
-    if folder is None:
-        return draw().cpu()
-    like = torch.empty(min(256, shape[0]), *shape[1:], device=device)
-    key = {"networks": fingerprint_of(denoiser, None, like, labels), "shape": list(shape), "code": source_hash()}
+    like = torch.empty(min(MOST, max(1, PIXELS // math.prod(shape[2:])), shape[0]), *shape[1:], device=device)
+    try:
+        networks = broadcast(fingerprint_of(denoiser, None, like, labels))
+    except (TypeError, ValueError) as error:
+        if labels is None or isinstance(error, ConfigError):
+            raise
+        problem = f"the images have labels, which the denoiser does not take ({error})"
+        raise ConfigError(problem, "give images alone: (image for image, _ in dataset)") from error
+    key: dict[str, Any] = {"networks": networks, "shape": list(shape), "code": source_hash()}
     key["limits"] = [str(attribute_of(denoiser, name, None)) for name in ("sigma_min", "sigma_max")]
     key["labels"] = None if labels is None else torch.as_tensor(labels).tolist()
-    path = folder / f"fake-{fingerprint(key)[:12]}.npy"
-    if not broadcast(path.is_file()):
-        draw(out=path)
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    with tempfile.TemporaryDirectory() as scratch, nullcontext() if folder else alone():
+        path = (folder or Path(scratch)) / f"fake-{fingerprint(key)[:12]}.npy"
+        if not broadcast(path.is_file()):
+            sample(denoiser, shape, classes=labels, seed=FAKES, device=device, out=path, progress=progress)
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _untrained(
@@ -299,8 +312,8 @@ def _untrained(
     features = extractor.features if isinstance(extractor, EncoderUNet) else extractor
     with torch.no_grad():
         maps = features(images, images.new_tensor(0.5))
-    if maps.dim() != 4 or maps.shape[2] != maps.shape[3]:
-        raise ConfigError(f"the extractor's feature maps are {tuple(maps.shape)}", "reshape them to (N, C, S, S)")
+    if len(shape := tuple(getattr(maps, "shape", ()))) != 4 or shape[2] != shape[3]:
+        raise ConfigError(f"the extractor's feature maps are {shape or type(maps)}", "reshape them to (N, C, S, S)")
     sizes = {"model_channels": WIDTH * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": WIDTH}  # paper: 128
     head = (start or build_head(maps.shape[1:], classes > 0, num_res_blocks=2, **sizes)).to(device)
     if settings.finetune:

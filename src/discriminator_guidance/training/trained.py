@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from discriminator_guidance.core import files
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.runtime import usable
-from discriminator_guidance.metrics.classification import CalibrationBin, calibration_bins, expected_calibration_error
+from discriminator_guidance.metrics.features import Floats
 from discriminator_guidance.networks.adm import MemberLogits, build_discriminator
 from discriminator_guidance.training.data import Features
 from discriminator_guidance.training.loop import Row, State
@@ -47,6 +47,46 @@ Images and settings of its training:
 {about}
 ```
 """
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The images of one VP time with a probability in [bin_low, bin_high), 1 included in the last bin."""
+
+    time: float
+    bin_low: float
+    bin_high: float
+    mean_probability: float
+    fraction_real: float
+    count: int
+
+
+def calibration_bins(log_ratio: Floats, labels: NDArray[Any], time: Floats, bins: int = 10) -> list[CalibrationBin]:
+    """Mean probability and share of real images, for every VP time and every bin that holds images, in this order.
+
+    Guo et al. 2017, Section 2, with the probability of the positive class.
+    """
+    probability = torch.sigmoid(torch.from_numpy(log_ratio).double()).numpy()
+    edges = np.linspace(0, 1, bins + 1)
+    bin_index = np.minimum(np.searchsorted(edges, probability, side="right") - 1, bins - 1)
+    entries = []
+    for moment in np.unique(time):
+        for index in np.unique(bin_index[time == moment]):
+            inside = (time == moment) & (bin_index == index)
+            low, high = float(edges[index]), float(edges[index + 1])
+            expected, observed = float(probability[inside].mean()), float(labels[inside].mean())
+            entries.append(CalibrationBin(float(moment), low, high, expected, observed, int(inside.sum())))
+    return entries
+
+
+def calibration_errors(entries: list[CalibrationBin]) -> dict[float, float]:
+    """Mean |mean_probability - fraction_real| over images, in [0, 1], by VP time (Guo et al. 2017, Eq. 3)."""
+    errors = {}
+    for moment in dict.fromkeys(entry.time for entry in entries):
+        here = [entry for entry in entries if entry.time == moment]
+        gap = sum(entry.count * abs(entry.mean_probability - entry.fraction_real) for entry in here)
+        errors[moment] = gap / sum(entry.count for entry in here)
+    return errors
 
 
 def _mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -119,7 +159,7 @@ class TrainedDiscriminator:
         files.save_weights(root, network.state_dict(), network.arguments)  # type: ignore[arg-type]
         files.write_npz(root / "tested.npz", **self.tested)
         files.write_json(root / "training.json", {"history": self.history, "used": self.used, "about": self.about})
-        errors = expected_calibration_error(self.calibration)
+        errors = calibration_errors(self.calibration)
         rows = [f"| {t:.2g} | {loss:.3f} | {error:.3f} | {errors[t]:.3f} |" for t, (loss, error) in self.losses.items()]
         about, name = json.dumps(self.about, indent=2), name or root.resolve().name
         files.write_bytes(root / "README.md", CARD.format(name=name, rows="\n".join(rows), about=about).encode())

@@ -6,11 +6,8 @@ import torch
 from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error
 
-from discriminator_guidance.metrics.classification import (
-    calibration_bins,
-    classification_scores,
-    expected_calibration_error,
-)
+from dguide.stages.evaluation import classification_scores
+from discriminator_guidance.training.trained import calibration_bins, calibration_errors
 
 
 def pairs(seed: int = 0, count: int = 4000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,7 +37,7 @@ def test_scores_are_those_of_scikit_learn_with_ties_and_large_log_ratios(decimal
 def test_calibration_error_is_that_of_torchmetrics_and_finds_overconfidence_at_its_time() -> None:
     log_ratio, labels, time = pairs(count=20_000)
     overconfident = np.where(time == 0.9, 4 * log_ratio, log_ratio)
-    errors = expected_calibration_error(calibration_bins(overconfident, labels, time, bins=15))
+    errors = calibration_errors(calibration_bins(overconfident, labels, time, bins=15))
     assert list(errors) == [0.1, 0.5, 0.9]
     for moment, error in errors.items():
         here = time == moment
