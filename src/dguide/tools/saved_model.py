@@ -17,7 +17,7 @@ from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.discriminator import train_discriminator
 from discriminator_guidance.training.trained import TrainedDiscriminator
 
-SEED = 1  # of the samples that are drawn; those that discriminators learn from have 0
+SEED = 1  # of the samples that are drawn
 
 
 def train(model: Path, data: Path, out: Path, steps: int, seed: int) -> TrainedDiscriminator:
