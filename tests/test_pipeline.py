@@ -165,8 +165,14 @@ def test_revisions_can_be_compared_on_a_clone(root: Path, first_run: list[str]) 
         assert f'"{field}": "' in page, "a value of the data"
 
 
-def test_a_changed_input_file_reruns_what_depends_on_it(root: Path, first_run: list[str]) -> None:
-    raw = root / "data/raw/digits.npz"
+def test_a_missing_input_file_loses_nothing_and_a_changed_one_reruns_what_depends_on_it(
+    root: Path, first_run: list[str]
+) -> None:
+    raw, away = root / "data/raw/digits.npz", root / "away.npz"
+    raw.rename(away)
+    assert subprocess.run(["dvc", "repro", "real"], cwd=root, env=environment(), capture_output=True).returncode
+    assert (root / "data/mini/real/train.npz").is_file(), "a wrong path loses nothing"
+    away.rename(raw)
     with np.load(raw) as arrays:
         np.savez(raw, images=arrays["images"][::-1], labels=arrays["labels"][::-1])
     assert repro(root, "real") == ["real"]

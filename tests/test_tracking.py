@@ -63,8 +63,7 @@ def test_a_run_has_its_curves_settings_and_files(project: Path, store: Any) -> N
         tracker.summary({"auroc": 0.7, "checkpoint": "last"})
     (stored,) = runs(store, "members").values()
     assert (stored.info.run_name, stored.info.status) == ("discriminator/d0", "FINISHED")
-    assert stored.data.tags["member"] == "d0"
-    assert stored.data.tags["code"].startswith(source_hash()[:8])
+    assert (stored.data.tags["member"], stored.data.tags["code"][:8]) == ("d0", source_hash()[:8])
     curve = store.get_metric_history(stored.info.run_id, "loss")
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
     assert {key for key in stored.data.metrics if not key.startswith("system/")} == {"loss", "auroc"}

@@ -49,7 +49,6 @@ def test_bfloat16_keeps_the_preconditioning() -> None:
 
 
 def test_networks_of_bfloat16_know_the_time_as_exactly_as_others() -> None:
-    """Rounded to bfloat16, the step 999 t is off by 2, and fast cosines of it by anything."""
     torch.manual_seed(0)
     small, x, times = NoisyImageCNN((3, 8, 8), gain=1.68), torch.randn(64, 3, 8, 8), torch.linspace(0.6, 0.99, 64)
     for network, levels in ((small, times), (lookalike.network(lookalike.DDPMPP), 80 * times)):
