@@ -138,19 +138,21 @@ def init(
 @app.command(rich_help_panel=TOOLS)
 def config(params: Params = PARAMS) -> None:
     """Check the settings, the device and the input files without running anything."""
-    from dguide.tools.plan import missing_files
+    from dguide.tools.fetch import missing_files
     from discriminator_guidance.core.files import read_json
-    from discriminator_guidance.core.images import open_images
     from discriminator_guidance.core.runtime import prepare
 
     settings, layout = _opened(params)
     runtime, precisions = settings.runtime, {member.precision for member in settings.members.values()}
-    for precision in sorted({runtime.training_precision, runtime.sampling_precision, *precisions}):
+    precisions |= {runtime.training_precision, runtime.sampling_precision}
+    for precision in sorted(precisions) if runtime.device != "cpu" or "tf32" in precisions else ():  # this needs torch
         prepare(runtime.device, precision, runtime.threads)
     for file, remedy in missing_files(settings, layout.root):
         raise InputError(f"{file} does not exist", remedy)
     real = settings.real
     if real.source == "images":
+        from discriminator_guidance.core.images import open_images
+
         train, held = (len(open_images(layout.root / path).names) for path in (real.path, real.holdout_path))
         if real.path == real.holdout_path:
             held = round(real.holdout_fraction * train)
@@ -321,12 +323,13 @@ def plan(
 ) -> None:
     """Estimate the time of each stage on this machine and list missing files, without running a stage."""
     from dguide.tools import plan as command
+    from dguide.tools.fetch import missing_files
 
     settings, layout = _opened(params)
     times = command.estimate(settings, layout, seconds, processes)
     rows = [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in times.items()]
     tracking.table(f"profile {settings.profile}: estimates, at load {os.getloadavg()[0]:.1f} of the machine", rows)
-    for file, remedy in command.missing_files(settings, layout.root):
+    for file, remedy in missing_files(settings, layout.root):
         typer.echo(f"missing: {file}: {remedy}")
 
 

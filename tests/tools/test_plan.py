@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dguide.settings import Config, load_config
-from dguide.tools import plan
+from dguide.tools import fetch, plan
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
@@ -70,13 +70,13 @@ def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
 
 def test_missing_files_are_named_with_their_key_and_the_way_to_get_them(tmp_path):
     config = load_config(PROJECT / "configs/cifar10.yaml")
-    lines = {file.split(" (")[0]: f"{file}: {how}" for file, how in plan.missing_files(config, tmp_path)}
+    lines = {file.split(" (")[0]: f"{file}: {how}" for file, how in fetch.missing_files(config, tmp_path)}
     assert "(real.path): `dguide fetch --list`" in lines["data/raw/cifar-10-binary.tar.gz"]
     assert "(members.authors.start): " in lines["data/raw/discriminator_60.pt"]
     assert "edm-fid" not in "".join(lines)  # no setting names it
-    assert plan.missing_files(read({}), PROJECT) == []
+    assert fetch.missing_files(read({}), PROJECT) == []
     (tmp_path / "data/raw/fashion").mkdir(parents=True)  # empty, as after a download that failed
-    ((file, _),) = plan.missing_files(load_config(PROJECT / "configs/fashion16.yaml"), tmp_path)
+    ((file, _),) = fetch.missing_files(load_config(PROJECT / "configs/fashion16.yaml"), tmp_path)
     assert file == "data/raw/fashion (real.path)"
 
 

@@ -34,8 +34,7 @@ def plan(config: Config) -> StudyPlan:
         member = config.members[name]
         kept = [key for key in ("kind", "epochs", "steps") if key not in drawn]
         if odd := [key for key in kept if getattr(member, key) != getattr(start, key)]:
-            problem = f"members of study.start differ in {odd[0]}, as {name} does"
-            raise ConfigError(problem, "choose another study.start")
+            raise ConfigError(f"members of study.start differ in {odd[0]}: {name}", "choose another study.start")
         settings = {**plain(member), **plain(member.network)}
         settings["weight_decay"] = settings["weight_decay"] or search.weight_decay[0]
         point = {key: settings[key] for key in drawn}

@@ -1,4 +1,4 @@
-"""Command `fetch`: the files that a profile needs from elsewhere, downloaded with pooch, checked, or described."""
+"""Command `fetch`: the files that a profile needs, downloaded with pooch, checked, or described."""
 
 import logging
 from collections.abc import Sequence
@@ -59,3 +59,18 @@ def _row(name: str, file: Download, root: Path) -> dict[str, str]:
 
 def _by_hand(file: Download) -> str:
     return f"put the file at {file.path} by hand ({file.by_hand})"
+
+
+def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
+    """The input files of a profile that are not there, with the keys that name them, and how to get each."""
+    named = {config.real.holdout_path: "real.holdout_path", config.evaluation.reference: "evaluation.reference"}
+    named |= {getattr(config, word).path: f"{word}.path" for word in ("real", "score", "extractor", "fid_network")}
+    named |= {row.start: f"members.{name}.start" for name, row in config.members.items()}
+    listed = {str(place) for file in config.fetch.files.values() for place in (file.path, Path(file.path).parent)}
+    way = "`dguide fetch --list` says how to get it; or "
+    return [
+        (f"{path} ({key})", f"{way if path in listed else ''}put it there by hand, or correct {key}")
+        for path, key in named.items()
+        if not path.startswith((f"data/{config.profile}/", "models/"))
+        and not ((root / path).is_file() or any((root / path).glob("*")))  # a failed download leaves an empty folder
+    ]

@@ -1,8 +1,7 @@
-"""Command `plan`: what each stage of a profile will cost on this machine, and whether its input files are there."""
+"""Command `plan`: what each stage of a profile will cost on this machine."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -112,18 +111,3 @@ def sampling_calls(config: Config, train: int, variant: Variant, images: int) ->
 def head_size(member: Member) -> HeadSettings | int:
     """What the cost of a member depends on: the size of a head, or the width of a whole network."""
     return member.network if member.kind == "head" else member.network.model_channels
-
-
-def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
-    """The input files of a profile that are not there, with the keys that name them, and how to get each."""
-    named = {config.real.holdout_path: "real.holdout_path", config.evaluation.reference: "evaluation.reference"}
-    named |= {getattr(config, word).path: f"{word}.path" for word in ("real", "score", "extractor", "fid_network")}
-    named |= {row.start: f"members.{name}.start" for name, row in config.members.items()}
-    listed = {str(place) for file in config.fetch.files.values() for place in (file.path, Path(file.path).parent)}
-    way = "`dguide fetch --list` says how to get it; or "
-    return [
-        (f"{path} ({key})", f"{way if path in listed else ''}put it there by hand, or correct {key}")
-        for path, key in named.items()
-        if not path.startswith((f"data/{config.profile}/", "models/"))
-        and not ((root / path).is_file() or any((root / path).glob("*")))  # a failed download leaves an empty folder
-    ]

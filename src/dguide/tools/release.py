@@ -30,10 +30,9 @@ def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
     parts = {word: (first.model(word), getattr(config, word)) for word in ("score", "extractor", "fid_network")}
     parts |= {f"discriminator/{name}": (first.discriminator(name), config.members[name]) for name in config.members}
     parts |= {f"score/{name}": (first.model("score") / name, config.score) for name in config.score.networks}
-    own = [member.start.startswith("models/") for member in config.members.values()]
-    here = {config.score.source, config.extractor.source} == {"train"} and all(own)
+    own = all(member.start.startswith("models/") for member in config.members.values())
+    free = own and config.trained.keys() >= {"score", "extractor"} and config.real.source in ("digits", "fashion")
     about = {"profile": config.profile, "source": config.real.source, "size": config.real.image_size}
-    free = here and config.real.source in ("digits", "fashion")
     about |= {"license": "mit" if free else "other  # as the images and pretrained weights allow"}
     networks, rows = {part: load_weights(source, part.partition("/")[0]) for part, (source, _) in parts.items()}, []
     for part, (state, arguments) in networks.items():
