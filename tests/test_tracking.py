@@ -208,8 +208,8 @@ def test_a_dead_or_silent_server_costs_one_warning_and_seconds(
 
 def test_a_call_that_fails_costs_one_warning_and_nothing_else(store: Any, capfd: pytest.CaptureFixture[str]) -> None:
     with tracking.recording():
-        for replicate in ("r0", "r1"):
-            with tracking.run("faults", replicate, {}, {}) as tracker:
+        for experiment, replicate in (("faults", "r0"), ("", "of no experiment"), ("faults", "r1")):
+            with tracking.run(experiment, replicate, {}, {}) as tracker:
                 tracker.artifact(Path("absent"))
                 tracker.summary({"images": 3})
     (warning,) = capfd.readouterr().err.splitlines()

@@ -192,7 +192,7 @@ def record() -> None:
         signal.signal(number, signal.SIG_IGN)
     logging.disable()
     os.environ.update({**ENVIRONMENT, **os.environ})
-    warned = False
+    warned, dropped = False, 0  # open runs that MLflow did not open, with all inside
     try:
         import mlflow
         from mlflow.store.db import utils
@@ -204,13 +204,15 @@ def record() -> None:
         mlflow.search_experiments(max_results=1)
         os.close(folder)
         for function, arguments, named in map(json.loads, sys.stdin):
+            if dropped:
+                dropped += {"_start": 1, "_end": -1}.get(function, 0)
+                continue
             try:
                 call = partial(CALLS[function], mlflow) if function in CALLS else getattr(mlflow, function)
                 call(*arguments, **named)
             except Exception as error:
-                if function == "_start":
-                    raise
-                mlflow.search_experiments(max_results=1)  # raises where MLflow is gone
+                if not (dropped := function == "_start"):
+                    mlflow.search_experiments(max_results=1)  # raises where MLflow is gone
                 if not warned:
                     _warn(error, "not all is tracked")
                 warned = True
@@ -265,7 +267,7 @@ def _project() -> Path:
 
 def _warn(error: Exception, what: str = "not tracked") -> None:
     line = f"{what} in MLflow at {_address()} ({reason(error)}); files are complete, nothing else depends on it"
-    notice(re.sub(r"(?<=://)\S+(?=@)|(?<=password=)[^&\s]+", "***", line))
+    notice(re.sub(r"(?i)(?<=://)\S+(?=@)|(?<=passwd=|secret=|_token=)[^&\s]+|(?<=password=)[^&\s]+", "***", line))
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:

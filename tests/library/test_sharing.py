@@ -109,7 +109,7 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"extractor": lambda x_vp, tau: [x_vp]}, "maps are <class 'list'>; reshape them"),
         (
             lambda _: train((IMAGES, IMAGES[:, 0, 0, 0]), lambda x, sigma: 0 * x, **BRIEF),
-            "labels, which .* images alone",
+            "takes no labels .* images alone",
         ),
         (
             {"extractor": doubled, "finetune": True},

@@ -146,9 +146,7 @@ def test_latents_need_not_be_square_or_within_any_range() -> None:
     assert len(repr(trained).splitlines()) == 1
     with pytest.warns(UserWarning, match="learned nothing; give more images"):
         train(real, real, **BRIEF)
-    with pytest.warns(
-        UserWarning, match="standard deviations of real and fake images are .*: give both in the model's"
-    ):
+    with pytest.warns(UserWarning, match="standard deviations of real and fake are .*: give both in one unit"):
         train(real, fake / 2, **BRIEF)
 
 

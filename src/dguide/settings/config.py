@@ -338,7 +338,7 @@ class Config(Settings):
     variants: dict[Name, Variant]
     evaluation: Evaluation
     report: Report
-    study: Study | None
+    study: Study | None = None
     fetch: Fetch
 
     def _problems(self) -> Iterator[str]:
@@ -541,7 +541,7 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     yield "report.primary", config.report.primary[0], [key for key in variants if key != baseline]
     if config.study is not None:
         guided = [key for key, row in variants.items() if row.members and not row.autoguidance]
-        yield "study.start", config.study.start, guided
+        yield "study.start", config.study.start, [*guided, "study: null"]
         for key, names in config.study.factorial.sets.items():
             sampled = [name for name, member in members.items() if not member.fakes]  # of the network that cells sample
             yield from ((f"study.factorial.sets.{key}", name, sampled) for name in names)

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from dguide import tracking
-from dguide.settings import Config, Layout, Variant, described
+from dguide.settings import Config, Layout, Variant, described, plain
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import load_arrays, read_json, read_npz, write_csv, write_json
+from discriminator_guidance.core.files import fingerprint, load_arrays, read_json, read_npz, write_csv, write_json
 from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare, progress
 from discriminator_guidance.metrics import distances
 from discriminator_guidance.metrics.distances import precision_recall
@@ -111,9 +111,10 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         write_json(layout.report / "evaluation" / f"{name}.json", metrics[name])  # what DVC compares
         write_json(layout.report / "details" / f"{name}.json", details)
     write_csv(layout.report / "details" / "differences.csv", compared)
+    tags = {"stage": "evaluation", "profile": config.profile, "settings": fingerprint(plain(config))}
     for name in config.variants:  # rows of the runs table in MLflow
-        tags = {"stage": "evaluation", "profile": config.profile, "variant": name}
-        with tracking.run(config.profile, f"evaluation/{name}", tags, described(config, name)) as nested:
+        how = tags | {"variant": name}, described(config, name)
+        with tracking.run(config.profile, f"evaluation/{name}", *how) as nested:
             nested.summary(metrics[name] | scores[name])
     tracking.table(f"metrics of {len(metrics)} variants", [{"variant": name, **row} for name, row in metrics.items()])
     return {"variants": len(evaluated), **of_real}

@@ -46,11 +46,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     summary = save_network(layout, tracker, "score", denoiser, arguments, trained.history)
     states = {name: trained.snapshots[iterations] for name, iterations in settings.snapshots.items()}
     for name, tuning in settings.finetuned.items():
-        fakes = None
-        split = split_pairs(len(others["labels"]), 0, config.discriminator.split, tuning.images)
-        rows = np.concatenate([*vars(split).values()])  # those that a discriminator of as many images is given
-        split_settings = {"split": plain(config.discriminator.split)}
-        key = {**plain(settings), "cond": config.cond, "ranks": world_size(), **split_settings}
+        fakes, shares = None, config.discriminator.split  # the rows that a discriminator of as many images is given
+        rows = np.concatenate([*vars(split_pairs(len(others["labels"]), 0, shares, tuning.images)).values()])
+        key = {**plain(settings), "cond": config.cond, "ranks": world_size(), "split": plain(shares)}
         checkpoints = resumable(layout, f"score/{name}", files, key, compute)
         if tuning.objective == "ddo":
             shape, out = (tuning.images, channels, size, size), checkpoints.folder / "fake.npz"

@@ -131,8 +131,7 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
     logits, slopes = (np.concatenate(values).reshape(-1, len(images)) for values in zip(*parts, strict=True))
     weight = delivered_weight(variant.window, **vars(SamplerSettings.of(variant)))
     spans = (s[:-1] - s[1:])[inside].numpy()
-    first = int(inside.int().argmax())
-    return float(displacement(logits, slopes, spans, weight, variant.boosting, first).mean())
+    return float(displacement(logits, slopes, spans, weight, variant.boosting, int(inside.int().argmax())).mean())
 
 
 def write_results(study: optuna.Study, config: Config, layout: Layout, plan: StudyPlan) -> dict[str, Any]:

@@ -103,8 +103,7 @@ def sampling_calls(config: Config, train: int, variant: Variant, images: int) ->
     _, inside = guided_levels(variant)
     evaluations = (int(inside.sum()) if variant.w1 else 0) + (int(inside[1:].sum()) if variant.w2 else 0)
     held_out = (1 - config.discriminator.split.train) * min(train, config.members[variant.members[0]].images or train)
-    pairs = DRAWS * min(held_out, FITTED_IMAGES) * int(inside.sum())  # of image and level
-    fitted = pairs if variant.weights == "fitted" else 0.0
+    fitted = DRAWS * min(held_out, FITTED_IMAGES) * int(inside.sum()) if variant.weights == "fitted" else 0.0
     return {DENOISER: nfe * images + fitted, ("guidance", *heads): images * evaluations + fitted * len(heads)}
 
 

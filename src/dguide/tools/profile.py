@@ -52,8 +52,7 @@ def promote_winner(root: Path, word: str) -> list[Path]:
     """Write the rows of a search's winner to params.yaml and its profile."""
     folder = Layout(root, load_config(root / PARAMS).profile).study
     with damage_refused("the search has no complete record", f"run `dguide study {word}` first"):
-        record = read_json(folder / f"{word}.json", f"study {word}")
-    return promote(root, record["rows"])
+        return promote(root, read_json(folder / f"{word}.json", f"study {word}")["rows"])
 
 
 def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:

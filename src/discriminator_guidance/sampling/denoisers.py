@@ -89,14 +89,14 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
     Args:
         model: predicts epsilon, v, x0 (not clipped) or the velocity of flow matching; learned variances are left out.
         scheduler: `alphas_cumprod` and `config.prediction_type` of DDPM, DDIM or Euler are read, or flow matching.
-        appended: channels (N, ...) that a model for inpainting takes besides the image's.
+        appended: channels (N, ...), or (1, ...) for all images, that a model for inpainting takes besides the image's.
         conditions: what the model takes besides, such as class_labels, encoder_hidden_states or added_cond_kwargs of
             the batch; each call of the denoiser may give others.
 
     >>> from diffusers import DDPMScheduler, UNet2DModel
     >>> unet = UNet2DModel(8, 1, 1, block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4,
     ...     down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
-    >>> denoiser = from_diffusers(unet, DDPMScheduler())
+    >>> denoiser = from_diffusers(unet.eval(), DDPMScheduler())
     >>> denoiser(torch.zeros(2, 1, 8, 8), torch.tensor([0.1, 80.0])).shape
     torch.Size([2, 1, 8, 8])
     """
@@ -108,7 +108,8 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
         sigma = levels_of(sigma, x)
         c_in, c_skip, c_out = schedule.scales(column(sigma, x))
         x_in = (c_in * x).to(getattr(model, "dtype", x.dtype))
-        x_in = x_in if appended is None else torch.cat([x_in, appended.to(x_in)], dim=1)
+        if appended is not None:
+            x_in = torch.cat([x_in, appended.to(x_in).expand(len(x), *appended.shape[1:])], dim=1)
         given = {**conditions, **changes} | ({} if class_labels is None else {"class_labels": class_labels})
         given = tree_map_only(Tensor, lambda v: v.expand(len(x), *v.shape[1:]) if v.dim() and len(v) == 1 else v, given)
         t = schedule.times(sigma)
@@ -136,7 +137,7 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
         guidance: what discriminators add.
 
     >>> from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
-    >>> unet, scheduler = UNet2DModel(8, block_out_channels=(32,) * 4), DDIMScheduler()
+    >>> unet, scheduler = UNet2DModel(8, block_out_channels=(32,) * 4).eval(), DDIMScheduler()
     >>> with guided_unet(unet, scheduler, DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)))):
     ...     images = DDIMPipeline(unet, scheduler)(2, num_inference_steps=3, output_type="np").images
     >>> images.shape

@@ -260,6 +260,7 @@ class DiscriminatorGuidance:
         """
 
         def guided(x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
+            sigma = torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x))  # EDM's sampler gives one
             score, _ = self(x, sigma)
             conditions = tuple(given for given in conditions if given is not None)  # EDM's sampler gives class_labels
             denoised = of_its_shape(denoiser(x, sigma, *conditions, **named), x)

@@ -310,7 +310,7 @@ def fingerprint_of(
     if callable(schedule := getattr(guidance, "weight", None)):
         settings.append(torch.as_tensor(schedule(torch.logspace(-3, 2, 2000).to(like))).tolist())
     outputs = list[Tensor]()
-    for number, sigma in enumerate(np.geomspace(0.01, 80, 12).tolist()):
+    for number, sigma in enumerate(np.geomspace(0.002, 80, 12).tolist()):
         x = sigma * normal(0, "fingerprint", number, 0, like.shape).to(like.device)
         level = torch.full((len(like),), sigma, device=like.device)
         outputs.append(of_its_shape(denoiser(x.to(like.dtype), level.to(like.dtype), *given), x))

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
+from discriminator_guidance.core import runtime
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint, source_hash
 from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, alone, attribute_of, broadcast, compute_on, usable, world_size
-from discriminator_guidance.core.runtime import progress as progress_line
 from discriminator_guidance.core.settings import DiscriminatorSettings, NonNegative
 from discriminator_guidance.networks.adm import SILU_GAIN, EncoderUNet, MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
@@ -212,7 +212,7 @@ def train_discriminator(
             work = None if folder is None else Resumable(folder, "discriminator", key)
         _, steps = lengths(chosen, pairs.split)
         title = progress if isinstance(progress, str) else "training discriminator"
-        with progress_line(title, steps, "steps", bool(progress)) as advance:
+        with runtime.progress(title, steps, "steps", bool(progress)) as advance:
 
             def reported(done: int, row: Row) -> None:
                 advance(to=done)
@@ -257,8 +257,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
         raise InputError(problem, f"give {FEWEST} or more of each, of one shape")
     spread = [scaled(part[:256]).std().item() for part in (reals, fakes)]
     if reals.is_floating_point() and max(spread) > 1.8 * min(spread):
-        text = f"standard deviations of real and fake images are {spread}: give both in the model's units"
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(f"standard deviations of real and fake are {spread}: give both in one unit", stacklevel=3)
     levels = 127.5 * scaled(reals[:256]) + 127.5
     eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01
     if fakes.is_floating_point() and bool(eight_bits):
@@ -285,8 +284,7 @@ def _drawn(
     except (TypeError, ValueError) as error:
         if labels is None or isinstance(error, ConfigError):
             raise
-        problem = f"the images have labels, which the denoiser does not take ({error})"
-        raise ConfigError(problem, "give images alone: (image for image, _ in dataset)") from error
+        raise ConfigError(f"the denoiser takes no labels ({error})", "give images alone") from error
     key: dict[str, Any] = {"networks": networks, "shape": list(shape), "code": source_hash()}
     key["limits"] = [str(attribute_of(denoiser, name, None)) for name in ("sigma_min", "sigma_max")]
     key["labels"] = None if labels is None else torch.as_tensor(labels).tolist()
@@ -309,6 +307,7 @@ def _untrained(
         return as_it_is, network.to(device), images
     if isinstance(extractor, nn.Module):  # the caller's stays as it is
         extractor = copy.deepcopy(extractor).to(device).requires_grad_(False).eval()
+    runtime.warn_in_training("the extractor", extractor)
     features = extractor.features if isinstance(extractor, EncoderUNet) else extractor
     with torch.no_grad():
         maps = features(images, images.new_tensor(0.5))
