@@ -14,7 +14,7 @@ from dguide.settings import load_config, plain
 from discriminator_guidance.core.files import write_json, write_npz
 from tests.commands import PROJECT
 
-MINI = plain(load_config(PROJECT / "configs" / "mini.yaml"))
+MINI = plain(load_config(PROJECT / "configs/mini.yaml")) | {"delivered": {"d0": 2.0, "d0_table1": 0.85}}
 IMAGES, LEVELS = (8, 16, 16, 1), 9
 
 

@@ -1,6 +1,5 @@
 """Tables 1 to 4 as text cells, and the LaTeX and HTML that they are written to."""
 
-from dataclasses import fields
 from typing import NamedTuple
 
 import pandas as pd
@@ -9,9 +8,7 @@ from markupsafe import Markup
 from dguide.report import format as fmt
 from dguide.report.format import KIDS, MISSING, count, difference_text, fid_text, number, scientific
 from dguide.report.gather import PUBLISHED, ReportData
-from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP
-from discriminator_guidance.sampling.weights import delivered_weight
 
 # By heading, settings that every member has for itself.
 SCALED = {"epochs": "epochs", "learning rate": "learning_rate", "weight decay": "weight_decay", "t_min": "t_min"}
@@ -75,12 +72,12 @@ def sampling_table(data: ReportData) -> Table:
             "churn": scientific(variant["s_churn"]),
         }
         if variant["members"]:
-            (low, high), chosen = variant["window"], {key.name: variant[key.name] for key in fields(SamplerSettings)}
+            low, high = variant["window"]
             columns[f"ours: {name}"] |= {
                 "discriminators": ", ".join(variant["members"]).upper(),
                 "w1": scientific(variant["w1"]),
                 "w2": scientific(variant["w2"]),
-                "guidance weight delivered": number(delivered_weight((low, high), **chosen), 2),
+                "guidance weight delivered": number(settings["delivered"][name], 2),
                 "time window": f"[{scientific(low)}, {scientific(high)}]",
                 "boosting": "on" if variant["boosting"] else "off",
                 "probability clip": "[{0}, 1 - {0}]".format(scientific(PROBABILITY_CLIP)),

@@ -12,6 +12,8 @@ from dguide.tracking import Tracker, provenance
 from discriminator_guidance.core.files import write_json
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.core.runtime import progress
+from discriminator_guidance.core.settings import SamplerSettings
+from discriminator_guidance.sampling.weights import delivered_weight
 
 
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
@@ -23,10 +25,11 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
             arrays = variant_trajectory(config.replicate(0), first, name, config.report.trajectory_images)
             trajectories[name] = arrays | {"tau": tau_from_sigma(torch.from_numpy(arrays["sigma"])).numpy()}
             advance(1)
-    settings = plain(config) | {"baselines": config.baselines}
+    rows = config.variants.items()
+    weights = {name: delivered_weight(row.window, **vars(SamplerSettings.of(row))) for name, row in rows if row.members}
+    settings = plain(config) | {"baselines": config.baselines, "delivered": weights}
     build_report(ReportData(settings, layout.data, layout.report, first.replicate, trajectories))
     origin, page = layout.data / "provenance.json", layout.report / "index.html"
     write_json(origin, {**provenance(layout.root), "profile": config.profile})
     tracker.artifact(page, origin)
-    counts = {"variants": len(config.variants), "members": len(config.members)}
-    return {"page": str(page.relative_to(layout.root)), **counts}
+    return {"page": str(page.relative_to(layout.root)), "variants": len(rows), "members": len(config.members)}
