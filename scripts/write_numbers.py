@@ -421,13 +421,13 @@ def found() -> str:
     fids = as_reproduced(35)[6]
     raised = fids["clipped_logit_mean"] / fids["mean_probability"]
     return f"""\
-- **Guidance partly corrects a biased training set.** With a discriminator of 1,000 balanced images, it lowers
+- **Guidance partly corrects a biased training set.** A discriminator of 1,000 balanced images lowers
   the FID by {few:.0f} %, and by more at twice the weight.
-- **Where you may train the model, fine-tuning does more**: {tuned:.0f} % with the same images.
+- **Where you may train the model, fine-tuning lowers the FID more**: {tuned:.0f} % (same images).
 - **Without such a bias, guidance gained less on Fashion-MNIST**: at most {most:.0f} %, early in training. Late in
   training, twice the sampler steps gained more.
-- **A missing sigmoid may explain the reproduction's FID of 14.35** with six discriminators. It multiplies the FID
-  of six by {raised.min():.1f} to {raised.max():.0f} on Fashion-MNIST, and by less on CIFAR-10 at 16x16."""
+- **Logits taken for probabilities may explain the reproduction's FID of 14.35** with six discriminators. They multiply
+  the FID of six by {raised.min():.1f} to {raised.max():.0f} on Fashion-MNIST, and by less on CIFAR-10 at 16x16."""
 
 
 def found_figure() -> None:
