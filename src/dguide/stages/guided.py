@@ -23,7 +23,7 @@ from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Denoiser,
 from discriminator_guidance.sampling.sampler import Arrays, in_batches, sample, trajectory
 from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
 
-FITTED_IMAGES, FITTED_BATCH = 2000, 256  # real images that weights are fitted on, and at most so many at once
+FITTED_IMAGES, FITTED_BATCH = 2000, 256  # real images that weights are fitted on, and at most so many in a batch
 
 
 @dataclass(frozen=True)
