@@ -201,7 +201,7 @@ def train_discriminator(
         torch.manual_seed(chosen.seed)
         features, network, probe = _untrained(extractor, start, chosen, pairs)
         if folder is not None or world_size() > 1:
-            begin = nn.utils.parameters_to_vector(network.parameters()).detach()
+            begin = torch.cat([values.detach().flatten() for values in network.parameters()])
             arrays = [pairs.real, pairs.fake, pairs.classes, probe.float(), begin.float()]
             contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
             digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
