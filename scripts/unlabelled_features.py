@@ -44,7 +44,7 @@ fids = {
     for name in config.variants
 }
 rows = {name: {"fid": fid.mean} for name, fid in fids.items()}
-for other in dict.fromkeys((config.evaluation.baseline, config.report.primary[1])):
+for other in fids:
     for name in fids.keys() - {other}:  # ratio of the FIDs with its interval
         rows[name][f"against {other}"] = fids[name].ratio(fids[other])
 about = {"images": config.guided.images, "replicates": config.replicates, "accuracy": history[-1]["accuracy"]}
