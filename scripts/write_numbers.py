@@ -422,13 +422,13 @@ def found() -> str:
     raised, by_cifar = (of["clipped_logit_mean"] / of["mean_probability"] for of in fids)
     return f"""\
 - **Guidance partly corrects a biased training set.** A discriminator of 1,000 balanced images lowers
-  the FID by {few:.0f} %, and by more at twice the weight.
+  the FID by {few:.0f} %, and by more at weight 2.
 - **Where you may train the model, fine-tuning lowers the FID more**: {tuned:.0f} % (same images).
-- **Without such a bias, guidance gained less on Fashion-MNIST**: at most {most:.0f} %, early in training. Late in
-  training, twice the sampler steps gained more.
-- **Logits taken for probabilities may explain the reproduction's FID of 14.35** with six discriminators. They multiply
-  the FID of six by {raised.min():.1f} to {raised.max():.0f} on Fashion-MNIST, and by {span(by_cifar)} on CIFAR-10
-  at 16x16."""
+- **Without such a bias, guidance gained less on Fashion-MNIST**: at most {most:.0f} %, early in training. Late,
+  doubling the sampler steps gained more.
+- **A missing sigmoid may explain the reproduction's FID of 14.35** with six discriminators (2.08 with one). At its
+  settings, logits used as probabilities multiply the FID by {raised.min():.1f} to {raised.max():.0f} on Fashion-MNIST, and
+  {span(by_cifar)} on CIFAR-10 at 16x16."""
 
 
 def found_figure() -> None:
