@@ -234,8 +234,7 @@ class GuidedSamples:
         self.config, self.layout, folder = config, layout, layout.model("fid_network")
         self.compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
         self.network = load_fid_network(folder, self.compute)
-        real = files.read_npz(folder / "features.npz", ["train"], "fid_network")["train"]
-        self.reference = gaussian_of_features(real)
+        self.reference = gaussian_of_features(files.read_npz(folder / "features.npz", ["train"], "fid_network")["train"])
 
     def features(self, variant: Variant, span: SampleRange, networks: Networks | None = None) -> Iterator[np.ndarray]:
         """Draw the samples of a variant in a range; yields at most ten times the features (n, d) of all so far."""

@@ -219,7 +219,8 @@ class NoisyImageCNN(nn.Module):
             raise ConfigError(f"images are {shape}", f"give the discriminator's, {self.arguments['image_shape']}")
         if (classes is None) != (self.classes is None):
             raise ConfigError("classes are for conditional networks, and these need them", "choose another network")
-        h = x_vp.to(self.logit.weight.dtype, memory_format=torch.channels_last)  # a fifth less time on CPUs
+        layout = torch.channels_last if x_vp.device.type == "cpu" else torch.preserve_format  # there a fifth faster
+        h = x_vp.to(self.logit.weight.dtype, memory_format=layout)
         steps = TIME_SCALE * levels_of(tau, h).to(torch.promote_types(h.dtype, torch.float32))
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True).to(h.dtype))
         if self.classes is not None and classes is not None:
