@@ -231,10 +231,10 @@ class GuidedSamples:
     """Samples of many variants in one training replicate, with their features and those of the real images."""
 
     def __init__(self, config: Config, layout: Layout) -> None:
-        self.config, self.layout, folder = config, layout, layout.model("fid_network")
+        self.config, self.layout, path = config, layout, layout.model("fid_network")
         self.compute = prepare(config.runtime.device, config.runtime.sampling_precision, config.runtime.threads)
-        self.network = load_fid_network(folder, self.compute)
-        self.reference = gaussian_of_features(files.read_npz(folder / "features.npz", ["train"], "fid_network")["train"])
+        self.network = load_fid_network(path, self.compute)
+        self.reference = gaussian_of_features(files.read_npz(path / "features.npz", ["train"], "fid_network")["train"])
 
     def features(self, variant: Variant, span: SampleRange, networks: Networks | None = None) -> Iterator[np.ndarray]:
         """Draw the samples of a variant in a range; yields at most ten times the features (n, d) of all so far."""
