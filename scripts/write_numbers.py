@@ -170,7 +170,14 @@ def biased() -> str:
     pair = pair_of("fashion-biased", "few", "edm")
     planned = estimate(pair["difference"], (pair["low"], pair["high"]), sign=True)
     rows = results("fashion-biased", BIASED, more, baselines("fashion-biased"))
-    return f"{rows}\n\nThe planned difference in FID is {planned}."
+    unlabelled = [
+        f"`{name}` {without_labels('fashion-biased', name, 'edm')}" for name in ("few", "few_double", "tuned", "ddo")
+    ]
+    apart = without_labels("fashion-biased", "tuned", "few_double")
+    return (
+        f"{rows}\n\nThe planned difference in FID is {planned}. By [label-free features](glossary.md), changes in % are: "
+        f"{', '.join(unlabelled)}; `tuned` against `few_double` {apart}."
+    )
 
 
 def native() -> str:
