@@ -50,7 +50,7 @@ def test_bfloat16_keeps_the_preconditioning() -> None:
 
 def test_networks_of_bfloat16_know_the_time_as_exactly_as_others() -> None:
     torch.manual_seed(0)
-    small, x, times = NoisyImageCNN((3, 8, 8), gain=1.68), torch.randn(64, 3, 8, 8), torch.linspace(0.6, 0.99, 64)
+    small, x, times = NoisyImageCNN((3, 8, 8), 33, gain=1.68), torch.randn(64, 3, 8, 8), torch.linspace(0.6, 0.99, 64)
     for network, levels in ((small, times), (lookalike.network(lookalike.DDPMPP), 80 * times)):
         half = copy.deepcopy(network).bfloat16()
         with torch.no_grad():

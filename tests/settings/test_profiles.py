@@ -77,7 +77,7 @@ def test_a_profile_is_written_whole_and_as_dvc_reads_it(project: Path, name: str
         ("base: mini\nsampler: {stepz: 4}", ["own.yaml, line 2", "sampler.stepz", "did you mean steps?"]),
         ("base: mini\nfake:\n  images: 1", ["own.yaml, line 3", "fake.images"]),
         ("base: mini\nmembers: {d0: {seed: 1}}", ["own.yaml, line 2", "members.d0", "no entry 'start'"]),
-        ("base: mini\nmembers: {}", ["mini.yaml, line", "'d0'; choose among none"]),
+        ("base: mini\nmembers: {}", ["own.yaml, line 2", "at least 1 item"]),
         ("base: none", ["none.yaml", "does not exist"]),
         ("base: own", ["base in ", "own.yaml"]),
         ((PROJECT / "configs/mini.yaml").read_text(), ["profile", "is mini; write own"]),

@@ -110,8 +110,10 @@ def test_splits_share_no_image_and_the_score_network_is_given_fewer_of_some_clas
 
     with pytest.raises(InputError, match="score_shares has 2 for 3 classes"):
         real.run(settings_of(replace(settings, score_shares=(0.5, 0.5))), layout, Tracker())
+    (layout.real / ".train.npz.killed.tmp").touch()
     real.run(settings_of(replace(settings, splits=None, score_shares=None)), layout, Tracker())
-    assert {file.name for file in layout.real.glob("*.npz")} == {"train.npz", "holdout.npz"}, "and no former split"
+    written = {"train.npz", "holdout.npz", "card.json", "grid.png"}
+    assert {file.name for file in layout.real.iterdir()} == written, "no former split, nothing of a killed run"
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,7 @@ class Config(Settings):
     sampler: library.SamplerSettings
     fake: Fake
     discriminator: Discriminator
-    members: dict[Name, Member]
+    members: Annotated[dict[Name, Member], Field(min_length=1)]
     guided: Guided
     variants: dict[Name, Variant]
     evaluation: Evaluation
@@ -376,8 +376,8 @@ class Config(Settings):
                 yield f"{word}.network attends at {elsewhere[0]} pixels; choose among {sizes}"
         for name, row in self.members.items():
             above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
-            if above is not None and (above.kind, above.network) != (row.kind, row.network):
-                yield f"members.{name} continues {row.start} with another kind or network; change one of them"
+            if above and (above.kind, above.network, above.images) != (row.kind, row.network, row.images):
+                yield f"members.{name} continues {row.start} with another kind, network or images; change one of them"
             if row.kind == "whole" and not row.start.startswith("models/"):
                 yield f"members.{name}.kind is whole, but {row.start} is a head; choose kind: head"
             if (row.images or 0) > self.fake.images:
@@ -511,7 +511,7 @@ READER, UNKNOWN = TypeAdapter(Config), "unexpected_keyword_argument"
 
 def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     """Keys whose values must be among others, and those."""
-    members, variants, baseline = config.members, config.variants, config.evaluation.baseline
+    members, variants, baseline, report = config.members, config.variants, config.evaluation.baseline, config.report
     models, snapshots, common = f"models/{config.profile}", config.score.networks, plain(config.discriminator)
     for word, section in config.trained.items():
         yield f"{word}.path", section.path, [f"data/{config.profile}/real"]  # what DVC watches
@@ -534,11 +534,11 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
         yield f"variants.{key}.needs", row.needs, [needs if len(row.members) < 2 else "discriminator"]
     yield from (("fake.networks", name, snapshots) for name in config.fake.networks)
     unguided = [key for key, row in variants.items() if not row.members]
-    yield from ((f"variants.{key}.baseline", row.baseline, unguided) for key, row in variants.items() if row.baseline)
+    yield from ((f"variants.{key}.baseline", row.baseline, {None, *unguided} - {key}) for key, row in variants.items())
     yield "evaluation.baseline", baseline, unguided
     for key in ("primary", "samples", "log_ratios", "sampling"):
-        yield from ((f"report.{key}", name, variants) for name in getattr(config.report, key))
-    yield "report.primary", config.report.primary[0], [key for key in variants if key != baseline]
+        yield from ((f"report.{key}", name, variants) for name in getattr(report, key))
+    yield "report.primary", report.primary[0], [key for key in variants if key not in (baseline, report.primary[1])]
     if config.study is not None:
         guided = [key for key, row in variants.items() if row.members and not row.autoguidance]
         yield "study.start", config.study.start, [*guided, "study: null"]
@@ -620,11 +620,11 @@ def check(sources: Sources) -> Config:
 def _complete_rows(values: Any) -> None:
     """Give rows of members and variants what they leave out, from the sections that say it for all."""
     with suppress(LookupError, TypeError, AttributeError):  # of what is malformed, which validation tells better
-        section, guided = values["discriminator"], values["guided"]
+        section, guided, network = values["discriminator"], values["guided"], values["discriminator"]["network"]
         section.setdefault("precision", values["runtime"]["training_precision"])
-        names = [*(field.name for field in fields(library.DiscriminatorSettings)), "network"]
+        names = [field.name for field in fields(library.DiscriminatorSettings) if field.name in section]
         for row in values["members"].values():
-            row |= {key: section[key] for key in names if key in section and key not in row}
+            row |= {key: section[key] for key in names} | row | {"network": network | row.get("network", {})}
         shared = values["sampler"] | {"window": [guided["time_min"], guided["time_max"]]}
         idle = {"w1": 0.0, "w2": 0.0, "boosting": False}
         for row in values["variants"].values():

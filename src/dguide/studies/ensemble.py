@@ -45,7 +45,7 @@ def suggest(trial: optuna.Trial, config: Config) -> Variant:
     drawn["w1"] = max(drawn["w1"], LEAST)  # boosting acts on w1, and something must guide
     drawn |= {"window": (drawn.pop("time_min"), drawn.pop("time_max")), "published": None}
     if search.fitted and trial.suggest_categorical(FITTED, [False, True]):
-        return replace(start, **drawn, weights="fitted", rule="mean_logit")
+        return replace(start, **drawn, weights="fitted", rule="mean_logit", logit_scale=1.0, logit_shift=0.0)
     weights = dict(zip(start.members, simplex_point(trial, start.members), strict=True))
     members = tuple(name for name, weight in weights.items() if weight)
     equal = len({weights[name] for name in members}) == 1

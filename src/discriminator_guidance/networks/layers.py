@@ -13,7 +13,7 @@ WIDEST = 64  # images up to this width are resampled by a matrix product, whose 
 
 
 def sinusoidal_embedding(time: Tensor, channels: int, endpoint: bool) -> Tensor:
-    """Cosines, then sines, of (N,) times at frequencies falling geometrically from 1 to 1 / 10,000: (N, channels).
+    """Cosines, then sines (and 0 if odd), of (N,) times at frequencies falling from 1 to 1 / 10,000: (N, channels).
 
     `endpoint`: the last frequency is exactly 1 / 10,000 (DDPM++), or stops one short of it (ADM).
     Vaswani et al. 2017, Section 3.5; Ho et al. 2020, Appendix B.
@@ -21,7 +21,7 @@ def sinusoidal_embedding(time: Tensor, channels: int, endpoint: bool) -> Tensor:
     half = channels // 2
     fraction = torch.arange(half, device=time.device, dtype=time.dtype) / (half - 1 if endpoint else half)
     angle = time[:, None] * torch.exp(-math.log(10_000) * fraction)
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
+    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, channels % 2))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
