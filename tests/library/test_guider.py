@@ -62,7 +62,7 @@ def test_a_guider_composes_with_classifier_free_guidance_and_is_saved(pipeline, 
     both = torch.cat([plain, plain], dim=1)  # a prediction and its learned variance
     image, variance = (guider.forward(both, both).pred - both).split(16, dim=1)
     assert (bool(image.any()), bool(variance.any())) == (True, False)
-    with pytest.raises(ConfigError, match="calls no prepare_models"):
+    with pytest.raises(ConfigError, match="saw no latents"):
         guider.forward(plain, plain)
     with pytest.raises(ConfigError, match="cannot be saved"):
         guider.new(weight=lambda sigma: sigma)

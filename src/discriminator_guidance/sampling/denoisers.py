@@ -16,8 +16,8 @@ from discriminator_guidance.core.noise import column, levels_of
 from discriminator_guidance.core.runtime import warn_in_training
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance
 
-FLOW = "flow_prediction"
-PREDICTIONS = ("epsilon", "v_prediction", "sample", FLOW)
+PREDICTIONS = EPSILON, V, SAMPLE, FLOW = "epsilon", "v_prediction", "sample", "flow_prediction"
+FLOW_MODELS = ("SD3", "Flux", "Wan", "UNet")  # of diffusers, those that predict n - x0 as a function of timesteps
 FLUX_STEPS = 1000  # Flux's models take the time t, others the timestep 1000 t
 
 
@@ -34,15 +34,15 @@ class Noise:
         config, kept = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
         flow = kept is None and hasattr(scheduler, "scale_noise")  # FlowMatchEulerDiscreteScheduler and its kind
         kind, remedy = FLOW if flow else getattr(config, "prediction_type", None), "write the denoiser by hand"
-        continuous = getattr(config, "timestep_type", None) == "continuous"
-        if continuous or (kept is None and kind != FLOW):
+        other = getattr(config, "timestep_type", None) == "continuous" or getattr(config, "invert_sigmas", False)
+        if other or (kept is None and kind != FLOW):
             raise ConfigError(f"{type(scheduler).__name__} has neither discrete VP noise nor flow matching", remedy)
         if kind not in PREDICTIONS:
             raise ConfigError(f"{type(scheduler).__name__} predicts {kind!r}, not {', '.join(PREDICTIONS)}", remedy)
         warn_in_training("the model", model)
-        scales = {part.scale for part in getattr(model, "modules", list)() if type(part).__name__ == "Timesteps"}
-        if kind == FLOW and (scales - {1} or type(model).__name__.startswith(("Lumina", "ZImage"))):  # t, or 1 - t
-            raise ConfigError(f"{type(model).__name__} takes other times than timesteps", remedy)
+        name, diffusers = type(model).__name__, type(model).__module__.startswith("diffusers.")
+        if kind == FLOW and diffusers and not name.startswith(FLOW_MODELS):  # others take t, 1 - t, or predict x0 - n
+            raise ConfigError(f"{name} may take other times or predict another velocity", remedy)
         self.scheduler, self.kind, self.steps = scheduler, kind, getattr(config, "num_train_timesteps", 1000)
         if kept is None or kind == FLOW:
             share = torch.arange(1, self.steps, dtype=torch.float64) / self.steps
@@ -56,9 +56,9 @@ class Noise:
         """c_in, c_skip and c_out: the model predicts F from c_in x, and D = c_skip x + c_out F."""
         kept, share = 1 / (1 + sigma**2), 1 / (1 + sigma)
         return {
-            "epsilon": (kept.sqrt(), torch.ones_like(sigma), -sigma),
-            "v_prediction": (kept.sqrt(), kept, -sigma * kept.sqrt()),  # Salimans & Ho 2022
-            "sample": (kept.sqrt(), torch.zeros_like(sigma), torch.ones_like(sigma)),
+            EPSILON: (kept.sqrt(), torch.ones_like(sigma), -sigma),
+            V: (kept.sqrt(), kept, -sigma * kept.sqrt()),  # Salimans & Ho 2022
+            SAMPLE: (kept.sqrt(), torch.zeros_like(sigma), torch.ones_like(sigma)),
             FLOW: (share, share, -sigma * share),
         }[self.kind]
 

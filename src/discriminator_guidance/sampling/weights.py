@@ -57,7 +57,7 @@ def fit_weights(
     Stacked generalisation (Wolpert 1992; non-negative: Breiman 1996) of denoising score matching (Vincent 2011).
 
     Args:
-        denoiser: D(x; sigma).
+        denoiser: D(x; sigma); it and the discriminators take no classes.
         discriminators: as `DiscriminatorGuidance` takes them.
         real: images (N, H, W, C) uint8, or a tensor (N, C, H, W) of uint8 or in [-1, 1]; no discriminator was trained
             on them.
