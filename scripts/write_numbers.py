@@ -175,8 +175,8 @@ def biased() -> str:
     ]
     apart = without_labels("fashion-biased", "tuned", "few_double")
     return (
-        f"{rows}\n\nThe planned difference in FID is {planned}. By [label-free features](glossary.md), changes in % are: "
-        f"{', '.join(unlabelled)}; `tuned` against `few_double` {apart}."
+        f"{rows}\n\nThe planned difference in FID is {planned}. By [label-free features](glossary.md), "
+        f"changes in % are: {', '.join(unlabelled)}; `tuned` against `few_double` {apart}."
     )
 
 
@@ -435,8 +435,8 @@ def found() -> str:
 - **Without such a bias, guidance gained less on Fashion-MNIST**: at most {most:.0f} %, early in training. Late,
   doubling the sampler steps gained more.
 - **A missing sigmoid may explain the reproduction's FID of 14.35** with six discriminators (2.08 with one). At its
-  settings, logits used as probabilities multiply the FID by {raised.min():.1f} to {raised.max():.0f} on Fashion-MNIST, and
-  {span(by_cifar)} on CIFAR-10 at 16x16."""
+  settings, logits used as probabilities multiply the FID by {raised.min():.1f} to {raised.max():.0f} on Fashion-MNIST,
+  and {span(by_cifar)} on CIFAR-10 at 16x16."""
 
 
 def found_figure() -> None:
