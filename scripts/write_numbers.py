@@ -429,9 +429,9 @@ def found() -> str:
     raised, by_cifar = (of["clipped_logit_mean"] / of["mean_probability"] for of in fids)
     return f"""\
 - **Guidance partly corrects a biased training set.** A discriminator of 1,000 balanced images lowers
-  the FID by {few:.0f} %, and by more at weight 2.
-- **Where you may train the model, fine-tuning lowers this FID more**: {tuned:.0f} %. Label-free features confirm
-  both gains, not their order.
+  the FID by {few:.0f} %, more at weight 2.
+- **Where you may train the model, fine-tuning lowers this FID more**: {tuned:.0f} %. Here, label-free features
+  confirm both gains, not their order.
 - **Without such a bias, guidance gained less on Fashion-MNIST**: at most {most:.0f} %, early in training. Late,
   doubling the sampler steps gained more.
 - **A missing sigmoid may explain the reproduction's FID of 14.35** with six discriminators (2.08 with one). At its
