@@ -34,8 +34,8 @@ class Noise:
         config, kept = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
         flow = kept is None and hasattr(scheduler, "scale_noise")  # FlowMatchEulerDiscreteScheduler and its kind
         kind, remedy = FLOW if flow else getattr(config, "prediction_type", None), "write the denoiser by hand"
-        other = getattr(config, "timestep_type", None) == "continuous" or getattr(config, "invert_sigmas", False)
-        if other or (kept is None and kind != FLOW):
+        unknown = getattr(config, "timestep_type", None) == "continuous" or getattr(config, "invert_sigmas", False)
+        if unknown or (kept is None and kind != FLOW):
             raise ConfigError(f"{type(scheduler).__name__} has neither discrete VP noise nor flow matching", remedy)
         if kind not in PREDICTIONS:
             raise ConfigError(f"{type(scheduler).__name__} predicts {kind!r}, not {', '.join(PREDICTIONS)}", remedy)

@@ -71,7 +71,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         if not self._enabled:
             return output
         if self._seen is None:
-            raise ConfigError("the guider saw no latents (prepare_models, hidden_states, sample)", "use guided_unet")
+            raise ConfigError("the guider saw no latents among the network's arguments", "use guided_unet")
         x_in, self._seen = self._seen[:, : pred_cond.shape[1]], None  # without channels of other images
         guidance, schedule = self._guidance()
         change = change_of_prediction(guidance, schedule, x_in, schedule.levels(self._timestep))
