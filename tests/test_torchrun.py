@@ -7,7 +7,7 @@ import numpy as np
 
 from dguide.settings import Layout
 
-from .commands import TORCHRUN, succeed
+from .commands import TORCHRUN, run, succeed
 from .stages.conftest import only, prepare_study, run_stage, tiny_settings
 
 STAGES = {"fid_network": {}, "guided": {"variant": "own"}, "evaluation": {},
@@ -47,28 +47,48 @@ def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
 
 
 LIBRARY = """
-import os, warnings
+import os, sys, warnings
 import numpy as np, torch
 from discriminator_guidance import sample, train_discriminator
 
+drawn = []
+
 def denoiser(x, sigma):
+    drawn.append(len(x))
     return x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
 
 torch.set_num_threads(1)
+rank = os.environ.get("RANK", "")
+seed = int(rank or 0) * int(sys.argv[1])
+np.save(f"rows{rank}.npy", sample(denoiser, (11, 1, 8, 8), batch_size=3, steps=4, seed=seed))
+np.save(f"work{rank}.npy", sum(drawn))
 sample(denoiser, (10, 1, 8, 8), out="samples.npy", batch_size=3, steps=4)
 real = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype("float32"))
 with warnings.catch_warnings(action="ignore"):
-    trained = train_discriminator(real, denoiser, steps=20, row_steps=10, batch_size=16, checkpoints="training")
-np.save(f"logits{os.environ.get('RANK', '')}.npy", trained.tested["logits"])
+    for folder in ("training", None):
+        trained = train_discriminator(real, denoiser, steps=20, row_steps=10, batch_size=16, checkpoints=folder)
+        np.save(f"logits{rank}{folder}.npy", trained.tested["logits"])
 """
 
 
 def test_the_library_divides_samples_and_training(tmp_path: Path) -> None:
     for name, launcher in (("alone", ()), ("shared", TORCHRUN)):
         (tmp_path / name).mkdir()
-        succeed(tmp_path / name, *launcher, "python", "-c", LIBRARY)
-    samples = [np.load(tmp_path / name / "samples.npy") for name in ("alone", "shared")]
-    np.testing.assert_allclose(*samples, atol=1e-6)
-    logits = [np.load(tmp_path / name) for name in ("alone/logits.npy", "shared/logits0.npy", "shared/logits1.npy")]
-    np.testing.assert_allclose(logits[0], logits[1], rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(logits[1], logits[2])
+        succeed(tmp_path / name, *launcher, "python", "-c", LIBRARY, "0")
+
+    def saved(name: str, end: str = "") -> list[np.ndarray]:
+        files = (f"alone/{name}{end}", f"shared/{name}0{end}", f"shared/{name}1{end}")
+        return [np.load(tmp_path / f"{file}.npy") for file in files]
+
+    np.testing.assert_allclose(*(np.load(tmp_path / name / "samples.npy") for name in ("alone", "shared")), atol=1e-6)
+    alone, *shared = saved("rows")
+    for rows in shared:
+        np.testing.assert_allclose(alone, rows, atol=1e-6)
+    whole, *parts = (int(calls) for calls in saved("work"))
+    assert [round(11 * part / whole) for part in parts] == [5, 6], "each process draws its images alone"
+    for folder in ("training", "None"):
+        alone, *shared = saved("logits", folder)
+        np.testing.assert_allclose(alone, shared[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(*shared)
+    other_seeds = run(tmp_path / "shared", *TORCHRUN, "python", "-c", LIBRARY, "1")
+    assert "processes of torchrun ask for other samples" in other_seeds.stderr

@@ -15,7 +15,7 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
 from discriminator_guidance.core.images import as_tensor, scaled, split_pairs, to_uint8, write_batches, write_grid
 from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
-from discriminator_guidance.core.runtime import Compute, broadcast, is_first, prepare, progress
+from discriminator_guidance.core.runtime import Compute, alone, broadcast, is_first, prepare, progress
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
 from discriminator_guidance.networks.edm import EDMPrecond
@@ -101,7 +101,7 @@ def draw(
         if classes:
             draws = [int(generator(seed, "class", index, 0).integers(classes)) for index in indices]
             chosen["classes"] = arrays["labels"] = np.array(draws)
-        with compute.autocast():
+        with compute.autocast(), alone():  # `in_batches` divides the batches
             if states:
                 way = trajectory(denoise, (len(indices), *shape), **chosen)
                 samples = way.states[-1]

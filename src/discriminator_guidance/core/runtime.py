@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # commands that compute nothing start without torch
 Network = TypeVar("Network", bound="nn.Module")
 Value = TypeVar("Value")
 
-
 # Parameters of mallopt(3): no mmap for large blocks, and freed memory stays with the process.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
@@ -199,14 +198,14 @@ def share(count: int) -> range:
 
 
 def gather_rows(part: Tensor) -> Tensor:
-    """All rows, each process having its `share`; on the CPU."""
+    """All rows, each process having its `share`."""
     if world_size() == 1:
-        return part.cpu()
+        return part
     import torch
 
     parts: list[Any] = [None] * world_size()
     _group().all_gather_object(parts, part.cpu())
-    return torch.cat([rows for rows in parts if len(rows)])
+    return torch.cat(parts).to(part.device)
 
 
 def _group() -> Any:

@@ -147,7 +147,8 @@ def sample(
 ) -> Tensor | Path:
     """Draw samples (N, C, H, W), about [-1, 1] and not clipped, with EDM's Heun sampler.
 
-    Image i of a seed depends on the seed and i alone, up to rounding.
+    Image i of a seed depends on the seed and i alone, up to rounding. Processes of torchrun divide the images and must
+    all make the same call; inside `runtime.alone` each draws all.
 
     Args:
         denoiser: D(x; sigma), the expected x0 of x = x0 + sigma n, from x (N, C, H, W) and sigma (N,), called without
@@ -160,7 +161,7 @@ def sample(
         first: the i of the first image, or the i of every image.
         out: where samples go, batch by batch, so that N need not fit in memory: a folder of files <i>.png or an .npz
             file of 8-bit images, an .npy file of floats, or a .png with a grid. The same call resumes there after a
-            kill, the processes of torchrun divide the batches, and the path is returned.
+            kill, and the path is returned.
         device: where the denoiser computes.
         settings: other values for fields of `SampleSettings`, such as steps (18) or batch_size; sigma_min and sigma_max
             end where the denoiser's do, if it has such (as `from_diffusers` gives it), also below functools.partial.
@@ -175,19 +176,22 @@ def sample(
     """
     chosen, indices, drawn = _prepared(denoiser, shape, guidance, classes, seed, first, device, **settings)
     count, size = len(indices), chosen.batch_size or max(1, min(MOST, PIXELS // math.prod(shape[2:])))
-    batches = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    if runtime.broadcast(asked := (seed, [*indices], [*shape])) != asked:
+        raise ConfigError("processes of torchrun ask for other samples", "give all the same arguments, or use alone()")
+    mine = runtime.share(count) if out is None else range(count)
+    batches = [slice(start, min(start + size, mine.stop)) for start in range(mine.start, mine.stop, size)]
 
     def arrays(rows: slice) -> Arrays:
         samples = drawn(rows).to("cpu", torch.promote_types(chosen.dtype, torch.float16))  # NumPy has no bfloat16
         return {"samples": samples.numpy() if kind == ".npy" else to_uint8(samples)}
 
-    with runtime.progress("samples", count, "images", chosen.progress and len(batches) > 1) as advance:
+    with runtime.progress("samples", len(mine), "images", chosen.progress and len(batches) > 1) as advance:
         if out is None:
-            parts = []
+            parts = [torch.empty(0, *shape[1:], dtype=chosen.dtype, device=device)]
             for rows in batches:
                 parts.append(drawn(rows))
-                advance(rows.stop - rows.start)
-            return torch.cat(parts)
+                advance(len(parts[-1]))
+            return runtime.gather_rows(torch.cat(parts))
         path = Path(out)
         kind = check_out(path, count, shape[1])
         key = {**vars(chosen), "seed": int(seed), "indices": [*indices], "shape": [*map(int, shape[1:])], "size": size}

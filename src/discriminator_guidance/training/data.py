@@ -195,7 +195,7 @@ def grid_logits(head: nn.Module, grid: GridFeatures, compute: Compute) -> Tensor
         with compute.autocast():
             batch: Tensor = head(grid.features[start : start + BATCH].to(grid.t.device), grid.t[part], *condition)
         logits.append(batch.view(-1).float())
-    return gather_rows(torch.cat(logits)).to(grid.t.device)
+    return gather_rows(torch.cat(logits))
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -3,10 +3,8 @@
 import copy
 import hashlib
 import math
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,7 +20,7 @@ from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint, source_hash
 from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
-from discriminator_guidance.core.runtime import Compute, alone, attribute_of, broadcast, compute_on, usable, world_size
+from discriminator_guidance.core.runtime import Compute, attribute_of, broadcast, compute_on, usable, world_size
 from discriminator_guidance.core.settings import DiscriminatorSettings, NonNegative
 from discriminator_guidance.networks.adm import SILU_GAIN, EncoderUNet, MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
@@ -288,11 +286,13 @@ def _drawn(
     key: dict[str, Any] = {"networks": networks, "shape": list(shape), "code": source_hash()}
     key["limits"] = [str(attribute_of(denoiser, name, None)) for name in ("sigma_min", "sigma_max")]
     key["labels"] = None if labels is None else torch.as_tensor(labels).tolist()
-    with tempfile.TemporaryDirectory() as scratch, nullcontext() if folder else alone():
-        path = (folder or Path(scratch)) / f"fake-{fingerprint(key)[:12]}.npy"
-        if not broadcast(path.is_file()):
-            sample(denoiser, shape, classes=labels, seed=FAKES, device=device, out=path, progress=progress)
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+    draw = partial(sample, denoiser, shape, classes=labels, seed=FAKES, device=device, progress=progress)
+    if folder is None:
+        return draw().cpu()
+    path = folder / f"fake-{fingerprint(key)[:12]}.npy"
+    if not broadcast(path.is_file()):
+        draw(out=path)
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def _untrained(
