@@ -122,9 +122,7 @@ def test_released_files_become_weights_that_load_back(project: Path) -> None:
     refused(dguide(project, "convert", "onnx", "head.pt", "converted"), "'onnx'")
 
 
-def test_a_saved_diffusers_pipeline_is_guided_without_a_profile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_saved_diffusers_pipeline_needs_no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffusers = pytest.importorskip("diffusers")
     small: dict = {"block_out_channels": (8, 8), "norm_num_groups": 4, "layers_per_block": 1}
     small |= {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}

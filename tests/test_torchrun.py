@@ -60,14 +60,14 @@ def denoiser(x, sigma):
 torch.set_num_threads(1)
 rank = os.environ.get("RANK", "")
 seed = int(rank or 0) * int(sys.argv[1])
-np.save(f"rows{rank}.npy", sample(denoiser, (11, 1, 8, 8), batch_size=3, steps=4, seed=seed))
-np.save(f"work{rank}.npy", sum(drawn))
-sample(denoiser, (10, 1, 8, 8), out="samples.npy", batch_size=3, steps=4)
+of = {"rows": sample(denoiser, (11, 1, 8, 8), batch_size=3, steps=4, seed=seed), "drawn": sum(drawn)}
+of["written"] = np.load(sample(denoiser, (10, 1, 8, 8), out="samples.npy", batch_size=3, steps=4))
 real = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype("float32"))
 with warnings.catch_warnings(action="ignore"):
-    for folder in ("training", None):
+    for name, folder in (("kept", "training"), ("in memory", None)):
         trained = train_discriminator(real, denoiser, steps=20, row_steps=10, batch_size=16, checkpoints=folder)
-        np.save(f"logits{rank}{folder}.npy", trained.tested["logits"])
+        of[name] = trained.tested["logits"]
+np.savez(f"of{rank}.npz", **of)
 """
 
 
@@ -75,20 +75,11 @@ def test_the_library_divides_samples_and_training(tmp_path: Path) -> None:
     for name, launcher in (("alone", ()), ("shared", TORCHRUN)):
         (tmp_path / name).mkdir()
         succeed(tmp_path / name, *launcher, "python", "-c", LIBRARY, "0")
-
-    def saved(name: str, end: str = "") -> list[np.ndarray]:
-        files = (f"alone/{name}{end}", f"shared/{name}0{end}", f"shared/{name}1{end}")
-        return [np.load(tmp_path / f"{file}.npy") for file in files]
-
-    np.testing.assert_allclose(*(np.load(tmp_path / name / "samples.npy") for name in ("alone", "shared")), atol=1e-6)
-    alone, *shared = saved("rows")
-    for rows in shared:
-        np.testing.assert_allclose(alone, rows, atol=1e-6)
-    whole, *parts = (int(calls) for calls in saved("work"))
-    assert [round(11 * part / whole) for part in parts] == [5, 6], "each process draws its images alone"
-    for folder in ("training", "None"):
-        alone, *shared = saved("logits", folder)
-        np.testing.assert_allclose(alone, shared[0], rtol=1e-3, atol=1e-4)
-        np.testing.assert_array_equal(*shared)
+    alone, *parts = (dict(np.load(tmp_path / name)) for name in ("alone/of.npz", "shared/of0.npz", "shared/of1.npz"))
+    total, *drawn = (arrays.pop("drawn") for arrays in (alone, *parts))
+    assert [round(11 * images / total) for images in drawn] == [5, 6], "each process draws its share"
+    for name, values in alone.items():
+        np.testing.assert_array_equal(parts[0][name], parts[1][name])
+        np.testing.assert_allclose(values, parts[0][name], rtol=1e-3, atol=1e-4)
     other_seeds = run(tmp_path / "shared", *TORCHRUN, "python", "-c", LIBRARY, "1")
     assert "processes of torchrun ask for other samples" in other_seeds.stderr

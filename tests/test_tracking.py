@@ -101,9 +101,7 @@ def test_a_stage_that_is_killed_is_recorded(project: Path, store: Any) -> None:
     assert status == "KILLED"
 
 
-def test_an_evaluation_can_be_compared_in_the_runs_table(
-    project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluations_can_be_compared_in_the_table(project: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny_settings(only("edm", "mean_prob"))
     prepare_study(project / "study", settings)
     monkeypatch.setenv("DVC_ROOT", str(project))
@@ -124,9 +122,7 @@ def test_an_evaluation_can_be_compared_in_the_runs_table(
     assert parents == {None, recorded["evaluation"].info.run_id}
 
 
-def test_trials_are_nested_runs_with_their_end_in_their_status(
-    project: Path, store: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_are_nested_runs_with_their_status(project: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     points = {**worker.CORNERS, "diverges": {"x": 4.9, "y": 0.0}, "pruned": {"x": 0.0, "y": 4.9}}
     monkeypatch.setattr(worker, "CORNERS", points)
     write_params(project, tiny_settings())

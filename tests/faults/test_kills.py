@@ -84,9 +84,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("stage", "row"), [("score", {}), ("discriminator", {"member": "d0"}), ("guided", {"variant": "d0_table1"})]
 )
-def test_killed_at_a_random_moment_and_run_again(
-    folder: Path, saves: list[str], stage: str, row: dict[str, str]
-) -> None:
+def test_killed_at_random_and_run_again(folder: Path, saves: list[str], stage: str, row: dict[str, str]) -> None:
     _, whole = prepare_study(folder / "whole", tiny_settings(MANY))
     assert repeated(whole, saves, stage, row, pause_s=random.Random(stage).uniform(0, 0.05)) < 1
 

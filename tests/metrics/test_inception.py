@@ -24,7 +24,7 @@ def weights() -> dict[str, torch.Tensor]:
     return state
 
 
-def test_features_are_those_of_torch_fidelity_on_the_same_bytes(
+def test_features_of_the_same_bytes_are_those_of_torch_fidelity(
     weights: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     # Noise, all grey levels in order, and a hard edge, on which ways of resizing differ.

@@ -124,9 +124,7 @@ def test_splits_share_no_image_and_the_score_network_is_given_fewer_of_some_clas
         (lambda path: write_set(path, 5, 0), "test.npz are the training images"),
     ],
 )
-def test_a_bad_source_leaves_earlier_results_alone(
-    tmp_path: Path, broken: Callable[[Path], object], complaint: str
-) -> None:
+def test_a_bad_source_spares_earlier_results(tmp_path: Path, broken: Callable[[Path], object], complaint: str) -> None:
     write_set(tmp_path / "train.npz", 5, 0)
     write_set(tmp_path / "test.npz", 2, 1)
     make(tmp_path, **APART)

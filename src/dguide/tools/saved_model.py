@@ -57,9 +57,8 @@ def open_model(folder: Path, device: torch.device) -> tuple[Denoiser, tuple[int,
             raise ValueError("it is a model of latents")
         config = json.loads((below / "scheduler_config.json").read_text())
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
-        model = diffusers.AutoModel.from_pretrained(
-            str(at), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-        )
+        how = {"use_safetensors": True, "local_files_only": True, "low_cpu_mem_usage": False}
+        model = diffusers.AutoModel.from_pretrained(str(at), **how)
         denoiser = from_diffusers(model.to(device).eval().requires_grad_(False), scheduler)
         if not (size := model.config.sample_size):
             raise ValueError("its config.json has no sample_size")

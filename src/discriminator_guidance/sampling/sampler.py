@@ -19,7 +19,6 @@ from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuid
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
-Device = torch.device | str
 Arrays = dict[str, np.ndarray]
 Batch = TypeVar("Batch")
 
@@ -142,7 +141,7 @@ def sample(
     seed: int = 0,
     first: int | Sequence[int] = 0,
     out: str | Path | None = None,
-    device: Device = "cpu",
+    device: torch.device | str = "cpu",
     **settings: Any,
 ) -> Tensor | Path:
     """Draw samples (N, C, H, W), about [-1, 1] and not clipped, with EDM's Heun sampler.
@@ -185,19 +184,18 @@ def sample(
         samples = drawn(rows).to("cpu", torch.promote_types(chosen.dtype, torch.float16))  # NumPy has no bfloat16
         return {"samples": samples.numpy() if kind == ".npy" else to_uint8(samples)}
 
+    like = torch.empty(min(size, count), *shape[1:], dtype=chosen.dtype, device=device)
     with runtime.progress("samples", len(mine), "images", chosen.progress and len(batches) > 1) as advance:
         if out is None:
-            parts = [torch.empty(0, *shape[1:], dtype=chosen.dtype, device=device)]
+            parts = [like[:0]]
             for rows in batches:
                 parts.append(drawn(rows))
                 advance(len(parts[-1]))
             return runtime.gather_rows(torch.cat(parts))
-        path = Path(out)
-        kind = check_out(path, count, shape[1])
+        kind = check_out(path := Path(out), count, shape[1])
         key = {**vars(chosen), "seed": int(seed), "indices": [*indices], "shape": [*map(int, shape[1:])], "size": size}
         key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
         key["classes"] = None if classes is None else torch.as_tensor(classes).tolist()
-        like = torch.empty(min(size, count), *shape[1:], dtype=chosen.dtype, device=device)
         key["networks"] = runtime.broadcast(fingerprint_of(denoiser, guidance, like, classes))
         work = Resumable(path.parent, f".{path.name}", key)
         for number, _ in in_batches(batches, arrays, work):
@@ -232,7 +230,7 @@ def _prepared(
     classes: Any = None,
     seed: int = 0,
     first: int | Sequence[int] = 0,
-    device: Device = "cpu",
+    device: torch.device | str = "cpu",
     **settings: Any,
 ) -> tuple[SampleSettings, Sequence[int], Callable[..., Tensor]]:
     """The checked settings, the indices of the images, and what draws rows of them."""
