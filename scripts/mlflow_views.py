@@ -5,8 +5,10 @@ import sys
 
 import mlflow
 
-COLUMNS = [("metric", key) for key in ("fid", "fid_low", "fid_high", "kid")]
-COLUMNS += [("param", key) for key in ("rule", "members", "weights", "w1", "w2")] + [("tag", "dvc.experiment")]
+COLUMNS = [("metric", key) for key in ("fid", "fid_low", "fid_high", "kid", "kid_holdout")]
+COLUMNS += [("param", key) for key in ("fid_network", "n", "seed", "rule", "members", "weights", "w1", "w2")] + [
+    ("tag", "dvc.experiment")
+]
 # MLflow's page of runs reads its state from a tag of the experiment, where its own Share button writes it. Ordered by a
 # metric, runs are listed by themselves; otherwise those of variants are folded into the run `evaluation`.
 VIEWS = {
