@@ -165,9 +165,7 @@ def test_revisions_can_be_compared_on_a_clone(root: Path, first_run: list[str]) 
         assert f'"{field}": "' in page, "a value of the data"
 
 
-def test_a_missing_input_file_loses_nothing_and_a_changed_one_reruns_what_depends_on_it(
-    root: Path, first_run: list[str]
-) -> None:
+def test_a_missing_input_loses_nothing_and_a_changed_one_reruns_its_stages(root: Path, first_run: list[str]) -> None:
     raw, away = root / "data/raw/digits.npz", root / "away.npz"
     raw.rename(away)
     assert subprocess.run(["dvc", "repro", "real"], cwd=root, env=environment(), capture_output=True).returncode

@@ -19,9 +19,7 @@ STAGES = (
 )  # fmt: skip
 
 
-def test_the_first_replicate_is_the_study_itself_and_the_second_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_replicate_is_the_study_the_second_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sequential = {"members.d1.start": "models/mini/discriminator/d0"}
     _, layout = prepare_study(tmp_path, tiny_settings(sequential))

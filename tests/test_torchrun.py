@@ -59,13 +59,15 @@ def denoiser(x, sigma):
 
 torch.set_num_threads(1)
 rank = os.environ.get("RANK", "")
-seed = int(rank or 0) * int(sys.argv[1])
-of = {"rows": sample(denoiser, (11, 1, 8, 8), batch_size=3, steps=4, seed=seed), "drawn": sum(drawn)}
+other = {sys.argv[1]: {"seed": int(rank or 0)}}  # in each process
+of = {"rows": sample(denoiser, (11, 1, 8, 8), batch_size=3, steps=4, **other.get("sample", {}))}
+of["drawn"] = sum(drawn)
 of["written"] = np.load(sample(denoiser, (10, 1, 8, 8), out="samples.npy", batch_size=3, steps=4))
 real = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype("float32"))
 with warnings.catch_warnings(action="ignore"):
     for name, folder in (("kept", "training"), ("in memory", None)):
-        trained = train_discriminator(real, denoiser, steps=20, row_steps=10, batch_size=16, checkpoints=folder)
+        how = {"steps": 20, "row_steps": 10, "batch_size": 16, **other.get("training", {})}
+        trained = train_discriminator(real, denoiser, checkpoints=folder, **how)
         of[name] = trained.tested["logits"]
 np.savez(f"of{rank}.npz", **of)
 """
@@ -74,12 +76,13 @@ np.savez(f"of{rank}.npz", **of)
 def test_the_library_divides_samples_and_training(tmp_path: Path) -> None:
     for name, launcher in (("alone", ()), ("shared", TORCHRUN)):
         (tmp_path / name).mkdir()
-        succeed(tmp_path / name, *launcher, "python", "-c", LIBRARY, "0")
+        succeed(tmp_path / name, *launcher, "python", "-c", LIBRARY, "nothing")
     alone, *parts = (dict(np.load(tmp_path / name)) for name in ("alone/of.npz", "shared/of0.npz", "shared/of1.npz"))
     total, *drawn = (arrays.pop("drawn") for arrays in (alone, *parts))
     assert [round(11 * images / total) for images in drawn] == [5, 6], "each process draws its share"
     for name, values in alone.items():
         np.testing.assert_array_equal(parts[0][name], parts[1][name])
         np.testing.assert_allclose(values, parts[0][name], rtol=1e-3, atol=1e-4)
-    other_seeds = run(tmp_path / "shared", *TORCHRUN, "python", "-c", LIBRARY, "1")
-    assert "processes of torchrun ask for other samples" in other_seeds.stderr
+    for call, words in (("sample", "ask for other samples"), ("training", "have other images or settings")):
+        refused = run(tmp_path / "shared", *TORCHRUN, "python", "-c", LIBRARY, call)
+        assert f"processes of torchrun {words}" in refused.stderr

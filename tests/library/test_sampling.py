@@ -173,8 +173,9 @@ def test_warnings_name_probabilities_and_training_mode_but_not_bfloat16() -> Non
         sample(Dark(), FEW, steps=2)
     with pytest.warns(UserWarning, match="the feature network is in training mode"):
         frechet_distance(*np.zeros((2, 9, 2, 2, 1), np.uint8), network=torch.nn.Flatten())
+    guidance = DiscriminatorGuidance(lambda x, tau: mean_logit(x, tau).sigmoid())
     with pytest.warns(UserWarning, match="probabilities"):
-        DiscriminatorGuidance(lambda x, tau: mean_logit(x, tau).sigmoid())(x, 1.0)
+        [guidance(part, 1.0) for part in x.split(4)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expected, _ = DiscriminatorGuidance([mean_logit, network.eval()])(x, 1.0)

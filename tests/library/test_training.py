@@ -205,6 +205,7 @@ def test_fakes_in_other_units_than_data_range_are_refused() -> None:
             InputError, match=rf"by data_range=\(0, {white}\) fake images go from .*; give real and fake"
         ):
             train((REAL + 1) / 2 * white, FAKE, data_range=(0, white))
+    assert train(REAL[:20] + 3, FAKE[:20] + 3, data_range=(-1, 1), **BRIEF).history, "in the model's units"
     for wrong in ((1, 0), (0.0,)):
         with pytest.raises(ConfigError, match="data_range is"):
             train(REAL, FAKE, data_range=wrong)
@@ -247,6 +248,8 @@ def test_images_of_pil_and_mirrored_arrays_and_one_hot_labels_are_taken() -> Non
     forms = (labels, one_hot, labels[:, None])
     plain, *others = (train((real, kinds), (fake, kinds), **BRIEF).history for kinds in forms)
     assert others == [plain, plain]
+    with pytest.raises(InputError, match="are no classes"):
+        train((real, labels), (fake, labels + 0.5), **BRIEF)
     items = ([*zip(images, one_hot, strict=True)] for images in (real, fake))  # as of a Dataset of EDM
     assert train(*items, **BRIEF).history == plain
 
@@ -304,9 +307,10 @@ def test_conditional_discriminators_are_given_classes(extractor: str | None) -> 
     real, fake = ((images[:40], np.arange(40) % 10) for images in (REAL, FAKE))
     trained = train(real, fake, encoder() if extractor else None, **BRIEF)
     x_vp, tau = REAL[:2], torch.tensor(0.1)
-    first, second = (trained(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
-    assert first.shape == (2,)
-    assert not torch.equal(first, second)
+    for call in (trained, DiscriminatorGuidance(trained).denoise(lambda x, sigma, labels: shrink(x, sigma))):
+        first, second = (call(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
+        assert len(first) == 2
+        assert not torch.equal(first, second)
     if extractor is None:  # released heads have 1,000 rows, whatever they were trained on
         for wrong in (10, -1):
             with pytest.raises(ConfigError, match="give 0 to 9"):

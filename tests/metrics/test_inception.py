@@ -24,9 +24,7 @@ def weights() -> dict[str, torch.Tensor]:
     return state
 
 
-def test_features_of_the_same_bytes_are_those_of_torch_fidelity(
-    weights: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_features_of_same_bytes_are_those_of_torch_fidelity(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     # Noise, all grey levels in order, and a hard edge, on which ways of resizing differ.
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     images[1] = (np.arange(32 * 32 * 3) % 256).reshape(32, 32, 3)

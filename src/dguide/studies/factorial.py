@@ -136,7 +136,11 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
 
 def write_results(study: optuna.Study, config: Config, layout: Layout, plan: StudyPlan) -> dict[str, Any]:
     """Write reproduction.json and study/factorial* from the cells that are complete; returns how many those are."""
-    section, frame = config.studies.factorial, cell_frame(study, config)
+    trials, rows = {trial.user_attrs.get(GRID): trial for trial in complete(study)}, list[dict[str, Any]]()
+    for trial in (trials[name] for name in plan.starts if name in trials):
+        measured = {key: trial.user_attrs.get(key) for key in MEASURED}
+        rows.append({**trial.params, "n": config.studies.factorial.images, "fid": trial.value, **measured})
+    section, frame = config.studies.factorial, pd.DataFrame(rows).astype({"displacement": float})
     if missing := len(plan.starts) - len(frame):
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
@@ -146,15 +150,6 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, plan: Stu
     write_json(layout.study / "factorial.json", {**record, "means": _records(cells.mean().reset_index())})
     write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
     return counts
-
-
-def cell_frame(study: optuna.Study, config: Config) -> pd.DataFrame:
-    """The complete cells in the order of the plan, a row a cell and replicate."""
-    trials, rows = {trial.user_attrs.get(GRID): trial for trial in complete(study)}, list[dict[str, Any]]()
-    for trial in (trials[name] for name in plan(config).starts if name in trials):
-        measured = {key: trial.user_attrs.get(key) for key in MEASURED}
-        rows.append({**trial.params, "n": config.studies.factorial.images, "fid": trial.value, **measured})
-    return pd.DataFrame(rows).astype({"displacement": float})
 
 
 def _records(frame: pd.DataFrame) -> list[dict[Hashable, Any]]:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import damage_refused, load_arrays, open_archive, reason, replaced, write_bytes
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import progress
@@ -46,8 +46,12 @@ def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
 
 def class_indices(labels: Any) -> Tensor:
     """Integers (N,) of labels (N,), (N, 1), or (N, classes) one-hot."""
-    given: Tensor = torch.as_tensor(labels)
-    return given.flatten().long() if given[0].numel() == 1 else given.argmax(dim=1)
+    rows: Tensor = torch.as_tensor(labels).reshape(len(labels), -1)
+    indices = rows.argmax(dim=1) if rows.shape[1] > 1 else rows[:, 0].long()
+    same = indices[:, None].to(rows) if rows.shape[1] == 1 else torch.zeros_like(rows).scatter_(1, indices[:, None], 1)
+    if not torch.equal(same, rows):
+        raise InputError(f"labels such as {rows[0].tolist()!s:.60} are no classes", "give integers, or one-hot rows")
+    return indices
 
 
 def scaled(images: Tensor) -> Tensor:

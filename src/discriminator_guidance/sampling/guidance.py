@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -143,6 +143,7 @@ class DiscriminatorGuidance:
     dtype: torch.dtype = torch.float32
     clip: float | None = None
     members: int | None = None
+    _doubtful: list[float] = field(default_factory=lambda: [0.0], init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.discriminators, Iterator) or not self.networks or not all(map(callable, self.networks)):
@@ -175,7 +176,7 @@ class DiscriminatorGuidance:
     def networks(self) -> list[Discriminator]:
         """The discriminators, as a list."""
         several: Any = self.discriminators
-        return [several] if callable(several) and not isinstance(several, nn.ModuleList) else list(several)
+        return [several] if callable(several) and not isinstance(several, nn.ModuleList) else list(several or ())
 
     def __call__(self, x: Tensor, sigma: Tensor, *classes: Tensor) -> tuple[Tensor, Tensor]:
         """The guidance term of the EDM slope times sigma, (N, C, H, W) float64, and the log ratio (N,) it comes from.
@@ -245,8 +246,10 @@ class DiscriminatorGuidance:
         if numbers != members * count or (members > 1 and logits.shape != (members, count)):
             problem = f"logits of {count} images have shape {tuple(getattr(logits, 'shape', ()))}, members is {members}"
             raise ConfigError(problem, "give a tensor of one for each, or members=M for the logits (M, N) of M members")
-        if not known and logits.numel() >= 8 and tau.max() < 0.5 and 0 <= logits.min() < logits.max() <= 1:
-            warnings.warn("all logits are in [0, 1]: return logits if these are probabilities", stacklevel=2)
+        if self.members != 1 and not hasattr(inner, "members") and tau.max() < 0.5:
+            self._doubtful[0] += numbers if logits.min() > 0 and logits.max() < 1 else -math.inf
+            if self._doubtful[0] >= 8:
+                warnings.warn("all logits are in [0, 1]: return logits if these are probabilities", stacklevel=2)
         return logits.reshape(members, count)
 
     def denoise(self, denoiser: Denoiser) -> Denoiser:
@@ -261,8 +264,9 @@ class DiscriminatorGuidance:
 
         def guided(x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
             sigma = torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x))  # EDM's sampler gives one
-            score, _ = self(x, sigma)
             conditions = tuple(given for given in conditions if given is not None)  # EDM's sampler gives class_labels
+            inner = [getattr(net, "network", net) for net in map(innermost, self.networks)]
+            score, _ = self(x, sigma, *(conditions if any(getattr(net, "conditional", False) for net in inner) else ()))
             denoised = of_its_shape(denoiser(x, sigma, *conditions, **named), x)
             denoised = denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)
             if not bool(denoised.isfinite().all()):

@@ -35,7 +35,7 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
     else:
         tensor, labels = _spooled(images, name, data_range, folder)
     low, high = (tensor.min().item(), tensor.max().item()) if tensor.is_floating_point() else (-1, 1)  # or NaN
-    if data_range is not None and (max(-low, high) > 1.5 or high - low < 0.02):  # in other units
+    if data_range not in (None, (-1, 1)) and (max(-low, high) > 1.5 or high - low < 0.02):  # in other units
         problem = f"by data_range={data_range} {name} images go from {low:.3g} to {high:.3g}"
         raise InputError(problem, "give real and fake ones in one range")
     if not np.isfinite(high - low) or (low >= DARK and data_range is None):

@@ -58,8 +58,7 @@ def fit(
     rows = training_rows(settings, split)
     kinds = [rows[pairs.labels.cpu().numpy()[rows] == kind] for kind in (1, 0)]
     pairs = data.permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
-    size, (every, steps) = settings.batch_size, lengths(settings, split)
-    uniform = 1.0 - float(settings.importance_sampling)
+    size, (every, steps), uniform = settings.batch_size, lengths(settings, split), 1.0 - settings.importance_sampling
 
     @lru_cache(1)
     def order_of(epoch: int) -> np.ndarray:
@@ -92,7 +91,6 @@ def fit(
     grid = grid_of(settings, features, pairs, split.validation)
     changes = {"iterations": steps, "gradient_clip": NO_CLIP, "checkpoint_every": every * settings.checkpoint_every}
     schedule = loop.Schedule.of(settings, **changes)
-
     chosen = settings.checkpoint, settings.patience or math.inf
     validation = loop.Validation(every, "train_", lambda network: validate(network, grid, compute), *chosen)
     return loop.train(network, batch_of, loss_of, schedule, checkpoints, report, validation=validation)
@@ -159,8 +157,8 @@ def train_discriminator(
 ) -> TrainedDiscriminator:
     """Train a discriminator of real (1) and generated (0) images at all noise levels (Kim et al. 2023, Eq. 4).
 
-    Of the images 80 % train, 10 % choose the step whose weights are used, 10 % test. The same call with `checkpoints`
-    resumes there after a kill, with the same bytes. Warns where the result is no better than chance.
+    Of the images 80 % train, 10 % choose the step whose weights are used, 10 % test. After a kill the same call resumes
+    in `checkpoints`, with the same bytes. Warns where the result is no better than chance.
 
     Args:
         real: images (N, H, W, C) uint8, a tensor (N, C, H, W) of uint8 or floats, a folder, a zip or an .npz file, or
@@ -174,7 +172,7 @@ def train_discriminator(
             is trained, as in the paper. None trains a whole network of the noised images.
         start: the network to begin with; None: a fresh one.
         device: where to compute.
-        checkpoints: a folder, in which the same images in the same order resume.
+        checkpoints: a folder, in which the same images in the same order resume, and samples stay (else in memory).
         progress: how far it is, on standard error, under this title if it is a text.
         report: called with the steps done and each row of the curve.
         settings: other values for fields of `TrainerSettings`, such as steps, seed, finetune or data_range.
@@ -203,10 +201,9 @@ def train_discriminator(
             arrays = [pairs.real, pairs.fake, pairs.classes, probe.float(), begin.float()]
             contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
             digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
-            if digests[0] != broadcast(digests[0]):
-                raise ConfigError("processes of torchrun have other real images", "give them to all in one order")
-            key = {**asdict(chosen), "precision": compute.mode, "arrays": digests}
-            key["processes"] = [device.type, world_size()]
+            if (given := [str(chosen), *digests[:-2]]) != broadcast(given):
+                raise ConfigError("processes of torchrun have other images or settings", "give the same to all")
+            key = {**asdict(chosen), "precision": compute.mode, "arrays": digests, "on": [device.type, world_size()]}
             work = None if folder is None else Resumable(folder, "discriminator", key)
         _, steps = lengths(chosen, pairs.split)
         title = progress if isinstance(progress, str) else "training discriminator"
