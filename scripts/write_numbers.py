@@ -164,7 +164,7 @@ def results(
         if other:
             pair = pair_of(profile, name, other)
             kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
-            by_others = [without_labels(profile, name, other)] * unlabelled
+            by_others = [without_labels(profile, name, other)] if unlabelled else []
             changes = [percent(pair), *by_others, estimate(kid[0], kid[1:], 1, sign=True)]
         fid = estimate(record["fid"], (record["fid_low"], record["fid_high"]))
         means = (np.mean(record[key]) if record[key] else None for key in more.values())
@@ -434,7 +434,7 @@ def found() -> str:
   [label-free features](docs/glossary.md), not significantly more than weight 2.
 - **Without such a bias, guidance gained less on Fashion-MNIST**: at most {most:.0f} %, early in training. Late,
   doubling the sampler steps gained more.
-- **A missing sigmoid may explain the reproduction's FID of 14.35** with six discriminators (2.08 with one). At its
+- **A missing sigmoid may explain the reproduction's FID of 14.35** with six discriminators. At its
   settings, logits used as probabilities raise the FID from {usual.mean():.1f} to between {low} and {high}
   on Fashion-MNIST, and less on CIFAR-10 at 16x16."""
 
