@@ -363,8 +363,7 @@ def cifar() -> str:
 
     def row(name: str) -> list[str]:
         record = evaluated("cifar10-small", name)
-        fid = estimate(record["fid"], (record["fid_low"], record["fid_high"]))
-        return [fid, "" if name == "edm" else percent(pair_of("cifar10-small", name, "edm"))]
+        return [number(record["fid"], 2), "" if name == "edm" else percent(pair_of("cifar10-small", name, "edm"))]
 
     p = pair_of("cifar10-small", "d0_double", "edm")["p"]
     labels = {
