@@ -189,10 +189,10 @@ class HeadSettings(Settings):
 class TrainingSettings(Settings):
     """A training loop counted in iterations."""
 
-    seed: Seed = 0
+    seed: Seed = 0  # of batches, noise and dropout
     iterations: Count
-    batch_size: Count = 64
-    learning_rate: Positive = 1e-3
+    batch_size: Count = 64  # images
+    learning_rate: Positive = 1e-3  # of AdamW
     weight_decay: NonNegative = 0.0  # decoupled (AdamW)
     decay_fraction: UnitInterval = 0.0  # the learning rate falls linearly to 0 over this last share of the iterations
     gradient_clip: Positive = 1.0  # largest gradient norm
@@ -203,19 +203,19 @@ class ScoreSettings(Settings):
     """Training of a denoiser: ln sigma ~ N(p_mean, p_std^2); parameters averaged with `ema_decay`."""
 
     training: TrainingSettings
-    sigma_data: Positive = 0.5
-    p_mean: Finite = -1.2
-    p_std: Positive = 1.2
-    ema_decay: Fraction = 0.999
+    sigma_data: Positive = 0.5  # standard deviation of the images
+    p_mean: Finite = -1.2  # of ln sigma
+    p_std: Positive = 1.2  # of ln sigma
+    ema_decay: Fraction = 0.999  # an iteration
 
 
 class FineTuningSettings(Settings):
     """Further training of a denoiser on a few other real images; its other settings are those of its training."""
 
-    images: ManyImages
+    images: ManyImages  # how many
     iterations: Count
-    learning_rate: Positive = 1e-4
-    seed: Seed = 0
+    learning_rate: Positive = 1e-4  # of AdamW
+    seed: Seed = 0  # of batches and noise, and of the samples for ddo
     objective: Literal["edm", "ddo"] = "edm"  # ddo: against samples of the denoiser itself (Zheng et al. 2025)
     beta: Positive = 0.02  # of ddo: nats of the log ratio for a unit of the loss, summed over the image
 
@@ -224,9 +224,9 @@ class SplitSettings(Settings):
     """Shares of real + fake images for training, validation and test; members of an ensemble have one split."""
 
     train: Fraction = 0.8
-    validation: Fraction = 0.1
+    validation: Fraction = 0.1  # chooses the weights that are used
     test: Fraction = 0.1
-    seed: Seed = 0
+    seed: Seed = 0  # of the order that is split
 
     def _problems(self) -> Iterator[str]:
         if not math.isclose(total := self.train + self.validation + self.test, 1.0, abs_tol=1e-9):
@@ -236,13 +236,13 @@ class SplitSettings(Settings):
 class DiscriminatorSettings(Settings):
     """How a discriminator is trained and tested; the defaults suit a whole encoder of a few thousand images."""
 
-    seed: Seed = 0
+    seed: Seed = 0  # of the network, batches, times and noise
     steps: Count = 1000  # with half of each batch real and half fake
     epochs: Annotated[int, Limit(low=0, high=10**9)] | None = None  # in place of steps: each image once in an epoch
     patience: Count | None = 5  # rows of the curve (an epoch, or `row_steps`) without a smaller validation loss
     row_steps: Count = 50  # steps in a row of the curve, where epochs do not say
     optimizer: Literal["adam", "adamw"] = "adamw"  # adam: with weight decay in the gradient, as in the paper's code
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 1e-3  # of the optimizer
     weight_decay: NonNegative = 1e-2  # decoupled with adamw
     t_min: Fraction = 1e-5  # smallest VP time
     batch_size: Count = 128  # real and fake images together
@@ -259,7 +259,7 @@ class DiscriminatorSettings(Settings):
     permute_labels: bool = False  # a null discriminator
     precision: Precision = "float32"  # tf32 stays allowed in this process
     images: ManyImages | None = None  # real and fake ones that are used, of each kind as many; None: all
-    split: SplitSettings = SplitSettings()
+    split: SplitSettings = SplitSettings()  # shares of the images
     grid_times: Count = 8  # VP times of validation and test
     grid_times_per_image: Count | None = None  # how many of them each image sees; None: few enough for 8,192 pairs
 

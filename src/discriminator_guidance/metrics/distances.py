@@ -182,8 +182,8 @@ def frechet_distance(
         generated: features (N, d), or uint8 images (N, H, W, C) with a `network`. A list of sets, one for each
             discriminator that was trained with another seed, gives their mean; the interval then covers training too.
         reference: the same of real images.
-        baseline: other generated images, or a list of sets, row by row of the same noise (one seed of `sample`): the
-            difference is paired; below 0, `generated` is better.
+        baseline: other generated images, or a list of sets; row i must share its noise with row i of `generated` (one
+            seed of `sample`). The result is the paired difference; below 0, `generated` is better.
         network: of features, given float32 (N, C, H, W) in [-1, 1], such as that of `train_features`.
         device: where to compute features.
 
