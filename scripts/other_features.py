@@ -28,6 +28,11 @@ compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
 replicates = layout.replicates(config.replicates)
 
 
+def rounded(value: float) -> float:
+    """The value to four digits."""
+    return float(f"{value:.4g}")
+
+
 def distances(labelled: bool, seed: int) -> dict[str, Any]:
     """FIDs of all variants by a network trained with a seed, and their ratios, with intervals."""
     real = read_npz(layout.part("fid_network"), ["images", "labels"], "real")
@@ -51,7 +56,8 @@ def distances(labelled: bool, seed: int) -> dict[str, Any]:
         for name, sets in files.items()
     }
     rows = {
-        name: {"fid": fid.mean} | {f"against {other}": fid.ratio(fids[other]) for other in fids if other != name}
+        name: {"fid": rounded(fid.mean)}
+        | {f"against {other}": [*map(rounded, fid.ratio(fids[other]))] for other in fids if other != name}
         for name, fid in fids.items()
     }
     about = {"images": config.guided.images, "replicates": config.replicates, "seed": seed}
