@@ -448,7 +448,7 @@ def found_figure() -> None:
         axes.plot(record["fid"], place, "|", color=color, markersize=16, markeredgewidth=2)
     axes.set(
         xscale="log",
-        xlabel="FID (fashion network), lower is better; log scale; points: training seeds, bar: their mean",
+        xlabel="FID (lower is better), log scale; points: training seeds, bar: mean",
     )
     axes.set_yticks(range(len(SHOWN)), [BIASED[name] for name in SHOWN])
     axes.margins(x=0.06)
