@@ -215,7 +215,7 @@ def small() -> str:
     return (
         f"{shown}\n\n*FID without guidance: {estimate(edm['fid'], (edm['fid_low'], edm['fid_high']))}. Planned row: "
         f"p = {pair['p']:.2g}, cross-entropies {span(whole['cross_entropy_values'], 3)}. Held-out loss fell by "
-        f"{fall:.1f} % from 20,000 to 28,000 iterations; planned as converged: less than 1 %.*"
+        f"{fall:.1f} % from 20,000 to 28,000 iterations.*"
     )
 
 
@@ -431,8 +431,8 @@ def found() -> str:
   the FID by {few:.0f} %, more at weight 2.
 - **Where you may train the model, fine-tuning lowers this FID more**: {tuned:.0f} %. By
   [label-free features](docs/glossary.md), not significantly more than weight 2.
-- **Without such a bias, guidance gained less on Fashion-MNIST**: early in training, at most {most:.0f} %; near
-  convergence, {late:.0f} %. Twice the steps then gained more.
+- **Without such a bias, guidance gained less on Fashion-MNIST**: early in training, at most {most:.0f} %; near a
+  small model's convergence, {late:.0f} %. More steps gained more.
 - **A missing sigmoid may explain the reproduction's FID of 14.35** with six discriminators. At its
   settings, logits used as probabilities raise the FID from {usual.mean():.1f} to between {low} and {high}
   on Fashion-MNIST, and less on CIFAR-10 at 16x16."""
