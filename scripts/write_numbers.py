@@ -351,7 +351,7 @@ def law() -> str:
             "displacement and FID have a rank correlation above 0.8",
             f"{correlation:.2f} of {len(clipped)} cells and seeds",
         ],
-        ["", f"{of_means:.3f} of {len(means)} cell means{', missed' * (of_means <= 0.8)}"],
+        ["", f"{of_means:.3f} of {len(means)} cell means{', missed' if of_means <= 0.8 else ''}"],
         ["", f"{span(within, 2)} within a seed"],
     ]
     return table(["predicted", "found"], rows)
