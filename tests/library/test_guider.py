@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def test_a_guider_composes_with_classifier_free_guidance_and_is_saved(pipeline, 
         pipeline.update_components(guider=guider)
         return pipeline(**INPUTS, **SIZES, generator=torch.Generator().manual_seed(2))
 
-    guider, free = Guider(discriminator, pipeline.scheduler, weight=(1.0, 3.0), guidance_scale=5.0), Free(5.0)
+    guider, free = Guider(discriminator, pipeline.scheduler, weight=(np.float32(1), 3.0), guidance_scale=5.0), Free(5.0)
     plain, guided = latents(free), latents(guider)
     assert guided.mean() > plain.mean() + 0.1
     assert shapes == [(1, 16, 2, 8, 8)] * 5  # the first timestep is outside the window

@@ -111,7 +111,6 @@ def value_settings(config: Config, word: str) -> dict[str, Any]:
     """The settings on which the values of a study depend."""
     studies, guided = config.studies, config.guided
     members = [plain(config.members[name], "published") for name in config.variants[studies.start].members]
-    searched = [plain(config.discriminator), *members]
     return {
         "search": plain(getattr(studies, word), "finalists"),
         "tuning": plain(studies.tuning),
@@ -121,7 +120,7 @@ def value_settings(config: Config, word: str) -> dict[str, Any]:
         "replicates": config.replicates,
         "seed": studies.seed,
         "sampler": plain(config.sampler),
-        "discriminator": searched if word == "discriminator" else None,
+        "discriminator": [plain(config.discriminator), *members] if word == "discriminator" else None,
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
+import numpy as np
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import GuiderOutput
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         super().__init__(**classifier_free)
         if callable(weight):
             raise ConfigError(f"weight is {weight!r}, which cannot be saved", "give numbers, or use guided_unet")
-        weight = weight.item() if hasattr(weight, "item") else weight  # numbers of numpy and torch, for JSON
+        weight = np.asarray(weight).tolist()  # numbers of numpy and torch, for JSON
         self.discriminators, self.scheduler, self._seen = discriminators, scheduler, None
         self.weight, self.rule, self.window, self.clip = weight, rule, window, clip
         self.register_to_config(weight=weight, rule=rule, window=window, clip=clip)

@@ -231,10 +231,9 @@ def train_discriminator(
     network.requires_grad_(False)
     trained = TrainedDiscriminator(network, features, last, history, used, tested, about)
     if history and trained.at_chance:
-        by_time = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
+        losses = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
         advice = "give more images or more steps, or the samples are already good"
-        text = f"the discriminator learned nothing; {advice} (cross-entropy by VP time: {by_time})"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(f"the discriminator learned nothing; {advice} (cross-entropy by VP time: {losses})", stacklevel=2)
     return trained
 
 
@@ -256,7 +255,8 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     levels = 127.5 * scaled(reals[:256]) + 127.5
     eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01
     if fakes.is_floating_point() and bool(eight_bits):
-        fakes = torch.cat([torch.from_numpy(to_uint8(part)).permute(0, 3, 1, 2) for part in fakes.split(1024)])
+        rounded = (torch.from_numpy(to_uint8(part)).permute(0, 3, 1, 2) for part in fakes.split(1024))
+        fakes, _ = data.image_tensor(rounded, "fake", None, folder)  # on disk
     if labels and (given := [len(part) for part in labels]) != (images := [len(reals), len(fakes)]):
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
