@@ -137,10 +137,11 @@ def percent(pair: pd.Series) -> str:
     return estimate(ratio, bounds, 0, sign=True)
 
 
-def gains(profile: str, base: str, name: str) -> list[tuple[float, float]]:
-    """Cross-entropy of a row's discriminator and the change of the FID in %, a pair a training seed."""
-    record, without = evaluated(profile, name), np.array(evaluated(profile, base)["fid_values"])
-    return [*zip(record["cross_entropy_values"], 100 * (np.array(record["fid_values"]) / without - 1), strict=True)]
+def gains(profile: str, base: str, name: str, distance: str = "fid") -> list[tuple[float, float]]:
+    """Cross-entropy of a row's discriminator and the change of the FID (or KID) in %, a pair a training seed."""
+    record, without = evaluated(profile, name), np.array(evaluated(profile, base)[f"{distance}_values"])
+    changes = 100 * (np.array(record[f"{distance}_values"]) / without - 1)
+    return [*zip(record["cross_entropy_values"], changes, strict=True)]
 
 
 def baselines(profile: str) -> dict[str, str | None]:
@@ -463,18 +464,19 @@ def found_figure() -> None:
 
 
 def gain_figure() -> None:
-    """Change of the FID by one discriminator against its cross-entropy on test images, a point a training seed."""
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for color, (profile, base, rows) in zip(COLORS, GAINS.values(), strict=True):
-        for name, marker in rows.items():
-            style = {"markersize": 8, "zorder": 4} if marker == "x" else {"markersize": 5}
-            axes.plot(*zip(*gains(profile, base, name), strict=True), marker, color=color, alpha=0.8, **style)
-    axes.margins(0.06)
-    axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.axvline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
-    axes.set(xlabel="cross-entropy of the discriminator on test images (dotted: chance)")
-    axes.set_ylabel("change of the FID in %")
-    axes.spines[["top", "right"]].set_visible(False)
+    """Changes of FID and KID by one discriminator against its cross-entropy on test images, a point a training seed."""
+    figure, panels = plt.subplots(1, 2, figsize=(7, 3.6), sharex=True, sharey=True, layout="constrained")
+    for axes, distance in zip(panels, ("fid", "kid"), strict=True):
+        for color, (profile, base, rows) in zip(COLORS, GAINS.values(), strict=True):
+            for name, marker in rows.items():
+                style = {"markersize": 8, "zorder": 4} if marker == "x" else {"markersize": 5}
+                points = gains(profile, base, name, distance)
+                axes.plot(*zip(*points, strict=True), marker, color=color, alpha=0.8, **style)
+        axes.margins(0.06)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.axvline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
+        axes.set(title=f"change of the {distance.upper()} in %", xlabel="cross-entropy (dotted: chance)")
+        axes.spines[["top", "right"]].set_visible(False)
     handles = [Line2D([], [], color=color, marker="o", ls="none", label=label)
                for color, label in zip(COLORS, GAINS, strict=True)]  # fmt: skip
     handles += [
