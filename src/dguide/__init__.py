@@ -1,1 +1,1 @@
-"""The study of Discriminator Guidance: DVC stages over the library, and the command `dguide`."""
+"""The pipeline: DVC stages over the library, and the command `dguide`."""

@@ -31,7 +31,7 @@ def write_images(count: int, height: int, width: int, classes: int = 2) -> Path:
 
 @pytest.mark.parametrize(
     ("count", "side", "classes", "sizes"),
-    [  # pixels, fakes, images of d0, samples, features of FID, their and the score network's iterations, test share
+    [  # pixels, fakes, images of whole, samples, features of FID, their and the score network's iterations, test share
         (100, 9, 2, (8, 80, None, 500, 10, 50, 1000, 0.2)),
         (499, 30, 1, (28, 399, None, 500, 49, 400, 1000, 0.2)),
         (2500, 33, 2, (32, 2000, None, 2000, 64, 400, 1000, 0.1)),
@@ -43,7 +43,7 @@ def test_sizes_follow_from_the_images(project: Path, count: int, side: int, clas
     assert path == project / "configs/my-pets.yaml"
     config = load_config(path)
     config.check_counts(count - round(0.2 * count), round(0.2 * count))
-    written = config.real.image_size, config.fake.images, config.members["d0"].images, config.guided.images
+    written = config.real.image_size, config.fake.images, config.members["whole"].images, config.guided.images
     iterations, test = config.score.training.iterations, config.discriminator.split.test
     learned = config.fid_network.features, config.fid_network.training.iterations
     assert (*written, *learned, iterations, test) == sizes

@@ -47,7 +47,7 @@ runtime: {{device: auto}}
 real: {{source: images, path: {path}, holdout_path: {path},
        image_size: {size}, holdout_fraction: 0.2, seed: 0, note: null}}
 score: {{network: {{model_channels: {width}, attn_resolutions: [{size // 4}]}}, training: {{iterations: {iterations}}}}}
-# d0 does not use the extractor; a member of kind head needs more iterations of it.
+# `whole` does not use the extractor; a member of kind head needs more iterations of it.
 extractor: {{network: {{attention_resolutions: [{size // 4}]}}, training: {{iterations: 50}}}}
 fid_network: {{name: {name} network, features: {features}, training: {{iterations: {classifier_iterations}}}}}
 fake: {{images: {fakes}}}
@@ -56,14 +56,14 @@ discriminator: {{split: {{train: {1 - 2 * tested}, validation: {tested}, test: {
   optimizer: adamw, learning_rate: 1e-3, learning_rate_factor: 1.0, weight_decay: 0.01, ema_decay: 0.99,
   importance_sampling: 0.5, gain: 1.68}}
 members:
-  d0: {{kind: whole, start: models/{name}/extractor}}
+  whole: {{kind: whole, start: models/{name}/extractor}}
 guided: {{images: {samples}}}
 variants:
   unguided: {{needs: score}}
-  guided: {{needs: discriminator/d0, members: [d0], w1: 1.0, w2: 1.0}}
+  guided: {{needs: discriminator/whole, members: [whole], w1: 1.0, w2: 1.0}}
 evaluation: {{baseline: unguided}}
 report: {{primary: [guided, unguided], samples: [unguided, guided], log_ratios: [guided],
          sampling: [unguided, guided]}}
 study: {{start: guided, discriminator: {{importance_sampling: [0.5, true, false]}},
-        ensemble: {{rules: [mean_probability]}}, factorial: {{sets: {{fresh: [d0]}}}}}}
+        ensemble: {{rules: [mean_probability]}}, factorial: {{sets: {{fresh: [whole]}}}}}}
 """

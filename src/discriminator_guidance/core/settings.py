@@ -200,7 +200,7 @@ class TrainingSettings(Settings):
 
 
 class ScoreSettings(Settings):
-    """Training of a denoiser: ln sigma ~ N(p_mean, p_std^2); parameters averaged with `ema_decay`."""
+    """Training of a score network: ln sigma ~ N(p_mean, p_std^2); parameters averaged with `ema_decay`."""
 
     training: TrainingSettings
     sigma_data: Positive = 0.5  # standard deviation of the images
@@ -234,7 +234,7 @@ class SplitSettings(Settings):
 
 
 class DiscriminatorSettings(Settings):
-    """How a discriminator is trained and tested; the defaults suit a whole encoder of a few thousand images."""
+    """How a discriminator is trained and tested; the defaults suit a whole network and a few thousand images."""
 
     seed: Seed = 0  # of the network, batches, times and noise
     steps: Count = 1000  # with half of each batch real and half fake

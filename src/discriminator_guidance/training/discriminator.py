@@ -131,7 +131,7 @@ def validate(network: nn.Module, grid: GridFeatures, compute: Compute) -> Row:
 
 
 class TrainerSettings(DiscriminatorSettings):
-    """What `train_discriminator` takes beside a member's settings."""
+    """The settings of `train_discriminator`."""
 
     finetune: bool = False  # train the extractor too, in a copy
     gain: NonNegative = SILU_GAIN  # with torch's own weights, a whole network learns later
@@ -167,13 +167,13 @@ def train_discriminator(
             (images, labels) trains a conditional discriminator.
         fake: the same of generated images; or the denoiser, with which `sample` then draws as many images as there are
             real ones, called as (x, sigma, labels) with the labels of the real images, if there are any. Where the real
-            images have 8 bits, also as floats, floats are rounded to 8 bits: rounding would tell them apart.
+            images have 8 bits, also as floats, floats are rounded to 8 bits: otherwise rounding would distinguish them.
         extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose features a head
             is trained, as in the paper. None trains a whole network of the noised images.
         start: the network to begin with; None: a fresh one.
         device: where to compute.
-        checkpoints: a folder, in which the same images in the same order resume, and samples stay (else in memory).
-        progress: how far it is, on standard error, under this title if it is a text.
+        checkpoints: a folder for checkpoints and drawn samples (else in memory); there, the same images resume.
+        progress: whether to show progress on standard error; a text is its title.
         report: called with the steps done and each row of the curve.
         settings: other values for fields of `TrainerSettings`, such as steps, seed, finetune or data_range.
 
