@@ -102,6 +102,10 @@ def test_transformers_with_other_times_are_refused() -> None:
         from_diffusers(aura, flow)
     with pytest.raises(ConfigError, match="may take other times"), guided_unet(aura, flow, TILT):
         pass
+    with pytest.raises(ConfigError, match="guidance is a function"), guided_unet(aura, flow, lambda x, tau: tau):
+        pass
+    with pytest.raises(ConfigError, match="several an image"):  # of Wan 2.2, one a token
+        Noise(flow).levels(torch.ones(2, 3))
 
 
 def test_equal_images_at_two_timesteps_are_guided_at_both() -> None:
@@ -190,6 +194,9 @@ def test_a_guided_run_of_a_scheduler_is_that_of_the_guided_denoiser(name: str) -
     assert calls == [2] * 3  # VP noise begins outside the window
     assert not model._forward_hooks
 
+    if extra is not None:
+        with pytest.raises(ConfigError, match="appended are 2 for a batch of 3"):
+            from_diffusers(model, scheduler, extra)(torch.zeros(3, *shape), torch.ones(3))
     denoisers = [from_diffusers(model, scheduler, extra, **texts) for texts in (without, conditions)]
     schedule, free = Noise(scheduler), lambda x, sigma: torch.lerp(*(each(x, sigma) for each in denoisers), 3.0)
     levels = [*schedule.levels(scheduler.timesteps), torch.tensor(0.0)]

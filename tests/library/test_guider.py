@@ -57,13 +57,18 @@ def test_a_guider_composes_with_classifier_free_guidance_and_is_saved(pipeline, 
     assert torch.equal(latents(again.new(weight=0.0)), plain)
     again.disable()
     assert torch.equal(latents(again), latents(Free(1.0)))
-    guider.prepare_models(network := torch.nn.Identity())
+    both = torch.cat([plain, plain], dim=1)  # a prediction and its learned variance
+    network = torch.nn.Identity()
+    network.register_forward_hook(lambda *call: both)
+    guider.prepare_models(network)
     guider.set_state(0, 6, torch.tensor(500.0))
     network(plain)
-    both = torch.cat([plain, plain], dim=1)  # a prediction and its learned variance
     image, variance = (guider.forward(both, both).pred - both).split(16, dim=1)
     assert (bool(image.any()), bool(variance.any())) == (True, False)
     with pytest.raises(ConfigError, match="saw no latents"):
         guider.forward(plain, plain)
+    network(plain)
+    with pytest.raises(ConfigError, match="changes predictions"):
+        guider.forward(-both, both)
     with pytest.raises(ConfigError, match="cannot be saved"):
         guider.new(weight=lambda sigma: sigma)

@@ -45,7 +45,7 @@ import torch, discriminator_guidance as dg
 trained = dg.TrainedDiscriminator.load("kept")
 trained.push_to_hub("user/digits")
 at = torch.ones(2, 1, 8, 8), torch.tensor(0.1)
-assert torch.equal(dg.TrainedDiscriminator.from_pretrained("user/digits")(*at), trained(*at))
+assert torch.equal(dg.TrainedDiscriminator.from_pretrained("user/digits", revision="main")(*at), trained(*at))
 assert torch.equal(dg.load_discriminator("user/digits")(*at)[0], trained(*at))
 dg.from_pretrained("user/absent")
 """
@@ -107,18 +107,9 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
         ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"maps are \(2, 64\); reshape them to \(N, C, S, S\)"),
         ({"extractor": lambda x_vp, tau: [x_vp]}, "maps are <class 'list'>; reshape them"),
-        (
-            lambda _: train((IMAGES, IMAGES[:, 0, 0, 0]), lambda x, sigma: 0 * x, **BRIEF),
-            "takes no labels .* images alone",
-        ),
-        (
-            {"extractor": doubled, "finetune": True},
-            "what finetune trains is a function with a EncoderUNet on it; give a module",
-        ),
-        (
-            {"extractor": encoder(), "finetune": True, "start": torch.nn.Linear(2, 1)},
-            "what finetune trains is a EncoderUNet with a Linear on it",
-        ),
+        (lambda _: train((IMAGES, IMAGES[:, 0, 0, 0]), lambda x, sigma: 0 * x, **BRIEF), "takes no labels .* alone"),
+        ({"extractor": doubled, "finetune": True}, "trains is a function with a EncoderUNet on it; give a module"),
+        ({"extractor": encoder(), "finetune": True, "start": torch.nn.Linear(2, 1)}, "a EncoderUNet with a Linear on"),
         (load_discriminator, "model.safetensors does not exist; save it again"),
         (folder_without("config.json"), "config.json does not exist; save it again, or download"),
         (load_two_that_were_saved, r"a is no extractor; .* DiscriminatorGuidance\(\[a, b\]\)"),

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 import discriminator_guidance.core.settings as library
 from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.files import reason
-from discriminator_guidance.core.settings import Limit, Settings
+from discriminator_guidance.core.settings import FEWEST, Limit, Settings
 
 PARAMS = Path("params.yaml")
 TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
@@ -434,8 +434,8 @@ class Config(Settings):
                 raise ConfigError(f"{key} is {value}", f"it must be at most {most}, by the number of images")
         count = min([train, self.fake.images, *(member.images or train for member in self.members.values())])
         shares = self.discriminator.split
-        if min(shares.train, shares.validation, shares.test) * count < 1 or holdout < 3:
-            few = f"{count} images for discriminator.split and {holdout} held-out ones are too few for 1 a part and 3"
+        if min(shares.train, shares.validation, shares.test) * count < 1 or count < FEWEST or holdout < 3:
+            few = f"{count} images for discriminator.split and {holdout} held-out ones are less than {FEWEST} and 3"
             raise ConfigError(few, "give more images, or change the shares, or fake.images")
 
     @property

@@ -273,7 +273,7 @@ AGAIN = "save it again, or download it again"
 HUB = "check the name, the connection, `pip install huggingface_hub` and `hf auth login`"
 
 
-def local_folder(name: str | Path) -> Path:
+def local_folder(name: str | Path, **hub: Any) -> Path:
     """The path of that name, or else a copy of the repository "user/repo" on the Hub."""
     path = Path(name)
     if path.exists() or path.parent.is_dir() or len(path.parts) != 2:
@@ -281,4 +281,4 @@ def local_folder(name: str | Path) -> Path:
     with damage_refused(f"{path} is no folder, and no repository on the Hub that can be read", HUB):
         import huggingface_hub
 
-        return Path(huggingface_hub.snapshot_download(path.as_posix(), allow_patterns=SHARED))
+        return Path(huggingface_hub.snapshot_download(path.as_posix(), allow_patterns=SHARED, **hub))

@@ -32,6 +32,7 @@ class Limit:
         return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if math.isfinite(bound)) or "finite"
 
 
+FEWEST = 10  # real images, and fake ones, of which a discriminator learns
 KINDS: dict[Any, Any] = {int: (Integral, "a whole number"), float: (Real, "a number"), bool: (bool, "true or false")}
 Positive = Annotated[float, Limit(above=0)]
 NonNegative = Annotated[float, Limit(low=0)]

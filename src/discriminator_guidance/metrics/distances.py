@@ -202,12 +202,7 @@ def frechet_distance(
 def kernel_distance(
     generated: Sets, reference: Rows, *, baseline: Sets | None = None, network: Network = None, device: Device = "cpu"
 ) -> Interval:
-    """KID (see `kid_influence`), which does not grow as N falls; arguments and result as of `frechet_distance`.
-
-    >>> noise, real = np.random.default_rng(0).normal(size=(2, 1000, 4))
-    >>> kernel_distance(noise + 0.5, real).low > 0
-    True
-    """
+    """The kernel distance (KID), whose mean does not depend on N; arguments and result as of `frechet_distance`."""
     real, *sets = _features_of(generated, reference, baseline, network, device)
     kernels = KernelSet.of(real, device)
     return _interval(sets, lambda rows: kid_influence(KernelSet.of(rows, device), kernels))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.metrics.features import Doubles
 
 NORMAL_95 = 1.96  # two-sided 95 % quantile of the standard normal distribution
@@ -102,8 +102,10 @@ class Estimate:
         """
         if len(self.values) == 1:
             return self._within(NORMAL_95 * standard_error(self.influence[0]))
-        from scipy.special import stdtrit  # scipy.stats takes a second to import
-
+        try:
+            from scipy.special import stdtrit  # scipy.stats takes a second to import
+        except ImportError as missing:
+            raise ConfigError("SciPy, for intervals over training seeds, is missing", "pip install scipy") from missing
         error, freedom = self._error()
         return self._within(float(stdtrit(freedom, 0.975)) * error)
 

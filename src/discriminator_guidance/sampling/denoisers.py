@@ -71,7 +71,9 @@ class Noise:
 
     def levels(self, time: Tensor | float) -> Tensor:
         """The noise levels of timesteps, (N,) float64 on the CPU; infinite where there is no signal."""
-        t = torch.as_tensor(time).cpu().double().reshape(-1)
+        if (t := torch.as_tensor(time).cpu().double()).dim() > 1:
+            raise ConfigError(f"timesteps are {tuple(t.shape)}, several an image", "use a pipeline with one an image")
+        t = t.reshape(-1)
         if self.kind != FLOW:
             return torch.from_numpy(np.exp(np.interp(t, np.arange(len(self.sigmas)), self.sigmas.log())))
         share = t / self.steps
@@ -109,12 +111,14 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
         c_in, c_skip, c_out = schedule.scales(column(sigma, x))
         x_in = (c_in * x).to(getattr(model, "dtype", x.dtype))
         if appended is not None:
+            if len(appended) not in (1, len(x)):
+                raise ConfigError(f"appended are {len(appended)} for a batch of {len(x)}", "give 1, or set batch_size")
             x_in = torch.cat([x_in, appended.to(x_in).expand(len(x), *appended.shape[1:])], dim=1)
         given = {**conditions, **changes} | ({} if class_labels is None else {"class_labels": class_labels})
         given = tree_map_only(Tensor, lambda v: v.expand(len(x), *v.shape[1:]) if v.dim() and len(v) == 1 else v, given)
         t = schedule.times(sigma)
         x_in, t = (_tokens(x_in), t / FLUX_STEPS) if flux else (x_in, t)
-        output = _prediction(model(hidden_states=x_in, timestep=t, **given) if transformer else model(x_in, t, **given))
+        output = predicted(model(hidden_states=x_in, timestep=t, **given) if transformer else model(x_in, t, **given))
         output = _image(output, given["img_ids"]) if flux else output[:, : x.shape[1]]
         return (c_skip * x + c_out * output.to(sigma.dtype)).to(x.dtype)
 
@@ -143,6 +147,8 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
     >>> images.shape
     (2, 8, 8, 3)
     """
+    if not isinstance(guidance, DiscriminatorGuidance):
+        raise ConfigError(f"guidance is a {type(guidance).__name__}", "write DiscriminatorGuidance(discriminator)")
     compiled = getattr(unet, "_orig_mod", unet)
     schedule, arguments = Noise(scheduler, compiled), signature(compiled.forward)
     last: tuple[Tensor, Tensor, Tensor] | None = None  # of a call: what the model saw, noise levels, change
@@ -152,7 +158,7 @@ def guided_unet(unet: nn.Module, scheduler: Any, guidance: DiscriminatorGuidance
         seen = arguments.bind(*inputs, **named).arguments
         first, second, *_ = seen.values()
         x_in, time, ids = seen.get("hidden_states", first), seen.get("timestep", second), seen.get("img_ids")
-        prediction = _prediction(output)
+        prediction = predicted(output)
         if ids is not None:
             x_in, prediction, time = _image(x_in, ids), _image(prediction, ids), FLUX_STEPS * time
         channels = min(x_in.shape[1], prediction.shape[1])  # inpainting has more inputs, learned variance more outputs
@@ -186,7 +192,8 @@ def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Noise, x_in:
     return torch.cat([change.to(x_in.dtype)] * copies)
 
 
-def _prediction(output: Any) -> Tensor:
+def predicted(output: Any) -> Tensor:
+    """The tensor in what a diffusers model returns."""
     return output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple) else output.sample
 
 

@@ -26,7 +26,7 @@ LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
 
 
-def of_its_shape(denoised: Any, x: Tensor) -> Tensor:
+def checked(denoised: Any, x: Tensor) -> Tensor:
     """What a denoiser returned, if it has the shape of x: another would be broadcast."""
     if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
         problem = f"the denoiser returned {type(denoised).__name__} {getattr(denoised, 'shape', '')} for x {x.shape}"
@@ -45,7 +45,7 @@ def gradient(values: Tensor, x_vp: Tensor, again: bool = False) -> Tensor:
     return slope
 
 
-def member_gradients(logits: Sequence[Tensor], x_vp: Tensor) -> Tensor:
+def gradients(logits: Sequence[Tensor], x_vp: Tensor) -> Tensor:
     """The gradient of each logit (M_i, N) of several networks in the images x_vp (N, C, H, W): (M, N, C, H, W)."""
     return torch.stack([gradient(row, x_vp, again=row is not part[-1]) for part in map(list, logits) for row in part])
 
@@ -58,7 +58,7 @@ def shrunk_mean_logit(parts: Sequence[Tensor], x_vp: Tensor) -> Tensor:
 
     James & Stein 1961, with the positive part of Baranchik 1964.
     """
-    slopes, logits = member_gradients(parts, x_vp), torch.cat([*parts])
+    slopes, logits = gradients(parts, x_vp), torch.cat([*parts])
     slope, members = slopes.mean(dim=0), len(slopes)
     scatter = (slopes - slope).square().flatten(2).sum(dim=(0, 2)) / (members * (members - 1))
     power = slope.square().flatten(1).sum(dim=1).clamp(min=torch.finfo(slope.dtype).tiny)
@@ -247,7 +247,7 @@ class DiscriminatorGuidance:
             problem = f"logits of {count} images have shape {tuple(getattr(logits, 'shape', ()))}, members is {members}"
             raise ConfigError(problem, "give a tensor of one for each, or members=M for the logits (M, N) of M members")
         if self.members != 1 and not hasattr(inner, "members") and tau.max() < 0.5:
-            self._doubtful[0] += numbers if logits.min() > 0 and logits.max() < 1 else -math.inf
+            self._doubtful[0] += numbers if logits.min() >= 0 and 0 < logits.max() <= 1 else -math.inf
             if self._doubtful[0] >= 8:
                 warnings.warn("all logits are in [0, 1]: return logits if these are probabilities", stacklevel=2)
         return logits.reshape(members, count)
@@ -256,10 +256,6 @@ class DiscriminatorGuidance:
         """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2.
 
         It takes what the denoiser takes, and has its `sigma_min`, `sigma_max` and `round_sigma`, if it has such.
-
-        >>> guided = DiscriminatorGuidance(lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3))).denoise(lambda x, sigma: 0 * x)
-        >>> guided(torch.zeros(1, 1, 1, 1), torch.ones(1)).item() > 0
-        True
         """
 
         def guided(x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
@@ -267,7 +263,7 @@ class DiscriminatorGuidance:
             conditions = tuple(given for given in conditions if given is not None)  # EDM's sampler gives class_labels
             inner = [getattr(net, "network", net) for net in map(innermost, self.networks)]
             score, _ = self(x, sigma, *(conditions if any(getattr(net, "conditional", False) for net in inner) else ()))
-            denoised = of_its_shape(denoiser(x, sigma, *conditions, **named), x)
+            denoised = checked(denoiser(x, sigma, *conditions, **named), x)
             denoised = denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)
             if not bool(denoised.isfinite().all()):
                 problem = f"the guided denoiser gives NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"

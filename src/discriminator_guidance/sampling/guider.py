@@ -5,12 +5,13 @@ from inspect import signature
 from typing import Any
 
 import numpy as np
+import torch
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import GuiderOutput
 from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import ConfigError
-from discriminator_guidance.sampling.denoisers import Noise, change_of_prediction
+from discriminator_guidance.sampling.denoisers import Noise, change_of_prediction, predicted
 from discriminator_guidance.sampling.guidance import Discriminator, DiscriminatorGuidance
 
 
@@ -42,7 +43,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         if callable(weight):
             raise ConfigError(f"weight is {weight!r}, which cannot be saved", "give numbers, or use guided_unet")
         weight = np.asarray(weight).tolist()  # numbers of numpy and torch, for JSON
-        self.discriminators, self.scheduler, self._seen = discriminators, scheduler, None
+        self.discriminators, self.scheduler, self._seen, self._made = discriminators, scheduler, None, list[Tensor]()
         self.weight, self.rule, self.window, self.clip = weight, rule, window, clip
         self.register_to_config(weight=weight, rule=rule, window=window, clip=clip)
         if discriminators is not None:
@@ -57,9 +58,9 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         return super().new(**{"discriminators": self.discriminators, "scheduler": self.scheduler, **changes})
 
     def prepare_models(self, denoiser: nn.Module) -> None:
-        """Note what the network sees in its next call."""
+        """Note what the network sees and predicts in its next call."""
         super().prepare_models(denoiser)
-        self._hook = denoiser.register_forward_pre_hook(self._see, with_kwargs=True)
+        self._hook = denoiser.register_forward_hook(self._see, with_kwargs=True)
 
     def cleanup_models(self, denoiser: nn.Module) -> None:
         """Take the hook away."""
@@ -73,6 +74,8 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
             return output
         if self._seen is None:
             raise ConfigError("the guider saw no latents among the network's arguments", "use guided_unet")
+        if not any(made is pred_cond or torch.equal(made, pred_cond) for made in self._made):  # LTX-2 makes it x0
+            raise ConfigError("the pipeline changes predictions before it gives them to a guider", "use guided_unet")
         x_in, self._seen = self._seen[:, : pred_cond.shape[1]], None  # without channels of other images
         guidance, schedule = self._guidance()
         change = change_of_prediction(guidance, schedule, x_in, schedule.levels(self._timestep))
@@ -86,5 +89,6 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         guidance = DiscriminatorGuidance(self.discriminators, self.weight, self.rule, self.window, clip=self.clip)
         return guidance, Noise(self.scheduler)
 
-    def _see(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _see(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         self._seen = inputs[0] if inputs else named.get("hidden_states", named.get("sample"))
+        self._made = [*self._made[-1:], predicted(output)]  # with and without the condition

@@ -15,7 +15,7 @@ from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import check_out, to_uint8, write_batches
 from discriminator_guidance.core.noise import column, karras_sigmas, normal, widest
 from discriminator_guidance.core.settings import Count, SamplerSettings
-from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, of_its_shape
+from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, checked
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
 States = list[tuple[Tensor, Tensor, Tensor]]  # of each step: the state x, the denoised image, the log ratio
@@ -266,7 +266,7 @@ def _prepared(
         guide = guidance and (lambda x, sigma: guidance(x, sigma, *labels))
         latents, noise = draws("latent", 0).to(device, chosen.dtype), lambda step, raised: draws("churn", step)
         state_dtype = chosen.state_dtype or widest(device)
-        denoise = lambda x, sigma: of_its_shape(denoiser(x, sigma, *labels), x)  # noqa: E731
+        denoise = lambda x, sigma: checked(denoiser(x, sigma, *labels), x)  # noqa: E731
         return heun(denoise, guide, latents, noise, chosen, states, state_dtype).to(chosen.dtype)
 
     return chosen, indices, drawn
@@ -315,7 +315,7 @@ def fingerprint_of(
     for number, sigma in enumerate(np.geomspace(0.002, 80, 12).tolist()):
         x = sigma * normal(0, "fingerprint", number, 0, like.shape).to(like.device)
         level = torch.full((len(like),), sigma, device=like.device)
-        outputs.append(of_its_shape(denoiser(x.to(like.dtype), level.to(like.dtype), *given), x))
+        outputs.append(checked(denoiser(x.to(like.dtype), level.to(like.dtype), *given), x))
         if guidance is not None:
             outputs += guidance(x, level, *given)
     return [*map(str, settings), *(f"{number:.4g}" for out in outputs for number in torch.std_mean(out, correction=0))]

@@ -13,13 +13,7 @@ from discriminator_guidance.core.images import DARK, as_tensor, scaled
 from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
 from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.core.settings import SamplerSettings
-from discriminator_guidance.sampling.guidance import (
-    Denoiser,
-    Discriminator,
-    DiscriminatorGuidance,
-    member_gradients,
-    of_its_shape,
-)
+from discriminator_guidance.sampling.guidance import Denoiser, Discriminator, DiscriminatorGuidance, checked, gradients
 from discriminator_guidance.sampling.sampler import heun
 
 LEVELS, DRAWS = 12, 4  # noise levels from 0.02 to 80, and draws of noise for each image
@@ -101,12 +95,12 @@ def _normal_equations(
     x0 = x0.to(widest(x0.device))
     x, level = x0 + sigma * n, x0.new_full((len(x0),), sigma)
     with torch.no_grad():
-        residual = x0 - of_its_shape(denoiser(x.float(), level.float()), x).to(x)
+        residual = x0 - checked(denoiser(x.float(), level.float()), x).to(x)
     tau = tau_from_sigma(level)
     mean = column(marginal_mean(tau), x)
     x_vp = (mean * x).float().requires_grad_(True)
-    gradients = member_gradients(members.logits(x_vp, tau.float()), x_vp).to(x)
-    corrections = (sigma**2 * mean * gradients).flatten(1)
+    slopes = gradients(members.logits(x_vp, tau.float()), x_vp).to(x)
+    corrections = (sigma**2 * mean * slopes).flatten(1)
     return corrections @ corrections.T, corrections @ residual.flatten()
 
 

@@ -21,7 +21,7 @@ from discriminator_guidance.core.files import Resumable, fingerprint, source_has
 from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, attribute_of, broadcast, compute_on, usable, world_size
-from discriminator_guidance.core.settings import DiscriminatorSettings, NonNegative
+from discriminator_guidance.core.settings import FEWEST, DiscriminatorSettings, NonNegative
 from discriminator_guidance.networks.adm import SILU_GAIN, EncoderUNet, MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
 from discriminator_guidance.sampling.sampler import MOST, PIXELS, fingerprint_of, sample
@@ -31,7 +31,6 @@ from discriminator_guidance.training.loop import Batch, Report, Row, Trained, us
 from discriminator_guidance.training.trained import TrainedDiscriminator, as_it_is, calibration_bins, calibration_errors
 
 GRID_PAIRS = 8192  # of image and VP time, about as many as a validation needs
-FEWEST = 10  # images of each kind
 FAKES = 2**40  # the seed of samples to train on, so that those of other seeds are new
 LARGE = 2**32  # bytes of images that stay where they are, in main memory or mapped from a file
 WIDTH = 32  # channels of an attention head

@@ -165,9 +165,9 @@ class TrainedDiscriminator:
         files.write_bytes(root / "README.md", CARD.format(name=name, rows="\n".join(rows), about=about).encode())
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
-        """Read what `save` wrote, also from "user/repo" on the Hugging Face Hub."""
-        root = files.local_folder(folder)
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu", **hub: Any) -> Self:
+        """Read what `save` wrote, also from "user/repo" on the Hugging Face Hub, by arguments such as revision."""
+        root = files.local_folder(folder, **hub)
         with files.damage_refused(f"{root} has no complete discriminator", files.AGAIN):
             network = files.load_network(build_discriminator, root, "discriminator")
             kept = files.read_json(root / "training.json", "discriminator")
