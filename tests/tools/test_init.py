@@ -71,7 +71,7 @@ def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str |
         ({"evaluation.neighborhood": 79}, "evaluation.neighborhood is 79; it must be at most 78"),
         ({"evaluation.neighborhood": 18, "guided.images": 19}, "it must be at most 17"),
         ({"discriminator.images": 81}, "members.d0.images is 81; it must be at most 80"),
-        ({"real.holdout_fraction": 0.91}, "9 images for discriminator.split and 91 held-out ones are less than .*; give"),
+        ({"real.holdout_fraction": 0.91}, "9 images for discriminator.split and 91 held-out ones are less .*; give"),
         ({"real.holdout_fraction": 0.02}, "98 images .* 2 held-out"),
         ({"cond": True, "study.ensemble.fitted": False}, "cond is true, and the images have one class"),
         ({"fake.images": 9, "discriminator.split": {"train": 0.6, "validation": 0.2, "test": 0.2, "seed": 4}}, "9 im"),
