@@ -102,7 +102,7 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"checkpoint": 3}, "checkpoint is 3 of 2 epochs, or rows of the curve; lower it"),
         ({"objective": "score_matching"}, "no argument objective"),
         ({"device": "cud"}, "no device 'cud'; choose cpu"),
-        (lambda _: train_features(IMAGES, np.arange(20) % 2, device="cud"), "no device 'cud'; choose cpu"),
+        (lambda _: train_features(IMAGES, np.arange(20) % 2, lr=1), "train_features has no argument lr; .*iterations"),
         (loaded_on_cud, "no device 'cud'; choose cpu"),
         ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
         ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"maps are \(2, 64\); reshape them to \(N, C, S, S\)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Number, Real
@@ -81,6 +81,12 @@ class Settings:
         """The settings of this kind among those of `settings`, with changes."""
         values = {field.name: getattr(settings, field.name) for field in fields(cls) if hasattr(settings, field.name)}
         return cls(**values | changes)
+
+
+def refuse_unknown(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse arguments that a function does not take."""
+    if unknown := sorted({*given} - {*known}):
+        raise TypeError(f"{function} has no argument {', '.join(unknown)}; allowed are its own and {', '.join(known)}")
 
 
 def _plain(value: Any) -> Any:

@@ -120,7 +120,8 @@ class DiscriminatorGuidance:
     Args:
         discriminators: (x_vp, tau) -> raw logits, one for each image, above 0 for real; or several. x_vp =
             x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W) or (N, ...), in which logits must be differentiable;
-            tau (N,) their VP times. Classes come by closure. A network in bfloat16 or float16 is called under autocast.
+            tau (N,) their VP times. Classes come by closure. A network in bfloat16 or float16, itself or below
+            functools.partial, is called under autocast.
         weight: of both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,).
         rule: a key of `RULES`, or `shrunk_mean_logit`.
         window: the VP times with guidance.

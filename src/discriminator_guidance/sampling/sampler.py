@@ -14,7 +14,7 @@ from discriminator_guidance.core.errors import ConfigError, DivergenceError, Inp
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import check_out, to_uint8, write_batches
 from discriminator_guidance.core.noise import column, karras_sigmas, normal, widest
-from discriminator_guidance.core.settings import Count, SamplerSettings
+from discriminator_guidance.core.settings import Count, SamplerSettings, refuse_unknown
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, checked
 
 Noise = Callable[[int, Tensor], Tensor]  # (step, mask (N,)) -> unit-normal draws; rows outside the mask are not used
@@ -235,9 +235,7 @@ def _prepared(
 ) -> tuple[SampleSettings, Sequence[int], Callable[..., Tensor]]:
     """The checked settings, the indices of the images, and what draws rows of them."""
     device, defaults = runtime.usable(device), SampleSettings()
-    if unknown := settings.keys() - vars(defaults).keys():
-        allowed = f"allowed are those of sample and {', '.join(vars(defaults))}"
-        raise TypeError(f"sample has no argument {', '.join(sorted(unknown))}; {allowed}")
+    refuse_unknown("sample", settings, vars(defaults))
     low, high = (float(runtime.attribute_of(denoiser, *bound)) for bound in (("sigma_min", 0), ("sigma_max", math.inf)))
     levels = {"sigma_min": max(low, defaults.sigma_min), "sigma_max": min(high, defaults.sigma_max)}
     if not isinstance(guidance, DiscriminatorGuidance | None):

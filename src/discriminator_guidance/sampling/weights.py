@@ -12,7 +12,7 @@ from discriminator_guidance.core.errors import DivergenceError, InputError
 from discriminator_guidance.core.images import DARK, as_tensor, scaled
 from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
 from discriminator_guidance.core.runtime import usable
-from discriminator_guidance.core.settings import SamplerSettings
+from discriminator_guidance.core.settings import SamplerSettings, refuse_unknown
 from discriminator_guidance.sampling.guidance import Denoiser, Discriminator, DiscriminatorGuidance, checked, gradients
 from discriminator_guidance.sampling.sampler import heun
 
@@ -144,6 +144,7 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
     def log_ratio(x_vp: Tensor, tau: Tensor) -> Tensor:
         return x_vp.flatten(1).sum(dim=1) / marginal_mean(tau) / (std**2 + sigma_from_tau(tau) ** 2)
 
+    refuse_unknown("delivered_weight", settings, vars(SamplerSettings()))
     guidance = DiscriminatorGuidance(log_ratio, window=window, dtype=torch.float64)
     plain = SamplerSettings(**{**settings, "s_churn": 0.0, "boosting": False})
     start = torch.zeros(1, 1, 1, 1, dtype=torch.float64)

@@ -13,7 +13,7 @@ from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import as_tensor, class_indices, scaled
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, usable
-from discriminator_guidance.core.settings import TrainingSettings
+from discriminator_guidance.core.settings import TrainingSettings, refuse_unknown
 from discriminator_guidance.metrics.features import FidNetwork
 from discriminator_guidance.training.data import Source, draw_noised, image_tensor
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, train
@@ -93,6 +93,7 @@ def train_features(
     >>> network.features(torch.zeros(3, 1, 8, 8)).shape
     torch.Size([3, 64])
     """
+    refuse_unknown("train_features", settings, ("data_range", *vars(TrainingSettings(iterations=1))))
     source = real if labels is None else (real, labels)
     images, labels = image_tensor(source, "real", settings.pop("data_range", None), None)
     labels = np.zeros(len(images), np.int64) if labels is None else labels

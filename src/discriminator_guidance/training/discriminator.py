@@ -21,7 +21,7 @@ from discriminator_guidance.core.files import Resumable, fingerprint, source_has
 from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import Compute, attribute_of, broadcast, compute_on, usable, world_size
-from discriminator_guidance.core.settings import FEWEST, DiscriminatorSettings, NonNegative
+from discriminator_guidance.core.settings import FEWEST, DiscriminatorSettings, NonNegative, refuse_unknown
 from discriminator_guidance.networks.adm import SILU_GAIN, EncoderUNet, MemberLogits, NoisyImageCNN, build_head
 from discriminator_guidance.sampling.guidance import Denoiser
 from discriminator_guidance.sampling.sampler import MOST, PIXELS, fingerprint_of, sample
@@ -182,9 +182,7 @@ def train_discriminator(
     >>> discriminator(torch.zeros(4, 1, 8, 8), torch.tensor(0.1)).shape
     torch.Size([4])
     """
-    if unknown := settings.keys() - vars(TrainerSettings()).keys():
-        allowed = f"allowed are those of train_discriminator and {', '.join(vars(TrainerSettings()))}"
-        raise TypeError(f"train_discriminator has no argument {', '.join(sorted(unknown))}; {allowed}")
+    refuse_unknown("train_discriminator", settings, vars(TrainerSettings()))
     chosen, device = TrainerSettings(**settings), usable(device)
     compute = compute_on(device, chosen.precision)
     if chosen.finetune and extractor is None:
