@@ -52,8 +52,7 @@ def dguide(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
     shutil.move(project / "params.yaml", project / "other.yaml")
-    shown = dguide(project, "real", "--params", "other.yaml").stdout
-    assert "1438" in shown
+    assert "1438" in dguide(project, "real", "--params", "other.yaml").stdout
     assert (project / "data/mini/real/train.npz").is_file()
     assert not (project / "mlflow.db").exists(), "tracking is off"
 

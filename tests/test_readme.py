@@ -12,9 +12,8 @@ BLOCK = r"<!-- numbers: \w+ -->.*?<!-- end -->"
 
 
 def test_numbers_are_those_of_the_committed_runs(tmp_path: Path) -> None:
-    for name in ("README.md", "docs", "reports"):
-        copy = shutil.copy if (PROJECT / name).is_file() else shutil.copytree
-        copy(PROJECT / name, tmp_path / name)
+    shutil.copy(PROJECT / "README.md", tmp_path)
+    [shutil.copytree(PROJECT / name, tmp_path / name) for name in ("docs", "reports")]
     succeed(PROJECT, sys.executable, "scripts/write_numbers.py", str(tmp_path))
     for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
         assert (tmp_path / page.relative_to(PROJECT)).read_text() == page.read_text(), page.name
@@ -22,5 +21,4 @@ def test_numbers_are_those_of_the_committed_runs(tmp_path: Path) -> None:
 
 def test_every_interval_is_written_by_the_command() -> None:
     for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
-        by_hand = re.sub(BLOCK, "", page.read_text(), flags=re.DOTALL)
-        assert not re.findall(INTERVAL, by_hand), page.name
+        assert not re.findall(INTERVAL, re.sub(BLOCK, "", page.read_text(), flags=re.DOTALL)), page.name

@@ -67,8 +67,7 @@ real = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 1, 8, 8)).asty
 with warnings.catch_warnings(action="ignore"):
     for name, folder in (("kept", "training"), ("in memory", None)):
         how = {"steps": 20, "row_steps": 10, "batch_size": 16, **other.get("training", {})}
-        trained = train_discriminator(real, denoiser, checkpoints=folder, **how)
-        of[name] = trained.tested["logits"]
+        of[name] = train_discriminator(real, denoiser, checkpoints=folder, **how).tested["logits"]
 np.savez(f"of{rank}.npz", **of)
 """
 

@@ -35,7 +35,7 @@ def test_truncated_and_missing_weights_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"surprise": 1}, {"label_dim": 3}, {"model_channels": 2**16, "channel_mult": [8]}, {"img_resolution": "large"}],
+    [{"odd": 1}, {"num_blocks": 10**8}, {"model_channels": 2**16, "channel_mult": [8]}, {"img_resolution": "large"}],
     ids=str,
 )
 def test_arguments_that_do_not_fit_the_tensors_are_refused_at_once(changes: dict[str, Any], tmp_path: Path) -> None:

@@ -57,8 +57,7 @@ def marked(log_ratio: Tensor) -> Tensor:
 
 def single_head(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> Discriminator:
     """The run's discriminator."""
-    name = "disc_cond" if run["cond"] else "disc"
-    head = vectors.network(name)
+    head = vectors.network("disc_cond" if run["cond"] else "disc")
     if "sat" in run:
         for parameter in head.out[2].c_proj.parameters():
             parameter.data *= run["sat"]

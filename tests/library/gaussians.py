@@ -20,8 +20,7 @@ class Gaussian:
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 | x0 + sigma n = x]."""
-        level = sigma.view(-1, 1, 1, 1)
-        return self.mean + self.std**2 / (self.std**2 + level**2) * (x - self.mean)
+        return self.mean + self.std**2 / (self.std**2 + sigma.view(-1, 1, 1, 1) ** 2) * (x - self.mean)
 
     def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
         """log p(x; sigma) of the noisy data, up to a constant that all Gaussians share."""

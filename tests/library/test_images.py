@@ -63,6 +63,11 @@ def message_of(path: Path, image_size: int = 8) -> str:
     return message
 
 
+def test_a_link_that_leads_back_is_refused(tmp_path):
+    (write_folder(tmp_path / "set", FILES) / "cat" / "all").symlink_to(tmp_path / "set")
+    assert "leads back to it" in message_of(tmp_path / "set")
+
+
 def test_folder_zip_and_nested_zip_hold_the_same_set(tmp_path):
     extra = {"__MACOSX/cat/._10.png": b"junk", ".DS_Store": b"junk", "cat/.thumb.png": b"junk", "readme.md": b"hello"}
     backwards = dict(reversed(FILES.items())) | extra

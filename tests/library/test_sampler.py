@@ -11,7 +11,7 @@ from discriminator_guidance.core.errors import DivergenceError
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
 
-from .gaussians import SHAPE, Gaussian, no_noise, seeded_latents, settings
+from .gaussians import Gaussian, no_noise, seeded_latents, settings
 
 TRUE = Gaussian(mean=0.3, std=0.4)
 
@@ -29,17 +29,15 @@ def test_heun_is_of_second_order():
     # The last Euler step to sigma = 0 is exact to O(sigma_min^2), so sigma_min is taken small.
     chosen = [settings(steps=int(count), sigma_min=1e-5) for count in steps]
     errors = [(sample(TRUE.denoise, None, latents, no_noise, each) - exact).abs().max().item() for each in chosen]
-    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
-    assert 1.8 < order < 2.4
+    assert 1.8 < -np.polyfit(np.log(steps), np.log(errors), 1)[0] < 2.4
 
 
 def test_churn_keeps_the_distribution():
-    count = 4000
-    latents, random = seeded_latents(count), torch.Generator().manual_seed(8)
+    latents, random = seeded_latents(4000), torch.Generator().manual_seed(8)
 
     def noise(step: int, raised: Tensor) -> Tensor:
         assert bool(raised.all())
-        return torch.randn((count, *SHAPE), generator=random)
+        return torch.randn(latents.shape, generator=random)
 
     drawn = sample(TRUE.denoise, None, latents, noise, settings(s_churn=20.0, steps=120))
     deterministic = sample(TRUE.denoise, None, latents, no_noise, settings(steps=120))

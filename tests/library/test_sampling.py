@@ -232,8 +232,7 @@ def test_a_release_draws_what_the_pipeline_draws(tmp_path) -> None:
 
 
 def test_distance_of_images_and_its_paired_difference() -> None:
-    rng = np.random.default_rng(0)
-    real, noise = rng.normal(120, 30, (2, 400, 4, 4, 1)).clip(0, 255)
+    real, noise = np.random.default_rng(0).normal(120, 30, (2, 400, 4, 4, 1)).clip(0, 255)
     near, far = ((noise + shift).clip(0, 255).astype(np.uint8) for shift in (5, 10))
 
     def features(images: Tensor) -> Tensor:

@@ -147,8 +147,7 @@ class Recorder:
 def run_stage(word: str, tiny: Tiny, *name: str) -> tuple[dict[str, Any], Recorder]:
     """Run a stage, of a member or variant if it has them."""
     tracker = Recorder()
-    summary = import_module(f"dguide.stages.{word}").run(*tiny, tracker, *name)
-    return summary, tracker
+    return import_module(f"dguide.stages.{word}").run(*tiny, tracker, *name), tracker
 
 
 @pytest.fixture(scope="session")

@@ -136,6 +136,5 @@ def test_a_bad_source_spares_earlier_results(tmp_path: Path, broken: Callable[[P
 
 
 def test_one_class_has_any_name(tmp_path):
-    train = write_set(tmp_path / "train.npz", 5, 0, classes=1)
-    write_npz(tmp_path / "test.npz", images=train[::-1])
+    write_npz(tmp_path / "test.npz", images=write_set(tmp_path / "train.npz", 5, 0, classes=1)[::-1])
     assert make(tmp_path, **APART)["card"]["classes"] == {"0": 10}

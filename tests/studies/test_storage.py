@@ -1,5 +1,6 @@
 """Studies in a journal: what they begin with, how they go on, and what becomes of lost trials and damaged files."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -98,8 +99,9 @@ def test_a_study_says_that_its_networks_changed(root: Path, capsys: pytest.Captu
         '{"op_code": 4, "wor',
         '{"op_code":' + "[" * 50_000 + "]" * 50_000 + "}",
         '{"op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": null, "state": 1, "value": "low"}',
+        '{"op_code": 99, "worker_id": "w"}',
     ],
-    ids=["incomplete", "nested deeply", "value of text"],
+    ids=["incomplete", "nested deeply", "value of text", "unknown code"],
 )
 def test_a_damaged_journal_is_one_line(root: Path, line: str):
     take_part(root, 3)
@@ -108,6 +110,13 @@ def test_a_damaged_journal_is_one_line(root: Path, line: str):
     with pytest.raises(InputError, match=r"ensemble\.journal is damaged: .*; restore it with git"):
         take_part(root, 4)
     assert journal(root).read_text() == damaged
+
+
+def test_a_journal_that_is_a_pipe_is_not_waited_for(root: Path):
+    journal(root).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(journal(root))
+    with pytest.raises(InputError, match="a pipe or a device"):
+        take_part(root, 1)
 
 
 @pytest.mark.parametrize("end", [-9, -1, None])

@@ -48,8 +48,7 @@ def test_kid_is_counted_for_many_images():
 @pytest.mark.parametrize("window", [(0.01, 1.0), (0.2, 0.6), (0.9995, 1.0)])
 @pytest.mark.parametrize(("w1", "w2"), [(2.0, 2.0), (2.0, 0.0), (0.0, 2.0)])
 def test_the_sampler_calls_the_networks_as_often_as_counted(window, w1, w2):
-    row = MINI["variants"]["d0"] | {"w1": w1, "w2": w2, "window": list(window)}
-    config = read({"variants.d0": row})
+    config = read({"variants.d0": MINI["variants"]["d0"] | {"w1": w1, "w2": w2, "window": list(window)}})
     variant = config.variants["d0"]
     asked = {"denoiser": 0, "guidance": 0}
 

@@ -29,8 +29,7 @@ def test_the_split_is_a_partition_with_the_same_shares_of_real_and_fake(real, fa
         assert kind.sum() == min(count, most or count)
     for part in (split.train, split.validation, split.test):
         assert np.all(np.diff(part) > 0)
-    used = min(real, most or real)
-    assert (split.train < real).sum() == round(0.8 * used)
+    assert (split.train < real).sum() == round(0.8 * min(real, most or real))
 
 
 def test_bagging_draws_training_images_with_replacement():
@@ -87,8 +86,7 @@ def test_flip_mirrors_half_of_the_images():
     images[..., 0] = 255
     flipped, _ = draw_noised(scaled(images), generator(0, "x", 0, 0), 1e-9, 1.0, flip=True)
     plain, _ = draw_noised(scaled(images), generator(0, "x", 0, 0), 1e-9, 1.0, flip=False)
-    mirrored = ((flipped - plain).abs().flatten(1).sum(1) > 1e-6).float().mean().item()
-    assert 0.45 < mirrored < 0.55
+    assert 0.45 < ((flipped - plain).abs().flatten(1).sum(1) > 1e-6).float().mean().item() < 0.55
 
 
 def test_only_the_labels_of_training_are_permuted():

@@ -89,8 +89,7 @@ def train_member(
     """Train and test a member as its row says."""
     settings = vars(member_settings(inputs.config.discriminator, member)) | {"precision": inputs.compute.mode}
     extractor = inputs.frozen.autocast()(inputs.extractor.features) if member.kind == "head" else None
-    parts = inputs.real, inputs.fake
-    real, fake = (tuple(part.values()) if inputs.config.cond else part["images"] for part in parts)
+    real, fake = (tuple(part.values()) if inputs.config.cond else part["images"] for part in (inputs.real, inputs.fake))
     how: dict[str, Any] = {"start": start_network(inputs, member), "device": inputs.compute.device, "progress": title}
     return train_discriminator(real, fake, extractor, checkpoints=checkpoints, report=report, **how, **settings)
 

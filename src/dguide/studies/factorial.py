@@ -110,8 +110,7 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
     """The mean displacement of unguided samples by a variant of the clipped-logit rule."""
     device, members = networks.compute.device, networks.members
     assert members is not None, "only a rule of members moves samples"
-    names = ["images", "labels"] if config.cond else ["images"]
-    fakes = read_npz(layout.fake() / "samples.npz", names, "fake")
+    fakes = read_npz(layout.fake() / "samples.npz", ["images", "labels"] if config.cond else ["images"], "fake")
     images, size = scaled(as_tensor(fakes.pop("images")[:IMAGES], device)), config.guided.batch_size
     labels = [torch.from_numpy(values[:IMAGES]).to(device) for values in fakes.values()]
     levels, inside = guided_levels(variant)

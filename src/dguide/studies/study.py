@@ -128,8 +128,8 @@ def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
     name, url, journal = f"{layout.profile}-{plan.word}", config.studies.storage, layout.study / f"{plan.word}.journal"
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if not url and journal.is_file() and journal.read_bytes()[-2:] not in (b"", b"}\n"):  # Optuna would append
-            raise ValueError("its last line is cut")
+        if not url and files.regular(journal).is_file() and journal.read_bytes()[-2:] not in (b"", b"}\n"):
+            raise ValueError("its last line is cut")  # Optuna would append to it
         storage = RDBStorage(url, **DATABASE) if url else JournalStorage(JournalFileBackend(str(journal)))
         if name not in optuna.get_all_study_names(storage):  # `create_study` would also write to a journal that has it
             optuna.create_study(storage=storage, study_name=name, load_if_exists=True)

@@ -145,8 +145,7 @@ def real_images(config: Config, layout: Layout) -> tuple[tuple[int, int, int], i
     """Shape (C, H, W) and numbers of training and held-out images: of the data card, or a guess before stage `real`."""
     path, size, fakes = layout.real / "card.json", config.real.image_size, config.fake.images
     channels = 1 if config.real.source in ("digits", "fashion") else 3
-    official = {"fashion": (60000, 10000), "cifar10": (50000, 10000)}
-    train, holdout = official.get(config.real.source, (fakes, fakes // 5))
+    train, holdout = {"fashion": (60000, 10000), "cifar10": (50000, 10000)}.get(config.real.source, (fakes, fakes // 5))
     card: dict[str, Any] = {"shape": (size, size, channels), "train": train, "holdout": holdout}
     card = read_json(path, "real") if path.is_file() else card
     return (card["shape"][2], size, size), card["train"], card["holdout"]

@@ -229,8 +229,7 @@ def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any
             names = [name for name in files if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)]
             if not names:
                 raise ValueError(f"no file ends in {', '.join(SUFFIXES)}")
-            ordered = sorted(names, key=lambda name: name.rpartition("/")[::2])
-            yield tuple(ordered), lambda name: _decode(name, read)
+            yield tuple(sorted(names, key=lambda name: name.rpartition("/")[::2])), lambda name: _decode(name, read)
         return
     with open_archive(path) as archive:
         arrays = [name for name in ARRAYS if f"{name}.npy" in archive.namelist()]
@@ -246,8 +245,11 @@ def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any
 def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
     """Names of a folder's or an archive's files, and what reads one; nothing is unpacked to disk."""
     if path.is_dir():
-        found = [Path(at, file) for at, _, files in os.walk(path, followlinks=True) for file in files]
-        names = [file.relative_to(path).as_posix() for file in found if file.is_file()]
+        names = list[str]()
+        for at, folders, files in os.walk(path, followlinks=True):
+            if any(Path(at).resolve().is_relative_to(Path(at, name).resolve()) for name in folders):
+                raise ValueError(f"a link in {at} leads back to it")
+            names += [Path(at, file).relative_to(path).as_posix() for file in files if Path(at, file).is_file()]
         yield names, lambda name: (path / name).read_bytes()
         return
     with open_archive(path) as archive:

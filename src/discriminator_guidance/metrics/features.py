@@ -78,8 +78,7 @@ class InceptionFeatures(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(N, 2048) features of (N, C, H, W) images in [-1, 1] that had 8 bits; one channel is repeated to three."""
-        pixels = ((x + 1) * 127.5).round().to(torch.uint8)
-        return self.network(pixels.expand(-1, 3, -1, -1))[0]
+        return self.network(((x + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1))[0]
 
 
 INCEPTION = {"source": "inception"}  # in config.json, in place of constructor arguments: Inception has none

@@ -33,8 +33,7 @@ def separable_filter(taps: Sequence[int]) -> Tensor:
     """The (1, 1, k, k) low-pass filter of k symmetric taps, k even: their outer product, summing to 1."""
     if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
         raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
-    total = sum(taps) ** 2
-    return torch.tensor([[[[row * column / total for column in taps] for row in taps]]])
+    return torch.tensor([[[[row * column / sum(taps) ** 2 for column in taps] for row in taps]]])
 
 
 def resample(x: Tensor, low_pass: Tensor, up: bool, padding: int) -> Tensor:

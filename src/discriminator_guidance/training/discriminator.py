@@ -188,8 +188,7 @@ def train_discriminator(
     if chosen.finetune and extractor is None:
         raise ConfigError("finetune is True, and there is no extractor to train", "give one, or leave finetune out")
     folder, work = None if checkpoints is None else Path(checkpoints), None
-    fakes = partial(_drawn, fake, bool(progress)) if callable(fake) else fake
-    pairs = _pairs(real, fakes, chosen, device, folder)
+    pairs = _pairs(real, partial(_drawn, fake, bool(progress)) if callable(fake) else fake, chosen, device, folder)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(chosen.seed)
         features, network, probe = _untrained(extractor, start, chosen, pairs)
