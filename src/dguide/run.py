@@ -38,8 +38,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     numbers: Sequence[int] = range(len(layouts)) if replicate is None else [replicate]
     # Processes of torchrun divide samples and batches, or train whole replicates apart if none of them is idle then.
     # Other stages are done by one process: distances must not depend on the number of processes.
-    trains = word in ("score", "extractor", "discriminator")
-    apart = word not in REPLICATED or (trains and len(numbers) >= world_size())
+    apart = word not in REPLICATED or (word in ("score", "extractor", "discriminator") and len(numbers) >= world_size())
     numbers = numbers[rank() :: world_size()] if apart else numbers
     results = []
     with ExitStack() as stack, alone(apart):

@@ -59,7 +59,7 @@ def program(code: str) -> list[str]:
 def test_the_api_runs_without_the_extras(tmp_path: Path) -> None:
     done = run(tmp_path, *program(EXAMPLE))
     assert done.stdout.strip() == "True"
-    assert "ConfigError: SciPy, for intervals over training seeds, is missing" in done.stderr
+    assert "ConfigError: SciPy, for intervals over seeds, is missing" in done.stderr
 
 
 def test_the_command_names_what_to_install(tmp_path: Path) -> None:

@@ -135,7 +135,6 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (partial(sample, lambda x, sigma: x.sum(dim=(1, 2, 3))), {"shape": FEW}, "the denoiser returned Tensor"),
         (partial(sample, lambda x, sigma: {}), {"shape": FEW}, "the denoiser returned dict"),
         (draw, {"classes": [1]}, r"classes has the shape \(1,\) for 6 images; give one class an image"),
-        (draw, {"classes": 1}, r"classes has the shape \(\) for 6 images"),
         (draw, {"shape": SHAPE}, r"\(N, C, H, W\)"),
         (draw, {"shape": (0, *SHAPE)}, "at least one image"),
         (draw, {"device": "cud"}, "no device 'cud'; choose cpu"),

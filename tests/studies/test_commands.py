@@ -11,7 +11,7 @@ from dguide.settings import load_config, row_of
 from dguide.studies.study import run_study, value_settings
 from dguide.tools.profile import promote_winner
 from discriminator_guidance.core.errors import ConfigError, InputError
-from discriminator_guidance.core.files import fingerprint
+from discriminator_guidance.core.files import fingerprint, write_json
 from tests.commands import PROJECT
 from tests.stages.conftest import tiny_settings, write_params
 
@@ -21,9 +21,10 @@ RECORD = "reports/mini/study/ensemble.json"
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The settings of mini in place, and the record of a search, whose winner is not promoted yet."""
-    for target in ("configs/mini.yaml", "params.yaml", RECORD):
-        (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT / ("configs/mini.yaml" if target == "params.yaml" else target), tmp_path / target)
+    (tmp_path / "configs").mkdir()
+    [shutil.copy(PROJECT / "configs/mini.yaml", tmp_path / target) for target in ("configs/mini.yaml", "params.yaml")]
+    row = {"needs": "discriminator", "members": ["d0", "d1"], "rule": "mean_logit", "w1": 3.7, "window": [3e-05, 0.6]}
+    write_json(tmp_path / RECORD, {"rows": {"variants": {"tuned_mean": row}}})
     return tmp_path
 
 

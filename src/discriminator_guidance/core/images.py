@@ -60,7 +60,11 @@ def scaled(images: Tensor) -> Tensor:
 
 
 def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
-    """Images (N, H, W, C) of samples (N, C, H, W) in about [-1, 1], clipped and rounded as EDM's generator does."""
+    """Images (N, H, W, C) of samples (N, C, H, W) in about [-1, 1], clipped and rounded as EDM's generator does.
+
+    >>> to_uint8(torch.tensor([-2.0, 0.0, 1.0]).view(1, 3, 1, 1)).ravel().tolist()
+    [0, 128, 255]
+    """
     wide = samples.detach().to("cpu", torch.promote_types(samples.dtype, torch.float32))
     return (wide * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 

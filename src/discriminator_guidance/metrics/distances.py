@@ -191,8 +191,6 @@ def frechet_distance(
     >>> value, low, high = frechet_distance(noise + 0.5, real)
     >>> low < 1.0 < high  # the squared distance of the means
     True
-    >>> frechet_distance([noise + 0.4, noise + 0.41], real, baseline=noise + 0.5).high < 0
-    True
     """
     real, *sets = _features_of(generated, reference, baseline, network, device)
     gaussian = gaussian_of_features(real)
@@ -202,7 +200,11 @@ def frechet_distance(
 def kernel_distance(
     generated: Sets, reference: Rows, *, baseline: Sets | None = None, network: Network = None, device: Device = "cpu"
 ) -> Interval:
-    """The kernel distance (KID), whose mean does not depend on N; arguments and result as of `frechet_distance`."""
+    """The kernel distance (KID), whose mean does not depend on N; arguments and result as of `frechet_distance`.
+
+    >>> bool(kernel_distance(np.ones((9, 4)), np.zeros((9, 4))).value > 0)
+    True
+    """
     real, *sets = _features_of(generated, reference, baseline, network, device)
     kernels = KernelSet.of(real, device)
     return _interval(sets, lambda rows: kid_influence(KernelSet.of(rows, device), kernels))

@@ -90,24 +90,22 @@ class Estimate:
     def _limits_minus(self, other: Estimate) -> tuple[float, float]:
         return self.limits[0] - other.limits[1], self.limits[1] - other.limits[0]
 
-    def _within(self, half_width: float) -> tuple[float, float]:
-        low, high = self.limits
-        return max(low, self.mean - half_width), min(high, self.mean + half_width)
-
     def interval(self) -> tuple[float, float]:
         """The 95 % interval F -+ t (V_b + V_s)^(1/2) over sampling noise and training seeds.
 
         It covers the distance of n images, expected over their noise and over the training seed; see `_error`. One
         network has no spread of training: its interval is that of sampling. A distance's lower end is not cut at 0.
         """
-        if len(self.values) == 1:
-            return self._within(NORMAL_95 * standard_error(self.influence[0]))
-        try:
-            from scipy.special import stdtrit  # scipy.stats takes a second to import
-        except ImportError as missing:
-            raise ConfigError("SciPy, for intervals over training seeds, is missing", "pip install scipy") from missing
         error, freedom = self._error()
-        return self._within(float(stdtrit(freedom, 0.975)) * error)
+        if len(self.values) == 1:
+            half = NORMAL_95 * error
+        else:
+            try:
+                from scipy.special import stdtrit  # scipy.stats takes a second to import
+            except ImportError as missing:
+                raise ConfigError("SciPy, for intervals over seeds, is missing", "pip install scipy") from missing
+            half = float(stdtrit(freedom, 0.975)) * error
+        return max(self.limits[0], self.mean - half), min(self.limits[1], self.mean + half)
 
     def p_value(self) -> float:
         """The two-sided p-value of the mean being 0."""

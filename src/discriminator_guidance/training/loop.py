@@ -119,8 +119,7 @@ def train(
         if done % validation.every == 0 or done == max(wanted):
             images = sum(count for count, _ in window)
             means = {name: sum(count * means[name] for count, means in window) / images for name in row}
-            means = {f"{validation.prefix}{name}": mean for name, mean in means.items()}
-            scored = means | validation.scores(used)
+            scored = {f"{validation.prefix}{name}": mean for name, mean in means.items()} | validation.scores(used)
             history.append({"iteration": done, **scored})
             window = []
             report(done, scored)
