@@ -174,7 +174,7 @@ def test_the_links_of_make_mlflow_show_runs_with_their_fid_and_curves(project: P
 @pytest.mark.parametrize(
     ("address", "listens"),
     [
-        ("http://someone:secret@{server}", True),  # connections are taken and never answered
+        ("http://someone:secret@{server}/?token=secret", True),  # connections are taken and never answered
         ("postgresql+psycopg://someone:secret@{server}/runs", True),
         ("sqlite:////proc/{server}/mlflow.db", False),
     ],

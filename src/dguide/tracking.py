@@ -267,7 +267,7 @@ def _project() -> Path:
 
 def _warn(error: Exception, what: str = "not tracked") -> None:
     line = f"{what} in MLflow at {_address()} ({reason(error)}); files are complete, nothing else depends on it"
-    notice(re.sub(r"(?i)(?<=://)\S+(?=@)|(?<=passwd=|secret=|_token=)[^&\s]+|(?<=password=)[^&\s]+", "***", line))
+    notice(re.sub(r"(?<=://).+(?=@)|(?<==)[^&\s]+", "***", line))  # passwords, whatever their parameter is called
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, float]:
