@@ -75,7 +75,7 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
         if self._seen is None:
             raise ConfigError("the guider saw no latents among the network's arguments", "use guided_unet")
         if not any(made is pred_cond or torch.equal(made, pred_cond) for made in self._made):  # LTX-2 makes it x0
-            raise ConfigError("the pipeline changes predictions before it gives them to a guider", "use guided_unet")
+            raise ConfigError("the pipeline changes predictions before guidance", "write the denoiser by hand")
         x_in, self._seen = self._seen[:, : pred_cond.shape[1]], None  # without channels of other images
         guidance, schedule = self._guidance()
         change = change_of_prediction(guidance, schedule, x_in, schedule.levels(self._timestep))
