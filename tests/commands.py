@@ -1,5 +1,6 @@
 """`dguide`, `dvc` and other commands as a user starts them."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 FIRST_IN_PATH: list[str] = []  # folders whose commands are taken instead of those beside this Python
 TORCHRUN = ("torchrun", "--standalone", "--nproc-per-node", "2", "--no-python")
+FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself
+FORKS.set_forkserver_preload(["tests.faults.test_kills", "tests.studies.worker"])
 PRIVATE = ("unshare", "--map-root-user")  # what mounts or cuts off networks without touching the machine
 
 

@@ -7,13 +7,11 @@ import os
 import shutil
 import subprocess
 import time
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from safetensors import safe_open
 
 from dguide.report.gather import read_evaluation
 from dguide.settings import Layout, load_config
@@ -28,7 +26,6 @@ VARIANTS = {
     "cifar10": ("edm", "d0", "authors", "d0_table1", "mean_prob", "mean_logit", "clip_logit"),
     "cifar10-reproduction": ("edm", "r0_prob", "r0_clip", "r_prob", "r_clip"),
 }
-PARAMETERS = {"score": 55_733_891, "extractor": 47_771_112, "discriminator": 2_883_841}
 
 pytestmark = [
     pytest.mark.integration,
@@ -92,14 +89,5 @@ def test_every_stage_runs_at_full_size(project: Path, capsys: pytest.CaptureFixt
     for name in config.variants:
         details = read_evaluation(layout.report, name)
         assert (details["n"], details["fid_network"], details["steps"]) == (IMAGES, "inception", 2)
-    for folder in map(layout.model, ("score", "extractor", *(f"discriminator/{name}" for name in config.members))):
-        assert parameters(folder) == PARAMETERS[folder.relative_to(project / "models" / config.profile).parts[0]]
     assert (layout.report / "index.html").is_file()
     shutil.rmtree(project)  # gigabytes, which pytest would keep for three runs
-
-
-def parameters(folder: Path) -> int:
-    """Trained numbers of a network, as its stage wrote it."""
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        names = [name for name in file.keys() if not name.endswith("resample_filter")]  # noqa: SIM118
-        return sum(prod(file.get_slice(name).get_shape()) for name in names)

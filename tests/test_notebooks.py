@@ -64,7 +64,14 @@ def test_quickstart_says_what_to_run_first(tmp_path: Path) -> None:
 def test_your_model(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     digests = [*write_fashion(tmp_path / "fashion", COUNTS).values()]
-    few = {"ITERATIONS": 5, "IMAGES": 40, "SAMPLES": 70, "STEPS": 3, "FEATURES": 5, "TRAINING": {"steps": 20}}
+    few = {
+        "ITERATIONS": 5,
+        "IMAGES": 40,
+        "SAMPLES": 70,
+        "STEPS": 3,
+        "FEATURES": 5,
+        "TRAINING": {"steps": 20, "batch_size": 16},
+    }
     text, differences, sizes = run(tmp_path, "your_model", digests, FASHION="fashion", **few)
     assert len(differences) == 2 * 2 * 2 * 3  # references, distances, weights; two seeds and both
     assert all(low <= value <= high for value, low, high in differences)

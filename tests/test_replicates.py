@@ -22,6 +22,7 @@ STAGES = (
 def test_the_first_replicate_is_the_study_the_second_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sequential = {"members.d1.start": "models/mini/discriminator/d0"}
+    sequential |= {"score.training.iterations": 10, "extractor.training.iterations": 10}
     _, layout = prepare_study(tmp_path, tiny_settings(sequential))
     one, two = layout.replicates(2)
 

@@ -4,11 +4,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dguide.settings import Layout
+from discriminator_guidance import ConfigError, sample, train_discriminator
+from discriminator_guidance.core import runtime
+from discriminator_guidance.training import discriminator as training
 
-from .commands import TORCHRUN, run, succeed
-from .stages.conftest import only, prepare_study, run_stage, tiny_settings
+from .commands import TORCHRUN, succeed
+from .stages.conftest import only, prepare_study, run_stage, tiny_settings, write_params
 
 STAGES = {"fid_network": {}, "guided": {"variant": "own"}, "evaluation": {},
           "discriminator": {"member": "d1"}}  # the processes part for the first, and meet again  # fmt: skip
@@ -46,8 +50,9 @@ def test_samples_metrics_and_head_are_the_same(tmp_path: Path) -> None:
     assert not [path for path in layouts[1].partial.rglob("*") if path.is_file()]
 
 
+GREY = np.full((20, 8, 8, 1), 128, np.uint8)
 LIBRARY = """
-import os, sys, warnings
+import os, warnings
 import numpy as np, torch
 from discriminator_guidance import sample, train_discriminator
 
@@ -59,14 +64,13 @@ def denoiser(x, sigma):
 
 torch.set_num_threads(1)
 rank = os.environ.get("RANK", "")
-other = {sys.argv[1]: {"seed": int(rank or 0)}}  # in each process
-of = {"rows": sample(denoiser, (11, 1, 8, 8), batch_size=3, steps=4, **other.get("sample", {}))}
+of = {"rows": sample(denoiser, (11, 1, 8, 8), batch_size=3, steps=4)}
 of["drawn"] = sum(drawn)
 of["written"] = np.load(sample(denoiser, (10, 1, 8, 8), out="samples.npy", batch_size=3, steps=4))
 real = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 1, 8, 8)).astype("float32"))
 with warnings.catch_warnings(action="ignore"):
     for name, folder in (("kept", "training"), ("in memory", None)):
-        how = {"steps": 20, "row_steps": 10, "batch_size": 16, **other.get("training", {})}
+        how = {"steps": 20, "row_steps": 10, "batch_size": 16}
         of[name] = train_discriminator(real, denoiser, checkpoints=folder, **how).tested["logits"]
 np.savez(f"of{rank}.npz", **of)
 """
@@ -75,13 +79,40 @@ np.savez(f"of{rank}.npz", **of)
 def test_the_library_divides_samples_and_training(tmp_path: Path) -> None:
     for name, launcher in (("alone", ()), ("shared", TORCHRUN)):
         (tmp_path / name).mkdir()
-        succeed(tmp_path / name, *launcher, "python", "-c", LIBRARY, "nothing")
+        succeed(tmp_path / name, *launcher, "python", "-c", LIBRARY)
     alone, *parts = (dict(np.load(tmp_path / name)) for name in ("alone/of.npz", "shared/of0.npz", "shared/of1.npz"))
     total, *drawn = (arrays.pop("drawn") for arrays in (alone, *parts))
     assert [round(11 * images / total) for images in drawn] == [5, 6], "each process draws its share"
     for name, values in alone.items():
         np.testing.assert_array_equal(parts[0][name], parts[1][name])
         np.testing.assert_allclose(values, parts[0][name], rtol=1e-3, atol=1e-4)
-    for call, words in (("sample", "ask for other samples"), ("training", "have other images or settings")):
-        refused = run(tmp_path / "shared", *TORCHRUN, "python", "-c", LIBRARY, call)
-        assert f"processes of torchrun {words}" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "words"),
+    [
+        (runtime, lambda seed: sample(lambda x, sigma: x, (11, 1, 8, 8), steps=4, seed=seed), "ask for other samples"),
+        (training, lambda seed: train_discriminator(GREY, GREY, steps=2, seed=seed), "have other images or settings"),
+    ],
+)
+def test_processes_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch, module, call, words: str) -> None:
+    asked = []
+
+    def broadcast(value):  # the first process ends here; the second is given what it asked for
+        asked.append(value)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return asked[0]
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(module, "broadcast", broadcast)
+    with pytest.raises(KeyboardInterrupt):
+        call(0)
+    with pytest.raises(ConfigError, match=f"processes of torchrun {words}"):
+        call(1)
+
+
+def test_a_plan_times_what_all_share_and_is_printed_once(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_settings())
+    shown = succeed(tmp_path, *TORCHRUN, "dguide", "plan", "--seconds", "0.1")
+    assert shown.count("discriminator/d1") == shown.count("evaluation") == 1

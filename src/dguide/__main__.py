@@ -30,7 +30,7 @@ def main() -> None:
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
         if os.environ.get("RANK", "0") == "0":
-            print("interrupted: the same command resumes", file=sys.stderr)
+            print("interrupted: the same command resumes a stage, study or training", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
         if (name := error.name) is None or name.startswith(("discriminator_guidance", "dguide")):

@@ -210,7 +210,11 @@ def sample(
     params: Params = PARAMS,
 ) -> None:
     """Draw single samples of a variant, or of a saved diffusers pipeline, by their indices, as PNG files."""
-    numbers = _indices(indices)
+    parts = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip()) for part in indices.split(",")]
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    if None in parts or not all(ranges) or sum(map(len, ranges)) > MOST_SAMPLES:
+        raise ConfigError(f"--indices is {indices!r}", f"give 1 to {MOST_SAMPLES:,} of them, such as 0-63 or 3,5-7")
+    numbers = list(dict.fromkeys(chain(*ranges)))
     if model is not None and variant is None and (discriminator or weight is None):
         from dguide.tools import saved_model
 
@@ -239,14 +243,6 @@ def train_discriminator(
     from dguide.tools import saved_model
 
     typer.echo(f"{saved_model.train(model, data, out, steps, seed)}: {out}")
-
-
-def _indices(text: str) -> list[int]:
-    parts = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip()) for part in text.split(",")]
-    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
-    if None in parts or not all(ranges) or sum(map(len, ranges)) > MOST_SAMPLES:
-        raise ConfigError(f"--indices is {text!r}", f"give 1 to {MOST_SAMPLES:,} of them, such as 0-63 or 3,5-7")
-    return list(dict.fromkeys(chain(*ranges)))
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -318,15 +314,17 @@ def convert(
 @app.command(rich_help_panel=TOOLS)
 def plan(
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="How long to time this machine.")] = 30.0,
-    processes: Annotated[int, typer.Option(min=1, help="Processes of torchrun that share each stage.")] = 1,
     params: Params = PARAMS,
 ) -> None:
     """Estimate the time of each stage on this machine and list missing files, without running a stage."""
     from dguide.tools import plan as command
     from dguide.tools.fetch import missing_files
+    from discriminator_guidance.core.runtime import is_first
 
     settings, layout = _opened(params)
-    times = command.estimate(settings, layout, seconds, processes)
+    times = command.estimate(settings, layout, seconds)
+    if not is_first():
+        return
     rows = [{"stage": stage, "time": str(timedelta(seconds=round(took)))} for stage, took in times.items()]
     tracking.table(f"profile {settings.profile}: estimates, at load {os.getloadavg()[0]:.1f} of the machine", rows)
     for file, remedy in missing_files(settings, layout.root):

@@ -5,8 +5,6 @@ and closes the run however the work ends. Environment: MLFLOW_TRACKING_URI (defa
 DGUIDE_TRACKING=off (no tracking).
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging

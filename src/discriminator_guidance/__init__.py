@@ -19,21 +19,9 @@ if TYPE_CHECKING:
     from discriminator_guidance.training.trained import TrainedDiscriminator
 
 __version__ = "0.2.0"
-_MODULES = {
-    "checkpoints.pretrained": ["from_pretrained", "load_discriminator", "load_edm"],
-    "sampling.denoisers": ["from_diffusers", "guided_unet"],
-    "sampling.guidance": ["DiscriminatorGuidance"],
-    "sampling.guider": ["DiscriminatorGuider"],  # not in __all__: it needs diffusers
-    "core.errors": ["ConfigError", "InputError"],
-    "core.images": ["to_uint8"],
-    "core.noise": ["sigma_from_tau", "tau_from_sigma"],
-    "metrics.distances": ["frechet_distance", "kernel_distance"],
-    "sampling.sampler": ["sample", "trajectory"],
-    "sampling.weights": ["delivered_weight", "fit_weights"],
-    "training.classifiers": ["train_features"],
-    "training.discriminator": ["train_discriminator"],
-    "training.trained": ["TrainedDiscriminator"],
-}
+_MODULES = ["core.errors", "core.noise", "core.images", "metrics.distances", "sampling.sampler", "sampling.guidance"]
+_MODULES += ["sampling.denoisers", "sampling.weights", "training.classifiers", "training.discriminator"]
+_MODULES += ["training.trained", "checkpoints.pretrained", "sampling.guider"]  # the last needs diffusers
 __all__ = ["ConfigError", "DiscriminatorGuidance", "InputError", "delivered_weight", "fit_weights", "frechet_distance"]
 __all__ += ["from_diffusers", "from_pretrained", "guided_unet", "kernel_distance", "load_discriminator", "load_edm"]
 __all__ += ["sample", "sigma_from_tau", "tau_from_sigma", "to_uint8", "train_discriminator", "train_features"]
@@ -41,9 +29,9 @@ __all__ += ["TrainedDiscriminator", "trajectory"]
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: commands that compute nothing start without torch
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"discriminator_guidance.{module}"), name)
+    if name in (*__all__, "DiscriminatorGuider"):
+        modules = (import_module(f"discriminator_guidance.{part}") for part in _MODULES)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

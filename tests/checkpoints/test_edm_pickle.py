@@ -14,21 +14,8 @@ from hypothesis import strategies as st
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.errors import InputError
 
-from .lookalike import (
-    DDPMPP,
-    NCSNPP,
-    SCALAR_NEW,
-    SCALAR_OLD,
-    TINY,
-    Call,
-    Raw,
-    checkpoint,
-    dumps,
-    network,
-    parameter,
-    scalar_call,
-    storage_bytes,
-)
+from . import lookalike
+from .lookalike import TINY, Call, Raw, checkpoint, dumps, network, parameter, scalar_call, storage_bytes
 
 REFUSED = ["os.system", "builtins.getattr"]
 STORAGE = storage_bytes(torch.arange(64.0))
@@ -87,7 +74,9 @@ def arguments_of(data: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "scalar"), [(DDPMPP, SCALAR_OLD), (NCSNPP, SCALAR_NEW)], ids=["ddpmpp", "ncsnpp"]
+    ("arguments", "scalar"),
+    [(lookalike.DDPMPP, lookalike.SCALAR_OLD), (lookalike.NCSNPP, lookalike.SCALAR_NEW)],
+    ids=["ddpmpp", "ncsnpp"],
 )
 def test_round_trip_is_exact(arguments, scalar, canary):
     made = network(arguments)

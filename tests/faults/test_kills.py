@@ -1,6 +1,5 @@
 """A stage that is killed at any moment and run again ends in the bytes of an undisturbed run."""
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,12 +14,14 @@ from dguide.settings import Layout
 from discriminator_guidance.core import runtime
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import Resumable
-from tests.commands import refused, run
+from tests.commands import FORKS, refused, run
 from tests.stages.conftest import prepare_study, tiny_settings
 
-FORKS = multiprocessing.get_context("forkserver")  # imports once, and computes nothing itself
-FORKS.set_forkserver_preload(["tests.stages.conftest"])
-MANY = {"score.training.iterations": 80, "members.d0.epochs": 8}  # pieces: a random moment falls between two
+MANY = {
+    "score.training.iterations": 80,
+    "members.d0.epochs": 8,
+    "variants.d0_table1.steps": 12,
+}  # pieces: a random moment falls between two
 
 
 def outputs(layout: Layout) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import MemberLogits
+from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
 from tests.golden.test_guidance import PRECISIONS, marked, official_score
@@ -27,12 +28,11 @@ def settings_of(schedule: dict[str, Any], run: dict[str, Any]) -> SamplerSetting
     return replace(SamplerSettings(), **schedule, **own, boosting=bool(run.get("boosting", 0)))
 
 
-def trajectory(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+def trajectory(
+    vectors: Vectors, edm: EDMPrecond, discriminator: MemberLogits, run: dict[str, Any], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Final image, images at the recorded steps, and log ratios of a run."""
-    edm = vectors.network("edm").to(dtype)
-    discriminator = MemberLogits(vectors.network("classifier"), vectors.network("disc")).to(dtype)
-    labels = vectors.get("in/class_labels")
-    meta = vectors.meta
+    labels, meta = vectors.get("in/class_labels"), vectors.meta
     states: list[tuple[Tensor, Tensor, Tensor]] = []
     window = meta["time_min"], meta["time_max"]
     options = {"window": window, "dtype": dtype, "clip": 1e-5}
@@ -62,6 +62,8 @@ def trajectory(vectors: Vectors, run: dict[str, Any], dtype: torch.dtype) -> dic
 def test_every_trajectory_agrees(path: Path) -> None:
     vectors = Vectors(path)
     for prefix, dtype in PRECISIONS:
+        edm = vectors.network("edm").to(dtype)
+        discriminator = MemberLogits(vectors.network("classifier"), vectors.network("disc")).to(dtype)
         for run, changes in vectors.meta["runs"].items():
-            vectors.check_all(f"{prefix}/{run}", trajectory(vectors, changes, dtype))
+            vectors.check_all(f"{prefix}/{run}", trajectory(vectors, edm, discriminator, changes, dtype))
     assert not vectors.unchecked()

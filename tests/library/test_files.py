@@ -73,7 +73,7 @@ def test_arrays_come_back_and_equal_ones_give_equal_bytes(tmp_path):
         write_npz(tmp_path / f"{name}.npz", **arrays)
     assert sha256(tmp_path / "a.npz") == sha256(tmp_path / "b.npz")
     assert sha256(tmp_path / "a.npz").startswith("0e9c97f74ae6abef"), "other bytes than with other versions of Python"
-    read = read_npz(tmp_path / "a.npz", [*arrays], "s")
+    read = load_arrays(tmp_path / "a.npz", [*arrays], "s")
     assert read.keys() == arrays.keys()
     assert all(np.array_equal(read[name], array) and read[name].dtype == array.dtype for name, array in arrays.items())
 
@@ -88,6 +88,10 @@ def test_missing_incomplete_and_pickled_arrays(tmp_path):
     np.savez(path, x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match="run stage fake again"):
         read_npz(path, ["x"], "fake")
+    for damaged in (np.array(["a"]), np.zeros((2, 3))):
+        write_npz(path, images=damaged)
+        with pytest.raises(InputError, match=r"images in .*a\.npz is .*; run stage fake again"):
+            read_npz(path, ["images"], "fake")
 
 
 def test_json_that_nests_too_deeply_is_refused(tmp_path):

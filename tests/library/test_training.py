@@ -95,7 +95,7 @@ def test_a_pretrained_extractor_stays_as_it_is_and_serves_a_head() -> None:
 
 
 def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options, state = {**BRIEF, "steps": 40, "extractor": encoder()}, torch.random.get_rng_state()
+    options, state = {**BRIEF, "extractor": encoder()}, torch.random.get_rng_state()
     whole = train(REAL[:40], FAKE[:40], **options)
     assert torch.equal(torch.random.get_rng_state(), state), "the user's random numbers go on as they would have"
     options["checkpoints"] = tmp_path / "kept"
@@ -104,7 +104,7 @@ def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypat
     def killed(self: Resumable, state: dict) -> None:
         save(self, state)
         saved.append(len(state["history"]))
-        if len(saved) == 2:
+        if len(saved) == 1:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Resumable, "save", killed)
@@ -113,14 +113,14 @@ def test_a_killed_training_resumes_with_the_same_bytes(tmp_path: Path, monkeypat
     steps = []
     options["report"] = lambda done, row: steps.append(done)
     resumed = train(REAL[:40], FAKE[:40], **options)
-    assert (saved, steps) == ([1, 2, 3, 4], [10, 20, 30, 40])
+    assert (saved, steps) == ([1, 2], [10, 20])
     assert resumed.history == whole.history
     weights = resumed.network.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in whole.network.state_dict().items())
     train(REAL[:40], -FAKE[:40], **options)
-    assert saved[4:] == [1, 2, 3, 4], "other images are another training"
+    assert saved[2:] == [1, 2], "other images are another training"
     train(*((images[:40], np.arange(40) % 2) for images in (REAL, FAKE)), **options)
-    assert saved[8:] == [1, 2, 3, 4], "and other classes"
+    assert saved[4:] == [1, 2], "and other classes"
 
 
 def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:

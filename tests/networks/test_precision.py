@@ -50,15 +50,8 @@ def switches():
 def test_what_settings_become_on_a_machine(machine, device, precision, cuda, bfloat16, expected, mode):
     machine(cuda, bfloat16)
     assert prepare(device, precision, 1) == Compute(torch.device(expected), mode)
-
-
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "auto"])
-def test_factors_are_rounded_in_mode_tf32_alone(machine, precision):
-    """Whatever torch's own default: full precision in a run of bfloat16 is full, too."""
-    machine(True, (True, True))
-    prepare("auto", precision, 1)
-    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    assert allowed == ((True, True) if precision == "tf32" else (False, False))
+    allowed = {torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32}
+    assert allowed == {mode == "tf32"}, "whatever torch's own default"
 
 
 def test_each_process_has_a_gpu_of_its_own(machine, monkeypatch):

@@ -64,9 +64,10 @@ def test_a_contradiction_is_refused(changes: dict[str, Any], complaint: str) -> 
         read(changes)
 
 
-def test_a_password_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ConfigError, match=r"study.storage .*PGPASSWORD") as caught:
-        read({"study.storage": "postgresql://me:secret@host/db"})
+@pytest.mark.parametrize(("address", "remedy"), [("postgresql://", "PGPASSWORD"), ("postgresql:/", "match pattern")])
+def test_a_password_is_refused_and_not_repeated(address: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=rf"study.storage .*{remedy}") as caught:
+        read({"study.storage": f"{address}me:secret@host/db"})
     assert "secret" not in str(caught.value)
 
 

@@ -1,11 +1,11 @@
-"""One process's part in a study of (x - 2)^2 + y^2, also as a command: FOLDER TOTAL PAUSE_S VICTIM WORKERS."""
+"""One process's part in a study of (x - 2)^2 + y^2."""
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -13,7 +13,7 @@ from dguide.settings import Layout, load_config
 from dguide.studies import study as studies
 from dguide.studies.study import ENDED, StudyPlan, open_study, run_trials
 from discriminator_guidance.core.errors import DivergenceError
-from tests.commands import PROJECT, environment
+from tests.commands import FORKS
 
 CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}
 IMPATIENT = {"heartbeat_interval": 1, "grace_period": 2}
@@ -50,17 +50,25 @@ def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=ENDED)
 
 
-def start(root: Path, total: int, pause_s: float = 0.0, victim: str = "", workers: int = 1) -> subprocess.Popen[bytes]:
-    """A worker process, one of `workers` that begin together."""
-    command = [sys.executable, "-m", "tests.studies.worker", str(root), *map(str, (total, pause_s, victim, workers))]
-    variables = environment(PYTHONPATH=f"{PROJECT / 'src'}:{PROJECT}")
-    return subprocess.Popen(command, cwd=root, env=variables, stderr=subprocess.DEVNULL)
-
-
-if __name__ == "__main__":
+def begin(variables: dict[str, str], root: Path, together: int, *how: Any) -> None:
+    """Take part once `together` processes are there."""
+    os.environ.update(variables)
     studies.DATABASE |= IMPATIENT
-    folder, number, pause, killed, together = sys.argv[1:]
-    (Path(folder) / f"worker{os.getpid()}").touch()
-    while len(list(Path(folder).glob("worker*"))) < int(together):  # none begins before all are there
+    (root / f"worker{os.getpid()}").touch()
+    while len(list(root.glob("worker*"))) < together:
         time.sleep(0.01)
-    take_part(Path(folder), int(number), float(pause), int(killed) if killed else None)
+    take_part(root, *how)
+
+
+def start(root: Path, total: int, pause_s: float = 0.0, victim: int | None = None, workers: int = 1) -> Any:
+    """A worker process, one of `workers` that begin together."""
+    process = FORKS.Process(target=begin, args=(dict(os.environ), root, workers, total, pause_s, victim))
+    process.start()
+    return process
+
+
+def codes(processes: Iterable[Any]) -> list[int | None]:
+    """The exit codes of processes, in order of size."""
+    for process in processes:
+        process.join(120)
+    return sorted(process.exitcode for process in processes)

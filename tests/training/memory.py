@@ -9,6 +9,7 @@ class Memory:
 
     def __init__(self, stop_after: int | None = None):
         self.state: dict[str, Any] | None = None
+        self.states: list[dict[str, Any]] = []
         self.saved: list[int] = []
         self.stop_after = stop_after
 
@@ -17,6 +18,7 @@ class Memory:
 
     def save(self, state: dict[str, Any]) -> None:
         self.state = deepcopy(state)
+        self.states.append(self.state)
         self.saved.append(next(iter(state["history"][-1].values())))
         if self.stop_after == len(self.saved):
             raise KeyboardInterrupt

@@ -133,21 +133,9 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_curve(option):
     assert torch.equal(kept["linear.weight"], resumed_kept["linear.weight"])
 
 
-class Watched(Memory):
-    """Remembers every state."""
-
-    def __init__(self):
-        super().__init__()
-        self.states = []
-
-    def save(self, state):
-        super().save(state)
-        self.states.append(self.state)
-
-
 def test_the_average_is_kept_and_the_head_goes_on_by_itself():
     """Oracle: average_i = d average + (1 - d) weights_i with d = min(decay, (1 + i) / (10 + i)); a step an epoch."""
-    memory, expected = Watched(), Head().linear.weight.detach()
+    memory, expected = Memory(), Head().linear.weight.detach()
     head, kept, _ = run(memory, batch_size=400, ema_decay=0.3, checkpoint_every=1)
     for step, state in enumerate(memory.states):
         decay = min(0.3, (1 + step) / (10 + step))
@@ -160,7 +148,7 @@ def test_the_average_is_kept_and_the_head_goes_on_by_itself():
 
 
 def test_the_learning_rate_falls_to_zero_over_the_last_share_of_all_steps():
-    memory = Watched()
+    memory = Memory()
     run(memory, decay_fraction=0.5, checkpoint_every=1)  # 42 steps, 7 in an epoch, of which the last is seen
     rates = [state["optimizer"]["param_groups"][0]["lr"] for state in memory.states]
     assert rates == pytest.approx([0.05 * min(1, left / 21) for left in (36, 29, 22, 15, 8, 1)])

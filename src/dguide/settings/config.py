@@ -1,7 +1,5 @@
 """All settings of a profile as frozen types and their only reader; configs/mini.yaml explains every key."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -11,7 +9,7 @@ from dataclasses import field, fields, replace
 from difflib import get_close_matches
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -461,7 +459,7 @@ class Config(Settings):
             raise ConfigError(f"profile {self.profile} has study: null", "write one, as in configs/mini.yaml")
         return self.study
 
-    def replicate(self, number: int) -> Config:
+    def replicate(self, number: int) -> Self:
         """The settings of one training replicate: new seeds for score network, extractor, fakes and members."""
 
         def moved(section: Any) -> Any:
@@ -565,7 +563,7 @@ def merged(path: Path, content: bytes | None = None) -> Sources:
     whole = parse(content, below)
     if not isinstance(whole, dict):
         raise ConfigError(f"{below}, the base of {path}, has no settings", "choose base: mini")
-    _lay_over(whole, {key: value for key, value in overlay.items() if key != "base"} | {"profile": profile})
+    _lay_over(whole, {"profile": profile} | {key: value for key, value in overlay.items() if key != "base"})
     return [(overlay, path), (whole, below)]
 
 
@@ -598,6 +596,7 @@ def parse(content: bytes, path: Path) -> Any:
     except Exception as error:  # of well-formed text that holds no value, such as 2001-99-99, nearly any
         mark = getattr(error, "problem_mark", None)
         where, what = f", line {mark.line + 1}," if mark else "", getattr(error, "problem", None) or reason(error)
+        what = what.replace('in "<byte string>", ', "at ")
         raise ConfigError(f"{path}{where} is no YAML: {what}", "correct the syntax there") from error
 
 
@@ -635,7 +634,8 @@ def _explained(error: ValidationError, sources: Sources) -> ConfigError:
     errors: list[Any] = error.errors(include_url=False)
     first = min(errors, key=lambda error: error["type"] != UNKNOWN)  # a misspelt key is also a missing one
     location, context, own = first["loc"], first.get("ctx", {}), list[str]()
-    predicate, remedy = f"is {first['input']!r:.200}", first["msg"].removeprefix("Value error, ").replace("Input", "it")
+    shown = "no address" if "storage" in location else f"{first['input']!r:.200}"  # it may hold a password
+    predicate, remedy = f"is {shown}", first["msg"].removeprefix("Value error, ").replace("Input", "it")
     if isinstance(cause := context.get("error"), ConfigError):
         key, _, predicate = cause.problem.partition(" ")
         own, remedy = key.split("."), cause.remedy

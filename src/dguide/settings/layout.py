@@ -1,16 +1,13 @@
 """The folders of a profile, what interrupted stages leave in them, and pretrained weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable, sha256, source_hash
-from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.runtime import Compute, Network
 
-Network = TypeVar("Network")
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
 
 
@@ -25,7 +22,7 @@ class Layout:
         self.study = self.report / "study"  # journals, tables and figures of the studies
         self.partial = root / ".partial" / profile / replicate  # of interrupted stages; not needed when nothing runs
 
-    def replicates(self, count: int) -> list[Layout]:
+    def replicates(self, count: int) -> list["Layout"]:
         """The folders of each replicate."""
         return [Layout(self.root, self.profile, f"r{number}" if count > 1 else "") for number in range(count)]
 

@@ -112,7 +112,8 @@ def start_network(inputs: DiscriminatorInputs, member: Member) -> nn.Module:
     if not member.start.startswith("models/"):
         wanted = {"in_channels": channels, "image_size": size, "out_channels": 1, "condition": cond}
         return read_released(read_adm, layout.root, member.start, "the member's start", wanted)[0]
-    if (folder := layout.root / member.start / layout.replicate) != layout.model("extractor"):
+    if member.start != f"models/{layout.profile}/extractor":
+        folder = layout.root / member.start / layout.replicate
         last = folder / LAST if (folder / LAST).is_dir() else folder
         return files.load_network(build_discriminator, last, "discriminator")
     torch.manual_seed(member.seed)

@@ -58,7 +58,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if settings.splits is not None:
         card["splits"] = {name: per_class(part.labels).tolist() for name, part in parts.items()}
     write_json(layout.real / "card.json", card)
-    write_grid(layout.real / "grid.png", _shown(train))
+    spread = np.arange(count := min(len(train.images), GRID_IMAGES)) * len(train.images) // count
+    shown = train.images if (np.diff(train.labels) < 0).any() else train.images[spread]  # else all of one class
+    write_grid(layout.real / "grid.png", shown)
     tracker.artifact(layout.real / "card.json", layout.real / "grid.png")
     return {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
 
@@ -82,11 +84,3 @@ def _rows(images: Images, rows: np.ndarray) -> Images:
     """Images of some rows that were drawn at random, in their order."""
     rows = np.sort(rows)
     return Images(images.images[rows], images.labels[rows], images.classes)
-
-
-def _shown(train: Images) -> np.ndarray:
-    """Images for the grid: the first ones, or evenly spread ones where the first would all be of one class."""
-    if (np.diff(train.labels) < 0).any():
-        return train.images
-    count = min(len(train.images), GRID_IMAGES)
-    return train.images[np.arange(count) * len(train.images) // count]

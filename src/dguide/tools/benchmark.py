@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from dguide.settings import Config, Layout, plain
 from discriminator_guidance.core import runtime
 from discriminator_guidance.core.files import read_json, write_json
-from discriminator_guidance.core.runtime import Compute
+from discriminator_guidance.core.runtime import Compute, Network
 from discriminator_guidance.core.settings import ExtractorNetworkSettings, HeadSettings
 from discriminator_guidance.metrics.distances import Gaussian, distance_of_gaussians
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES, FidNetwork, InceptionFeatures
@@ -34,7 +34,6 @@ from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Discrimin
 from discriminator_guidance.sampling.sampler import sample
 
 Call = Callable[[int], object]  # of a number of images
-Network = TypeVar("Network", bound=nn.Module)
 # Sizes of the released networks; a file may say otherwise, which is found when it is converted.
 EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
 CLASSES = 10  # no calls of released classifiers reach their logits
@@ -226,10 +225,11 @@ def timed(calls: Sequence[Call], batch: int, budget: float) -> tuple[int, list[l
         for number, call in enumerate(calls):
             switch(published=number < len(calls) - 1)
             call(n)  # memory and caches
+            runtime.barrier()  # processes of torchrun call together
             before = timer()
             call(n)
             rounds[-1].append(timer() - before)
-        room = (budget - (timer() - began)) / (2 * sum(rounds[-1]))  # for so many rounds
+        room = runtime.broadcast((budget - (timer() - began)) / (2 * sum(rounds[-1])))  # for so many rounds
         if room < 1:
             break
         if n < batch and room >= 4:

@@ -1,7 +1,8 @@
 """Command `plan`: what each stage of a profile will cost on this machine."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -12,7 +13,7 @@ from dguide.stages.discriminator import member_settings
 from dguide.stages.guided import FITTED_IMAGES, guided_levels
 from dguide.tools.benchmark import EDGE, Calls, real_images, timed
 from discriminator_guidance.core.images import split_pairs
-from discriminator_guidance.core.runtime import prepare, progress
+from discriminator_guidance.core.runtime import alone, barrier, is_first, prepare, progress, world_size
 from discriminator_guidance.core.settings import HeadSettings, SamplerSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES
 from discriminator_guidance.sampling.weights import DRAWS
@@ -26,19 +27,24 @@ Kind = tuple[Any, ...]  # of call: a method of `Calls` and its arguments
 DENOISER, FEATURES, PRODUCT = ("denoiser",), ("features",), ("product",)
 
 
-def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1) -> dict[str, float]:
-    """The seconds of each stage, by timing each kind of call; N processes are assumed to be N times as fast."""
+def estimate(config: Config, layout: Layout, seconds: float) -> dict[str, float]:
+    """The seconds of each stage, by timing each kind of call, in all processes of torchrun where they share a stage."""
     runtime, (shape, train, holdout) = config.runtime, real_images(config, layout)
     training = prepare(runtime.device, runtime.training_precision, runtime.threads)
     frozen = prepare(runtime.device, runtime.sampling_precision, runtime.threads)
     calls, stages = Calls(config, shape, frozen, training), dict(stage_calls(config, train, holdout))
-    kinds, per_image = list(dict.fromkeys(kind for counts in stages.values() for kind in counts)), dict[Kind, float]()
+    kinds, per_image = list(dict.fromkeys(chain(*stages.values()))), defaultdict[Kind, float](float)
+    shared = {kind for stage, counts in stages.items() if stage.partition("/")[0] in REPLICATED for kind in counts}
     with progress("timing this machine", len(kinds), "kinds of call") as advance:
         for number, kind in enumerate(kinds):
             began, (word, *arguments) = timer(), kind
+            barrier()
+            if kind not in shared and not is_first():
+                continue
             section = config.discriminator if word in ("training_step", "head_step") else config.guided
             batch = 1 if word in PRODUCT else section.batch_size
-            images, rounds = timed([getattr(calls, word)(*arguments)], batch, seconds / (len(kinds) - number))
+            with alone(kind not in shared):
+                images, rounds = timed([getattr(calls, word)(*arguments)], batch, seconds / (len(kinds) - number))
             per_image[kind] = median(took for (took,) in rounds) / images
             seconds -= timer() - began
             advance(1)
@@ -46,7 +52,7 @@ def estimate(config: Config, layout: Layout, seconds: float, processes: int = 1)
     for stage, counts in stages.items():
         word, took = stage.partition("/")[0], sum(per_image[kind] * count for kind, count in counts.items())
         replicates = config.replicates if word in (*REPLICATED, "evaluation") else 1
-        times[stage] = took * replicates / (processes if word in REPLICATED else 1)
+        times[stage] = took * replicates / (world_size() if word in REPLICATED else 1)
     times[f"start of {len(stages) + 1} commands"] = (len(stages) + 1) * COMMAND_S  # and of stage `real`
     return {**times, "total": sum(times.values())}
 

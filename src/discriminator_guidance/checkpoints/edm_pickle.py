@@ -64,7 +64,13 @@ def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
     with damage_refused(problem, AS_PUBLISHED):
         content = regular(path).read_bytes()
         network = _module(Unpickler(io.BytesIO(content)).load()["ema"], "EDMPrecond")
-        state, arguments = _tensors(network, len(content)), _constructor_arguments(network)
+        state = _tensors(network, len(content))
+        arguments = {**dict(zip(POSITIONS, network["_init_args"], strict=False)), **network["_init_kwargs"]}
+        if arguments.get("model_type") != "SongUNet":  # the original's own default is another network
+            raise ValueError("its network is no SongUNet")
+        if arguments.get("sigma_max") == math.inf:  # the default, and infinity has no place in JSON
+            del arguments["sigma_max"]
+        arguments = {name: _plain(value) for name, value in arguments.items() if name not in TRAINING_ONLY}
     return fit_network(EDMPrecond, arguments, state, problem, AS_PUBLISHED), arguments
 
 
@@ -105,15 +111,6 @@ def _arguments(record: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(record, Call) or record.name != name:
         raise ValueError(f"it has {getattr(record, 'name', type(record).__name__)} where {name} belongs")
     return record.arguments
-
-
-def _constructor_arguments(network: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = {**dict(zip(POSITIONS, network["_init_args"], strict=False)), **network["_init_kwargs"]}
-    if arguments.get("model_type") != "SongUNet":  # the original's own default is another network
-        raise ValueError("its network is no SongUNet")
-    if arguments.get("sigma_max") == math.inf:  # the default, and infinity has no place in JSON
-        del arguments["sigma_max"]
-    return {name: _plain(value) for name, value in arguments.items() if name not in TRAINING_ONLY}
 
 
 def _plain(value: Any) -> Any:

@@ -60,6 +60,10 @@ def from_pretrained(folder: str | Path, *members: str, device: torch.device | st
 def load_edm(path: str | Path, device: torch.device | str = "cpu") -> EDMPrecond:
     """The denoiser (x, sigma[, classes]) -> D in one of EDM's .pkl files; nothing in it is executed.
 
+    Args:
+        path: the file.
+        device: where the network is put.
+
     >>> denoiser = load_edm("edm-cifar10-32x32-uncond-vp.pkl")
     >>> images = torch.zeros(1, denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
     >>> denoiser(images, torch.ones(1)).shape == images.shape

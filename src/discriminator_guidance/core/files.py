@@ -82,10 +82,17 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), file.getbuffer())
 
 
+RANKS = {"images": 4, "labels": 1, "index": 1, "logits": 1, "train": 2, "holdout": 2}  # of the arrays of stages
+
+
 def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarray]:
     """Read the arrays `names` of the .npz that a stage wrote."""
     require(path, stage)
-    return load_arrays(path, names, f"run stage {stage} again")
+    arrays = load_arrays(path, names, f"run stage {stage} again")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.ndim != RANKS.get(name, array.ndim):
+            raise InputError(f"{name} in {path} is {array.dtype} of {array.shape}", f"run stage {stage} again")
+    return arrays
 
 
 def load_arrays(path: Path, names: Sequence[str] | None, remedy: str) -> dict[str, np.ndarray]:
@@ -180,10 +187,15 @@ class Resumable:
         machine = [torch.__version__, np.__version__, torch.get_num_threads()]
         self.folder = root / name / fingerprint({**key, "code": source_hash(), "machine": machine})[:20]
 
+    def kept_shard(self, number: int) -> dict[str, np.ndarray] | None:
+        """The arrays by name of a shard that an earlier run finished, if it did."""
+        with suppress(InputError):
+            return self.load_shard(number) if self.folder.exists() else None
+        return None
+
     def load_shard(self, number: int) -> dict[str, np.ndarray]:
-        """The arrays of a shard by name; an InputError where it is missing or damaged."""
-        remedy = "share its folder among all processes, and run again"
-        return load_arrays(self.folder / f"shard-{number:05d}.npz", None, remedy)
+        """The arrays of a finished shard by name."""
+        return load_arrays(self.folder / f"shard-{number:05d}.npz", None, "share its folder among all processes")
 
     def save_shard(self, number: int, **arrays: np.ndarray) -> None:
         """Keep a finished shard, counted from 0."""

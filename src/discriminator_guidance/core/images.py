@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
@@ -60,7 +60,10 @@ def scaled(images: Tensor) -> Tensor:
 
 
 def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
-    """Images (N, H, W, C) of samples (N, C, H, W) in about [-1, 1], clipped and rounded as EDM's generator does.
+    """Images (N, H, W, C) of samples, clipped and rounded as EDM's generator does.
+
+    Args:
+        samples: (N, C, H, W) in about [-1, 1].
 
     >>> to_uint8(torch.tensor([-2.0, 0.0, 1.0]).view(1, 3, 1, 1)).ravel().tolist()
     [0, 128, 255]
@@ -145,16 +148,17 @@ def check_out(out: Path, count: int, channels: int = 3) -> str:
 def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarray]) -> None:
     """Write images (n, H, W, C) uint8 by their numbers, one batch in memory; to an .npy file what the batches hold."""
     kind = check_out(out, len(numbers))
-    if kind == ".npy":
-        with replaced(out) as stream:
-            _write_rows(stream, len(numbers), batches)
-    elif kind == ".npz":
-        with (
-            replaced(out) as stream,
-            zipfile.ZipFile(stream, "w") as archive,
-            archive.open(zipfile.ZipInfo("images.npy"), "w", force_zip64=True) as entry,
-        ):
-            _write_rows(entry, len(numbers), batches)
+    if kind in (".npy", ".npz"):
+        with ExitStack() as stack:
+            stream: IO[bytes] = stack.enter_context(replaced(out))
+            if kind == ".npz":
+                archive = stack.enter_context(zipfile.ZipFile(stream, "w"))
+                stream = stack.enter_context(archive.open(zipfile.ZipInfo("images.npy"), "w", force_zip64=True))
+            for number, batch in enumerate(batches):
+                if not number:
+                    header = {"descr": np.lib.format.dtype_to_descr(batch.dtype), "fortran_order": False}
+                    np.lib.format.write_array_header_1_0(stream, header | {"shape": (len(numbers), *batch.shape[1:])})
+                stream.write(np.ascontiguousarray(batch).data)
     elif kind:
         write_grid(out, np.concatenate(list(batches)))
     else:
@@ -163,14 +167,6 @@ def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarra
             warnings.warn(f"{out} has {len(others)} other images, of earlier calls", stacklevel=3)
         for path, image in zip(paths, chain.from_iterable(batches), strict=True):
             write_png(path, image)
-
-
-def _write_rows(stream: IO[bytes], count: int, batches: Iterable[np.ndarray]) -> None:
-    for number, batch in enumerate(batches):
-        if not number:
-            kind = {"descr": np.lib.format.dtype_to_descr(batch.dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(stream, kind | {"shape": (count, *batch.shape[1:])})
-        stream.write(np.ascontiguousarray(batch).data)
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -182,8 +178,6 @@ ARRAYS = ("images", "arr_0")  # of the images in an .npz file, the preferred one
 MAX_PIXELS, MAX_FILE_BYTES = 2**22, 2**26
 BATCH = 16  # images of which all are read
 REMEDY = "give a folder, a zip or an .npz file of images, or correct the files"
-
-Read = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
@@ -246,7 +240,7 @@ def _opened(path: Path) -> Iterator[tuple[tuple[str, ...] | range, Callable[[Any
 
 
 @contextmanager
-def _files(path: Path) -> Iterator[tuple[list[str], Read]]:
+def _files(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
     """Names of a folder's or an archive's files, and what reads one; nothing is unpacked to disk."""
     if path.is_dir():
         names = list[str]()
@@ -297,7 +291,7 @@ def _numbered(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return labels.astype(np.int64), tuple(map(str, present))
 
 
-def _decode(name: str, read: Read) -> np.ndarray:
+def _decode(name: str, read: Callable[[str], bytes]) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError as error:

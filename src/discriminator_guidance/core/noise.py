@@ -24,9 +24,8 @@ def levels_of(sigma: Tensor | float, x: Tensor) -> Tensor:
     """The noise level of each image of x (N, ...), (N,) in the widest dtype, from one level or N."""
     levels = torch.as_tensor(sigma, dtype=widest(x.device), device=x.device)
     if x.dim() < 2 or levels.numel() not in (1, len(x)):
-        raise ConfigError(
-            f"x has shape {[*x.shape]}, noise levels {[*levels.shape]}", "give (N, C, H, W) with one or N"
-        )
+        problem = f"x has shape {[*x.shape]}, noise levels {[*levels.shape]}"
+        raise ConfigError(problem, "give (N, C, H, W) with one or N")
     return levels.reshape(-1).expand(len(x))
 
 
@@ -69,7 +68,8 @@ def noised(images: Tensor, t: Tensor, noise: Tensor) -> Tensor:
 def tau_from_sigma(sigma: Tensor) -> Tensor:
     """The VP time whose noise-to-signal ratio is sigma: sigma^2 = exp(integral) - 1.
 
-    sigma: EDM noise levels in units of data scaled to [-1, 1]. Kim et al. 2023, Appendix (time conversion).
+    Args:
+        sigma: EDM noise levels, in units of images in [-1, 1] (Kim et al. 2023, Appendix, time conversion).
 
     >>> round(tau_from_sigma(torch.tensor(80.0)).item(), 3)
     0.934
@@ -81,6 +81,9 @@ def tau_from_sigma(sigma: Tensor) -> Tensor:
 
 def sigma_from_tau(t: Tensor) -> Tensor:
     """The EDM noise level of a VP time, the inverse of `tau_from_sigma`.
+
+    Args:
+        t: VP times in [0, 1].
 
     >>> round(sigma_from_tau(torch.tensor(0.01)).item(), 3)
     0.045

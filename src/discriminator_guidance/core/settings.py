@@ -1,7 +1,5 @@
 """The settings of sampler, networks and training, declared once with their defaults and limits; needs no torch."""
 
-from __future__ import annotations
-
 import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -77,7 +75,7 @@ class Settings:
         yield from ()
 
     @classmethod
-    def of(cls, settings: Settings, **changes: Any) -> Self:
+    def of(cls, settings: "Settings", **changes: Any) -> Self:
         """The settings of this kind among those of `settings`, with changes."""
         values = {field.name: getattr(settings, field.name) for field in fields(cls) if hasattr(settings, field.name)}
         return cls(**values | changes)

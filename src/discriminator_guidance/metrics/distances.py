@@ -200,7 +200,14 @@ def frechet_distance(
 def kernel_distance(
     generated: Sets, reference: Rows, *, baseline: Sets | None = None, network: Network = None, device: Device = "cpu"
 ) -> Interval:
-    """The kernel distance (KID), whose mean does not depend on N; arguments and result as of `frechet_distance`.
+    """The kernel distance (KID), whose mean does not depend on N, or its difference from a baseline's.
+
+    Args:
+        generated: features (N, d), uint8 images with a `network`, or a list of such sets, as in `frechet_distance`.
+        reference: the same of real images.
+        baseline: other generated images; the result is the paired difference.
+        network: of features.
+        device: where to compute features and kernels.
 
     >>> bool(kernel_distance(np.ones((9, 4)), np.zeros((9, 4))).value > 0)
     True

@@ -29,13 +29,6 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def separable_filter(taps: Sequence[int]) -> Tensor:
-    """The (1, 1, k, k) low-pass filter of k symmetric taps, k even: their outer product, summing to 1."""
-    if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
-        raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
-    return torch.tensor([[[[row * column / sum(taps) ** 2 for column in taps] for row in taps]]])
-
-
 def resample(x: Tensor, low_pass: Tensor, up: bool, padding: int) -> Tensor:
     """Filter every channel and double or halve the image, exactly where padding is (k - 1) // 2.
 
@@ -81,8 +74,11 @@ class Conv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, padding=kernel // 2 + (margin if fused else 0))
         self.up, self.down, self.fused, self.margin = up, down, fused, margin
         glorot(self, gain)
-        if up or down:
-            self.register_buffer("resample_filter", separable_filter(taps))
+        if up or down:  # a (1, 1, k, k) low-pass filter of k taps: their outer product, summing to 1
+            if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
+                raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
+            products = [[row * column / sum(taps) ** 2 for column in taps] for row in taps]
+            self.register_buffer("resample_filter", torch.tensor([[products]]))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fused:

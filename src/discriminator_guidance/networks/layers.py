@@ -49,7 +49,8 @@ def halve(x: Tensor) -> Tensor:
     if not _multiplies(x) or height % 2 or width % 2:
         return F.avg_pool2d(x, 2)
     # Two rows of an image lie side by side in memory: a row of the product.
-    return _product(x.reshape(-1, 2 * width), _averages(width, x.dtype)).view(n, channels, height // 2, width // 2)
+    means = (_repeats(width // 2, x.dtype) / 4).T.contiguous()  # (2 width, width / 2): from two rows of pixels to one
+    return _product(x.reshape(-1, 2 * width), means).view(n, channels, height // 2, width // 2)
 
 
 def double(x: Tensor) -> Tensor:
@@ -71,14 +72,7 @@ def _product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _averages(width: int, dtype: torch.dtype) -> Tensor:
-    """(2 width, width / 2): from two rows of pixels to one of means."""
-    with torch.inference_mode(False):  # what is made in inference mode cannot take part in gradients later
-        return (torch.eye(width // 2, dtype=dtype).repeat_interleave(2, dim=1).repeat(1, 2) / 4).T.contiguous()
-
-
-@lru_cache(maxsize=32)
 def _repeats(width: int, dtype: torch.dtype) -> Tensor:
     """(width, 4 width): from a row of pixels to two of twice the width."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # what is made in inference mode cannot take part in gradients later
         return torch.eye(width, dtype=dtype).repeat_interleave(2, dim=1).repeat(1, 2)

@@ -16,10 +16,8 @@ from discriminator_guidance.core.noise import column, levels_of, marginal_mean, 
 from discriminator_guidance.core.runtime import attribute_of, innermost, warn_in_training
 
 Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
-WeightsOfTime = Callable[[Tensor], Tensor]  # tau -> (M, N) weights, or (M, 1) for one tau
 Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
 Discriminator = Callable[..., Tensor]  # (x_vp, tau[, classes]) -> raw logits (N,), or (M, N) of M members
-WeightSchedule = Callable[[Tensor], Tensor]  # sigma (N,) -> guidance weight (N,)
 
 PROBABILITY_CLIP = 1e-5  # of Kim et al. 2023: a probability closer to 0 or 1 is not taken for true
 LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
@@ -137,10 +135,10 @@ class DiscriminatorGuidance:
     """
 
     discriminators: Discriminator | Sequence[Discriminator]
-    weight: float | Tensor | Sequence[float] | WeightSchedule = 1.0
+    weight: float | Tensor | Sequence[float] | Callable[[Tensor], Tensor] = 1.0
     rule: str = "mean_probability"
     window: tuple[float, float] = (0.01, 1.0)
-    member_weights: Sequence[float] | WeightsOfTime | None = None
+    member_weights: Sequence[float] | Callable[[Tensor], Tensor] | None = None
     dtype: torch.dtype = torch.float32
     clip: float | None = None
     members: int | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.core import runtime
-from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
+from discriminator_guidance.core.errors import ConfigError, DivergenceError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import check_out, to_uint8, write_batches
 from discriminator_guidance.core.noise import column, karras_sigmas, normal, widest
@@ -207,7 +207,12 @@ def sample(
 
 
 def trajectory(denoiser: Denoiser, shape: Sequence[int], **options: Any) -> Trajectory:
-    """The way of samples through the noise levels, which ends in those of `sample` with the same options.
+    """The way of samples through the noise levels, which ends in those of `sample`.
+
+    Args:
+        denoiser: (x, sigma[, classes]) -> D.
+        shape: (N, C, H, W) of the samples, which are drawn together.
+        options: guidance and what else `sample` takes.
 
     >>> path = trajectory(lambda x, sigma: 0 * x, (4, 1, 8, 8))
     >>> path.states.shape
@@ -280,10 +285,10 @@ def in_batches(
         return
     missing = list[int]()
     for number in range(len(batches)):
-        try:
-            yield number, work.load_shard(number)
-        except InputError:
+        if (kept := work.kept_shard(number)) is None:
             missing.append(number)
+        else:
+            yield number, kept
     missing = runtime.broadcast(missing)
     mine = missing[runtime.rank() :: runtime.world_size()]
     for number in mine:

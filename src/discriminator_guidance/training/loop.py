@@ -93,8 +93,11 @@ def train(
         if len(history) >= max(fewest, patience) and len(history) - used_row(history, "best") >= patience:
             break
         network.train()
-        set_rate(optimizer, schedule, iteration)
-        seed_dropout(schedule.seed, iteration)
+        left = (schedule.iterations - iteration) / max(1.0, schedule.decay_fraction * schedule.iterations)
+        for group in optimizer.param_groups:  # it falls linearly to 0 over the last `decay_fraction`
+            group["lr"] = schedule.learning_rate * (min(1.0, left) if schedule.decay_fraction else 1.0)
+        purpose = "dropout" if is_first() else f"dropout of rank {rank()}"  # masks come from torch's own stream
+        torch.manual_seed(int(generator(schedule.seed, purpose, iteration, 0).integers(2**32)))  # of 32 bits on CPUs
         batch = batch_of(iteration)
         # A process for which no row is left takes the first with weight 0: it needs gradients of the same parameters.
         mine = share(len(batch[0]))
@@ -141,19 +144,6 @@ def used_row(history: Sequence[Row], checkpoint: Checkpoint) -> int:
     """The row of the curve, counted from 1, whose weights are the ones to use."""
     losses = [row["validation_loss"] for row in history]
     return {"last": len(history), "best": int(np.argmin(losses)) + 1}.get(str(checkpoint)) or int(checkpoint)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, iteration: int) -> None:
-    """Set the learning rate of an iteration: it falls linearly to 0 over the last `decay_fraction` of them all."""
-    left = (schedule.iterations - iteration) / max(1.0, schedule.decay_fraction * schedule.iterations)
-    for group in optimizer.param_groups:
-        group["lr"] = schedule.learning_rate * (min(1.0, left) if schedule.decay_fraction else 1.0)
-
-
-def seed_dropout(seed: int, iteration: int) -> None:
-    """Start torch's own random stream, which draws dropout masks, for an iteration; each process has a stream."""
-    purpose = "dropout" if is_first() else f"dropout of rank {rank()}"
-    torch.manual_seed(int(generator(seed, purpose, iteration, 0).integers(2**32)))  # its CPU generator keeps no more
 
 
 def require_finite(where: str, **values: float) -> None:

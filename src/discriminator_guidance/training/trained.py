@@ -97,6 +97,12 @@ def _mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
 class TrainedDiscriminator:
     """A discriminator (x_vp, tau[, classes]) -> logits (N,), and the network in it that was trained.
 
+    Attributes:
+        history: losses and accuracies, a row for each validation.
+        used: the row whose weights the network has; without training only the scores.
+        tested: on held-out images: logits, labels, VP time, and image (a row of real ++ fake).
+        about: numbers of images by kind and by part of the split, their shape and file, and settings.
+
     >>> real, fake = (np.full((20, 8, 8, 1), grey, np.uint8) for grey in (200, 50))
     >>> trained = train_discriminator(real, fake, steps=20, progress=False)
     >>> trained.save("discriminator")
@@ -109,12 +115,18 @@ class TrainedDiscriminator:
     features: Features  # of the extractor, or x_vp itself
     last: State  # the network's weights after the last step, where others are used; a folder does not keep them
     history: list[Row]
-    used: Row  # of the history, whose weights the network has; without training only the scores
-    tested: dict[str, NDArray[Any]]  # on held-out images: logits, labels, VP time, and image (a row of real ++ fake)
-    about: dict[str, Any]  # numbers of images by kind and by part of the split, their shape and file, and settings
+    used: Row
+    tested: dict[str, NDArray[Any]]
+    about: dict[str, Any]
 
     def __call__(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
-        """The logits (N,) of x_vp (N, C, H, W) at VP times (N,) or 0-dim."""
+        """The logits (N,) of noisy images.
+
+        Args:
+            x_vp: images (N, C, H, W), noised as at these VP times.
+            tau: VP times (N,) or 0-dim.
+            classes: class indices (N,), for a conditional network.
+        """
         classes = classes if getattr(self.network, "conditional", True) else ()
         logits: Tensor = self.network(self.features(x_vp, tau), tau, *classes)
         return logits.view(-1)
@@ -149,7 +161,9 @@ class TrainedDiscriminator:
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write weights, also of an extractor below them, what is known of them, and a model card.
 
-        name: in the card; None: the folder's.
+        Args:
+            folder: where to.
+            name: in the card; None: the folder's.
         """
         root, network = Path(folder), self.network
         if self.features is not as_it_is:
