@@ -290,13 +290,11 @@ def training() -> str:
 
     total = [point for part in points.values() for point in part]
     within = [correlation(part) for part in points.values()]
-    correlated = f"rank correlation of cross-entropy and change of the FID, {len(total)} points of planned rows"
-    rows = [
-        ["FID of `edm_middle`, a thousand iterations later, against `edm_early`", f"{change} %"],
-        [correlated, f"{correlation(total):.2f}"],
-        ["the same within one score network", span(within, 2)],
-    ]
-    return table(["", "found"], rows)
+    return f"""\
+`edm_middle`, a thousand iterations later, changes the FID of `edm_early` by {change} %.
+
+Cross-entropy and change of the FID have a rank correlation of {correlation(total):.2f} over the {len(total)} points of
+planned rows, and of {span(within, 2)} within one score network."""
 
 
 def cells(profile: str = "fashion16") -> pd.DataFrame:
@@ -423,8 +421,10 @@ def cifar_rule() -> str:
     fids = {key: span(values) for key, values in by_rule}
     labels = {"clipped_logit_mean": "by clipped logit", "mean_probability": "by mean probability"}
     ranges = table(["FID", "six", "D0"], [[label, fids[6, rule], fids[1, rule]] for rule, label in labels.items()])
-    label = f"six by clipped logit, weight 1, 12 steps, N = 2,000 (p = {pair['p']:.2g})"
-    change = table(["against no guidance", "change of the FID"], [[label, f"{percent(pair)} %"]])
+    change = (
+        f"Six by clipped logit, weight 1, 12 steps, N = 2,000: {percent(pair)} % of the FID without guidance "
+        f"(p = {pair['p']:.2g})."
+    )
     return f"{table(['predicted', 'found'], rows)}\n\n{change}\n\n{ranges}"
 
 
