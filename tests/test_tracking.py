@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 
 from dguide import tracking
 from dguide.run import run_stage
-from discriminator_guidance.core.files import sha256, source_hash
+from dguide.settings import load_config, plain
+from discriminator_guidance.core.files import fingerprint, sha256, source_hash
 
 from .commands import PROJECT, environment, run, succeed
 from .stages.conftest import only, prepare_study, tiny_settings, write_params
@@ -120,6 +121,8 @@ def test_evaluations_can_be_compared_in_the_table(project: Path, store: Any, mon
     assert {key: measured.metrics[key] for key in results} == pytest.approx(results, rel=1e-8)
     parents = {run.data.tags.get("mlflow.parentRunId") for name, run in recorded.items() if "/" in name}
     assert parents == {None, recorded["evaluation"].info.run_id}
+    known = fingerprint(plain(load_config(Path("params.yaml"))))
+    assert measured.tags["settings"] == known, "runs of other settings are told apart"
 
 
 def test_trials_are_nested_runs_with_their_status(project: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
