@@ -122,11 +122,11 @@ def test_fid_of_inception_is_plain_and_of_other_networks_never(words, network: s
 
 
 @pytest.mark.parametrize("path", ["evaluation/d0.json", "details/differences.csv", "discriminator/d1/history.csv"])
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{garbled")], ids=["missing", "garbled"])
-def test_a_missing_or_damaged_file_is_named_with_its_stage(tmp_path: Path, path: str, damage) -> None:
+@pytest.mark.parametrize("text", ["", "{garbled", "{}"], ids=["missing", "garbled", "empty"])
+def test_a_missing_or_damaged_file_is_named_with_its_stage(tmp_path: Path, path: str, text: str) -> None:
     stage = path.partition("/")[0].replace("details", "evaluation")
     with pytest.raises(InputError, match=rf"stage {stage}") as caught:
-        report_data(tmp_path, damage=lambda report: damage(report / path))
+        report_data(tmp_path, damage=lambda at: (at / path).write_text(text) if text else (at / path).unlink())
     assert path in str(caught.value)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dguide.report.format import KIDS, baseline_text, count, fid_label
+from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import damage_refused, read_json, read_npz, require
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -63,8 +64,13 @@ class ReportData:
 
 def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     """Metrics and details of a variant in one mapping."""
-    folders = (report / "evaluation", report / "details")
-    return {key: value for at in folders for key, value in read_json(at / f"{variant}.json", "evaluation").items()}
+    record = dict[str, Any]()
+    for folder, key in (("evaluation", "fid"), ("details", "n")):
+        part = read_json(path := report / folder / f"{variant}.json", "evaluation")
+        if key not in part:
+            raise InputError(f"{path} has no {key}", "run stage evaluation again")
+        record |= part
+    return record
 
 
 def read_differences(report: Path) -> dict[tuple[str, str], Record]:
