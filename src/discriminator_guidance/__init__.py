@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 _MODULES = ["core.errors", "core.noise", "core.images", "metrics.distances", "sampling.sampler", "sampling.guidance"]
 _MODULES += ["sampling.denoisers", "sampling.weights", "training.classifiers", "training.discriminator"]
-_MODULES += ["training.trained", "checkpoints.pretrained", "sampling.guider"]  # the last needs diffusers
+_MODULES += ["training.trained", "checkpoints.pretrained", "sampling.guider"]  # bottom up; the last needs diffusers
 __all__ = ["ConfigError", "DiscriminatorGuidance", "InputError", "delivered_weight", "fit_weights", "frechet_distance"]
 __all__ += ["from_diffusers", "from_pretrained", "guided_unet", "kernel_distance", "load_discriminator", "load_edm"]
 __all__ += ["sample", "sigma_from_tau", "tau_from_sigma", "to_uint8", "train_discriminator", "train_features"]

@@ -58,8 +58,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     if settings.splits is not None:
         card["splits"] = {name: per_class(part.labels).tolist() for name, part in parts.items()}
     write_json(layout.real / "card.json", card)
-    spread = np.arange(count := min(len(train.images), GRID_IMAGES)) * len(train.images) // count
-    shown = train.images if (np.diff(train.labels) < 0).any() else train.images[spread]  # else all of one class
+    spread = np.unique(np.arange(GRID_IMAGES) * len(train.images) // GRID_IMAGES)
+    shown = train.images if (np.diff(train.labels) < 0).any() else train.images[spread]  # sorted: the first are alike
     write_grid(layout.real / "grid.png", shown)
     tracker.artifact(layout.real / "card.json", layout.real / "grid.png")
     return {"images": card["count"], "train": card["train"], "holdout": card["holdout"]}
