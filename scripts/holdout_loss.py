@@ -10,7 +10,7 @@ import numpy as np
 from dguide.settings import PARAMS, Layout, load_config
 from dguide.stages.score import HELD_OUT
 from discriminator_guidance.core.files import load_network, read_npz, write_json
-from discriminator_guidance.core.images import as_tensor
+from discriminator_guidance.core.noise import as_tensor
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.training.score import holdout_loss

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from discriminator_guidance.checkpoints.pretrained import from_pretrained, load_discriminator, load_edm
     from discriminator_guidance.core.errors import ConfigError, InputError
-    from discriminator_guidance.core.images import to_uint8
-    from discriminator_guidance.core.noise import sigma_from_tau, tau_from_sigma
+    from discriminator_guidance.core.noise import sigma_from_tau, tau_from_sigma, to_uint8
     from discriminator_guidance.metrics.distances import frechet_distance, kernel_distance
     from discriminator_guidance.sampling.denoisers import from_diffusers, guided_unet
     from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from discriminator_guidance.training.trained import TrainedDiscriminator
 
 __version__ = "0.2.0"
-_MODULES = ["core.errors", "core.noise", "core.images", "metrics.distances", "sampling.sampler", "sampling.guidance"]
+_MODULES = ["core.errors", "core.noise", "metrics.distances", "sampling.sampler", "sampling.guidance"]
 _MODULES += ["sampling.denoisers", "sampling.weights", "training.classifiers", "training.discriminator"]
 _MODULES += ["training.trained", "checkpoints.pretrained", "sampling.guider"]  # bottom up; the last needs diffusers
 __all__ = ["ConfigError", "DiscriminatorGuidance", "InputError", "delivered_weight", "fit_weights", "frechet_distance"]

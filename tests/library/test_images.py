@@ -16,7 +16,8 @@ from torch.nn.functional import interpolate
 
 from dguide.sources import read_digits
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.images import read_images, shrink, to_uint8
+from discriminator_guidance.core.images import read_images, shrink
+from discriminator_guidance.core.noise import to_uint8
 
 CLASSES = ("bird", "cat", "deer")
 

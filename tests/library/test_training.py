@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable
-from discriminator_guidance.core.images import to_uint8, write_png
-from discriminator_guidance.core.noise import marginal_mean, marginal_std
+from discriminator_guidance.core.images import write_png
+from discriminator_guidance.core.noise import marginal_mean, marginal_std, to_uint8
 from discriminator_guidance.metrics.distances import frechet_distance
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, NoisyImageCNN
 from discriminator_guidance.networks.edm import EDMPrecond

@@ -12,7 +12,7 @@ from dguide.report.gather import read_differences, read_evaluation
 from dguide.stages.evaluation import classification_scores
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import write_npz
-from discriminator_guidance.core.images import as_tensor, scaled
+from discriminator_guidance.core.noise import as_tensor, scaled
 from tests.metrics.sets import gaussian_statistics
 from tests.settings.settings import MINI
 

@@ -11,8 +11,7 @@ from dguide.settings import Layout
 from dguide.stages import guided
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import load_weights, save_weights
-from discriminator_guidance.core.images import to_uint8
-from discriminator_guidance.core.noise import tau_from_sigma
+from discriminator_guidance.core.noise import tau_from_sigma, to_uint8
 
 from .conftest import Tiny, prepare_study, run_stage, tiny_settings, write_params
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from discriminator_guidance.core.images import Split, scaled, split_pairs
-from discriminator_guidance.core.noise import generator, importance_times, marginal_mean, marginal_std
+from discriminator_guidance.core.noise import Split, generator, noised, quantile_grid, scaled, split_pairs
 from discriminator_guidance.core.settings import DiscriminatorSettings, SplitSettings
 from discriminator_guidance.training.data import Pairs, draw_noised, grid_features, permuted_labels
 from discriminator_guidance.training.discriminator import training_rows
@@ -75,10 +74,10 @@ def test_a_noised_batch_has_the_two_laws_of_times_and_normal_noise():
     x_vp, t = draw_noised(scaled(images), generator(0, "x", 0, 0), 1e-3, 0.5)
     uniform, important = t[:4096].double(), t[4096:].double()
     assert stats.kstest(uniform, "uniform", (1e-3, 1 - 1e-3)).pvalue > 0.01
-    quantiles = importance_times((torch.arange(20000, dtype=torch.float64) + 0.5) / 20000, 1e-3)
-    assert stats.ks_2samp(important, quantiles).pvalue > 0.01
-    mean, std = marginal_mean(t.double()).view(-1, 1, 1, 1), marginal_std(t.double()).view(-1, 1, 1, 1)
-    assert stats.kstest(((x_vp - mean * scaled(images)) / std).flatten(), "norm").pvalue > 0.01
+    assert stats.ks_2samp(important, quantile_grid(20000, 1e-3)).pvalue > 0.01
+    zeros, times = torch.zeros(len(images), 1, 1, 1), t.double()
+    noise = (x_vp - noised(scaled(images), times, zeros)) / noised(zeros, times, zeros + 1)
+    assert stats.kstest(noise.flatten(), "norm").pvalue > 0.01
 
 
 def test_flip_mirrors_half_of_the_images():

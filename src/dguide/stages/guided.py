@@ -13,8 +13,8 @@ from dguide.settings import Config, Layout, SampleRange, Variant, plain, resumab
 from dguide.tracking import Tracker
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import WEIGHT_FILES, load_network, read_npz, write_npz
-from discriminator_guidance.core.images import as_tensor, scaled, split_pairs, to_uint8, write_batches, write_grid
-from discriminator_guidance.core.noise import generator, karras_sigmas, tau_from_sigma
+from discriminator_guidance.core.images import write_batches, write_grid
+from discriminator_guidance.core.noise import generator, karras_sigmas, split_pairs, tau_from_sigma, to_uint8
 from discriminator_guidance.core.runtime import Compute, alone, broadcast, is_first, prepare, progress
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.networks.adm import EncoderUNet, MemberLogits, build_discriminator
@@ -202,10 +202,10 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     most = config.members[variant.members[0]].images  # the same of all members of a variant
     split = split_pairs(len(real), config.fake.images, config.discriminator.split, most)
     rows = np.concatenate([split.validation, split.test])
-    images = scaled(as_tensor(real[rows[rows < len(real)][:FITTED_IMAGES]], device))
+    images = real[rows[rows < len(real)][:FITTED_IMAGES]]
     levels, inside = guided_levels(variant)
     if not inside.any():
         raise ConfigError(f"no noise level is in the window {variant.window} of fitted weights", "widen it")
     size = min(FITTED_BATCH, config.guided.batch_size)
     with networks.compute.autocast():
-        return fit_weights(networks.denoiser, members, images, levels[:-1][inside], batch_size=size)
+        return fit_weights(networks.denoiser, members, images, levels[:-1][inside], batch_size=size, device=device)

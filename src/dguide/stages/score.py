@@ -11,7 +11,7 @@ from dguide.stages.networks import network_training, save_network
 from dguide.tracking import Tracker
 from discriminator_guidance.checkpoints.edm_pickle import read_edm
 from discriminator_guidance.core.files import load_network, read_npz, save_weights
-from discriminator_guidance.core.images import as_tensor, split_pairs
+from discriminator_guidance.core.noise import as_tensor, split_pairs
 from discriminator_guidance.core.runtime import is_first, prepare, world_size
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.sampler import sample

@@ -22,8 +22,7 @@ from dguide.stages.guided import Networks, guided_levels, moved_logits, open_net
 from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, complete, write_chart
 from dguide.tracking import Tracker
 from discriminator_guidance.core.files import read_npz, write_json
-from discriminator_guidance.core.images import as_tensor, scaled
-from discriminator_guidance.core.noise import column, marginal_mean, normal, tau_from_sigma
+from discriminator_guidance.core.noise import as_tensor, column, marginal_mean, normal, scaled, tau_from_sigma
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
 from discriminator_guidance.metrics.significance import standard_error

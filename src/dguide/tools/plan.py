@@ -12,7 +12,7 @@ from dguide.settings import REPLICATED, Config, Layout, Member, Variant
 from dguide.stages.discriminator import member_settings
 from dguide.stages.guided import FITTED_IMAGES, guided_levels
 from dguide.tools.benchmark import EDGE, Calls, real_images, timed
-from discriminator_guidance.core.images import split_pairs
+from discriminator_guidance.core.noise import split_pairs
 from discriminator_guidance.core.runtime import alone, barrier, is_first, prepare, progress, world_size
 from discriminator_guidance.core.settings import HeadSettings, SamplerSettings
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES

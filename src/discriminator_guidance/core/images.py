@@ -1,4 +1,4 @@
-"""Image sets: read from files and written to them, made smaller, split, shown as a grid, or made of samples."""
+"""Image sets: read from files and written to them, made smaller, shown as a grid, or made of samples."""
 
 import io
 import json
@@ -16,14 +16,11 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import damage_refused, load_arrays, open_archive, reason, replaced, write_bytes
-from discriminator_guidance.core.noise import generator
 from discriminator_guidance.core.runtime import progress
-from discriminator_guidance.core.settings import SplitSettings
 
 DARK = -0.2  # in the units of the diffusion black is below; bicubic resizing leaves [0, 1] by less
 GRID_COLUMNS, GRID_IMAGES = 12, 72
@@ -39,11 +36,6 @@ class Images:
     classes: tuple[str, ...]
 
 
-def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
-    """Images (N, H, W, C) uint8 as (N, C, H, W) on a device."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous().to(device)
-
-
 def class_indices(labels: Any) -> Tensor:
     """Integers (N,) of labels (N,), (N, 1), or (N, classes) one-hot."""
     rows: Tensor = torch.as_tensor(labels).reshape(len(labels), -1)
@@ -52,24 +44,6 @@ def class_indices(labels: Any) -> Tensor:
     if not torch.equal(same, rows):
         raise InputError(f"labels such as {rows[0].tolist()!s:.60} are no classes", "give integers, or one-hot rows")
     return indices
-
-
-def scaled(images: Tensor) -> Tensor:
-    """Images in the units of the diffusion, float32: 8 bits become [-1, 1], floats are in these units."""
-    return images.float() if images.is_floating_point() else images.float() / 127.5 - 1
-
-
-def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
-    """Images (N, H, W, C) of samples, clipped and rounded as EDM's generator does.
-
-    Args:
-        samples: (N, C, H, W) in about [-1, 1].
-
-    >>> to_uint8(torch.tensor([-2.0, 0.0, 1.0]).view(1, 3, 1, 1)).ravel().tolist()
-    [0, 128, 255]
-    """
-    wide = samples.detach().to("cpu", torch.promote_types(samples.dtype, torch.float32))
-    return (wide * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def shrink(images: np.ndarray, image_size: int) -> np.ndarray:
@@ -90,26 +64,6 @@ def shrink(images: np.ndarray, image_size: int) -> np.ndarray:
         sums = np.tensordot(columns, overlaps, axes=(0, 1)).transpose(1, 2, 0)
         small[index] = (2 * sums + height**2) // (2 * height**2)  # rounded, halves upwards
     return small
-
-
-@dataclass(frozen=True)
-class Split:
-    """Sorted rows of real ++ fake for training, validation and test."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
-def split_pairs(real: int, fake: int, shares: SplitSettings, most: int | None = None) -> Split:
-    """The fixed split of `real` and `fake` images, each kind split in the same shares; `most` images of each kind."""
-    parts: list[list[np.ndarray]] = [[], [], []]
-    for label, (first, count) in enumerate([(0, real), (real, fake)]):
-        rows = first + generator(shares.seed, "split", label, 0).permutation(count)[:most]
-        ends = [round(shares.train * len(rows)), round((shares.train + shares.validation) * len(rows))]
-        for part, chunk in zip(parts, np.split(rows, ends), strict=True):
-            part.append(chunk)
-    return Split(*(np.sort(np.concatenate(part)) for part in parts))
 
 
 def write_grid(path: Path, images: np.ndarray) -> None:

@@ -1,13 +1,40 @@
-"""Noise levels of EDM, VP time, and random streams of single samples."""
+"""Images in the units of the diffusion, noise levels of EDM, VP time, random streams, and the split."""
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.settings import SplitSettings
+
+
+def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """Images (N, H, W, C) uint8 as (N, C, H, W) on a device."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous().to(device)
+
+
+def scaled(images: np.ndarray | Tensor) -> Tensor:
+    """Images (N, C, H, W) in the units of the diffusion, float32: 8 bits become [-1, 1], floats are in these units."""
+    images = as_tensor(images, torch.device("cpu")) if isinstance(images, np.ndarray) else images
+    return images.float() if images.is_floating_point() else images.float() / 127.5 - 1
+
+
+def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
+    """Images (N, H, W, C) of samples, clipped and rounded as EDM's generator does.
+
+    Args:
+        samples: (N, C, H, W) in about [-1, 1].
+
+    >>> to_uint8(torch.tensor([-2.0, 0.0, 1.0]).view(1, 3, 1, 1)).ravel().tolist()
+    [0, 128, 255]
+    """
+    wide = samples.detach().to("cpu", torch.promote_types(samples.dtype, torch.float32))
+    return (wide * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def widest(device: torch.device) -> torch.dtype:
@@ -135,3 +162,23 @@ def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Gener
 def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int]) -> Tensor:
     """Standard normal float32 numbers of one stream, on the CPU."""
     return torch.from_numpy(generator(seed, purpose, index, step).standard_normal(tuple(shape), dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sorted rows of real ++ fake for training, validation and test."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split_pairs(real: int, fake: int, shares: SplitSettings, most: int | None = None) -> Split:
+    """The fixed split of `real` and `fake` images, each kind split in the same shares; `most` images of each kind."""
+    parts: list[list[np.ndarray]] = [[], [], []]
+    for label, (first, count) in enumerate([(0, real), (real, fake)]):
+        rows = first + generator(shares.seed, "split", label, 0).permutation(count)[:most]
+        ends = [round(shares.train * len(rows)), round((shares.train + shares.validation) * len(rows))]
+        for part, chunk in zip(parts, np.split(rows, ends), strict=True):
+            part.append(chunk)
+    return Split(*(np.sort(np.concatenate(part)) for part in parts))

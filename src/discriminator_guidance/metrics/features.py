@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import damage_refused, load_network, load_weights
-from discriminator_guidance.core.images import as_tensor, scaled
+from discriminator_guidance.core.noise import as_tensor, scaled
 from discriminator_guidance.core.runtime import Compute, usable, warn_in_training
 
 

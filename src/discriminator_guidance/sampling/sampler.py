@@ -12,8 +12,8 @@ from torch import Tensor
 from discriminator_guidance.core import runtime
 from discriminator_guidance.core.errors import ConfigError, DivergenceError
 from discriminator_guidance.core.files import Resumable
-from discriminator_guidance.core.images import check_out, to_uint8, write_batches
-from discriminator_guidance.core.noise import column, karras_sigmas, normal, widest
+from discriminator_guidance.core.images import check_out, write_batches
+from discriminator_guidance.core.noise import column, karras_sigmas, normal, to_uint8, widest
 from discriminator_guidance.core.settings import Count, SamplerSettings, refuse_unknown
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance, Guidance, checked
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.core.errors import DivergenceError, InputError
-from discriminator_guidance.core.images import DARK, as_tensor, scaled
-from discriminator_guidance.core.noise import column, marginal_mean, normal, sigma_from_tau, tau_from_sigma, widest
+from discriminator_guidance.core.images import DARK
+from discriminator_guidance.core.noise import marginal_mean, normal, scaled, sigma_from_tau, tau_from_sigma, widest
 from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.core.settings import SamplerSettings, refuse_unknown
 from discriminator_guidance.sampling.guidance import Denoiser, Discriminator, DiscriminatorGuidance, checked, gradients
@@ -68,8 +68,7 @@ def fit_weights(
     """
     if real.dtype not in (np.uint8, torch.uint8) and (not isinstance(real, Tensor) or real.min() >= DARK):
         raise InputError("real images are not of uint8, nor floats that go below 0", "give a tensor in [-1, 1]")
-    tensor = real if isinstance(real, Tensor) else as_tensor(real, torch.device("cpu"))
-    images, device = scaled(tensor).cpu(), usable(device or tensor.device)
+    images, device = scaled(real).cpu(), usable(device or real.device)
     sigmas = torch.logspace(-1.7, 1.9, LEVELS, device="cpu") if sigmas is None else torch.as_tensor(sigmas).cpu()
     members, weights = DiscriminatorGuidance(discriminators), []
     for index, sigma in enumerate(sigmas.tolist()):
@@ -97,7 +96,7 @@ def _normal_equations(
     with torch.no_grad():
         residual = x0 - checked(denoiser(x.float(), level.float()), x).to(x)
     tau = tau_from_sigma(level)
-    mean = column(marginal_mean(tau), x)
+    mean = marginal_mean(tau).view(-1, 1, 1, 1)
     x_vp = (mean * x).float().requires_grad_(True)
     slopes = gradients(members.logits(x_vp, tau.float()), x_vp).to(x)
     corrections = (sigma**2 * mean * slopes).flatten(1)
@@ -139,7 +138,7 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
     """
 
     def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        return std**2 / (std**2 + column(sigma, x) ** 2) * x
+        return std**2 / (std**2 + sigma**2) * x
 
     def log_ratio(x_vp: Tensor, tau: Tensor) -> Tensor:
         return x_vp.flatten(1).sum(dim=1) / marginal_mean(tau) / (std**2 + sigma_from_tau(tau) ** 2)

@@ -10,8 +10,8 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import Resumable
-from discriminator_guidance.core.images import as_tensor, class_indices, scaled
-from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.images import class_indices
+from discriminator_guidance.core.noise import as_tensor, generator, scaled
 from discriminator_guidance.core.runtime import Compute, usable
 from discriminator_guidance.core.settings import TrainingSettings, refuse_unknown
 from discriminator_guidance.metrics.features import FidNetwork

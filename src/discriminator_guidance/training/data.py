@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.images import DARK, Split, open_images, scaled
-from discriminator_guidance.core.noise import generator, importance_times, noised, normal, quantile_grid
+from discriminator_guidance.core.images import DARK, open_images
+from discriminator_guidance.core.noise import Split, generator, importance_times, noised, normal, quantile_grid, scaled
 from discriminator_guidance.core.runtime import Compute, gather_rows, share
 
 Source = NDArray[Any] | Tensor | str | Path | Iterable[Any]

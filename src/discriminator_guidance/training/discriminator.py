@@ -18,8 +18,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from discriminator_guidance.core import runtime
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import Resumable, fingerprint, source_hash
-from discriminator_guidance.core.images import Split, class_indices, scaled, split_pairs, to_uint8
-from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.images import class_indices
+from discriminator_guidance.core.noise import Split, generator, scaled, split_pairs, to_uint8
 from discriminator_guidance.core.runtime import Compute, attribute_of, broadcast, compute_on, usable, world_size
 from discriminator_guidance.core.settings import FEWEST, DiscriminatorSettings, NonNegative, refuse_unknown
 from discriminator_guidance.networks.adm import SILU_GAIN, EncoderUNet, MemberLogits, NoisyImageCNN, build_head

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from discriminator_guidance.core.files import Resumable
-from discriminator_guidance.core.images import scaled
-from discriminator_guidance.core.noise import generator
+from discriminator_guidance.core.noise import generator, scaled
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import FineTuningSettings, ScoreSettings
 from discriminator_guidance.training.loop import Batch, Report, Row, Schedule, Trained, train
