@@ -29,24 +29,6 @@ GREY, BLUE, ORANGE = "#808080", "#0072B2", "#D55E00"  # legible on white and on 
 STYLE = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GREY)
 STYLE |= {"font.family": "DejaVu Sans", "font.size": 9, "savefig.transparent": True, "savefig.dpi": 200}
 
-BIASED = {
-    "edm": "the biased model",
-    "few": "guided by 1,000 images, weight 1",
-    "few_double": "guided by 1,000 images, weight 2",
-    "few_fitted": "guided by 1,000 images, fitted weights",
-    "many": "guided by 10,000 images, weight 1",
-    "many_double": "guided by 10,000 images, weight 2",
-    "tuned": "fine-tuned on 1,000 images",
-    "tuned_guided": "fine-tuned, then guided",
-    "ddo": "fine-tuned by DDO on 1,000 images",
-    "edm_24": "24 steps in place of 12",
-}
-NATIVE = {
-    "few": "weight 1",
-    "few_double": "weight 2 (planned)",
-    "tuned_mean": "settings by a search",
-    "tuned": "fine-tuned",
-}
 SHOWN = ("edm", "few", "few_double", "many_double", "tuned", "tuned_guided")  # in README's chart
 CROSSING = {
     "edm_early": "500 iterations",
@@ -67,32 +49,6 @@ CROSSING = {
     "d0": "D0, a head",
     "edm_auto": "autoguidance by 500 iterations, NFE 46",
     "edm_24": "24 steps in place of 12",
-}
-SMALL = {
-    "few": "1,000 images",
-    "whole": "10,000 images (planned)",
-    "double": "the same, weight 2",
-    "edm_24": "24 steps in place of 12",
-    "edm_auto": "autoguidance by 1,500 iterations",
-}
-NATIVE_LONG = {
-    "early": "28x28: 5,000 images, after 1,000 iterations",
-    "half": "28x28: instead, 2,000 more iterations",
-    "whole": "28x28: 5,000 images (planned)",
-    "tuned": "28x28: 2,500 more iterations on these",
-    "edm_24": "28x28: 24 steps in place of 12",
-    "auto": "28x28: autoguidance by 1,000 iterations",
-}
-AVERAGES = {
-    "one": "one head (against none)",
-    "seeds": "three seeds (planned; against one)",
-    "seeds_logit": "the same, mean logit",
-    "seeds_shrunk": "the same, shrunk mean logit",
-    "seeds_fitted": "the same, fitted weights",
-    "snapshots": "snapshots of one training",
-    "bags": "three bootstraps",
-    "architectures": "three architectures",
-    "whole": "a whole network (planned by label-free features)",
 }
 
 # By label: profile, the row without guidance, and the rows with one discriminator with their markers.
@@ -157,6 +113,11 @@ def gains(profile: str, base: str, name: str, distance: str = "fid") -> list[tup
     return [*zip(record["cross_entropy_values"], changes, strict=True)]
 
 
+def described(profile: str) -> dict[str, str]:
+    """What the rows of a profile are."""
+    return load_config(Path("configs") / f"{profile}.yaml").report.describe
+
+
 def baselines(profile: str) -> dict[str, str | None]:
     """The row from which each row of a profile differs."""
     return load_config(Path("configs") / f"{profile}.yaml").baselines
@@ -191,7 +152,7 @@ def biased() -> str:
     more = {"precision": "precision", "recall": "recall", "total variation of classes": "total_variation_values"}
     pair = pair_of("fashion-biased", "few", "edm")
     planned = estimate(pair["difference"], (pair["low"], pair["high"]), sign=True)
-    rows = results("fashion-biased", BIASED, more, baselines("fashion-biased"), unlabelled=True)
+    rows = results("fashion-biased", described("fashion-biased"), more, baselines("fashion-biased"), unlabelled=True)
     apart = without_labels("fashion-biased", "tuned", "few_double")
     by_others = f"By label-free features, `tuned` changes that of `few_double` by {apart} %."
     return f"{rows}\n\nThe planned difference in FID is {planned}. {by_others}"
@@ -200,8 +161,9 @@ def biased() -> str:
 def native() -> str:
     """What guidance gains at 28x28 by features that learned labels and by others, and what its search found."""
     profile = "fashion-biased-28"
-    other = {name: without_labels(profile, name, "edm") for name in NATIVE}
-    rows = [[label, f"`{name}`", percent(pair_of(profile, name, "edm")), other[name]] for name, label in NATIVE.items()]
+    labels = {name: label for name, label in described(profile).items() if name != "edm"}
+    other = {name: without_labels(profile, name, "edm") for name in labels}
+    rows = [[label, f"`{name}`", percent(pair_of(profile, name, "edm")), other[name]] for name, label in labels.items()]
     searched = pair_of(profile, "tuned_mean", "few_double")
     label = f"the search against weight 2 (planned; p = {searched['p']:.2g})"
     rows.append([label, "`tuned_mean`", percent(searched), ""])
@@ -215,15 +177,16 @@ def crossing() -> str:
     return results("fashion16", CROSSING, {"cross-entropy": "cross_entropy_values"}, others)
 
 
-def changes(profile: str, labels: dict[str, str], others: dict[str, str]) -> list[list[str]]:
-    """Rows of the change of FID and KID from another row, "edm" if not given."""
+def changes(profile: str, prefix: str = "") -> list[list[str]]:
+    """Rows of the change of FID and KID from the rows without guidance."""
     rows = []
-    for name, label in labels.items():
-        other = others.get(name, "edm")
+    for name, label in described(profile).items():
+        if (other := baselines(profile)[name]) is None or name == "edm_early":
+            continue
         pair = pair_of(profile, name, other)
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
         by_others = without_labels(profile, name, other)
-        rows.append([label, f"`{name}`", percent(pair), by_others, estimate(kid[0], kid[1:], 1, sign=True)])
+        rows.append([prefix + label, f"`{name}`", percent(pair), by_others, estimate(kid[0], kid[1:], 1, sign=True)])
     return rows
 
 
@@ -241,8 +204,7 @@ def training_of(profile: str) -> str:
 
 def small() -> str:
     """Every row of the profiles fashion-small and fashion, and the losses that show whether training had ended."""
-    after = dict.fromkeys(("early", "half"), "edm_early")
-    rows = changes("fashion-small", SMALL, {}) + changes("fashion", NATIVE_LONG, after)
+    rows = changes("fashion-small") + changes("fashion", "28x28: ")
     shown = table(["", "row", "change of the FID in %", "by label-free features", "of KID x 1,000"], rows)
     first, second = training_of("fashion-small"), training_of("fashion")
     return f"{shown}\n\n*{first} from 20,000 to 28,000 iterations. {second} from 3,000 to 4,200.*"
@@ -250,13 +212,15 @@ def small() -> str:
 
 def ensembles() -> str:
     """Averages of heads against one, and one against none: profile fashion-ensembles, p-values by Holm's method."""
-    profile, others = "fashion-ensembles", {"one": "edm"} | dict.fromkeys([*AVERAGES][1:], "one")
+    profile = "fashion-ensembles"
+    labels = {name: label for name, label in described(profile).items() if name != "edm"}
+    others = {name: "edm" if name == "one" else "one" for name in labels}
     pairs = pd.read_csv(REPORTS / profile / "details/differences.csv").to_dict("records")
     averages = {name: other for name, other in others.items() if name not in ("one", "whole")}
     p = adjusted_p([pair for pair in pairs if pair["variant"] in averages], averages, ("seeds", "one"))
     p |= {"one": evaluated(profile, "one")["delta_p_adjusted"]}
     rows = []
-    for name, description in AVERAGES.items():
+    for name, description in labels.items():
         record, pair = evaluated(profile, name), pair_of(profile, name, others[name])
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
         other = without_labels(profile, name, others[name])
@@ -470,7 +434,7 @@ def found_figure() -> None:
         xscale="log",
         xlabel="FID (lower is better), log scale; points: training seeds, bar: mean",
     )
-    axes.set_yticks(range(len(SHOWN)), [BIASED[name] for name in SHOWN])
+    axes.set_yticks(range(len(SHOWN)), [described("fashion-biased")[name] for name in SHOWN])
     axes.margins(x=0.06)
     axes.set_ylim(len(SHOWN) - 0.5, -0.5)
     values = [value for record in records for value in record["fid_values"]]

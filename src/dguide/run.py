@@ -50,7 +50,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
         for number in numbers:
             layout, settings = layouts[number], config.replicate(number)
             name = "/".join(filter(None, [word, *row.values(), layout.replicate]))
-            tags = {"stage": word, "profile": config.profile, "mlflow.note.content": stage.__doc__, **row}
+            about = config.report.describe.get("/".join([word, *row.values()]).removeprefix("guided/"), stage.__doc__)
+            tags = {"stage": word, "profile": config.profile, "mlflow.note.content": about, **row}
             tags["settings"] = fingerprint(plain(settings))
             shown = {key: value for key, value in plain(settings).items() if key in ("runtime", word)}
             with tracking.run(config.profile, name, tags, shown | row) as tracker:

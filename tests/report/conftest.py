@@ -27,6 +27,7 @@ def report_data(
     """Writes all files to a folder and reads them; `changes` of every variant's details, and `damage` to files."""
     settings, random = copy.deepcopy(MINI), np.random.default_rng(0)
     settings["report"] |= {"dpi": 60, "images": 4, "samples": ["edm", "d0"], "log_ratios": ["d0"]}
+    settings["report"]["describe"] = {"d0_table1": "as reproduced", "discriminator/d0": "the paper's"}
     settings["baselines"] = {name: None if name == "edm" else "edm" for name in settings["variants"]}
     report, data = folder / "report", folder / "data"
     for part in ("evaluation", "details", "discriminator", "study"):

@@ -33,14 +33,14 @@ def test_discriminator_table_shows_effective_settings_and_losses(tmp_path: Path)
     assert d0["reproduction: validation BCE"] == "1.38"
     assert d0["ours, BCE: train, best"] == f"{history['train_loss'].min():.3f}"
     assert d0["ours, BCE: validation, best (epoch)"].startswith(f"{history['validation_loss'].min():.3f} (")
-    assert d0["ours: settings of its own"] == "reshuffle False"
+    assert (d0["ours: settings of its own"], d0["what it is"]) == ("reshuffle False", "the paper's")
 
 
 def test_result_table_keeps_the_two_kinds_of_precision_apart(tmp_path: Path) -> None:
     data = report_data(tmp_path)
     table, ours = tables.result_table(data), data.evaluations["d0_table1"]
     row = cells(table, "d0_table1")
-    assert row["ours: FID (digits network) [95 %]"] == fid_text(ours)
+    assert (row["what it is"], row["ours: FID (digits network) [95 %]"]) == ("as reproduced", fid_text(ours))
     assert row["ours: difference from edm [95 %]"] == difference_text(data.differences["d0_table1", "edm"])
     assert row["ours, generative: k-NN precision"] == f"{ours['precision']:.3f}"
     assert row["ours, discriminator as classifier: precision"] == f"{ours['discriminator_precision']:.3f}"

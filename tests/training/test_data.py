@@ -51,7 +51,6 @@ def test_rows_are_real_then_fake_in_the_units_of_the_diffusion():
     split = split_pairs(3, 2, SplitSettings(train=0.5, validation=0.25, test=0.25))
     pairs = Pairs(real, fake, torch.tensor([1.0, 1, 1, 0, 0]), None, split)
     assert pairs.take(np.array([3, 2, 0])).flatten().tolist() == pytest.approx([-4.0, 2 / 127.5 - 1, -1.0])
-    assert scaled(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
 
 
 class NoDoubles(TorchDispatchMode):

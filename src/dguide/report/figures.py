@@ -72,8 +72,7 @@ def fid_figure(data: ReportData) -> Figure:
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axes, unguided in ((left, data.reference["fid"]), (right, 0)):
         axes.axvline(unguided, color=GREY, linewidth=1, linestyle="--", zorder=0)
-        # Plain numbers, because powers of ten would need the mathematics that names must not trigger.
-        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_major_formatter("{x:g}")  # powers of ten would need the mathematics that names must not trigger
         axes.xaxis.set_minor_locator(NullLocator())
     handles = [Line2D([], [], color=color, marker="o", ls="none", ms=5, label=kind) for kind, color in KINDS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
@@ -113,13 +112,9 @@ def guidance_figure(data: ReportData) -> Figure | None:
     ratios = {name: ratio for name, ratio in ratios.items() if np.isfinite(ratio).any()}
     if not ratios:
         return None
-    rows = math.ceil(len(ratios) / 4)
-    columns = math.ceil(len(ratios) / rows)
-    figure = Figure(figsize=(2.6 * columns + 1.2, 2.8 * rows + 0.3), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in panels[len(ratios) :]:
-        axes.set_visible(False)
-    for axes, (name, ratio) in zip(panels, ratios.items(), strict=False):
+    figure = Figure(figsize=(2.6 * len(ratios) + 1.2, 3.1), layout="constrained")
+    (panels,) = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)
+    for axes, (name, ratio) in zip(panels, ratios.items(), strict=True):
         color, (inside,) = variant_color(data, name), np.isfinite(ratio).any(axis=1).nonzero()
         low, lower, median, upper, high = np.percentile(ratio[inside], [5, 25, 50, 75, 95], axis=1)
         axes.fill_between(inside + 1, low, high, color=color, alpha=0.16, linewidth=0)
@@ -150,12 +145,10 @@ def _image_rows(rows: Sequence[Row], titles: Sequence[str]) -> Figure:
 
 def samples_figure(data: ReportData) -> Figure | None:
     """Fig. 3: the same noise turned into images without and with guidance."""
-    rows = list[Row]()
-    for name, images in data.samples.items():
-        what = textwrap.fill(variant_text(data.settings["variants"][name], data.settings["sampler"]), 26)
-        rows.append((f"{name}\n{what}", variant_color(data, name), list(images)))
+    what = {name: f"{name}\n{textwrap.fill(variant_text(data.settings, name), 26)}" for name in data.samples}
+    rows = [(what[name], variant_color(data, name), list(images)) for name, images in data.samples.items()]
     first = data.reference["seed_start"]
-    return _image_rows(rows, [str(first + column) for column in range(len(rows[0][2]))]) if rows else None
+    return _image_rows(rows, [str(first + n) for n in range(len(rows[0][2]))]) if rows else None
 
 
 def process_figure(data: ReportData) -> Figure:

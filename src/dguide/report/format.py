@@ -84,8 +84,11 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{int(value):,}"
 
 
-def variant_text(variant: Mapping[str, Any], sampler: Mapping[str, Any]) -> str:
-    """Members, rule, weight, and what differs from the common sampler: "d0, d1, mean logit, weight 1, 35 steps"."""
+def variant_text(settings: Mapping[str, Any], name: str) -> str:
+    """What `report.describe` says, or members, rule, weight and more: "d0, d1, mean logit, weight 1, 35 steps"."""
+    variant, sampler, described = settings["variants"][name], settings["sampler"], settings["report"]["describe"]
+    if name in described:
+        return str(described[name])
     members, weights, auto, window = (variant[key] for key in ("members", "weights", "autoguidance", "window"))
     if members:
         shares = [""] * len(members) if isinstance(weights, str) else [f" {share:.2f}" for share in weights]
@@ -131,7 +134,7 @@ def summary_rows(settings: Mapping[str, Any], evaluations: Mapping[str, Any]) ->
         bounds = evaluation["delta_low"], evaluation["delta_high"]
         rows.append({
             "variant": name,
-            "guided by": variant_text(settings["variants"][name], settings["sampler"]),
+            "what it is": variant_text(settings, name),
             fid_label(evaluation["fid_network"]): fid_text(evaluation),
             f"difference from {baseline}": estimate(delta_fid, bounds, sign=True),
             "verdict": MISSING if itself else verdict(bounds),

@@ -58,8 +58,8 @@ class ReportData:
         # What intervals cover, and whose losses and curves are shown.
         self.noise = f"{replicates} training seeds and sampling noise" if replicates > 1 else "sampling noise only"
         self.runs = "One training run each" + (f", the first of {replicates} replicates" if replicates > 1 else "")
-        # Beside every table and figure.
-        self.note = f"Note on the real data: {self.card['note'].rstrip('.')}." if self.card.get("note") else ""
+        note = self.card.get("note")
+        self.note = f"Note on the real data: {note.rstrip('.')}." if note else ""  # beside every table and figure
 
 
 def read_evaluation(report: Path, variant: str) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def discriminator_table(data: ReportData) -> Table:
         theirs = PUBLISHED["members"].get(settings["published"], [MISSING] * len(columns))
         row = {
             "member": name.upper(),
+            "what it is": data.settings["report"]["describe"].get(f"discriminator/{name}"),
             **{f"reproduction: {key}": text for key, text in zip(columns, theirs, strict=True)},
             "ours: start": start if settings["kind"] == "head" or start != "extractor" else MISSING,
             **{f"ours: {heading}": scientific(metrics[key]) for heading, key in SCALED.items()},
@@ -129,7 +130,7 @@ def discriminator_table(data: ReportData) -> Table:
     ]
     if data.reproduces:
         notes.append("The reproduction's BCE, of its last logged epoch, has other data and networks: not comparable.")
-    return Table("Table 2. The discriminators", pd.DataFrame(rows).fillna(MISSING), notes)
+    return Table("Table 2. The discriminators", pd.DataFrame(rows).dropna(axis=1, how="all").fillna(MISSING), notes)
 
 
 def result_table(data: ReportData) -> Table:
@@ -140,7 +141,7 @@ def result_table(data: ReportData) -> Table:
     kinds = {name: data.settings["variants"][name]["published"] for name in data.evaluations}
     rows = [_result(data, name) | theirs.get(kind, {}) for name, kind in kinds.items()]
     fid, kid = f"ours: {data.fid} [95 %]", f"ours, generative: {data.kid} [95 %]"
-    rows.append({"variant": "training images", "guided by": "drawn again", fid: number(reference["floor"], 2)})
+    rows.append({"variant": "training images", "what it is": "drawn again", fid: number(reference["floor"], 2)})
     rows.append({
         "variant": "held-out images",
         "ours: N": count(reference["holdout_n"]),
@@ -149,7 +150,7 @@ def result_table(data: ReportData) -> Table:
         kid: fmt.estimate(reference["holdout_kid"], reference["holdout_kid_ci95"], 4),
     })  # fmt: skip
     others = [cells for name, cells in theirs.items() if name not in kinds.values()]
-    rows += [{"variant": "not run here", "guided by": cells[columns[0]], **cells} for cells in others]
+    rows += [{"variant": "not run here", "what it is": cells[columns[0]], **cells} for cells in others]
     notes = [
         f"{PUBLISHED_NOTE if theirs else ''}Ours: {data.settings['real']['source']}{' with classes' if cond else ''}, "
         f"{fmt.samples_text(reference)} samples, {reference['fid_network']} features, {data.reference_images}; "
@@ -165,10 +166,10 @@ def result_table(data: ReportData) -> Table:
 
 
 def _result(data: ReportData, name: str) -> dict[str, str]:
-    evaluation, variant, baseline = data.evaluations[name], data.settings["variants"][name], data.baseline
+    evaluation, baseline = data.evaluations[name], data.baseline
     row = {
         "variant": name,
-        "guided by": fmt.variant_text(variant, data.settings["sampler"]),
+        "what it is": fmt.variant_text(data.settings, name),
         "ours: steps (NFE)": f"{evaluation['steps']} ({evaluation['nfe']})",
         "ours: N": fmt.samples_text(evaluation),
         f"ours: {data.fid} [95 %]": fid_text(evaluation),
@@ -198,7 +199,7 @@ def ensemble_table(data: ReportData) -> Table:
         best, *_, worst = sorted(alone, key=lambda member: alone[member]["fid"])
         rows.append({
             "ensemble": name,
-            "of": fmt.variant_text(data.settings["variants"][name], data.settings["sampler"]),
+            "of": fmt.variant_text(data.settings, name),
             f"{label}: ensemble": fid_text(data.evaluations[name]),
             f"{label}: mean of its members": number(record["fid"], 2),
             f"{label}: best member": f"{best.upper()} {fid_text(alone[best])}",

@@ -19,7 +19,7 @@ from discriminator_guidance.core.files import reason
 from discriminator_guidance.core.settings import FEWEST, Limit, Settings
 
 PARAMS = Path("params.yaml")
-TABLES = ("members", "variants", "sets")  # of rows by name, which an overlay gives as a whole
+TABLES = ("members", "variants", "sets", "describe")  # of rows by name, which an overlay gives as a whole
 COMMON = ("split", "grid_times", "grid_times_per_image")  # to all members: their test is one
 SEED_STRIDE = 1000  # between the seeds of two replicates
 MOST_PIECES = 50_000  # of the values as JSON, which aliases multiply
@@ -232,6 +232,7 @@ class Report(Settings):
     samples: Distinct[Name]  # the rows of Fig. 3
     log_ratios: Distinct[Name]  # variants whose log ratios are drawn
     sampling: Distinct[Name]  # columns of Table 1
+    describe: dict[str, str]  # what variants are, and discriminator/<member>; what is not here its settings tell
     trajectory_images: library.Count
 
 
@@ -536,6 +537,8 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     yield "evaluation.baseline", baseline, unguided
     for key in ("primary", "samples", "log_ratios", "sampling"):
         yield from ((f"report.{key}", name, variants) for name in getattr(report, key))
+    rows = [*variants, *map("discriminator/{}".format, members)]
+    yield from (("report.describe", name, rows) for name in report.describe)
     yield "report.primary", report.primary[0], [key for key in variants if key not in (baseline, report.primary[1])]
     if config.study is not None:
         guided = [key for key, row in variants.items() if row.members and not row.autoguidance]

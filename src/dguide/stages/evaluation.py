@@ -113,8 +113,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     write_csv(layout.report / "details" / "differences.csv", compared)
     tags = {"stage": "evaluation", "profile": config.profile, "settings": fingerprint(plain(config))}
     for name in config.variants:  # rows of the runs table in MLflow
-        how = tags | {"variant": name}, described(config, name)
-        with tracking.run(config.profile, f"evaluation/{name}", *how) as nested:
+        how = tags | {"variant": name, "mlflow.note.content": config.report.describe.get(name, name)}
+        with tracking.run(config.profile, f"evaluation/{name}", how, described(config, name)) as nested:
             nested.summary(metrics[name] | scores[name])
     tracking.table(f"metrics of {len(metrics)} variants", [{"variant": name, **row} for name, row in metrics.items()])
     return {"variants": len(evaluated), **of_real}
