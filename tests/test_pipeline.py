@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from dguide.settings import Layout, load_config
 
-from .commands import PROJECT, TORCHRUN, environment, succeed, unshared
+from .commands import PROJECT, TORCHRUN, environment, refused, run, succeed, unshared
 from .preforked import preforked
 from .stages.conftest import tiny_settings
 
@@ -122,6 +122,9 @@ def test_a_second_repro_runs_nothing_whatever_the_launcher(root: Path, first_run
     assert repro(root, DGUIDE_LAUNCH=" ".join(TORCHRUN)) == []
     assert repro(root, "--force", "--single-item", "evaluation") == ["evaluation"]
     assert changes(root) == ""
+    (root / "reports/mini/discriminator/d0/metrics.json").write_text("{}")
+    refused(run(root, "dguide", "report"), "results in ", "reports/mini are damaged: it has no", "again")
+    succeed(root, "git", "checkout", "--quiet", "HEAD", "--", "reports")
 
 
 def test_one_learning_rate_reruns_what_depends_on_it_and_keeps_comments(root: Path, first_run: list[str]) -> None:

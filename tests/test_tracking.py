@@ -200,8 +200,7 @@ def test_a_dead_or_silent_server_costs_one_warning_and_seconds(
             assert time.monotonic() - start < 5
     assert time.monotonic() - start < 60  # on a busy machine
     (warning,) = capfd.readouterr().err.splitlines()
-    assert "not tracked in MLflow" in warning
-    assert name in warning
+    assert re.search(f"not tracked in MLflow.*{name}", warning)
     assert "secret" not in warning
 
 
@@ -212,8 +211,7 @@ def test_a_call_that_fails_costs_one_warning_and_nothing_else(store: Any, capfd:
                 tracker.artifact(Path("absent"))
                 tracker.summary({"images": 3})
     (warning,) = capfd.readouterr().err.splitlines()
-    assert "tracked in MLflow" in warning
-    assert "absent" in warning
+    assert re.search("tracked in MLflow.*absent", warning)
     for stored in runs(store, "faults").values():
         assert (stored.info.status, stored.data.metrics["images"]) == ("FINISHED", 3)
 
@@ -228,7 +226,6 @@ def test_provenance_names_the_commit_and_edits_of_the_code(tmp_path: Path) -> No
     (tmp_path / "results").write_text("not code")
     state = tracking.provenance(tmp_path)
     assert state["commit"] == succeed(tmp_path, "git", "rev-parse", "HEAD").strip()
-    assert state["uncommitted changes"] is False
-    assert state["versions"]["torch"] == torch.__version__
+    assert (state["uncommitted changes"], state["versions"]["torch"]) == (False, torch.__version__)
     (tmp_path / "src/code.py").write_text("2")
     assert tracking.provenance(tmp_path)["uncommitted changes"] is True

@@ -139,7 +139,6 @@ def init(
 def config(params: Params = PARAMS) -> None:
     """Check the settings, the device and the input files without running anything."""
     from dguide.tools.fetch import missing_files
-    from discriminator_guidance.core.files import read_json
     from discriminator_guidance.core.runtime import prepare
 
     settings, layout = _opened(params)
@@ -158,8 +157,8 @@ def config(params: Params = PARAMS) -> None:
             held = round(real.holdout_fraction * train)
             train -= held
         settings.check_counts(train, held)
-    elif (card := layout.real / "card.json").is_file():
-        settings.check_counts(*(read_json(card, "real")[part] for part in ("train", "holdout")))
+    elif card := layout.card():
+        settings.check_counts(*card[:3])
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")
 
@@ -307,8 +306,8 @@ def convert(
     network, arguments = read_edm(file) if kind == "edm" else read_adm(file, head_channels)
     state = network.state_dict()
     save_weights(folder, state, arguments)
-    held = {"tensors": len(state), "elements": sum(tensor.numel() for tensor in state.values())}
-    tracking.table(f"converted {file.name}", [{**held, "folder": folder}])
+    elements = sum(tensor.numel() for tensor in state.values())
+    tracking.table(f"converted {file.name}", [{"tensors": len(state), "elements": elements, "folder": folder}])
 
 
 @app.command(rich_help_panel=TOOLS)

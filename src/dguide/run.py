@@ -20,7 +20,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     Work folders stay until the outputs of all replicates are written: DVC deletes outputs before it runs a stage again.
     """
     from dguide.settings import REPLICATED, Layout, load_config, plain
-    from discriminator_guidance.core.files import damage_refused, fingerprint, read_json
+    from discriminator_guidance.core.files import fingerprint
 
     config = load_config(params)
     for kind, name in row.items():
@@ -28,10 +28,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
         if name not in rows:
             raise ConfigError(f"{params} has no {kind} {name!r}", f"choose one of: {', '.join(rows)}")
     layout = Layout(Path.cwd(), config.profile)
-    if word != "real" and (path := layout.real / "card.json").is_file():
-        card = read_json(path, "real")
-        with damage_refused(f"{path} is damaged", "run `dguide real` again"):
-            config.check_counts(card["train"], card["holdout"], len(card["classes"]))
+    if word != "real" and (card := layout.card()):
+        config.check_counts(*card[:3])
     layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate is {replicate}", f"choose from 0 to {len(layouts) - 1}, as replicates says")

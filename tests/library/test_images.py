@@ -81,16 +81,14 @@ def test_folder_zip_and_nested_zip_hold_the_same_set(tmp_path):
     ):
         images = read_images(path, 8)
         assert (images.images == IMAGES).all()
-        assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-        assert images.classes == CLASSES
+        assert (images.labels.tolist(), images.classes) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], CLASSES)
 
 
 def test_edm_zip_takes_classes_from_its_list(tmp_path):
     labels = [[f"00000/img{index:08d}.png", index % 2] for index in range(len(NAMES))]
     images = read_images(edm_zip(tmp_path / "edm.zip", labels[::-1]), 8)
     assert (images.images == IMAGES).all()
-    assert images.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
-    assert images.classes == ("0", "1")
+    assert (images.labels.tolist(), images.classes) == ([0, 1, 0, 1, 0, 1, 0, 1, 0], ("0", "1"))
 
 
 def test_edm_list_that_does_not_fit(tmp_path):
@@ -110,8 +108,7 @@ def test_arrays(tmp_path):
     np.savez(tmp_path / "set.npz", images=IMAGES, labels=labels, index=np.arange(9))
     images = read_images(tmp_path / "set.npz", 8)
     assert (images.images == IMAGES).all()
-    assert images.labels.dtype == np.int64
-    assert images.labels.tolist() == labels.tolist()
+    assert (images.labels.dtype, images.labels.tolist()) == (np.int64, labels.tolist())
     assert images.classes == ("0", "1", "2")
     np.savez_compressed(tmp_path / "grey.npz", images=IMAGES[..., :1], labels=labels)
     assert read_images(tmp_path / "grey.npz", 8).images.shape == (9, 8, 8, 1)

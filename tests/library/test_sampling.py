@@ -107,7 +107,6 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"window": (1.0, 0.01)}, "window is .1.0, 0.01., .* above"),
         (guide, {"clip": 1.0}, "clip is 1.0; choose between 0 and 0.5"),
         (guide, {"weight": "2"}, r"weight is '2'; .* \(w1, w2\) or a function"),
-        (guide, {"weight": (1, 2, 3)}, r"weight is \(1, 2, 3\)"),
         (guide, {"weight": float("nan")}, "weight is nan .*; give numbers"),
         (guide, {"discriminators": iter([mean_logit])}, "discriminators is <list_iterator .*one or several"),
         (guide, {"discriminators": []}, "discriminators is .*one or several"),
@@ -127,13 +126,10 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (draw, {"steps": 1}, "steps is 1; it must be at least 2"),
         (draw, {"steps": 18.0}, "steps is 18.0; it must be a whole number"),
         (draw, {"boosting": "off"}, "boosting is 'off'; it must be true or false"),
-        (draw, {"shape": (2, 4, 2, 2), "out": "pictures"}, "4 channels cannot be images of 8 bits in pictures"),
         (draw, {"shape": (2, 4, 2, 2), "out": "latents.npz"}, "in latents.npz; choose an .npy file"),
         (draw, {"seed": -1}, "seed is -1, .*at least 0"),
-        (draw, {"seed": 1.5}, "seed is 1.5, .*whole numbers"),
         (draw, {"guidance": mean_logit}, "guidance is a function; write DiscriminatorGuidance"),
         (partial(sample, lambda x, sigma: x.sum(dim=(1, 2, 3))), {"shape": FEW}, "the denoiser returned Tensor"),
-        (partial(sample, lambda x, sigma: {}), {"shape": FEW}, "the denoiser returned dict"),
         (draw, {"classes": [1]}, r"classes has the shape \(1,\) for 6 images; give one class an image"),
         (draw, {"shape": SHAPE}, r"\(N, C, H, W\)"),
         (draw, {"shape": (0, *SHAPE)}, "at least one image"),
@@ -330,5 +326,4 @@ def test_each_batch_is_given_its_classes() -> None:
     drawn = partial(sample, denoiser, (6, 1, 4, 4), classes=np.arange(6), batch_size=4, progress=False)
     assert drawn().mean(dim=(1, 2, 3)).tolist() == pytest.approx(range(6), abs=0.01)
     drawn(guidance=DiscriminatorGuidance(discriminator))
-    assert [0, 1, 2, 3] in seen
-    assert [4, 5] in seen
+    assert all(batch in seen for batch in ([0, 1, 2, 3], [4, 5]))

@@ -111,7 +111,6 @@ def test_influence_on_kid_is_the_jackknife_whatever_the_block(monkeypatch: pytes
     assert distance == pytest.approx(whole[0], rel=1e-9)
     np.testing.assert_allclose(influence, whole[1], atol=1e-9)
     assert distance == pytest.approx(unbiased_mmd2(generated, real), rel=1e-9)
-    assert influence.shape == (600,)
     assert influence.mean() == pytest.approx(0, abs=1e-12)
     for row in (0, 300, 599):
         without = unbiased_mmd2(np.delete(generated, row, axis=0), real)

@@ -52,6 +52,8 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"report.describe": {"discriminator/d9": "?"}}, "report.describe.* is 'discriminator/d9'; choose among edm"),
         ({"cond": True}, "study.ensemble.fitted .*is true, which is not for a class-conditional profile"),
         ({"study.discriminator.model_channels": [48, 50]}, "model_channels .*has 50; use multiples of 24"),
+        ({"study.seed": 2**32}, "study.seed .*is 4294967296"),
+        ({"study.factorial.changes": {"none": {}}}, "study.factorial.changes .*has the name none"),
         ({"study.discriminator.epochs": [9, 3]}, "the low end 9 must be below"),
         ({"study.ensemble.w1": [0.0, 1.0]}, "study.ensemble.w1 .*leaves out 2.0 of variants.mean_prob"),
         ({"study.ensemble.rules": ["mean_logit"]}, "study.ensemble.rules .*leaves out mean_probability of variants"),

@@ -49,7 +49,7 @@ def test_a_wrong_key_or_value_is_named_with_its_line(tmp_path: Path, old: str, n
     [("a: [1,", "line 1"), ("", "None"), ("[1]", "an object"), ("? [a]\n: 1", "keys"), ("<<: {a: 1}", "is 1 "),
      ("a: 1\na: 2", "duplicate"), ("a:\n  b: 1\n c: 2\n", "line 3"), ("[" * 1000, "recursion"),
      ('{"a":' * 90 + "1" + "}" * 90, "a in"), ("a: &a [*a]", "is [None] "), (BOMB, "aliases"),
-     ("a: !!python/name:os.system x", "is 'x'"), ('a: "\\ud800"', "JSON"), ("a: \0", "at position 3")],
+     ("a: !!python/name:os.system x", "is 'x'"), ('a: "\\ud800"', "JSON"), ("a: \0", "is no YAML")],
 )  # fmt: skip
 def test_what_is_no_settings_file_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "x.yaml"

@@ -80,10 +80,11 @@ def test_a_profile_is_written_whole_and_as_dvc_reads_it(project: Path, name: str
         ("base: mini\nmembers: {}", ["own.yaml, line 2", "at least 1 item"]),
         ("base: none", ["none.yaml", "does not exist"]),
         ("base: own", ["base in ", "own.yaml"]),
+        ("base: mini\nprofile: x", ["own.yaml is x", "leave it out"]),
         ((PROJECT / "configs/mini.yaml").read_text(), ["profile", "is mini; write own"]),
         ((PROJECT / "configs/mini.yaml").read_text().replace("profile: mini", "profile: own"), ["score.path"]),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_wrong_profile_is_named_with_the_file_that_says_it(project: Path, overlay: str, words: list[str]) -> None:
     (project / "configs/own.yaml").write_text(overlay)
@@ -112,18 +113,21 @@ def test_only_edits_of_params_block_a_profile(project: Path) -> None:
     assert load_config(params).profile == "fashion16"
 
 
-def test_every_profile_keeps_its_lock(project: Path) -> None:
-    lock = project / "dvc.lock"
+def test_every_profile_keeps_its_lock(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, kept = project / "dvc.lock", project / "reports/fashion16/dvc.lock"
+    mini, other = (f"path: data/{name}/real\n" for name in ("mini", "fashion16"))
+    lock.write_text(mini)
     use_profile(project, "mini")
-    lock.write_text("mini's")
-    use_profile(project, "mini")
-    assert lock.read_text() == "mini's"
+    assert lock.read_text() == mini
     use_profile(project, "fashion16")
     assert not lock.exists()
-    lock.write_text("fashion16's")
-    use_profile(project, "mini")
-    assert lock.read_text() == "mini's"
-    assert (project / "reports/fashion16/dvc.lock").read_text() == "fashion16's"
+    lock.write_text(other)
+    monkeypatch.setattr("dguide.tools.profile._stamped", lambda text: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        use_profile(project, "mini", force=True)
+    monkeypatch.undo()
+    use_profile(project, "mini", force=True)
+    assert (lock.read_text(), kept.read_text()) == (mini, other)
 
 
 @pytest.mark.parametrize("profile", ["mini", "fashion16"])

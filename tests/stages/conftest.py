@@ -87,7 +87,7 @@ def prepare_study(root: Path, settings: Mapping[str, Any]) -> Tiny:
     for path, count, low in zip(paths, (IMAGES, IMAGES // 2, IMAGES), (100, 100, 0), strict=True):
         images = rng.integers(low, low + 150, (count, size, size, 1)).astype(np.uint8)
         write_npz(path, images=images, labels=np.arange(count) % 10, index=np.arange(count))
-    card = {"source": "digits", "train": IMAGES, "holdout": IMAGES // 2, "classes": list("0123456789")}
+    card = {"train": IMAGES, "holdout": IMAGES // 2, "classes": list("0123456789"), "shape": [size, size, 1]}
     write_json(layout.real / "card.json", card)
     score = {"img_resolution": size, "img_channels": 1, "label_dim": 10 * config.cond, **settings["score"]["network"]}
     save_untrained(layout.model("score"), EDMPrecond(**score), score)

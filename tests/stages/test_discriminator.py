@@ -57,14 +57,13 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 
 
 def test_curve_metrics_calibration_and_logits_agree(tiny: Tiny):
-    summary, tracker = run_stage("discriminator", tiny, "d0")
+    _, tracker = run_stage("discriminator", tiny, "d0")
     rows, record = curve(tiny, "d0"), metrics(tiny, "d0")
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [step for step, _ in tracker.curve] == [4, 8, 12]
     assert record["validation_loss"] == float(rows[-1]["validation_loss"])
     assert record["best_validation_loss"] == min(float(row["validation_loss"]) for row in rows)
     assert (record["epochs"], record["used_epoch"], record["iterations"], record["n_train"]) == (3, 3, 12, 64)
-    assert not set(summary) & set(tracker.curve[0][1])
     assert tracker.settings["learning_rate"] == pytest.approx(3 * tiny[0].members["d0"].learning_rate)
     logits = np.load(tiny[1].discriminator("d0") / "test_logits.npz")
     bins = list(csv.DictReader((tiny[1].discriminator_report("d0") / "calibration.csv").open()))
@@ -125,7 +124,6 @@ def test_a_sequential_member_continues_the_last_epoch_and_not_the_used_one(tiny:
     for member in ("d0", "d1"):
         run_stage("discriminator", changed(tiny, {"members.d1.start": D0}), member)
     assert equal(starts[3], weights(tiny, "d0"))
-    assert equal(starts[3], starts[1])
 
 
 @pytest.mark.parametrize("cond", [False, True])

@@ -202,4 +202,6 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny)
     logits = layout.discriminator("d1") / "test_logits.npz"
     write_npz(logits, **{name: array[:-2] for name, array in np.load(logits).items()})
     refused("d0/test_logits.npz have other test images, 30 and 32; give all members as many images")
+    write_npz(logits, labels=np.zeros(32), logits=np.full(32, np.nan))
+    refused("logits in .* is float64 of .32,., not finite; run stage discriminator again")
     assert not layout.report.exists()

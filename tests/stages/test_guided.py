@@ -63,9 +63,8 @@ def test_variants_share_seeds_and_differ(study: Tiny) -> None:
 
 def test_the_trajectory_ends_in_the_samples(study: Tiny) -> None:
     way, samples = trajectory(study, "d0"), load(study[1], "d0")
-    assert way["states"].shape == (5, 8, 8, 8, 1)
-    assert way["denoised"].shape == (4, 8, 8, 8, 1)
-    assert way["log_ratio"].shape == (4, 8)
+    shapes = [way[name].shape for name in ("states", "denoised", "log_ratio")]
+    assert shapes == [(5, 8, 8, 8, 1), (4, 8, 8, 8, 1), (4, 8)]
     assert np.array_equal(way["images"], samples["images"][:8])
     assert np.array_equal(to_uint8(torch.from_numpy(way["states"][-1].transpose(0, 3, 1, 2))), way["images"])
     assert (study[1].guided("d0") / "grid.png").is_file()

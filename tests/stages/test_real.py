@@ -108,6 +108,8 @@ def test_splits_share_no_image_and_the_score_network_is_given_fewer_of_some_clas
     assert {*digests} <= {image.tobytes() for image in images}
     assert not (layout.real / "train.npz").exists()
 
+    real.run(settings_of(replace(settings, score_shares=(1e-4,) * 3)), layout, Tracker())
+    assert json.loads((layout.real / "card.json").read_text())["splits"]["score"] == [1, 1, 1]
     with pytest.raises(InputError, match="score_shares has 2 for 3 classes"):
         real.run(settings_of(replace(settings, score_shares=(0.5, 0.5))), layout, Tracker())
     (layout.real / ".train.npz.killed.tmp").touch()

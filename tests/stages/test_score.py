@@ -63,6 +63,9 @@ def test_fakes_of_ddo_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     monkeypatch.setattr(score, "sample", Mock(side_effect=AssertionError("they are drawn again")))
     run_stage("score", tiny)
+    monkeypatch.setattr("dguide.settings.layout.source_hash", lambda folder: "of other stages")
+    with pytest.raises(AssertionError, match="drawn again"):
+        run_stage("score", tiny)
 
 
 @pytest.mark.parametrize("classes", [0, 10])

@@ -18,7 +18,8 @@ from tests.stages.conftest import Tiny, load, prepare_study, save_untrained, tin
 
 SETS = {"fresh": ["d0", "d1"], "other": ["d1", "d0"]}
 SMALL = {"replicates": 2, "sampler.eps_scale": 1.001, "study.factorial.sets": SETS, "study.factorial.images": 12,
-         "study.factorial.steps": [3, 2], "study.factorial.changes": {"up": {"logit_shift": 0.3}}}  # fmt: skip
+         "study.factorial.steps": [3, 2], "study.factorial.changes": {"up": {"logit_shift": 0.3}},
+         "fid_network.name": r"a $\frac$ b"}  # fmt: skip
 
 
 @pytest.fixture

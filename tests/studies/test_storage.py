@@ -113,6 +113,13 @@ def test_a_damaged_journal_is_one_line_and_not_written_to(root: Path, damage: Ca
     assert journal(root).read_text() == damaged
 
 
+@pytest.mark.parametrize("address", ["foo://host/x", "postgresql+psycopg://127.0.0.1:abc/x"])
+def test_a_wrong_address_is_one_line(root: Path, address: str):
+    write_params(root, tiny_settings({"study.storage": address}))
+    with pytest.raises(ConfigError, match=r"study\.storage cannot be opened"):
+        take_part(root, 1)
+
+
 def test_a_journal_that_is_a_pipe_is_not_waited_for(root: Path):
     journal(root).parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(journal(root))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from discriminator_guidance.core.errors import DivergenceError
+from discriminator_guidance.core.errors import ConfigError, DivergenceError
 from discriminator_guidance.core.runtime import Compute
 from discriminator_guidance.core.settings import DiscriminatorSettings
 from discriminator_guidance.training import data
@@ -105,6 +105,8 @@ def test_every_epoch_shows_each_image_once_and_only_reshuffling_changes_the_batc
     run(pairs=pairs, epochs=2, bagging=0.5)
     assert [len(batch) for batch in seen[28:]] == [64, 64, 64, 8] * 2
     assert sorted(chain(*seen[28:32])) == sorted(chain(*seen[32:]))  # the same draw in each epoch
+    with pytest.raises(ConfigError, match=r"bagging is 0\.001"):
+        run(epochs=None, bagging=0.001)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
 BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text
 INK, GREY = "#1c2126", "#5b6570"
 KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "the clipped-logit rule": RED}  # of variants
-FORWARD_NOISE_SEED = 0  # of the drawing alone; no result depends on it
 LEVELS = 8  # of noise in Fig. 1
 LINEAR = 0.1  # differences in FID below which their axis is linear
 
@@ -158,13 +157,12 @@ def process_figure(data: ReportData) -> Figure:
     sigma_data = float(data.settings["score"].get("sigma_data", 0.5))  # that of EDM's released networks
     levels = np.unique(np.linspace(0, len(sigma) - 1, LEVELS).round().astype(int))[::-1]
     real = data.real.astype(np.float64) / 127.5 - 1
-    noise = np.random.default_rng(FORWARD_NOISE_SEED).standard_normal(real.shape)
+    noise = np.random.default_rng(0).standard_normal(real.shape)  # of the drawing alone
     noisy = [_visible(real + sigma[level] * noise, sigma[level], sigma_data) for level in levels]
     rows: list[Row] = [("forward →\nreal image + σ × noise", INK, noisy)]
     rows += _backward(unguided, levels, sigma_data, f"sample {first:,}", GREY)
     for name, path in data.trajectories.items():
-        # Variants with another number of steps have other noise levels.
-        if data.settings["variants"][name]["members"] and np.array_equal(path["sigma"], sigma):
+        if data.settings["variants"][name]["members"] and np.array_equal(path["sigma"], sigma):  # as many steps
             rows += _backward(path, levels, sigma_data, f"guided: {name}", BLUE)
             changes = [(after - before).mean(axis=-1) for before, after in zip(rows[2][2], rows[4][2], strict=True)]
             scale = max(float(np.abs(change).max()) for change in changes)

@@ -46,7 +46,7 @@ class ReportData:
 
         self.baseline = str(settings["evaluation"]["baseline"])  # the variant without guidance
         self.reference = reference = self.evaluations[self.baseline]
-        rows = *settings["variants"].values(), *settings["members"].values()
+        rows = [row for table in ("variants", "members") for row in settings[table].values()]
         self.reproduces = any(row["published"] for row in rows)  # whether published rows stand beside ours
         self.baselines = settings["baselines"]
         self.from_baseline = {name: self.differences[name, other] for name, other in self.baselines.items() if other}
@@ -55,7 +55,6 @@ class ReportData:
         self.fid, self.kid = (fid_label(reference["fid_network"], metric) for metric in ("FID", "KID"))
         real_images = f"{count(reference['reference_n'])} real training images"
         self.reference_images = f"the statistics in {statistics}" if statistics else real_images
-        # What intervals cover, and whose losses and curves are shown.
         self.noise = f"{replicates} training seeds and sampling noise" if replicates > 1 else "sampling noise only"
         self.runs = "One training run each" + (f", the first of {replicates} replicates" if replicates > 1 else "")
         note = self.card.get("note")
@@ -65,7 +64,7 @@ class ReportData:
 def read_evaluation(report: Path, variant: str) -> dict[str, Any]:
     """Metrics and details of a variant in one mapping."""
     record = dict[str, Any]()
-    for folder, key in (("evaluation", "fid"), ("details", "n")):
+    for folder, key in (("evaluation", "recall"), ("details", "n")):
         part = read_json(path := report / folder / f"{variant}.json", "evaluation")
         if key not in part:
             raise InputError(f"{path} has no {key}", "run stage evaluation again")

@@ -293,7 +293,7 @@ class FactorialStudy(Settings):
 class Study(Settings):
     """Command `study`."""
 
-    seed: library.Seed
+    seed: Annotated[int, Limit(low=0, high=2**31)]  # Optuna's samplers take 32 bits, trial numbers added
     start: Name  # the variant whose members the searches begin with
     storage: Annotated[str, Field(pattern=r"^[a-z0-9+]+://")] | None
     threads: library.Count
@@ -403,6 +403,8 @@ class Config(Settings):
             return
         if study.storage and re.search(r"://[^@]*:[^@]*@|\?.*pass", study.storage, re.IGNORECASE):
             yield "study.storage is an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass"
+        if "none" in study.factorial.changes:
+            yield "study.factorial.changes has the name none, which means no change; choose another"
         search, start, network = study.ensemble, self.variants[study.start], self.discriminator.network
         for width in study.discriminator.model_channels:
             if width % network.num_head_channels:
@@ -535,11 +537,11 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     unguided = [key for key, row in variants.items() if not row.members]
     yield from ((f"variants.{key}.baseline", row.baseline, {None, *unguided} - {key}) for key, row in variants.items())
     yield "evaluation.baseline", baseline, unguided
+    yield "report.primary", report.primary[0], [key for key in variants if key not in (baseline, report.primary[1])]
     for key in ("primary", "samples", "log_ratios", "sampling"):
         yield from ((f"report.{key}", name, variants) for name in getattr(report, key))
     rows = [*variants, *map("discriminator/{}".format, members)]
     yield from (("report.describe", name, rows) for name in report.describe)
-    yield "report.primary", report.primary[0], [key for key in variants if key not in (baseline, report.primary[1])]
     if config.study is not None:
         guided = [key for key, row in variants.items() if row.members and not row.autoguidance]
         yield "study.start", config.study.start, [*guided, "study: null"]
@@ -559,6 +561,8 @@ def merged(path: Path, content: bytes | None = None) -> Sources:
     if not isinstance(overlay, dict) or "base" not in overlay:
         return [(overlay, path)]
     base, profile = str(overlay["base"]), path.stem
+    if overlay.get("profile", profile) != profile:
+        raise ConfigError(f"profile in {path} is {overlay['profile']}", f"leave it out: the file's name is {profile}")
     below = path.parent / f"{base}.yaml"
     content = read(below)
     for folder in ("data", "models"):
@@ -595,7 +599,7 @@ def parse(content: bytes, path: Path) -> Any:
     reader = YAML(pure=True)
     reader.preserve_quotes = True
     try:
-        return reader.load(content)
+        return reader.load(content.decode("utf-8-sig"))
     except Exception as error:  # of well-formed text that holds no value, such as 2001-99-99, nearly any
         mark = getattr(error, "problem_mark", None)
         where, what = f", line {mark.line + 1}," if mark else "", getattr(error, "problem", None) or reason(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from discriminator_guidance.core.errors import InputError
-from discriminator_guidance.core.files import Resumable, sha256, source_hash
+from discriminator_guidance.core.files import Resumable, damage_refused, read_json, sha256, source_hash
 from discriminator_guidance.core.runtime import Compute, Network
 
 REPLICATED = ("score", "extractor", "fake", "discriminator", "guided")  # stages that run once for each replicate
@@ -25,6 +25,14 @@ class Layout:
     def replicates(self, count: int) -> list["Layout"]:
         """The folders of each replicate."""
         return [Layout(self.root, self.profile, f"r{number}" if count > 1 else "") for number in range(count)]
+
+    def card(self) -> tuple[int, int, int, int] | None:
+        """Numbers of training and of held-out images, of classes and of channels, once stage `real` has run."""
+        if not (path := self.real / "card.json").is_file():
+            return None
+        card = read_json(path, "real")
+        with damage_refused(f"{path} is damaged", "run `dguide real` again"):
+            return int(card["train"]), int(card["holdout"]), len(card["classes"]), int(card["shape"][2])
 
     def part(self, split: str) -> Path:
         """The real images of a split; all training images where the profile has no splits."""

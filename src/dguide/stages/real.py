@@ -75,7 +75,7 @@ def splits(train: Images, settings: Real) -> dict[str, Images]:
     if len(shares) != len(train.classes):
         raise InputError(f"real.score_shares has {len(shares)} for {len(train.classes)} classes", "write one for each")
     classes = [rows["score"][train.labels[rows["score"]] == number] for number in range(len(shares))]
-    kept = [of_class[: round(share * len(of_class))] for of_class, share in zip(classes, shares, strict=True)]
+    kept = [of_class[: max(1, round(share * len(of_class)))] for of_class, share in zip(classes, shares, strict=True)]
     rows["score"] = np.concatenate(kept)
     return {name: _rows(train, part) for name, part in rows.items()}
 

@@ -9,7 +9,7 @@ from dguide.report.page import build_report
 from dguide.settings import Config, Layout, plain
 from dguide.stages.guided import variant_trajectory
 from dguide.tracking import Tracker, provenance
-from discriminator_guidance.core.files import write_json
+from discriminator_guidance.core.files import damage_refused, write_json
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.core.runtime import progress
 from discriminator_guidance.core.settings import SamplerSettings
@@ -28,7 +28,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     rows = config.variants.items()
     weights = {name: delivered_weight(row.window, **vars(SamplerSettings.of(row))) for name, row in rows if row.members}
     settings = plain(config) | {"baselines": config.baselines, "delivered": weights}
-    build_report(ReportData(settings, layout.data, layout.report, first.replicate, trajectories))
+    with damage_refused(f"results in {layout.report} are damaged", "run the stage or study that writes them again"):
+        build_report(ReportData(settings, layout.data, layout.report, first.replicate, trajectories))
     origin, page = layout.data / "provenance.json", layout.report / "index.html"
     write_json(origin, {**provenance(layout.root), "profile": config.profile})
     tracker.artifact(page, origin)

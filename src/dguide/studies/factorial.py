@@ -116,8 +116,7 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
     if not inside.any():
         return 0.0
     s, logit, parts = torch.log1p(levels**2) / 2, moved_logits(members, variant), list[tuple[np.ndarray, np.ndarray]]()
-    # One for all levels, as u hardly changes where noise is high.
-    noise = normal(config.guided.seed, "displacement", 0, 0, images.shape).to(device)
+    noise = normal(config.guided.seed, "displacement", 0, 0, images.shape).to(device)  # one for all levels
     for sigma in levels[:-1][inside].tolist():
         for x0, n, *classes in zip(*(torch.split(v, size) for v in (images, noise, *labels)), strict=True):
             time = tau_from_sigma(torch.full((len(x0),), sigma, dtype=torch.float64, device=device))

@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrial
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dguide import tracking
 from dguide.report.figures import png
@@ -33,6 +33,7 @@ from discriminator_guidance.metrics.distances import gaussian_of_features
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
 
 matplotlib.use("Agg")
+matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a network is a $
 GRID = "grid"  # user attribute of a trial that a study begins with, which is never pruned: its name
 # A trial that diverges is pruned. One that fails was lost with its process, and another stands for it.
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -136,10 +137,10 @@ def _loaded(config: Config, layout: Layout, plan: StudyPlan) -> optuna.Study:
         study = optuna.load_study(storage=storage, study_name=name, pruner=plan.pruner)
         complete(study)  # values that are no numbers
         return study
-    except ImportError as error:
-        problem = f"the driver for study.storage is not installed: {files.reason(error)}"
-        raise ConfigError(problem, "install it, e.g. psycopg for postgresql+psycopg://") from error
     except Exception as error:  # Optuna raises half a dozen types on a journal that it did not write
+        if url and isinstance(error, ImportError | ValueError | ArgumentError):
+            remedy = "correct it, or install its driver, e.g. psycopg for postgresql+psycopg://"
+            raise ConfigError(f"study.storage cannot be opened: {files.reason(error)}", remedy) from error
         if url or isinstance(error, OSError):
             raise
         raise InputError(f"{journal} is damaged: {files.reason(error)}", "restore it with git or remove it") from error
@@ -163,7 +164,6 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
         return
     name, settings = f"study/{study.study_name}", plain(getattr(config.studies, study.study_name.rpartition("-")[2]))
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
-
     begun = list[int]()  # trials of this process
 
     def tracked(trial: optuna.Trial) -> float:

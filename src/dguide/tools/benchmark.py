@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dguide.settings import Config, Layout, plain
 from discriminator_guidance.core import runtime
-from discriminator_guidance.core.files import read_json, write_json
+from discriminator_guidance.core.files import write_json
 from discriminator_guidance.core.runtime import Compute, Network
 from discriminator_guidance.core.settings import ExtractorNetworkSettings, HeadSettings
 from discriminator_guidance.metrics.distances import Gaussian, distance_of_gaussians
@@ -34,8 +34,7 @@ from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, Discrimin
 from discriminator_guidance.sampling.sampler import sample
 
 Call = Callable[[int], object]  # of a number of images
-# Sizes of the released networks; a file may say otherwise, which is found when it is converted.
-EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}
+EDM_CIFAR10: dict[str, Any] = {"channel_mult": (2, 2, 2), "augment_dim": 9}  # of the released network
 CLASSES = 10  # no calls of released classifiers reach their logits
 SAMPLER = {"steps": 3, "w2": 0.0}  # 5 denoiser evaluations and 2 of guidance, nearly the 35 to 15 of 18 steps
 MOST_ROUNDS = 15  # of calls
@@ -142,12 +141,10 @@ class Calls:
 
 def real_images(config: Config, layout: Layout) -> tuple[tuple[int, int, int], int, int]:
     """Shape (C, H, W) and numbers of training and held-out images: of the data card, or a guess before stage `real`."""
-    path, size, fakes = layout.real / "card.json", config.real.image_size, config.fake.images
-    channels = 1 if config.real.source in ("digits", "fashion") else 3
-    train, holdout = {"fashion": (60000, 10000), "cifar10": (50000, 10000)}.get(config.real.source, (fakes, fakes // 5))
-    card: dict[str, Any] = {"shape": (size, size, channels), "train": train, "holdout": holdout}
-    card = read_json(path, "real") if path.is_file() else card
-    return (card["shape"][2], size, size), card["train"], card["holdout"]
+    source, size, fakes = config.real.source, config.real.image_size, config.fake.images
+    known = {"fashion": (60000, 10000), "cifar10": (50000, 10000)}.get(source, (fakes, fakes // 5))
+    train, holdout, _, channels = layout.card() or (*known, CLASSES, 1 if source in ("digits", "fashion") else 3)
+    return (channels, size, size), train, holdout
 
 
 def as_published(network: Network) -> Network:

@@ -30,22 +30,19 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
     if len(sources) > 1:  # the keys and comments of the base, but for its first line, which is about itself
         header = takewhile(lambda line: line.startswith("#"), text.splitlines())
         text = "\n".join([*header, _dumped(sources[-1][0]).partition("\n")[2]])
-    current = read(target).decode(errors="replace") if target.exists() else ""
-    if current and not _as_written(current) and not force:
+    current = read(target) if target.exists() and not force else b""
+    if current and not _as_written(current.decode(errors="replace")):
         raise ConfigError(f"{PARAMS} has edits", "save them in configs/, or add --force")
-    left = re.search(r"^profile: *['\"]?([\w-][\w.-]*)", current, re.MULTILINE)
-    if left and left[1] != profile:
-        lock, kept = root / LOCK, root / "reports" / profile / LOCK
-        if lock.is_file():
-            write_bytes(root / "reports" / left[1] / LOCK, lock.read_bytes())
-            lock.unlink()
-        if kept.is_file():
-            write_bytes(lock, kept.read_bytes())
+    lock, kept = root / LOCK, root / "reports" / profile / LOCK
+    locked = lock.read_bytes() if lock.is_file() else b""
+    owner = next(iter(re.findall(rb"path: data/([^/\n]+)/real\n", locked)), b"").decode()  # whose lock it is
+    if owner not in ("", profile):
+        write_bytes(root / "reports" / owner / LOCK, locked)
+        lock.unlink()
+    if owner != profile and kept.is_file():
+        write_bytes(lock, kept.read_bytes())
     write_bytes(target, _stamped(text))
-    # DVC's stage `report` depends on this folder, which studies fill.
-    placeholder = root / "reports" / profile / "study" / ".gitkeep"
-    if not placeholder.parent.is_dir():
-        write_bytes(placeholder, b"")
+    write_bytes(root / "reports" / profile / "study" / ".gitkeep", b"")  # stage `report` depends on this folder
 
 
 def promote_winner(root: Path, word: str) -> list[Path]:

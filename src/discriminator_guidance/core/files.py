@@ -90,8 +90,10 @@ def read_npz(path: Path, names: Sequence[str], stage: str) -> dict[str, np.ndarr
     require(path, stage)
     arrays = load_arrays(path, names, f"run stage {stage} again")
     for name, array in arrays.items():
-        if array.dtype.kind not in "biuf" or array.ndim != RANKS.get(name, array.ndim):
-            raise InputError(f"{name} in {path} is {array.dtype} of {array.shape}", f"run stage {stage} again")
+        right = array.dtype.kind in "biuf" and array.ndim == RANKS.get(name, array.ndim) and array.size > 0
+        if not right or not np.isfinite(array).all():
+            problem = f"{name} in {path} is {array.dtype} of {array.shape}{', not finite' * right}"
+            raise InputError(problem, f"run stage {stage} again")
     return arrays
 
 

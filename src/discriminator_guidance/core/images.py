@@ -23,8 +23,7 @@ from discriminator_guidance.core.files import damage_refused, load_arrays, open_
 from discriminator_guidance.core.runtime import progress
 
 DARK = -0.2  # in the units of the diffusion black is below; bicubic resizing leaves [0, 1] by less
-GRID_COLUMNS, GRID_IMAGES = 12, 72
-GRID_PIXELS = 48  # at least, of one image in the grid
+GRID_COLUMNS, GRID_IMAGES, GRID_PIXELS = 12, 72, 48  # pixels of one image, at least
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,7 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) ->
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-BETA_MIN = 0.1
-BETA_MAX = 20.0
+BETA_MIN, BETA_MAX = 0.1, 20.0
 
 
 def beta_integral(t: Tensor) -> Tensor:

@@ -56,6 +56,8 @@ def fit(
     split, device = pairs.split, pairs.labels.device
     rows = training_rows(settings, split)
     kinds = [rows[pairs.labels.cpu().numpy()[rows] == kind] for kind in (1, 0)]
+    if not all(map(len, kinds)):
+        raise ConfigError(f"bagging is {settings.bagging}, by which one kind of images has none", "raise it")
     pairs = data.permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
     size, (every, steps), uniform = settings.batch_size, lengths(settings, split), 1.0 - settings.importance_sampling
 
