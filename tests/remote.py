@@ -15,6 +15,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from discriminator_guidance import DiscriminatorGuidance, sample, train_discriminator
 from discriminator_guidance.core import runtime
+from discriminator_guidance.metrics.distances import KernelSet
 
 from .stages.conftest import LOOP, MINI, SMALL, only, prepare_study, run_stage, tiny_settings
 
@@ -84,10 +85,12 @@ def run_stages(root: Path) -> None:
     head = SMALL["members"]["d0"] | {"epochs": 1}
     changes["members"] = {"d0": head, "whole": head | {"kind": "whole"}}
     changes["variants"]["mean_prob"] |= {"members": ["d0", "whole"], "rule": "mean_logit", "weights": "fitted"}
-    tiny = prepare_study(root, tiny_settings(changes))
+    tiny, made, of = prepare_study(root, tiny_settings(changes)), [], KernelSet.of
+    KernelSet.of = lambda *arguments: made.append(of(*arguments)) or made[-1]  # type: ignore[method-assign]
     for stage in STAGES:
         word, *row = stage.split()
         run_stage(word, tiny, *row)
+    assert {type(kernels.features) for kernels in made} == {Remote}, "KID is computed on the device"
     assert np.load(tiny[1].guided("mean_prob") / "samples.npz")["images"].std() > 0
 
 

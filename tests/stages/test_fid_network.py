@@ -13,8 +13,7 @@ PATH = "data/raw/inception.pth"
 def test_the_features_of_real_images_are_those_of_the_trained_network(tiny: Tiny):
     run_stage("fid_network", tiny)
     features = np.load(tiny[1].model("fid_network") / "features.npz")
-    assert features["train"].dtype == np.float32
-    assert features["train"].shape == (40, tiny[0].fid_network.features)
+    assert (features["train"].dtype, features["train"].shape) == (np.float32, (40, tiny[0].fid_network.features))
     network = load(tiny[1], "fid_network")
     for name in ("train", "holdout"):
         images = torch.from_numpy(np.load(tiny[1].real / f"{name}.npz")["images"]).permute(0, 3, 1, 2)

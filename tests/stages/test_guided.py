@@ -175,4 +175,3 @@ def test_fakes_have_the_declared_indices(tiny: Tiny) -> None:
     assert set(drawn) == {"images", "index"}
     assert drawn["index"].tolist() == list(range(40))
     assert (drawn["images"].shape, drawn["images"].dtype) == ((40, 8, 8, 1), np.uint8)
-    assert (tiny[1].fake() / "grid.png").is_file()

@@ -26,7 +26,6 @@ def test_the_file_has_what_is_printed(mode, tmp_path, monkeypatch):
     names = ROWS if mode == "float32" else [ROWS[0], "guided_bf16", *ROWS[1:]]
     assert [row["name"] for row in table] == [row["name"] for row in rows] == names
     assert all(row["ratio"] == pytest.approx(row["reference_s"] / row["ours_s"]) and row["rounds"] for row in rows)
-    assert {"profile", "device", "threads", "load", "torch"} <= set(rows[0]["conditions"])
 
 
 def test_the_baseline_has_the_same_gradients_and_computes_attention_again():
