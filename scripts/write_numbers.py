@@ -414,8 +414,8 @@ def found() -> str:
   the FID by {few:.0f} %, weight 2 more.
 - **Where you may train the model, fine-tuning lowers this FID more**: {tuned:.0f} %.
   [Label-free features](docs/glossary.md) show no significant advantage over weight 2.
-- **Without such a bias, guidance lowered the FID less**: at 28x28, {early:.0f} % early in training and
-  {late:.0f} % late (not significantly by KID). Further training or, late, more steps gained more.
+- **Without such a bias, guidance lowered the FID less**: at 28x28, by {early:.0f} % early in training and
+  {late:.0f} % late (not significantly by KID). Early, further training gained more; late, more steps.
 - **A missing sigmoid may explain the reproduction's CIFAR-10 FID, 14.35**, of six discriminators. At
   its settings, logits used as probabilities raise the FID from {usual.mean():.1f} to between {low} and {high}
   in five trainings on Fashion-MNIST, and less on CIFAR-10 at 16x16."""
