@@ -42,12 +42,12 @@ class ReportData:
         searches = {word: report / "study" / f"{word}.csv" for word in SEARCHES}
         self.studies = {word: _table(path, f"study {word}") for word, path in searches.items() if path.is_file()}
         if (factorial := report / "study" / "factorial.json").is_file():
-            self.studies["factorial"] = pd.DataFrame(read_json(factorial, "study factorial")["means"])
+            with damage_refused(f"{factorial} is damaged", "run `dguide study factorial` again"):
+                self.studies["factorial"] = pd.DataFrame(read_json(factorial, "study factorial")["means"])
 
         self.baseline = str(settings["evaluation"]["baseline"])  # the variant without guidance
         self.reference = reference = self.evaluations[self.baseline]
-        rows = [row for table in ("variants", "members") for row in settings[table].values()]
-        self.reproduces = any(row["published"] for row in rows)  # whether published rows stand beside ours
+        self.reproduces = any(row["published"] for part in ("variants", "members") for row in settings[part].values())
         self.baselines = settings["baselines"]
         self.from_baseline = {name: self.differences[name, other] for name, other in self.baselines.items() if other}
         self.baseline_text = baseline_text(self.baselines)  # in headings
@@ -57,8 +57,7 @@ class ReportData:
         self.reference_images = f"the statistics in {statistics}" if statistics else real_images
         self.noise = f"{replicates} training seeds and sampling noise" if replicates > 1 else "sampling noise only"
         self.runs = "One training run each" + (f", the first of {replicates} replicates" if replicates > 1 else "")
-        note = self.card.get("note")
-        self.note = f"Note on the real data: {note.rstrip('.')}." if note else ""  # beside every table and figure
+        self.note = f"Note on the real data: {note.rstrip('.')}." if (note := self.card.get("note")) else ""
 
 
 def read_evaluation(report: Path, variant: str) -> dict[str, Any]:

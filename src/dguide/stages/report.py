@@ -28,8 +28,9 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     rows = config.variants.items()
     weights = {name: delivered_weight(row.window, **vars(SamplerSettings.of(row))) for name, row in rows if row.members}
     settings = plain(config) | {"baselines": config.baselines, "delivered": weights}
+    data = ReportData(settings, layout.data, layout.report, first.replicate, trajectories)
     with damage_refused(f"results in {layout.report} are damaged", "run the stage or study that writes them again"):
-        build_report(ReportData(settings, layout.data, layout.report, first.replicate, trajectories))
+        build_report(data)
     origin, page = layout.data / "provenance.json", layout.report / "index.html"
     write_json(origin, {**provenance(layout.root), "profile": config.profile})
     tracker.artifact(page, origin)
