@@ -88,7 +88,7 @@ def test_an_interrupted_search_ends_in_one_line_and_resumes(tiny: Tiny):
             time.sleep(0.01)
         worker.send_signal(signal.SIGINT)
         _, errors = worker.communicate(timeout=60)
-    assert worker.returncode == 130
+    assert worker.returncode == 130, errors
     assert "the same command resumes" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert run_study("ensemble", config, layout, 5, False)["trials"] == 5
