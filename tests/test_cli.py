@@ -214,17 +214,20 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     refused(dguide(project, "compare", "d0", "clip_logit"), "are of other settings; run `dvc repro`")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_comes_while_python_drops_errors_ends_the_command(
-    project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("lost", ["dropped", "replaced"])
+def test_a_signal_whose_error_is_lost_ends_the_command(
+    project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, lost: str
 ) -> None:
-    class Dropped:
-        def __del__(self) -> None:
-            signal.raise_signal(number)
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(number)
 
     def work(*_: object, **__: object) -> None:
-        Dropped()
-        time.sleep(5)
+        if lost == "dropped":  # by Python
+            type("Dropped", (), {"__del__": interrupt})()
+            time.sleep(5)
+        else:  # torch raises a TypeError
+            torch.tensor(type("Read", (), {"__len__": lambda _: 1, "__getitem__": interrupt})())
 
     monkeypatch.setattr(cli, "run_stage", work)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)

@@ -225,8 +225,7 @@ def sample(
         settings, layout = _opened(params)
         write_images(settings, layout.replicates(settings.replicates)[0], variant, numbers, out)
     else:
-        remedy = "give --variant alone, or --model with --steps, --discriminator, and --weight for the latter"
-        raise ConfigError("the options do not fit", remedy)
+        raise ConfigError("options do not fit", "give --variant alone, or --model, --steps, --discriminator, --weight")
     typer.echo(f"{len(numbers)} samples of {variant or model}: {out}")
 
 
@@ -304,8 +303,7 @@ def convert(
     if kind not in ("edm", "adm"):
         raise ConfigError(f"the kind of checkpoint is {kind!r}", "choose edm or adm")
     network, arguments = read_edm(file) if kind == "edm" else read_adm(file, head_channels)
-    state = network.state_dict()
-    save_weights(folder, state, arguments)
+    save_weights(folder, state := network.state_dict(), arguments)
     elements = sum(tensor.numel() for tensor in state.values())
     tracking.table(f"converted {file.name}", [{"tensors": len(state), "elements": elements, "folder": folder}])
 

@@ -25,8 +25,7 @@ def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str,
     pooch.get_logger().setLevel(logging.WARNING)
     failures = []
     for row in listing(config, root, names):
-        name, missing = row["file"], row["state"] == "missing"
-        file = config.fetch.files[name]
+        name, missing, file = row["file"], row["state"] == "missing", config.fetch.files[row["file"]]
         try:
             if missing and file.url is not None:
                 path, remedy = root / file.path, f"fetch it again, or {_by_hand(file)}"
@@ -46,14 +45,13 @@ def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str,
 def _row(name: str, file: Download, root: Path) -> dict[str, str]:
     path, kind = root / file.path, (file.hash or "sha256:").partition(":")[0]
     digest = f"{kind}:{pooch.file_hash(str(path), alg=kind)}" if path.is_file() else None
+    state, detail = "checked", ""
     if digest is None:
         state, detail = "missing", f"dguide fetch {name}, or {_by_hand(file)}" if file.url else _by_hand(file)
     elif file.hash is None:
         state, detail = "unchecked", f"its publisher gives no hash; to check it from now on: hash: {digest}"
     elif digest != file.hash:
         state, detail = "wrong", f"{digest} instead of {file.hash}: remove it"
-    else:
-        state, detail = "checked", ""
     return {"file": name, "state": state, "path": str(file.path), "detail": detail}
 
 

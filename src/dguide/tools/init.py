@@ -55,15 +55,13 @@ discriminator: {{split: {{train: {1 - 2 * tested}, validation: {tested}, test: {
   images: {fakes if fakes < train else "null"}, epochs: null, steps: 1000, patience: 5, checkpoint: best,
   optimizer: adamw, learning_rate: 1e-3, learning_rate_factor: 1.0, weight_decay: 0.01, ema_decay: 0.99,
   importance_sampling: 0.5, gain: 1.68}}
-members:
-  whole: {{kind: whole, start: models/{name}/extractor}}
+members: {{whole: {{kind: whole, start: models/{name}/extractor}}}}
 guided: {{images: {samples}}}
 variants:
   unguided: {{needs: score}}
   guided: {{needs: discriminator/whole, members: [whole], w1: 1.0, w2: 1.0}}
 evaluation: {{baseline: unguided}}
-report: {{primary: [guided, unguided], samples: [unguided, guided], log_ratios: [guided],
-         sampling: [unguided, guided]}}
+report: {{primary: [guided, unguided], samples: [unguided, guided], log_ratios: [guided], sampling: [unguided, guided]}}
 study: {{start: guided, discriminator: {{importance_sampling: [0.5, true, false]}},
         ensemble: {{rules: [mean_probability]}}, factorial: {{sets: {{fresh: [whole]}}}}}}
 """

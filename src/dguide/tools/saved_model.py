@@ -38,11 +38,10 @@ def train(model: Path, data: Path, out: Path, steps: int, seed: int) -> TrainedD
 def draw(model: Path, guides: Sequence[str], weight: float, steps: int, indices: Sequence[int], out: Path) -> None:
     """Write sample i of a model for every seed i, guided by discriminators, as `sample` does."""
     device = prepare("auto", "float32", torch.get_num_threads()).device
-    members = [TrainedDiscriminator.load(folder, device) for folder in guides]
+    loaded = [TrainedDiscriminator.load(folder, device) for folder in guides]
     denoiser, shape = open_model(model, device)
-    guidance = DiscriminatorGuidance(members, weight) if members else None
-    how: Any = {"guidance": guidance, "seed": SEED, "first": indices, "device": device, "steps": steps}
-    sample(denoiser, (len(indices), *shape), out=out, **how)
+    how: Any = {"seed": SEED, "first": indices, "device": device, "steps": steps, "out": out}
+    sample(denoiser, (len(indices), *shape), guidance=DiscriminatorGuidance(loaded, weight) if loaded else None, **how)
 
 
 def open_model(folder: Path, device: torch.device) -> tuple[Denoiser, tuple[int, ...]]:
