@@ -418,7 +418,7 @@ def found() -> str:
   {late:.0f} % late (not significantly by KID). Early, further training gained more; late, more steps.
 - **A missing sigmoid may explain the reproduction's CIFAR-10 FID, 14.35**, of six discriminators. At
   its settings, logits used as probabilities raise the FID from {usual.mean():.1f} to at least {low}
-  in each of five trainings on Fashion-MNIST, and less on CIFAR-10 at 16x16."""
+  in all five trainings on Fashion-MNIST, and less on CIFAR-10 at 16x16."""
 
 
 def found_figure() -> None:
