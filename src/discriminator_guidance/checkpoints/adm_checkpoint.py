@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import AS_PUBLISHED, damage_refused, fit_network, load_torch, regular
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet
 
-Shapes = Mapping[str, Sequence[int]]
 COSINE = (64, 3)  # pixels and channels of the released classifier that was trained on the cosine schedule
 
 
@@ -69,17 +68,14 @@ def derive_arguments(tensors: Mapping[str, Tensor], num_head_channels: int = 64)
             "condition": "label_emb.weight" in shapes,
         }
         with torch.device("meta"):
-            state = EncoderUNet(**arguments).state_dict()
-        if _input_blocks({name: tuple(tensor.shape) for name, tensor in state.items()}) == _input_blocks(shapes):
-            fitting.append(arguments)
-    if len(fitting) > 1:
-        # Multipliers of the released networks settle what shapes leave open.
-        usual = [fit for fit in fitting if CHANNEL_MULT.get(fit["image_size"]) == tuple(fit["channel_mult"])]
-        fitting = usual or fitting
+            if _input_blocks(EncoderUNet(**arguments).state_dict()) == _input_blocks(tensors):
+                fitting.append(arguments)
+    # Multipliers of the released networks settle what shapes leave open.
+    fitting = [fit for fit in fitting if CHANNEL_MULT.get(fit["image_size"]) == tuple(fit["channel_mult"])] or fitting
     if len(fitting) != 1:
         raise ValueError(f"the shapes of its {count - 1} input blocks fit {len(fitting)} networks")
     return fitting[0]
 
 
-def _input_blocks(shapes: Shapes) -> Shapes:
-    return {name: shape for name, shape in shapes.items() if name.startswith("input_blocks.")}
+def _input_blocks(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items() if name.startswith("input_blocks.")}

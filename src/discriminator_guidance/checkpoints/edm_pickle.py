@@ -76,8 +76,7 @@ def read_edm(path: Path) -> tuple[EDMPrecond, dict[str, Any]]:
 
 def _tensors(network: Mapping[str, Any], most: int) -> dict[str, Tensor]:
     """The tensors of a module and of those below it by name, if they fit into so many bytes."""
-    tensors: dict[str, Tensor] = {}
-    modules, left = [("", network)], most
+    tensors, modules, left = dict[str, Tensor](), [("", network)], most
     while modules:
         prefix, module = modules.pop()
         left -= MODULE_BYTES

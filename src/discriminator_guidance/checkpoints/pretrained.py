@@ -100,5 +100,4 @@ def load_discriminator(
     first, *members = (load(local_folder(part)) for part in (extractor, *heads))
     if members and not isinstance(first, EncoderUNet):
         raise ConfigError(f"{extractor} is no extractor", "load each alone, and use DiscriminatorGuidance([a, b])")
-    discriminator = MemberLogits(first, *members) if members else first
-    return discriminator.to(usable(device)).eval().requires_grad_(False)
+    return (MemberLogits(first, *members) if members else first).to(usable(device)).eval().requires_grad_(False)

@@ -8,26 +8,24 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from discriminator_guidance.core.errors import ConfigError, InputError
-from discriminator_guidance.core.files import damage_refused, load_arrays, open_archive, reason, replaced, write_bytes
+from discriminator_guidance.core.files import damage_refused, load_arrays, open_archive, reason, replaced
 from discriminator_guidance.core.runtime import progress
 
 DARK = -0.2  # in the units of the diffusion black is below; bicubic resizing leaves [0, 1] by less
 GRID_COLUMNS, GRID_IMAGES, GRID_PIXELS = 12, 72, 48  # pixels of one image, at least
 
 
-@dataclass(frozen=True)
-class Images:
+class Images(NamedTuple):
     """Images (N, H, W, C) uint8, labels (N,) int64, and the names of the classes."""
 
     images: np.ndarray
@@ -71,18 +69,16 @@ def write_grid(path: Path, images: np.ndarray) -> None:
     factor = max(1, GRID_PIXELS // shown.shape[1])
     large = shown.repeat(factor, axis=1).repeat(factor, axis=2)
     framed = np.pad(large, ((0, -len(large) % GRID_COLUMNS), (0, 2), (0, 2), (0, 0)), constant_values=255)
-    _, height, width, channels = framed.shape
-    rows = framed.reshape(-1, GRID_COLUMNS, height, width, channels).swapaxes(1, 2)
-    write_png(path, rows.reshape(-1, GRID_COLUMNS * width, channels))
+    rows = framed.reshape(-1, GRID_COLUMNS, *framed.shape[1:]).swapaxes(1, 2)
+    write_png(path, rows.reshape(-1, GRID_COLUMNS * framed.shape[2], framed.shape[3]))
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, 1 or 3) uint8."""
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
+    with replaced(path) as stream:
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(stream, format="PNG")
 
 
 def check_out(out: Path, count: int, channels: int = 3) -> str:
@@ -133,8 +129,7 @@ BATCH = 16  # images of which all are read
 REMEDY = "give a folder, a zip or an .npz file of images, or correct the files"
 
 
-@dataclass(frozen=True)
-class ImageSet:
+class ImageSet(NamedTuple):
     """Images of one shape (H, W, C), in the order of folder and name, or of an .npz file."""
 
     path: Path

@@ -49,22 +49,17 @@ def column(values: Tensor, x: Tensor) -> Tensor:
 
 def levels_of(sigma: Tensor | float, x: Tensor) -> Tensor:
     """The noise level of each image of x (N, ...), (N,) in the widest dtype, from one level or N."""
-    levels = torch.as_tensor(sigma, dtype=widest(x.device), device=x.device)
-    if x.dim() < 2 or levels.numel() not in (1, len(x)):
-        problem = f"x has shape {[*x.shape]}, noise levels {[*levels.shape]}"
-        raise ConfigError(problem, "give (N, C, H, W) with one or N")
-    return levels.reshape(-1).expand(len(x))
+    given = torch.as_tensor(sigma, dtype=widest(x.device), device=x.device)
+    if x.dim() < 2 or given.numel() not in (1, len(x)):
+        raise ConfigError(f"x has shape {[*x.shape]}, noise levels {[*given.shape]}", "give (N, C, H, W) with one or N")
+    return given.reshape(-1).expand(len(x))
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
-    """The (steps + 1,) float64 noise levels of the sampler, from sigma_max down to sigma_min and 0.
-
-    Karras et al. 2022, Eq. 5.
-    """
+    """The sampler's (steps + 1,) float64 noise levels, sigma_max to sigma_min and 0 (Karras et al. 2022, Eq. 5)."""
     ramp = torch.arange(steps, dtype=torch.float64) / (steps - 1)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    sigmas = (high + ramp * (low - high)) ** rho
-    return torch.cat([sigmas, sigmas.new_zeros(1)])
+    return torch.nn.functional.pad((high + ramp * (low - high)) ** rho, (0, 1))
 
 
 BETA_MIN, BETA_MAX = 0.1, 20.0
@@ -152,10 +147,9 @@ def _time_of_integral(integral: Tensor) -> Tensor:
 def generator(seed: int, purpose: str, index: int, step: int) -> np.random.Generator:
     """The generator of one stream: seed and index below 2**63; step 0 for streams without steps."""
     word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
-    key = np.array([seed, word], dtype=np.uint64)
     # The lowest word of the counter is the position inside the stream; the others name the stream.
     counter = np.array([0, 0, step, index], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, word], dtype=np.uint64), counter=counter))
 
 
 def normal(seed: int, purpose: str, index: int, step: int, shape: Sequence[int]) -> Tensor:

@@ -10,11 +10,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from inspect import unwrap
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from discriminator_guidance.core.errors import ConfigError
 
@@ -59,8 +58,7 @@ def warn_in_training(name: str, *functions: Callable[..., Any]) -> None:
         warnings.warn(f"{name} is in training mode: call its .eval() before", stacklevel=4)
 
 
-@dataclass(frozen=True)
-class Compute:
+class Compute(NamedTuple):
     """A device and the format of inner products: "float32", "tf32" (CUDA) or "bfloat16" (autocast).
 
     Parameters in training, preconditioning and the sampler's state keep full precision.
@@ -138,8 +136,7 @@ def allow_tf32(allowed: bool) -> None:
     """Let CUDA round the factors of float32 inner products to 10 bits, or forbid it; torch's own default is mixed."""
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 _ALONE = ContextVar("alone", default=False)

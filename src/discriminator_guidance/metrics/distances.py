@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
@@ -20,8 +19,7 @@ Device = torch.device | str
 EPS = np.finfo(np.float64).eps
 
 
-@dataclass(frozen=True)
-class Gaussian:
+class Gaussian(NamedTuple):
     """Mean (d,) and root (k, d), R with R^T R the covariance, in double precision.
 
     Tensors, because torch obeys `set_num_threads`: sums by numpy's BLAS would change with the machine's processors.
@@ -85,8 +83,7 @@ def distance_of_gaussians(first: Gaussian, second: Gaussian, singular_values: Te
 BLOCK = 2**24  # elements of the kernel matrix at a time: 128 MB
 
 
-@dataclass(frozen=True)
-class KernelSet:
+class KernelSet(NamedTuple):
     """Features (n, d) on a device, and the mean of each row's kernel with every other row (n,)."""
 
     features: Tensor

@@ -130,7 +130,6 @@ def comparable(*sets: Floats) -> list[Doubles]:
 
 
 def _require_finite(features: Floats) -> None:
-    rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(rows):
+    if len(rows := np.flatnonzero(~np.isfinite(features).all(axis=1))):
         problem = f"features are NaN or infinity in {len(rows)} of {len(features)} rows, first in row {rows[0]}"
         raise InputError(problem, f"look at sample {rows[0]}: the image or the network that produced it is damaged")

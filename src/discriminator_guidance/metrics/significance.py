@@ -31,11 +31,9 @@ def standard_error(influence: Doubles) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values adjusted for their number m, in the given order: max over j <= i of (m - j + 1) p_(j), at most 1.
 
-    Rejecting those below 0.05 makes any false rejection at most 5 % likely, however they depend on each other (Holm
-    1979).
+    Rejecting those below 0.05 makes any false rejection at most 5 % likely, however they are dependent (Holm 1979).
     """
-    order = np.argsort(p_values)
-    adjusted = np.array(p_values, dtype=np.float64)
+    order, adjusted = np.argsort(p_values), np.array(p_values, dtype=np.float64)
     steps = np.arange(len(order), 0, -1) * adjusted[order]
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
     return [float(value) for value in adjusted]

@@ -68,11 +68,9 @@ class ResBlock(nn.Module):
         if self.down:
             x, h = halve(x), halve(h)
         scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
-        norm, *layers = self.out_layers
+        norm, activation, dropout, last = self.out_layers
         h = norm(convolution(h)) * (1 + scale) + shift
-        for layer in layers:
-            h = layer(h)
-        return self.skip_connection(x) + h
+        return self.skip_connection(x) + last(dropout(activation(h)))
 
 
 class AttentionBlock(nn.Module):
@@ -89,8 +87,7 @@ class AttentionBlock(nn.Module):
         positions = x.flatten(2)
         # Checkpoints hold query, key and value of one head next to each other.
         q, k, v = self.qkv(self.norm(positions)).unflatten(1, (self.num_heads, 3, -1)).unbind(2)
-        attended: Tensor = self.proj_out(attend(q, k, v).flatten(1, 2))
-        return (positions + attended).view_as(x)
+        return (positions + self.proj_out(attend(q, k, v).flatten(1, 2))).view_as(x)
 
 
 class AttentionPool2d(nn.Module):
@@ -108,8 +105,7 @@ class AttentionPool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         positions = x.flatten(2)
-        tokens = torch.cat([positions.mean(dim=2, keepdim=True), positions], dim=2)
-        tokens = tokens + self.positional_embedding
+        tokens = torch.cat([positions.mean(dim=2, keepdim=True), positions], dim=2) + self.positional_embedding
         # Checkpoints hold the queries of all heads first, then all keys, then all values.
         q, k, v = self.qkv_proj(tokens).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         return self.c_proj(attend(q[..., :1], k, v).flatten(1, 2)).squeeze(2)
@@ -205,9 +201,8 @@ class NoisyImageCNN(nn.Module):
         while min(size) > SMALLEST:
             size = [-(-length // 2) for length in size]
             widths.append(min(2 * widths[-1], WIDEST * width))
-        layers = [nn.Conv2d(channels, width, 3, padding=1)]
-        layers += [nn.Conv2d(*pair, 3, stride=2, padding=1) for pair in pairwise(widths)]
-        self.convolutions = nn.ModuleList(layers)
+        self.convolutions = nn.ModuleList([nn.Conv2d(channels, width, 3, padding=1)])
+        self.convolutions.extend(nn.Conv2d(*pair, 3, stride=2, padding=1) for pair in pairwise(widths))
         self.scales = nn.ModuleList([nn.Linear(2 * width, channels) for channels in widths])
         self.logit = nn.Linear(widths[-1] * math.prod(size), 1)
         for values in self.convolutions.parameters() if gain else ():  # biases become 0

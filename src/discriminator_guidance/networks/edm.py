@@ -18,11 +18,9 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 class FourierEmbedding(nn.Module):
     """Embedding of (N,) noise conditioning at random, stored frequencies (NCSN++; Tancik et al. 2020)."""
 
-    freqs: Tensor
-
     def __init__(self, channels: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.normal(0.0, scale, (channels // 2,)))
+        self.freqs = nn.Buffer(torch.normal(0.0, scale, (channels // 2,)))
 
     def forward(self, noise: Tensor) -> Tensor:
         angle = noise[:, None] * (2 * math.pi * self.freqs)
@@ -57,8 +55,6 @@ class Conv2d(nn.Conv2d):
     `gain` scales the Glorot-uniform initial weights: near 0 where a block starts as the identity.
     """
 
-    resample_filter: Tensor
-
     def __init__(
         self,
         in_channels: int,
@@ -78,7 +74,7 @@ class Conv2d(nn.Conv2d):
             if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
                 raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
             products = [[row * column / sum(taps) ** 2 for column in taps] for row in taps]
-            self.register_buffer("resample_filter", torch.tensor([[products]]))
+            self.resample_filter = nn.Buffer(torch.tensor([[products]]))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fused:
@@ -113,25 +109,22 @@ class UNetBlock(nn.Module):
         self.affine = glorot(nn.Linear(emb_channels, out_channels))
         self.norm1 = group_norm(out_channels)
         self.conv1 = Conv2d(out_channels, out_channels, 3, gain=1e-5)
-        self.skip: nn.Module = nn.Identity()
-        if in_channels != out_channels or up or down:
-            self.skip = Conv2d(in_channels, out_channels, 1, taps=taps, up=up, down=down)
+        same = in_channels == out_channels and not (up or down)
+        self.skip = nn.Identity() if same else Conv2d(in_channels, out_channels, 1, taps=taps, up=up, down=down)
         if attention:
             self.norm2 = group_norm(out_channels)
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1, gain=math.sqrt(0.2))
             self.proj = Conv2d(out_channels, out_channels, 1, gain=1e-5)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv0(F.silu(self.norm0(x)))
-        h = h + self.affine(embedding)[:, :, None, None]
+        h = self.conv0(F.silu(self.norm0(x))) + self.affine(embedding)[:, :, None, None]
         h = F.dropout(F.silu(self.norm1(h)), self.dropout, self.training)
         x = (self.skip(x) + self.conv1(h)) * math.sqrt(0.5)
         if not self.attention:
             return x
         # Checkpoints interleave query, key and value channel by channel.
         q, k, v = self.qkv(self.norm2(x)).reshape(len(x), 1, self.out_channels, 3, -1).unbind(3)
-        attended: Tensor = self.proj(attend(q, k, v).reshape(x.shape))
-        return (x + attended) * math.sqrt(0.5)
+        return (x + self.proj(attend(q, k, v).reshape(x.shape))) * math.sqrt(0.5)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -184,12 +177,10 @@ class SongUNet(nn.Module):
 
         block = partial(UNetBlock, emb_channels=emb_channels, dropout=dropout, taps=taps)
         self.enc = nn.ModuleDict()
-        skips: list[int] = []
-        channels = aux = in_channels
+        skips, channels, aux = list[int](), model_channels, in_channels
         for level, mult in levels:
             size = f"{img_resolution >> level}x{img_resolution >> level}"
             if level == 0:
-                channels = model_channels
                 self.enc[f"{size}_conv"] = Conv2d(in_channels, channels, 3)
             else:
                 self.enc[f"{size}_down"] = block(channels, channels, down=True)
@@ -229,8 +220,7 @@ class SongUNet(nn.Module):
         if self.map_label is not None and class_labels is not None:
             embedding = embedding + self.map_label(class_labels * math.sqrt(self.map_label.in_features))
         embedding = F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
-        skips: list[Tensor] = []
-        image = x
+        skips, image = list[Tensor](), x
         for name, layer in self.enc.items():
             if name.endswith("aux_residual"):
                 x = skips[-1] = image = (x + layer(image)) * math.sqrt(0.5)
@@ -279,8 +269,7 @@ class EDMPrecond(nn.Module):
 
         level = sigma.view(-1, 1, 1, 1)
         variance = level.square() + self.sigma_data**2
-        c_skip = self.sigma_data**2 / variance
-        c_out = level * self.sigma_data * variance.rsqrt()
-        c_in = variance.rsqrt()
+        c_in, c_skip = variance.rsqrt(), self.sigma_data**2 / variance
+        c_out = level * self.sigma_data * c_in
         raw = self.model((c_in * x).to(dtype), sigma.log() / 4, class_labels)
         return (c_skip * x + c_out * raw.to(wide)).to(dtype)

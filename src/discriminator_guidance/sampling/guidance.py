@@ -51,10 +51,9 @@ def gradients(logits: Sequence[Tensor], x_vp: Tensor) -> Tensor:
 def shrunk_mean_logit(parts: Sequence[Tensor], x_vp: Tensor) -> Tensor:
     """The mean of M logits (M_i, N) of several networks, its gradient g shrunk to 0 where their gradients g_m disagree.
 
-    The gradient of a sample is s g with s = max(0, 1 - sum_m |g_m - g|^2 / (M (M - 1) |g|^2)). The fraction is the
-    share of |g|^2 that the scatter of the members explains. To be differentiated once.
-
-    James & Stein 1961, with the positive part of Baranchik 1964.
+    The gradient of a sample is s g with s = max(0, 1 - sum_m |g_m - g|^2 / (M (M - 1) |g|^2)) (James & Stein 1961; the
+    positive part: Baranchik 1964). The fraction is the share of |g|^2 that the scatter of the members explains. To be
+    differentiated once.
     """
     slopes, logits = gradients(parts, x_vp), torch.cat([*parts])
     slope, members = slopes.mean(dim=0), len(slopes)
@@ -85,8 +84,7 @@ def clipped_logit_mean(logits: Tensor, weights: Tensor) -> Tensor:
     """What the reproduction's published code computed: the mean of RAW LOGITS, clipped as if it were a probability.
 
     Kept only to show why its ensemble scored FID 14.35. Where the mean logit lies outside (0, 1) the log ratio is
-    pinned at +-11.5 and its gradient is 0; inside, the gradient is scaled by 1 / (p (1 - p)) >= 4. (M, N) logits ->
-    (N,) float64.
+    pinned at +-11.5 with gradient 0; inside, the gradient is scaled by 1 / (p (1 - p)) >= 4. (M, N) -> (N,) float64.
     """
     mistaken = mean_logit(logits, weights).double().clamp(PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
     return mistaken.log() - torch.log1p(-mistaken)
@@ -184,9 +182,12 @@ class DiscriminatorGuidance:
         it by sigma and adds it to dx/dsigma = (x - D) / sigma = -sigma grad log p. Outside the window of VP times the
         term is 0 and L is +inf; where L is not finite the term is NaN.
 
-        x: (N, C, H, W) in EDM units; sigma: (N,) or one for all; classes: for discriminators. Without float64: float32.
+        Args:
+            x: noisy images (N, C, H, W) in EDM units.
+            sigma: noise levels, (N,) or one for all.
+            classes: for discriminators.
 
-        Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
+        Without float64: float32. Kim et al. 2023, Eq. 6-8; the form of the EDM sampler in their Appendix.
         *Deviation:* the official code tests a batch's smallest tau for all its samples, and marks "outside" by 1e7.
         """
         levels = levels_of(sigma, x)
@@ -211,6 +212,11 @@ class DiscriminatorGuidance:
         """The log ratio (N,) of the discriminators by the rule, differentiable in x_vp.
 
         It is NaN where a member's logit is not finite, which a clip would hide.
+
+        Args:
+            x_vp: noisy images (N, C, H, W) in VP units.
+            tau: their VP times (N,).
+            classes: for discriminators.
         """
         parts = self.logits(x_vp, tau, *classes)
         logits = torch.cat(parts)
@@ -229,7 +235,13 @@ class DiscriminatorGuidance:
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
     def logits(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> list[Tensor]:
-        """The logits of each discriminator, (1, N), or (M, N) where it has M members."""
+        """The logits of each discriminator, (1, N), or (M, N) where it has M members.
+
+        Args:
+            x_vp: noisy images (N, C, H, W) in VP units.
+            tau: their VP times (N,).
+            classes: for discriminators.
+        """
         return [self._logits(network, x_vp, tau, *classes) for network in self.networks]
 
     def _logits(self, network: Discriminator, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
@@ -255,6 +267,9 @@ class DiscriminatorGuidance:
         """The guided denoiser D + w sigma^2 grad_x L, for other samplers; w is the mean of w1 and w2.
 
         It takes what the denoiser takes, and has its `sigma_min`, `sigma_max` and `round_sigma`, if it has such.
+
+        Args:
+            denoiser: (x, sigma, ...) -> D(x; sigma), in EDM units.
         """
 
         def guided(x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:

@@ -44,19 +44,16 @@ def heun(
     of each step the state x before the noise level is raised, the denoised image and the log ratio (+inf where there is
     none). A state that is not finite raises DivergenceError.
 
-    Karras et al. 2022, Algorithm 2; Kim et al. 2023, Algorithm 1 and the boosting of their Appendix; epsilon scaling:
-    Ning et al. 2024.
+    Karras et al. 2022, Algorithm 2; Kim et al. 2023, Algorithm 1 and Appendix (boosting); Ning et al. 2024 (eps_scale).
     *Deviation:* gates and boosting act on single samples (the official gate is batch-wide); noise is drawn only where
-    it is used; the second-order guidance is evaluated at (x_next, sigma_next), where the official code stops with an
-    indexing error.
+    it is used; second-order guidance is evaluated at (x_next, sigma_next), where official code has an indexing error.
     """
     sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)
     count, dtype = latents.shape[0], latents.dtype
     x_next = latents.to(state_dtype) * sigmas[0].item()
     log_ratio = torch.full((count,), torch.inf, dtype=state_dtype, device=latents.device)
     for step in range(settings.steps):
-        sigma_cur, sigma_next = sigmas[step].item(), sigmas[step + 1].item()
-        x_cur = x_next
+        x_cur, sigma_cur, sigma_next = x_next, sigmas[step].item(), sigmas[step + 1].item()
         x_hat, sigma_hat = _raise_noise(x_cur, sigma_cur, log_ratio, step, noise, settings)
 
         # Euler step.
@@ -82,8 +79,7 @@ def heun(
             x_next = x_hat + length * (slope + slope_next) / 2
         if states is not None:
             states.append((x_cur, denoised, log_ratio))
-        odd = (~x_next.isfinite()).flatten(1).any(dim=1).nonzero()
-        if len(odd):
+        if len(odd := (~x_next.isfinite()).flatten(1).any(dim=1).nonzero()):
             problem = f"row {int(odd[0])} of the batch is not finite after step {step + 1}, at sigma = {sigma_cur:.4g}"
             raise DivergenceError(problem, "lower w1 and w2, or check the weights of the score network and members")
     return x_next

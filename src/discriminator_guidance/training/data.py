@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -146,8 +146,7 @@ GRID_T_MIN = 1e-5  # the reproduction validated every member from this VP time o
 BATCH = 512  # pairs of image and time in one pass
 
 
-@dataclass(frozen=True)
-class GridFeatures:
+class GridFeatures(NamedTuple):
     """Frozen features of P pairs of image and grid time, and what identifies each pair."""
 
     # (P, C, H, W) in main memory, because they are gigabytes at full size. Each process has its share of the pairs.

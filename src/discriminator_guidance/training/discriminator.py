@@ -203,9 +203,8 @@ def train_discriminator(
                 raise ConfigError("processes of torchrun have other images or settings", "give the same to all")
             key = {**asdict(chosen), "precision": compute.mode, "arrays": digests, "on": [device.type, world_size()]}
             work = None if folder is None else Resumable(folder, "discriminator", key)
-        _, steps = lengths(chosen, pairs.split)
         title = progress if isinstance(progress, str) else "training discriminator"
-        with runtime.progress(title, steps, "steps", bool(progress)) as advance:
+        with runtime.progress(title, lengths(chosen, pairs.split)[1], "steps", bool(progress)) as advance:
 
             def reported(done: int, row: Row) -> None:
                 advance(to=done)
@@ -226,8 +225,7 @@ def train_discriminator(
         "source": Path(real).name if isinstance(real, str | Path) else None,
         "settings": {name: value for name, value in asdict(chosen).items() if name in settings},
     }
-    network.requires_grad_(False)
-    trained = TrainedDiscriminator(network, features, last, history, used, tested, about)
+    trained = TrainedDiscriminator(network.requires_grad_(False), features, last, history, used, tested, about)
     if history and trained.at_chance:
         losses = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
         advice = "give more images or more steps, or the samples are already good"

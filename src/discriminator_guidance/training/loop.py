@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ Loss = Callable[[Batch], tuple[Tensor, Row]]  # batch -> mean loss, further mean
 State = dict[str, Tensor]
 Report = Callable[[int, Row], None]  # iterations done so far, their row of the curve
 
-LOG_EVERY = 20  # iterations in a row of the curve
 OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -33,11 +31,10 @@ class Schedule(TrainingSettings):
     ema_decay: Fraction | None = None  # of an exponential moving average of the parameters, which is used then
 
 
-@dataclass(frozen=True)
-class Validation:
+class Validation(NamedTuple):
     """What is done after each row of the curve."""
 
-    every: int = LOG_EVERY  # iterations in a row
+    every: int = 20  # iterations in a row
     prefix: str = ""  # of the names of the means over training batches in a row
     scores: Callable[[nn.Module], Row] = lambda network: {}  # added to the row
     checkpoint: Checkpoint = "last"  # the row whose weights are used; best: that of the smallest validation loss
@@ -87,8 +84,7 @@ def train(
     for row in history:
         report(int(row["iteration"]), {name: value for name, value in row.items() if name != "iteration"})
 
-    wanted = {schedule.iterations, *snapshots}
-    window = list[tuple[int, Row]]()
+    wanted, window = {schedule.iterations, *snapshots}, list[tuple[int, Row]]()
     for iteration in range(int(history[-1]["iteration"]) if history else 0, max(wanted)):
         if len(history) >= max(fewest, patience) and len(history) - used_row(history, "best") >= patience:
             break

@@ -128,8 +128,7 @@ class TrainedDiscriminator:
             classes: class indices (N,), for a conditional network.
         """
         classes = classes if getattr(self.network, "conditional", True) else ()
-        logits: Tensor = self.network(self.features(x_vp, tau), tau, *classes)
-        return logits.view(-1)
+        return self.network(self.features(x_vp, tau), tau, *classes).view(-1)
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
@@ -180,7 +179,13 @@ class TrainedDiscriminator:
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu", **hub: Any) -> Self:
-        """Read what `save` wrote, also from "user/repo" on the Hugging Face Hub, by arguments such as revision."""
+        """Read what `save` wrote; `from_pretrained` is the same.
+
+        Args:
+            folder: where it is, or "user/repo" on the Hugging Face Hub.
+            device: where the network goes.
+            hub: of the Hub, such as revision.
+        """
         root = files.local_folder(folder, **hub)
         with files.damage_refused(f"{root} has no complete discriminator", files.AGAIN):
             network = files.load_network(build_discriminator, root, "discriminator")
@@ -192,7 +197,12 @@ class TrainedDiscriminator:
     from_pretrained = load
 
     def push_to_hub(self, repo: str, private: bool = False) -> None:
-        """Put what `save` writes into the repository "user/repo" on the Hugging Face Hub."""
+        """Put what `save` writes on the Hugging Face Hub.
+
+        Args:
+            repo: "user/repo", which is made if need be.
+            private: whether others cannot read it, if it is made.
+        """
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder, repo)
             with files.damage_refused(f"the repository {repo} on the Hub cannot be written", files.HUB):
