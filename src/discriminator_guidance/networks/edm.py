@@ -18,9 +18,11 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 class FourierEmbedding(nn.Module):
     """Embedding of (N,) noise conditioning at random, stored frequencies (NCSN++; Tancik et al. 2020)."""
 
+    freqs: Tensor
+
     def __init__(self, channels: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.freqs = nn.Buffer(torch.normal(0.0, scale, (channels // 2,)))
+        self.register_buffer("freqs", torch.normal(0.0, scale, (channels // 2,)))
 
     def forward(self, noise: Tensor) -> Tensor:
         angle = noise[:, None] * (2 * math.pi * self.freqs)
@@ -55,6 +57,8 @@ class Conv2d(nn.Conv2d):
     `gain` scales the Glorot-uniform initial weights: near 0 where a block starts as the identity.
     """
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -74,7 +78,7 @@ class Conv2d(nn.Conv2d):
             if len(taps) % 2 or tuple(taps) != tuple(reversed(taps)):
                 raise ValueError(f"resample_filter must have an even number of symmetric taps; it is {tuple(taps)}")
             products = [[row * column / sum(taps) ** 2 for column in taps] for row in taps]
-            self.resample_filter = nn.Buffer(torch.tensor([[products]]))
+            self.register_buffer("resample_filter", torch.tensor([[products]]))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fused:
