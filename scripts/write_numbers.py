@@ -44,7 +44,7 @@ CROSSING = {
     "final_1k": "1,000 images",
     "final_3k": "3,000 images",
     "final_10k": "10,000 images",
-    "permuted": "the same, permuted labels",
+    "permuted": "10,000 images, permuted labels",
     "d0": "D0, a head",
     "edm_auto": "autoguidance by 500 iterations, NFE 46",
     "edm_24": "24 steps in place of 12",
@@ -114,7 +114,8 @@ def gains(profile: str, base: str, name: str, distance: str = "fid") -> list[tup
 
 def described(profile: str) -> dict[str, str]:
     """What the rows of a profile are."""
-    return load_config(Path("configs") / f"{profile}.yaml").report.describe
+    texts = load_config(Path("configs") / f"{profile}.yaml").report.describe
+    return {name: text for name, text in texts.items() if "/" not in name}
 
 
 def baselines(profile: str) -> dict[str, str | None]:
@@ -413,12 +414,12 @@ def found() -> str:
 - **Guidance partly corrects a biased training set.** With 1,000 balanced images, weight 1 lowers
   the FID by {few:.0f} %, weight 2 more.
 - **Where you may train the model, fine-tuning lowers this FID more**: {tuned:.0f} %.
-  [Label-free features](docs/glossary.md) show no significant advantage over weight 2.
+  By [label-free features](docs/glossary.md), it has no significant advantage over weight 2.
 - **Without such a bias, guidance lowered the FID less**: at 28x28, by {early:.0f} % early in training and
   {late:.0f} % late (not significantly by KID). Early, further training gained more; late, more steps.
 - **A missing sigmoid may explain the reproduction's CIFAR-10 FID, 14.35**, of six discriminators. At
   its settings, logits used as probabilities raise the FID from {usual.mean():.1f} to at least {low}
-  in all five trainings on Fashion-MNIST, and less on CIFAR-10 at 16x16."""
+  in all five training seeds on Fashion-MNIST, and less on CIFAR-10 at 16x16."""
 
 
 def found_figure() -> None:
