@@ -424,14 +424,14 @@ def found() -> str:
 def found_figure() -> None:
     """README's chart: FID of six rows, a point a training seed."""
     records = [evaluated("fashion-biased", name) for name in SHOWN]
-    figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
     for place, (name, record) in enumerate(zip(SHOWN, records, strict=True)):
         color = GREY if name == "edm" else ORANGE if name == "tuned" else BLUE
         axes.plot(record["fid_values"], [place] * len(record["fid_values"]), "o", color=color, alpha=0.6, markersize=5)
         axes.plot(record["fid"], place, "|", color=color, markersize=16, markeredgewidth=2)
     axes.set(
         xscale="log",
-        xlabel="FID (fashion network), lower is better, log; points: training seeds, bar: mean",
+        xlabel="FID (fashion network), lower is better, log scale\npoints: training seeds, bar: mean",
     )
     axes.set_yticks(range(len(SHOWN)), [described("fashion-biased")[name] for name in SHOWN])
     axes.margins(x=0.06)
