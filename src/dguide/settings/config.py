@@ -432,7 +432,7 @@ class Config(Settings):
         bounds["real.splits"] = (sum(vars(self.real.splits).values()) if self.real.splits else 0, total)
         for key, (value, most) in bounds.items():
             if value > most:
-                raise ConfigError(f"{key} is {value}", f"it must be at most {most}, by the number of images")
+                raise ConfigError(f"{key} is {value}", f"it must be at most {most}: there are too few images for more")
         count = min([train, self.fake.images, *(member.images or train for member in self.members.values())])
         shares = self.discriminator.split
         if min(shares.train, shares.validation, shares.test) * count < 1 or count < FEWEST or holdout < 3:

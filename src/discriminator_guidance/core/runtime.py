@@ -120,7 +120,7 @@ def usable(device: torch.device | str) -> torch.device:
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:  # of torchrun, also where a process works apart
         index, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if index >= count:
-            raise ConfigError(f"process {index}, counted from 0, has none of {count} GPUs", f"start {count} processes")
+            raise ConfigError(f"torchrun started {index + 1} processes or more for {count} GPUs", f"start {count}")
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
     try:

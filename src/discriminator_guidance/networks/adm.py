@@ -169,7 +169,8 @@ class EncoderUNet(nn.Module):
         steps = TIME_SCALE * levels_of(t, x).to(torch.promote_types(dtype, torch.float32))  # bfloat16 has no 999
         embedding = self.time_embed(sinusoidal_embedding(steps, self.model_channels, endpoint=False).to(dtype))
         if (labels is None) != (self.label_emb is None):
-            raise ConfigError("labels are for conditional networks, and these need them", "give them to those alone")
+            problem = "a conditional network has no labels" if labels is None else "an unconditional network has labels"
+            raise ConfigError(problem, "give labels to conditional networks alone")
         if self.label_emb is not None and labels is not None:
             embedding = embedding + self.label_emb(class_indices(labels))
         h = x.to(dtype)
@@ -213,7 +214,8 @@ class NoisyImageCNN(nn.Module):
         if (shape := [*x_vp.shape[1:]]) != self.arguments["image_shape"]:
             raise ConfigError(f"images are {shape}", f"give the discriminator's, {self.arguments['image_shape']}")
         if (classes is None) != (self.classes is None):
-            raise ConfigError("classes are for conditional networks, and these need them", "give them to those alone")
+            problem = "a conditional network has no classes" if classes is None else "an unconditional one has classes"
+            raise ConfigError(problem, "give classes to conditional networks alone")
         layout = torch.channels_last if x_vp.device.type == "cpu" else torch.preserve_format  # there a fifth faster
         h = x_vp.to(self.logit.weight.dtype, memory_format=layout)
         steps = TIME_SCALE * levels_of(tau, h).to(torch.promote_types(h.dtype, torch.float32))

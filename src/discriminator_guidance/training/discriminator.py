@@ -57,7 +57,7 @@ def fit(
     rows = training_rows(settings, split)
     kinds = [rows[pairs.labels.cpu().numpy()[rows] == kind] for kind in (1, 0)]
     if not all(map(len, kinds)):
-        raise ConfigError(f"bagging is {settings.bagging}, by which one kind of images has none", "raise it")
+        raise ConfigError(f"bagging is {settings.bagging}, which leaves no image of one kind", "raise it")
     pairs = data.permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
     size, (every, steps), uniform = settings.batch_size, lengths(settings, split), 1.0 - settings.importance_sampling
 
@@ -311,6 +311,6 @@ def _untrained(
     if settings.finetune:
         if not isinstance(extractor, nn.Module) or not isinstance(head, EncoderUNet):
             kinds = f"a {type(extractor).__name__} with a {type(head).__name__} on it"
-            raise ConfigError(f"what finetune trains is {kinds}", "give a module, and a head of this library or none")
+            raise ConfigError(f"finetune cannot train {kinds}", "give a module, and a head of this library or none")
         return as_it_is, MemberLogits(extractor, head).requires_grad_(True), maps
     return features, head, maps
