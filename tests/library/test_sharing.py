@@ -108,7 +108,7 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"maps are \(2, 64\); reshape them to \(N, C, S, S\)"),
         ({"extractor": lambda x_vp, tau: [x_vp]}, "maps are <class 'list'>; reshape them"),
         (lambda _: train((IMAGES, IMAGES[:, 0, 0, 0]), lambda x, sigma: 0 * x, **BRIEF), "takes no labels .* alone"),
-        ({"extractor": doubled, "finetune": True}, "trains is a function with a EncoderUNet on it; give a module"),
+        ({"extractor": doubled, "finetune": True}, "cannot train a function with a EncoderUNet on it; give a module"),
         ({"extractor": encoder(), "finetune": True, "start": torch.nn.Linear(2, 1)}, "a EncoderUNet with a Linear on"),
         (load_discriminator, "model.safetensors does not exist; save it again"),
         (folder_without("config.json"), "config.json does not exist; save it again, or download"),
