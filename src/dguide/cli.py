@@ -332,7 +332,7 @@ def plan(
 def benchmark(
     file: Annotated[Path | None, typer.Option("--json", help="Where to write (default: reports/<profile>).")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Approximate duration in seconds.")] = 120.0,
-    params: Params = Path("configs/cifar10.yaml"),
+    params: Params = PARAMS,
 ) -> None:
     """Time this project against the baseline."""
     from dguide.tools import benchmark as command
