@@ -145,15 +145,15 @@ class SamplerSettings(Settings):
 class ScoreNetworkSettings(Settings):
     """Constructor arguments of `SongUNet`, under their original names; the defaults are EDM's for CIFAR-10 (DDPM++)."""
 
-    model_channels: Count = 128
-    channel_mult: tuple[Count, ...] = (2, 2, 2)
-    num_blocks: Count = 4
-    attn_resolutions: tuple[Count, ...] = (16,)
-    dropout: Dropout = 0.13
-    embedding_type: Literal["positional", "fourier"] = "positional"
-    encoder_type: Literal["standard", "residual"] = "standard"
-    channel_mult_noise: Literal[1, 2] = 1
-    resample_filter: tuple[Count, ...] = (1, 1)
+    model_channels: Count = 128  # the unit of channel_mult
+    channel_mult: tuple[Count, ...] = (2, 2, 2)  # channels of each level; images halve from level to level
+    num_blocks: Count = 4  # residual blocks in a level
+    attn_resolutions: tuple[Count, ...] = (16,)  # image sizes in pixels at which it attends
+    dropout: Dropout = 0.13  # probability
+    embedding_type: Literal["positional", "fourier"] = "positional"  # of the noise level: DDPM++ or NCSN++
+    encoder_type: Literal["standard", "residual"] = "standard"  # DDPM++, or NCSN++ with scaled-down images added
+    channel_mult_noise: Literal[1, 2] = 1  # width of the noise embedding: DDPM++ or NCSN++
+    resample_filter: tuple[Count, ...] = (1, 1)  # taps: (1, 1) in DDPM++, (1, 3, 3, 1) in NCSN++
 
     def _problems(self) -> Iterator[str]:
         if self.model_channels % 4:
@@ -165,12 +165,12 @@ class ScoreNetworkSettings(Settings):
 class ExtractorNetworkSettings(Settings):
     """Arguments of `build_extractor`; the defaults are those of the DG authors' 32x32 classifier."""
 
-    model_channels: Count = 128
-    channel_mult: tuple[Count, ...] = (1, 2, 4)
-    num_res_blocks: Count = 4
+    model_channels: Count = 128  # the unit of channel_mult
+    channel_mult: tuple[Count, ...] = (1, 2, 4)  # channels of each level; images halve from level to level
+    num_res_blocks: Count = 4  # in a level
     attention_resolutions: tuple[Count, ...] = (32, 16, 8)  # image sizes in pixels
-    num_head_channels: Count = 64
-    dropout: Dropout = 0.0
+    num_head_channels: Count = 64  # of an attention head
+    dropout: Dropout = 0.0  # probability
 
     def _problems(self) -> Iterator[str]:
         for factor in self.channel_mult:
@@ -181,10 +181,10 @@ class ExtractorNetworkSettings(Settings):
 class HeadSettings(Settings):
     """Arguments of `build_head`; the defaults are those of the DG authors' discriminator."""
 
-    model_channels: Count = 128
-    num_res_blocks: Count = 2
-    num_head_channels: Count = 64
-    dropout: Dropout = 0.0
+    model_channels: Count = 128  # channels of its one level
+    num_res_blocks: Count = 2  # in it
+    num_head_channels: Count = 64  # of an attention head
+    dropout: Dropout = 0.0  # probability
 
     def _problems(self) -> Iterator[str]:
         if self.model_channels % self.num_head_channels:
