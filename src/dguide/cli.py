@@ -184,15 +184,15 @@ def compare(
     params: Params = PARAMS,
 ) -> None:
     """Print the paired difference between two variants."""
-    from dguide.report.format import answer, fid_label, signs
+    from dguide.report.format import answer, fid_label
     from dguide.report.gather import read_differences
+    from dguide.settings import plain
 
     settings, layout, _ = _results(params)
-    fid, rows = fid_label(settings.fid_network.name), read_differences(layout.report)
+    rows = read_differences(layout.report)
     if (variant, other) not in rows:
         raise ConfigError(f"{variant} and {other} are not compared", f"choose two of {', '.join(settings.variants)}")
-    row = rows[variant, other]
-    typer.echo(" ".join([answer(fid, row), *signs(fid, {variant: row}, other)]))
+    typer.echo(answer(fid_label(settings.fid_network.name), plain(settings), rows[variant, other]))
 
 
 @app.command(rich_help_panel=TOOLS)

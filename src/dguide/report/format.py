@@ -67,11 +67,14 @@ def difference_text(difference: Mapping[str, Any] | None) -> str:
     return estimate(difference["difference"], (difference["low"], difference["high"]), sign=True)
 
 
-def answer(fid: str, planned: Mapping[str, Any]) -> str:
-    """The planned comparison, a row of differences.csv, in one sentence."""
-    compared = f"Against {planned['other']}, {planned['variant']} is {verdict((planned['low'], planned['high']))}"
+def answer(fid: str, settings: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+    """What a comparison, a row of differences.csv, came to: by FID, and whether KID agrees."""
+    other, variant = planned["other"], planned["variant"]
+    rows = [f"{name} ({variant_text(settings, name)})" for name in (other, variant)]
     ratio, *bounds = (100 * (planned[key] - 1) for key in ("ratio", "ratio_low", "ratio_high"))
-    return f"{compared}: paired difference in {fid} {difference_text(planned)}, {estimate(ratio, bounds, 0, True)} %."
+    difference = f"paired difference in {fid} {difference_text(planned)}, {estimate(ratio, bounds, 0, True)} %."
+    compared = f"Against {rows[0]}, {rows[1]} is {verdict((planned['low'], planned['high']))}: {difference}"
+    return " ".join([compared, *signs(fid, {variant: planned}, other)])
 
 
 def scientific(value: float | None) -> str:

@@ -46,8 +46,7 @@ def build_report(data: ReportData) -> None:
 
 def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> str:
     """The page, whose template places words, tables and figures."""
-    variant, other = data.settings["report"]["primary"]
-    planned, results = data.differences[variant, other], pd.DataFrame(summary_rows(data.settings, data.evaluations))
+    results = pd.DataFrame(summary_rows(data.settings, data.evaluations))
     facts = pd.json_normalize(data.card).T.map(str).reset_index().set_axis(["fact", "value"], axis=1)
     studies = {word: tables.study_table(data, word) for word in data.studies}
     charts = {word: sorted((data.report / "study").glob(f"{word}*.png")) for word in studies}
@@ -64,8 +63,7 @@ def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> s
         figures=pngs,
         tables=shown,
         charts=charts,
-        answer=fmt.answer(data.fid, planned),
-        signs=" ".join(fmt.signs(data.fid, {variant: planned}, other)),
+        answer=fmt.answer(data.fid, data.settings, data.differences[tuple(data.settings["report"]["primary"])]),
         bound=LOG_RATIO_BOUND,
         clip=PROBABILITY_CLIP,
     )
