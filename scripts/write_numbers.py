@@ -347,13 +347,9 @@ def cifar() -> str:
         return [number(record["fid"], 2), "" if name == "edm" else percent(pair_of("cifar10-small", name, "edm"))]
 
     p = pair_of("cifar10-small", "d0_double", "edm")["p"]
-    labels = {
-        "edm": "without guidance",
-        "d0_double": f"D0, weight 2 (planned; p = {p:.2g})",
-        "d0": "D0, weight 1",
-        "whole": "a whole network of as many images, weight 1",
-        "edm_24": "24 steps in place of 12",
-    }
+    labels = described("cifar10-small")
+    del labels["mean_prob"], labels["clip_logit"]  # on another page
+    labels["d0_double"] = labels["d0_double"].replace("(planned)", f"(planned; p = {p:.2g})")
     rows = [[label, *row(name)] for name, label in labels.items()]
     return table(["", "FID (CIFAR network)", "change in %"], rows)
 
