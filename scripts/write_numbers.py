@@ -409,10 +409,10 @@ def found() -> str:
 - **Guidance partly corrects a biased training set.** With 1,000 balanced images, weight 1 lowers
   the FID by {few:.0f} %, weight 2 more.
 - **Where you may train the model, fine-tuning lowers this FID more**: {tuned:.0f} %.
-  By [label-free features](docs/glossary.md), it has no significant advantage over weight 2.
+  By [label-free features](docs/glossary.md), it does not significantly beat weight 2.
 - **Without such a bias, guidance lowered the FID less**: at 28x28, by {early:.0f} % early in training and
-  {late:.0f} % late (not significantly by KID). Early, further training gained more; late, more steps.
-- **A missing sigmoid may explain the reproduction's CIFAR-10 FID, 14.35**, of six discriminators. At
+  {late:.0f} % late (not significantly by KID). Early, further training gained more; late, more sampling steps.
+- **A missing sigmoid may explain the reproduction's CIFAR-10 FID, 14.35 with six discriminators.** At
   its settings, logits used as probabilities raise the FID from {usual.mean():.1f} to at least {low}
   in all five training seeds on Fashion-MNIST, and less on CIFAR-10 at 16x16."""
 
