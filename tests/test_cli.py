@@ -76,7 +76,7 @@ def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
         (["fid", "--images", "absent", "--reference", "data/raw"], ["images in absent", "give a folder"]),
         (["convert", "edm", "absent.pkl", "out"], ["absent.pkl"]),
         (["study", "promote", "nonsense"], ["'nonsense'", "choose"]),
-        (["sample", "--indices", "0", "--out", "x"], ["--variant alone, or --model"]),
+        (["sample", "--indices", "0", "--out", "x"], ["--variant, or --model"]),
         (["sample", "--model", "data", "--discriminator", "data", "--indices", "0", "--out", "x"], ["data/model.safe"]),
         (["sample", "--model", "data", "--indices", "0", "--out", "x"], ["data is no unconditional diffusers model"]),
     ],
