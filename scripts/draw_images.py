@@ -20,10 +20,11 @@ PANELS = {
     "edm": "the biased model",
     "few": "guided, weight 1",
     "few_double": "guided, weight 2",
+    "clip_six": "six, no sigmoid",
     "tuned": "fine-tuned",
 }
 RARE = range(5, 10)  # the classes of which the model saw few images
-ROWS, COLUMNS, EDGE = 6, 7, 3
+ROWS, COLUMNS, EDGE = 6, 5, 3
 PROCESS, SHOWN = ("edm", "few", "few_double"), 3  # variants, and the number of their sample
 RULE = {"edm": "no guidance", "mean_prob": "six, mean probability", "clip_logit": "six, clipped logit"}
 FIRST = 20  # of their samples
@@ -50,15 +51,15 @@ def framed(images: np.ndarray, rare: np.ndarray, axes: Axes) -> None:
 
 
 def draw_samples() -> None:
-    """Profile fashion-biased-28: a panel a row: the first samples, those of rare classes framed, their share of all."""
-    profile = "fashion-biased-28"
+    """Profile fashion-six: a panel a row: the first samples, those of rare classes framed, their share of all."""
+    profile = "fashion-six"
     network = load_fid_network(ROOT / f"models/{profile}/fid_network", prepare("cpu", "float32", 1))
-    figure, panels = plt.subplots(1, len(PANELS), figsize=(9.2, 2.45), layout="constrained")
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(9.2, 2.7), layout="constrained")
     for axes, (variant, label) in zip(panels, PANELS.items(), strict=True):
-        sets = samples(profile, variant)
-        rare = np.stack([np.isin(extract_features(network, images, 500, "cpu").argmax(1), RARE) for images in sets])
-        framed(sets[0][: ROWS * COLUMNS], rare[0, : ROWS * COLUMNS], axes)
-        axes.set_title(f"{label}\n{100 * rare[0].mean():.0f} % rare", fontsize=10)
+        (images,) = samples(profile, variant)
+        rare = np.isin(extract_features(network.forward, images, 500, "cpu").argmax(1), RARE)
+        framed(images[: ROWS * COLUMNS], rare[: ROWS * COLUMNS], axes)
+        axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare", fontsize=10)
     figure.savefig(ROOT / "docs/images/samples.png", dpi=200, metadata={"Software": None})
 
 

@@ -128,7 +128,7 @@ def of_pytorch_fid(first: torch.Tensor, second: torch.Tensor) -> float:
 def test_what_does_not_fit_is_refused_before_anything_is_computed(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, network: str, words: str
 ) -> None:
-    monkeypatch.setattr(fid.networks, "extract_features", lambda *_: pytest.fail("features were computed"))
+    monkeypatch.setattr(fid, "extract_features", lambda *_: pytest.fail("features were computed"))
     monkeypatch.chdir(tmp_path)
     sets = {"few": (4, 8, 8, 1), "wide": (6, 8, 9, 1), "good": (6, 8, 8, 1), "rgb": (6, 8, 8, 3)}
     for name, shape in sets.items():

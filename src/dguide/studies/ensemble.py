@@ -70,8 +70,7 @@ def simplex_point(trial: optuna.Trial, members: Sequence[str]) -> list[float]:
 
 def objective(config: Config, layout: Layout) -> Objective:
     """A trial samples with the networks of every training replicate."""
-    layouts = layout.replicates(config.replicates)
-    replicates = [GuidedSamples(config.replicate(number), layouts[number]) for number in range(config.replicates)]
+    replicates = [GuidedSamples(config, replicate) for replicate in layout.replicates(config.replicates)]
 
     def mean_distance(trial: optuna.Trial, tracker: Tracker) -> float:
         variant, fids, batches = suggest(trial, config), list[float](), count()

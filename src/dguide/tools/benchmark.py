@@ -28,7 +28,6 @@ from discriminator_guidance.core.settings import ExtractorNetworkSettings, HeadS
 from discriminator_guidance.metrics.distances import Gaussian, distance_of_gaussians
 from discriminator_guidance.metrics.features import INCEPTION_FEATURES, FidNetwork, InceptionFeatures
 from discriminator_guidance.networks import adm, layers
-from discriminator_guidance.networks.adm import NoisyImageCNN
 from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
@@ -107,7 +106,7 @@ class Calls:
 
     def _head(self, extractor: adm.EncoderUNet, size: HeadSettings | int) -> nn.Module:
         if isinstance(size, int):
-            return NoisyImageCNN(self.shape, size)
+            return adm.NoisyImageCNN(self.shape, size)
         return adm.build_head(extractor.feature_shape, **plain(size))
 
     def _guidance(self, heads: Sequence[HeadSettings | int]) -> DiscriminatorGuidance:
