@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from .commands import PROJECT
 
 SOURCE = PROJECT / "src"
-UNPICKLERS = {
-    f"discriminator_guidance/{name}.py" for name in ("core/files", "checkpoints/edm_pickle")
-}  # by allow-lists
+# By allow-lists.
+UNPICKLERS = {f"discriminator_guidance/{name}.py" for name in ("core/files", "checkpoints/edm_pickle")}
 LOADERS = {"_pickle", "cloudpickle", "code", "dill", "joblib", "marshal", "shelve", "yaml"}
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "pickle.loads",
              "pickle.Unpickler", "torch.hub.load", "pd.read_pickle"}  # fmt: skip

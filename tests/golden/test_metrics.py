@@ -11,13 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from discriminator_guidance.metrics.distances import (
-    KernelSet,
-    frechet_influence,
-    gaussian_of_features,
-    kid_influence,
-    precision_recall,
-)
+from discriminator_guidance.metrics import distances
+from discriminator_guidance.metrics.distances import KernelSet, frechet_influence, gaussian_of_features, kid_influence
 from tests.golden.vectors import Vectors, find
 from tests.metrics.sets import gaussian_statistics
 
@@ -105,11 +100,11 @@ def computed(case: Case, quantity: str) -> list[float | np.ndarray]:
         reference = gaussian_of_features(generated if quantity == "fid_pytorch_fid_self" else real)
         return [frechet_influence(generated, reference)[0]]
     if match := re.fullmatch(r"(?:prdc_)?(precision|recall)_k(\d+)", quantity):
-        return [precision_recall(generated, real, int(match[2]))[match[1] == "recall"].mean]
+        return [distances.precision_recall(generated, real, int(match[2]))[match[1] == "recall"].mean]
     if quantity.startswith("kid_"):
-        distances = kid_of_subsets(case, *case.kid_indices)
-        whole = {"kid_std": distances.std(), "kid_subset_mmd2": distances}
-        return [whole.get(quantity, distances.mean())]
+        values = kid_of_subsets(case, *case.kid_indices)
+        whole = {"kid_std": values.std(), "kid_subset_mmd2": values}
+        return [whole.get(quantity, values.mean())]
     if quantity == "mmd2_unbiased_first_m":
         rows = np.arange(min(len(generated), len(real)))[None]
         return list(kid_of_subsets(case, rows, rows))

@@ -241,9 +241,8 @@ def test_public_samplers_take_a_guided_denoiser() -> None:
     k_diffusion = partial(lambda x, sigma, **extra: model(x, sigma * x.new_ones(2), **extra), class_labels=labels)
     for drawn in (edm, heun_or_euler(k_diffusion, sigmas[0] * latents, sigmas)):
         assert torch.allclose(drawn.float(), expected, atol=1e-4)
-    function = guidance.denoise(
-        lambda x, sigma: 0 * x * sigma[:, None, None, None]
-    )  # EDM's sampler reads its limits, and gives class_labels=None and one level
+    # EDM's sampler reads the limits of a function, and gives class_labels=None and one level.
+    function = guidance.denoise(lambda x, sigma: 0 * x * sigma[:, None, None, None])
     assert (function.sigma_min, function.sigma_max, function.round_sigma(sigmas) is sigmas) == (0, math.inf, True)
     assert function(latents, sigmas[0], None).shape == latents.shape
 

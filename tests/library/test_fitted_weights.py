@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from discriminator_guidance.core.errors import DivergenceError, InputError
+from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
@@ -117,6 +117,9 @@ def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():
 def test_values_that_are_no_numbers_are_refused():
     with pytest.raises(DivergenceError, match="NaN or infinity at sigma"):
         fit_weights(lambda x, sigma: torch.nan * x, members(1.0), IMAGES[:20])
+    for wrong in ({"ridge": -1.0}, {"ridge": math.inf}, {"batch_size": 0}, {"sigmas": -SIGMAS}):
+        with pytest.raises(ConfigError, match="give a ridge of at least 0, and the others above 0"):
+            fitted(members(1.0), **wrong)
 
 
 def test_non_negative_least_squares_are_those_of_scipy():

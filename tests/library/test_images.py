@@ -138,8 +138,8 @@ def test_truncated_and_damaged_archives(tmp_path):
 
 
 def test_corrupt_and_mixed_images_are_named(tmp_path):
-    for damage in (b"no image", FILES["cat/10.png"][:-30]):
-        assert "read: cat/10.png: " in message_of(write_zip(tmp_path / "set.zip", FILES | {"cat/10.png": damage}))
+    for damage, said in ((b"no image", " is no PNG, JPEG, BMP or WebP"), (FILES["cat/10.png"][:-30], ": ")):
+        assert f"read: cat/10.png{said}" in message_of(write_zip(tmp_path / "a.zip", FILES | {"cat/10.png": damage}))
     for odd, complaint in [
         (pixels_of("x", 9), "bird/0001.png (8, 8, 3), cat/10.png (9, 9, 3)"),
         (np.dstack([pixels_of("x"), pixels_of("y")[..., :1]]), "cat/10.png: RGBA 8x8"),
@@ -147,6 +147,12 @@ def test_corrupt_and_mixed_images_are_named(tmp_path):
         assert complaint in message_of(write_zip(tmp_path / "set.zip", FILES | {"cat/10.png": encoded(odd)}))
     grey = {name: encoded(pixels_of(name)[..., 0]) for name in NAMES}
     assert (read_images(write_zip(tmp_path / "grey.zip", grey), 8).images == IMAGES[..., :1]).all()
+
+
+def test_photographs_are_read_as_viewers_show_them(tmp_path):
+    (exif := Image.Exif())[0x0112] = 6  # turned clockwise
+    Image.fromarray(pixels_of("cat")).save(tmp_path / "cat.png", exif=exif)
+    assert np.array_equal(read_images(tmp_path, 8).images[0], np.rot90(pixels_of("cat"), -1))
 
 
 def test_no_images_no_file_and_no_class_folders(tmp_path):

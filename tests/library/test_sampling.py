@@ -111,6 +111,7 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"discriminators": iter([mean_logit])}, "discriminators is <list_iterator .*one or several"),
         (guide, {"discriminators": []}, "discriminators is .*one or several"),
         (guide, {"member_weights": (0.5, 0.5)}, "2 member_weights for 1 members"),
+        (guide, {"rule": "mean_logit", "member_weights": FITTED}, "2 member_weights for 1 members"),
         (guide, {"rule": "shrunk_mean_logit"}, "shrunk_mean_logit, and there is only one discriminator"),
         (guide, {"rule": "shrunk_mean_logit", "member_weights": (1.0,)}, "shrunk_mean_logit, which has no member_wei"),
         (guide, {"member_weights": lambda tau: torch.ones(1, 2)}, "that of one none; write rule='mean_logit'"),

@@ -10,17 +10,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from dguide.stages.evaluation import floor_distance, gaussian_of_statistics
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.metrics import distances
-from discriminator_guidance.metrics.distances import (
-    Gaussian,
-    KernelSet,
-    debiased_distance,
-    distance_of_gaussians,
-    frechet_distance,
-    frechet_influence,
-    gaussian_of_features,
-    kid_influence,
-    precision_recall,
-)
+from discriminator_guidance.metrics.distances import KernelSet, frechet_influence, gaussian_of_features, kid_influence
 from tests.metrics.sets import correlated, gaussian_statistics
 
 
@@ -31,7 +21,9 @@ def test_influence_is_the_derivative_by_the_weight_of_a_sample(count: int, refer
     def distance(weights: np.ndarray) -> float:
         mean = weights @ generated
         root = np.sqrt(count / (count - 1) * weights)[:, None] * (generated - mean)
-        return distance_of_gaussians(Gaussian(*map(torch.from_numpy, (mean, root))), gaussian_of_features(real))
+        return distances.distance_of_gaussians(
+            distances.Gaussian(*map(torch.from_numpy, (mean, root))), gaussian_of_features(real)
+        )
 
     _, influence = frechet_influence(generated, gaussian_of_features(real))
     for row in (0, 5, count - 1):
@@ -73,15 +65,17 @@ def test_what_is_no_gaussian_of_these_features_is_refused(
 
 def test_features_of_another_network_are_refused() -> None:
     with pytest.raises(InputError, match="of one network"):
-        frechet_distance(correlated(1, 10, 3), correlated(2, 20, 4))
+        distances.frechet_distance(correlated(1, 10, 3), correlated(2, 20, 4))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3])
 def test_the_jackknife_takes_out_the_bias_of_few_images(scale: float) -> None:
-    exact, reference = 8 * (scale - 1) ** 2, Gaussian(torch.zeros(8).double(), torch.eye(8).double())
+    exact, reference = 8 * (scale - 1) ** 2, distances.Gaussian(torch.zeros(8).double(), torch.eye(8).double())
     sets = [normal(seed, 200, scale, 8) for seed in range(100)]
     plain = np.mean([frechet_influence(features, reference)[0] for features in sets])
-    assert abs(np.mean([debiased_distance(features, reference) for features in sets]) - exact) < 0.2 * (plain - exact)
+    assert abs(np.mean([distances.debiased_distance(features, reference) for features in sets]) - exact) < 0.2 * (
+        plain - exact
+    )
 
 
 def test_the_floor_is_the_distance_of_new_real_images() -> None:
@@ -145,16 +139,16 @@ def test_influence_is_what_leaving_an_image_out_takes_away(generated: int, real:
     without = np.array([of_torch_fidelity(np.delete(x, row, axis=0), y, neighborhood) for row in rows])
     expected = (generated - 1) * (without.mean(axis=0) - without)
     assert np.ptp(expected, axis=0).min() > 0
-    shares = precision_recall(x, y, neighborhood, block=17)
+    shares = distances.precision_recall(x, y, neighborhood, block=17)
     assert tuple(share.mean for share in shares) == of_torch_fidelity(x, y, neighborhood)
     np.testing.assert_allclose(np.concatenate([share.influence for share in shares]).T, expected, atol=1e-10)
 
 
 def test_intervals_of_shares_and_of_their_differences_stay_within_what_shares_can_be() -> None:
     x, y = normal(1, 60, scale=1.3), normal(2, 50)
-    _, recall = precision_recall(x, y, 2)
+    _, recall = distances.precision_recall(x, y, 2)
     low, high = recall.interval()
     assert high == 1.0 < 2 * recall.mean - low, "the other half of the interval is longer than there is room"
-    _, nothing = precision_recall(x + 100, y, 8)
+    _, nothing = distances.precision_recall(x + 100, y, 8)
     assert nothing.interval() == (0, 0)
     assert recall.minus(nothing).interval()[1] == 1.0

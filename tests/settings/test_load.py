@@ -32,6 +32,7 @@ SECTIONS = re.split(r"\n(?=\w)", TEXT)  # reading a whole profile takes a tenth 
         ("    epochs: [10, 200]", "    epochs: [10]", ["study.discriminator.epochs", "has no entry 1"]),
         ("  d0: {needs", "  d0: {needs: score, rule: median}", ["variants.d0.rule", "is 'median'", "mean_prob"]),
         ("  dpi", "", ["report", "has no entry 'dpi'"]),
+        ("profile: mini", "profile: raw", ["profile", "is 'raw'", "choose another name"]),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_line(tmp_path: Path, old: str, new: str, words: list[str]) -> None:

@@ -8,8 +8,9 @@ from dvc.utils.serialize import load_yaml
 
 from dguide.settings import load_config
 from dguide.settings.config import check
-from dguide.tools.profile import promote, use_profile
+from dguide.tools.profile import promote_winner, use_profile
 from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.files import write_json
 
 from .settings import PROJECT
 
@@ -79,7 +80,7 @@ def test_a_profile_is_written_whole_and_as_dvc_reads_it(project: Path, name: str
         ("base: mini\nmembers: {d0: {seed: 1}}", ["own.yaml, line 2", "members.d0", "no entry 'start'"]),
         ("base: mini\nmembers: {}", ["own.yaml, line 2", "at least 1 item"]),
         ("base: none", ["none.yaml", "does not exist"]),
-        ("base: own", ["base in ", "own.yaml"]),
+        ("base: fashion", ["fashion.yaml, the base of", "choose base: mini"]),
         ("base: mini\nprofile: x", ["own.yaml is x", "leave it out"]),
         ((PROJECT / "configs/mini.yaml").read_text(), ["profile", "is mini; write own"]),
         ((PROJECT / "configs/mini.yaml").read_text().replace("profile: mini", "profile: own"), ["score.path"]),
@@ -135,11 +136,14 @@ def test_a_promoted_row_is_in_params_and_in_the_profile(project: Path, profile: 
     use_profile(project, profile)
     before = (project / "params.yaml").read_text().splitlines()
     row = {"needs": "discriminator/d0", "members": ["d0"], "w1": 1.5}
-    promote(project, {"variants": {"tuned_mean": row}})
+    write_json(project / f"reports/{profile}/study/ensemble.json", {"rows": {"variants": {"tuned_mean": row}}})
+    promote_winner(project, "ensemble")
     for path in ("params.yaml", f"configs/{profile}.yaml"):
         assert load_config(project / path).variants["tuned_mean"].w1 == 1.5
-    after = (project / "params.yaml").read_text().splitlines()
-    assert [line.split(":")[0].strip() for line in after[1:] if line not in before] == ["tuned_mean"]
+    after = [line for line in (project / "params.yaml").read_text().splitlines() if line not in before]
+    assert [line.split(":")[0].strip() for line in after[1:]] == ["tuned_mean"]
     use_profile(project, "cifar10-small")  # what a command wrote is no edit
+    rows = {"rows": {"members": {"edm": {}}, "variants": {"edm": row}}}
+    write_json(project / "reports/cifar10-small/study/ensemble.json", rows)
     with pytest.raises(ConfigError, match="another variant edm"):
-        promote(project, {"members": {"edm": {}}, "variants": {"edm": row}})
+        promote_winner(project, "ensemble")

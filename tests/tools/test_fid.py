@@ -89,7 +89,8 @@ def test_inception_distances_are_those_of_other_packages(tmp_path: Path, monkeyp
     rng = np.random.default_rng(0)  # 299 pixels: pytorch-fid resizes other images in another way
     sets = [rng.integers(0, high, (5, 299, 299, 3), dtype=np.uint8) for high in (256, 130)]
     paths = [write_folder(tmp_path / name, images) for name, images in zip(("one", "two"), sets, strict=True)]
-    distances = fid.run(paths[0], None, paths[1], fid.INCEPTION_WEIGHTS, 4)
+    with pytest.warns(UserWarning, match="5 images are fewer than the 2048 features"):
+        distances = fid.run(paths[0], None, paths[1], fid.INCEPTION_WEIGHTS, 4)
 
     fidelity = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], fid.INCEPTION_WEIGHTS)
     monkeypatch.setattr(pytorch_inception, "load_state_dict_from_url", lambda *_, **__: state)

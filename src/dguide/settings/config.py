@@ -341,6 +341,8 @@ class Config(Settings):
     fetch: Fetch
 
     def _problems(self) -> Iterator[str]:
+        if self.profile == "raw":
+            yield "profile is 'raw', whose folder data/raw holds what is fetched; choose another name"
         for key, value, choices in _choices(self):
             if value not in choices:
                 yield f"{key} is {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
@@ -568,8 +570,8 @@ def merged(path: Path, content: bytes | None = None) -> Sources:
     for folder in ("data", "models"):
         content = content.replace(f"{folder}/{base}/".encode(), f"{folder}/{profile}/".encode())
     whole = parse(content, below)
-    if not isinstance(whole, dict):
-        raise ConfigError(f"{below}, the base of {path}, has no settings", "choose base: mini")
+    if not isinstance(whole, dict) or "base" in whole:
+        raise ConfigError(f"{below}, the base of {path}, does not hold all settings", "choose base: mini")
     _lay_over(whole, {"profile": profile} | {key: value for key, value in overlay.items() if key != "base"})
     return [(overlay, path), (whole, below)]
 

@@ -15,7 +15,7 @@ from discriminator_guidance.core.files import read_json
 from discriminator_guidance.core.images import ImageSet, open_images
 from discriminator_guidance.core.runtime import Compute, prepare, progress
 from discriminator_guidance.metrics import features as networks
-from discriminator_guidance.metrics.distances import KernelSet, gaussian_of_features
+from discriminator_guidance.metrics.distances import KernelSet, gaussian_of_features, warn_of_few
 from discriminator_guidance.metrics.features import FidNetwork, InceptionFeatures, extract_features
 from discriminator_guidance.metrics.significance import Estimate
 
@@ -79,6 +79,7 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
             parts = [extract_features(extractor.features, batch, batch_size, device, advance) for batch in batches]
         features[name] = np.concatenate(parts)
     rows = features.pop("reference")
+    warn_of_few(min(generated[0], len(rows)), rows.shape[1])
     real = RealImages(gaussian_of_features(rows), {"kid": KernelSet.of(rows, compute.device)}, rows, NEIGHBORHOOD)
     columns = {name: measure(rows, real, compute) for name, rows in features.items()}
     paired = against is not None and sets["images"].names == sets["against"].names

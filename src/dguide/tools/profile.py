@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -46,30 +45,26 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
 
 
 def promote_winner(root: Path, word: str) -> list[Path]:
-    """Write the rows of a search's winner to params.yaml and its profile."""
-    folder = Layout(root, load_config(root / PARAMS).profile).study
-    with damage_refused("the search has no complete record", f"run `dguide study {word}` first"):
-        return promote(root, read_json(folder / f"{word}.json", f"study {word}")["rows"])
-
-
-def promote(root: Path, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Path]:
-    """Write rows of members and variants to params.yaml and its profile, if both are valid then; comments stay."""
+    """Write the rows of a search's winner to params.yaml and its profile, if both are valid then; comments stay."""
     params, texts = root / PARAMS, dict[Path, bytes]()
-    for path in filter(Path.is_file, (params, root / "configs" / f"{load_config(params).profile}.yaml")):
-        data = parse(read(path), path)
-        for table, entries in rows.items():
-            if table not in data:  # an overlay with its base's table
-                data[table] = merged(path)[-1][0][table]
-            for name, row in entries.items():
-                alone = name in rows.get("members", {})
-                if table == "variants" and alone and name not in data[table].get(name, row).get("members", []):
-                    raise ConfigError(f"{path} has another variant {name}", "give that another name, then promote")
-                data[table][name] = parse(json.dumps(row).encode(), path)  # JSON is YAML on one line
-        text = _dumped(data)
-        check(merged(path, text.encode()))
-        texts[path] = _stamped(text) if _as_written(path.read_text(encoding="utf-8")) else text.encode()
-    for path, content in texts.items():
-        write_bytes(path, content)
+    profile = load_config(params).profile
+    with damage_refused("the search has no complete record", f"run `dguide study {word}` first"):
+        rows = read_json(Layout(root, profile).study / f"{word}.json", f"study {word}")["rows"]
+        for path in filter(Path.is_file, (params, root / "configs" / f"{profile}.yaml")):
+            data = parse(read(path), path)
+            for table, entries in rows.items():
+                if table not in data:  # an overlay with its base's table
+                    data[table] = merged(path)[-1][0][table]
+                for name, row in entries.items():
+                    alone = name in rows.get("members", {})
+                    if table == "variants" and alone and name not in data[table].get(name, row).get("members", []):
+                        raise ConfigError(f"{path} has another variant {name}", "give that another name, then promote")
+                    data[table][name] = parse(json.dumps(row).encode(), path)  # JSON is YAML on one line
+            text = _dumped(data)
+            check(merged(path, text.encode()))
+            texts[path] = _stamped(text) if _as_written(path.read_text(encoding="utf-8")) else text.encode()
+        for path, content in texts.items():
+            write_bytes(path, content)
     return list(texts)
 
 

@@ -38,7 +38,7 @@ def class_indices(labels: Any) -> Tensor:
     rows: Tensor = torch.as_tensor(labels).reshape(len(labels), -1)
     indices = rows.argmax(dim=1) if rows.shape[1] > 1 else rows[:, 0].long()
     same = indices[:, None].to(rows) if rows.shape[1] == 1 else torch.zeros_like(rows).scatter_(1, indices[:, None], 1)
-    if not torch.equal(same, rows):
+    if not torch.equal(same, rows) or bool((indices < 0).any()):
         raise InputError(f"labels such as {rows[0].tolist()!s:.60} are no classes", "give integers, or one-hot rows")
     return indices
 
@@ -84,7 +84,8 @@ def write_png(path: Path, image: np.ndarray) -> None:
 def check_out(out: Path, count: int, channels: int = 3) -> str:
     """The suffix of a file, "" for a folder; refuses, before samples are drawn, what `write_batches` cannot write."""
     kind = suffix if (suffix := out.suffix.lower()) in (".npy", ".npz", ".png") else ""
-    if (kind == ".png" and count > GRID_IMAGES) or (out.exists() and out.is_dir() == bool(kind)):
+    blocked = (out.exists() and out.is_dir() == bool(kind)) or any(map(Path.is_file, out.absolute().parents))
+    if (kind == ".png" and count > GRID_IMAGES) or blocked:
         remedy = f"choose a folder, an .npz or .npy file, or a .png of at most {GRID_IMAGES} images"
         raise ConfigError(f"{count} images cannot be written to {out}", remedy)
     if kind != ".npy" and channels not in CHANNELS.values():
@@ -241,13 +242,16 @@ def _numbered(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def _decode(name: str, read: Callable[[str], bytes]) -> np.ndarray:
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise ConfigError("Pillow, which reads images, is missing", "pip install pillow, or give arrays") from error
     try:
         with Image.open(io.BytesIO(read(name)), formats=FORMATS) as image:
             if image.mode not in CHANNELS or image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.mode} {image.width}x{image.height} instead of L or RGB up to 4 megapixels")
-            return np.asarray(image).reshape(image.height, image.width, CHANNELS[image.mode])
+            upright = ImageOps.exif_transpose(image)  # as viewers show it
+            return np.asarray(upright).reshape(upright.height, upright.width, CHANNELS[image.mode])
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is no PNG, JPEG, BMP or WebP") from error
     except Exception as error:  # decoders raise anything on damaged bytes
         raise ValueError(f"{name}: {reason(error)}") from error

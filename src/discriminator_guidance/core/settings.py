@@ -125,7 +125,7 @@ class SamplerSettings(Settings):
     steps: Steps = 18  # of two denoiser evaluations, the last of one
     sigma_min: Positive = 0.002  # the lowest noise level before 0
     sigma_max: Positive = 80.0  # the noise level of the start
-    rho: Positive = 7.0  # the noise levels are evenly spaced in sigma^(1/rho)
+    rho: Annotated[float, Limit(low=0.1)] = 7.0  # the noise levels are evenly spaced in sigma^(1/rho)
     s_churn: NonNegative = 0.0  # amount of noise that the steps add and remove; 0: deterministic
     s_min: NonNegative = 0.0  # the lowest noise level with churn
     s_max: float = math.inf  # and the highest

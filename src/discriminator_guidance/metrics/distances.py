@@ -231,10 +231,15 @@ def _features_of(
     real, *lists = features(reference), *([features(rows) for rows in part] for part in sets)
     for rows in chain.from_iterable(lists):  # one by one, for comparable copies them
         comparable(real, rows)
-    if (fewest := min(*counts, len(real))) <= real.shape[1]:
-        text = f"{fewest} images are fewer than the {real.shape[1]} features: distances say little; draw more"
-        warnings.warn(text, stacklevel=3)
+    warn_of_few(min(*counts, len(real)), real.shape[1])
     return [real, *lists]
+
+
+def warn_of_few(images: int, features: int) -> None:
+    """Warn of sets with fewer images than features, whose covariance has no full rank."""
+    if images <= features:
+        text = f"{images} images are fewer than the {features} features: distances say little; draw more"
+        warnings.warn(text, stacklevel=4)
 
 
 def _interval(sets: Sequence[Sequence[Rows]], measured: Callable[[Rows], tuple[float, Doubles]]) -> Interval:

@@ -224,14 +224,17 @@ class DiscriminatorGuidance:
             if len(logits) < 2:
                 raise ConfigError(f"rule is {SHRUNK}, and there is only one discriminator", "choose another rule")
             return shrunk_mean_logit(parts, x_vp)
-        weights = self.member_weights
-        if weights is not None and not callable(weights) and len(weights) != len(logits):
+        weights: Any = self.member_weights
+        if callable(weights):
+            if self.rule == "mean_probability" and (len(logits) == 1 or hasattr(weights, "sigma")):
+                problem = "a mean probability has no fitted weights, that of one none"
+                raise ConfigError(problem, "write rule='mean_logit'")
+            weights = weights(tau)
+        if weights is not None and len(weights) != len(logits):
             raise ConfigError(f"there are {len(weights)} member_weights for {len(logits)} members", "give one for each")
-        if callable(weights) and self.rule == "mean_probability" and (len(logits) == 1 or hasattr(weights, "sigma")):
-            raise ConfigError("a mean probability has no fitted weights, that of one none", "write rule='mean_logit'")
         # Logits may come in bfloat16; the rule's logarithms are taken in at least float32.
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        ratio = combined_logits(logits, self.rule, weights(tau) if callable(weights) else weights, self.clip)
+        ratio = combined_logits(logits, self.rule, weights, self.clip)
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
     def logits(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """How strongly guidance acts: weights fitted on real images, and the weight that a sampler delivers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discriminator_guidance.core.errors import DivergenceError, InputError
+from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.core.images import DARK
 from discriminator_guidance.core.noise import marginal_mean, normal, scaled, sigma_from_tau, tau_from_sigma, widest
 from discriminator_guidance.core.runtime import usable
@@ -70,6 +71,9 @@ def fit_weights(
         raise InputError("real images are not of uint8, nor floats that go below 0", "give a tensor in [-1, 1]")
     images, device = scaled(real).cpu(), usable(device or real.device)
     sigmas = torch.logspace(-1.7, 1.9, LEVELS, device="cpu") if sigmas is None else torch.as_tensor(sigmas).cpu()
+    if not (0 <= ridge < math.inf and batch_size >= 1 and sigmas.numel() and (sigmas > 0).all() and images.numel()):
+        problem = f"ridge is {ridge}, batch_size {batch_size}, sigmas {sigmas.tolist()}, of {len(images)} images"
+        raise ConfigError(problem, "give a ridge of at least 0, and the others above 0")
     members, weights = DiscriminatorGuidance(discriminators), []
     for index, sigma in enumerate(sigmas.tolist()):
         drawn = normal(0, "fitted", index, 0, (DRAWS, *images.shape))
@@ -144,7 +148,7 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
         return x_vp.flatten(1).sum(dim=1) / marginal_mean(tau) / (std**2 + sigma_from_tau(tau) ** 2)
 
     refuse_unknown("delivered_weight", settings, vars(SamplerSettings()))
-    guidance = DiscriminatorGuidance(log_ratio, window=window, dtype=torch.float64)
+    guidance = DiscriminatorGuidance(log_ratio, window=window, dtype=torch.float64, members=1)
     plain = SamplerSettings(**{**settings, "s_churn": 0.0, "boosting": False})
     start = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     shift = heun(denoiser, guidance, start, lambda step, raised: start, plain)
