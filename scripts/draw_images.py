@@ -60,7 +60,8 @@ def draw_samples() -> None:
         rare = np.isin(extract_features(network.forward, images, 500, "cpu").argmax(1), RARE)
         framed(images[: ROWS * COLUMNS], rare[: ROWS * COLUMNS], axes)
         axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare", fontsize=10)
-    figure.savefig(ROOT / "docs/images/samples.png", dpi=200, metadata={"Software": None})
+    path = ROOT / "docs/images/samples.png"
+    figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Software": None})
 
 
 def draw_process() -> None:
