@@ -117,6 +117,7 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         (folder_without("tested.npz"), "tested.npz .*No such file.*; save it again"),
         (lambda _: train(*FIRST, doubled, **BRIEF).save("x"), "no `arguments`"),
         (lambda _: frechet_distance(IMAGES, IMAGES, baseline=IMAGES[:9], network=len), "9 and 20 images.*; leave some"),
+        (lambda _: frechet_distance(IMAGES, IMAGES, network=lambda x: (x,)), "returns no tensor .N, d."),
     ],
 )
 def test_a_wrong_call_is_one_line(call: Any, said: str, tmp_path: Path) -> None:

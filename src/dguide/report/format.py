@@ -51,7 +51,7 @@ def estimate(value: float | None, bounds: Sequence[float], digits: int = 2, sign
         return MISSING
     half_width = (bounds[1] - bounds[0]) / 2
     if 0 < half_width < math.inf:
-        digits = max(digits, 1 - math.floor(math.log10(half_width)))
+        digits = max(digits, min(9, 1 - math.floor(math.log10(half_width))))
     return f"{number(value, digits, sign)} [{', '.join(number(bound, digits, sign) for bound in bounds)}]"
 
 

@@ -33,7 +33,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def read_adm(path: Path, num_head_channels: int = 64) -> tuple[EncoderUNet, dict[str, Any]]:
     """A classifier or discriminator, and the arguments that its state dict fits."""
     problem, state = f"{path} does not fit a network of ADM", read_state_dict(path)
-    with damage_refused(problem, "use a classifier or discriminator of ADM's layout"):
+    with damage_refused(problem, "use one of ADM's layout, or give its --head-channels"):
         arguments = derive_arguments(state, num_head_channels)
     if (arguments["image_size"], arguments["in_channels"]) == COSINE:
         problem = f"{path} is ADM's 64x64 classifier, whose times are those of the cosine schedule and no VP times"

@@ -112,7 +112,10 @@ def extract_features(
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             batch = scaled(as_tensor(images[start : start + batch_size], usable(device)))
-            batches.append(features_of(batch).float().cpu().numpy())
+            rows = features_of(batch)
+            if not isinstance(rows, Tensor) or rows.dim() != 2:
+                raise InputError("the feature network returns no tensor (N, d)", "let it return one")
+            batches.append(rows.float().cpu().numpy())
             advance(len(batch))
     features: NDArray[np.float32] = np.concatenate(batches)
     _require_finite(features)
