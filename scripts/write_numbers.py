@@ -416,15 +416,15 @@ def found() -> str:
     raised, usual = (as_reproduced(35)[6, rule] for rule in ("clipped_logit_mean", "mean_probability"))
     low, _, _ = span(raised).partition(" to ")
     return f"""\
-- **Guidance partly corrects a biased training set.** With 1,000 balanced images, weight 1 lowers
+- **Guidance partly corrects a model's training bias.** With 1,000 balanced images, weight 1 lowers
   the FID by {few:.0f} %, weight 2 more.
 - **Where you may train the model, fine-tuning lowers this FID more**: {tuned:.0f} %.
   By [label-free features](docs/glossary.md), it does not significantly beat weight 2.
-- **Without such a bias on Fashion-MNIST, guidance lowered the FID less**: at 28x28, by {early:.0f} % early and
-  {late:.0f} % late (not significantly by KID). Exploratory: early, further training gained more; late, more steps.
-- **A missing sigmoid may explain the reproduction's CIFAR-10 FID, 14.35 with six discriminators.** At
-  its sampler's settings, logits as probabilities raise the FID (300 samples) from {usual.mean():.1f} to at
-  least {low} in all five training seeds on unbiased Fashion-MNIST, less on CIFAR-10 in four."""
+- **On Fashion-MNIST without such a bias, guidance lowered the FID less**: at 28x28, {early:.0f} % early in training,
+  {late:.0f} % late (not significantly by KID). Further training gained more early, sampling steps late (exploratory).
+- **A missing sigmoid may explain the reproduction's FIDs on CIFAR-10: six discriminators 14.35, one 2.08.** At
+  its sampler's settings, logits as probabilities raise the FID (300 samples) from {usual.mean():.1f} to at least {low}
+  on unbiased Fashion-MNIST (five seeds), less on CIFAR-10 (four of five); the biased model's FID falls."""
 
 
 def found_figure() -> None:
