@@ -422,9 +422,9 @@ def found() -> str:
   By [label-free features](docs/glossary.md), it does not significantly beat weight 2.
 - **On Fashion-MNIST without such a bias, guidance lowered the FID less**: at 28x28, {early:.0f} % early in training,
   {late:.0f} % late (not significantly by KID). Further training gained more early, sampling steps late (exploratory).
-- **A missing sigmoid may explain the reproduction's FIDs on CIFAR-10: six discriminators 14.35, one 2.08.** At
-  its sampler's settings, logits as probabilities raise the FID (300 samples) from {usual.mean():.1f} to at least {low}
-  on unbiased Fashion-MNIST (five seeds), less on CIFAR-10 (four of five); the biased model's FID falls."""
+- **A missing sigmoid may explain the reproduction's FIDs on CIFAR-10: six discriminators 14.35, one 2.08.** With
+  its sampler, logits as probabilities raise the FID (300 samples) from {usual.mean():.1f} to at least {low}
+  on unbiased Fashion-MNIST (five seeds), less on CIFAR-10 (four of five); at weight 1, the biased model's FID falls."""
 
 
 def found_figure() -> None:
