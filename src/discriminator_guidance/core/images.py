@@ -38,7 +38,7 @@ def class_indices(labels: Any) -> Tensor:
     rows: Tensor = torch.as_tensor(labels).reshape(len(labels), -1)
     indices = rows.argmax(dim=1) if rows.shape[1] > 1 else rows[:, 0].long()
     same = indices[:, None].to(rows) if rows.shape[1] == 1 else torch.zeros_like(rows).scatter_(1, indices[:, None], 1)
-    if not torch.equal(same, rows) or bool((indices < 0).any()):
+    if not torch.equal(same, rows):
         raise InputError(f"labels such as {rows[0].tolist()!s:.60} are no classes", "give integers, or one-hot rows")
     return indices
 

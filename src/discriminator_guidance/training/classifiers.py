@@ -98,7 +98,7 @@ def train_features(
     images, labels = image_tensor(source, "real", settings.pop("data_range", None), None)
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     if len(labels) != len(images) or images.shape[2] != images.shape[3] or images.shape[2] < 4 or width < 1:
-        given = f"real images are {tuple(images.shape)}, with {len(labels)} labels, for {width} features"
+        given = f"real images are {tuple(images.shape)}, for {width} features, with {len(labels)} labels"
         raise InputError(given, "give square images of 4 pixels or more, a label for each or none, and features")
     defaults: dict[str, Any] = {"iterations": 800, "batch_size": 128, "learning_rate": 3e-3, "weight_decay": 0.01}
     schedule = TrainingSettings(**defaults | {"decay_fraction": 1.0} | settings)
