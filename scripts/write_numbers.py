@@ -424,7 +424,8 @@ def found() -> str:
   and late not significantly by KID. Further training gained more early, sampling steps late (exploratory).
 - **A missing sigmoid may explain the reproduction's FID of 14.35 with six discriminators on CIFAR-10.** With its
   sampler, logits as probabilities at least {times} the FID in all five training seeds on unbiased Fashion-MNIST, and
-  raise it in four on CIFAR-10. They lower that of the [biased model in the first picture](docs/ensemble.md#on-a-biased-model)."""
+  raise it in four on CIFAR-10. They lower that of
+  the [biased model in the first picture](docs/ensemble.md#on-a-biased-model)."""
 
 
 def found_figure() -> None:
