@@ -87,7 +87,8 @@ def draw_rule() -> None:
     figure, panels = plt.subplots(len(RULE), 1, figsize=(9.2, 1.45), layout="constrained")
     for axes, (variant, label) in zip(panels, RULE.items(), strict=True):
         images = samples("fashion16", variant)[0][:FIRST, ..., 0]
-        axes.imshow(np.hstack(np.pad(images, [(0, 0), (0, 0), (0, 1)], constant_values=255)), cmap="gray")
+        gaps = np.pad(images.astype(float), [(0, 0), (0, 0), (0, 1)], constant_values=np.nan)  # drawn as nothing
+        axes.imshow(np.hstack(gaps), cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_ylabel(label, rotation=0, ha="right", va="center", color=GREY)
