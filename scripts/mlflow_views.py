@@ -19,7 +19,7 @@ VIEWS = {
         "selectedColumns": [f"{kind}s.`{key}`" for kind, key in COLUMNS],
     },
     "curves": {
-        "searchFilter": "attributes.run_name LIKE 'discriminator/d%'",
+        "searchFilter": "attributes.run_name LIKE 'discriminator/%'",
         "orderByKey": "metrics.`validation_loss`",
         "orderByAsc": True,
         "chartsSearchFilter": "^(train|validation)_",
@@ -33,4 +33,4 @@ for experiment in client.search_experiments():
             client.set_experiment_tag(experiment.experiment_id, f"mlflow.sharedViewState.{name}", json.dumps(view))
         page = f"{address}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
         print(f"{experiment.name}, FID of each variant: {page}&viewStateShareKey=fid")
-        print(f"{experiment.name}, curves of D0-D5:     {page}&viewStateShareKey=curves&compareRunsMode=CHART")
+        print(f"{experiment.name}, discriminators' curves: {page}&viewStateShareKey=curves&compareRunsMode=CHART")

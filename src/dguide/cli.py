@@ -30,7 +30,7 @@ PARAMS = Path("params.yaml")
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
 Replicate = Annotated[int | None, typer.Option("--replicate", min=0, help="Run one training replicate, as a job.")]
 Row = Annotated[str, typer.Argument(metavar="ROW", help="A row of `members`, or of `variants` to draw samples.")]
-Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Of all (default: those that it starts with).")]
+Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Their total number (default: the starting ones).")]
 Recover = Annotated[bool, typer.Option("--recover", help="Rerun trials of killed processes; no other may be running.")]
 
 

@@ -51,7 +51,8 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
             about = config.report.describe.get("/".join([word, *row.values()]).removeprefix("guided/"), stage.__doc__)
             tags = {"stage": word, "profile": config.profile, "mlflow.note.content": about, **row}
             tags["settings"] = fingerprint(plain(settings))
-            shown = {key: value for key, value in plain(settings).items() if key in ("runtime", word)}
+            sections = {"runtime", word} - {"discriminator"}  # whose rows hold it all
+            shown = {key: value for key, value in plain(settings).items() if key in sections}
             with tracking.run(config.profile, name, tags, shown | row) as tracker:
                 result: dict[str, Any] = stage.run(settings, layout, tracker, *row.values())
                 tracker.summary(result)

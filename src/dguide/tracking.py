@@ -82,8 +82,9 @@ class Tracker:
         _send("log_metrics", _finite(values), step=step, synchronous=False)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Log final numbers."""
-        _send("log_metrics", _finite(values))
+        """Log final numbers, fractions to five digits."""
+        finite = _finite(values).items()
+        _send("log_metrics", {key: value if value == round(value) else float(f"{value:.5g}") for key, value in finite})
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; nested mappings get dotted names."""
