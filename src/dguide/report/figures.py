@@ -15,10 +15,9 @@ from dguide.report.format import estimate, variant_text
 from dguide.report.gather import PUBLISHED, Record, ReportData
 from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
 
-# Okabe and Ito's palette: distinct for colour-blind readers.
-BLUE, GREEN, RED = "#0072B2", "#00664B", "#A83F00"  # at least 4.5 to 1 on white, where they colour text
-INK, GREY = "#1c2126", "#5b6570"
-KINDS = {"no guidance": INK, "one discriminator": BLUE, "ensemble": GREEN, "the clipped-logit rule": RED}  # of variants
+# Okabe and Ito's palette: distinct for colour-blind readers, with 4 to 1 or more on white and on dark pages.
+BLUE, GREEN, RED, GREY = "#007acc", "#008662", "#c85410", "#76787b"
+KINDS = {"no guidance": GREY, "one discriminator": BLUE, "ensemble": GREEN, "the clipped-logit rule": RED}
 LEVELS = 8  # of noise in Fig. 1
 LINEAR = 0.1  # differences in FID below which their axis is linear
 
@@ -39,12 +38,12 @@ def variant_color(data: ReportData, name: str) -> str:
     variant = data.settings["variants"][name]
     if variant["rule"] == "clipped_logit_mean":
         return RED
-    return GREEN if len(variant["members"]) > 1 else BLUE if variant["members"] else INK
+    return GREEN if len(variant["members"]) > 1 else BLUE if variant["members"] else GREY
 
 
 def fid_figure(data: ReportData) -> Figure:
     """FID of every variant and its paired difference from no guidance, each with its 95 % interval."""
-    figure = Figure(figsize=(11.0, 1.6 + 0.32 * len(data.evaluations)), layout="constrained")
+    figure = Figure(figsize=(11.0, 1.6 + 0.4 * len(data.evaluations)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_xscale("log", nonpositive="clip")
     right.set_xscale("symlog", linthresh=LINEAR)
@@ -63,7 +62,8 @@ def fid_figure(data: ReportData) -> Figure:
                     axes.plot(seeds, np.full(len(seeds), row + 0.3), "|", ms=5, color=color)
                 text, place = estimate(value, bounds, sign=axes is right), axes.get_yaxis_transform()
                 axes.text(1.02, row, text, transform=place, va="center", fontsize=8, color=color)
-    left.set_yticks(range(len(data.evaluations)), labels=data.evaluations)
+    labels = [f"{name}\n{textwrap.shorten(variant_text(data.settings, name), 42)}" for name in data.evaluations]
+    left.set_yticks(range(len(data.evaluations)), labels=labels, fontsize=8)
     left.invert_yaxis()
     left.set(xlabel=f"{data.fid}, logarithmic", title="lower is better")
     label = f"difference from {data.baseline_text} (paired), logarithmic beyond ±{LINEAR}"
@@ -73,7 +73,8 @@ def fid_figure(data: ReportData) -> Figure:
         axes.axvline(unguided, color=GREY, linewidth=1, linestyle="--", zorder=0)
         axes.xaxis.set_major_formatter("{x:g}")  # powers of ten would need the mathematics that names must not trigger
         axes.xaxis.set_minor_locator(NullLocator())
-    handles = [Line2D([], [], color=color, marker="o", ls="none", ms=5, label=kind) for kind, color in KINDS.items()]
+    drawn = {variant_color(data, name) for name in data.evaluations}
+    handles = [Line2D([], [], color=c, marker="o", ls="none", label=kind) for kind, c in KINDS.items() if c in drawn]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
@@ -128,11 +129,11 @@ def guidance_figure(data: ReportData) -> Figure | None:
 
 
 def _image_rows(rows: Sequence[Row], titles: Sequence[str]) -> Figure:
-    """Rows of images, each with its text on the left, below the titles of the columns."""
-    figure = Figure(figsize=(0.95 * len(titles) + 2.0, 0.95 * len(rows) + 0.45), layout="constrained")
+    """Rows of images, each with its text on the left, below the titles of the columns; for light and dark pages."""
+    figure = Figure((0.95 * len(titles) + 2.0, 0.95 * len(rows) + 0.45), layout="constrained", facecolor="none")
     panels = figure.subplots(len(rows), len(titles), squeeze=False)
     for axes, title in zip(panels[0], titles, strict=True):
-        axes.set_title(title, fontweight="normal", fontsize=8)
+        axes.set_title(title, fontweight="normal", fontsize=8, color=GREY)
     for row, (text, color, images) in zip(panels, rows, strict=True):
         row[0].set_ylabel(text, rotation=0, ha="right", va="center", labelpad=10, color=color, fontsize=8.5)
         for axes, image in zip(row, images, strict=True):
@@ -159,7 +160,7 @@ def process_figure(data: ReportData) -> Figure:
     real = data.real.astype(np.float64) / 127.5 - 1
     noise = np.random.default_rng(0).standard_normal(real.shape)  # of the drawing alone
     noisy = [_visible(real + sigma[level] * noise, sigma[level], sigma_data) for level in levels]
-    rows: list[Row] = [("forward →\nreal image + σ × noise", INK, noisy)]
+    rows: list[Row] = [("forward →\nreal image + σ × noise", GREY, noisy)]
     rows += _backward(unguided, levels, sigma_data, f"sample {first:,}", GREY)
     for name, path in data.trajectories.items():
         if data.settings["variants"][name]["members"] and np.array_equal(path["sigma"], sigma):  # as many steps
@@ -167,7 +168,7 @@ def process_figure(data: ReportData) -> Figure:
             changes = [(after - before).mean(axis=-1) for before, after in zip(rows[2][2], rows[4][2], strict=True)]
             scale = max(float(np.abs(change).max()) for change in changes)
             red_blue = [colormaps["RdBu_r"](0.5 + change / (2 * scale or 1))[..., :3] for change in changes]
-            rows.append((f"guided minus unguided\nestimate, colours ±{scale:.2g}", INK, red_blue))
+            rows.append((f"guided minus unguided\nestimate, colours ±{scale:.2g}", GREY, red_blue))
             break
     return _image_rows(rows, [f"σ {sigma[level]:.2g}\nτ {tau[level]:.2f}" for level in levels])
 

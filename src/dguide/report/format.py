@@ -22,14 +22,13 @@ def verdict(bounds: Sequence[float]) -> str:
 
 
 def signs(fid: str, differences: Mapping[str, Mapping[str, Any]], other: str) -> list[str]:
-    """For each of the two KIDs, the rows in which its difference from `other` has another sign than that of FID."""
-    sentences = []
+    """The rows in which the difference of a KID from `other` has another sign than that of FID, or that none has."""
+    sentences = list[str]()
+    against = f", against {other}, {{}}" if len(differences) > 1 else ""
     for kid, kid_name in KIDS.items():
         rows = [name for name, row in differences.items() if row["difference"] * row[f"{kid}_difference"] < 0]
-        agree, where = ("disagree", f"for {', '.join(rows)}") if rows else ("agree", "in every row")
-        place = f", against {other}, {where}" if len(differences) > 1 else ""
-        sentences.append(f"{fid} and {kid_name} {agree} in sign{place}.")
-    return sentences
+        sentences += [f"{fid} and {kid_name} disagree in sign{against.format('for ' + ', '.join(rows))}."] * bool(rows)
+    return sentences or [f"{fid}, {' and '.join(KIDS.values())} agree in sign{against.format('in every row')}."]
 
 
 def fid_label(network: str, metric: str = "FID") -> str:

@@ -8,7 +8,6 @@ from matplotlib import style
 
 from dguide.report import figures, tables
 from dguide.report import format as fmt
-from dguide.report.format import summary_rows
 from dguide.report.gather import TEMPLATES, ReportData
 from dguide.report.tables import Table
 from discriminator_guidance.core.files import write_bytes, write_csv
@@ -46,7 +45,7 @@ def build_report(data: ReportData) -> None:
 
 def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> str:
     """The page, whose template places words, tables and figures."""
-    results = pd.DataFrame(summary_rows(data.settings, data.evaluations))
+    results = pd.DataFrame(fmt.summary_rows(data.settings, data.evaluations))
     facts = pd.json_normalize(data.card).T.map(str).reset_index().set_axis(["fact", "value"], axis=1)
     studies = {word: tables.study_table(data, word) for word in data.studies}
     charts = {word: sorted((data.report / "study").glob(f"{word}*.png")) for word in studies}

@@ -98,11 +98,13 @@ def discriminator_table(data: ReportData) -> Table:
     columns = PUBLISHED["member_columns"] if data.reproduces else []
     for name, settings in data.settings["members"].items():
         metrics, history = data.metrics[name], data.histories[name]
+        kind = "a whole network" if settings["kind"] == "whole" else "a head on the extractor's features"
+        kind += f", {count(settings['images'])} images" if settings["images"] else ""
         start, best = settings["start"].rpartition("/")[2], metrics["best_epoch"]
         theirs = PUBLISHED["members"].get(settings["published"], [MISSING] * len(columns))
         row = {
             "member": name.upper(),
-            "what it is": data.settings["report"]["describe"].get(f"discriminator/{name}"),
+            "what it is": data.settings["report"]["describe"].get(f"discriminator/{name}", kind),
             **{f"reproduction: {key}": text for key, text in zip(columns, theirs, strict=True)},
             "ours: start": start if settings["kind"] == "head" or start != "extractor" else MISSING,
             **{f"ours: {heading}": scientific(metrics[key]) for heading, key in SCALED.items()},
@@ -167,6 +169,7 @@ def result_table(data: ReportData) -> Table:
 
 def _result(data: ReportData, name: str) -> dict[str, str]:
     evaluation, baseline = data.evaluations[name], data.baseline
+    p = evaluation["delta_p_adjusted"]
     row = {
         "variant": name,
         "what it is": fmt.variant_text(data.settings, name),
@@ -175,7 +178,7 @@ def _result(data: ReportData, name: str) -> dict[str, str]:
         f"ours: {data.fid} [95 %]": fid_text(evaluation),
         f"ours: {data.fid}, de-biased": number(evaluation["fid_debiased"], 2),
         f"ours: difference from {data.baseline_text} [95 %]": difference_text(data.from_baseline.get(name)),
-        "ours: adjusted p": number(evaluation["delta_p_adjusted"], 3),
+        "ours: adjusted p": "below 0.001" if p is not None and p < 0.0005 else number(p, 3),
     }
     for kid, suffix in zip(KIDS, ("", ", held-out"), strict=True):
         heading, bounds = f"ours, generative: {data.kid}{suffix}", evaluation[f"delta_{kid}_ci95"]

@@ -33,7 +33,7 @@ def plan(config: Config) -> StudyPlan:
     if search.fitted:
         points[FITTED] = {**guidance, "w1": 1.0, "w2": 1.0, FITTED: True}
     title = f"FID ({config.fid_network.name}) of {config.studies.tuning.images} guided tuning samples"
-    title += f", mean of {config.replicates} trainings" * (config.replicates > 1)
+    title += f", mean of {config.replicates} training seeds" * (config.replicates > 1)
     return StudyPlan("ensemble", title, points, MedianPruner(n_startup_trials=10, n_min_trials=4))
 
 
