@@ -410,14 +410,15 @@ def found() -> str:
     raised, usual = (as_reproduced(35)[6, rule] for rule in ("clipped_logit_mean", "mean_probability"))
     times = {2: "double", 3: "triple"}[int((raised / usual).min())]
     return f"""\
-- **Guidance partly corrects a model's training bias**: with 1,000 balanced images, it lowers the FID by {few:.0f} %.
-- **Where you may train the model, fine-tuning on them lowers the FID more, by {tuned:.0f} %**, though by
-  [label-free features](docs/glossary.md) not significantly more than guidance of weight 2.
-- **Without such a bias, guidance lowers the FID by {early:.0f} % early in training**, less than further training does,
-  and late not significantly by KID (Fashion-MNIST at 28x28, five seeds, N = {n:,}).
-- **A missing sigmoid may explain the reproduction's FID of 14.35**: with its sampler, logits as probabilities at least
-  {times} that of six discriminators (Fashion-MNIST, each of five seeds, N = 300), but, against our prediction, lower
-  that of [a biased model](docs/ensemble.md#on-a-biased-model) (one seed, N = 2,000, weight 1)."""
+- **Guidance partly corrects a model's training bias**: with 1,000 balanced images, weight 1 lowers the FID by
+  {few:.0f} %.
+- **Where you may train the model, fine-tuning on them lowers it more, by {tuned:.0f} %.** By
+  [label-free features](docs/glossary.md), its lead over weight 2 is not significant.
+- **Without such a bias, guidance lowers the FID by {early:.0f} % early in training**, less than further training does.
+  Late, KID shows no significant gain (Fashion-MNIST at 28x28, five seeds, N = {n:,}).
+- **A missing sigmoid may explain the reproduction's poor FID of 14.35.** In its sampler, logits used as probabilities
+  at least {times} the FID of six discriminators (Fashion-MNIST, each of five seeds, N = 300). Against our prediction,
+  they lower that of [a biased model](docs/ensemble.md#on-a-biased-model) (one seed, N = 2,000, weight 1)."""
 
 
 def found_figure() -> None:
