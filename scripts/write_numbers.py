@@ -385,7 +385,7 @@ def cifar_rule() -> str:
     labels = {"clipped_logit_mean": "by clipped logit", "mean_probability": "by mean probability"}
     ranges = table(["FID", "six", "D0"], [[label, fids[6, rule], fids[1, rule]] for rule, label in labels.items()])
     six_alone = ["six by clipped logit, weight 1, 12 steps, N = 2,000", f"{percent(pair)} (p = {pair['p']:.2g})"]
-    change = table(["", "change of the FID without guidance in %"], [six_alone])
+    change = table(["", "change from the unguided FID in %"], [six_alone])
     return f"{table(['predicted', 'found'], rows)}\n\n{change}\n\n{ranges}"
 
 
