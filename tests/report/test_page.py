@@ -75,8 +75,7 @@ def test_every_promised_file_is_written(built: ReportData) -> None:
 
 
 def test_page_loads_nothing_and_embeds_every_figure(built: ReportData) -> None:
-    text = (built.report / "index.html").read_text()
-    elements = Elements(text)
+    elements = Elements(text := (built.report / "index.html").read_text())
     assert {tag for tag, _ in elements.tags}.isdisjoint({"script", "link", "iframe", "object", "embed"})
     targets = [v for _, attributes in elements.tags for k, v in attributes.items() if k in ("src", "href", "srcset")]
     assert all(target and target.startswith(("#", "data:image/png;base64,")) for target in targets)
@@ -87,8 +86,9 @@ def test_page_loads_nothing_and_embeds_every_figure(built: ReportData) -> None:
 
 @pytest.mark.parametrize(("low", "high", "word"), [(-2, -1, "better"), (1, 2, "worse"), (-1, 1, "indistinguishable")])
 def test_the_verdict_on_the_planned_comparison_follows_its_interval(words, low: float, high: float, word: str) -> None:
-    _, elements = words(damage=differences(low=low, high=high))
-    assert re.search(rf"Against edm \(no guidance\), mean_prob \(d0, .*\) is {word}:", elements.text)
+    same_sign = dict.fromkeys(("difference", "kid_difference", "kid_holdout_difference"), low + high)
+    text = words(damage=differences(low=low, high=high, **same_sign))[1].text
+    assert re.search(rf"Against edm \(no guidance\), mean_prob .* is {word}: .* KID and .* agree in sign\.", text)
 
 
 def test_rows_whose_kids_disagree_are_named_each_kid_by_itself(words) -> None:
