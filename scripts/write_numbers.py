@@ -244,7 +244,7 @@ def training() -> str:
     total = [point for part in points.values() for point in part]
     within = [correlation(part) for part in points.values()]
     rows = [[f"all {len(total)}", f"{correlation(total):.2f}"], ["those of one score network", span(within, 2)]]
-    return table(["points of planned rows", "rank correlation of cross-entropy and change of the FID"], rows)
+    return table(["points of the first rows", "rank correlation of cross-entropy and change of the FID"], rows)
 
 
 def fid_networks() -> str:

@@ -23,7 +23,7 @@ PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
 MOST_SAMPLES = 10**6
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-study = typer.Typer(help="Searches with Optuna. Start a command in several terminals to share its trials.")
+study = typer.Typer(help="Studies with Optuna. Start a command in several terminals to share its trials.")
 app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
 
 PARAMS = Path("params.yaml")
@@ -208,7 +208,7 @@ def sample(
     steps: Annotated[int | None, typer.Option(help="Of the sampler, for the model; 18 if not given.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Draw single samples of a variant, or of a saved diffusers pipeline, by their indices, as PNG files."""
+    """Draw single samples of a variant, or of a saved diffusers pipeline, by their indices, as files."""
     parts = [re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip()) for part in indices.split(",")]
     ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
     if None in parts or not all(ranges) or sum(map(len, ranges)) > MOST_SAMPLES:
@@ -334,7 +334,7 @@ def benchmark(
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="Approximate duration in seconds.")] = 120.0,
     params: Params = PARAMS,
 ) -> None:
-    """Time this project against the baseline."""
+    """Time this project against the computations of the published code."""
     from dguide.tools import benchmark as command
 
     settings, layout = _opened(params)
