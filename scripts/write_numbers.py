@@ -400,7 +400,7 @@ def averaging() -> str:
 
 
 def found() -> str:
-    """README's findings in four sentences."""
+    """README's findings in four sentences, and their samples."""
 
     def gain(profile: str, *pair: str) -> float:
         return float(100 * (1 - pair_of(profile, *pair)["ratio"]))
@@ -412,13 +412,16 @@ def found() -> str:
     return f"""\
 - **Guidance partly corrects a model's training bias**: with 1,000 balanced images, weight 1 lowers the FID by
   {few:.0f} %.
-- **Where you may train the model, fine-tuning on them lowers it more, by {tuned:.0f} %.** By
+- **Where you may train the model, fine-tuning on them lowers it more, by {tuned:.0f} %**; by
   [label-free features](docs/glossary.md), its lead over weight 2 is not significant.
-- **Without such a bias, guidance lowers the FID by {early:.0f} % early in training**, less than further training does.
-  Late, KID shows no significant gain (Fashion-MNIST at 28x28, five seeds, N = {n:,}).
-- **A missing sigmoid may explain the reproduction's poor FID of 14.35.** In its sampler, logits used as probabilities
-  at least {times} the FID of six discriminators (Fashion-MNIST, each of five seeds, N = 300). Against our prediction,
-  they lower that of [a biased model](docs/ensemble.md#on-a-biased-model) (one seed, N = 2,000, weight 1)."""
+- **Without such a bias, guidance lowers the FID by {early:.0f} % early in training**, less than further training does;
+  late, KID shows no significant gain.
+- **A missing sigmoid may explain the reproduction's poor FID of 14.35**: in its sampler, logits used as probabilities
+  at least {times} the FID of six discriminators, but, against our prediction, lower that of
+  [a biased model](docs/ensemble.md#on-a-biased-model).
+
+*Fashion-MNIST, five training seeds (last claim: one), N = 2,000; without bias {n:,} (28x28); with the reproduction's
+sampler 300.*"""
 
 
 def found_figure() -> None:
