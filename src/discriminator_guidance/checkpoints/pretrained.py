@@ -30,7 +30,7 @@ def from_pretrained(folder: str | Path, *members: str, device: torch.device | st
     """The networks of a release, to sample with guidance and to measure the samples.
 
     Args:
-        folder: dist/<profile>, which `make release` wrote; models/<profile> of a single training; or "user/repo" on
+        folder: `dist/<profile>`, which `make release` wrote; `models/<profile>` of a single training; or "user/repo" on
             the Hugging Face Hub.
         members: names of discriminators; the first, if none is given.
         device: where the networks are put.

@@ -165,9 +165,9 @@ Network = Callable[[Tensor], Tensor] | None  # images -> features
 class Interval(NamedTuple):
     """An estimate and the ends of its 95 % interval."""
 
-    value: float
-    low: float
-    high: float
+    value: float  # the estimate
+    low: float  # the interval's lower end
+    high: float  # and its upper end
 
 
 def frechet_distance(

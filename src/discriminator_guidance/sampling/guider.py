@@ -23,10 +23,13 @@ class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
     `DiscriminatorGuider.from_pretrained(folder, discriminators=..., scheduler=...)`.
 
     Args:
-        discriminators: as for `DiscriminatorGuidance`, and so `weight` (without a function), `rule`, `window`, `clip`.
+        discriminators: as for `DiscriminatorGuidance`.
         scheduler: the pipeline's, for the noise levels of its timesteps.
-        classifier_free: arguments of `ClassifierFreeGuidance`, such as guidance_scale (7.5); 1 is off. enabled=False
-            switches both off.
+        weight: as for `DiscriminatorGuidance`, but no function.
+        rule: as for `DiscriminatorGuidance`.
+        window: as for `DiscriminatorGuidance`.
+        clip: as for `DiscriminatorGuidance`.
+        classifier_free: of `ClassifierFreeGuidance`; guidance_scale=1 is off, enabled=False switches both off.
     """
 
     def __init__(

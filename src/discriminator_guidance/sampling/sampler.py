@@ -154,7 +154,7 @@ def sample(
             argument. What is the same for all images comes by closure: `partial(network, prompt=prompt)`.
         seed: of the random streams, of which each image has its own.
         first: the i of the first image, or the i of every image.
-        out: where samples go, batch by batch, so that N need not fit in memory: a folder of files <i>.png or an .npz
+        out: where samples go, batch by batch, so that N need not fit in memory: a folder of .png files, an .npz
             file of 8-bit images, an .npy file of floats, or a .png with a grid. The same call resumes there after a
             kill, and the path is returned.
         device: where the denoiser computes.
