@@ -51,15 +51,16 @@ def framed(images: np.ndarray, rare: np.ndarray, axes: Axes) -> None:
 
 
 def draw_samples() -> None:
-    """Profile fashion-six: a panel a row: the first samples, those of rare classes framed, their share of all."""
+    """Profile fashion-six: a panel a row: first samples, rare classes framed; their share is of all training seeds."""
     profile = "fashion-six"
     network = load_fid_network(ROOT / f"models/{profile}/fid_network", prepare("cpu", "float32", 1))
     figure, panels = plt.subplots(1, len(PANELS), figsize=(9.2, 2.7), layout="constrained")
     for axes, (variant, label) in zip(panels, PANELS.items(), strict=True):
-        (images,) = samples(profile, variant)
+        images = np.concatenate(samples(profile, variant))
         rare = np.isin(extract_features(network.forward, images, 500, "cpu").argmax(1), RARE)
         framed(images[: ROWS * COLUMNS], rare[: ROWS * COLUMNS], axes)
-        axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare", fontsize=10)
+        balanced = " (data: 50 %)" if variant == "edm" else ""
+        axes.set_title(f"{label}\n{100 * rare.mean():.0f} % rare{balanced}", fontsize=10)
     path = ROOT / "docs/images/samples.png"
     figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Software": None})
 

@@ -49,7 +49,6 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"variants.edm.baseline": "edm"}, "variants.edm.baseline .*is 'edm'; choose among"),
         ({"report.primary": ["edm", "d0"]}, "report.primary .*is 'edm'"),
         ({"report.primary": ["d0", "d0"]}, "report.primary .*is 'd0'"),
-        ({"report.describe": {"discriminator/d9": "?"}}, "report.describe.* is 'discriminator/d9'; choose among edm"),
         ({"cond": True}, "study.ensemble.fitted .*is true, which is not for a class-conditional profile"),
         ({"study.discriminator.model_channels": [48, 50]}, "model_channels .*has 50; use multiples of 24"),
         ({"study.seed": 2**32}, "study.seed .*is 4294967296"),

@@ -232,7 +232,7 @@ class Report(Settings):
     samples: Distinct[Name]  # the rows of Fig. 3
     log_ratios: Distinct[Name]  # variants whose log ratios are drawn
     sampling: Distinct[Name]  # columns of Table 1
-    describe: dict[str, str]  # what variants are, and discriminator/<member>; what is not here its settings tell
+    describe: dict[str, str]  # what variants, and discriminator/<member>, are, if they are there; settings tell the rest
     trajectory_images: library.Count
 
 
@@ -542,8 +542,6 @@ def _choices(config: Config) -> Iterator[tuple[str, Any, Collection[Any]]]:
     yield "report.primary", report.primary[0], [key for key in variants if key not in (baseline, report.primary[1])]
     for key in ("primary", "samples", "log_ratios", "sampling"):
         yield from ((f"report.{key}", name, variants) for name in getattr(report, key))
-    rows = [*variants, *map("discriminator/{}".format, members)]
-    yield from (("report.describe", name, rows) for name in report.describe)
     if config.study is not None:
         guided = [key for key, row in variants.items() if row.members and not row.autoguidance]
         yield "study.start", config.study.start, [*guided, "study: null"]
@@ -565,13 +563,13 @@ def merged(path: Path, content: bytes | None = None) -> Sources:
     base, profile = str(overlay["base"]), path.stem
     if overlay.get("profile", profile) != profile:
         raise ConfigError(f"profile in {path} is {overlay['profile']}", f"leave it out: the file's name is {profile}")
-    below = path.parent / f"{base}.yaml"
-    content = read(below)
+    content = read(below := path.parent / f"{base}.yaml")
     for folder in ("data", "models"):
         content = content.replace(f"{folder}/{base}/".encode(), f"{folder}/{profile}/".encode())
     whole = parse(content, below)
     if not isinstance(whole, dict) or "base" in whole:
         raise ConfigError(f"{below}, the base of {path}, does not hold all settings", "choose base: mini")
+    whole["report"] |= {"describe": {}} if {"members", "variants"} & overlay.keys() else {}  # it tells of others
     _lay_over(whole, {"profile": profile} | {key: value for key, value in overlay.items() if key != "base"})
     return [(overlay, path), (whole, below)]
 

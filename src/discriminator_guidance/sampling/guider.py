@@ -18,9 +18,8 @@ from discriminator_guidance.sampling.guidance import Discriminator, Discriminato
 class DiscriminatorGuider(ClassifierFreeGuidance):  # type: ignore[misc]
     """Classifier-free guidance, and then discriminator guidance, in a modular pipeline of diffusers.
 
-    Discriminators see what the pipeline gives its network: noisy latents (N, C, H, W), or (N, C, F, H, W) in Wan, or
-    tokens (N, L, C) in LTX. `save_pretrained` keeps all settings; discriminators and scheduler are given again:
-    `DiscriminatorGuider.from_pretrained(folder, discriminators=..., scheduler=...)`.
+    Discriminators see what the network is given: latents (N, C, H, W), (N, C, F, H, W) in Wan, tokens (N, L, C) in LTX.
+    `save_pretrained` keeps all settings; `from_pretrained(folder, discriminators=..., scheduler=...)` restores them.
 
     Args:
         discriminators: as for `DiscriminatorGuidance`.
