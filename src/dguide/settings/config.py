@@ -232,7 +232,7 @@ class Report(Settings):
     samples: Distinct[Name]  # the rows of Fig. 3
     log_ratios: Distinct[Name]  # variants whose log ratios are drawn
     sampling: Distinct[Name]  # columns of Table 1
-    describe: dict[str, str]  # what variants, and discriminator/<member>, are, if they are there; settings tell the rest
+    describe: dict[str, str]  # what variants and discriminator/<member> are, if they exist; settings tell the rest
     trajectory_images: library.Count
 
 
