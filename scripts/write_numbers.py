@@ -68,9 +68,10 @@ def evaluated(profile: str, variant: str) -> dict[str, Any]:
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """A Markdown table, whose intervals do not break."""
     first, *others = ("| " + " | ".join(cells) + " |" for cells in (headings, *rows))
-    return "\n".join([first, "|" + "---|" * len(headings), *others])
+    text = "\n".join([first, "|" + "---|" * len(headings), *others])
+    return re.sub(r"\[(\S+), (\S+)\]", r"[\1,&nbsp;\2]", text)
 
 
 def pair_of(profile: str, variant: str, other: str) -> pd.Series:
