@@ -58,7 +58,7 @@ def _results(params: Path) -> tuple[Config, Layout, dict[str, dict[str, Any]]]:
 
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """A reproducible study of Discriminator Guidance for diffusion models. Settings come from params.yaml."""
+    """Discriminator Guidance for diffusion models: pipeline, studies and tools. Settings come from params.yaml."""
     if version:
         typer.echo(__version__)
         raise typer.Exit

@@ -56,7 +56,7 @@ class ReportData:
         real_images = f"{count(reference['reference_n'])} real training images"
         self.reference_images = f"the statistics in {statistics}" if statistics else real_images
         self.noise = f"{replicates} training seeds and sampling noise" if replicates > 1 else "sampling noise only"
-        self.runs = "One training run each" + (f", the first of {replicates} replicates" if replicates > 1 else "")
+        self.runs = "One replicate" + (f", the first of {replicates}" if replicates > 1 else "")
         self.note = f"Note on the real data: {note.rstrip('.')}." if (note := self.card.get("note")) else ""
 
 
