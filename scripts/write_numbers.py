@@ -6,7 +6,7 @@ A block begins with <!-- numbers: NAME --> and ends with <!-- end -->. NAME is a
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -443,11 +443,11 @@ def found() -> str:
 sampler 300.*"""
 
 
-def found_figure() -> None:
-    """README's chart: FID of six rows, a point a training seed."""
-    records = [evaluated("fashion-biased", name) for name in SHOWN]
-    figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
-    for place, (name, record) in enumerate(zip(SHOWN, records, strict=True)):
+def fid_figure(profile: str, names: Sequence[str], file: str) -> None:
+    """A chart of the FIDs of some rows, a point a training seed."""
+    records = [evaluated(profile, name) for name in names]
+    figure, axes = plt.subplots(figsize=(7, 0.8 + 0.3 * len(names)), layout="constrained")
+    for place, (name, record) in enumerate(zip(names, records, strict=True)):
         color = GREY if name == "edm" else ORANGE if name == "tuned" else BLUE
         axes.plot(record["fid_values"], [place] * len(record["fid_values"]), "o", color=color, alpha=0.6, markersize=5)
         axes.plot(record["fid"], place, "|", color=color, markersize=16, markeredgewidth=2)
@@ -455,16 +455,16 @@ def found_figure() -> None:
         xscale="log",
         xlabel="FID (fashion network), lower is better, log scale\npoints: training seeds, bar: mean",
     )
-    axes.set_yticks(range(len(SHOWN)), [described("fashion-biased")[name] for name in SHOWN])
+    axes.set_yticks(range(len(names)), [described(profile)[name] for name in names])
     axes.margins(x=0.06)
-    axes.set_ylim(len(SHOWN) - 0.5, -0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
     values = [value for record in records for value in record["fid_values"]]
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if min(values) / 1.5 < tick < max(values) * 1.5]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="x", color=GREY, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(ROOT / "docs/images/found.png", metadata={"Software": None})
+    figure.savefig(ROOT / f"docs/images/{file}.png", metadata={"Software": None})
 
 
 def gain_figure() -> None:
@@ -579,7 +579,8 @@ if __name__ == "__main__":
         )
     }
     with mpl.rc_context(STYLE):
-        found_figure()
+        fid_figure("fashion-biased", SHOWN, "found")
+        fid_figure("fashion-six", [*described("fashion-six")], "six")
         gain_figure()
         delivered_figure()
         seen_figure()
