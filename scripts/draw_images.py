@@ -20,8 +20,8 @@ PANELS = {
     "edm": "the biased model",
     "few": "guided, weight 1",
     "few_double": "guided, weight 2",
-    "clip_six": "six, no sigmoid",
     "tuned": "fine-tuned",
+    "clip_six": "six, without sigmoid",
 }
 RARE = range(5, 10)  # the classes of which the model saw few images
 ROWS, COLUMNS, EDGE = 6, 5, 3

@@ -427,20 +427,19 @@ def found() -> str:
     early, late = gain("fashion", "early", "edm_early"), gain("fashion", "whole", "edm")
     n = evaluated("fashion", "early")["n"]
     raised, usual = (as_reproduced(35)[6, rule] for rule in ("clipped_logit_mean", "mean_probability"))
-    times = {2: "double", 3: "triple"}[int((raised / usual).min())]
+    times = {2: "doubled", 3: "tripled"}[int((raised / usual).min())]
     return f"""\
 - **Guidance partly corrects a model's training bias**: with 1,000 balanced images, weight 1 lowers the FID by
   {few:.0f} %.
-- **Where you may train the model, fine-tuning on them lowers it more, by {tuned:.0f} %**; by
-  [label-free features](docs/glossary.md), its lead over weight 2 is not significant.
-- **Without such a bias, guidance lowers the FID by {early:.0f} % early in training**, less than further training does;
+- **Where you may train the model, fine-tuning on these images lowers it by {tuned:.0f} %**; by
+  [label-free features](docs/glossary.md), not significantly more than weight 2.
+- **Without such a bias, guidance lowers the FID by {early:.0f} % early in training**, less than longer training does;
   late, by {late:.0f} %, and KID not significantly.
-- **A missing sigmoid may explain the reproduction's poor FID of 14.35**: in its sampler, logits used as probabilities
-  at least {times} the FID of six discriminators (less on CIFAR-10), but, against our prediction, lower that of
+- **A missing sigmoid may explain why the reproduction's six discriminators had an FID of 14.35**: with its sampler, it
+  at least {times} ours, on CIFAR-10 less. Against our prediction, it lowered that of
   [a biased model](docs/ensemble.md#on-a-biased-model).
 
-*Fashion-MNIST, five training seeds (last claim: three), N = 2,000; without bias {n:,}; with the reproduction's
-sampler 300.*"""
+*Fashion-MNIST; samples by each of five training seeds: 2,000; third claim {n:,}; last 300 (biased model: three seeds).*"""
 
 
 def fid_figure(profile: str, names: Sequence[str], file: str) -> None:
