@@ -439,7 +439,8 @@ def found() -> str:
   at least {times} ours, on CIFAR-10 less. Against our prediction, it lowered that of
   [a biased model](docs/ensemble.md#on-a-biased-model).
 
-*Fashion-MNIST; samples by each of five training seeds: 2,000; third claim {n:,}; last 300 (biased model: three seeds).*"""
+*Fashion-MNIST; samples by each of five training seeds: 2,000; third claim {n:,}; last 300
+(biased model: three seeds).*"""
 
 
 def fid_figure(profile: str, names: Sequence[str], file: str) -> None:
