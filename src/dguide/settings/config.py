@@ -569,7 +569,7 @@ def merged(path: Path, content: bytes | None = None) -> Sources:
     whole = parse(content, below)
     if not isinstance(whole, dict) or "base" in whole:
         raise ConfigError(f"{below}, the base of {path}, does not hold all settings", "choose base: mini")
-    whole["report"] |= {"describe": {}} if {"members", "variants"} & overlay.keys() else {}  # it tells of others
+    _lay_over(whole, {"report": {"describe": {}}} if {"members", "variants"} & overlay.keys() else {})  # of others
     _lay_over(whole, {"profile": profile} | {key: value for key, value in overlay.items() if key != "base"})
     return [(overlay, path), (whole, below)]
 
