@@ -76,6 +76,9 @@ def evaluated(profile: str, variant: str) -> dict[str, Any]:
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, whose intervals do not break."""
+    columns = zip(headings, *rows, strict=True)
+    notes = ["<br><small>by&nbsp;seed</small>" * any("<small>" in cell for cell in cells) for _, *cells in columns]
+    headings = [heading + note for heading, note in zip(headings, notes, strict=True)]
     first, *others = ("| " + " | ".join(cells) + " |" for cells in (headings, *rows))
     text = "\n".join([first, "|" + "---|" * len(headings), *others])
     return re.sub(r"\[(\S+), (\S+)\]", r"[\1,&nbsp;\2]", text)
@@ -87,10 +90,23 @@ def pair_of(profile: str, variant: str, other: str) -> pd.Series:
     return pairs.loc[(variant, other)]
 
 
+def seeds(values: Sequence[float], sign: bool = False) -> str:
+    """The values by training seed, as a line of small print below an interval; none of one seed."""
+    digits = max(0, (1 if sign else 2) - int(np.floor(np.log10(np.abs(values).max()))))
+    shown = "&nbsp;".join(f"{value:{'+' if sign else ''}z.{digits}f}" for value in values)
+    return f"<br><small>{shown}</small>" if len(values) > 1 else ""
+
+
 def percent(pair: pd.Series) -> str:
     """The relative change of the FID with its interval."""
     ratio, *bounds = (100 * (pair[key] - 1) for key in ("ratio", "ratio_low", "ratio_high"))
     return estimate(ratio, bounds, 0, sign=True)
+
+
+def change_of(profile: str, name: str, other: str) -> str:
+    """The relative change of the FID with its interval and, below, by training seed."""
+    fids = (np.array(evaluated(profile, row)["fid_values"]) for row in (name, other))
+    return percent(pair_of(profile, name, other)) + seeds(100 * (np.divide(*fids) - 1), sign=True)
 
 
 def gains(profile: str, base: str, name: str, distance: str = "fid") -> list[tuple[float, float]]:
@@ -128,7 +144,7 @@ def results(
             kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
             by_others = [without_labels(profile, name, other)] if unlabelled else []
             changes = [percent(pair), *by_others, estimate(kid[0], kid[1:], 1, sign=True)]
-        fid = estimate(record["fid"], (record["fid_low"], record["fid_high"]))
+        fid = estimate(record["fid"], (record["fid_low"], record["fid_high"])) + seeds(record["fid_values"])
         means = (np.mean(record[key]) if record[key] else None for key in more.values())
         rows.append([description, f"`{name}`", fid, *changes, *(number(mean, 2) for mean in means)])
     by_others = ["by [label-free features](glossary.md)"] * unlabelled
@@ -148,10 +164,10 @@ def native() -> str:
     profile = "fashion-biased-28"
     labels = {name: label for name, label in described(profile).items() if name != "edm"}
     other = {name: without_labels(profile, name, "edm") for name in labels}
-    rows = [[label, f"`{name}`", percent(pair_of(profile, name, "edm")), other[name]] for name, label in labels.items()]
+    rows = [[label, f"`{name}`", change_of(profile, name, "edm"), other[name]] for name, label in labels.items()]
     searched = pair_of(profile, "tuned_mean", "few_double")
     label = f"the search against weight 2 (planned; p = {searched['p']:.2g})"
-    rows.append([label, "`tuned_mean`", percent(searched), ""])
+    rows.append([label, "`tuned_mean`", change_of(profile, "tuned_mean", "few_double"), ""])
     headings = ["", "row", "change of the FID in %", "by label-free features"]
     return f"{table(headings, rows)}\n\n*Against `edm` unless stated.*"
 
@@ -161,7 +177,7 @@ def six() -> str:
     rows = []
     for name, label in described("fashion-six").items():
         if name != "edm":
-            changes = percent(pair_of("fashion-six", name, "edm")), without_labels("fashion-six", name, "edm")
+            changes = change_of("fashion-six", name, "edm"), without_labels("fashion-six", name, "edm")
             rows.append([label, *changes, number(evaluated("fashion-six", name)["precision"], 2)])
     return table(["guided", "change of the FID in %", "by label-free features", "precision"], rows)
 
@@ -184,7 +200,8 @@ def changes(profile: str) -> list[list[str]]:
         pair = pair_of(profile, name, other)
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
         by_others = without_labels(profile, name, other)
-        rows.append([label, f"`{profile}/{name}`", percent(pair), by_others, estimate(kid[0], kid[1:], 1, sign=True)])
+        shown = change_of(profile, name, other)
+        rows.append([label, f"`{profile}/{name}`", shown, by_others, estimate(kid[0], kid[1:], 1, sign=True)])
     return rows
 
 
@@ -193,7 +210,7 @@ def training_of(profile: str, iterations: str) -> list[str]:
     edm, whole = evaluated(profile, "edm"), evaluated(profile, "whole")
     losses = json.loads((REPORTS / profile / "holdout_loss.json").read_text())
     fall = 100 * (1 - np.mean(losses["late"]) / np.mean(losses["half"]))
-    fid = estimate(edm["fid"], (edm["fid_low"], edm["fid_high"]))
+    fid = estimate(edm["fid"], (edm["fid_low"], edm["fid_high"])) + seeds(edm["fid_values"])
     p = f"{pair_of(profile, 'whole', 'edm')['p']:.2g}"
     return [f"`{profile}`", fid, p, span(whole["cross_entropy_values"], 3), f"{-fall:.1f} %, {iterations}"]
 
@@ -221,7 +238,12 @@ def ensembles() -> str:
         record, pair = evaluated(profile, name), pair_of(profile, name, others[name])
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
         other = without_labels(profile, name, others[name])
-        changes = [percent(pair), number(p.get(name), 3), other, estimate(kid[0], kid[1:], 1, sign=True)]
+        changes = [
+            change_of(profile, name, others[name]),
+            number(p.get(name), 3),
+            other,
+            estimate(kid[0], kid[1:], 1, sign=True),
+        ]
         rows.append([description, number(record["fid"], 2), *changes])
     return table(["", "FID", "change in %", "p", "by label-free features", "change of KID x 1,000"], rows)
 
@@ -274,7 +296,7 @@ and moves the changes shown by at most {max(moves):.1f} points (`other_fid_netwo
 
 def cells(profile: str = "fashion16") -> pd.DataFrame:
     """The cells of a study `factorial`, a row a cell and training seed."""
-    return pd.read_json(REPORTS / profile / "reproduction.json")
+    return pd.read_csv(REPORTS / profile / "study/factorial.csv")
 
 
 def as_reproduced(steps: int, profile: str = "fashion16") -> pd.DataFrame:
@@ -358,7 +380,7 @@ def cifar() -> str:
 
     def row(name: str) -> list[str]:
         record = evaluated("cifar10-small", name)
-        return [number(record["fid"], 2), "" if name == "edm" else percent(pair_of("cifar10-small", name, "edm"))]
+        return [number(record["fid"], 2), "" if name == "edm" else change_of("cifar10-small", name, "edm")]
 
     p = pair_of("cifar10-small", "d0_double", "edm")["p"]
     labels = described("cifar10-small")
@@ -392,8 +414,9 @@ def cifar_rule() -> str:
     fids = {key: span(values) for key, values in by_rule}
     labels = {"clipped_logit_mean": "by clipped logit", "mean_probability": "by mean probability"}
     ranges = table(["FID", "six", "D0"], [[label, fids[6, rule], fids[1, rule]] for rule, label in labels.items()])
-    six_alone = ["six by clipped logit, weight 1, 12 steps, N = 2,000", f"{percent(pair)} (p = {pair['p']:.2g})"]
-    change = table(["", "change from the unguided FID in %"], [six_alone])
+    six_alone = f"six by clipped logit, weight 1, 12 steps, N = 2,000 (p = {pair['p']:.2g})"
+    found_change = change_of("cifar10-small", "clip_logit", "edm")
+    change = table(["", "change from the unguided FID in %"], [[six_alone, found_change]])
     return f"{table(['predicted', 'found'], rows)}\n\n{change}\n\n{ranges}"
 
 
@@ -403,7 +426,9 @@ def averaging() -> str:
     rows = []
     for profile, more in labels.items():
         pair = pair_of(profile, "mean_prob", "d0")
-        rows.append([f"`{profile}`{more}", estimate(pair["difference"], (pair["low"], pair["high"]), sign=True)])
+        fids = (np.array(evaluated(profile, row)["fid_values"]) for row in ("mean_prob", "d0"))
+        difference = estimate(pair["difference"], (pair["low"], pair["high"]), sign=True)
+        rows.append([f"`{profile}`{more}", difference + seeds(np.subtract(*fids), sign=True)])
     return table(["six by mean probability against D0 (weight 1, N = 2,000)", "difference in FID"], rows)
 
 

@@ -21,7 +21,7 @@ from dguide.settings import Config, Layout, Variant, plain
 from dguide.stages.guided import Networks, guided_levels, moved_logits, open_networks
 from dguide.studies.study import GRID, GuidedSamples, Objective, StudyPlan, complete, write_chart
 from dguide.tracking import Tracker
-from discriminator_guidance.core.files import read_npz, write_json
+from discriminator_guidance.core.files import read_npz, write_csv, write_json
 from discriminator_guidance.core.noise import as_tensor, column, marginal_mean, normal, scaled, tau_from_sigma
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.distances import debiased_distance, frechet_influence
@@ -132,7 +132,7 @@ def variant_displacement(config: Config, layout: Layout, networks: Networks, var
 
 
 def write_results(study: optuna.Study, config: Config, layout: Layout, plan: StudyPlan) -> dict[str, Any]:
-    """Write reproduction.json and study/factorial* from the cells that are complete; returns how many those are."""
+    """Write factorial.csv, factorial.json and factorial_law.png from the complete cells; returns how many those are."""
     trials, rows = {trial.user_attrs.get(GRID): trial for trial in complete(study)}, list[dict[str, Any]]()
     for trial in (trials[name] for name in plan.starts if name in trials):
         measured = {key: trial.user_attrs.get(key) for key in MEASURED}
@@ -142,7 +142,7 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, plan: Stu
         tracking.notice(f"{missing} cells are not complete: run the command again, unless they diverged")
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
     record = {"study": plan.word, **counts, "fid_network": config.fid_network.name, **plain(section)}
-    write_json(layout.report / "reproduction.json", _records(frame))
+    write_csv(layout.study / "factorial.csv", frame)
     cells = frame.groupby([key for key in CELL if key != "seed"], sort=False)[["fid", "displacement"]]
     write_json(layout.study / "factorial.json", {**record, "means": _records(cells.mean().reset_index())})
     write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
