@@ -330,7 +330,9 @@ def plan(
 
 @app.command(rich_help_panel=TOOLS)
 def benchmark(
-    file: Annotated[Path | None, typer.Option("--json", help="Where to write (default: reports/<profile>).")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="File to write (default: reports/<profile>).")
+    ] = None,
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="Approximate duration in seconds.")] = 120.0,
     params: Params = PARAMS,
 ) -> None:

@@ -15,7 +15,7 @@ from dguide.settings import Layout, load_config
 from dguide.settings.config import Splits
 from dguide.stages import real
 from dguide.tracking import Tracker
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import write_npz
 from tests.sources import cifar_lookalike
 
@@ -116,6 +116,15 @@ def test_splits_share_no_image_and_the_score_network_is_given_fewer_of_some_clas
     real.run(settings_of(replace(settings, splits=None, score_shares=None)), layout, Tracker())
     written = {"train.npz", "holdout.npz", "card.json", "grid.png"}
     assert {file.name for file in layout.real.iterdir()} == written, "no former split, nothing of a killed run"
+
+
+@pytest.mark.parametrize("source", ["data/tiny", "data/tiny/real", "data/tiny/real/class"])
+def test_images_where_the_stage_writes_are_refused_and_stay(tmp_path, source):
+    (own := tmp_path / "data/tiny/real/class/image.png").parent.mkdir(parents=True)
+    own.touch()
+    with pytest.raises(ConfigError, match="overlap"):
+        make(tmp_path, source="images", path=tmp_path / source)
+    assert own.is_file()
 
 
 @pytest.mark.parametrize(

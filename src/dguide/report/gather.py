@@ -16,7 +16,7 @@ PUBLISHED = read_json(TEMPLATES / "published.json", "report")
 CURVES = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
 RATIO = ["ratio", "ratio_low", "ratio_high"]
 DIFFERENCES = ["variant", "other", "difference", "low", "high", *RATIO, *(f"{kid}_difference" for kid in KIDS)]
-SEARCHES = ("discriminator", "ensemble")
+STUDIES = ("discriminator", "ensemble", "factorial")
 
 Record = Mapping[Any, Any]
 
@@ -39,11 +39,8 @@ class ReportData:
             self.samples[name] = arrays["images"][: settings["report"]["images"]].copy()
         self.evaluations = {name: read_evaluation(report, name) for name in settings["variants"]}
         self.differences = read_differences(report)
-        searches = {word: report / "study" / f"{word}.csv" for word in SEARCHES}
-        self.studies = {word: _table(path, f"study {word}") for word, path in searches.items() if path.is_file()}
-        if (factorial := report / "study" / "factorial.json").is_file():
-            with damage_refused(f"{factorial} is damaged", "run `dguide study factorial` again"):
-                self.studies["factorial"] = pd.DataFrame(read_json(factorial, "study factorial")["means"])
+        studies = {word: report / "study" / f"{word}.csv" for word in STUDIES}
+        self.studies = {word: _table(path, f"study {word}") for word, path in studies.items() if path.is_file()}
 
         self.baseline = str(settings["evaluation"]["baseline"])  # the variant without guidance
         self.reference = reference = self.evaluations[self.baseline]

@@ -222,7 +222,10 @@ def ensemble_table(data: ReportData) -> Table:
 def study_table(data: ReportData, word: str) -> Table:
     """The ten best complete trials of a search, or the cells of a factorial."""
     rows, notes = data.studies[word], [f"{data.fid}, and displacement in standard deviations, mean over replicates."]
-    if word != "factorial":
+    if word == "factorial":
+        cell = ["set", "rule", "members", "steps", "change"]
+        rows = rows.groupby(cell, sort=False)[["fid", "displacement"]].mean().reset_index()
+    else:
         rows = rows[rows["state"] == "complete"].nsmallest(10, "value")
         notes = ["The ten best complete trials, each run once on tuning samples: the best of many is partly luck."]
         notes.append(f"All rows: reports/{data.settings['profile']}/study/{word}.csv")

@@ -9,7 +9,7 @@ from dguide.settings import Config, Layout
 from dguide.settings.config import SIDES, Real
 from dguide.sources import read_cifar10, read_digits, read_fashion
 from dguide.tracking import Tracker
-from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import write_json, write_npz
 from discriminator_guidance.core.images import GRID_IMAGES, Images, read_images, write_grid
 from discriminator_guidance.core.noise import generator
@@ -18,6 +18,9 @@ from discriminator_guidance.core.noise import generator
 def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     """Make `train.npz`, or a file a split, `holdout.npz`, `card.json` and `grid.png`; nothing of a faulty source."""
     settings, path, size = config.real, layout.root / config.real.path, config.real.image_size
+    for source in (path.resolve(), (layout.root / settings.holdout_path).resolve()):
+        if layout.real.resolve().is_relative_to(source) or source.is_relative_to(layout.real.resolve()):
+            raise ConfigError(f"{source} and {layout.real}, which the stage replaces, overlap", "move the images")
     if settings.source in SIDES:
         train, holdout = (read_fashion if settings.source == "fashion" else read_cifar10)(path, size)
     elif settings.holdout_path == settings.path:
@@ -67,7 +70,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
 
 def splits(train: Images, settings: Real) -> dict[str, Images]:
     """Disjoint splits of the training images, drawn at random, in their order; the score network's is thinned."""
-    assert settings.splits is not None
     sizes = vars(settings.splits)
     order = generator(settings.seed, "splits", 0, 0).permutation(len(train.labels))
     rows = dict(zip(sizes, np.split(order, np.cumsum([*sizes.values()])), strict=False))

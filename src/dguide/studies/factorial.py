@@ -4,7 +4,6 @@ A cell is a rule, members, steps, a training replicate, and perhaps a change of 
 cells share their noise. For those of the clipped rule the displacement is computed, which should predict their FID.
 """
 
-from collections.abc import Hashable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -143,14 +142,9 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, plan: Stu
     counts = {"cells": len(frame), "missing": missing, "replicates": config.replicates}
     record = {"study": plan.word, **counts, "fid_network": config.fid_network.name, **plain(section)}
     write_csv(layout.study / "factorial.csv", frame)
-    cells = frame.groupby([key for key in CELL if key != "seed"], sort=False)[["fid", "displacement"]]
-    write_json(layout.study / "factorial.json", {**record, "means": _records(cells.mean().reset_index())})
+    write_json(layout.study / "factorial.json", record)
     write_chart(_draw_law(frame, config), layout.study / "factorial_law.png", config)
     return counts
-
-
-def _records(frame: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def _draw_law(frame: pd.DataFrame, config: Config) -> Any:

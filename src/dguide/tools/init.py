@@ -26,7 +26,7 @@ def write_profile(root: Path, source: Path, name: str | None) -> Path:
     if count < FEWEST:
         raise InputError(f"{source} has {count} images, too few for a distance", f"give {FEWEST} or more")
     about = f"# {count:,} images, {side}x{side} pixels, classes: {classes}, from which every size follows.\n"
-    text = (about + overlay(name, json.dumps(str(source)), count, classes, size)).encode()
+    text = (about + overlay(name, json.dumps(str(source), ensure_ascii=False), count, classes, size)).encode()
     check(merged(target, text))
     write_bytes(target, text)
     return target
