@@ -109,14 +109,14 @@ def curves_figure(data: ReportData) -> Figure | None:
 def guidance_figure(data: ReportData) -> Figure | None:
     """Bands of the log ratio that guided the sampler, over its steps."""
     ratios = {name: data.trajectories[name]["log_ratio"] for name in data.settings["report"]["log_ratios"]}
-    ratios = {name: ratio for name, ratio in ratios.items() if np.isfinite(ratio).any()}
+    ratios = {name: np.where(np.isfinite(r), r, np.nan) for name, r in ratios.items() if np.isfinite(r).any()}
     if not ratios:
         return None
     figure = Figure(figsize=(2.6 * len(ratios) + 1.2, 3.1), layout="constrained")
     (panels,) = figure.subplots(1, len(ratios), sharex=True, sharey=True, squeeze=False)
     for axes, (name, ratio) in zip(panels, ratios.items(), strict=True):
         color, (inside,) = variant_color(data, name), np.isfinite(ratio).any(axis=1).nonzero()
-        low, lower, median, upper, high = np.percentile(ratio[inside], [5, 25, 50, 75, 95], axis=1)
+        low, lower, median, upper, high = np.nanpercentile(ratio[inside], [5, 25, 50, 75, 95], axis=1)
         axes.fill_between(inside + 1, low, high, color=color, alpha=0.16, linewidth=0)
         axes.fill_between(inside + 1, lower, upper, color=color, alpha=0.30, linewidth=0)
         axes.plot(inside + 1, median, color=color)
