@@ -1,6 +1,6 @@
 """Write reports/<profile>/costs.json: seconds of the active profile's stages and of a training iteration, by MLflow.
 
-A value is the mean over replicates; that of `score` includes fine-tuning.
+A value is the mean over replicates, none of which was interrupted; that of `score` includes fine-tuning.
 """
 
 from pathlib import Path

@@ -163,8 +163,8 @@ def biased() -> str:
     return f"""\
 {rows}
 
-By label-free features, `tuned` changes the FID of `few_double` by {apart} %. Five other score networks predicted
-these changes from `edm`: {ranges}; {held} of {len(PREDICTED)} hold."""
+By label-free features, `tuned` changes the FID of `few_double` by {apart} %. Five other score networks
+predicted changes of {ranges}; {held} of {len(PREDICTED)} hold."""
 
 
 def native() -> str:
@@ -258,8 +258,9 @@ def ensembles() -> str:
 
 def without_labels_ratio(profile: str, name: str, other: str) -> list[float]:
     """The ratio of two FIDs by features that learned no labels, with its interval."""
-    rows = json.loads((REPORTS / profile / "unlabelled_features.json").read_text())["variants"]
-    return list(rows[name][f"against {other}"])
+    features = json.loads((REPORTS / profile / "unlabelled_features.json").read_text())
+    assert features["images"] == evaluated(profile, name)["n"], f"run scripts/other_features.py of {profile} again"
+    return list(features["variants"][name][f"against {other}"])
 
 
 def without_labels(profile: str, name: str, other: str) -> str:
@@ -458,7 +459,7 @@ def use() -> str:
     seconds["tuned"] = costs["score_iteration"] * tuned.iterations
     tens = {name: f"{round(value, -1):.0f}" for name, value in seconds.items()}
     fine_tune = (
-        "first fine-tune it: that lowered a biased model's FID more than weight 2, "
+        "fine-tune it: that lowered a biased model's FID more than weight 2, "
         "not significantly by [label-free features](appendix.md#a-biased-model)"
     )
     unlike, alike = "and its samples differ from your images", "and it trained long on images like yours"
@@ -470,7 +471,7 @@ def use() -> str:
         [f"you can only call it, {alike}", expect, "10,000", tens["many"]],
     ]
     shown = table(["your model", "then", "images", "seconds"], rows)
-    return f"{shown}\n\n*Seconds of training: `fashion-biased`, one of two busy CPU cores.*"
+    return f"{shown}\n\n*Seconds of training: `fashion-biased`, one busy CPU core.*"
 
 
 def found() -> str:
@@ -481,7 +482,8 @@ def found() -> str:
 
     few, tuned = (gain("fashion-biased", name, "edm") for name in ("few", "tuned"))
     early, late = gain("fashion", "early", "edm_early"), gain("fashion", "whole", "edm")
-    n = evaluated("fashion", "early")["n"]
+    n, six = evaluated("fashion", "early")["n"], evaluated("fashion-six", "clip_six")
+    assert evaluated("fashion-biased", "few")["n"] == n, "the caption gives one number of samples"
     raised, usual = (as_reproduced(35)[6, rule] for rule in ("clipped_logit_mean", "mean_probability"))
     times = {2: "doubled", 3: "tripled"}[int((raised / usual).min())]
     return f"""\
@@ -495,8 +497,8 @@ def found() -> str:
   at least {times} ours, on CIFAR-10 less. Against our prediction, it lowered that of
   [a biased model](docs/ensemble.md#on-a-biased-model).
 
-*Fashion-MNIST; samples by each of five training seeds: 2,000; third claim {n:,}; last 300
-(biased model: three seeds).*"""
+*Fashion-MNIST; samples by each of five training seeds: {n:,}; last claim: 300 (biased model: {six["n"]:,},
+{six["replicates"]} seeds).*"""
 
 
 def fid_figure(profile: str, names: Sequence[str], file: str) -> None:
@@ -590,7 +592,8 @@ def law_figure() -> None:
 
 def delivered_figure() -> None:
     """The weight that samplers deliver at four ranges of noise levels."""
-    edges, labels = torch.tensor([0.002, 0.3, 1.0, 3.6, 80.0]), ("up to 0.3", "0.3 to 1", "1 to 3.6", "above 3.6")
+    edges = torch.tensor([0.002, 0.3, 1.0, 3.6, 80.0], dtype=torch.float64)
+    labels = ("up to 0.3", "0.3 to 1", "1 to 3.6", "above 3.6")
     figure, panels = plt.subplots(1, 2, figsize=(7, 2.4), sharey=True, layout="constrained")
     for axes, (w1, w2) in zip(panels, ((2.0, 0.0), (1.0, 1.0)), strict=True):
         for place, (steps, color) in enumerate(zip((12, 18, 35), (ORANGE, BLUE, GREY), strict=True)):

@@ -112,19 +112,12 @@ def test_splits_share_no_image_and_the_score_network_is_given_fewer_of_some_clas
     assert json.loads((layout.real / "card.json").read_text())["splits"]["score"] == [1, 1, 1]
     with pytest.raises(InputError, match="score_shares has 2 for 3 classes"):
         real.run(settings_of(replace(settings, score_shares=(0.5, 0.5))), layout, Tracker())
+    with pytest.raises(ConfigError, match="overlap"):
+        real.run(settings_of(replace(settings, path=str(layout.real))), layout, Tracker())
     (layout.real / ".train.npz.killed.tmp").touch()
     real.run(settings_of(replace(settings, splits=None, score_shares=None)), layout, Tracker())
     written = {"train.npz", "holdout.npz", "card.json", "grid.png"}
     assert {file.name for file in layout.real.iterdir()} == written, "no former split, nothing of a killed run"
-
-
-@pytest.mark.parametrize("source", ["data/tiny", "data/tiny/real", "data/tiny/real/class"])
-def test_images_where_the_stage_writes_are_refused_and_stay(tmp_path, source):
-    (own := tmp_path / "data/tiny/real/class/image.png").parent.mkdir(parents=True)
-    own.touch()
-    with pytest.raises(ConfigError, match="overlap"):
-        make(tmp_path, source="images", path=tmp_path / source)
-    assert own.is_file()
 
 
 @pytest.mark.parametrize(

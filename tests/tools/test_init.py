@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 
 from dguide.settings import load_config
 from dguide.tools.init import write_profile
@@ -48,12 +47,6 @@ def test_sizes_follow_from_the_images(project: Path, count: int, side: int, clas
     iterations, test = config.score.training.iterations, config.discriminator.split.test
     learned = config.fid_network.features, config.fid_network.training.iterations
     assert (*written, *learned, iterations, test) == sizes
-
-
-def test_a_path_with_any_letters_can_be_read_by_dvc(project: Path) -> None:
-    images = write_images(100, 9, 9).rename("data/pets \N{CAT FACE}.npz")
-    text = write_profile(project, images, "pets").read_text()
-    assert YAML(typ="safe").load(text)["real"]["path"] == str(images)
 
 
 @pytest.mark.parametrize(

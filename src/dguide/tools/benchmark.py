@@ -179,8 +179,8 @@ def benchmark(config: Config, layout: Layout, seconds: float, file: Path) -> lis
             baseline, ours = map(median, zip(*rounds, strict=True))
             seconds_of = {"reference_s": baseline, "ours_s": ours, "ratio": baseline / ours, "rounds": len(rounds)}
             table.append({"name": name, "images": images, **seconds_of})
-            write_json(file, [{**row, "conditions": conditions} for row in table])
             advance(1)
+    write_json(file, [{**row, "conditions": conditions} for row in table])
     return table
 
 
