@@ -44,9 +44,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     written = {layout.real / f"{name}.npz": part for name, part in {**parts, "holdout": holdout}.items()}
     for file, part in written.items():
         write_npz(file, images=part.images, labels=part.labels)
-    for former in {*layout.real.glob("*.npz"), *layout.real.glob(".*.tmp")} - {
-        *written
-    }:  # of other splits, or of a killed run
+    present = {*layout.real.glob("*.npz"), *layout.real.glob(".*.tmp")}
+    for former in present - {*written}:  # of other splits, or of a killed run
         former.unlink()
 
     per_class = partial(np.bincount, minlength=len(train.classes))
