@@ -20,8 +20,13 @@ find_python() {
 started=$(cat .venv/.stamp 2>/dev/null || true)
 rm -f .venv/.stamp
 python=$(find_python)
+if [ -e .venv ] && [ -z "$started" ] && [ ! -e .venv/install.log ]; then
+    echo "setup: .venv is not of this setup; move it away, then try again" >&2
+    exit 2
+fi
 if [ "$started" != "$(pwd -P)" ] || ! .venv/bin/python -c "$suitable" >/dev/null 2>&1; then
     "$python" -m venv --clear .venv
+    : >.venv/install.log
 fi
 
 echo "setup: installing into .venv (some minutes, once; details in .venv/install.log)"

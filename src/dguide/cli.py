@@ -7,7 +7,7 @@ import re
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -290,7 +290,7 @@ def release(
 
 @app.command(rich_help_panel=TOOLS)
 def convert(
-    kind: Annotated[str, typer.Argument(metavar="edm|adm", help="A score network, or a classifier or discriminator.")],
+    kind: Annotated[Literal["edm", "adm"], typer.Argument(help="A score network, or a classifier or discriminator.")],
     file: Annotated[Path, typer.Argument(help="EDM's .pkl or ADM's .pt.")],
     folder: Annotated[Path, typer.Argument(help="Where model.safetensors and config.json go.")],
     head_channels: Annotated[int, typer.Option(min=1, help="Channels of an attention head of adm.")] = 64,
@@ -300,8 +300,8 @@ def convert(
     from discriminator_guidance.checkpoints.edm_pickle import read_edm
     from discriminator_guidance.core.files import save_weights
 
-    if kind not in ("edm", "adm"):
-        raise ConfigError(f"the kind of checkpoint is {kind!r}", "choose edm or adm")
+    if (folder / "config.json").exists():
+        raise ConfigError(f"{folder} has a config.json", "choose another folder")
     network, arguments = read_edm(file) if kind == "edm" else read_adm(file, head_channels)
     save_weights(folder, state := network.state_dict(), arguments)
     elements = sum(tensor.numel() for tensor in state.values())

@@ -116,7 +116,8 @@ def test_only_edits_of_params_block_a_profile(project: Path) -> None:
 
 def test_every_profile_keeps_its_lock(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, kept = project / "dvc.lock", project / "reports/fashion16/dvc.lock"
-    mini, other = (f"path: data/raw/real\npath: data/{name}/real\n" for name in ("mini", "fashion16"))
+    text = "    deps:\n    - path: data/faces/real\n    outs:\n    - path: data/{}/real\n"
+    mini, other = map(text.format, ("mini", "fashion16"))
     lock.write_text(mini)
     use_profile(project, "mini")
     assert lock.read_text() == mini

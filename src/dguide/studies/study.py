@@ -33,7 +33,7 @@ from discriminator_guidance.metrics.distances import gaussian_of_features
 from discriminator_guidance.metrics.features import extract_features, load_fid_network
 
 matplotlib.use("Agg")
-matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a network is a $
+matplotlib.rcParams.update({"text.parse_math": False, "savefig.bbox": "tight"})  # a $ in the name of a network is a $
 GRID = "grid"  # user attribute of a trial that a study begins with, which is never pruned: its name
 # A trial that diverges is pruned. One that fails was lost with its process, and another stands for it.
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -298,6 +298,5 @@ def write_chart(axes: Any, path: Path, config: Config) -> None:
     figure = np.ravel(axes)[0].figure
     for panel in figure.axes:
         panel.set_facecolor("white")  # Optuna's style is grey
-    with plt.rc_context({"savefig.bbox": "tight"}):
-        files.write_bytes(path, png(figure, config.report.dpi, ""))
+    files.write_bytes(path, png(figure, config.report.dpi, ""))
     plt.close(figure)

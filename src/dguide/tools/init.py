@@ -16,9 +16,9 @@ SMALLEST, LARGEST = 8, 32  # pixels, in multiples of 4: networks halve images tw
 def write_profile(root: Path, source: Path, name: str | None) -> Path:
     """Read all images of a folder, a zip or an .npz file, and write configs/<name>.yaml for them."""
     name = name or re.sub(r"[^a-z0-9_-]+", "-", source.resolve().stem.lower()).strip("-")
-    target = root / "configs" / f"{name}.yaml"
-    if not re.fullmatch(r"[a-z0-9_][a-z0-9_-]*", name) or target.exists():
-        raise ConfigError(f"NAME is {name!r}", "give one of a-z, 0-9, - and _ that configs/ does not have")
+    target, *emptied = root / "configs" / f"{name}.yaml", root / "data" / name, root / "models" / name
+    if not re.fullmatch(r"[a-z0-9_][a-z0-9_-]*", name) or any(map(Path.exists, [target, *emptied])):
+        raise ConfigError(f"NAME is {name!r}", "give one of a-z, 0-9, - and _ that configs/, data/ and models/ lack")
     side = open_images(source).shape[0]
     size = max(SMALLEST, min(LARGEST, side - side % 4))
     images = read_images(source, size)

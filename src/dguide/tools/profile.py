@@ -34,7 +34,7 @@ def use_profile(root: Path, profile: str, force: bool = False) -> None:
         raise ConfigError(f"{PARAMS} has edits", "save them in configs/, or add --force")
     lock, kept = root / LOCK, root / "reports" / profile / LOCK
     locked = lock.read_bytes() if lock.is_file() else b""
-    owner = next(iter(re.findall(rb"path: data/(?!raw/)([^/\n]+)/real\n", locked)), b"").decode()  # whose lock it is
+    owner = b"".join(re.findall(rb"outs:\n    - path: data/([^/\n]+)/real\n", locked)[:1]).decode()  # whose lock it is
     if owner not in ("", profile):
         write_bytes(root / "reports" / owner / LOCK, locked)
         lock.unlink()

@@ -26,8 +26,8 @@ def train(model: Path, data: Path, out: Path, steps: int, seed: int) -> TrainedD
     denoiser, shape = open_model(model, device)
     if model.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"--out {out} lies in the model", "choose another folder")
-    if (out / "README.md").exists() and not (out / "training.json").exists():
-        raise InputError(f"--out {out} has a README.md of something else", "choose another folder")
+    if not (out / "training.json").exists() and any((out / name).exists() for name in ("README.md", "config.json")):
+        raise InputError(f"--out {out} has a README.md or config.json of something else", "choose another folder")
     height, width, channels = open_images(data).shape
     if (given := (channels, height, width)) != shape:
         raise InputError(f"images in {data} are {given}, and {model} draws {shape}", "bring the images to this shape")

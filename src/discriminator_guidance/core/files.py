@@ -189,14 +189,8 @@ class Resumable:
         machine = [torch.__version__, np.__version__, torch.get_num_threads()]
         self.folder = root / name / fingerprint({**key, "code": source_hash(), "machine": machine})[:20]
 
-    def kept_shard(self, number: int) -> dict[str, np.ndarray] | None:
-        """The arrays by name of a shard that an earlier run finished, if it did."""
-        with suppress(InputError):
-            return self.load_shard(number) if self.folder.exists() else None
-        return None
-
     def load_shard(self, number: int) -> dict[str, np.ndarray]:
-        """The arrays of a finished shard by name."""
+        """The arrays of a finished shard by name; InputError if it is not finished."""
         return load_arrays(self.folder / f"shard-{number:05d}.npz", None, "share its folder among all processes")
 
     def save_shard(self, number: int, **arrays: np.ndarray) -> None:

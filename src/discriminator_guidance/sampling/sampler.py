@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from discriminator_guidance.core import runtime
-from discriminator_guidance.core.errors import ConfigError, DivergenceError
+from discriminator_guidance.core.errors import ConfigError, DivergenceError, InputError
 from discriminator_guidance.core.files import Resumable
 from discriminator_guidance.core.images import check_out, write_batches
 from discriminator_guidance.core.noise import column, karras_sigmas, normal, to_uint8, widest
@@ -281,10 +281,10 @@ def in_batches(
         return
     missing = list[int]()
     for number in range(len(batches)):
-        if (kept := work.kept_shard(number)) is None:
+        try:
+            yield number, work.load_shard(number)
+        except InputError:
             missing.append(number)
-        else:
-            yield number, kept
     missing = runtime.broadcast(missing)
     mine = missing[runtime.rank() :: runtime.world_size()]
     for number in mine:

@@ -116,7 +116,7 @@ def training_rows(settings: DiscriminatorSettings, split: Split) -> np.ndarray:
 def grid_of(settings: DiscriminatorSettings, features: Features, pairs: Pairs, rows: np.ndarray) -> GridFeatures:
     """Features of images on the common grid of VP times."""
     rows = rows if settings.grid_times_per_image else rows[:: -(-len(rows) // GRID_PAIRS)]
-    per_image = settings.grid_times_per_image or max(1, min(settings.grid_times, GRID_PAIRS // len(rows)))
+    per_image = min(settings.grid_times, settings.grid_times_per_image or max(1, GRID_PAIRS // len(rows)))
     return data.grid_features(features, pairs, rows, settings.grid_times, per_image, settings.split.seed)
 
 
@@ -258,6 +258,10 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
     joined = torch.cat([class_indices(part).cpu() for part in labels]).to(device) if labels else None
+    used = [min(len(part), settings.images or len(part)) for part in (reals, fakes)]
+    if settings.epochs is not None and used[0] != used[1]:
+        problem = f"epochs of {used[0]} real and {used[1]} fake images shift every logit"
+        raise InputError(problem, f"give as many of each, or images={min(used)}, or steps")
     split = split_pairs(len(reals), len(fakes), settings.split, settings.images)
     if empty := [part for part, rows in vars(split).items() if not 0 < (rows < len(reals)).sum() < len(rows)]:
         problem = f"split leaves no real or no fake one of {len(reals)} and {len(fakes)} images for {empty[0]}"
