@@ -170,8 +170,7 @@ def test_an_iterable_may_have_images_without_dark_pixels() -> None:
     ("real", "words"),
     [
         (((REAL + 1) / 2).clamp(0, 1), "real images have values from 0 to .*; give data_range"),
-        (torch.full_like(REAL, torch.nan), "values from nan"),
-        (torch.full_like(REAL, torch.inf), "correct what is no number"),
+        (torch.full_like(REAL, torch.nan), "values from nan .*; correct what is no number"),
         ([Image.new("P", (8, 8))] * 20, "the mode P of PIL"),
         (REAL.long(), "real images are torch.int64 .*; .* of uint8 or floats"),
         (REAL[:9], "real images are .9, .*give 10 or more"),
@@ -190,10 +189,13 @@ def test_what_can_be_refused_at_once_is_not_drawn() -> None:
             train(real, lambda x, sigma: pytest.fail("it was drawn"), **options)
 
 
-def test_kept_fakes_are_not_those_of_other_noise_limits(tmp_path: Path) -> None:
-    def model(x: Tensor, sigma: Tensor) -> Tensor:
-        return shrink(x, sigma)
+def test_epochs_need_as_many_real_as_fake_images() -> None:
+    with pytest.raises(InputError, match=r"epochs of 40 real and 30 fake images shift .*images=30"):
+        train(REAL[:40], FAKE[:30], epochs=1)
 
+
+def test_kept_fakes_are_not_those_of_other_noise_limits(tmp_path: Path) -> None:
+    model = lambda x, sigma: shrink(x, sigma)  # noqa: E731
     for model.sigma_max in (80.0, 80.0, 2.0):
         train(REAL[:20], model, checkpoints=tmp_path, **BRIEF)
     assert len(list(tmp_path.glob("fake-*.npy"))) == 2
@@ -201,9 +203,7 @@ def test_kept_fakes_are_not_those_of_other_noise_limits(tmp_path: Path) -> None:
 
 def test_fakes_in_other_units_than_data_range_are_refused() -> None:
     for white in (1, 255):
-        with pytest.raises(
-            InputError, match=rf"by data_range=\(0, {white}\) fake images go from .*; give real and fake"
-        ):
+        with pytest.raises(InputError, match=rf"by data_range=\(0, {white}\) fake images go from .*; give real"):
             train((REAL + 1) / 2 * white, FAKE, data_range=(0, white))
     assert train(REAL[:20] + 3, FAKE[:20] + 3, data_range=(-1, 1), **BRIEF).history, "in the model's units"
     for wrong in ((1, 0), (0.0,)):

@@ -25,7 +25,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_images(count: int, height: int, width: int, classes: int = 2) -> Path:
     images = np.zeros((count, height, width, 3), np.uint8)
-    write_npz(path := Path("data/My pets.npz"), images=images, labels=np.arange(count) % classes)
+    write_npz(path := Path("data/raw/My pets.npz"), images=images, labels=np.arange(count) % classes)
     return path
 
 
@@ -55,7 +55,8 @@ def test_sizes_follow_from_the_images(project: Path, count: int, side: int, clas
         ((99, 8, 8), None, "has 99 images, too few for a distance; give 100 or more"),
         ((100, 8, 9), None, "images are 9x8 and must be square, at least 8x8"),
         ((100, 7, 7), None, "images are 7x7 and must be square, at least 8x8"),
-        ((100, 8, 8), "mini", "NAME is 'mini'; give .* that configs/ does not have"),
+        ((100, 8, 8), "mini", "NAME is 'mini'; give .* that configs/, data/ and models/ lack"),
+        ((100, 8, 8), "raw", "NAME is 'raw'; give .* that configs/, data/ and models/ lack"),
         ((100, 8, 8), "../pets", "NAME is '../pets'; give one of a-z, 0-9, - and _"),
     ],
 )
@@ -70,17 +71,18 @@ def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str |
     [
         ({"evaluation.neighborhood": 79}, "evaluation.neighborhood is 79; it must be at most 78"),
         ({"evaluation.neighborhood": 18, "guided.images": 19}, "it must be at most 17"),
-        ({"discriminator.images": 81}, "members.d0.images is 81; it must be at most 80"),
+        ({"discriminator.images": 81, "fake.images": 99}, "members.d0.images is 81; it must be at most 80"),
         ({"real.holdout_fraction": 0.91}, "9 images for discriminator.split and 91 held-out ones are less .*; give"),
-        ({"real.holdout_fraction": 0.02}, "98 images .* 2 held-out"),
+        ({"real.holdout_fraction": 0.02}, "80 images .* 2 held-out"),
         ({"cond": True, "study.ensemble.fitted": False}, "cond is true, and the images have one class"),
         ({"fake.images": 9, "discriminator.split": {"train": 0.6, "validation": 0.2, "test": 0.2, "seed": 4}}, "9 im"),
+        ({"fake.images": 81}, "fake.images is 81; members with epochs need as many as real: 80"),
         ({"discriminator.split": {"train": 0.98, "validation": 0.01, "test": 0.01, "seed": 4}}, "80 images .* 20 held"),
     ],
     ids=str,
 )
 def test_more_than_there_is_is_refused(changes: dict[str, Any], complaint: str) -> None:
-    images, held_out = {"real.source": "images", "fake.images": 100}, changes.get("real.holdout_fraction", 0.2)
+    images, held_out = {"real.source": "images", "fake.images": 80}, changes.get("real.holdout_fraction", 0.2)
     read(images).check_counts(80, 20)
     with pytest.raises(UserError, match=complaint):
         read(images | changes).check_counts(100 - round(100 * held_out), round(100 * held_out), 1)

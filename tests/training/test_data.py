@@ -26,10 +26,8 @@ def test_the_split_is_a_partition_with_the_same_shares_of_real_and_fake(real, fa
     assert set(rows) <= set(range(real + fake))
     assert (split.train < real).sum() == round(0.8 * min(real, most or real))
     assert (split.train >= real).sum() == round(0.8 * min(fake, most or fake))
-    for part in (split.validation, split.test):
-        assert (part < real).sum() == (part >= real).sum() > 0
-    for part in (split.train, split.validation, split.test):
-        assert np.all(np.diff(part) > 0)
+    assert all((part < real).sum() == (part >= real).sum() > 0 for part in (split.validation, split.test))
+    assert all(np.all(np.diff(part) > 0) for part in vars(split).values())
 
 
 def test_bagging_draws_training_images_with_replacement():

@@ -435,13 +435,15 @@ class Config(Settings):
         for key, (value, most) in bounds.items():
             if value > most:
                 raise ConfigError(f"{key} is {value}", f"it must be at most {most}: there are too few images for more")
-        if self.fake.images != train and any(row.epochs and row.images is None for row in self.members.values()):
-            raise ConfigError(f"fake.images is {self.fake.images}", f"epochs need as many as real images: {train}")
         count = min([train, self.fake.images, *(member.images or train for member in self.members.values())])
         shares = self.discriminator.split
         if min(shares.train, shares.validation, shares.test) * count < 1 or count < FEWEST or holdout < 3:
             few = f"{count} images for discriminator.split and {holdout} held-out ones are less than {FEWEST} and 3"
             raise ConfigError(few, "give more images, or change the shares, or fake.images")
+        if self.fake.images != train and any(row.epochs and row.images is None for row in self.members.values()):
+            raise ConfigError(
+                f"fake.images is {self.fake.images}", f"members with epochs need as many as real: {train}"
+            )
 
     @property
     def baselines(self) -> dict[str, str | None]:
