@@ -243,7 +243,7 @@ class DiscriminatorSettings(Settings):
 
     seed: Seed = 0  # of the network, batches, times and noise
     steps: Count = 1000  # with half of each batch real and half fake
-    epochs: Annotated[int, Limit(low=0, high=10**9)] | None = None  # in place of steps: each image once in an epoch
+    epochs: Annotated[int, Limit(low=0, high=10**9)] | None = None  # passes in place of steps; as many real as fake
     patience: Count | None = 5  # rows of the curve (an epoch, or `row_steps`) without a smaller validation loss
     row_steps: Count = 50  # steps in a row of the curve, where epochs do not say
     optimizer: Literal["adam", "adamw"] = "adamw"  # adam: with weight decay in the gradient, as in the paper's code

@@ -158,8 +158,9 @@ def train_discriminator(
 ) -> TrainedDiscriminator:
     """Train a discriminator of real (1) and generated (0) images at all noise levels (Kim et al. 2023, Eq. 4).
 
-    Of the images 80 % train, 10 % choose the step whose weights are used, 10 % test. After a kill the same call resumes
-    in `checkpoints`, with the same bytes. Warns where the result is no better than chance.
+    Of the images 80 % train, 10 % choose the step whose weights are used, 10 % test; in batches and in the latter two,
+    as many are real as fake. After a kill the same call resumes in `checkpoints`, with the same bytes. Warns where the
+    result is no better than chance.
 
     Args:
         real: images (N, H, W, C) uint8, a tensor (N, C, H, W) of uint8 or floats, a folder, a zip or an .npz file, or
