@@ -496,7 +496,7 @@ def found() -> str:
 - **Without such a bias, guidance lowers the FID by {early:.0f} % early in training**, less than longer training does;
   late, by {late:.0f} %, and KID not significantly.
 - **A missing sigmoid may explain why the reproduction's six discriminators had an FID of 14.35**: with its sampler, it
-  at least {times} ours, on CIFAR-10 less. Against our prediction, it lowered that of
+  at least {times} ours, on CIFAR-10 not always. Against our prediction, it lowered that of
   [a biased model](docs/ensemble.md#on-a-biased-model).
 
 *Fashion-MNIST; samples by each of five training seeds: {n:,}; last claim: 300 (biased model: {six["n"]:,},
