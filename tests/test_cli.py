@@ -67,7 +67,6 @@ def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
         (["summary"], ["reports/mini/", "stage evaluation"]),
         (["evaluation"], ["does not exist", "dvc repro"]),
         (["fetch", "nothing"], ["'nothing'"]),
-        (["sample", "--variant", "best", "--indices", "0-3", "--out", "x"], ["no variant 'best'"]),
         *(
             (["sample", "--variant", "edm", "--indices", seeds, "--out", "x"], [repr(seeds), "give 1 to"])
             for seeds in ("3-1", "", "a", "1-", "0-3,9-5", "0-99999999", "1" * 30)
@@ -75,7 +74,6 @@ def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
         (["sample", "--variant", "edm", "--indices", "0-3", "--out", "x"], ["models/mini/score", "dvc repro"]),
         (["fid", "--images", "absent", "--reference", "data/raw"], ["images in absent", "give a folder"]),
         (["convert", "edm", "absent.pkl", "out"], ["absent.pkl"]),
-        (["sample", "--indices", "0", "--out", "x"], ["--variant, or --model"]),
         (["sample", "--model", "data", "--discriminator", "data", "--indices", "0", "--out", "x"], ["data/model.safe"]),
         (["sample", "--model", "data", "--indices", "0", "--out", "x"], ["data is no unconditional diffusers model"]),
     ],

@@ -79,11 +79,12 @@ def test_the_jackknife_takes_out_the_bias_of_few_images(scale: float) -> None:
 
 def test_the_floor_is_the_distance_of_new_real_images() -> None:
     real = normal(0, 4000, width=8)
-    new = [frechet_influence(normal(seed, 200, width=8), gaussian_of_features(real))[0] for seed in range(1, 41)]
-    floor = floor_distance(real, 200, draws=40, seed=0)
-    assert floor == pytest.approx(np.mean(new), rel=0.15)
-    assert floor == floor_distance(real, 200, draws=40, seed=0) != floor_distance(real, 200, draws=40, seed=1)
-    assert floor_distance(real, 800, draws=40, seed=0) == pytest.approx(floor / 4, rel=0.15)
+    whole = gaussian_of_features(real)
+    new = [frechet_influence(normal(seed, 200, width=8), whole)[0] for seed in range(1, 41)]
+    floor, again, other, fourth = (floor_distance(real, whole, *at) for at in ((200, 0), (200, 0), (200, 1), (800, 0)))
+    assert floor == pytest.approx(np.mean(new), rel=0.25)
+    assert floor == again != other
+    assert fourth == pytest.approx(floor / 4, rel=0.25)
 
 
 def unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:

@@ -76,7 +76,7 @@ def test_what_makes_no_profile_is_refused(project: Path, shape: Any, name: str |
         ({"real.holdout_fraction": 0.02}, "80 images .* 2 held-out"),
         ({"cond": True, "study.ensemble.fitted": False}, "cond is true, and the images have one class"),
         ({"fake.images": 9, "discriminator.split": {"train": 0.6, "validation": 0.2, "test": 0.2, "seed": 4}}, "9 im"),
-        ({"fake.images": 81}, "fake.images is 81; members with epochs need as many as real: 80"),
+        ({"fake.images": 81}, "fake.images is 81; epochs need as many as real ones: write 80"),
         ({"discriminator.split": {"train": 0.98, "validation": 0.01, "test": 0.01, "seed": 4}}, "80 images .* 20 held"),
     ],
     ids=str,

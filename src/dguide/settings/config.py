@@ -441,9 +441,7 @@ class Config(Settings):
             few = f"{count} images for discriminator.split and {holdout} held-out ones are less than {FEWEST} and 3"
             raise ConfigError(few, "give more images, or change the shares, or fake.images")
         if self.fake.images != train and any(row.epochs and row.images is None for row in self.members.values()):
-            raise ConfigError(
-                f"fake.images is {self.fake.images}", f"members with epochs need as many as real: {train}"
-            )
+            raise ConfigError(f"fake.images is {self.fake.images}", f"epochs need as many as real ones: write {train}")
 
     @property
     def baselines(self) -> dict[str, str | None]:

@@ -224,7 +224,7 @@ def total_variation(network: FidNetwork, rows: np.ndarray, real: np.ndarray, com
 def _distances_of_real(config: Config, features: Mapping[str, np.ndarray], real: RealImages) -> dict[str, Any]:
     """What to hold a distance against: training images drawn again, and held-out ones."""
     details: dict[str, Any] = {
-        "floor": floor_distance(features["train"], config.guided.images, FLOOR_DRAWS, config.evaluation.seed),
+        "floor": floor_distance(features["train"], real.gaussian, config.guided.images, config.evaluation.seed),
         "holdout_fid_debiased": distances.debiased_distance(features["holdout"], real.gaussian),
     }
     kid = distances.kid_influence(real.kernels["kid_holdout"], real.kernels["kid"])
@@ -234,10 +234,10 @@ def _distances_of_real(config: Config, features: Mapping[str, np.ndarray], real:
     return details
 
 
-def floor_distance(real: np.ndarray, n: int, draws: int, seed: int) -> float:
-    """The mean distance of n real rows, drawn with replacement, to all real rows."""
-    reference, generator = distances.gaussian_of_features(real), np.random.default_rng(seed)
-    sets = (distances.gaussian_of_features(real[generator.integers(len(real), size=n)]) for _ in range(draws))
+def floor_distance(real: np.ndarray, reference: distances.Gaussian, n: int, seed: int) -> float:
+    """The mean distance of n real rows, drawn with replacement, to the reference."""
+    generator = np.random.default_rng(seed)
+    sets = (distances.gaussian_of_features(real[generator.integers(len(real), size=n)]) for _ in range(FLOOR_DRAWS))
     return float(np.mean([distances.distance_of_gaussians(drawn, reference) for drawn in sets]))
 
 

@@ -201,8 +201,8 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     real = read_npz(layout.part("discriminator"), ["images"], "real")["images"]
     most = config.members[variant.members[0]].images  # the same of all members of a variant
     split = split_pairs(len(real), config.fake.images, config.discriminator.split, most)
-    rows = np.concatenate([split.validation, split.test])
-    images = real[rows[rows < len(real)][:FITTED_IMAGES]]
+    rows = np.concatenate([part[part < len(real)] for part in (split.validation, split.test)])
+    images = real[rows[:: -(-len(rows) // FITTED_IMAGES)]]  # of all classes, by which they may be sorted
     levels, inside = guided_levels(variant)
     if not inside.any():
         raise ConfigError(f"no noise level is in the window {variant.window} of fitted weights", "widen it")

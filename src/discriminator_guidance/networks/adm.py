@@ -239,7 +239,7 @@ class MemberLogits(nn.Module):
     def __init__(self, extractor: nn.Module | None, *members: nn.Module) -> None:
         super().__init__()
         self.extractor, self.networks = extractor, nn.ModuleList(members)
-        self.members = len(members)
+        self.members, self.conditional = len(members), any(getattr(member, "conditional", True) for member in members)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -267,7 +267,7 @@ class EDMPrecond(nn.Module):
         x, sigma = x.to(wide), levels_of(sigma, x).to(wide)
         if class_labels is None:
             class_labels = x.new_zeros(len(x), self.label_dim)
-        elif self.label_dim and class_labels.numel() == len(class_labels) and not class_labels.is_floating_point():
+        elif class_labels.numel() == len(class_labels) and self.label_dim > class_labels.is_floating_point():
             class_labels = F.one_hot(class_labels.long().flatten(), self.label_dim)
         class_labels = class_labels.to(dtype).reshape(-1, self.label_dim) if self.label_dim else None
 

@@ -123,7 +123,7 @@ class DiscriminatorGuidance:
         window: the VP times with guidance.
         member_weights: one for each member, or a function of VP time; equal if not given.
         dtype: in which discriminators are called.
-        clip: of the mean probability to [clip, 1 - clip], beyond which nothing guides; 1e-5 in Kim et al. 2023.
+        clip: of the mean probability alone to [clip, 1 - clip], beyond which nothing guides; 1e-5 in Kim et al. 2023.
         members: M for a discriminator that returns the logits (M, N) of M members; its attribute `members`, if any.
 
     >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)), weight=lambda sigma: sigma < 1)
@@ -254,8 +254,7 @@ class DiscriminatorGuidance:
         half = x_vp.dtype == torch.float32 and first.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x_vp.device.type, first.dtype) if half else nullcontext():
             logits = network(x_vp, tau, *(classes if getattr(inner, "conditional", True) else ()))
-        known = bool(self.members) or isinstance(getattr(inner, "members", None), int)
-        members = self.members or (inner.members if known else 1)
+        members = self.members or (own if isinstance(own := getattr(inner, "members", None), int) else 1)
         numbers = logits.numel() if isinstance(logits, Tensor) else 0
         if numbers != members * count or (members > 1 and logits.shape != (members, count)):
             problem = f"logits of {count} images have shape {tuple(getattr(logits, 'shape', ()))}, members is {members}"

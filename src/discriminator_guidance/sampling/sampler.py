@@ -188,7 +188,7 @@ def sample(
             return runtime.gather_rows(torch.cat(parts))
         kind = check_out(path := Path(out), count, shape[1])
         key = {**vars(chosen), "seed": int(seed), "indices": [*indices], "shape": [*map(int, shape[1:])], "size": size}
-        key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")}
+        key |= {name: str(value) for name, value in key.items() if name.endswith("dtype")} | {"progress": None}
         key["classes"] = None if classes is None else torch.as_tensor(classes).tolist()
         key["networks"] = runtime.broadcast(fingerprint_of(denoiser, guidance, like, classes))
         work = Resumable(path.parent, f".{path.name}", key)

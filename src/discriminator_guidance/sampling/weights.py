@@ -84,8 +84,7 @@ def fit_weights(
         if not (np.isfinite(moment).all() and np.isfinite(gram).all()):
             problem = f"corrections or errors are NaN or infinity at sigma = {sigma:.4g}"
             raise DivergenceError(problem, "check the images, the denoiser and the members")
-        scale = np.sqrt(gram.diagonal())
-        scale = np.where(scale > 0, scale, 1.0)  # a member without a gradient gets weight 0
+        scale = np.sqrt(np.where(gram.diagonal() > 0, gram.diagonal(), 1.0))  # without a gradient, its weight is 0
         weights.append(nnls(gram / np.outer(scale, scale) + ridge * np.eye(len(gram)), moment / scale) / scale)
     return FittedWeights(sigmas, torch.from_numpy(np.stack(weights)))
 

@@ -73,6 +73,7 @@ def train_classifier(
     return train(network, batch_of, loss_of, Schedule.of(settings), checkpoints, report).history
 
 
+@torch.inference_mode(False)
 def train_features(
     real: Source, labels: Any = None, *, width: int = 64, device: torch.device | str = "cpu", **settings: Any
 ) -> FidNetwork:

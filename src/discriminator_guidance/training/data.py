@@ -28,8 +28,8 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
     if isinstance(images, str | Path):
         images = np.concatenate(list(open_images(Path(images)).batches(1000)))
     if isinstance(images, tuple):
-        batch, labels = image_tensor(images[0], name, data_range, folder)
-        return batch, images[1] if labels is None else labels
+        batch, own = image_tensor(images[0], name, data_range, folder)
+        return batch, own if images[1] is None else images[1]
     if isinstance(images, np.ndarray | Tensor):
         tensor, labels = in_units(batch_of(images, name), data_range), None
     else:
@@ -56,7 +56,7 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
         file.write(batch.contiguous().numpy().data)
         count += len(batch)
         kinds.add((batch.dtype, *batch.shape[1:]))
-        given = [torch.as_tensor(part).cpu() for part in label[:1]]
+        given = [torch.as_tensor(part).cpu() for part in label[:1] if part is not None]
         labels += [part.reshape(len(batch), -1).squeeze(1) for part in given if part.numel()]
     if len(kinds) != 1:
         raise InputError(f"{name} images are of {len(kinds)} kinds (type and shape)", "give at least one, all alike")

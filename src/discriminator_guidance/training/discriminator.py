@@ -144,6 +144,7 @@ class TrainerSettings(DiscriminatorSettings):
             yield f"data_range is {self.data_range}; give black, and then white, which is larger"
 
 
+@torch.inference_mode(False)
 def train_discriminator(
     real: Source,
     fake: Source | Denoiser,
