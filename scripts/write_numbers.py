@@ -181,7 +181,7 @@ def native() -> str:
 
 
 def six() -> str:
-    """What the clipped-logit rule does to the biased model: profile fashion-six, one training seed."""
+    """What the clipped-logit rule does to the biased model: profile fashion-six."""
     rows = []
     for name, label in described("fashion-six").items():
         if name != "edm":
@@ -499,8 +499,7 @@ def found() -> str:
   at least {times} ours, on CIFAR-10 not always. Against our prediction, it lowered that of
   [a biased model](docs/ensemble.md#on-a-biased-model).
 
-*Fashion-MNIST; samples by each of five training seeds: {n:,}; last claim: 300 (biased model: {six["n"]:,},
-{six["replicates"]} seeds).*"""
+*Fashion-MNIST; samples by each of five training seeds: {n:,}; last claim: 300 (biased model: {six["n"]:,}).*"""
 
 
 def fid_figure(profile: str, names: Sequence[str], file: str) -> None:
