@@ -261,7 +261,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
     joined = torch.cat([class_indices(part).cpu() for part in labels]).to(device) if labels else None
     used = [min(len(part), settings.images or len(part)) for part in (reals, fakes)]
-    if settings.epochs is not None and used[0] != used[1]:
+    if settings.epochs and used[0] != used[1]:  # a network that is not trained may be tested on any numbers
         problem = f"epochs of {used[0]} real and {used[1]} fake images shift every logit"
         raise InputError(problem, f"give as many of each, or images={min(used)}, or steps")
     split = split_pairs(len(reals), len(fakes), settings.split, settings.images)
