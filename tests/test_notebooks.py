@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dguide.tools import release
+from discriminator_guidance.core.errors import ConfigError
 from tests.commands import PROJECT
 from tests.sources.test_fashion import write_fashion
 from tests.stages.conftest import prepare_study, tiny_settings
@@ -45,7 +46,12 @@ def run(
 
 
 def test_quickstart(tmp_path: Path) -> None:
-    release.run(*prepare_study(tmp_path / "study", tiny_settings()), tmp_path / "dist")
+    study = prepare_study(tmp_path / "study", tiny_settings())
+    (tmp_path / "dist/discriminator/old").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="dist has discriminators of another release: old; remove the folder"):
+        release.run(*study, tmp_path / "dist")
+    (tmp_path / "dist/discriminator/old").rmdir()
+    release.run(*study, tmp_path / "dist")
     weights = load_file(path := tmp_path / "dist" / "fid_network" / "model.safetensors")
     save_file({name: 10 * tensor for name, tensor in weights.items()}, path)  # untrained ones see no difference
     text, differences, sizes = run(tmp_path, "quickstart", RELEASE=str(tmp_path / "dist"), DIGITS=REAL, SAMPLES=24)

@@ -1,23 +1,24 @@
 """The command `dguide`: parse, call, show."""
 
-from __future__ import annotations
-
 import os
 import re
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from dguide import tracking
+from dguide.report.format import answer, fid_label, summary_rows
 from dguide.run import run_stage
+from dguide.settings import Config, Layout, described, load_config, plain
+from dguide.settings.config import PARAMS
+from dguide.tools.profile import promote_winner, use_profile
 from discriminator_guidance import __version__
 from discriminator_guidance.core.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from dguide.settings import Config, Layout
+from discriminator_guidance.core.files import rounded, save_weights
+from discriminator_guidance.core.runtime import is_first, prepare
 
 PIPELINE, STUDY, TOOLS = "Pipeline (what `dvc repro` runs)", "Study", "Tools"
 MOST_SAMPLES = 10**6
@@ -26,7 +27,6 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 study = typer.Typer(help="Studies with Optuna. Start a command in several terminals to share its trials.")
 app.add_typer(study, name="study", rich_help_panel=STUDY, no_args_is_help=True)
 
-PARAMS = Path("params.yaml")
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Another settings file.")]
 Replicate = Annotated[int | None, typer.Option("--replicate", min=0, help="Run one training replicate, as a job.")]
 Row = Annotated[str, typer.Argument(metavar="ROW", help="A row of `members`, or of `variants` to draw samples.")]
@@ -35,9 +35,7 @@ Recover = Annotated[bool, typer.Option("--recover", help="Rerun trials of killed
 
 
 def _opened(params: Path) -> tuple[Config, Layout]:
-    """The settings, whose types take a while to import, and the folders of their profile."""
-    from dguide.settings import Layout, load_config
-
+    """The settings, and the folders of their profile."""
     settings = load_config(params)
     return settings, Layout(Path.cwd(), settings.profile)
 
@@ -45,8 +43,6 @@ def _opened(params: Path) -> tuple[Config, Layout]:
 def _results(params: Path) -> tuple[Config, Layout, dict[str, dict[str, Any]]]:
     """The settings and folders, and the results of each variant, whose row must be as it is now."""
     from dguide.report.gather import read_evaluation
-    from dguide.settings import described
-    from discriminator_guidance.core.files import rounded
 
     settings, layout = _opened(params)
     evaluations = {name: read_evaluation(layout.report, name) for name in settings.variants}
@@ -101,8 +97,6 @@ def _study(command: typer.Context, trials: Trials = None, recover: Recover = Fal
 @study.command()
 def promote(name: Annotated[str, typer.Argument(help="discriminator or ensemble.")]) -> None:
     """Write the winner of a search to params.yaml and its profile, where `dvc repro` finds it."""
-    from dguide.tools.profile import promote_winner
-
     if name not in ("discriminator", "ensemble"):
         raise ConfigError(f"study {name!r} has no winner to promote", "choose discriminator or ensemble")
     for path in promote_winner(Path.cwd(), name):
@@ -115,8 +109,6 @@ def profile(
     force: Annotated[bool, typer.Option("--force", help="Overwrite edits of params.yaml that no profile has.")] = False,
 ) -> None:
     """Activate a profile: copy configs/NAME.yaml to params.yaml."""
-    from dguide.tools.profile import use_profile
-
     use_profile(Path.cwd(), name, force)
     typer.echo(f"params.yaml is now profile {name}")
 
@@ -139,7 +131,6 @@ def init(
 def config(params: Params = PARAMS) -> None:
     """Check the settings, the device and the input files without running anything."""
     from dguide.tools.fetch import missing_files
-    from discriminator_guidance.core.runtime import prepare
 
     settings, layout = _opened(params)
     runtime, precisions = settings.runtime, {member.precision for member in settings.members.values()}
@@ -166,9 +157,6 @@ def config(params: Params = PARAMS) -> None:
 @app.command(rich_help_panel=TOOLS)
 def summary(params: Params = PARAMS) -> None:
     """Print the results of the profile."""
-    from dguide.report.format import summary_rows
-    from dguide.settings import plain
-
     settings, layout, evaluations = _results(params)
     cover = "sampling noise" if settings.replicates == 1 else f"{settings.replicates} training seeds and sampling noise"
     title = f"profile {settings.profile}: 95 % intervals cover {cover}; the reference is fixed"
@@ -184,9 +172,7 @@ def compare(
     params: Params = PARAMS,
 ) -> None:
     """Print the paired difference between two variants."""
-    from dguide.report.format import answer, fid_label
     from dguide.report.gather import read_differences
-    from dguide.settings import plain
 
     settings, layout, _ = _results(params)
     rows = read_differences(layout.report)
@@ -263,7 +249,7 @@ def fid(
 
 @app.command(rich_help_panel=TOOLS)
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Files of `fetch.files` (default: all).")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Names in section `fetch` (default: all).")] = None,
     only_list: Annotated[bool, typer.Option("--list", help="Show which files are present or missing.")] = False,
     params: Params = PARAMS,
 ) -> None:
@@ -298,7 +284,6 @@ def convert(
     """Convert a released checkpoint to safetensors; nothing in it is executed."""
     from discriminator_guidance.checkpoints.adm_checkpoint import read_adm
     from discriminator_guidance.checkpoints.edm_pickle import read_edm
-    from discriminator_guidance.core.files import save_weights
 
     if (folder / "config.json").exists():
         raise ConfigError(f"{folder} has a config.json", "choose another folder")
@@ -316,7 +301,6 @@ def plan(
     """Estimate the time of each stage on this machine and list missing files, without running a stage."""
     from dguide.tools import plan as command
     from dguide.tools.fetch import missing_files
-    from discriminator_guidance.core.runtime import is_first
 
     settings, layout = _opened(params)
     times = command.estimate(settings, layout, seconds)
@@ -331,7 +315,7 @@ def plan(
 @app.command(rich_help_panel=TOOLS)
 def benchmark(
     file: Annotated[
-        Path | None, typer.Option("--json", dir_okay=False, help="File to write (default: reports/<profile>).")
+        Path | None, typer.Option("--json", dir_okay=False, writable=True, help="File (default: in reports/<profile>).")
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="Approximate duration in seconds.")] = 120.0,
     params: Params = PARAMS,

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dguide import tracking
+from dguide.settings import REPLICATED, Layout, load_config, plain
 from discriminator_guidance.core.errors import ConfigError, UserError
+from discriminator_guidance.core.files import fingerprint
 from discriminator_guidance.core.runtime import alone, barrier, is_first, rank, world_size
 
 
@@ -19,9 +21,6 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
 
     Work folders stay until the outputs of all replicates are written: DVC deletes outputs before it runs a stage again.
     """
-    from dguide.settings import REPLICATED, Layout, load_config, plain
-    from discriminator_guidance.core.files import fingerprint
-
     config = load_config(params)
     for kind, name in row.items():
         rows = getattr(config, f"{kind}s")

@@ -1,10 +1,8 @@
 """Files are complete or absent, numbers have nine digits, damage is one line; checkpoints are found by their key."""
 
-import io
 import os
 import pickle
 import shutil
-import zipfile
 
 import numpy as np
 import pandas as pd
@@ -94,27 +92,12 @@ def test_missing_incomplete_and_pickled_arrays(tmp_path):
             read_npz(path, ["images"], "fake")
 
 
-def test_json_that_nests_too_deeply_is_refused(tmp_path):
-    (tmp_path / "a.json").write_text('{"a": ' + "[" * 100_000)
-    with pytest.raises(InputError, match=r"a\.json"):
-        read_json(tmp_path / "a.json", "s")
-
-
 @pytest.mark.parametrize("read", [open_images, read_adm, read_edm, lambda path: load_arrays(path, ["x"], "get it")])
 @pytest.mark.parametrize("name", ["set.npz", "set.zip", "set"])
 def test_pipes_are_not_waited_for(tmp_path, name, read):
     os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match="a pipe or a device"):
         read(tmp_path / name)
-
-
-def test_arrays_that_claim_too_much_are_refused(tmp_path):
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)})
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("x.npy", header.getvalue())
-    with pytest.raises(InputError, match="Unable to allocate"):
-        load_arrays(tmp_path / "a.npz", ["x"], "get it again")
 
 
 @pytest.fixture

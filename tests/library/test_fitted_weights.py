@@ -122,6 +122,10 @@ def test_values_that_are_no_numbers_are_refused():
             fitted(members(1.0), **wrong)
 
 
+def test_members_that_are_multiples_of_one_need_no_ridge():
+    assert fitted(members(1.0, 2.0, -1.0, -3.0), ridge=0.0).isfinite().all()
+
+
 def test_non_negative_least_squares_are_those_of_scipy():
     rng = np.random.default_rng(0)
     for members in (1, 3, 7) * 20:

@@ -130,13 +130,6 @@ def test_arrays_of_the_wrong_kind(tmp_path):
         assert complaint in message_of(tmp_path / "set.npz")
 
 
-def test_truncated_and_damaged_archives(tmp_path):
-    content = write_zip(tmp_path / "set.zip", FILES).read_bytes()
-    for length in (0, len(content) // 2):
-        (tmp_path / "cut.zip").write_bytes(content[:length])
-        assert "zip file" in message_of(tmp_path / "cut.zip")
-
-
 def test_corrupt_and_mixed_images_are_named(tmp_path):
     for damage, said in ((b"no image", " is no PNG, JPEG, BMP or WebP"), (FILES["cat/10.png"][:-30], ": ")):
         assert f"read: cat/10.png{said}" in message_of(write_zip(tmp_path / "a.zip", FILES | {"cat/10.png": damage}))
@@ -179,10 +172,9 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [3000, 2**31 - 1])
-def test_absurd_sizes_are_refused_before_they_are_given_memory(tmp_path, side):
-    assert NAMES[4] in message_of(write_zip(tmp_path / "set.zip", FILES | {NAMES[4]: png_header(side, side)}))
+def test_absurd_sizes_are_refused_before_they_are_given_memory(tmp_path):
+    message = message_of(write_zip(tmp_path / "set.zip", FILES | {NAMES[4]: png_header(3000, 3000)}))
+    assert f"{NAMES[4]}: RGB 3000x3000 instead of L or RGB up to 4 megapixels" in message
 
 
 def test_files_that_unpack_to_too_much(tmp_path, monkeypatch):

@@ -111,6 +111,8 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (guide, {"discriminators": iter([mean_logit])}, "discriminators is <list_iterator .*one or several"),
         (guide, {"discriminators": []}, "discriminators is .*one or several"),
         (guide, {"member_weights": (0.5, 0.5)}, "2 member_weights for 1 members"),
+        (guide, {"member_weights": (-0.5,)}, r"member_weights are \(-0.5,\); give numbers, of probabilities no neg"),
+        (guide, {"rule": "mean_logit", "member_weights": (math.nan,)}, r"member_weights are \(nan,\); give numbers"),
         (guide, {"rule": "mean_logit", "member_weights": FITTED}, "2 member_weights for 1 members"),
         (guide, {"rule": "shrunk_mean_logit"}, "shrunk_mean_logit, and there is only one discriminator"),
         (guide, {"rule": "shrunk_mean_logit", "member_weights": (1.0,)}, "shrunk_mean_logit, which has no member_wei"),

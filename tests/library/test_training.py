@@ -184,8 +184,9 @@ def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:
 
 
 def test_what_can_be_refused_at_once_is_not_drawn() -> None:
-    for real, options in ((REAL, {"finetune": True}), (REAL[:9], {})):
-        with pytest.raises((ConfigError, InputError), match=r"no extractor|10 or more"):
+    several = (REAL, torch.ones(len(REAL), 3))  # more than one class for each image
+    for real, options in ((REAL, {"finetune": True}), (REAL, {"checkpoints": __file__}), (REAL[:9], {}), (several, {})):
+        with pytest.raises((ConfigError, InputError), match=r"extractor a NoneType|a file|10 or more|are no classes"):
             train(real, lambda x, sigma: pytest.fail("it was drawn"), **options)
 
 
@@ -313,6 +314,7 @@ def test_conditional_discriminators_are_given_classes(extractor: str | None, tmp
         first, second = (call(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
         assert len(first) == 2
         assert not torch.equal(first, second)
-    if extractor is None:  # released heads have 1,000 rows, whatever they were trained on
-        with pytest.raises(ConfigError, match="give 0 to 9"):
-            trained(x_vp, tau, torch.tensor([0, 10]))
+    known = 999 if extractor else 9  # heads have 1,000 rows, whatever they were trained on
+    for other in (-1, known + 1):
+        with pytest.raises(InputError, match=f"give 0 to {known}"):
+            trained(x_vp, tau, torch.tensor([0, other]))

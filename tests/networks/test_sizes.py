@@ -10,6 +10,7 @@ from torch import nn
 
 from discriminator_guidance.networks.adm import CHANNEL_MULT, EncoderUNet, NoisyImageCNN, build_head
 from discriminator_guidance.networks.edm import EDMPrecond
+from discriminator_guidance.sampling.sampler import sample
 from tests.checkpoints import lookalike
 
 
@@ -33,6 +34,12 @@ def test_missing_and_needless_labels_are_refused() -> None:
         head = build_head((48, 4, 4), conditional, model_channels=48, num_res_blocks=1, num_head_channels=24)
         with pytest.raises(ValueError, match="labels"):
             head(x, tau, labels)
+    denoiser, x, sigma = lookalike.network(lookalike.NCSNPP), torch.randn(2, 3, 8, 8), torch.ones(2)
+    for wrong in (torch.tensor([0, 10]), torch.eye(5)[:2], torch.eye(10)[:3]):  # of ten classes, and two images
+        with pytest.raises(ValueError, match=r"give 0 to 9|rows of 10 numbers"):
+            denoiser(x, sigma, wrong)
+    with pytest.warns(UserWarning, match="knows classes, and none are given"):
+        sample(denoiser, x.shape, steps=2)
 
 
 def test_bfloat16_keeps_the_preconditioning() -> None:

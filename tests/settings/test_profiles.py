@@ -56,7 +56,7 @@ def test_every_released_file_can_be_fetched(name: str) -> None:
     starts = {row.start for row in config.members.values() if row.start.startswith("data/raw/")}
     named = {config.real.path, config.score.path, config.extractor.path, config.fid_network.path, *starts}
     assert len(named) == 4 + (6 if name == "cifar10-reproduction" else 1)
-    assert named <= {file.path for file in config.fetch.files.values()}
+    assert named <= {file.path for file in config.fetch.values()}
 
 
 @pytest.mark.parametrize("name", PROFILES)

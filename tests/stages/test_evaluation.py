@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dguide.report.gather import read_differences, read_evaluation
+from dguide.stages import evaluation
 from dguide.stages.evaluation import classification_scores
 from discriminator_guidance.core.errors import UserError
 from discriminator_guidance.core.files import write_npz
@@ -198,6 +199,11 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_written(sampled: Tiny)
                                           (np.repeat(images, 3, axis=3), index)):  # fmt: skip
         write_npz(samples, images=changed_images, index=changed_index)
         refused(r"not \(24, 8, 8, 1\) uint8, .*run stage guided again")
+    write_npz(samples, **arrays)
+    samples.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "extract_features", lambda *_: pytest.fail("features of other variants"))
+        refused("d1/samples.npz does not exist")
     write_npz(samples, **arrays)
     logits = layout.discriminator("d1") / "test_logits.npz"
     write_npz(logits, **{name: array[:-2] for name, array in np.load(logits).items()})

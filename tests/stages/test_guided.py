@@ -80,6 +80,11 @@ def test_guidance_acts_in_its_window_alone(study: Tiny, tiny: Tiny) -> None:
     assert len(set(acts)) == 2
 
 
+def test_a_window_that_no_step_meets_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match=r"window of d0 is \[0\.95, 1\.0\], between two steps; widen it"):
+        run_stage("guided", write_params(tiny[1].root, tiny_settings({"variants.d0.window": [0.95, 1.0]})), "d0")
+
+
 def test_a_missing_member_is_named_before_anything_is_drawn(tiny: Tiny) -> None:
     (tiny[1].discriminator("d1") / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"discriminator/d1/model\.safetensors.*stage discriminator"):
@@ -106,15 +111,15 @@ def trajectory_by(tiny: Tiny, **changes: object) -> dict[str, np.ndarray]:
 
 
 def test_fitted_weights_guide(tiny: Tiny) -> None:
-    """Weights that are 0 at every noise level guide nowhere."""
     config, layout = fitting = with_row(tiny, rule="mean_logit", weights="fitted")
     networks = guided.open_networks(config, layout, config.variants["own"])
     fitted = guided.fit_variant(config, layout, networks, config.variants["own"])
     assert fitted.weights.shape == (len(fitted.sigma), 1)
     assert (fitted.weights >= 0).all()
+    assert fitted.weights.any()
     samples = trajectory(fitting, "own")["images"]
     unguided = trajectory_by(tiny, needs="score", members=[], w1=0.0, w2=0.0)["images"]
-    assert np.array_equal(samples, unguided) == (not fitted.weights.any())
+    assert not np.array_equal(samples, unguided)
     with pytest.raises(ConfigError, match="no noise level is in the window"):
         trajectory_by(tiny, rule="mean_logit", weights="fitted", window=[0.5, 0.5000001])
 

@@ -12,7 +12,7 @@ import pooch
 import pytest
 
 from dguide.settings import Config, load_config
-from dguide.settings.config import Download, Fetch
+from dguide.settings.config import Download
 from dguide.tools import fetch
 from discriminator_guidance.core.errors import InputError
 
@@ -59,7 +59,7 @@ def config_with(server: Any, **files: str | None) -> Config:
     for name, known in files.items():
         url = None if name.startswith("private") else f"http://127.0.0.1:{server.server_port}/{name}"
         made[name] = Download(url=url, hash=known, path=f"data/raw/{name}", by_hand="from its page")
-    return replace(load_config(PROJECT / "configs" / "mini.yaml"), fetch=Fetch(files=made))
+    return replace(load_config(PROJECT / "configs" / "mini.yaml"), fetch=made)
 
 
 def states(rows: list[dict[str, str]]) -> dict[str, str]:

@@ -78,7 +78,7 @@ def test_the_weights_of_the_chosen_epoch_are_used_and_the_last_ones_known(checkp
     assert torch.equal(used["linear.weight"], last["linear.weight"]) == (wanted == 5)
 
 
-def test_training_in_steps_shows_as_many_real_as_fake_images_and_ends_without_progress():
+def test_training_in_steps_ends_without_progress():
     _, _, history = run(epochs=None, steps=400, row_steps=10, patience=2, checkpoint="best", learning_rate=0.5)
     losses = [row["validation_loss"] for row in history]
     assert len(losses) == int(np.argmin(losses)) + 3 < 40
@@ -105,6 +105,8 @@ def test_every_epoch_shows_each_image_once_and_only_reshuffling_changes_the_batc
     run(pairs=pairs, epochs=2, bagging=0.5)
     assert [len(batch) for batch in seen[28:]] == [64, 64, 64, 8] * 2
     assert sorted(chain(*seen[28:32])) == sorted(chain(*seen[32:]))  # the same draw in each epoch
+    run(pairs=replace(pairs, real=images // 2, fake=images // 2 + 100), epochs=None, steps=5)
+    assert [sum(number >= 100 for number in batch) for batch in seen[36:]] == [32] * 5
     with pytest.raises(ConfigError, match=r"bagging is 0\.001"):
         run(epochs=None, bagging=0.001)
 

@@ -13,12 +13,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from dguide.report.format import estimate, variant_text
 from dguide.report.gather import PUBLISHED, Record, ReportData
-from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP
 
 # Okabe and Ito's palette: distinct for colour-blind readers, with 4 to 1 or more on white and on dark pages.
 BLUE, GREEN, RED, GREY = "#007acc", "#008662", "#c85410", "#76787b"
 KINDS = {"no guidance": GREY, "one discriminator": BLUE, "ensemble": GREEN, "the clipped-logit rule": RED}
 LEVELS = 8  # of noise in Fig. 1
+LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 LINEAR = 0.1  # differences in FID below which their axis is linear
 
 Row = tuple[str, str, list[np.ndarray]]  # of images: its text, the colour of the text, images (H, W, C)

@@ -11,7 +11,7 @@ from dguide.report import format as fmt
 from dguide.report.gather import TEMPLATES, ReportData
 from dguide.report.tables import Table
 from discriminator_guidance.core.files import write_bytes, write_csv
-from discriminator_guidance.sampling.guidance import LOG_RATIO_BOUND, PROBABILITY_CLIP
+from discriminator_guidance.sampling.guidance import PROBABILITY_CLIP
 
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}  # a $ in the name of a network is a $
 FIGURES = {
@@ -63,6 +63,6 @@ def _page(data: ReportData, pngs: dict[str, bytes], made: dict[str, Table]) -> s
         tables=shown,
         charts=charts,
         answer=fmt.answer(data.fid, data.settings, data.differences[tuple(data.settings["report"]["primary"])]),
-        bound=LOG_RATIO_BOUND,
+        bound=figures.LOG_RATIO_BOUND,
         clip=PROBABILITY_CLIP,
     )

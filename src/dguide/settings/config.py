@@ -170,7 +170,7 @@ class Member(library.DiscriminatorSettings):
     start: File
     network: library.HeadSettings  # of a whole network model_channels alone
     fakes: Name | None = None  # the score network whose samples it learns to tell from real images; None: the final one
-    published: Name | None = None  # the published row of Table 2 beside it
+    published: Literal["d0", "d1", "d2", "d3", "d4", "d5"] | None = None  # the published row of Table 2 beside it
 
 
 class Autoguidance(Settings):
@@ -193,7 +193,8 @@ class Variant(library.SamplerSettings):
     logit_scale: library.Positive = 1.0  # the members' logits are multiplied by this
     logit_shift: library.Finite = 0.0  # and this is added, to see what a rule makes of them
     autoguidance: Autoguidance | None = None
-    published: Name | None = None  # the published row of Table 3 beside it
+    # The published row of Table 3 beside it.
+    published: Literal["edm", "edm_paper", "authors", "authors_paper", "d0_table1", "s_clip"] | None = None
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
@@ -312,12 +313,6 @@ class Download(Settings):
     by_hand: Annotated[str, Field(min_length=1)]
 
 
-class Fetch(Settings):
-    """Command `fetch`."""
-
-    files: dict[str, Download]
-
-
 class Config(Settings):
     """All settings of one profile."""
 
@@ -338,7 +333,7 @@ class Config(Settings):
     evaluation: Evaluation
     report: Report
     study: Study | None = None
-    fetch: Fetch
+    fetch: dict[str, Download]  # by name
 
     def _problems(self) -> Iterator[str]:
         if self.profile == "raw":
@@ -605,7 +600,7 @@ def parse(content: bytes, path: Path) -> Any:
     except Exception as error:  # of well-formed text that holds no value, such as 2001-99-99, nearly any
         mark = getattr(error, "problem_mark", None)
         where, what = f", line {mark.line + 1}," if mark else "", getattr(error, "problem", None) or reason(error)
-        what = what.replace('in "<byte string>", ', "at ")
+        what = what.replace('in "<unicode string>", ', "at ")
         raise ConfigError(f"{path}{where} is no YAML: {what}", "correct the syntax there") from error
 
 

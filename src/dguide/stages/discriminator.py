@@ -120,5 +120,5 @@ def start_network(inputs: DiscriminatorInputs, member: Member) -> nn.Module:
     if member.kind == "head":
         return build_head(inputs.extractor.feature_shape, condition=cond, **plain(member.network))
     _, size, _, channels = inputs.real["images"].shape
-    classes = int(inputs.real["labels"].max()) + 1 if cond else 0
+    classes = 1 + max(int(part["labels"].max()) for part in (inputs.real, inputs.fake)) if cond else 0
     return NoisyImageCNN((channels, size, size), member.network.model_channels, classes, member.gain)

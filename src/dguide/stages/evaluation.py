@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from dguide import tracking
 from dguide.settings import Config, Layout, Variant, described, plain
 from dguide.tracking import Tracker
+from discriminator_guidance.core import files
 from discriminator_guidance.core.errors import InputError
 from discriminator_guidance.core.files import fingerprint, load_arrays, read_json, read_npz, write_csv, write_json
 from discriminator_guidance.core.runtime import Compute, allow_tf32, prepare, progress
@@ -61,6 +62,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     allow_tf32(False)  # metrics are compared to many digits
     features = read_npz(layout.model("fid_network") / "features.npz", ["train", "holdout"], "fid_network")
     scores = {name: _classification_scores(layouts, variant) for name, variant in config.variants.items()}
+    for path in [replicate.guided(variant) / "samples.npz" for replicate in layouts for variant in config.variants]:
+        files.require(path, "guided")  # before hours of others
     network = load_fid_network(layout.model("fid_network"), compute)
     real = _real_images(config, layout, features, compute)
 

@@ -39,6 +39,8 @@ class Networks:
 def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
     """Write the evaluation samples of a variant."""
     row, folder = config.variants[variant], layout.guided(variant)
+    if row.members and not guided_levels(row)[1].any():
+        raise ConfigError(f"window of {variant} is {list(row.window)}, between two steps", "widen it, or raise steps")
     tracker.params(plain(row))
     return write_samples(config, layout, tracker, row, config.guided, folder, f"guided-{variant}")
 

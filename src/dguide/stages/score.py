@@ -26,7 +26,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     files = [layout.part("score"), layout.real / "holdout.npz", layout.part("discriminator")]
     real, holdout, others = (read_npz(file, ["images", "labels"], "real") for file in files)
     _, size, _, channels = real["images"].shape
-    classes = int(real["labels"].max()) + 1 if config.cond else 0
+    classes = 1 + max(int(part["labels"].max()) for part in (real, holdout, others)) if config.cond else 0
     compute = prepare(runtime.device, runtime.training_precision, runtime.threads)
     arguments = {"img_resolution": size, "img_channels": channels, "label_dim": classes}
     if settings.source == "edm":

@@ -164,10 +164,8 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
         return
     name, settings = f"study/{study.study_name}", plain(getattr(config.studies, study.study_name.rpartition("-")[2]))
     tags = {"stage": "study", "study": study.study_name, "mlflow.note.content": ", ".join(study.metric_names or ())}
-    begun = list[int]()  # trials of this process
 
     def tracked(trial: optuna.Trial) -> float:
-        begun.append(trial.number)
         study.sampler = TPESampler(seed=config.studies.seed + trial.number)  # in whatever process it runs
         with tracking.run(config.profile, f"{name}/{trial.number}", tags, {}) as tracker:
             try:
@@ -184,12 +182,7 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
     with tracking.run(config.profile, name, tags, settings), progress(study.study_name, total, "trials") as advance:
         advance(present)
         stop = MaxTrialsCallback(total, states=COUNTED)
-        try:
-            study.optimize(tracked, callbacks=[stop, lambda study, trial: advance(1)])
-        except KeyboardInterrupt:  # it may come between the end of a trial and its record
-            for number in begun[-1:]:
-                study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-            raise
+        study.optimize(tracked, callbacks=[stop, lambda study, trial: advance(1)])
     if running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         numbers = ", ".join(str(trial.number) for trial in running)
         tracking.notice(f"trials {numbers} of {study.study_name} run elsewhere; if they were killed, add --recover")

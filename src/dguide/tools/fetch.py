@@ -14,9 +14,9 @@ from discriminator_guidance.core.files import damage_refused
 
 def listing(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows `file`, `state`, `path`, `detail` of the named files (all without names), whether they are here or not."""
-    files = config.fetch.files
+    files = config.fetch
     if unknown := [name for name in names if name not in files]:
-        raise ConfigError(f"fetch.files has no file {unknown[0]!r}", f"choose from: {', '.join(files) or 'none here'}")
+        raise ConfigError(f"fetch has no file {unknown[0]!r}", f"choose from: {', '.join(files) or 'none here'}")
     return [_row(name, files[name], root) for name in names or files]
 
 
@@ -25,7 +25,7 @@ def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str,
     pooch.get_logger().setLevel(logging.WARNING)
     failures = []
     for row in listing(config, root, names):
-        name, missing, file = row["file"], row["state"] == "missing", config.fetch.files[row["file"]]
+        name, missing, file = row["file"], row["state"] == "missing", config.fetch[row["file"]]
         try:
             if missing and file.url is not None:
                 path, remedy = root / file.path, f"fetch it again, or {_by_hand(file)}"
@@ -64,7 +64,7 @@ def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
     named = {config.real.holdout_path: "real.holdout_path", config.evaluation.reference: "evaluation.reference"}
     named |= {getattr(config, word).path: f"{word}.path" for word in ("real", "score", "extractor", "fid_network")}
     named |= {row.start: f"members.{name}.start" for name, row in config.members.items()}
-    listed = {str(place) for file in config.fetch.files.values() for place in (file.path, Path(file.path).parent)}
+    listed = {str(place) for file in config.fetch.values() for place in (file.path, Path(file.path).parent)}
     way = "`dguide fetch --list` says how to get it; or "
     return [
         (f"{path} ({key})", f"{way if path in listed else ''}put it there by hand, or correct {key}")

@@ -21,7 +21,6 @@ from discriminator_guidance.metrics.significance import Estimate
 
 INCEPTION_WEIGHTS = "data/raw/weights-inception-2015-12-05-6726825d.pth"
 NEIGHBORHOOD = 3  # k of precision and recall (Kynkaanniemi et al. 2019)
-METRICS = ("fid", "kid", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Distances:
     def rows(self) -> list[dict[str, str]]:
         """Values with 95 % intervals, a row for each metric."""
         names = {"fid": fid_label(self.network), "kid": fid_label(self.network, "KID")}
-        texts = {metric: {column: self._text(column, metric) for column in self.columns} for metric in METRICS}
+        texts = {name: {column: self._text(column, name) for column in self.columns} for name in self.columns["images"]}
         return [{"metric": names.get(metric, metric), **row} for metric, row in texts.items()]
 
     def sentence(self) -> str:

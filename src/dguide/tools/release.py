@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dguide.settings import Config, Layout, plain
+from discriminator_guidance.core.errors import ConfigError
 from discriminator_guidance.core.files import load_weights, save_weights, write_bytes
 from discriminator_guidance.metrics.features import INCEPTION
 
@@ -34,6 +35,8 @@ def run(config: Config, layout: Layout, folder: Path) -> list[dict[str, Any]]:
     free = own and config.trained.keys() >= {"score", "extractor"} and config.real.source in ("digits", "fashion")
     about = {"profile": config.profile, "source": config.real.source, "size": config.real.image_size}
     about |= {"license": "mit" if free else "other  # as the images and pretrained weights allow"}
+    if old := {path.name for path in (folder / "discriminator").glob("[!.]*")} - config.members.keys():
+        raise ConfigError(f"{folder} has discriminators of another release: {', '.join(old)}", "remove the folder")
     networks, rows = {part: load_weights(source, part.partition("/")[0]) for part, (source, _) in parts.items()}, []
     for part, (state, arguments) in networks.items():
         if arguments == INCEPTION:

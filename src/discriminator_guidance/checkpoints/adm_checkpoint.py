@@ -51,7 +51,7 @@ def derive_arguments(tensors: Mapping[str, Tensor], num_head_channels: int = 64)
     if size == 0 or size**2 + 1 != positions:
         raise ValueError(f"out.2.positional_embedding has {positions} positions, one more than no square")
     count = 1 + max(int(block[1]) for name in shapes if (block := re.match(r"input_blocks\.(\d{1,3})\.", name)))
-    fitting = []
+    fitting, blocks = [], {name: shape for name, shape in shapes.items() if name.startswith("input_blocks.")}
     for depth in range(1, count):
         if count % (depth + 1):  # a level is so many blocks and, but for the last, one that halves
             continue
@@ -68,14 +68,11 @@ def derive_arguments(tensors: Mapping[str, Tensor], num_head_channels: int = 64)
             "condition": "label_emb.weight" in shapes,
         }
         with torch.device("meta"):
-            if _input_blocks(EncoderUNet(**arguments).state_dict()) == _input_blocks(tensors):
-                fitting.append(arguments)
+            state = EncoderUNet(**arguments).state_dict()
+        if blocks == {name: tuple(state[name].shape) for name in state if name.startswith("input_blocks.")}:
+            fitting.append(arguments)
     # Multipliers of the released networks settle what shapes leave open.
     fitting = [fit for fit in fitting if CHANNEL_MULT.get(fit["image_size"]) == tuple(fit["channel_mult"])] or fitting
     if len(fitting) != 1:
         raise ValueError(f"the shapes of its {count - 1} input blocks fit {len(fitting)} networks")
     return fitting[0]
-
-
-def _input_blocks(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items() if name.startswith("input_blocks.")}

@@ -117,9 +117,7 @@ def extract_features(
                 raise InputError("the feature network returns no tensor (N, d)", "let it return one")
             batches.append(rows.float().cpu().numpy())
             advance(len(batch))
-    features: NDArray[np.float32] = np.concatenate(batches)
-    _require_finite(features)
-    return features
+    return np.concatenate(batches)
 
 
 def comparable(*sets: Floats) -> list[Doubles]:
@@ -128,11 +126,7 @@ def comparable(*sets: Floats) -> list[Doubles]:
     for features in sets:
         if features.ndim != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
             raise InputError(f"features are {[rows.shape for rows in sets]}", "give (N, d) of one network, N from 2 on")
-        _require_finite(features)
+        if len(odd := np.flatnonzero(~np.isfinite(features).all(axis=1))):
+            problem = f"features are NaN or infinity in {len(odd)} of {len(features)} rows, first in row {odd[0]}"
+            raise InputError(problem, f"look at sample {odd[0]}: the image or the network that produced it is damaged")
     return [np.ascontiguousarray(features, dtype=np.float64) for features in sets]
-
-
-def _require_finite(features: Floats) -> None:
-    if len(rows := np.flatnonzero(~np.isfinite(features).all(axis=1))):
-        problem = f"features are NaN or infinity in {len(rows)} of {len(features)} rows, first in row {rows[0]}"
-        raise InputError(problem, f"look at sample {rows[0]}: the image or the network that produced it is damaged")

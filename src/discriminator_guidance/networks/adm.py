@@ -38,13 +38,6 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def head_count(channels: int, num_head_channels: int) -> int:
-    """The number of attention heads with the given number of channels each."""
-    if channels % num_head_channels:
-        raise ValueError(f"num_head_channels = {num_head_channels}, which is no divisor of {channels}")
-    return channels // num_head_channels
-
-
 class ResBlock(nn.Module):
     """Residual block whose second normalisation is scaled and shifted by the time embedding; `down` averages first.
 
@@ -78,7 +71,9 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, num_head_channels: int) -> None:
         super().__init__()
-        self.num_heads = head_count(channels, num_head_channels)
+        if channels % num_head_channels:
+            raise ValueError(f"num_head_channels = {num_head_channels}, which is no divisor of {channels}")
+        self.num_heads = channels // num_head_channels
         self.norm = normalization(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
@@ -98,7 +93,7 @@ class AttentionPool2d(nn.Module):
 
     def __init__(self, size: int, channels: int, num_head_channels: int, output_dim: int) -> None:
         super().__init__()
-        self.num_heads = head_count(channels, num_head_channels)
+        self.num_heads = channels // num_head_channels
         self.positional_embedding = nn.Parameter(torch.normal(0.0, 1.0, (channels, size**2 + 1)).div_(channels**0.5))
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, output_dim, 1)
@@ -172,7 +167,7 @@ class EncoderUNet(nn.Module):
             problem = "a conditional network has no labels" if labels is None else "an unconditional network has labels"
             raise ConfigError(problem, "give labels to conditional networks alone")
         if self.label_emb is not None and labels is not None:
-            embedding = embedding + self.label_emb(class_indices(labels))
+            embedding = embedding + self.label_emb(class_indices(labels, self.label_emb.num_embeddings))
         h = x.to(dtype)
         for layer in (layer for layers in (*self.input_blocks, self.middle_block) for layer in layers):
             h = layer(h, embedding) if isinstance(layer, ResBlock) else layer(h)
@@ -221,10 +216,7 @@ class NoisyImageCNN(nn.Module):
         steps = TIME_SCALE * levels_of(tau, h).to(torch.promote_types(h.dtype, torch.float32))
         embedding = self.embedding(sinusoidal_embedding(steps, self.arguments["width"], endpoint=True).to(h.dtype))
         if self.classes is not None and classes is not None:
-            kinds, known = class_indices(classes), self.classes.num_embeddings
-            if not 0 <= kinds.min() <= kinds.max() < known:
-                raise ConfigError(f"classes are {kinds.min()} to {kinds.max()}", f"give 0 to {known - 1}")
-            embedding = embedding + self.classes(kinds)
+            embedding = embedding + self.classes(class_indices(classes, self.classes.num_embeddings))
         for convolution, scale in zip(self.convolutions, self.scales, strict=True):
             h = silu(convolution(h) * (1 + scale(embedding)[:, :, None, None]))
         return self.logit(h.flatten(1)).squeeze(1)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.images import class_indices
 from discriminator_guidance.core.noise import levels_of
 from discriminator_guidance.networks.layers import attend, double, halve, sinusoidal_embedding
 
@@ -268,8 +270,11 @@ class EDMPrecond(nn.Module):
         if class_labels is None:
             class_labels = x.new_zeros(len(x), self.label_dim)
         elif class_labels.numel() == len(class_labels) and self.label_dim > class_labels.is_floating_point():
-            class_labels = F.one_hot(class_labels.long().flatten(), self.label_dim)
-        class_labels = class_labels.to(dtype).reshape(-1, self.label_dim) if self.label_dim else None
+            class_labels = F.one_hot(class_indices(class_labels, self.label_dim), self.label_dim)
+        if self.label_dim and class_labels.shape not in ((1, self.label_dim), (len(x), self.label_dim)):
+            problem = f"class_labels have the shape {tuple(class_labels.shape)} for {len(x)} images"
+            raise ConfigError(problem, f"give integers, or rows of {self.label_dim} numbers, one for each image")
+        class_labels = class_labels.to(dtype) if self.label_dim else None
 
         level = sigma.view(-1, 1, 1, 1)
         variance = level.square() + self.sigma_data**2

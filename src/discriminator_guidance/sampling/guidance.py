@@ -20,7 +20,6 @@ Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (s
 Discriminator = Callable[..., Tensor]  # (x_vp, tau[, classes]) -> raw logits (N,), or (M, N) of M members
 
 PROBABILITY_CLIP = 1e-5  # of Kim et al. 2023: a probability closer to 0 or 1 is not taken for true
-LOG_RATIO_BOUND = math.log1p(-PROBABILITY_CLIP) - math.log(PROBABILITY_CLIP)
 SHRUNK = "shrunk_mean_logit"  # the rule that needs the members' gradients
 
 
@@ -156,6 +155,10 @@ class DiscriminatorGuidance:
             raise ConfigError(f"rule is {SHRUNK}, which has no member_weights", "leave them out, or change the rule")
         if any(map(math.isnan, (*self.step_weights, *self.window))):  # step_weights refuses a weight of another kind
             raise ConfigError(f"weight is {self.weight!r} and window {self.window}", "give numbers")
+        if (own := self.member_weights) is not None and not callable(own):
+            numbers = torch.as_tensor(own, dtype=torch.float64)
+            if not numbers.isfinite().all() or (self.rule == "mean_probability" and (numbers < 0).any()):
+                raise ConfigError(f"member_weights are {own!s:.200}", "give numbers, of probabilities no negative ones")
 
     @property
     def step_weights(self) -> tuple[float, float]:

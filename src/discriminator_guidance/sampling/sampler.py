@@ -1,6 +1,7 @@
 """The Heun sampler of EDM with discriminator guidance (`heun`), and samples by their index (`sample`)."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
@@ -242,6 +243,8 @@ def _prepared(
     w1, w2 = (0.0, 0.0) if guidance is None else guidance.step_weights
     chosen = SampleSettings(**{"w1": w1, "w2": w2, **levels, **settings})
     runtime.warn_in_training("the denoiser", denoiser)
+    if classes is None and runtime.attribute_of(denoiser, "label_dim", 0):
+        warnings.warn("the denoiser knows classes, and none are given: it is given zeros", stacklevel=3)
     if len(shape) != 4 or min(shape) < 1:
         raise ConfigError(f"shape is {tuple(shape)}", "give (N, C, H, W) of at least one image")
     indices = range(first, first + shape[0]) if isinstance(first, int | np.integer) else [*map(int, first)]

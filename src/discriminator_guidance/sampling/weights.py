@@ -85,7 +85,8 @@ def fit_weights(
             problem = f"corrections or errors are NaN or infinity at sigma = {sigma:.4g}"
             raise DivergenceError(problem, "check the images, the denoiser and the members")
         scale = np.sqrt(np.where(gram.diagonal() > 0, gram.diagonal(), 1.0))  # without a gradient, its weight is 0
-        weights.append(nnls(gram / np.outer(scale, scale) + ridge * np.eye(len(gram)), moment / scale) / scale)
+        gram = gram / np.outer(scale, scale) + max(ridge, 1e-12) * np.eye(len(gram))  # positive definite
+        weights.append(nnls(gram, moment / scale) / scale)
     return FittedWeights(sigmas, torch.from_numpy(np.stack(weights)))
 
 

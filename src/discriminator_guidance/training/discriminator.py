@@ -189,9 +189,12 @@ def train_discriminator(
     refuse_unknown("train_discriminator", settings, vars(TrainerSettings()))
     chosen, device = TrainerSettings(**settings), usable(device)
     compute = compute_on(device, chosen.precision)
-    if chosen.finetune and extractor is None:
-        raise ConfigError("finetune is True, and there is no extractor to train", "give one, or leave finetune out")
+    if chosen.finetune and not (isinstance(extractor, nn.Module) and isinstance(start, EncoderUNet | None)):
+        problem = f"finetune is True, extractor a {type(extractor).__name__}, start a {type(start).__name__}"
+        raise ConfigError(problem, "give a module as extractor, and as start a head of this library or none")
     folder, work = None if checkpoints is None else Path(checkpoints), None
+    if folder and folder.exists() and not folder.is_dir():
+        raise ConfigError(f"checkpoints is {folder}, a file", "give a folder")
     pairs = _pairs(real, partial(_drawn, fake, bool(progress)) if callable(fake) else fake, chosen, device, folder)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(chosen.seed)
@@ -240,6 +243,8 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     reals, real_labels = data.image_tensor(real, "real", settings.data_range, folder)
     if callable(fake):
         enough = len(reals) >= FEWEST  # if not, nothing is drawn
+        if real_labels is not None:
+            class_indices(real_labels)  # refuses what are no classes
         fakes, fake_labels = fake(reals.shape, real_labels, device, folder) if enough else reals, real_labels
     else:
         fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
@@ -309,14 +314,11 @@ def _untrained(
     runtime.warn_in_training("the extractor", extractor)
     features = extractor.features if isinstance(extractor, EncoderUNet) else extractor
     with torch.no_grad():
-        maps = features(images, images.new_tensor(0.5))
+        maps = features(images, images.new_full((len(images),), 0.5))
     if len(shape := tuple(getattr(maps, "shape", ()))) != 4 or shape[2] != shape[3]:
         raise ConfigError(f"the extractor's feature maps are {shape or type(maps)}", "reshape them to (N, C, S, S)")
     sizes = {"model_channels": WIDTH * max(1, min(4, maps.shape[1] // 128)), "num_head_channels": WIDTH}  # paper: 128
     head = (start or build_head(maps.shape[1:], classes > 0, num_res_blocks=2, **sizes)).to(device)
     if settings.finetune:
-        if not isinstance(extractor, nn.Module) or not isinstance(head, EncoderUNet):
-            kinds = f"a {type(extractor).__name__} with a {type(head).__name__} on it"
-            raise ConfigError(f"finetune cannot train {kinds}", "give a module, and a head of this library or none")
-        return as_it_is, MemberLogits(extractor, head).requires_grad_(True), maps
+        return as_it_is, MemberLogits(extractor, head).requires_grad_(True), maps  # type: ignore[arg-type]
     return features, head, maps
