@@ -1,10 +1,10 @@
 """Fitted weights against Gaussian data, for which the exact correction is known."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
-import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from discriminator_guidance.core.errors import ConfigError, DivergenceError, Inp
 from discriminator_guidance.core.noise import tau_from_sigma
 from discriminator_guidance.sampling.guidance import DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import heun as sample
-from discriminator_guidance.sampling.weights import FittedWeights, delivered_weight, fit_weights, nnls
+from discriminator_guidance.sampling.weights import FittedWeights, delivered_weight, fit_weights
 
 from .gaussians import SHAPE, Gaussian, log_ratio_of, no_noise, seeded_latents, settings
 
@@ -122,16 +122,14 @@ def test_values_that_are_no_numbers_are_refused():
             fitted(members(1.0), **wrong)
 
 
+def test_missing_scipy_is_refused_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(ConfigError, match="pip install scipy"):
+        fit_weights(lambda *_: pytest.fail("it was called"), members(1.0), IMAGES)
+
+
 def test_members_that_are_multiples_of_one_need_no_ridge():
     assert fitted(members(1.0, 2.0, -1.0, -3.0), ridge=0.0).isfinite().all()
-
-
-def test_non_negative_least_squares_are_those_of_scipy():
-    rng = np.random.default_rng(0)
-    for members in (1, 3, 7) * 20:
-        factor, target = rng.normal(size=(9, members)) + rng.normal(size=(9, 1)), rng.normal(size=9)
-        expected = scipy.optimize.nnls(factor, target)[0]
-        assert np.allclose(nnls(factor.T @ factor, factor.T @ target), expected, atol=1e-9)
 
 
 def test_little_is_delivered_by_a_window_at_high_noise():

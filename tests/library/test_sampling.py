@@ -303,6 +303,11 @@ def test_png_files_without_pillow_are_refused_at_once(monkeypatch) -> None:
         sample(lambda *_: pytest.fail("images were drawn"), (6, 1, 3, 2), out="pictures")
 
 
+def test_a_picture_of_another_kind_is_not_made_a_folder(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        sample(lambda *_: pytest.fail("images were drawn"), (6, 1, 3, 2), out=tmp_path / "d0.jpg")
+
+
 def test_the_denoiser_is_called_in_the_chosen_dtype_and_settings_may_be_numbers_of_numpy(tmp_path) -> None:
     seen = set()
 

@@ -76,15 +76,11 @@ def run_study(word: str, config: Config, layout: Layout, total: int | None, reco
 
 
 def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: bool) -> optuna.Study:
-    """Begin a study or load it, unless it has other settings, and enqueue what it begins with and what was lost."""
+    """Begin a study or load it, unless of other settings or networks; enqueue what it begins with and what was lost."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = _loaded(config, layout, plan)
-    if "settings" not in study.user_attrs:
+    if not study.metric_names:
         study.set_metric_names([plan.objective])
-        study.set_user_attr("settings", files.fingerprint(value_settings(config, plan.word)))
-    if study.user_attrs["settings"] != files.fingerprint(value_settings(config, plan.word)):
-        remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
-        raise ConfigError(f"study {study.study_name} was begun with other settings", remedy)
     weights = [layout.model("fid_network") / file for file in files.WEIGHT_FILES]
     start = config.variants[config.studies.start]
     sets = config.studies.factorial.sets.values() if plan.word == "factorial" else ()
@@ -92,10 +88,12 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
     for replicate in layout.replicates(config.replicates):
         weights += weight_files(replicate, replace(start, members=members, weights="equal"))
     hashes = {str(path.relative_to(layout.root)): files.sha256(path) for path in weights if path.is_file()}
-    if "networks" not in study.user_attrs:
-        study.set_user_attr("networks", files.fingerprint(hashes))
-    if study.user_attrs["networks"] != files.fingerprint(hashes):
-        tracking.notice(f"{study.study_name}: the networks changed; earlier values do not compare with new ones")
+    for what, values in {"settings": value_settings(config, plan.word), "networks": hashes}.items():
+        if what not in study.user_attrs:
+            study.set_user_attr(what, files.fingerprint(values))
+        if study.user_attrs[what] != files.fingerprint(values):
+            remedy = f"go back to them, or move {layout.study / plan.word}* away and begin again"
+            raise ConfigError(f"study {study.study_name} was begun with other {what}", remedy)
     fail_stale_trials(study)  # of a database, which has signs of life
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if recover_all else ():
         study.tell(trial.number, state=TrialState.FAIL)

@@ -88,7 +88,7 @@ def check_out(out: Path, count: int, channels: int = 3) -> str:
     """The suffix of a file, "" for a folder; refuses, before samples are drawn, what `write_batches` cannot write."""
     kind = suffix if (suffix := out.suffix.lower()) in (".npy", ".npz", ".png") else ""
     blocked = (out.exists() and out.is_dir() == bool(kind)) or any(map(Path.is_file, out.absolute().parents))
-    if (kind == ".png" and count > GRID_IMAGES) or blocked:
+    if (kind == ".png" and count > GRID_IMAGES) or suffix in (".jpg", ".jpeg", ".webp", ".gif") or blocked:
         remedy = f"choose a folder, an .npz or .npy file, or a .png of at most {GRID_IMAGES} images"
         raise ConfigError(f"{count} images cannot be written to {out}", remedy)
     if kind != ".npy" and channels not in CHANNELS.values():

@@ -49,7 +49,8 @@ def fit_weights(
     grad_x L_m of member m, L_m its raw logit, plus ridge times w_m^2 E |s_m|^2. With exact members the sum of the
     weights is 1, for D + s is then E[x0 | x]. Negative weights are ruled out: they would push towards the fakes.
 
-    Stacked generalisation (Wolpert 1992; non-negative: Breiman 1996) of denoising score matching (Vincent 2011).
+    Stacked generalisation (Wolpert 1992; non-negative: Breiman 1996) of denoising score matching (Vincent 2011). It
+    needs SciPy.
 
     Args:
         denoiser: D(x; sigma); it and the discriminators take no classes.
@@ -69,6 +70,10 @@ def fit_weights(
     """
     if real.dtype not in (np.uint8, torch.uint8) and (not isinstance(real, Tensor) or real.min() >= DARK):
         raise InputError("real images are not of uint8, nor floats that go below 0", "give a tensor in [-1, 1]")
+    try:
+        from scipy.optimize import nnls
+    except ImportError as missing:
+        raise ConfigError("SciPy, which fits weights, is missing", "pip install scipy") from missing
     images, device = scaled(real).cpu(), usable(device or real.device)
     sigmas = torch.logspace(-1.7, 1.9, LEVELS, device="cpu") if sigmas is None else torch.as_tensor(sigmas).cpu()
     if not (0 <= ridge < math.inf and batch_size >= 1 and sigmas.numel() and (sigmas > 0).all() and images.numel()):
@@ -86,7 +91,8 @@ def fit_weights(
             raise DivergenceError(problem, "check the images, the denoiser and the members")
         scale = np.sqrt(np.where(gram.diagonal() > 0, gram.diagonal(), 1.0))  # without a gradient, its weight is 0
         gram = gram / np.outer(scale, scale) + max(ridge, 1e-12) * np.eye(len(gram))  # positive definite
-        weights.append(nnls(gram, moment / scale) / scale)
+        factor = np.linalg.cholesky(gram)
+        weights.append(nnls(factor.T, np.linalg.solve(factor, moment / scale))[0] / scale)
     return FittedWeights(sigmas, torch.from_numpy(np.stack(weights)))
 
 
@@ -105,24 +111,6 @@ def _normal_equations(
     slopes = gradients(members.logits(x_vp, tau.float()), x_vp).to(x)
     corrections = (sigma**2 * mean * slopes).flatten(1)
     return corrections @ corrections.T, corrections @ residual.flatten()
-
-
-def nnls(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
-    """The w, at least 0, that minimises w G w / 2 - m w of a positive definite G (Lawson & Hanson 1974, Chapter 23)."""
-    weights, free = np.zeros_like(moment), np.zeros(len(moment), dtype=bool)
-    while True:
-        slope = np.where(free, 0.0, moment - gram @ weights)
-        if slope.max() <= 1e-12 * np.abs(moment).max():
-            return weights
-        free[slope.argmax()] = True
-        while True:
-            target = np.zeros_like(weights)
-            target[free] = np.linalg.solve(gram[np.ix_(free, free)], moment[free])
-            if not (blocked := free & (target <= 0)).any():
-                break
-            weights += (weights[blocked] / (weights[blocked] - target[blocked])).min() * (target - weights)
-            free &= weights > 1e-14
-        weights = target
 
 
 def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5, **settings: Any) -> float:
