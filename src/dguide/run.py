@@ -29,6 +29,7 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     layout = Layout(Path.cwd(), config.profile)
     if word != "real" and (card := layout.card()):
         config.check_counts(*card[:3])
+    import_module("dguide.stages.guided").check_windows(config.variants)
     layouts = layout.replicates(config.replicates if word in REPLICATED else 1)
     if replicate is not None and replicate >= len(layouts):
         raise ConfigError(f"--replicate is {replicate}", f"choose from 0 to {len(layouts) - 1}, as replicates says")

@@ -1,7 +1,6 @@
 """Fitted weights against Gaussian data, for which the exact correction is known."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -120,12 +119,6 @@ def test_values_that_are_no_numbers_are_refused():
     for wrong in ({"ridge": -1.0}, {"ridge": math.inf}, {"batch_size": 0}, {"sigmas": -SIGMAS}):
         with pytest.raises(ConfigError, match="give a ridge of at least 0, and the others above 0"):
             fitted(members(1.0), **wrong)
-
-
-def test_missing_scipy_is_refused_at_once(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(ConfigError, match="pip install scipy"):
-        fit_weights(lambda *_: pytest.fail("it was called"), members(1.0), IMAGES)
 
 
 def test_members_that_are_multiples_of_one_need_no_ridge():

@@ -22,8 +22,9 @@ from discriminator_guidance.core.files import Resumable, write_json
 from discriminator_guidance.core.runtime import prepare
 from discriminator_guidance.core.settings import SamplerSettings
 from discriminator_guidance.metrics.features import FidNetwork, load_fid_network
+from discriminator_guidance.networks.edm import EDMPrecond
 from discriminator_guidance.sampling import sampler
-from discriminator_guidance.sampling.weights import FittedWeights
+from discriminator_guidance.sampling.weights import FittedWeights, fit_weights
 from tests.library.gaussians import SHAPE, Gaussian, log_ratio_of
 from tests.stages.conftest import Recorder, prepare_study, tiny_settings
 
@@ -130,6 +131,7 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
         (draw, {"steps": 18.0}, "steps is 18.0; it must be a whole number"),
         (draw, {"boosting": "off"}, "boosting is 'off'; it must be true or false"),
         (draw, {"shape": (2, 4, 2, 2), "out": "latents.npz"}, "in latents.npz; choose an .npy file"),
+        (draw, {"out": "d0.jpg"}, "cannot be written to d0.jpg; choose a folder"),
         (draw, {"seed": -1}, "seed is -1, .*at least 0"),
         (draw, {"guidance": mean_logit}, "guidance is a function; write DiscriminatorGuidance"),
         (partial(sample, lambda x, sigma: x.sum(dim=(1, 2, 3))), {"shape": FEW}, "the denoiser returned Tensor"),
@@ -297,15 +299,22 @@ def test_batches_kept_of_another_model_guidance_or_classes_are_not_used(tmp_path
     assert calls == [0] * 8
 
 
-def test_png_files_without_pillow_are_refused_at_once(monkeypatch) -> None:
+def test_missing_packages_are_refused_at_once(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ConfigError, match="Pillow, which writes PNG files, is missing"):
-        sample(lambda *_: pytest.fail("images were drawn"), (6, 1, 3, 2), out="pictures")
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    fitted = partial(fit_weights, discriminators=[], real=np.zeros((2, 3, 2, 1), np.uint8))
+    for call in (partial(sample, shape=(6, 1, 3, 2), out="pictures"), fitted):
+        with pytest.raises(ConfigError, match=r"is missing; pip install \w+"):
+            call(lambda *_: pytest.fail("it was called"))
 
 
-def test_a_picture_of_another_kind_is_not_made_a_folder(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="cannot be written to"):
-        sample(lambda *_: pytest.fail("images were drawn"), (6, 1, 3, 2), out=tmp_path / "d0.jpg")
+def test_missing_classes_cause_a_warning_unless_they_are_bound() -> None:
+    network = EDMPrecond(img_resolution=8, img_channels=1, label_dim=2, model_channels=8, channel_mult=[1])
+    with pytest.warns(UserWarning, match="knows classes, and none are given") as caught:
+        sample(network.eval(), (1, 1, 8, 8), steps=2)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings(action="error"):
+        sample(partial(network, class_labels=torch.tensor([1])), (1, 1, 8, 8), steps=2)
 
 
 def test_the_denoiser_is_called_in_the_chosen_dtype_and_settings_may_be_numbers_of_numpy(tmp_path) -> None:

@@ -144,8 +144,9 @@ def test_latents_need_not_be_square_or_within_any_range() -> None:
     trained = train(real, fake, **BRIEF)
     assert trained(real[:3], torch.tensor(0.1)).shape == (3,)
     assert len(repr(trained).splitlines()) == 1
-    with pytest.warns(UserWarning, match="learned nothing; give more images"):
+    with pytest.warns(UserWarning, match="learned nothing; give more images") as caught:
         train(real, real, **BRIEF)
+    assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match="standard deviations of real and fake are .*: give both in one unit"):
         train(real, fake / 2, **BRIEF)
 
@@ -301,6 +302,8 @@ def test_a_conditional_denoiser_of_edm_takes_the_labels_of_the_real_images(tmp_p
     by_denoiser, by_samples = (train((FIRST[0], labels), fake, **BRIEF) for fake in (denoiser, (drawn, labels)))
     kept = train((FIRST[0], forms[0]), denoiser, checkpoints=tmp_path, **BRIEF)
     assert by_denoiser.history == by_samples.history == kept.history
+    with pytest.raises(InputError, match="classes are 2 to 11; give 0 to 9"):
+        train((FIRST[0], labels + 2), denoiser, **BRIEF)
 
 
 @pytest.mark.parametrize("extractor", [None, "encoder"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import dguide.run
 from dguide.settings import Layout
 from dguide.stages import guided
 from discriminator_guidance.core.errors import ConfigError, InputError
@@ -80,9 +81,10 @@ def test_guidance_acts_in_its_window_alone(study: Tiny, tiny: Tiny) -> None:
     assert len(set(acts)) == 2
 
 
-def test_a_window_that_no_step_meets_is_refused(tiny: Tiny) -> None:
+def test_a_window_that_no_step_meets_is_refused_by_the_first_stage(tiny: Tiny) -> None:
+    write_params(tiny[1].root, tiny_settings({"variants.d0.window": [0.95, 1.0]}))
     with pytest.raises(ConfigError, match=r"window of d0 is \[0\.95, 1\.0\], between two steps; widen it"):
-        run_stage("guided", write_params(tiny[1].root, tiny_settings({"variants.d0.window": [0.95, 1.0]})), "d0")
+        dguide.run.run_stage("real", tiny[1].root / "params.yaml")
 
 
 def test_a_missing_member_is_named_before_anything_is_drawn(tiny: Tiny) -> None:

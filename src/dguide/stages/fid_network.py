@@ -43,5 +43,6 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         with progress(f"features of {name} images", len(images), "images") as advance:
             size = config.evaluation.batch_size
             arrays[name] = features.extract_features(saved.features, images, size, compute.device, advance)
+        features.comparable(arrays[name])
     write_npz(folder / "features.npz", **arrays)
     return summary

@@ -1,6 +1,6 @@
 """Stage `guided`: evaluation samples of one variant, which `draw` makes end to end, also for all others who sample."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,6 @@ class Networks:
 def run(config: Config, layout: Layout, tracker: Tracker, variant: str) -> dict[str, Any]:
     """Write the evaluation samples of a variant."""
     row, folder = config.variants[variant], layout.guided(variant)
-    if row.members and not guided_levels(row)[1].any():
-        raise ConfigError(f"window of {variant} is {list(row.window)}, between two steps", "widen it, or raise steps")
     tracker.params(plain(row))
     return write_samples(config, layout, tracker, row, config.guided, folder, f"guided-{variant}")
 
@@ -189,6 +187,13 @@ def guided_levels(variant: Variant) -> tuple[Tensor, Tensor]:
     return levels, (low <= tau) & (tau <= high)
 
 
+def check_windows(variants: Mapping[str, Variant]) -> None:
+    """Refuse guided rows without a step in their window; churn raises the noise of steps, so that it may be met."""
+    for name, row in variants.items():
+        if row.members and not (row.s_churn or row.boosting) and not guided_levels(row)[1].any():
+            raise ConfigError(f"window of {name} is {list(row.window)}, between two steps", "widen it, or raise steps")
+
+
 def moved_logits(discriminators: Callable[..., Tensor], variant: Variant) -> Callable[..., Tensor]:
     """Discriminators whose logits are scaled and shifted as a variant asks."""
     if (variant.logit_scale, variant.logit_shift) == (1.0, 0.0):
@@ -204,7 +209,8 @@ def fit_variant(config: Config, layout: Layout, networks: Networks, variant: Var
     most = config.members[variant.members[0]].images  # the same of all members of a variant
     split = split_pairs(len(real), config.fake.images, config.discriminator.split, most)
     rows = np.concatenate([part[part < len(real)] for part in (split.validation, split.test)])
-    images = real[rows[:: -(-len(rows) // FITTED_IMAGES)]]  # of all classes, by which they may be sorted
+    spread = np.linspace(0, len(rows) - 1, min(FITTED_IMAGES, len(rows))).round().astype(int)
+    images = real[rows[spread]]  # of all classes, by which they may be sorted
     levels, inside = guided_levels(variant)
     if not inside.any():
         raise ConfigError(f"no noise level is in the window {variant.window} of fitted weights", "widen it")

@@ -156,7 +156,7 @@ class DiscriminatorGuidance:
         if any(map(math.isnan, (*self.step_weights, *self.window))):  # step_weights refuses a weight of another kind
             raise ConfigError(f"weight is {self.weight!r} and window {self.window}", "give numbers")
         if (own := self.member_weights) is not None and not callable(own):
-            numbers = torch.as_tensor(own, dtype=torch.float64)
+            numbers = torch.as_tensor(own)
             if not numbers.isfinite().all() or (self.rule == "mean_probability" and (numbers < 0).any()):
                 raise ConfigError(f"member_weights are {own!s:.200}", "give numbers, of probabilities no negative ones")
 

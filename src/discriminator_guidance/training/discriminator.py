@@ -234,7 +234,7 @@ def train_discriminator(
     if history and trained.at_chance:
         losses = ", ".join(f"{loss:.3f} at {time:.2g}" for time, (loss, _) in trained.losses.items())
         advice = "give more images or more steps, or the samples are already good"
-        warnings.warn(f"the discriminator learned nothing; {advice} (cross-entropy by VP time: {losses})", stacklevel=2)
+        warnings.warn(f"the discriminator learned nothing; {advice} (cross-entropy by VP time: {losses})", stacklevel=3)
     return trained
 
 
@@ -254,7 +254,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
         raise InputError(problem, f"give {FEWEST} or more of each, of one shape")
     spread = [scaled(part[:256]).std().item() for part in (reals, fakes)]
     if reals.is_floating_point() and max(spread) > 1.8 * min(spread):
-        warnings.warn(f"standard deviations of real and fake are {spread}: give both in one unit", stacklevel=3)
+        warnings.warn(f"standard deviations of real and fake are {spread}: give both in one unit", stacklevel=4)
     levels = 127.5 * scaled(reals[:256]) + 127.5
     eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01
     if fakes.is_floating_point() and bool(eight_bits):
@@ -284,7 +284,7 @@ def _drawn(
     try:
         networks = broadcast(fingerprint_of(denoiser, None, like, labels))
     except (TypeError, ValueError) as error:
-        if labels is None or isinstance(error, ConfigError):
+        if labels is None or isinstance(error, ConfigError | InputError):
             raise
         raise ConfigError(f"the denoiser takes no labels ({error})", "give images alone") from error
     key: dict[str, Any] = {"networks": networks, "shape": list(shape), "code": source_hash()}
