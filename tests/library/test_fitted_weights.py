@@ -49,11 +49,6 @@ def test_images_in_other_units_are_refused(real) -> None:
         fit_weights(lambda x, sigma: 0 * x, lambda x_vp, tau: x_vp.sum(dim=(1, 2, 3)), real)
 
 
-def test_weights_of_one_level_hold_for_all():
-    weights = FittedWeights(torch.ones(1), torch.tensor([[0.5, 2.0]]))
-    assert weights(torch.tensor([0.1, 0.9])).tolist() == [[0.5, 0.5], [2.0, 2.0]]
-
-
 def test_ridge_shrinks_relative_to_the_size_of_the_correction():
     for scale in (0.01, 100.0):
         plain, ridged = fitted(members(scale), ridge=0.0), fitted(members(scale), ridge=0.25)
@@ -94,6 +89,8 @@ def test_interpolation_is_linear_in_ln_sigma_and_constant_outside():
     expected = torch.tensor([[0.0, 0.0, 0.5, 1.0, 0.75, 0.5, 0.5, 0.5], [3.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
     assert torch.allclose(weights_of(tau_from_sigma(sigma)).float(), expected, atol=1e-6)
     assert torch.allclose(weights_of(tau_from_sigma(sigma[2])).float(), expected[:, 2:3], atol=1e-6)
+    of_one_level = FittedWeights(torch.ones(1), torch.tensor([[0.5, 2.0]]))
+    assert of_one_level(torch.tensor([0.1, 0.9])).tolist() == [[0.5, 0.5], [2.0, 2.0]]
 
 
 def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():

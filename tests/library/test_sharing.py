@@ -100,7 +100,6 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"split": {"train": 1}}, "split is {'train': 1}; it must be a SplitSettings"),
         ({"split": SplitSettings(train=0.97, validation=0.02, test=0.01)}, "no fake one .* test; .* raise split.test"),
         ({"checkpoint": 3}, "checkpoint is 3 of 2 epochs, or rows of the curve; lower it"),
-        ({"objective": "score_matching"}, "no argument objective"),
         ({"device": "cud"}, "no device 'cud'; choose cpu"),
         (lambda _: train_features(IMAGES, np.arange(20) % 2, lr=1), "train_features has no argument lr; .*iterations"),
         (loaded_on_cud, "no device 'cud'; choose cpu"),

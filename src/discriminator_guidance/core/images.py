@@ -42,7 +42,8 @@ def class_indices(labels: Any, classes: float = math.inf) -> Tensor:
     if not torch.equal(same, rows):
         raise InputError(f"labels such as {rows[0].tolist()!s:.60} are no classes", "give integers, or one-hot rows")
     if not 0 <= indices.min() <= indices.max() < classes:
-        raise InputError(f"classes are {indices.min()} to {indices.max()}", f"give 0 to {classes - 1}")
+        allowed = f"give 0 to {classes - 1}" if classes < math.inf else "count them from 0"
+        raise InputError(f"classes are {indices.min()} to {indices.max()}", allowed)
     return indices
 
 

@@ -157,8 +157,10 @@ class DiscriminatorGuidance:
             raise ConfigError(f"weight is {self.weight!r} and window {self.window}", "give numbers")
         if (own := self.member_weights) is not None and not callable(own):
             numbers = torch.as_tensor(own)
-            if not numbers.isfinite().all() or (self.rule == "mean_probability" and (numbers < 0).any()):
-                raise ConfigError(f"member_weights are {own!s:.200}", "give numbers, of probabilities no negative ones")
+            negative = self.rule == "mean_probability" and (numbers < 0).any()
+            if numbers.ndim != 1 or negative or not numbers.isfinite().all():
+                remedy = "give numbers, one a member, none negative for a mean probability"
+                raise ConfigError(f"member_weights are {own!s:.200}", remedy)
 
     @property
     def step_weights(self) -> tuple[float, float]:
