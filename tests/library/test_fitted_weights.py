@@ -89,8 +89,7 @@ def test_interpolation_is_linear_in_ln_sigma_and_constant_outside():
     expected = torch.tensor([[0.0, 0.0, 0.5, 1.0, 0.75, 0.5, 0.5, 0.5], [3.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
     assert torch.allclose(weights_of(tau_from_sigma(sigma)).float(), expected, atol=1e-6)
     assert torch.allclose(weights_of(tau_from_sigma(sigma[2])).float(), expected[:, 2:3], atol=1e-6)
-    of_one_level = FittedWeights(torch.ones(1), torch.tensor([[0.5, 2.0]]))
-    assert of_one_level(torch.tensor([0.1, 0.9])).tolist() == [[0.5, 0.5], [2.0, 2.0]]
+    assert FittedWeights(torch.ones(1), torch.tensor([[0.5, 2.0]]))(sigma / 80).tolist() == [[0.5] * 8, [2.0] * 8]
 
 
 def test_guidance_with_fitted_weights_corrects_a_discriminator_of_wrong_scale():

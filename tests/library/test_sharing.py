@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from discriminator_guidance import TrainedDiscriminator, frechet_distance, load_discriminator, train_features
+from discriminator_guidance import TrainedDiscriminator, frechet_distance, load_discriminator
+from discriminator_guidance.core.noise import to_uint8
 from discriminator_guidance.core.settings import SplitSettings
 from tests.commands import run
 from tests.library.hub import FILES, Hub
@@ -94,14 +95,10 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
     ("call", "said"),
     [
         ({"precision": "bf16"}, "precision is 'bf16'; it must be one of float32, .*bfloat16"),
-        ({"checkpoint": "Best"}, "checkpoint is 'Best'; it must be one of last, best, or at least 1"),
         ({"precision": "tf32"}, "precision is tf32, and device cpu is not CUDA; choose float32 or auto"),
-        ({"flip": "no"}, "flip is 'no'; it must be true or false"),
         ({"split": {"train": 1}}, "split is {'train': 1}; it must be a SplitSettings"),
         ({"split": SplitSettings(train=0.97, validation=0.02, test=0.01)}, "no fake one .* test; .* raise split.test"),
         ({"checkpoint": 3}, "checkpoint is 3 of 2 epochs, or rows of the curve; lower it"),
-        ({"device": "cud"}, "no device 'cud'; choose cpu"),
-        (lambda _: train_features(IMAGES, np.arange(20) % 2, lr=1), "train_features has no argument lr; .*iterations"),
         (loaded_on_cud, "no device 'cud'; choose cpu"),
         ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
         ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"maps are \(2, 64\); reshape them to \(N, C, S, S\)"),
@@ -116,6 +113,8 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         (folder_without("tested.npz"), "tested.npz .*No such file.*; save it again"),
         (lambda _: train(*FIRST, doubled, **BRIEF).save("x"), "no `arguments`"),
         (lambda _: frechet_distance(IMAGES, IMAGES, baseline=IMAGES[:9], network=len), "9 and 20 images.*; leave some"),
+        (lambda at: (at / "README.md").touch() or train(*FIRST, **BRIEF).save(at), "of something else; choose another"),
+        (lambda _: to_uint8(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), "samples are torch.uint8, not floats"),
         (lambda _: frechet_distance(IMAGES, IMAGES, network=lambda x: (x,)), "returns no tensor .N, d."),
     ],
 )

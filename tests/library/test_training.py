@@ -315,8 +315,9 @@ def test_conditional_discriminators_are_given_classes(extractor: str | None, tmp
     x_vp, tau = REAL[:2], torch.tensor(0.1)
     for call in (trained, *(guide.denoise(lambda x, sigma, labels: shrink(x, sigma)) for guide in guides)):
         first, second = (call(x_vp, tau, torch.tensor(labels)) for labels in ([0, 1], [2, 3]))
-        assert len(first) == 2
         assert not torch.equal(first, second)
+    named = DiscriminatorGuidance(trained).denoise(lambda x, sigma, class_labels: shrink(x, sigma))
+    assert torch.equal(named(x_vp, tau, class_labels=torch.tensor([2, 3])), second)
     known = 999 if extractor else 9  # heads have 1,000 rows, whatever they were trained on
     for other in (-1, known + 1):
         with pytest.raises(InputError, match=f"give 0 to {known}"):

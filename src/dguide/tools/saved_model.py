@@ -15,7 +15,7 @@ from discriminator_guidance.sampling.denoisers import from_diffusers
 from discriminator_guidance.sampling.guidance import Denoiser, DiscriminatorGuidance
 from discriminator_guidance.sampling.sampler import sample
 from discriminator_guidance.training.discriminator import train_discriminator
-from discriminator_guidance.training.trained import TrainedDiscriminator
+from discriminator_guidance.training.trained import TrainedDiscriminator, check_folder
 
 SEED = 1  # of the samples that are drawn
 
@@ -26,8 +26,7 @@ def train(model: Path, data: Path, out: Path, steps: int, seed: int) -> TrainedD
     denoiser, shape = open_model(model, device)
     if model.resolve() in (out.resolve(), *out.resolve().parents):
         raise InputError(f"--out {out} lies in the model", "choose another folder")
-    if not (out / "training.json").exists() and any((out / name).exists() for name in ("README.md", "config.json")):
-        raise InputError(f"--out {out} has a README.md or config.json of something else", "choose another folder")
+    check_folder(out)
     height, width, channels = open_images(data).shape
     if (given := (channels, height, width)) != shape:
         raise InputError(f"images in {data} are {given}, and {model} draws {shape}", "bring the images to this shape")

@@ -42,8 +42,7 @@ def class_indices(labels: Any, classes: float = math.inf) -> Tensor:
     if not torch.equal(same, rows):
         raise InputError(f"labels such as {rows[0].tolist()!s:.60} are no classes", "give integers, or one-hot rows")
     if not 0 <= indices.min() <= indices.max() < classes:
-        allowed = f"give 0 to {classes - 1}" if classes < math.inf else "count them from 0"
-        raise InputError(f"classes are {indices.min()} to {indices.max()}", allowed)
+        raise InputError(f"classes are {indices.min()} to {indices.max()}", f"give 0 to {classes - 1}")
     return indices
 
 
@@ -118,7 +117,7 @@ def write_batches(out: Path, numbers: Sequence[int], batches: Iterable[np.ndarra
     else:
         paths = [out / f"{number:06d}.png" for number in numbers]
         if others := {*out.glob("*.png")} - {*paths}:
-            warnings.warn(f"{out} has {len(others)} other images, of earlier calls", stacklevel=3)
+            warnings.warn(f"{out} has {len(others)} other images", stacklevel=3)
         for path, image in zip(paths, chain.from_iterable(batches), strict=True):
             write_png(path, image)
 
@@ -131,7 +130,7 @@ LABELS = "dataset.json"
 ARRAYS = ("images", "arr_0")  # of the images in an .npz file, the preferred one first
 MAX_PIXELS, MAX_FILE_BYTES = 2**22, 2**26
 BATCH = 16  # images of which all are read
-REMEDY = "give a folder, a zip or an .npz file of images, or correct the files"
+REMEDY = "give a folder, a zip or an .npz file of images, all RGB or all grey, or convert the files"
 
 
 class ImageSet(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.settings import SplitSettings
 
 
@@ -33,6 +33,8 @@ def to_uint8(samples: Tensor) -> NDArray[np.uint8]:
     >>> to_uint8(torch.tensor([-2.0, 0.0, 1.0]).view(1, 3, 1, 1)).ravel().tolist()
     [0, 128, 255]
     """
+    if not samples.is_floating_point():
+        raise InputError(f"samples are {samples.dtype}, not floats", "give them as the sampler returned them")
     wide = samples.detach().to("cpu", torch.promote_types(samples.dtype, torch.float32))
     return (wide * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -95,8 +97,7 @@ def tau_from_sigma(sigma: Tensor) -> Tensor:
     >>> round(tau_from_sigma(torch.tensor(80.0)).item(), 3)
     0.934
     """
-    # The plain logarithm loses nothing that matters in float64, where sampling computes, and rounds in float32 as
-    # the official code does.
+    # The plain logarithm: exact enough in float64, where sampling computes; in float32 it rounds as official code does.
     return _time_of_integral(torch.log(1 + torch.as_tensor(sigma) ** 2))
 
 

@@ -31,8 +31,7 @@ class FidNetwork(nn.Module):
             nn.Conv2d(second, third, 3, padding=1), nn.SiLU(),
             nn.Conv2d(third, fourth, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2), nn.Flatten(),
         )  # fmt: skip
-        # Normalised, because training lets raw features grow without bound, and a Frechet distance
-        # ruled by a few is blind to the rest; SiLU, because a ReLU that never fires leaves one constant.
+        # Normalised: raw features grow without bound, and few would rule a distance. SiLU: a ReLU may never fire.
         linear = nn.Linear(fourth * (image_size // 4) ** 2, features)
         self.penultimate = nn.Sequential(linear, nn.LayerNorm(features), nn.SiLU())
         self.classifier = nn.Linear(features, classes)
@@ -103,7 +102,7 @@ def extract_features(
     advance: Callable[[int], None] = lambda count: None,
 ) -> NDArray[np.float32]:
     """Compute the (N, d) features of (N, H, W, C) images; the network gets float32 NCHW batches in [-1, 1]."""
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+    if (images := np.asarray(images)).dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise InputError(f"images are {images.dtype} {images.shape}", "convert them to uint8 (N, H, W, C), N from 1 on")
     warn_in_training("the feature network", features_of)
     if isinstance(features_of, FidNetwork):

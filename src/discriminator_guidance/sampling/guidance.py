@@ -120,7 +120,7 @@ class DiscriminatorGuidance:
         weight: of both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,).
         rule: a key of `RULES`, or `shrunk_mean_logit`.
         window: the VP times with guidance.
-        member_weights: one for each member, or a function of VP time; equal if not given.
+        member_weights: one a member (of mean_logit, their sum scales it), or a function of VP time; None: equal.
         dtype: in which discriminators are called.
         clip: of the mean probability alone to [clip, 1 - clip], beyond which nothing guides; 1e-5 in Kim et al. 2023.
         members: M for a discriminator that returns the logits (M, N) of M members; its attribute `members`, if any.
@@ -147,20 +147,19 @@ class DiscriminatorGuidance:
         warn_in_training("a discriminator", *self.networks)
         if self.rule not in (rules := (*RULES, SHRUNK)):
             raise ConfigError(f"rule is {self.rule!r}", f"choose from: {', '.join(rules)}")
-        if len(self.window) != 2 or self.window[0] > self.window[1]:
-            raise ConfigError(f"window is {self.window}", "give two VP times, the lower one first")
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise ConfigError(f"window is {self.window}", "give two VP times from 0 to 1, the lower one first")
         if self.clip is not None and not 0 < self.clip < 0.5:
             raise ConfigError(f"clip is {self.clip!r}", "choose between 0 and 0.5, such as the paper's 1e-5, or None")
         if self.rule == SHRUNK and self.member_weights is not None:
             raise ConfigError(f"rule is {SHRUNK}, which has no member_weights", "leave them out, or change the rule")
-        if any(map(math.isnan, (*self.step_weights, *self.window))):  # step_weights refuses a weight of another kind
-            raise ConfigError(f"weight is {self.weight!r} and window {self.window}", "give numbers")
+        if any(map(math.isnan, self.step_weights)):  # it refuses a weight of another kind
+            raise ConfigError(f"weight is {self.weight!r}", "give numbers")
         if (own := self.member_weights) is not None and not callable(own):
             numbers = torch.as_tensor(own)
             negative = self.rule == "mean_probability" and (numbers < 0).any()
             if numbers.ndim != 1 or negative or not numbers.isfinite().all():
-                remedy = "give numbers, one a member, none negative for a mean probability"
-                raise ConfigError(f"member_weights are {own!s:.200}", remedy)
+                raise ConfigError(f"member_weights are {own!s:.200}", "give numbers, none negative of probabilities")
 
     @property
     def step_weights(self) -> tuple[float, float]:
@@ -283,7 +282,8 @@ class DiscriminatorGuidance:
             sigma = torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x))  # EDM's sampler gives one
             conditions = tuple(given for given in conditions if given is not None)  # EDM's sampler gives class_labels
             inner = [getattr(net, "network", net) for net in map(innermost, self.networks)]
-            score, _ = self(x, sigma, *(conditions if any(getattr(net, "conditional", False) for net in inner) else ()))
+            classes = conditions or [given for given in [named.get("class_labels")] if given is not None]
+            score, _ = self(x, sigma, *(classes if any(getattr(net, "conditional", False) for net in inner) else ()))
             denoised = checked(denoiser(x, sigma, *conditions, **named), x)
             denoised = denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)
             if not bool(denoised.isfinite().all()):

@@ -242,10 +242,12 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     """The images as `fit` takes them, with their split."""
     reals, real_labels = data.image_tensor(real, "real", settings.data_range, folder)
     if callable(fake):
-        enough = len(reals) >= FEWEST  # if not, nothing is drawn
-        if real_labels is not None:
-            class_indices(real_labels)  # refuses what are no classes
-        fakes, fake_labels = fake(reals.shape, real_labels, device, folder) if enough else reals, real_labels
+        if real_labels is not None and len(class_indices(real_labels)) != len(reals):
+            raise InputError(f"there are {len(real_labels)} labels for {len(reals)} images", "give one an image")
+        fakes, fake_labels = (
+            fake(reals.shape, real_labels, device, folder) if len(reals) >= FEWEST else reals,
+            real_labels,
+        )
     else:
         fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
     labels = [label for label in (real_labels, fake_labels) if label is not None]
@@ -253,7 +255,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
         problem = f"real images are {tuple(reals.shape)} and fake ones {tuple(fakes.shape)}"
         raise InputError(problem, f"give {FEWEST} or more of each, of one shape")
     spread = [scaled(part[:256]).std().item() for part in (reals, fakes)]
-    if reals.is_floating_point() and max(spread) > 1.8 * min(spread):
+    if not reals.dtype == fakes.dtype == torch.uint8 and max(spread) > 1.8 * min(spread):
         warnings.warn(f"standard deviations of real and fake are {spread}: give both in one unit", stacklevel=4)
     levels = 127.5 * scaled(reals[:256]) + 127.5
     eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from discriminator_guidance.core import files
-from discriminator_guidance.core.errors import ConfigError
+from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.runtime import usable
 from discriminator_guidance.metrics.features import Floats
 from discriminator_guidance.networks.adm import MemberLogits, build_discriminator
@@ -164,7 +164,7 @@ class TrainedDiscriminator:
             folder: where to.
             name: in the card; None: the folder's.
         """
-        root, network = Path(folder), self.network
+        root, network = check_folder(Path(folder)), self.network
         if self.features is not as_it_is:
             network = MemberLogits(getattr(self.features, "__self__", None), self.network)
         if not hasattr(network, "arguments"):
@@ -210,6 +210,15 @@ class TrainedDiscriminator:
 
                 HfApi().create_repo(repo, private=private, exist_ok=True)
                 HfApi().upload_folder(repo_id=repo, folder_path=folder)
+
+
+def check_folder(folder: Path) -> Path:
+    """A folder for `save`, refused where it would replace another README.md or config.json."""
+    if not (folder / "training.json").exists() and any(
+        (folder / name).exists() for name in ("README.md", "config.json")
+    ):
+        raise InputError(f"{folder} has a README.md or config.json of something else", "choose another folder")
+    return folder
 
 
 def as_it_is(x_vp: Tensor, tau: Tensor) -> Tensor:
