@@ -492,6 +492,7 @@ def found() -> str:
     early, late = gain("fashion", "early", "edm_early"), gain("fashion", "whole", "edm")
     n, six = evaluated("fashion", "early")["n"], evaluated("fashion-six", "clip_six")
     assert evaluated("fashion-biased", "few")["n"] == n, "the caption gives one number of samples"
+    assert evaluated("cifar10-small", "clip_six_35")["n"] == six["n"], "it gives one for both"
     raised, usual = (as_reproduced(35)[6, rule] for rule in ("clipped_logit_mean", "mean_probability"))
     times = {2: "doubled", 3: "tripled"}[int((raised / usual).min())]
     return f"""\

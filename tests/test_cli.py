@@ -151,7 +151,7 @@ def test_a_saved_diffusers_pipeline_needs_no_profile(tmp_path: Path, monkeypatch
     refused(dguide(tmp_path, *train, "model", "--data", "real.npz", "--out", "model/new"), "--out model/new lies in")
     assert "validation loss" in dguide(tmp_path, *train, "model", "--data", "real.npz").stdout
     (tmp_path / "README.md").write_text("mine")
-    refused(dguide(tmp_path, *train, "model", "--data", "real.npz", "--out", "."), "config.json of something")
+    refused(dguide(tmp_path, *train, "model", "--data", "real.npz", "--out", "."), "README.md of something")
     draw = ["sample", "--model", "model", "--indices", "3,5-7", "--steps", "3", "--out"]
     assert dguide(tmp_path, *draw, "plain").returncode == dguide(tmp_path, *draw, "grid.png").returncode == 0
     assert dguide(tmp_path, *draw, "guided", "--discriminator", "d", "--weight", "2").returncode == 0

@@ -120,7 +120,8 @@ class DiscriminatorGuidance:
         weight: of both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,).
         rule: a key of `RULES`, or `shrunk_mean_logit`.
         window: the VP times with guidance.
-        member_weights: one a member (of mean_logit, their sum scales it), or a function of VP time; None: equal.
+        member_weights: one for each member, or a function of VP time; equal if not given. By mean_logit, their sum
+            multiplies the guidance.
         dtype: in which discriminators are called.
         clip: of the mean probability alone to [clip, 1 - clip], beyond which nothing guides; 1e-5 in Kim et al. 2023.
         members: M for a discriminator that returns the logits (M, N) of M members; its attribute `members`, if any.

@@ -243,7 +243,8 @@ def _prepared(
     w1, w2 = (0.0, 0.0) if guidance is None else guidance.step_weights
     chosen = SampleSettings(**{"w1": w1, "w2": w2, **levels, **settings})
     runtime.warn_in_training("the denoiser", denoiser)
-    if classes is None and not hasattr(denoiser, "keywords") and runtime.attribute_of(denoiser, "label_dim", 0):
+    bound = "class_labels" in getattr(denoiser, "keywords", ())  # by functools.partial
+    if classes is None and not bound and runtime.attribute_of(denoiser, "label_dim", 0):
         warnings.warn("the denoiser knows classes, and none are given: it is given zeros", stacklevel=3)
     if len(shape) != 4 or min(shape) < 1:
         raise ConfigError(f"shape is {tuple(shape)}", "give (N, C, H, W) of at least one image")

@@ -47,7 +47,7 @@ def fit_weights(
 
     At each sigma they minimise E |x0 - D(x) - sum_m w_m s_m|^2 with x = x0 + sigma n and the correction s_m = sigma^2
     grad_x L_m of member m, L_m its raw logit, plus ridge times w_m^2 E |s_m|^2. With exact members the sum of the
-    weights is 1, for D + s is then E[x0 | x]. Negative weights, towards the fakes, are ruled out, by SciPy.
+    weights is 1, for D + s is then E[x0 | x]. Negative weights are ruled out: they would push towards the fakes.
 
     Stacked generalisation (Wolpert 1992; non-negative: Breiman 1996) of denoising score matching (Vincent 2011).
 

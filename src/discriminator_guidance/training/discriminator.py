@@ -244,10 +244,8 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     if callable(fake):
         if real_labels is not None and len(class_indices(real_labels)) != len(reals):
             raise InputError(f"there are {len(real_labels)} labels for {len(reals)} images", "give one an image")
-        fakes, fake_labels = (
-            fake(reals.shape, real_labels, device, folder) if len(reals) >= FEWEST else reals,
-            real_labels,
-        )
+        enough = len(reals) >= FEWEST  # if not, nothing is drawn
+        fakes, fake_labels = fake(reals.shape, real_labels, device, folder) if enough else reals, real_labels
     else:
         fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
     labels = [label for label in (real_labels, fake_labels) if label is not None]

@@ -214,10 +214,9 @@ class TrainedDiscriminator:
 
 def check_folder(folder: Path) -> Path:
     """A folder for `save`, refused where it would replace another README.md or config.json."""
-    if not (folder / "training.json").exists() and any(
-        (folder / name).exists() for name in ("README.md", "config.json")
-    ):
-        raise InputError(f"{folder} has a README.md or config.json of something else", "choose another folder")
+    others = [name for name in ("README.md", "config.json") if (folder / name).exists()]
+    if others and not (folder / "training.json").exists():
+        raise InputError(f"{folder} has {' and '.join(others)} of something else", "choose another folder")
     return folder
 
 
