@@ -341,7 +341,14 @@ class Config(Settings):
         for key, value, choices in _choices(self):
             if value not in choices:
                 yield f"{key} is {value!r}; choose among {', '.join(map(str, choices)) or 'none'}"
-        real, score, fid_network, guided, study = self.real, self.score, self.fid_network, self.guided, self.study
+        yield from self._real_problems()
+        yield from self._network_problems()
+        yield from self._row_problems()
+        yield from self._seed_problems()
+        yield from () if self.study is None else self._study_problems(self.study)
+
+    def _real_problems(self) -> Iterator[str]:
+        real = self.real
         if (real.holdout_path != real.path or real.source in SIDES) == (real.holdout_fraction > 0):
             remedy = "write 0 where a source or a holdout_path has held-out images, else a number above 0"
             yield f"real.holdout_fraction is {real.holdout_fraction:g}; {remedy}"
@@ -349,6 +356,11 @@ class Config(Settings):
             yield f"real.holdout_path is {real.holdout_path}, and {real.source} has one source; write {real.path}"
         if real.score_shares and not real.splits:
             yield "real.score_shares thins a split, and real has no splits; write real.splits"
+        if real.image_size > (most := SIDES.get(real.source, real.image_size)):
+            yield f"real.image_size is {real.image_size}, and {real.source} has {most} pixels; write at most {most}"
+
+    def _network_problems(self) -> Iterator[str]:
+        real, score, fid_network = self.real, self.score, self.fid_network
         if score.source == "train":
             late = max(score.snapshots.values(), default=0)
             if late > score.training.iterations and score.training.decay_fraction:
@@ -359,8 +371,6 @@ class Config(Settings):
                 yield "score.finetuned has objective: ddo, which is not for a class-conditional profile; write edm"
         if fid_network.source == "train" and "inception" in fid_network.name.lower():
             yield f"fid_network.name is {fid_network.name!r}, and the network is not Inception; change it"
-        if real.image_size > (most := SIDES.get(real.source, real.image_size)):
-            yield f"real.image_size is {real.image_size}, and {real.source} has {most} pixels; write at most {most}"
         networks = {word: section.network for word, section in self.trained.items() if word != "fid_network"}
         times = max([2, *(len(network.channel_mult) - 1 for network in networks.values())])  # 2: the FID network
         if real.image_size % 2**times:
@@ -370,6 +380,8 @@ class Config(Settings):
             sizes = [real.image_size >> level for level in range(len(network.channel_mult))]
             if elsewhere := sorted({*attention}.difference(sizes)):
                 yield f"{word}.network attends at {elsewhere[0]} pixels; choose among {sizes}"
+
+    def _row_problems(self) -> Iterator[str]:
         for name, row in self.members.items():
             above = self.members.get(row.start.removeprefix(f"models/{self.profile}/discriminator/"))
             if above and (above.kind, above.network, above.images) != (row.kind, row.network, row.images):
@@ -387,17 +399,19 @@ class Config(Settings):
                 yield f"variants.{name}.members learned from samples of another network; write network, or change them"
             if self.cond and variant.weights == "fitted":
                 yield f"variants.{name}.weights is fitted, which is not for a class-conditional profile; write equal"
-        spans: dict[str, Any] = {"fake": self.fake, "guided": guided}
-        if study is not None:
-            spans |= {"study.tuning": study.tuning, "study.factorial": study.factorial}
-        seeds = {key: {getattr(span, "seed", guided.seed)} for key, span in spans.items()}
+
+    def _seed_problems(self) -> Iterator[str]:
+        spans: dict[str, Any] = {"fake": self.fake, "guided": self.guided}
+        if self.study is not None:
+            spans |= {"study.tuning": self.study.tuning, "study.factorial": self.study.factorial}
+        seeds = {key: {getattr(span, "seed", self.guided.seed)} for key, span in spans.items()}
         seeds["fake"] = {self.fake.seed + number * SEED_STRIDE for number in range(self.replicates)}
         for (key, span), (later, other) in combinations(spans.items(), 2):
             first, end = max(span.seed_start, other.seed_start), min(s.seed_start + s.images for s in (span, other))
             if first < end and seeds[key] & seeds[later]:
                 yield f"{later}.seed_start is {other.seed_start}, whose sample indices {key} draws too; move it"
-        if study is None:
-            return
+
+    def _study_problems(self, study: Study) -> Iterator[str]:
         if study.storage and re.search(r"://[^@]*:[^@]*@|\?.*pass", study.storage, re.IGNORECASE):
             yield "study.storage is an address with a password; leave it out and set PGPASSWORD, or write a ~/.pgpass"
         if "none" in study.factorial.changes:

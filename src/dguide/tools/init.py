@@ -62,7 +62,8 @@ variants:
   guided: {{needs: discriminator/whole, members: [whole], w1: 1.0, w2: 1.0}}
 evaluation: {{baseline: unguided}}
 report: {{primary: [guided, unguided], samples: [unguided, guided], log_ratios: [guided], sampling: [unguided, guided],
-         describe: {{unguided: no guidance, guided: guided (planned), discriminator/whole: learns from your images}}}}
+         describe: {{unguided: no guidance, guided: one discriminator (planned),
+                    discriminator/whole: learns from your images}}}}
 study: {{start: guided, discriminator: {{importance_sampling: [0.5, true, false]}},
         ensemble: {{rules: [mean_probability]}}, factorial: {{sets: {{fresh: [whole]}}}}}}
 """
