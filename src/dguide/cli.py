@@ -133,22 +133,22 @@ def config(params: Params = PARAMS) -> None:
     from dguide.tools.fetch import missing_files
 
     settings, layout = _opened(params)
-    runtime, precisions = settings.runtime, {member.precision for member in settings.members.values()}
+    real, runtime = settings.real, settings.runtime
+    precisions = {member.precision for member in settings.members.values()}
     precisions |= {runtime.training_precision, runtime.sampling_precision}
-    for precision in sorted(precisions) if runtime.device != "cpu" or "tf32" in precisions else ():  # this needs torch
-        prepare(runtime.device, precision, runtime.threads)
-    for file, remedy in missing_files(settings, layout.root):
-        raise InputError(f"{file} does not exist", remedy)
-    real = settings.real
+    if runtime.device != "cpu" or "tf32" in precisions:  # a CPU has the others: no need to wait for torch
+        for precision in sorted(precisions):
+            prepare(runtime.device, precision, runtime.threads)
+    if missing := missing_files(settings, layout.root):
+        raise InputError(f"{missing[0][0]} does not exist", missing[0][1])
     if real.source == "images":
         from discriminator_guidance.core.images import open_images
 
-        train, held = (len(open_images(layout.root / path).names) for path in (real.path, real.holdout_path))
-        if real.path == real.holdout_path:
-            held = round(real.holdout_fraction * train)
-            train -= held
-        settings.check_counts(train, held)
-    elif card := layout.card():
+        count, apart = len(open_images(layout.root / real.path).names), real.path != real.holdout_path
+        share = round(real.holdout_fraction * count)
+        held = len(open_images(layout.root / real.holdout_path).names) if apart else share
+        settings.check_counts(count if apart else count - held, held)
+    elif (card := layout.card()) and round(real.holdout_fraction * sum(card[:2])) in (0, card[1]):  # of these settings
         settings.check_counts(*card[:3])
     rows = f"{len(settings.members)} members, {len(settings.variants)} variants"
     typer.echo(f"{params} is valid: profile {settings.profile}, {rows}")

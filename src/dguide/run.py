@@ -38,27 +38,27 @@ def run_stage(word: str, params: Path, replicate: int | None = None, **row: str)
     # Other stages are done by one process: distances must not depend on the number of processes.
     apart = word not in REPLICATED or (word in ("score", "extractor", "discriminator") and len(numbers) >= world_size())
     numbers = numbers[rank() :: world_size()] if apart else numbers
-    results = []
+    results, label = [], "/".join([word, *row.values()])  # such as guided/d0
     with ExitStack() as stack, alone(apart):
-        folders = [layouts[number].partial / "-".join([word, *row.values()]) for number in numbers]
+        folders = [layouts[number].partial / label.replace("/", "-") for number in numbers]
         for folder in folders if is_first() else []:
             stack.enter_context(locked(folder))
         stack.enter_context(tracking.recording())
         stage: Any = import_module(f"dguide.stages.{word}")
+        about = config.report.describe.get(label.removeprefix("guided/"), stage.__doc__)
+        sections = ("runtime",) if word == "discriminator" else ("runtime", word)  # members hold all of their section
         for number in numbers:
             layout, settings = layouts[number], config.replicate(number)
-            name = "/".join(filter(None, [word, *row.values(), layout.replicate]))
-            about = config.report.describe.get("/".join([word, *row.values()]).removeprefix("guided/"), stage.__doc__)
             tags = {"stage": word, "profile": config.profile, "mlflow.note.content": about, **row}
             tags["settings"] = fingerprint(plain(settings))
-            sections = {"runtime", word} - {"discriminator"}  # whose rows hold it all
             shown = {key: value for key, value in plain(settings).items() if key in sections}
+            name = f"{label}/{layout.replicate}" if layout.replicate else label
             with tracking.run(config.profile, name, tags, shown | row) as tracker:
                 result: dict[str, Any] = stage.run(settings, layout, tracker, *row.values())
                 tracker.summary(result)
             results.append({"replicate": number, **result} if layout.replicate else result)
         if is_first() and results:
-            tracking.table("/".join([word, *row.values()]), results)
+            tracking.table(label, results)
         with alone(False):
             barrier()  # the others may still compute a replicate, or read what this process wrote
         for folder in folders if is_first() else []:

@@ -161,15 +161,15 @@ def process_figure(data: ReportData) -> Figure:
     real = data.real.astype(np.float64) / 127.5 - 1
     noise = np.random.default_rng(0).standard_normal(real.shape)  # of the drawing alone
     noisy = [_visible(real + sigma[level] * noise, sigma[level], sigma_data) for level in levels]
-    rows: list[Row] = [("forward →\nreal image + σ × noise", GREY, noisy)]
-    rows += _backward(unguided, levels, sigma_data, f"sample {first:,}", GREY)
+    state, estimated = _backward(unguided, levels, sigma_data, f"sample {first:,}", GREY)
+    rows: list[Row] = [("forward →\nreal image + σ × noise", GREY, noisy), state, estimated]
     for name, path in data.trajectories.items():
         if data.settings["variants"][name]["members"] and np.array_equal(path["sigma"], sigma):  # as many steps
-            rows += _backward(path, levels, sigma_data, f"guided: {name}", BLUE)
-            changes = [(after - before).mean(axis=-1) for before, after in zip(rows[2][2], rows[4][2], strict=True)]
+            state, guided = _backward(path, levels, sigma_data, f"guided: {name}", BLUE)
+            changes = [(new - old).mean(axis=-1) for old, new in zip(estimated[2], guided[2], strict=True)]
             scale = max(float(np.abs(change).max()) for change in changes)
             red_blue = [colormaps["RdBu_r"](0.5 + change / (2 * scale or 1))[..., :3] for change in changes]
-            rows.append((f"guided minus unguided\nestimate, colours ±{scale:.2g}", GREY, red_blue))
+            rows += [state, guided, (f"guided minus unguided\nestimate, colours ±{scale:.2g}", GREY, red_blue)]
             break
     return _image_rows(rows, [f"σ {sigma[level]:.2g}\nτ {tau[level]:.2f}" for level in levels])
 

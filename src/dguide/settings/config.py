@@ -434,23 +434,23 @@ class Config(Settings):
         """Refuse settings that ask for more than there is: `train` real images for training, and `holdout` others."""
         if self.cond and classes < 2:
             raise ConfigError("cond is true, and the images have one class", "write cond: false, or give classes")
-        reference, train, total = self.count("reference", train), self.count("discriminator", train), train
-        bounds = {"evaluation.neighborhood": (self.evaluation.neighborhood, min(reference, self.guided.images) - 2)}
-        bounds |= {f"members.{name}.images": (member.images or 0, train) for name, member in self.members.items()}
-        if self.score.source == "train":
-            tuned = self.score.finetuned.items()
-            bounds |= {f"score.finetuned.{name}.images": (tuning.images, train) for name, tuning in tuned}
-        bounds["real.splits"] = (sum(vars(self.real.splits).values()) if self.real.splits else 0, total)
-        for key, (value, most) in bounds.items():
+        compared = min(self.count("reference", train), self.guided.images)
+        learnt = self.count("discriminator", train)  # from, by discriminators and in fine-tuning
+        asked = [("evaluation.neighborhood", self.evaluation.neighborhood, compared - 2)]
+        asked += [(f"members.{name}.images", row.images or 0, learnt) for name, row in self.members.items()]
+        tuned = self.score.finetuned if self.score.source == "train" else {}
+        asked += [(f"score.finetuned.{name}.images", tuning.images, learnt) for name, tuning in tuned.items()]
+        asked += [("real.splits", sum(vars(self.real.splits).values()), train)] if self.real.splits else []
+        for key, value, most in asked:
             if value > most:
                 raise ConfigError(f"{key} is {value}", f"it must be at most {most}: there are too few images for more")
-        count = min([train, self.fake.images, *(member.images or train for member in self.members.values())])
+        count = min([learnt, self.fake.images, *(member.images or learnt for member in self.members.values())])
         shares = self.discriminator.split
         if min(shares.train, shares.validation, shares.test) * count < 1 or count < FEWEST or holdout < 3:
             few = f"{count} images for discriminator.split and {holdout} held-out ones are less than {FEWEST} and 3"
             raise ConfigError(few, "give more images, or change the shares, or fake.images")
-        if self.fake.images != train and any(row.epochs and row.images is None for row in self.members.values()):
-            raise ConfigError(f"fake.images is {self.fake.images}", f"epochs need as many as real ones: write {train}")
+        if self.fake.images != learnt and any(row.epochs and row.images is None for row in self.members.values()):
+            raise ConfigError(f"fake.images is {self.fake.images}", f"epochs need as many as real ones: write {learnt}")
 
     @property
     def baselines(self) -> dict[str, str | None]:
@@ -639,38 +639,38 @@ def _complete_rows(values: Any) -> None:
     with suppress(LookupError, TypeError, AttributeError):  # of what is malformed, which validation tells better
         section, guided, network = values["discriminator"], values["guided"], values["discriminator"]["network"]
         section.setdefault("precision", values["runtime"]["training_precision"])
-        names = [field.name for field in fields(library.DiscriminatorSettings) if field.name in section]
+        of_members = {key: section[key] for key in vars(library.DiscriminatorSettings()) if key in section}
         for row in values["members"].values():
-            row |= {key: section[key] for key in names} | row | {"network": network | row.get("network", {})}
-        shared = values["sampler"] | {"window": [guided["time_min"], guided["time_max"]]}
-        idle = {"w1": 0.0, "w2": 0.0, "boosting": False}
+            row |= {**of_members, **row, "network": network | row.get("network", {})}
+        of_variants = values["sampler"] | {"window": [guided["time_min"], guided["time_max"]]}
         for row in values["variants"].values():
-            row |= shared | ({} if row.get("members") else idle) | row
+            unguided = {} if row.get("members") else {"w1": 0.0, "w2": 0.0, "boosting": False}
+            row |= {**of_variants, **unguided, **row}
 
 
 def _explained(error: ValidationError, sources: Sources) -> ConfigError:
-    errors: list[Any] = error.errors(include_url=False)
-    first = min(errors, key=lambda error: error["type"] != UNKNOWN)  # a misspelt key is also a missing one
-    location, context, own = first["loc"], first.get("ctx", {}), list[str]()
-    shown = "no address" if "storage" in location else f"{first['input']!r:.200}"  # it may hold a password
-    predicate, remedy = f"is {shown}", first["msg"].removeprefix("Value error, ").replace("Input", "it")
-    if isinstance(cause := context.get("error"), ConfigError):
-        key, _, predicate = cause.problem.partition(" ")
-        own, remedy = key.split("."), cause.remedy
-    elif "tag" in context:  # which kind of section
-        own, predicate, remedy = ["source"], f"is {context['tag']!r}", f"choose from: {context['expected_tags']}"
-    elif first["type"] in ("missing", "union_tag_not_found"):
-        predicate = f"has no entry {context.get('discriminator', repr(location[-1]))}"
+    first: Any = min(error.errors(include_url=False), key=lambda each: each["type"] != UNKNOWN)  # a typo, then a lack
+    kind, location, context, inner = first["type"], first["loc"], first.get("ctx", {}), list[str]()
+    given = "is no address" if "storage" in location else f"is {first['input']!r:.200}"  # it may hold a password
+    if isinstance(cause := context.get("error"), ConfigError):  # of a whole section: the problem begins with the key
+        key, _, problem = cause.problem.partition(" ")
+        inner, remedy = key.split("."), cause.remedy
+    elif "tag" in context:  # no kind of this section has such a source
+        inner, problem, remedy = ["source"], f"is {context['tag']!r}", f"choose from: {context['expected_tags']}"
+    elif kind in ("missing", "union_tag_not_found"):
+        problem = f"has no entry {context.get('discriminator', repr(location[-1]))}"
         remedy = "add it; configs/mini.yaml documents each key"
-    elif first["type"] == UNKNOWN:
+    elif kind == UNKNOWN:
         schema = READER.json_schema()
         names = {key for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
         near = next(iter(get_close_matches(str(location[-1]), sorted(names), n=1, cutoff=0.5)), None)
-        predicate, remedy = f"{predicate} but is no setting", f"did you mean {near}?" if near else "remove it"
-        remedy = "only its own section has it" if near == location[-1] else remedy
-    keys, spot = max((_spot((*location, *own), *source) for source in sources), key=lambda spot: len(spot[0]))
-    keys += [part for part in own if part not in keys]  # no file has it: it has its default
-    return ConfigError(f"{'.'.join(keys)} in {spot} {predicate}" if keys else f"{spot} {predicate}", remedy)
+        guess = f"did you mean {near}?" if near else "remove it"
+        problem, remedy = f"{given} but is no setting", "only its own section has it" if near == location[-1] else guess
+    else:
+        problem, remedy = given, first["msg"].removeprefix("Value error, ").replace("Input", "it")
+    keys, spot = max((_spot((*location, *inner), *source) for source in sources), key=lambda spot: len(spot[0]))
+    keys += [part for part in inner if part not in keys]  # no file has it: it has its default
+    return ConfigError(f"{'.'.join(keys)} in {spot} {problem}" if keys else f"{spot} {problem}", remedy)
 
 
 def _spot(location: tuple[int | str, ...], data: Any, path: Path) -> tuple[list[str], str]:

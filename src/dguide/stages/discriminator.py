@@ -49,15 +49,15 @@ def run(config: Config, layout: Layout, tracker: Tracker, member: str) -> dict[s
     trained = train_member(inputs, row, checkpoints, f"training {member}", tracker.metrics)
     network, used, about = trained.network, trained.used, trained.about
     arguments: Any = network.arguments
-    history = [{"epoch": epoch, **entry} for epoch, entry in enumerate(trained.history, 1)]
-    for entry in history if settings.epochs is None else ():
-        entry["epoch"] = entry["iteration"] * settings.batch_size / about["train"]
-    epochs = {entry["iteration"]: entry["epoch"] for entry in history}
+    history = list[dict[str, float]]()
+    for row_number, entry in enumerate(trained.history, 1):  # a row is an epoch, or `row_steps` steps
+        passes = entry["iteration"] * settings.batch_size / about["train"]
+        history.append({"epoch": passes if settings.epochs is None else row_number, **entry})
     best = min(history, key=lambda entry: entry["validation_loss"], default={})
     logits, labels = (torch.from_numpy(trained.tested[name]) for name in ("logits", "labels"))
     metrics: dict[str, Any] = {
         **(effective if history else dict.fromkeys(TRAINED) | {"epochs": 0}),  # a released head as it is
-        "used_epoch": epochs.get(used.get("iteration", 0), 0.0),
+        "used_epoch": next((row["epoch"] for row in history if row["iteration"] == used.get("iteration")), 0.0),
         "iterations": history[-1]["iteration"] if history else 0,
         **{key: used.get(key) for key in CURVE if key != "epoch"},
         "best_validation_loss": best.get("validation_loss"),

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -82,7 +82,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
                     variation[variant].append(total_variation(network, rows, features["train"], compute))
             for name in measured[0]:
                 pairs = [(part[name].mean, part[name].influence[0]) for part in measured]
-                evaluated[variant][name] = Estimate.of(pairs)
+                evaluated[variant][name] = replace(Estimate.of(pairs), limits=measured[0][name].limits)
 
     of_real, metrics, baselines = _distances_of_real(config, features, real), {}, config.baselines
     compared = differences(evaluated)
@@ -305,4 +305,4 @@ def against_members(
 def _sampling(variant: Variant) -> dict[str, Any]:
     """How a variant is sampled, whichever its members; of one member all rules are the same but the clipped one."""
     how = vars(variant) | {"rule": variant.rule == "clipped_logit_mean", "weights": variant.weights == "fitted"}
-    return {key: value for key, value in how.items() if key not in ("needs", "members", "published")}
+    return {key: value for key, value in how.items() if key not in ("needs", "members", "baseline", "published")}

@@ -29,7 +29,7 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     torch.manual_seed(settings.training.seed)
     network = build_extractor(size, channels, outputs(real["labels"]), **plain(settings.network))
     noising = settings.t_min, settings.uniform_time_fraction
-    with network_training(config, layout, tracker, "extractor", file, compute) as resumed:
-        history = train_classifier(network, real, settings.training, compute, *resumed, noising=noising)
+    with network_training(config, layout, tracker, "extractor", file, compute) as (work, report):
+        history = train_classifier(network, real, settings.training, compute, work, report, noising=noising)
     summary = save_network(layout, tracker, "extractor", network, network.arguments, history)
     return {**summary, "precision": compute.mode}

@@ -32,8 +32,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
         arguments |= {"features": settings.features, "classes": outputs(real["labels"])}
         torch.manual_seed(settings.training.seed)
         network = features.FidNetwork(**arguments)
-        with network_training(config, layout, tracker, "fid_network", file, compute) as resumed:
-            history = train_classifier(network, real, settings.training, compute, *resumed)
+        with network_training(config, layout, tracker, "fid_network", file, compute) as (work, report):
+            history = train_classifier(network, real, settings.training, compute, work, report)
         summary = save_network(layout, tracker, "fid_network", network, arguments, history)
         summary["precision"] = compute.mode
 

@@ -81,7 +81,6 @@ def draw(
     networks = networks or open_networks(config, layout, variant)
     denoiser, compute = networks.denoiser, networks.compute
     shape, classes = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution), denoiser.label_dim
-    weights = None if isinstance(variant.weights, str) else variant.weights
     fitted = None
     if variant.weights == "fitted":  # by one process: on GPUs the last digits of several would differ
         fitted = broadcast(fit_variant(config, layout, networks, variant) if is_first() else None)
@@ -93,7 +92,8 @@ def draw(
     sampling |= vars(SamplerSettings.of(variant))
     if networks.members is not None:
         how: dict[str, Any] = {"clip": PROBABILITY_CLIP, "members": len(variant.members)}
-        how |= {"rule": variant.rule, "window": variant.window, "member_weights": fitted or weights}
+        how |= {"rule": variant.rule, "window": variant.window}
+        how["member_weights"] = variant.weights if isinstance(variant.weights, tuple) else fitted  # None: equal ones
         sampling["guidance"] = DiscriminatorGuidance(moved_logits(networks.members, variant), **how)
 
     def draw_batch(indices: Sequence[int]) -> Arrays:

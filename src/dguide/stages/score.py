@@ -40,8 +40,8 @@ def run(config: Config, layout: Layout, tracker: Tracker) -> dict[str, Any]:
     arguments |= {"sigma_data": settings.sigma_data, **plain(settings.network)}
     torch.manual_seed(settings.training.seed)
     network = EDMPrecond(**arguments).to(compute.device)
-    with network_training(config, layout, tracker, "score", files[0], compute) as resumed:
-        trained = train_score(network, *tensors(real), settings, compute, *resumed, settings.snapshots.values())
+    with network_training(config, layout, tracker, "score", files[0], compute) as (work, report):
+        trained = train_score(network, *tensors(real), settings, compute, work, report, settings.snapshots.values())
     denoiser = trained.network
     summary = save_network(layout, tracker, "score", denoiser, arguments, trained.history)
     states = {name: trained.snapshots[iterations] for name, iterations in settings.snapshots.items()}

@@ -54,12 +54,12 @@ def suggest(trial: optuna.Trial, config: Config) -> tuple[Variant, int]:
     sizes, changes = sorted({1, *map(len, section.sets.values())}), [NO_CHANGE, *section.changes]
     levels: Any = ([*section.sets], RULES, sizes, section.steps, changes, range(config.replicates))
     cell: Any = {key: trial.suggest_categorical(key, [*values]) for key, values in zip(CELL, levels, strict=True)}
-    members, change, seed = section.sets[cell.pop("set")][: cell.pop("members")], cell.pop("change"), cell.pop("seed")
-    cell |= {"w1": section.w1, "w2": section.w2, "boosting": section.boosting, "members": members}
-    cell |= {"needs": "discriminator", "window": (config.guided.time_min, config.guided.time_max)}
-    if change != NO_CHANGE:
-        cell |= {key: value for key, value in vars(section.changes[change]).items() if value is not None}
-    return Variant(**vars(config.sampler) | cell), seed
+    row = vars(config.sampler) | {"w1": section.w1, "w2": section.w2, "boosting": section.boosting}
+    row |= {"needs": "discriminator", "window": (config.guided.time_min, config.guided.time_max)}
+    row |= {"members": section.sets[cell["set"]][: cell["members"]], "rule": cell["rule"], "steps": cell["steps"]}
+    if (name := cell["change"]) != NO_CHANGE:
+        row |= {key: value for key, value in vars(section.changes[name]).items() if value is not None}
+    return Variant(**row), cell["seed"]
 
 
 def objective(config: Config, layout: Layout) -> Objective:
@@ -150,8 +150,8 @@ def write_results(study: optuna.Study, config: Config, layout: Layout, plan: Stu
 def _draw_law(frame: pd.DataFrame, config: Config) -> Any:
     cells, (_, axes) = frame[frame["rule"] == RULES[1]], plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     for number, (change, shown) in enumerate(cells.groupby("change")):
-        for count, marker in zip(sorted({*cells["members"]}), "osD^v", strict=False):
-            points = shown[shown["members"] == count]
+        for count in map(int, sorted({*shown["members"]})):
+            points, marker = shown[shown["members"] == count], "osD^vpXPh*"[(count - 1) % 10]
             name = "the reproduction's settings" if change == NO_CHANGE else str(change).replace("_", " ")
             label = f"{name}, {count} members" if count > 1 else f"{name}, one"
             axes.plot(points["displacement"], points["fid"], marker, color=f"C{number % 10}", label=label, alpha=0.7)

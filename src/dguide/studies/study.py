@@ -35,7 +35,7 @@ from discriminator_guidance.metrics.features import extract_features, load_fid_n
 matplotlib.use("Agg")
 matplotlib.rcParams.update({"text.parse_math": False, "savefig.bbox": "tight"})  # a $ in the name of a network is a $
 GRID = "grid"  # user attribute of a trial that a study begins with, which is never pruned: its name
-# A trial that diverges is pruned. One that fails was lost with its process, and another stands for it.
+# A trial that diverges, or has too little memory, is pruned. One that fails is repeated: it was lost with its process.
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 COUNTED = (*ENDED, TrialState.RUNNING)
 
@@ -53,7 +53,7 @@ class StudyPlan:
     """A study: its word, what the value of a trial is, which is minimised, and the first trials' parameters by name."""
 
     word: str
-    objective: str
+    value_name: str  # as charts print it; the function that computes it is the module's `objective`
     starts: Mapping[str, Mapping[str, Any]]
     pruner: optuna.pruners.BasePruner | None = None  # gives up trials that fall behind
 
@@ -80,7 +80,7 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = _loaded(config, layout, plan)
     if not study.metric_names:
-        study.set_metric_names([plan.objective])
+        study.set_metric_names([plan.value_name])
     weights = [layout.model("fid_network") / file for file in files.WEIGHT_FILES]
     start = config.variants[config.studies.start]
     sets = config.studies.factorial.sets.values() if plan.word == "factorial" else ()
@@ -170,7 +170,7 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
                 value = objective(trial, tracker)
                 tracker.summary({"objective": value})
                 return value
-            except (optuna.TrialPruned, DivergenceError) as error:
+            except (optuna.TrialPruned, DivergenceError, torch.OutOfMemoryError) as error:
                 trial.set_user_attr("reason", str(error))
                 tracker.status = "KILLED"
             finally:
@@ -254,7 +254,7 @@ def write_search(study: optuna.Study, config: Config, layout: Layout, plan: Stud
         "study": plan.word,
         "n_trials": len(ended),
         "seed": config.studies.seed,
-        "objective": plan.objective,
+        "objective": plan.value_name,
         "fid_network": config.fid_network.name,
         "tuning": plain(config.studies.tuning, "batch_size"),
         "finalists": [{"trial": trial.number, "fid": fid(trial)} for trial in finalists],

@@ -54,7 +54,8 @@ def promote_winner(root: Path, word: str) -> list[Path]:
             data = parse(read(path), path)
             for table, entries in rows.items():
                 if table not in data:  # an overlay with its base's table
-                    data[table] = merged(path)[-1][0][table]
+                    data[table] = (whole := merged(path)[-1][0])[table]
+                    data.setdefault("report", {}).setdefault("describe", {}).update(whole["report"]["describe"])
                 for name, row in entries.items():
                     alone = name in rows.get("members", {})
                     if table == "variants" and alone and name not in data[table].get(name, row).get("members", []):

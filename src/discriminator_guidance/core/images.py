@@ -36,12 +36,12 @@ class Images(NamedTuple):
 
 def class_indices(labels: Any, classes: float = math.inf) -> Tensor:
     """Integers (N,), from 0 to below `classes`, of labels (N,), (N, 1), or (N, classes) one-hot."""
-    rows: Tensor = torch.as_tensor(labels).reshape(len(labels), -1)
+    rows: Tensor = (1 * torch.as_tensor(labels)).reshape(len(labels), -1 if len(labels) else 1)  # booleans as 0 and 1
     indices = rows.argmax(dim=1) if rows.shape[1] > 1 else rows[:, 0].long()
     same = indices[:, None].to(rows) if rows.shape[1] == 1 else torch.zeros_like(rows).scatter_(1, indices[:, None], 1)
     if not torch.equal(same, rows):
         raise InputError(f"labels such as {rows[0].tolist()!s:.60} are no classes", "give integers, or one-hot rows")
-    if not 0 <= indices.min() <= indices.max() < classes:
+    if len(indices) and not 0 <= indices.min() <= indices.max() < classes:
         raise InputError(f"classes are {indices.min()} to {indices.max()}", f"give 0 to {classes - 1}")
     return indices
 

@@ -169,12 +169,12 @@ class Split:
 
 def split_pairs(real: int, fake: int, shares: SplitSettings, most: int | None = None) -> Split:
     """The fixed split in shares of each kind or of `most` of its images; as many of each validate, and test."""
-    parts: list[list[np.ndarray]] = [[], [], []]
-    for label, (first, count) in enumerate([(0, real), (real, fake)]):
-        rows = first + generator(shares.seed, "split", label, 0).permutation(count)[:most]
-        ends = [round(shares.train * len(rows)), round((shares.train + shares.validation) * len(rows))]
-        for part, chunk in zip(parts, np.split(rows, ends), strict=True):
-            part.append(chunk)
-    for part in parts[1:] if fake else ():  # by Bayes' rule, another proportion would shift the logits that fit best
-        part[:] = [rows[: min(map(len, part))] for rows in part]
-    return Split(*(np.sort(np.concatenate(part)) for part in parts))
+
+    def cut(stream: int, first: int, count: int) -> list[np.ndarray]:
+        rows = first + generator(shares.seed, "split", stream, 0).permutation(count)[:most]
+        return np.split(rows, [round(shares.train * len(rows)), round((shares.train + shares.validation) * len(rows))])
+
+    train, *held_out = zip(cut(0, 0, real), cut(1, real, fake), strict=True)  # real and fake rows of each part
+    if fake:  # by Bayes' rule, another proportion would shift the logits that fit best
+        held_out = [(ours[: len(theirs)], theirs[: len(ours)]) for ours, theirs in held_out]
+    return Split(*(np.sort(np.concatenate(part)) for part in (train, *held_out)))

@@ -222,21 +222,21 @@ EVERY_S = {True: 0.2, False: 10.0}  # between two lines, on a terminal and elsew
 def progress(description: str, total: int, unit: str, shown: bool = True) -> Iterator[Callable[..., None]]:
     """Show on standard error how far work is; yields what takes the units just done, or with `to` all so far."""
     terminal, shown = sys.stderr.isatty(), shown and is_first() and os.environ.get("LOCAL_RANK", "0") == "0"
-    done, last, told = 0, 0.0, 0.0
+    done, called_at, printed_at = 0, 0.0, 0.0
 
     def advance(count: int = 0, to: int | None = None) -> None:
-        nonlocal done, last, told
-        earlier, start, now = done, told, time.monotonic()
-        done, told = done + count if to is None else to, now
-        if not shown or (now - last < EVERY_S[terminal] and done < total):
+        nonlocal done, called_at, printed_at
+        before, since, now = done, called_at, time.monotonic()
+        done, called_at = done + count if to is None else to, now
+        if not shown or (now - printed_at < EVERY_S[terminal] and done < total):
             return
-        last, timed = now, start and earlier < done < total  # by the last step: an earlier run may have done others
-        left = f", {(now - start) / (done - earlier) * (total - done):.0f} s left" if timed else ""
-        text = f"{description}: {done}/{total} {unit}{left}"
+        printed_at, text = now, f"{description}: {done}/{total} {unit}"
+        if since and before < done < total:  # by the pace of the last call: an earlier run may have done those before
+            text += f", {(now - since) / (done - before) * (total - done):.0f} s left"
         print(f"\r{text:<78}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
     try:
         yield advance
     finally:
-        if terminal and last:
+        if terminal and printed_at:
             print(file=sys.stderr)

@@ -129,26 +129,26 @@ def precision_recall(
     Its variance is at least the true one on average (Efron & Stein 1981): intervals came out twice as wide as they need
     be on Gaussian features. Memory: about four times block x max(n, m) doubles.
     """
-    (x, y), k = (torch.from_numpy(features).to(device) for features in comparable(generated, real)), neighborhood
-    real_radius, (distances, nearest) = _nearest(y, k + 1, block)[0][:, k], _nearest(x, k + 2, block)
+    x, y = (torch.from_numpy(features).to(device) for features in comparable(generated, real))
+    n, k = len(x), neighborhood
+    real_radius = _nearest(y, k + 1, block)[0][:, k]  # itself is the nearest
     precise = torch.cat([(torch.cdist(rows, y) <= real_radius).any(dim=1) for rows in torch.split(x, block)]).double()
-
-    n, ball = len(x), torch.arange(len(x), device=x.device).repeat_interleave(k + 1)
-    neighbour = nearest[:, : k + 1].flatten()
-    indices = torch.stack([neighbour, ball])[:, neighbour != ball]
+    precision = Estimate((float(precise.mean()),), (precise - precise.mean()).cpu().numpy()[None], (0.0, 1.0))
+    distances, nearest = _nearest(x, k + 2, block)
+    radius, next_radius = distances[:, k], distances[:, k + 1]  # of a ball, and of it without one of its neighbours
+    owner, neighbour = torch.arange(n, device=x.device).repeat_interleave(k + 1), nearest[:, : k + 1].flatten()
+    indices = torch.stack([neighbour, owner])[:, neighbour != owner]
     neighbours = torch.sparse_coo_tensor(indices, torch.ones_like(indices[0]).float(), (n, n), check_invariants=True)
     recalled, gained = 0, x.new_zeros(n)  # real images in a ball; how many more are when an image is left out
     for rows in torch.split(y, block):
         distance = torch.cdist(rows, x)
-        covered = distance <= distances[:, k]
+        covered, reached = distance <= radius, distance <= next_radius
         balls = covered.sum(dim=1)
         recalled += int((balls > 0).sum())
-        replaced = (neighbours @ (distance <= distances[:, k + 1]).float().T).T > 0  # without i, in a wider ball
+        replaced = (neighbours @ reached.float().T).T > 0  # [j, i]: real image j, without i, is in a wider ball
         gained += replaced[balls == 0].sum(dim=0) - (covered & ~replaced)[balls == 1].sum(dim=0)
     lost = (n - 1) / len(y) * (gained.mean() - gained)
-    shares = (float(precise.mean()), precise - precise.mean()), (recalled / len(y), lost)
-    precision, recall = (Estimate((share,), influence.cpu().numpy()[None], (0.0, 1.0)) for share, influence in shares)
-    return precision, recall
+    return precision, Estimate((recalled / len(y),), lost.cpu().numpy()[None], (0.0, 1.0))
 
 
 def _nearest(points: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:

@@ -182,11 +182,11 @@ def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Noise, x_in:
     """What guidance adds to a model's prediction from x_in (N, C, ...) at noise levels (N,), or one for all."""
     if not (sigma.isfinite() & (sigma > 0)).all():  # no signal or no noise, nothing to guide
         return torch.zeros_like(x_in)
-    shifts = {n: len(x_in) // n for n in (3, 2, 1) if len(x_in) % n == 0}  # a batch of n copies of its images
-    seen = (x_in, sigma.expand(len(x_in)))
-    copies = next(n for n, shift in shifts.items() if all(torch.equal(v[shift:], v[: len(v) - shift]) for v in seen))
-    images = x_in[: len(x_in) // copies]
-    levels = levels_of(sigma[: len(images)], images)
+    # Classifier-free guidance repeats a batch, one copy after the other; the discriminators see the first.
+    whole = (x_in, levels_of(sigma, x_in))
+    repeats = (n for n in (3, 2) if all(torch.equal(torch.cat([v[: len(v) // n]] * n), v) for v in whole))
+    copies = next(repeats, 1)
+    images, levels = (v[: len(v) // copies] for v in whole)
     c_in, _, c_out = schedule.scales(column(levels, images))
     change = guidance.denoise(lambda x, sigma: torch.zeros_like(x))(images / c_in, levels) / c_out
     return torch.cat([change.to(x_in.dtype)] * copies)

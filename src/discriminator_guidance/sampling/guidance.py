@@ -253,19 +253,19 @@ class DiscriminatorGuidance:
         return [self._logits(network, x_vp, tau, *classes) for network in self.networks]
 
     def _logits(self, network: Discriminator, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
-        """The logits (M, N) of a discriminator."""
         inner, count = innermost(network), len(tau)
         first = next(inner.parameters(), x_vp) if isinstance(inner, nn.Module) else x_vp
         half = x_vp.dtype == torch.float32 and first.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(x_vp.device.type, first.dtype) if half else nullcontext():
             logits = network(x_vp, tau, *(classes if getattr(inner, "conditional", True) else ()))
         members = self.members or (own if isinstance(own := getattr(inner, "members", None), int) else 1)
-        numbers = logits.numel() if isinstance(logits, Tensor) else 0
-        if numbers != members * count or (members > 1 and logits.shape != (members, count)):
+        fits = isinstance(logits, Tensor) and (logits.shape if members > 1 else (1, logits.numel())) == (members, count)
+        if not fits:
             problem = f"logits of {count} images have shape {tuple(getattr(logits, 'shape', ()))}, members is {members}"
             raise ConfigError(problem, "give a tensor of one for each, or members=M for the logits (M, N) of M members")
         if self.members != 1 and not hasattr(inner, "members") and tau.max() < 0.5:
-            self._doubtful[0] += numbers if logits.min() >= 0 and 0 < logits.max() <= 1 else -math.inf
+            inside = logits.min() >= 0 and 0 < logits.max() <= 1
+            self._doubtful[0] += logits.numel() if inside else -math.inf  # one outside: never doubted again
             if self._doubtful[0] >= 8:
                 warnings.warn("all logits are in [0, 1]: return logits if these are probabilities", stacklevel=2)
         return logits.reshape(members, count)
@@ -281,9 +281,9 @@ class DiscriminatorGuidance:
 
         def guided(x: Tensor, sigma: Tensor, *conditions: Any, **named: Any) -> Tensor:
             sigma = torch.as_tensor(sigma, device=x.device).reshape(-1).expand(len(x))  # EDM's sampler gives one
-            conditions = tuple(given for given in conditions if given is not None)  # EDM's sampler gives class_labels
+            conditions = () if all(given is None for given in conditions) else conditions  # EDM's sampler gives None
             inner = [getattr(net, "network", net) for net in map(innermost, self.networks)]
-            classes = conditions or [given for given in [named.get("class_labels")] if given is not None]
+            classes = [given for given in conditions or [named.get("class_labels")] if given is not None]
             score, _ = self(x, sigma, *(classes if any(getattr(net, "conditional", False) for net in inner) else ()))
             denoised = checked(denoiser(x, sigma, *conditions, **named), x)
             denoised = denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)

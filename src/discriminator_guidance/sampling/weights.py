@@ -80,9 +80,9 @@ def fit_weights(
         raise ConfigError(problem, "give a ridge of at least 0, and the others above 0")
     members, weights = DiscriminatorGuidance(discriminators), []
     for index, sigma in enumerate(sigmas.tolist()):
-        drawn = normal(0, "fitted", index, 0, (DRAWS, *images.shape))
-        pair = (images.expand_as(drawn), drawn)
-        batches = zip(*(torch.split(x.flatten(0, -4), batch_size) for x in pair), strict=True)
+        clean = torch.cat([images] * DRAWS)
+        noise = normal(0, "fitted", index, 0, (DRAWS, *images.shape)).flatten(0, 1)
+        batches = zip(torch.split(clean, batch_size), torch.split(noise, batch_size), strict=True)
         parts = [_normal_equations(denoiser, members, x0.to(device), n.to(device), sigma) for x0, n in batches]
         gram, moment = (torch.stack(sums).sum(dim=0).cpu().numpy() for sums in zip(*parts, strict=True))
         if not (np.isfinite(moment).all() and np.isfinite(gram).all()):
@@ -90,7 +90,7 @@ def fit_weights(
             raise DivergenceError(problem, "check the images, the denoiser and the members")
         scale = np.sqrt(np.where(gram.diagonal() > 0, gram.diagonal(), 1.0))  # without a gradient, its weight is 0
         gram = gram / np.outer(scale, scale) + max(ridge, 1e-12) * np.eye(len(gram))  # positive definite
-        factor = np.linalg.cholesky(gram)
+        factor = np.linalg.cholesky(gram)  # |factor^T w - factor^-1 moment|^2 = w^T gram w - 2 w^T moment + constant
         weights.append(nnls(factor.T, np.linalg.solve(factor, moment / scale))[0] / scale)
     return FittedWeights(sigmas, torch.from_numpy(np.stack(weights)))
 
@@ -105,7 +105,7 @@ def _normal_equations(
     with torch.no_grad():
         residual = x0 - checked(denoiser(x.float(), level.float()), x).to(x)
     tau = tau_from_sigma(level)
-    mean = marginal_mean(tau).view(-1, 1, 1, 1)
+    mean = marginal_mean(tau).view(-1, *[1] * (x.dim() - 1))
     x_vp = (mean * x).float().requires_grad_(True)
     slopes = gradients(members.logits(x_vp, tau.float()), x_vp).to(x)
     corrections = (sigma**2 * mean * slopes).flatten(1)
@@ -139,6 +139,6 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
     plain = SamplerSettings(**{**settings, "s_churn": 0.0, "boosting": False})
     start = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     shift = heun(denoiser, guidance, start, lambda step, raised: start, plain)
-    ends = sigma_from_tau(torch.tensor(window, dtype=torch.float64)).clamp(max=plain.sigma_max)
+    ends = sigma_from_tau(torch.tensor(window, dtype=torch.float64).clamp(min=0.0)).clamp(max=plain.sigma_max)
     low, high = std / (std**2 + ends**2).sqrt()
     return float(shift / (low - high))

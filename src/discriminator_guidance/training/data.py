@@ -73,14 +73,14 @@ def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
             raise InputError(f"{name} images have the mode {mode} of PIL", 'convert("L") or convert("RGB") them')
         images = np.ascontiguousarray(images)
         images = images[..., None] if images.ndim == 2 else images
-    known = not isinstance(images, np.ndarray) or images.dtype.kind in "fu"
-    tensor = torch.as_tensor(images) if known else torch.empty(0)
+    tensor = torch.as_tensor(images) if getattr(images.dtype, "kind", "f") in "fu" else torch.empty(0)
     tensor = tensor if tensor.dim() == 4 else tensor.unsqueeze(0)
     if tensor.dim() != 4 or not tensor.numel() or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
         remedy = "convert them to (N, H, W, C) of uint8, or to a tensor (N, C, H, W) of uint8 or floats"
         raise InputError(f"{name} images are {images.dtype} {tuple(images.shape)}", remedy)
-    first, last = (tensor.shape[side] in (1, 3) and tensor.shape[4 - side] not in (1, 3) for side in (1, 3))
-    if not first and (last, isinstance(images, np.ndarray), tensor.dtype == torch.uint8).count(True) >= 2:
+    first, last = (tensor.shape[axis] in (1, 3) for axis in (1, 3))  # where channels may be
+    hints = (isinstance(images, np.ndarray), tensor.dtype == torch.uint8)  # of channels last, as PIL has them
+    if all(hints) if first == last else last and any(hints):
         tensor = tensor.permute(0, 3, 1, 2)
     return tensor.detach().cpu() if tensor.dtype == torch.uint8 else tensor.detach().cpu().float()
 

@@ -59,7 +59,9 @@ def fit(
     if not all(map(len, kinds)):
         raise ConfigError(f"bagging is {settings.bagging}, which leaves no image of one kind", "raise it")
     pairs = data.permuted_labels(pairs, settings.seed) if settings.permute_labels else pairs
-    size, (every, steps), uniform = settings.batch_size, lengths(settings, split), 1.0 - settings.importance_sampling
+    (every, steps), size = lengths(settings, split), settings.batch_size
+    if not steps:
+        return Trained(network.eval(), copy.deepcopy(network.state_dict()), [], {})
 
     @lru_cache(1)
     def order_of(epoch: int) -> np.ndarray:
@@ -73,6 +75,7 @@ def fit(
             epoch, place = divmod(step, every)
             rng = generator(settings.seed, "batch", epoch, place)
             chosen = order_of(epoch)[place * size :][:size]
+        uniform = 1.0 - settings.importance_sampling  # share of the times
         x_vp, t = data.draw_noised(pairs.take(chosen), rng, settings.t_min, uniform, settings.flip)
         at = torch.from_numpy(chosen).to(device)
         return x_vp, t, pairs.labels[at], *(() if pairs.classes is None else (pairs.classes[at],))
@@ -87,13 +90,10 @@ def fit(
         loss = binary_cross_entropy(logits, target + settings.label_smoothing * (1 - 2 * target))
         return loss, {"accuracy": data.accuracy(logits.detach(), target)}
 
-    if not steps:
-        return Trained(network.eval(), copy.deepcopy(network.state_dict()), [], {})
     grid = grid_of(settings, features, pairs, split.validation)
     changes = {"iterations": steps, "gradient_clip": NO_CLIP, "checkpoint_every": every * settings.checkpoint_every}
-    schedule = loop.Schedule.of(settings, **changes)
-    chosen = settings.checkpoint, settings.patience or math.inf
-    validation = loop.Validation(every, "train_", lambda network: validate(network, grid, compute), *chosen)
+    schedule, scores = loop.Schedule.of(settings, **changes), partial(validate, grid=grid, compute=compute)
+    validation = loop.Validation(every, "train_", scores, settings.checkpoint, settings.patience or math.inf)
     return loop.train(network, batch_of, loss_of, schedule, checkpoints, report, validation=validation)
 
 
@@ -200,11 +200,11 @@ def train_discriminator(
         torch.manual_seed(chosen.seed)
         features, network, probe = _untrained(extractor, start, chosen, pairs)
         if folder is not None or world_size() > 1:
-            begin = torch.cat([values.detach().flatten() for values in network.parameters()])
-            arrays = [pairs.real, pairs.fake, pairs.classes, probe.float(), begin.float()]
-            contents = [np.ascontiguousarray(array.cpu().numpy()) for array in arrays if array is not None]
-            digests = [(hashlib.sha256(values.data).hexdigest(), *values.shape) for values in contents]
-            if (given := [str(chosen), *digests[:-2]]) != broadcast(given):
+            weights = torch.cat([values.detach().flatten() for values in network.parameters()]).float()
+            inputs = [part for part in (pairs.real, pairs.fake, pairs.classes) if part is not None]
+            arrays = [np.ascontiguousarray(part.cpu().numpy()) for part in (*inputs, probe.float(), weights)]
+            digests = [(hashlib.sha256(array.data).hexdigest(), *array.shape) for array in arrays]
+            if (given := [str(chosen), *digests[: len(inputs)]]) != broadcast(given):  # networks may round otherwise
                 raise ConfigError("processes of torchrun have other images or settings", "give the same to all")
             key = {**asdict(chosen), "precision": compute.mode, "arrays": digests, "on": [device.type, world_size()]}
             work = None if folder is None else Resumable(folder, "discriminator", key)
@@ -217,10 +217,11 @@ def train_discriminator(
                     report(done, row)
 
             network, last, history, _ = fit(network, features, pairs, chosen, compute, work, reported)
-    used = history[used_row(history, chosen.checkpoint) - 1] if history else {}
-    used = used or validate(network, grid_of(chosen, features, pairs, pairs.split.validation), compute)
-    test = grid_of(chosen, features, pairs, pairs.split.test)
-    logits, kinds = (values.cpu().numpy() for values in (data.grid_logits(network, test, compute), test.labels.long()))
+    grid = partial(grid_of, chosen, features, pairs)
+    trained_row = used_row(history, chosen.checkpoint) - 1 if history else None
+    used = validate(network, grid(pairs.split.validation), compute) if trained_row is None else history[trained_row]
+    test = grid(pairs.split.test)
+    logits, kinds = data.grid_logits(network, test, compute).cpu().numpy(), test.labels.long().cpu().numpy()
     tested = {"logits": logits, "labels": kinds, "time": test.time, "image": test.image}
     about = {
         "real": len(pairs.real),
@@ -241,13 +242,13 @@ def train_discriminator(
 def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.device, folder: Path | None) -> Pairs:
     """The images as `fit` takes them, with their split."""
     reals, real_labels = data.image_tensor(real, "real", settings.data_range, folder)
-    if callable(fake):
-        if real_labels is not None and len(class_indices(real_labels)) != len(reals):
-            raise InputError(f"there are {len(real_labels)} labels for {len(reals)} images", "give one an image")
-        enough = len(reals) >= FEWEST  # if not, nothing is drawn
-        fakes, fake_labels = fake(reals.shape, real_labels, device, folder) if enough else reals, real_labels
-    else:
+    if not callable(fake):
         fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
+    elif real_labels is not None and len(class_indices(real_labels)) != len(reals):
+        raise InputError(f"there are {len(real_labels)} labels for {len(reals)} images", "give one an image")
+    else:  # fewer than FEWEST are refused below, so that nothing is drawn for them
+        fakes = fake(reals.shape, real_labels, device, folder) if len(reals) >= FEWEST else reals
+        fake_labels = real_labels
     labels = [label for label in (real_labels, fake_labels) if label is not None]
     if reals.shape[1:] != fakes.shape[1:] or min(len(reals), len(fakes)) < FEWEST:
         problem = f"real images are {tuple(reals.shape)} and fake ones {tuple(fakes.shape)}"
@@ -258,7 +259,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     levels = 127.5 * scaled(reals[:256]) + 127.5
     eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01
     if fakes.is_floating_point() and bool(eight_bits):
-        rounded = (torch.from_numpy(to_uint8(part)).permute(0, 3, 1, 2) for part in fakes.split(1024))
+        rounded = (torch.from_numpy(to_uint8(part)).permute(0, 3, 1, 2) for part in torch.split(fakes, 1024))
         fakes, _ = data.image_tensor(rounded, "fake", None, folder)  # on disk
     if labels and (given := [len(part) for part in labels]) != (images := [len(reals), len(fakes)]):
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")

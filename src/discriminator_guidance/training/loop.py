@@ -95,16 +95,16 @@ def train(
         purpose = "dropout" if is_first() else f"dropout of rank {rank()}"  # masks come from torch's own stream
         torch.manual_seed(int(generator(schedule.seed, purpose, iteration, 0).integers(2**32)))  # of 32 bits on CPUs
         batch = batch_of(iteration)
-        # A process for which no row is left takes the first with weight 0: it needs gradients of the same parameters.
         mine = share(len(batch[0]))
-        rows, weight = (slice(mine.start, mine.stop), len(mine) / len(batch[0])) if mine else (slice(0, 1), 0.0)
-        loss, means = loss_of(tuple(tensor[rows] for tensor in batch))
+        weight = len(mine) / len(batch[0])
+        part = slice(mine.start, mine.stop) if mine else slice(0, 1)  # of weight 0: all processes need all gradients
+        loss, further = loss_of(tuple(tensor[part] for tensor in batch))
         network.zero_grad(set_to_none=True)
         (weight * loss).backward()  # type: ignore[no-untyped-call]
-        row = {"loss": loss.item(), **means}
-        sums = weight * torch.tensor([*row.values()], dtype=widest(loss.device), device=loss.device)
-        add_up([sums, *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)])
-        row = dict(zip(row, sums.tolist(), strict=True))
+        own = {"loss": loss.item(), **further}
+        shares = weight * torch.tensor([*own.values()], dtype=widest(loss.device), device=loss.device)
+        add_up([shares, *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)])
+        row = dict(zip(own, shares.tolist(), strict=True))  # the means over the whole batch
         norm = float(nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip))
         require_finite(f"at iteration {iteration}", training_loss=row["loss"], gradient_norm=norm)
         optimizer.step()
@@ -117,7 +117,7 @@ def train(
             kept[str(done)] = copy.deepcopy(used.state_dict())
         if done % validation.every == 0 or done == max(wanted):
             images = sum(count for count, _ in window)
-            means = {name: sum(count * means[name] for count, means in window) / images for name in row}
+            means = {name: sum(count * each[name] for count, each in window) / images for name in row}
             scored = {f"{validation.prefix}{name}": mean for name, mean in means.items()} | validation.scores(used)
             history.append({"iteration": done, **scored})
             window = []
@@ -138,8 +138,8 @@ def train(
 
 def used_row(history: Sequence[Row], checkpoint: Checkpoint) -> int:
     """The row of the curve, counted from 1, whose weights are the ones to use."""
-    losses = [row["validation_loss"] for row in history]
-    return {"last": len(history), "best": int(np.argmin(losses)) + 1}.get(str(checkpoint)) or int(checkpoint)
+    best = int(np.argmin([row["validation_loss"] for row in history])) + 1
+    return best if checkpoint == "best" else len(history) if checkpoint == "last" else checkpoint
 
 
 def require_finite(where: str, **values: float) -> None:

@@ -67,8 +67,8 @@ def finetune_score(
         if fakes is None:
             return batch
         others = _noisy(fakes, classes, rng.integers(len(fakes), size=size), rng, settings)
-        kinds = torch.ones(size, device=images.device), torch.zeros(size, device=images.device)
-        return tuple(torch.cat(pair) for pair in zip((kinds[0], *batch), (kinds[1], *others), strict=True))
+        real = torch.cat([torch.ones(size, device=images.device), torch.zeros(size, device=images.device)])
+        return real, *(torch.cat(pair) for pair in zip(batch, others, strict=True))
 
     def loss_of(batch: Batch) -> tuple[Tensor, Row]:
         if fakes is None:
