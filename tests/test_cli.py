@@ -86,8 +86,10 @@ def test_a_mistake_is_one_line(project: Path, arguments: list[str], words: list[
 
 @pytest.mark.parametrize("command", ["config", "plan", "score"])
 def test_a_damaged_card_is_one_line(project: Path, command: str) -> None:
-    write_json(project / "data/mini/real/card.json", {"train": "x"})
+    write_json(card := project / "data/mini/real/card.json", {"train": "x"})
     refused(dguide(project, command), "card.json is damaged", "run `dguide real` again")
+    write_json(card, {"train": 9, "holdout": 1, "classes": [0, 1], "shape": [8, 8, 1]})  # of another holdout_fraction
+    assert dguide(project, "config").returncode == 0
 
 
 def test_a_wrong_setting_stops_before_anything_is_written(project: Path) -> None:

@@ -245,6 +245,7 @@ def test_public_samplers_take_a_guided_denoiser() -> None:
     function = guidance.denoise(lambda x, sigma: 0 * x * sigma[:, None, None, None])
     assert (function.sigma_min, function.sigma_max, function.round_sigma(sigmas) is sigmas) == (0, math.inf, True)
     assert function(latents, sigmas[0], None).shape == latents.shape
+    assert guidance.denoise(lambda x, sigma, c, text: text * x)(latents, sigmas[0], None, 1.0).shape == latents.shape
 
 
 @pytest.mark.parametrize("kind", ["DDPM", "DDIM", "DiT"])

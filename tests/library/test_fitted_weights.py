@@ -59,9 +59,7 @@ def test_ridge_shrinks_relative_to_the_size_of_the_correction():
     ("scales", "expected"),
     [
         ((0.25,), (4.0,)),
-        ((3.0,), (1 / 3,)),
         ((-1.0,), (0.0,)),
-        ((1.0, 0.0), (1.0, 0.0)),
         ((1.0, 1.0), (0.5, 0.5)),
         ((1.0, -1.0), (1.0, 0.0)),
     ],
@@ -115,12 +113,10 @@ def test_values_that_are_no_numbers_are_refused():
     for wrong in ({"ridge": -1.0}, {"ridge": math.inf}, {"batch_size": 0}, {"sigmas": -SIGMAS}):
         with pytest.raises(ConfigError, match="give a ridge of at least 0, and the others above 0"):
             fitted(members(1.0), **wrong)
-
-
-def test_members_that_are_multiples_of_one_need_no_ridge():
-    assert fitted(members(1.0, 2.0, -1.0, -3.0), ridge=0.0).isfinite().all()
+    assert fitted(members(1.0, 2.0, -1.0, -3.0), ridge=0.0).isfinite().all(), "multiples of one need no ridge"
 
 
 def test_little_is_delivered_by_a_window_at_high_noise():
     assert delivered_weight(steps=18, std=0.25) == pytest.approx(1.0, abs=0.01)  # w1 = w2 = 1
     assert abs(delivered_weight((0.6, 1.0), steps=12, w1=2.0, w2=0.0)) < 0.3  # nearly all is undone
+    assert delivered_weight((-0.5, 1.0)) == delivered_weight((0.0, 1.0)), "no noise level is below time 0"

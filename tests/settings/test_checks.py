@@ -32,7 +32,6 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"discriminator.images": 1439}, "members.d0.images .*is 1439, and fake.images 1438"),
         ({"members.d0.start": D1}, "members.d0.start .*is .* choose among models/mini/extractor"),
         ({"members.d1": FRESH | {"start": D0, "network": WIDE}}, "members.d1 .*continues .*d0 with another kind,"),
-        ({"members.d1": FRESH | {"start": D0, "images": 500}}, "members.d1 .*continues .*d0 with another .* images"),
         ({"members.d1": FRESH | {"start": "data/raw/a.pt", "kind": "whole"}}, "whole, but data/raw/a.pt is a head"),
         ({"members.d1.split": {"train": 0.7, "validation": 0.1, "test": 0.2}}, "members.d1.split .*is {'train': 0.7,"),
         ({"members.d1.images": 500}, "variants.mean_prob.members .*differ in their images"),

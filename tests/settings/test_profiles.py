@@ -132,8 +132,9 @@ def test_every_profile_keeps_its_lock(project: Path, monkeypatch: pytest.MonkeyP
     assert (lock.read_text(), kept.read_text()) == (mini, other)
 
 
-@pytest.mark.parametrize("profile", ["mini", "fashion16"])
+@pytest.mark.parametrize("profile", ["mini", "fashion16", "thin"])
 def test_a_promoted_row_is_in_params_and_in_the_profile(project: Path, profile: str) -> None:
+    (project / "configs/thin.yaml").write_text("base: mini\n")  # it has neither members nor variants of its own
     use_profile(project, profile)
     before = (project / "params.yaml").read_text().splitlines()
     row = {"needs": "discriminator/d0", "members": ["d0"], "w1": 1.5}
@@ -141,6 +142,7 @@ def test_a_promoted_row_is_in_params_and_in_the_profile(project: Path, profile: 
     promote_winner(project, "ensemble")
     for path in ("params.yaml", f"configs/{profile}.yaml"):
         assert load_config(project / path).variants["tuned_mean"].w1 == 1.5
+        assert "edm" in load_config(project / path).report.describe
     after = [line for line in (project / "params.yaml").read_text().splitlines() if line not in before]
     assert [line.split(":")[0].strip() for line in after[1:]] == ["tuned_mean"]
     use_profile(project, "cifar10-small")  # what a command wrote is no edit

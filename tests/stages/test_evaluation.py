@@ -131,9 +131,9 @@ def test_an_ensemble_is_compared_with_the_mean_of_its_members(sampled: Tiny) -> 
         assert low < difference < high
     assert results["d0"]["against_members"] is None
     assert results["clip_logit"]["against_members"] is None, "its members were not sampled by its rule"
-    for change in ({"w1": 3.0}, {"window": [0.1, 1.0]}):
+    for change, alike in (({"w1": 3.0}, False), ({"window": [0.1, 1.0]}, False), ({"baseline": "edm"}, True)):
         other = evaluated(sampled, variants={**ROWS, "d1": D1 | change})
-        assert other["mean_prob"]["against_members"] is None
+        assert bool(other["mean_prob"]["against_members"]) == alike
 
 
 def test_replicates_are_evaluated_alone_and_averaged(sampled: Tiny) -> None:
