@@ -35,7 +35,7 @@ from discriminator_guidance.metrics.features import extract_features, load_fid_n
 matplotlib.use("Agg")
 matplotlib.rcParams.update({"text.parse_math": False, "savefig.bbox": "tight"})  # a $ in the name of a network is a $
 GRID = "grid"  # user attribute of a trial that a study begins with, which is never pruned: its name
-# A trial that diverges, or has too little memory, is pruned. One that fails is repeated: it was lost with its process.
+# A trial that diverges is pruned. One that fails, or is lost with its process, is repeated.
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 COUNTED = (*ENDED, TrialState.RUNNING)
 
@@ -99,7 +99,7 @@ def open_study(config: Config, layout: Layout, plan: StudyPlan, recover_all: boo
         study.tell(trial.number, state=TrialState.FAIL)
     retried = {number for trial in study.get_trials(deepcopy=False) for number in retry.retry_history(trial)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        if trial.number not in retried:  # it was lost with its process
+        if trial.number not in retried:
             retry(study, trial)
     for name, params in plan.starts.items():
         study.enqueue_trial(dict(params), user_attrs={GRID: name}, skip_if_exists=True)
@@ -170,7 +170,7 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
                 value = objective(trial, tracker)
                 tracker.summary({"objective": value})
                 return value
-            except (optuna.TrialPruned, DivergenceError, torch.OutOfMemoryError) as error:
+            except (optuna.TrialPruned, DivergenceError) as error:
                 trial.set_user_attr("reason", str(error))
                 tracker.status = "KILLED"
             finally:
