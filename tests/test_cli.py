@@ -73,7 +73,6 @@ def test_a_stage_runs_and_says_what_it_did(project: Path) -> None:
         ),
         (["sample", "--variant", "edm", "--indices", "0-3", "--out", "x"], ["models/mini/score", "dvc repro"]),
         (["fid", "--images", "absent", "--reference", "data/raw"], ["images in absent", "give a folder"]),
-        (["convert", "edm", "absent.pkl", "out"], ["absent.pkl"]),
         (["sample", "--model", "data", "--discriminator", "data", "--indices", "0", "--out", "x"], ["data/model.safe"]),
         (["sample", "--model", "data", "--indices", "0", "--out", "x"], ["data is no unconditional diffusers model"]),
     ],

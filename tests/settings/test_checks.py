@@ -46,7 +46,6 @@ FILE = {"url": "https://example.org/a", "hash": None, "path": "data/raw/a", "by_
         ({"variants.d0_table1.w1": 0.0, "variants.d0_table1.w2": 1.0}, "boosting .*is true, and w1, .* is 0"),
         ({"evaluation.baseline": "d0"}, "evaluation.baseline .*is 'd0'; choose among edm"),
         ({"variants.edm.baseline": "edm"}, "variants.edm.baseline .*is 'edm'; choose among"),
-        ({"report.primary": ["edm", "d0"]}, "report.primary .*is 'edm'"),
         ({"report.primary": ["d0", "d0"]}, "report.primary .*is 'd0'"),
         ({"cond": True}, "study.ensemble.fitted .*is true, which is not for a class-conditional profile"),
         ({"study.discriminator.model_channels": [48, 50]}, "model_channels .*has 50; use multiples of 24"),
