@@ -191,7 +191,7 @@ def sample(
     model: Annotated[Path | None, typer.Option(help="Instead, the folder of a diffusers pipeline.")] = None,
     discriminator: Annotated[list[str] | None, typer.Option(help="Folders or user/repo that guide the model.")] = None,
     weight: Annotated[float | None, typer.Option(help="The weight of this guidance; 1 if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of the sampler, for the model; 18 if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Of the sampler, for a model; 18 if not given.")] = None,
     params: Params = PARAMS,
 ) -> None:
     """Draw single samples of a variant, or of a saved diffusers pipeline, by their indices, as files."""
@@ -203,8 +203,7 @@ def sample(
     if model is not None and variant is None and (discriminator or weight is None):
         from dguide.tools import saved_model
 
-        guided = 1.0 if weight is None else weight
-        saved_model.draw(model, discriminator or [], guided, 18 if steps is None else steps, numbers, out)
+        saved_model.draw(model, discriminator or [], 1.0 if weight is None else weight, steps or 18, numbers, out)
     elif variant is not None and model is None and not discriminator and weight is None and steps is None:
         from dguide.stages.guided import write_images
 

@@ -80,4 +80,4 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         os.close(descriptor)
         with suppress(OSError):  # a refused command leaves no folder, an interrupted one its work
-            os.removedirs(folder)
+            os.removedirs(folder if folder.is_dir() else folder.parent)

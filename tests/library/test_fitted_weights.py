@@ -41,6 +41,7 @@ def test_8_bit_images_are_scaled_in_arrays_and_tensors_alike():
     forms = (images, torch.from_numpy(images).permute(0, 3, 1, 2))
     array, tensor = (fit_weights(WRONG.denoise, members(1.0), real).weights for real in forms)
     assert torch.equal(array, tensor)
+    assert fit_weights(WRONG.denoise, members(1.0), images, sigmas=0.5).weights.shape == (1, 1)
 
 
 @pytest.mark.parametrize("real", [torch.rand(9, 1, 4, 4), np.zeros((9, 4, 4, 1), np.float32)])

@@ -265,8 +265,7 @@ def test_any_number_is_drawn_in_batches_and_a_killed_run_resumes_in_its_file(tmp
     assert sample(WRONG.denoise, (20, *SHAPE), **how) == tmp_path / "samples.npy"
     assert calls == [0, 1, 2]
     assert np.allclose(np.load(tmp_path / "samples.npy"), whole, atol=1e-6)
-    half = sample(WRONG.denoise, (2, *SHAPE), **how | {"dtype": torch.bfloat16})
-    assert np.load(half).dtype == np.float32
+    assert np.load(sample(WRONG.denoise, (2, *SHAPE), **how | {"dtype": torch.bfloat16})).dtype == np.float32
     sample(WRONG.denoise, (20, 1, 3, 2), **how | {"out": tmp_path / "eight_bits.NPZ"})
     sample(WRONG.denoise, (20, 1, 3, 2), **how | {"out": tmp_path / "pictures", "first": np.arange(30, 50)})
     shown = to_uint8(sample(WRONG.denoise, (20, 1, 3, 2), seed=3))

@@ -27,8 +27,7 @@ def test_a_training_stage_writes_weights_and_curve_and_tracks_them(tiny: Tiny, w
     for row, (_, values) in zip(rows, tracker.curve, strict=True):
         assert {key: float(row[key]) for key in values} == pytest.approx(values, rel=1e-8)
     assert not set(summary) & set(tracker.curve[0][1]), "a summary would continue the curves"
-    network = load(layout, word)
-    assert summary["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert summary["parameters"] == sum(parameter.numel() for parameter in load(layout, word).parameters())
 
 
 def test_a_released_classifier_gives_the_features_of_the_original(tiny: Tiny):

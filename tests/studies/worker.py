@@ -12,7 +12,7 @@ import optuna
 from dguide.settings import Layout, load_config
 from dguide.studies import study as studies
 from dguide.studies.study import ENDED, StudyPlan, open_study, run_trials
-from discriminator_guidance.core.errors import DivergenceError
+from discriminator_guidance.core.errors import ConfigError, DivergenceError
 from tests.commands import FORKS
 
 CORNERS = {"D0": {"x": 1.0, "y": 1.0}, "D1": {"x": -1.0, "y": 2.0}, "D2": {"x": 0.0, "y": -3.0}}
@@ -34,7 +34,7 @@ def take_part(
         if trial.number == victim:
             os.kill(os.getpid(), signal.SIGKILL)
         if x > 4.5:
-            raise DivergenceError("the loss is nan", "lower x")
+            raise (DivergenceError if y < 1 else ConfigError)("the loss is nan", "lower x")
         trial.report(x, 1)
         if y > 4.5:
             raise optuna.TrialPruned

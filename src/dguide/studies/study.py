@@ -35,7 +35,7 @@ from discriminator_guidance.metrics.features import extract_features, load_fid_n
 matplotlib.use("Agg")
 matplotlib.rcParams.update({"text.parse_math": False, "savefig.bbox": "tight"})  # a $ in the name of a network is a $
 GRID = "grid"  # user attribute of a trial that a study begins with, which is never pruned: its name
-# A trial that diverges is pruned. One that fails, or is lost with its process, is repeated.
+# A trial that diverges, or draws what cannot be sampled, is pruned. One that fails otherwise, or is lost, is repeated.
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 COUNTED = (*ENDED, TrialState.RUNNING)
 
@@ -170,7 +170,9 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
                 value = objective(trial, tracker)
                 tracker.summary({"objective": value})
                 return value
-            except (optuna.TrialPruned, DivergenceError) as error:
+            except (optuna.TrialPruned, DivergenceError, ConfigError) as error:
+                if isinstance(error, ConfigError) and GRID in trial.user_attrs:
+                    raise  # the settings are wrong, not what was drawn
                 trial.set_user_attr("reason", str(error))
                 tracker.status = "KILLED"
             finally:
@@ -179,8 +181,7 @@ def run_trials(study: optuna.Study, objective: Objective, total: int, config: Co
 
     with tracking.run(config.profile, name, tags, settings), progress(study.study_name, total, "trials") as advance:
         advance(present)
-        stop = MaxTrialsCallback(total, states=COUNTED)
-        study.optimize(tracked, callbacks=[stop, lambda study, trial: advance(1)])
+        study.optimize(tracked, callbacks=[MaxTrialsCallback(total, states=COUNTED), lambda study, trial: advance(1)])
     if running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         numbers = ", ".join(str(trial.number) for trial in running)
         tracking.notice(f"trials {numbers} of {study.study_name} run elsewhere; if they were killed, add --recover")

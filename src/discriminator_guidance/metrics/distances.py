@@ -221,9 +221,9 @@ def _features_of(
     parts = [generated] if baseline is None else [generated, baseline]
     sets: list[Any] = [part if isinstance(part, list | tuple) else [part] for part in parts]
     counts = sorted({len(rows) for part in sets for rows in part})
-    if len(counts) > 1:
-        problem = f"the sets have {' and '.join(map(str, counts))} images, and a distance changes with their number"
-        raise InputError(problem, "leave some out")
+    if len(counts) != 1 or not all(map(len, sets)):
+        problem = f"the sets have {' and '.join(map(str, counts)) or 'no'} images, and distances change with the number"
+        raise InputError(problem, "give as many in each")
 
     def features(rows: Rows) -> Rows:
         return rows if network is None else extract_features(network, rows, 256, device)

@@ -79,7 +79,7 @@ def fit_weights(
         problem = f"ridge is {ridge}, batch_size {batch_size}, sigmas {sigmas.tolist()}, of {len(images)} images"
         raise ConfigError(problem, "give a ridge of at least 0, and the others above 0")
     members, weights = DiscriminatorGuidance(discriminators), []
-    for index, sigma in enumerate(sigmas.tolist()):
+    for index, sigma in enumerate(sigmas.view(-1).tolist()):
         clean = torch.cat([images] * DRAWS)
         noise = normal(0, "fitted", index, 0, (DRAWS, *images.shape)).flatten(0, 1)
         batches = zip(torch.split(clean, batch_size), torch.split(noise, batch_size), strict=True)
@@ -92,7 +92,7 @@ def fit_weights(
         gram = gram / np.outer(scale, scale) + max(ridge, 1e-12) * np.eye(len(gram))  # positive definite
         factor = np.linalg.cholesky(gram)  # |factor^T w - factor^-1 moment|^2 = w^T gram w - 2 w^T moment + constant
         weights.append(nnls(factor.T, np.linalg.solve(factor, moment / scale))[0] / scale)
-    return FittedWeights(sigmas, torch.from_numpy(np.stack(weights)))
+    return FittedWeights(sigmas.view(-1), torch.from_numpy(np.stack(weights)))
 
 
 @torch.inference_mode(False)
