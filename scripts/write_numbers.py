@@ -506,7 +506,7 @@ def found() -> str:
   sampler, it at least {times} the FID of our six, on CIFAR-10 not always. Against our prediction, it lowered
   that of [a biased model](docs/ensemble.md#on-a-biased-model).
 
-*Fashion-MNIST; five training seeds of {n:,} samples; but for our six: 300 (CIFAR-10: {cifar:,}).*"""
+*Fashion-MNIST; five training seeds of {n:,} samples; of our six 300 (CIFAR-10: {cifar:,}).*"""
 
 
 def fid_figure(profile: str, names: Sequence[str], file: str) -> None:
