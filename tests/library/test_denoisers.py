@@ -71,8 +71,7 @@ def test_exact_predictions_give_the_exact_denoiser(kind: str) -> None:
 def test_samples_keep_to_the_noise_levels_of_the_schedule() -> None:
     denoiser = from_diffusers(ExactModel("epsilon"), scheduler_of("epsilon", KEPT[:200]))
     denoiser.sigma_max = torch.tensor(denoiser.sigma_max)  # as in k-diffusion
-    states = trajectory(denoiser, (64, *SHAPE)).states
-    assert states[0].std() == pytest.approx(LEVELS[199].item(), rel=0.2)
+    assert trajectory(denoiser, (64, *SHAPE)).states[0].std() == pytest.approx(LEVELS[199].item(), rel=0.2)
     kind = type("Model", (), {"sigma_max": property(lambda model: 2.0), "__call__": lambda model, x, sigma: 0 * x})
     closure = wraps(model := kind())(lambda x, sigma: model(x, sigma))
     assert trajectory(closure, (1, *SHAPE)).sigma[0].item() == pytest.approx(2.0)
@@ -231,7 +230,7 @@ def noise(purpose: str, step: int, shape: tuple[int, ...] = (1, 1, 2)) -> Tensor
 
 
 def test_public_samplers_take_a_guided_denoiser() -> None:
-    labels, guidance = torch.arange(2), DiscriminatorGuidance(lambda x_vp, tau: 20 * x_vp.mean(dim=(1, 2, 3)))
+    labels, guidance = torch.arange(2).byte(), DiscriminatorGuidance(lambda x_vp, tau: 20 * x_vp.mean(dim=(1, 2, 3)))
     plain = from_diffusers(build("UNet2DModel", 8, 1, 1, **PLAIN, num_class_embeds=9), diffusers.DDPMScheduler())
     model, latents = guidance.denoise(plain), noise("latent", 0, (1, 8, 8)).double()
     expected, unguided = (sample(partial(each, class_labels=labels), (2, 1, 8, 8)) for each in (model, plain))

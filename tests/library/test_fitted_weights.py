@@ -28,8 +28,7 @@ IMAGES = TRUE.mean + TRUE.std * normal(6000, seed=0)
 
 def members(*scales: float):
     """Members that return multiples of the exact log ratio."""
-    exact = log_ratio_of(TRUE, WRONG)
-    return [lambda x_vp, tau, scale=scale: scale * exact(x_vp, tau) for scale in scales]
+    return [lambda x_vp, tau, scale=scale: scale * log_ratio_of(TRUE, WRONG)(x_vp, tau) for scale in scales]
 
 
 def fitted(member_logits, sigmas: Tensor = SIGMAS, **changes) -> Tensor:

@@ -215,7 +215,8 @@ def test_a_release_draws_what_the_pipeline_draws(tmp_path) -> None:
     assert isinstance(load_fid_network(tmp_path / "dist/fid_network", compute), FidNetwork)  # `dguide fid --network`
     for variant in ("edm", "mean_prob"):
         row = config.variants[variant]
-        models = from_pretrained(tmp_path / "dist", *row.members)
+        with torch.inference_mode():
+            models = from_pretrained(tmp_path / "dist", *row.members)
         guidance = DiscriminatorGuidance(models.discriminator, (row.w1, row.w2), row.rule) if row.members else None
         span, settings = config.guided, vars(SamplerSettings.of(row))
         settings = {key: value for key, value in settings.items() if key not in ("w1", "w2")}

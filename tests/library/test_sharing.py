@@ -31,7 +31,9 @@ def doubled(x_vp: Tensor, tau: Tensor) -> Tensor:
 def test_a_saved_discriminator_is_the_one_that_was_trained(extractor: Any, options: dict, tmp_path: Path) -> None:
     trained = train(*FIRST, extractor, **BRIEF, **options)
     trained.save(tmp_path / "digits")
-    again = TrainedDiscriminator.load(tmp_path / "digits")
+    with torch.inference_mode():
+        again = TrainedDiscriminator.load(tmp_path / "digits")
+    assert not any(weights.is_inference() for weights in again.network.parameters()), "they may guide"
     assert torch.equal(again(*AT), trained(*AT))
     assert (again.losses, again.calibration, again.about) == (trained.losses, trained.calibration, trained.about)
     assert again.history == [pytest.approx(row) for row in trained.history]

@@ -120,8 +120,7 @@ def test_fitted_weights_guide(tiny: Tiny) -> None:
     assert (fitted.weights >= 0).all()
     assert fitted.weights.any()
     samples = trajectory(fitting, "own")["images"]
-    unguided = trajectory_by(tiny, needs="score", members=[], w1=0.0, w2=0.0)["images"]
-    assert not np.array_equal(samples, unguided)
+    assert not np.array_equal(samples, trajectory_by(tiny, needs="score", members=[], w1=0.0, w2=0.0)["images"])
     with pytest.raises(ConfigError, match="no noise level is in the window"):
         trajectory_by(tiny, rule="mean_logit", weights="fitted", window=[0.5, 0.5000001])
 

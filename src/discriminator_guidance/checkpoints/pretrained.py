@@ -26,6 +26,7 @@ class Pretrained(NamedTuple):
     shape: tuple[int, int, int]  # (C, H, W) of an image
 
 
+@torch.inference_mode(False)
 def from_pretrained(folder: str | Path, *members: str, device: torch.device | str = "cpu") -> Pretrained:
     """The networks of a release, to sample with guidance and to measure the samples.
 
@@ -72,6 +73,7 @@ def load_edm(path: str | Path, device: torch.device | str = "cpu") -> EDMPrecond
     return read_edm(Path(path))[0].to(usable(device)).eval().requires_grad_(False)
 
 
+@torch.inference_mode(False)
 def load_discriminator(
     extractor: str | Path, *heads: str | Path, head_channels: int = 64, device: torch.device | str = "cpu"
 ) -> nn.Module:

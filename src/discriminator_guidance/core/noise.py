@@ -98,7 +98,7 @@ def tau_from_sigma(sigma: Tensor) -> Tensor:
     0.934
     """
     # The plain logarithm: exact enough in float64, where sampling computes; in float32 it rounds as official code does.
-    return _time_of_integral(torch.log(1 + torch.as_tensor(sigma) ** 2))
+    return _time_of_integral(torch.log(1 + torch.as_tensor(sigma, device=getattr(sigma, "device", None)) ** 2))
 
 
 def sigma_from_tau(t: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def sigma_from_tau(t: Tensor) -> Tensor:
     >>> round(sigma_from_tau(torch.tensor(0.01)).item(), 3)
     0.045
     """
-    return torch.sqrt(torch.expm1(beta_integral(torch.as_tensor(t))))
+    return torch.sqrt(torch.expm1(beta_integral(torch.as_tensor(t, device=getattr(t, "device", None)))))
 
 
 def importance_antiderivative(t: Tensor) -> Tensor:

@@ -93,8 +93,7 @@ class KernelSet(NamedTuple):
     def of(cls, features: Floats, device: Device = "cpu") -> Self:
         """Sum a set's own kernel, once for all comparisons of this set."""
         rows = torch.from_numpy(*comparable(features)).to("cpu" if usable(device).type == "mps" else device)  # float64
-        itself = (rows.square().mean(dim=1) + 1) ** 3
-        return cls(rows, (_kernel_sums(rows, rows) - itself) / (len(rows) - 1))
+        return cls(rows, (_kernel_sums(rows, rows) - (rows.square().mean(dim=1) + 1) ** 3) / (len(rows) - 1))
 
 
 def kid_influence(generated: KernelSet, real: KernelSet) -> tuple[float, Doubles]:

@@ -34,8 +34,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Rejecting those below 0.05 makes any false rejection at most 5 % likely, however they are dependent (Holm 1979).
     """
     order, adjusted = np.argsort(p_values), np.array(p_values, dtype=np.float64)
-    steps = np.arange(len(order), 0, -1) * adjusted[order]
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.arange(len(order), 0, -1) * adjusted[order]))
     return [float(value) for value in adjusted]
 
 

@@ -33,8 +33,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     scale = query.shape[2] ** -0.25
     query, key = query * scale, key * scale
     if min(query.shape[3], key.shape[3]) < MANY:
-        weight = (query.transpose(2, 3) @ key).softmax(dim=3)
-        return value @ weight.transpose(2, 3)
+        return value @ (query.transpose(2, 3) @ key).softmax(dim=3).transpose(2, 3)
     size = max(1, TILE // (query.shape[3] * key.shape[3]))
     rows = (query.flatten(0, 1).mT.contiguous(), key.flatten(0, 1), value.flatten(0, 1).mT.contiguous())
     tiles = zip(*(torch.split(part, size) for part in rows), strict=True)
@@ -75,4 +74,4 @@ def _product(rows: Tensor, matrix: Tensor) -> Tensor:
 def _repeats(width: int, dtype: torch.dtype) -> Tensor:
     """(width, 4 width): from a row of pixels to two of twice the width."""
     with torch.inference_mode(False):  # what is made in inference mode cannot take part in gradients later
-        return torch.eye(width, dtype=dtype).repeat_interleave(2, dim=1).repeat(1, 2)
+        return torch.eye(width, dtype=dtype, device="cpu").repeat_interleave(2, dim=1).repeat(1, 2)

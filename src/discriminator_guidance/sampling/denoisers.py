@@ -114,7 +114,9 @@ def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, *
             if len(appended) not in (1, len(x)):
                 raise ConfigError(f"appended are {len(appended)} for a batch of {len(x)}", "give 1, or set batch_size")
             x_in = torch.cat([x_in, appended.to(x_in).expand(len(x), *appended.shape[1:])], dim=1)
-        given = {**conditions, **changes} | ({} if class_labels is None else {"class_labels": class_labels})
+        if class_labels is not None:  # as indices: files may have them in 8 bits
+            changes["class_labels"] = class_labels.to(torch.promote_types(class_labels.dtype, torch.int64))
+        given = {**conditions, **changes}
         given = tree_map_only(Tensor, lambda v: v.expand(len(x), *v.shape[1:]) if v.dim() and len(v) == 1 else v, given)
         t = schedule.times(sigma)
         x_in, t = (_tokens(x_in), t / FLUX_STEPS) if flux else (x_in, t)
@@ -184,8 +186,7 @@ def change_of_prediction(guidance: DiscriminatorGuidance, schedule: Noise, x_in:
         return torch.zeros_like(x_in)
     # Classifier-free guidance repeats a batch, one copy after the other; the discriminators see the first.
     whole = (x_in, levels_of(sigma, x_in))
-    repeats = (n for n in (3, 2) if all(torch.equal(torch.cat([v[: len(v) // n]] * n), v) for v in whole))
-    copies = next(repeats, 1)
+    copies = next((n for n in (3, 2) if all(torch.equal(torch.cat([v[: len(v) // n]] * n), v) for v in whole)), 1)
     images, levels = (v[: len(v) // copies] for v in whole)
     c_in, _, c_out = schedule.scales(column(levels, images))
     change = guidance.denoise(lambda x, sigma: torch.zeros_like(x))(images / c_in, levels) / c_out

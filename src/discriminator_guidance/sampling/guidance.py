@@ -204,7 +204,7 @@ class DiscriminatorGuidance:
         mean = marginal_mean(tau)
         with torch.inference_mode(False), torch.enable_grad():
             x_vp = (column(mean, x) * x.detach()).to(self.dtype).requires_grad_(True)
-            log_ratio = self.log_ratio(x_vp, tau.to(self.dtype).clone(), *classes)
+            log_ratio = self.log_ratio(x_vp, tau.to(self.dtype).clone(), *(given.clone() for given in classes))
             slope = gradient(log_ratio, x_vp)
         # A rule's clip may have made the gradient of what is not finite 0.
         factor = (-(levels**2) * mean).masked_fill(~log_ratio.isfinite(), math.nan)

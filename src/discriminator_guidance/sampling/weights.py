@@ -107,8 +107,7 @@ def _normal_equations(
     tau = tau_from_sigma(level)
     mean = marginal_mean(tau).view(-1, *[1] * (x.dim() - 1))
     x_vp = (mean * x).float().requires_grad_(True)
-    slopes = gradients(members.logits(x_vp, tau.float()), x_vp).to(x)
-    corrections = (sigma**2 * mean * slopes).flatten(1)
+    corrections = (sigma**2 * mean * gradients(members.logits(x_vp, tau.float()), x_vp).to(x)).flatten(1)
     return corrections @ corrections.T, corrections @ residual.flatten()
 
 

@@ -264,7 +264,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     if labels and (given := [len(part) for part in labels]) != (images := [len(reals), len(fakes)]):
         raise InputError(f"there are {given} labels for {images} images", "give both as (images, labels), or neither")
     reals, fakes = (part.contiguous().to(device if part.nbytes < LARGE else "cpu") for part in (reals, fakes))
-    kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device)
+    kinds = torch.cat([torch.ones(len(reals)), torch.zeros(len(fakes))]).to(device, torch.float32)
     joined = torch.cat([class_indices(part).cpu() for part in labels]).to(device) if labels else None
     used = [min(len(part), settings.images or len(part)) for part in (reals, fakes)]
     if settings.epochs and used[0] != used[1]:  # a network that is not trained may be tested on any numbers

@@ -178,6 +178,7 @@ class TrainedDiscriminator:
         files.write_bytes(root / "README.md", CARD.format(name=name, rows="\n".join(rows), about=about).encode())
 
     @classmethod
+    @torch.inference_mode(False)
     def load(cls, folder: str | Path, device: torch.device | str = "cpu", **hub: Any) -> Self:
         """Read what `save` wrote; `from_pretrained` is the same.
 
