@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from dguide import cli
+from dguide import cli, tracking
 from dguide.__main__ import main
 from dguide.report.format import fid_text
 from dguide.tools import plan
@@ -211,6 +211,16 @@ def test_a_summary_shows_the_results(project: Path) -> None:
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("steps: 12", "steps: 13"))
     refused(dguide(project, "compare", "d0", "clip_logit"), "are of other settings; run `dvc repro`")
+
+
+def test_a_narrow_terminal_cuts_no_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    rows = [{"row": f"row {row}", **{f"metric {n}": f"{row}.{n}2345 [1, 2]" for n in range(9)}} for row in range(3)]
+    tracking.table("results", rows)
+    shown = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+    assert all(text in shown for row in rows for text in (*row, *row.values()))
+    assert max(map(len, shown.splitlines())) <= 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -1,5 +1,6 @@
 """The command `dguide`, where packages that it needs may be missing; errors as one line."""
 
+import errno
 import os
 import re
 import signal
@@ -51,8 +52,8 @@ def _message(error: BaseException) -> str | None:
             return f"the package {name} is not installed; pip install '.[{extras}]'"
         case UserError():
             return str(error)
-        case OSError(filename=name, strerror=str(reason)) if name is not None:
-            return f"{name} cannot be read or written: {reason}; correct it and try again"
+        case OSError(filename=name, errno=number, strerror=str(reason)) if name is not None or number == errno.ENOSPC:
+            return f"{name or 'a file'} cannot be read or written: {reason}; correct it and try again"
         case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             return "the device has no memory left; lower batch_size of the stage, or write runtime.device: cpu"
     return None

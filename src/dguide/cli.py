@@ -95,10 +95,8 @@ def _study(command: typer.Context, trials: Trials = None, recover: Recover = Fal
 
 
 @study.command()
-def promote(name: Annotated[str, typer.Argument(help="discriminator or ensemble.")]) -> None:
+def promote(name: Annotated[Literal["discriminator", "ensemble"], typer.Argument(help="Which search.")]) -> None:
     """Write the winner of a search to params.yaml and its profile, where `dvc repro` finds it."""
-    if name not in ("discriminator", "ensemble"):
-        raise ConfigError(f"study {name!r} has no winner to promote", "choose discriminator or ensemble")
     for path in promote_winner(Path.cwd(), name):
         typer.echo(f"written: {path.relative_to(Path.cwd())}")
 
@@ -122,9 +120,9 @@ def init(
     from dguide.tools.init import write_profile
 
     path = write_profile(Path.cwd(), images, name)
-    plan(seconds=10.0, params=path)
     typer.echo(path.read_text().partition("\n")[0].removeprefix("# "))
     typer.echo(f"written: {path.relative_to(Path.cwd())}; next: make repro PROFILE={path.stem}")
+    plan(seconds=10.0, params=path)
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -184,9 +182,7 @@ def compare(
 @app.command(rich_help_panel=TOOLS)
 def sample(
     indices: Annotated[str, typer.Option(metavar="LIST", help="Sample indices, e.g. 0-63 or 3,5-7.")],
-    out: Annotated[
-        Path, typer.Option(metavar="PATH", help="A folder for <index>.png files, a .png for a grid, or an array.")
-    ],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A folder for <index>.png, a .png grid, or an array.")],
     variant: Annotated[str | None, typer.Option(help="A row of `variants`.")] = None,
     model: Annotated[Path | None, typer.Option(help="Instead, the folder of a diffusers pipeline.")] = None,
     discriminator: Annotated[list[str] | None, typer.Option(help="Folders or user/repo that guide the model.")] = None,
@@ -313,13 +309,11 @@ def plan(
 
 @app.command(rich_help_panel=TOOLS)
 def benchmark(
-    file: Annotated[
-        Path | None, typer.Option("--json", dir_okay=False, writable=True, help="File (default: in reports/<profile>).")
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--json", dir_okay=False, writable=True, help="Another file.")] = None,
     seconds: Annotated[float, typer.Option(min=1, max=86400, help="Approximate duration in seconds.")] = 120.0,
     params: Params = PARAMS,
 ) -> None:
-    """Time this project against the computations of the published code."""
+    """Time this project against the computations of the published code, in reports/<profile>/benchmark.json."""
     from dguide.tools import benchmark as command
 
     settings, layout = _opened(params)

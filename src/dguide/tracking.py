@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from rich.box import HEAVY_HEAD
 from rich.console import Console, Group
-from rich.table import Table
+from rich.table import Column, Table
 
 from discriminator_guidance.core.files import reason, sha256, source_hash
 from discriminator_guidance.core.runtime import is_first
@@ -35,15 +35,23 @@ PLAIN_WIDTH = 10_000  # without a terminal, where lines are as long as they have
 
 
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
-    """Print results as a table on standard output; plain aligned columns where there is no terminal."""
-    console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    columns = dict.fromkeys(chain(*rows))
-    shown = Table(*columns, box=HEAVY_HEAD if console.is_terminal else None)
-    for row in rows:
-        shown.add_row(*(_shown(row.get(column, "")) for column in columns))
-    console.print(Group(title, shown))  # in one write: other processes print too
+    """Print results as tables on standard output, of as many columns as fit; plain ones where there is no terminal."""
+    width = None if (terminal := sys.stdout.isatty()) else PLAIN_WIDTH
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
+
+    def part(columns: Sequence[str]) -> Table:
+        shown = Table(*(Column(name, overflow="fold") for name in columns), box=HEAVY_HEAD if terminal else None)
+        for row in rows:
+            shown.add_row(*(_shown(row.get(column, "")) for column in columns))
+        return shown
+
+    columns = list(dict.fromkeys(chain(*rows)))
+    parts, wide = [columns[:1]], console.options.update_width(PLAIN_WIDTH)  # all have the first column
+    for column in columns[1:]:
+        if len(parts[-1]) > 1 and console.measure(part([*parts[-1], column]), options=wide).maximum > console.width:
+            parts.append(columns[:1])
+        parts[-1].append(column)
+    console.print(Group(title, *map(part, parts)))  # in one write: other processes print too
 
 
 def notice(message: str) -> None:

@@ -26,8 +26,6 @@ pixels = lambda x: x.flatten(1)[:, :2]
 print(frechet_distance(images, images[::-1].copy(), network=pixels).low < 1e-6)
 frechet_distance([images, images], images, network=pixels)
 """
-
-
 LOADING = """
 import sys
 from discriminator_guidance.core.files import fit_network

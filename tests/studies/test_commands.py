@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from dguide.settings import load_config, row_of
-from dguide.studies.study import run_study, value_settings
+from dguide.studies.study import value_settings
 from dguide.tools.profile import promote_winner
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import fingerprint, write_json
 from tests.commands import PROJECT
-from tests.stages.conftest import tiny_settings, write_params
 
 RECORD = "reports/mini/study/ensemble.json"
 
@@ -52,13 +51,6 @@ def test_a_winner_that_does_not_fit_changes_nothing(project: Path):
 def test_nothing_to_promote_is_refused(project: Path):
     with pytest.raises(InputError, match=r"discriminator\.json does not exist; run `dguide study discriminator`"):
         promote_winner(project, "discriminator")
-
-
-def test_a_profile_without_studies_is_refused(tmp_path: Path):
-    tiny = write_params(tmp_path, tiny_settings({"study": None}))
-    with pytest.raises(ConfigError, match="study: null"):
-        run_study("ensemble", *tiny, 8, False)
-    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
 @pytest.mark.parametrize("journal", sorted(PROJECT.glob("reports/*/study/*.journal")), ids=str)

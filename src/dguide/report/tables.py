@@ -1,5 +1,6 @@
 """Tables 1 to 4 as text cells, and the LaTeX and HTML that they are written to."""
 
+from operator import methodcaller
 from typing import NamedTuple
 
 import pandas as pd
@@ -17,6 +18,7 @@ LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "\n": " "}
 )
+_latex = methodcaller("translate", LATEX)
 
 
 class Table(NamedTuple):
@@ -46,10 +48,6 @@ def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with two header rows, groups above headings."""
     pairs = [column.rpartition(": ")[::2] for column in frame.columns]
     return frame.set_axis(pd.MultiIndex.from_tuples(pairs), axis=1) if any(group for group, _ in pairs) else frame
-
-
-def _latex(text: str) -> str:
-    return text.translate(LATEX)
 
 
 def sampling_table(data: ReportData) -> Table:
@@ -100,7 +98,8 @@ def discriminator_table(data: ReportData) -> Table:
         metrics, history = data.metrics[name], data.histories[name]
         kind = "a whole network" if settings["kind"] == "whole" else "a head on the extractor's features"
         kind += f", {count(settings['images'])} images" if settings["images"] else ""
-        start, best = settings["start"].rpartition("/")[2], metrics["best_epoch"]
+        start, best = settings["start"].rpartition("/")[2], number(metrics["best_validation_loss"], 3)
+        best += f" ({scientific(metrics['best_epoch'] and round(metrics['best_epoch'], 1))})"
         theirs = PUBLISHED["members"].get(settings["published"], [MISSING] * len(columns))
         row = {
             "member": name.upper(),
@@ -113,9 +112,7 @@ def discriminator_table(data: ReportData) -> Table:
             "ours, BCE: train, used": number(metrics["train_loss"], 3),
             "ours, BCE: train, best": number(history["train_loss"].min(), 3),
             "ours, BCE: validation, used": number(metrics["validation_loss"], 3),
-            "ours, BCE: validation, best (epoch)": (
-                f"{number(metrics['best_validation_loss'], 3)} ({scientific(best and round(best, 1))})"
-            ),
+            "ours, BCE: validation, best (epoch)": best,
             "ours, BCE: test": number(metrics["test_loss"], 3),
         }
         for part in ("train", "validation"):
@@ -168,8 +165,7 @@ def result_table(data: ReportData) -> Table:
 
 
 def _result(data: ReportData, name: str) -> dict[str, str]:
-    evaluation, baseline = data.evaluations[name], data.baseline
-    p = evaluation["delta_p_adjusted"]
+    evaluation, p = data.evaluations[name], data.evaluations[name]["delta_p_adjusted"]
     row = {
         "variant": name,
         "what it is": fmt.variant_text(data.settings, name),
@@ -183,7 +179,7 @@ def _result(data: ReportData, name: str) -> dict[str, str]:
     for kid, suffix in zip(KIDS, ("", ", held-out"), strict=True):
         heading, bounds = f"ours, generative: {data.kid}{suffix}", evaluation[f"delta_{kid}_ci95"]
         row[f"{heading} [95 %]"] = fmt.estimate(evaluation[kid], evaluation[f"{kid}_ci95"], 4)
-        change = MISSING if name == baseline else fmt.estimate(evaluation[f"delta_{kid}"], bounds, 4, sign=True)
+        change = MISSING if name == data.baseline else fmt.estimate(evaluation[f"delta_{kid}"], bounds, 4, sign=True)
         row[f"{heading}, difference from {data.baseline_text} [95 %]"] = change
     if evaluation["replicates"] > 1:
         row[f"ours: {data.fid}, each seed"] = ", ".join(number(value, 2) for value in evaluation["fid_values"])

@@ -599,7 +599,7 @@ def _lay_over(below: Any, overlay: Mapping[str, Any]) -> None:
 def read(path: Path) -> bytes:
     """The contents of a settings file."""
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist", "run `dguide profile mini`, or correct the path")
+        raise ConfigError(f"{path} does not exist", "correct it, or run `dguide profile mini` in the project's folder")
     return path.read_bytes()
 
 

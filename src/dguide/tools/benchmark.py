@@ -225,9 +225,10 @@ def timed(calls: Sequence[Call], batch: int, budget: float) -> tuple[int, list[l
             before = timer()
             call(n)
             rounds[-1].append(timer() - before)
-        room = runtime.broadcast((budget - (timer() - began)) / (2 * sum(rounds[-1])))  # for so many rounds
-        if room < 1:
+        took, left = runtime.broadcast((2 * sum(rounds[-1]), budget - (timer() - began)))
+        more = max(int(left / took / 2), 8 * (n == 1 and took < 1))  # one image tells little of many
+        if n < batch and more >= 2:
+            n, rounds = min(batch, n * more), []
+        elif left < took:
             break
-        if n < batch and room >= 4:
-            n, rounds = min(batch, n * int(room / 2)), []
     return n, rounds

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from dguide.settings.config import check, merged
+from dguide.settings.config import check, merged, read
 from discriminator_guidance.core.errors import ConfigError, InputError
 from discriminator_guidance.core.files import write_bytes
 from discriminator_guidance.core.images import open_images, read_images
@@ -19,6 +19,7 @@ def write_profile(root: Path, source: Path, name: str | None) -> Path:
     target, *emptied = root / "configs" / f"{name}.yaml", root / "data" / name, root / "models" / name
     if not re.fullmatch(r"[a-z0-9_][a-z0-9_-]*", name) or any(map(Path.exists, [target, *emptied])):
         raise ConfigError(f"NAME is {name!r}", "give one of a-z, 0-9, - and _ that configs/, data/ and models/ lack")
+    read(root / "configs" / "mini.yaml")  # the base, before thousands of images
     side = open_images(source).shape[0]
     size = max(SMALLEST, min(LARGEST, side - side % 4))
     images = read_images(source, size)

@@ -94,10 +94,9 @@ def stage_calls(config: Config, train: int, holdout: int) -> Iterator[tuple[str,
     products = {PRODUCT: 2 * d * pairs / PRODUCT_FLOPS, (*PRODUCT, "cpu"): 2 * roots / PRODUCT_FLOPS}
     yield "evaluation", {FEATURES: variants * n, **products}
 
-    total = Counter[Kind]()
-    for name in {config.evaluation.baseline, *config.report.log_ratios}:
-        total.update(sampling_calls(config, train, config.variants[name], config.report.trajectory_images))
-    yield "report", total
+    shown = [config.variants[name] for name in {config.evaluation.baseline, *config.report.log_ratios}]
+    each = (sampling_calls(config, train, row, config.report.trajectory_images) for row in shown)
+    yield "report", sum(map(Counter, each), Counter[Kind]())
 
 
 def sampling_calls(config: Config, train: int, variant: Variant, images: int) -> dict[Kind, float]:

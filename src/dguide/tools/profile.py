@@ -20,7 +20,7 @@ STAMP = "# As `dguide profile` wrote it; sha256 of what follows:"
 def use_profile(root: Path, profile: str, force: bool = False) -> None:
     """Write a profile with its base as params.yaml, unless that has edits; each profile keeps its dvc.lock."""
     source, target = root / "configs" / f"{profile}.yaml", root / PARAMS
-    known = sorted(path.stem for path in (root / "configs").glob("*.yaml"))
+    known = sorted(path.stem for path in (root / "configs").glob("*.yaml")) or ["those in the project's folder"]
     if profile not in known:
         raise ConfigError(f"configs/ has no profile {profile!r}", f"choose one of: {', '.join(known)}")
     sources, text = merged(source), read(source).decode("utf-8-sig")
