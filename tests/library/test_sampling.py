@@ -294,7 +294,7 @@ def test_batches_kept_of_another_model_guidance_or_classes_are_not_used(tmp_path
     plain, shifted = ((lambda x, sigma, *_, at=at: WRONG.denoise(x, sigma) + at) for at in (0, border))
     changes = [{}, {"guidance": wide}, {"guidance": narrow}, {"classes": [0] * 6}, {"classes": [0] * 5 + [1]}]
     for level in (0.27, 0.28):
-        changes.append({"guidance": replace(wide, weight=lambda sigma, level=level: 1.0 * (sigma < level))})
+        changes.append({"guidance": replace(wide, weight=lambda sigma, level=level: 1.0 * (sigma < level).view(-1, 1))})
     for model, options in ((plain, {}), *((shifted, each) for each in changes)):
         with pytest.raises(KeyboardInterrupt):
             sample(model, FEW, **options, **how)

@@ -210,7 +210,7 @@ class DiscriminatorGuidance:
         factor = (-(levels**2) * mean).masked_fill(~log_ratio.isfinite(), math.nan)
         score = torch.where(column(active, x), column(factor, x) * slope, 0.0)
         if callable(self.weight):
-            score = column(torch.as_tensor(self.weight(levels)).to(score).expand(len(x)), x) * score
+            score = column(torch.as_tensor(self.weight(levels)).to(score).flatten().expand(len(x)), x) * score
         return score, torch.where(active, log_ratio.detach().to(outside), outside)
 
     def log_ratio(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:

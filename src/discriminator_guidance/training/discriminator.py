@@ -173,7 +173,7 @@ def train_discriminator(
             images have 8 bits, also as floats, floats are rounded to 8 bits: otherwise rounding would distinguish them.
         extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose features a head
             is trained, as in the paper. None trains a whole network of the noised images.
-        start: the network to begin with; None: a fresh one.
+        start: the network to begin with, such as `trained.network`; None: a fresh one.
         device: where to compute.
         checkpoints: a folder for checkpoints and drawn samples (else in memory); there, the same images resume.
         progress: whether to show progress on standard error; a text is its title.
