@@ -36,8 +36,8 @@ PLAIN_WIDTH = 10_000  # without a terminal, where lines are as long as they have
 
 def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print results as tables on standard output, of as many columns as fit; plain ones where there is no terminal."""
-    width = None if (terminal := sys.stdout.isatty()) else PLAIN_WIDTH
-    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    terminal = (console := Console(markup=False, emoji=False, highlight=False)).is_terminal
+    console.width = console.width if terminal else PLAIN_WIDTH
 
     def part(columns: Sequence[str]) -> Table:
         shown = Table(*(Column(name, overflow="fold") for name in columns), box=HEAVY_HEAD if terminal else None)
