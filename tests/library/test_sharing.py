@@ -106,7 +106,7 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"maps are \(2, 64\); reshape them to \(N, C, S, S\)"),
         ({"extractor": lambda x_vp, tau: [x_vp]}, "maps are <class 'list'>; reshape them"),
         (lambda _: train((IMAGES, IMAGES[:, 0, 0, 0]), lambda x, sigma: 0 * x, **BRIEF), "takes no labels .* alone"),
-        ({"extractor": doubled, "finetune": True}, "extractor a function, start a NoneType; give a module"),
+        ({"start": 3}, "finetune=False, extractor a NoneType, start a int; .* as start none or a trained.network"),
         ({"extractor": encoder(), "finetune": True, "start": torch.nn.Linear(2, 1)}, "a EncoderUNet, start a Linear"),
         (load_discriminator, "model.safetensors does not exist; save it again"),
         (folder_without("config.json"), "config.json does not exist; save it again, or download"),

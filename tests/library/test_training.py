@@ -128,10 +128,12 @@ def test_arrays_tensors_and_folders_are_the_same_images(tmp_path: Path) -> None:
     for folder, images in zip(("real", "fake"), arrays, strict=True):
         for number, image in enumerate(images):
             write_png(tmp_path / folder / f"{number:02d}.png", image)
+        np.save(tmp_path / f"{folder}.npy", images)
+    mapped = np.load(tmp_path / "real.npy", mmap_mode="c"), tmp_path / "fake.npy"
     files, loader = (tmp_path / "real", str(tmp_path / "fake")), [DataLoader(array, batch_size=7) for array in FIRST]
     written = [TensorDataset(torch.from_numpy(array).permute(0, 3, 1, 2)) for array in arrays]
     drawn = to_uint8(sample(shrink, (20, 1, 8, 8), seed=FAKES))
-    for alike in ([arrays, files, written], [FIRST, loader], [(arrays[0], drawn), (arrays[0], shrink)]):
+    for alike in ([arrays, files, written, mapped], [FIRST, loader], [(arrays[0], drawn), (arrays[0], shrink)]):
         first, *others = (train(*source, **BRIEF).history for source in alike)
         assert all(other == first for other in others)
     greys = [(images + 1) / 2 for images in FIRST]
@@ -172,6 +174,7 @@ def test_an_iterable_may_have_images_without_dark_pixels() -> None:
     [
         (((REAL + 1) / 2).clamp(0, 1), "real images have values from 0 to .*; give data_range"),
         (torch.full_like(REAL, torch.nan), "values from nan .*; correct what is no number"),
+        ([(image, "3.png") for image in REAL[:20]], "labels of real images are no classes"),
         ([Image.new("P", (8, 8))] * 20, "the mode P of PIL"),
         (REAL.long(), "real images are torch.int64 .*; .* of uint8 or floats"),
         (REAL[:9], "real images are .9, .*give 10 or more"),

@@ -36,7 +36,8 @@ class Images(NamedTuple):
 
 def class_indices(labels: Any, classes: float = math.inf) -> Tensor:
     """Integers (N,), from 0 to below `classes`, of labels (N,), (N, 1), or (N, classes) one-hot."""
-    rows: Tensor = (1 * torch.as_tensor(labels)).reshape(len(labels), -1 if len(labels) else 1)  # booleans as 0 and 1
+    with damage_refused("labels are no classes", "give integers, one-hot rows, or images alone"):
+        rows: Tensor = (1 * torch.as_tensor(labels)).reshape(len(labels), -1 if len(labels) else 1)  # also of booleans
     indices = rows.argmax(dim=1) if rows.shape[1] > 1 else rows[:, 0].long()
     same = indices[:, None].to(rows) if rows.shape[1] == 1 else torch.zeros_like(rows).scatter_(1, indices[:, None], 1)
     if not torch.equal(same, rows):

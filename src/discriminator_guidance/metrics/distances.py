@@ -47,7 +47,7 @@ def frechet_influence(generated: Floats, reference: Gaussian) -> tuple[float, Do
     Neither S nor T is formed: with A^T A = S, R^T R = S_r and A R^T = U diag(s) V^T, T = P P^T for
     P = R^T V diag(s)^(-1/2). Directions with s = 0 up to rounding are left out: T takes the pseudo-inverse.
     """
-    fitted, (n, width) = gaussian_of_features(generated), generated.shape
+    fitted, (n, width) = gaussian_of_features(generated), np.shape(generated)
     _, singular_values, right = torch.linalg.svd(fitted.root @ reference.root.T, full_matrices=False)
     kept = singular_values > max(width, n) * EPS * singular_values[0]
     transport_root = (reference.root.T @ right[kept].T) / singular_values[kept].sqrt()
@@ -230,7 +230,7 @@ def _features_of(
     real, *lists = features(reference), *([features(rows) for rows in part] for part in sets)
     for rows in chain.from_iterable(lists):  # one by one, for comparable copies them
         comparable(real, rows)
-    warn_of_few(min(*counts, len(real)), real.shape[1])
+    warn_of_few(min(*counts, len(real)), np.shape(real)[1])
     return [real, *lists]
 
 

@@ -158,9 +158,10 @@ class DiscriminatorGuidance:
             raise ConfigError(f"weight is {self.weight!r}", "give numbers")
         if (own := self.member_weights) is not None and not callable(own):
             numbers = torch.as_tensor(own)
-            negative = self.rule == "mean_probability" and (numbers < 0).any()
-            if numbers.ndim != 1 or negative or not numbers.isfinite().all():
-                raise ConfigError(f"member_weights are {own!s:.200}", "give numbers, none negative of probabilities")
+            odd = self.rule == "mean_probability" and ((numbers < 0).any() or not numbers.any())
+            if numbers.ndim != 1 or odd or not numbers.isfinite().all():
+                remedy = "give numbers; of probabilities none negative, and not all 0"
+                raise ConfigError(f"member_weights are {own!s:.200}", remedy)
 
     @property
     def step_weights(self) -> tuple[float, float]:
@@ -243,13 +244,7 @@ class DiscriminatorGuidance:
         return ratio.masked_fill(~logits.isfinite().all(dim=0), torch.nan)
 
     def logits(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> list[Tensor]:
-        """The logits of each discriminator, (1, N), or (M, N) where it has M members.
-
-        Args:
-            x_vp: noisy images (N, C, H, W) in VP units.
-            tau: their VP times (N,).
-            classes: for discriminators.
-        """
+        """The logits of each discriminator, (1, N), or (M, N) where it has M members; arguments as of `log_ratio`."""
         return [self._logits(network, x_vp, tau, *classes) for network in self.networks]
 
     def _logits(self, network: Discriminator, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:

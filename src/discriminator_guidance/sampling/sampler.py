@@ -204,12 +204,7 @@ def sample(
 
 
 def trajectory(denoiser: Denoiser, shape: Sequence[int], **options: Any) -> Trajectory:
-    """The way of samples through the noise levels, which ends in those of `sample`.
-
-    Args:
-        denoiser: (x, sigma[, classes]) -> D.
-        shape: (N, C, H, W) of the samples, which are drawn together.
-        options: guidance and what else `sample` takes.
+    """The way of samples, drawn together, through the noise levels to those of `sample`; arguments as of `sample`.
 
     >>> path = trajectory(lambda x, sigma: 0 * x, (4, 1, 8, 8))
     >>> path.states.shape
@@ -248,11 +243,11 @@ def _prepared(
         warnings.warn("the denoiser knows classes, and none are given: it is given zeros", stacklevel=3)
     if len(shape) != 4 or min(shape) < 1:
         raise ConfigError(f"shape is {tuple(shape)}", "give (N, C, H, W) of at least one image")
-    indices = range(first, first + shape[0]) if isinstance(first, int | np.integer) else [*map(int, first)]
-    if classes is not None and (given := tuple(torch.as_tensor(classes).shape))[:1] != (shape[0],):
-        raise ConfigError(f"classes has the shape {given} for {shape[0]} images", "give one class an image")
-    if len(indices) != shape[0]:
-        raise ConfigError(f"there are {len(indices)} indices for {shape[0]} images", "give one for each")
+    if (given := np.asarray(first)).dtype.kind not in "iu" or given.shape not in ((), (shape[0],)):
+        raise ConfigError(f"first is {first!r:.200}", f"give a whole number, or one for each of {shape[0]} images")
+    indices = given.tolist() if given.shape else range(int(given), int(given) + shape[0])
+    if classes is not None and (kinds := tuple(torch.as_tensor(classes).shape))[:1] != (shape[0],):
+        raise ConfigError(f"classes has the shape {kinds} for {shape[0]} images", "give one class an image")
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63 or min(indices) < 0:
         raise ConfigError(f"seed is {seed}, and the lowest index {min(indices)}", "give whole numbers of at least 0")
 

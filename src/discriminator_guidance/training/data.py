@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from discriminator_guidance.core.errors import InputError
+from discriminator_guidance.core.files import damage_refused
 from discriminator_guidance.core.images import DARK, open_images
 from discriminator_guidance.core.noise import Split, generator, importance_times, noised, normal, quantile_grid, scaled
 from discriminator_guidance.core.runtime import Compute, gather_rows, share
@@ -25,7 +26,10 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
 
     What is iterated over is written to a file in `folder`, which ends with the process, and mapped into memory.
     """
-    if isinstance(images, str | Path):
+    if isinstance(images, str | Path) and (path := Path(images)).suffix.lower() == ".npy":  # of `sample`
+        with damage_refused(f"images in {path} cannot be read", "give the .npy file that `sample` wrote"):
+            images = np.asarray(np.load(path, mmap_mode="c"))
+    elif isinstance(images, str | Path):
         images = np.concatenate(list(open_images(Path(images)).batches(1000)))
     if isinstance(images, tuple):
         batch, own = image_tensor(images[0], name, data_range, folder)
@@ -56,8 +60,9 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
         file.write(batch.contiguous().numpy().data)
         count += len(batch)
         kinds.add((batch.dtype, *batch.shape[1:]))
-        given = [torch.as_tensor(part).cpu() for part in label[:1] if part is not None]
-        labels += [part.reshape(len(batch), -1).squeeze(1) for part in given if part.numel()]
+        with damage_refused(f"labels of {name} images are no classes", "give integers, one-hot rows, or images alone"):
+            given = [torch.as_tensor(part).cpu() for part in label[:1] if part is not None]
+            labels += [part.reshape(len(batch), -1).squeeze(1) for part in given if part.numel()]
     if len(kinds) != 1:
         raise InputError(f"{name} images are of {len(kinds)} kinds (type and shape)", "give at least one, all alike")
     file.flush()
@@ -68,8 +73,8 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
 
 def batch_of(images: NDArray[Any] | Tensor, name: str) -> Tensor:
     """Images (N, C, H, W) of uint8 or float32 from an array (N, H, W, C) of uint8, or (N, C, H, W), or of one image."""
-    if not isinstance(images, Tensor):  # also of PIL, and with negative strides
-        if (mode := getattr(images, "mode", "L")) not in ("L", "RGB"):  # the numbers in P are no grey values
+    if not isinstance(images, Tensor):  # also of PIL, where the numbers in P are no grey values, and negative strides
+        if not isinstance(images, np.memmap) and (mode := getattr(images, "mode", "L")) not in ("L", "RGB"):
             raise InputError(f"{name} images have the mode {mode} of PIL", 'convert("L") or convert("RGB") them')
         images = np.ascontiguousarray(images)
         images = images[..., None] if images.ndim == 2 else images

@@ -164,10 +164,10 @@ def train_discriminator(
     result is no better than chance.
 
     Args:
-        real: images (N, H, W, C) uint8, a tensor (N, C, H, W) of uint8 or floats, a folder, a zip or an .npz file, or
-            an iterable of images or batches, such as a Dataset or a DataLoader, of (image, label) too: it is written to
-            disk once, so that it need not fit in memory. Floats are taken as they are, also those of latents. A tuple
-            (images, labels) trains a conditional discriminator.
+        real: images (N, H, W, C) uint8, a tensor (N, C, H, W) of uint8 or floats, a folder, zip, .npz or .npy file, or
+            an iterable of images or batches, such as a Dataset or a DataLoader, of (image, label) too: it is written
+            to disk once, so that it need not fit in memory. Floats are taken as they are, also those of latents. A
+            tuple (images, labels) trains a conditional discriminator.
         fake: the same of generated images; or the denoiser, with which `sample` then draws as many images as there are
             real ones, called as (x, sigma, labels) with the labels of the real images, if there are any. Where the real
             images have 8 bits, also as floats, floats are rounded to 8 bits: otherwise rounding would distinguish them.
@@ -189,9 +189,10 @@ def train_discriminator(
     refuse_unknown("train_discriminator", settings, vars(TrainerSettings()))
     chosen, device = TrainerSettings(**settings), usable(device)
     compute = compute_on(device, chosen.precision)
-    if chosen.finetune and not (isinstance(extractor, nn.Module) and isinstance(start, EncoderUNet | None)):
-        problem = f"finetune is True, extractor a {type(extractor).__name__}, start a {type(start).__name__}"
-        raise ConfigError(problem, "give a module as extractor, and as start a head of this library or none")
+    needed = (nn.Module, EncoderUNet | None) if chosen.finetune else (object, nn.Module | None)
+    if not (isinstance(extractor, needed[0]) and isinstance(start, needed[1])):
+        problem = f"finetune={chosen.finetune}, extractor a {type(extractor).__name__}, start a {type(start).__name__}"
+        raise ConfigError(problem, "give a module as extractor, and as start none or a trained.network (of a head)")
     folder, work = None if checkpoints is None else Path(checkpoints), None
     if folder and folder.exists() and not folder.is_dir():
         raise ConfigError(f"checkpoints is {folder}, a file", "give a folder")
@@ -257,7 +258,7 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
     if not reals.dtype == fakes.dtype == torch.uint8 and max(spread) > 1.8 * min(spread):
         warnings.warn(f"standard deviations of real and fake are {spread}: give both in one unit", stacklevel=4)
     levels = 127.5 * scaled(reals[:256]) + 127.5
-    eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.01
+    eight_bits = (levels - levels.round().clamp(0, 255)).abs().max() < 0.1  # float16 is off by 0.06
     if fakes.is_floating_point() and bool(eight_bits):
         rounded = (torch.from_numpy(to_uint8(part)).permute(0, 3, 1, 2) for part in torch.split(fakes, 1024))
         fakes, _ = data.image_tensor(rounded, "fake", None, folder)  # on disk
