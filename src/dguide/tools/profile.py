@@ -64,7 +64,7 @@ def promote_winner(root: Path, word: str) -> list[Path]:
             text = _dumped(data)
             check(merged(path, text.encode()))
             texts[path] = _stamped(text) if _as_written(path.read_text(encoding="utf-8")) else text.encode()
-        for path, content in texts.items():
+        for path, content in reversed(texts.items()):  # params.yaml, which is in use, last
             write_bytes(path, content)
     return list(texts)
 
