@@ -16,7 +16,7 @@ def listing(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[
     """Rows `file`, `state`, `path`, `detail` of the named files (all without names), whether they are here or not."""
     files = config.fetch
     if unknown := [name for name in names if name not in files]:
-        raise ConfigError(f"fetch has no file {unknown[0]!r}", f"choose from: {', '.join(files) or 'none here'}")
+        raise ConfigError(f"fetch has no {unknown[0]!r}", f"choose from: {', '.join(files) or 'none; give --params'}")
     return [_row(name, files[name], root) for name in names or files]
 
 
@@ -65,9 +65,9 @@ def missing_files(config: Config, root: Path) -> list[tuple[str, str]]:
     named |= {getattr(config, word).path: f"{word}.path" for word in ("real", "score", "extractor", "fid_network")}
     named |= {row.start: f"members.{name}.start" for name, row in config.members.items()}
     listed = {str(place) for file in config.fetch.values() for place in (file.path, Path(file.path).parent)}
-    way = "`dguide fetch --list` says how to get it; or "
+    ways = "see docs/faq.md, ", "`dguide fetch --list`, with the same --params, says how to get it; or "
     return [
-        (f"{path} ({key})", f"{way if path in listed else ''}put it there by hand, or correct {key}")
+        (f"{path} ({key})", f"{ways[path in listed]}put it there by hand, or correct {key}")
         for path, key in named.items()
         if not path.startswith((f"data/{config.profile}/", "models/"))
         and not ((root / path).is_file() or any((root / path).glob("*")))  # a failed download leaves an empty folder
