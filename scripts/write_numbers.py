@@ -502,7 +502,7 @@ def found() -> str:
 - **Where you may train the model, fine-tuning on these images lowers it by {tuned:.0f} %**; by
   [label-free features](docs/glossary.md), not significantly more than weight 2.
 - **Without such a bias, guidance lowers the FID by {early:.0f} % early in training**, less than longer training does;
-  late, by {late:.0f} %, and KID not significantly (a tiny network: {tiny:.0f} %).
+  late, by {late:.0f} %, KID not significantly (a tiny, converged network: {tiny:.0f} %).
 - **A missing sigmoid may explain why six discriminators of the reproduction had an FID of 14.35 (one: 2.08)**: with its
   sampler, it at least {times} the FID of our six, on CIFAR-10 not always. Against our prediction, it lowered
   that of [a biased model](docs/ensemble.md#on-a-biased-model).

@@ -204,7 +204,7 @@ def sample(
 
 
 def trajectory(denoiser: Denoiser, shape: Sequence[int], **options: Any) -> Trajectory:
-    """The way of samples, drawn together, through the noise levels to those of `sample`; arguments as of `sample`.
+    """The states of samples at every noise level, the last those of `sample`; its arguments, drawn in one batch.
 
     >>> path = trajectory(lambda x, sigma: 0 * x, (4, 1, 8, 8))
     >>> path.states.shape
@@ -246,8 +246,8 @@ def _prepared(
     if (given := np.asarray(first)).dtype.kind not in "iu" or given.shape not in ((), (shape[0],)):
         raise ConfigError(f"first is {first!r:.200}", f"give a whole number, or one for each of {shape[0]} images")
     indices = given.tolist() if given.shape else range(int(given), int(given) + shape[0])
-    if classes is not None and (kinds := tuple(torch.as_tensor(classes).shape))[:1] != (shape[0],):
-        raise ConfigError(f"classes has the shape {kinds} for {shape[0]} images", "give one class an image")
+    if classes is not None and (found := tuple(torch.as_tensor(classes).shape))[:1] != (shape[0],):
+        raise ConfigError(f"classes has the shape {found} for {shape[0]} images", "give one class an image")
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63 or min(indices) < 0:
         raise ConfigError(f"seed is {seed}, and the lowest index {min(indices)}", "give whole numbers of at least 0")
 

@@ -28,7 +28,7 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
     """
     if isinstance(images, str | Path) and (path := Path(images)).suffix.lower() == ".npy":  # of `sample`
         with damage_refused(f"images in {path} cannot be read", "give the .npy file that `sample` wrote"):
-            images = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+            images = np.load(path, mmap_mode="c", allow_pickle=False)
     elif isinstance(images, str | Path):
         images = np.concatenate(list(open_images(Path(images)).batches(1000)))
     if isinstance(images, tuple):

@@ -189,8 +189,8 @@ def train_discriminator(
     refuse_unknown("train_discriminator", settings, vars(TrainerSettings()))
     chosen, device = TrainerSettings(**settings), usable(device)
     compute = compute_on(device, chosen.precision)
-    needed = (nn.Module, EncoderUNet | None) if chosen.finetune else (object, nn.Module | None)
-    if not (isinstance(extractor, needed[0]) and isinstance(start, needed[1])):
+    extractors, starts = (nn.Module, EncoderUNet | None) if chosen.finetune else (object, nn.Module | None)
+    if not (isinstance(extractor, extractors) and isinstance(start, starts)):
         problem = f"finetune={chosen.finetune}, extractor a {type(extractor).__name__}, start a {type(start).__name__}"
         raise ConfigError(problem, "give a module as extractor, and as start none or a trained.network (of a head)")
     folder, work = None if checkpoints is None else Path(checkpoints), None
