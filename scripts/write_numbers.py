@@ -29,36 +29,57 @@ GREY, BLUE, ORANGE = "#808080", "#0072B2", "#D55E00"  # legible on white and on 
 STYLE = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), GREY)
 STYLE |= {"font.family": "DejaVu Sans", "font.size": 9, "savefig.transparent": True, "savefig.dpi": 200}
 
-REST = ("mean_prob", "clip_logit")  # rows of fashion16 that the tables of others hold
+REST = ("mean_prob",)  # rows of fashion16 that the tables of others hold
 PREDICTED = {"few": (-53, -33), "few_double": (-78, -60), "tuned": (-87, -75)}  # in configs/fashion-biased.yaml
 SHOWN = ("edm", "few", "few_double", "many_double", "tuned", "tuned_guided")  # in README's chart
-# By label: profile, the row without guidance, and the rows with one discriminator with their markers.
-GAINS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "500 iterations": (
-        "fashion16",
-        "edm_early",
-        {"early_1k": "o", "early_3k": "s", "early_10k": "D", "early_head": "^"},
-    ),
-    "1,500 iterations": ("fashion16", "edm_middle", {"middle_1k": "o", "middle_3k": "s", "middle_10k": "D"}),
-    "3,000 iterations": (
-        "fashion16",
-        "edm",
-        {"final_1k": "o", "final_3k": "s", "final_10k": "D", "permuted": "x", "d0": "^"},
-    ),
-    "28x28, tiny, converged": ("fashion-small", "edm", {"few": "o", "whole": "p"}),
-    "28x28, 1,000 iterations": ("fashion", "edm_early", {"early": "p"}),
-    "28x28, 6,000 iterations": ("fashion", "edm", {"whole": "p"}),
-    "a biased training set": ("fashion-biased", "edm", {"few": "o", "many": "D"}),
+# By size and label: profile, the row without guidance, and the rows with one discriminator with their markers.
+GAINS: dict[str, dict[str, tuple[str, str, dict[str, str]]]] = {
+    "16x16": {
+        "500 iterations": (
+            "fashion16",
+            "edm_early",
+            {"early_1k": "o", "early_3k": "s", "early_10k": "D", "early_head": "^"},
+        ),
+        "1,500 iterations": ("fashion16", "edm_middle", {"middle_1k": "o", "middle_3k": "s", "middle_10k": "D"}),
+        "3,000 iterations": (
+            "fashion16",
+            "edm",
+            {"final_1k": "o", "final_3k": "s", "final_10k": "D", "permuted": "x", "d0": "^"},
+        ),
+        "a biased training set": ("fashion-biased", "edm", {"few": "o", "many": "D"}),
+    },
+    "28x28": {
+        "tiny, 1,000 iterations": (
+            "fashion-small",
+            "edm_early",
+            {"early_1k": "o", "early_3k": "s", "early_10k": "D"},
+        ),
+        "tiny, 48,000 iterations": ("fashion-small", "half", {"half_1k": "o", "half_3k": "s", "half_10k": "D"}),
+        "tiny, 96,000 iterations": (
+            "fashion-small",
+            "edm",
+            {"few": "o", "final_3k": "s", "whole": "p", "final_10k": "D"},
+        ),
+        "small, 1,000 iterations": ("fashion", "edm_early", {"early": "p"}),
+        "small, 6,000 iterations": ("fashion", "edm", {"whole": "p"}),
+    },
 }
 ADDED = ("d0",)  # rows that were not planned
-SEEN = {  # discriminators of 10,000 images, by profile and name
-    ("fashion16", "early_10k"): ("500 iterations", BLUE),
-    ("fashion16", "middle_10k"): ("1,500 iterations", "#56B4E9"),
-    ("fashion16", "final_10k"): ("3,000 iterations", "#CC79A7"),
-    ("fashion16", "permuted"): ("permuted labels", GREY),
-    ("fashion-biased", "many"): ("a biased training set", ORANGE),
+SEEN = {  # discriminators of 10,000 images, by size, profile and name
+    "16x16": {
+        ("fashion16", "early_10k"): ("500 iterations", BLUE),
+        ("fashion16", "middle_10k"): ("1,500 iterations", "#56B4E9"),
+        ("fashion16", "final_10k"): ("3,000 iterations", "#CC79A7"),
+        ("fashion16", "permuted"): ("permuted labels", GREY),
+        ("fashion-biased", "many"): ("a biased training set", ORANGE),
+    },
+    "28x28": {
+        ("fashion-small", "early_10k"): ("tiny, 1,000 iterations", BLUE),
+        ("fashion-small", "half_10k"): ("tiny, 48,000 iterations", "#56B4E9"),
+        ("fashion-small", "final_10k"): ("tiny, 96,000 iterations", "#CC79A7"),
+    },
 }
-COLORS = (BLUE, "#56B4E9", "#CC79A7", "#009E73", "#AA4499", "#B8A230", ORANGE)  # of them
+COLORS = (BLUE, "#56B4E9", "#CC79A7", ORANGE, "#B8A230")  # of the curves of a panel of GAINS
 MARKERS = {
     "o": "1,000 images",
     "s": "3,000",
@@ -160,9 +181,15 @@ def biased() -> str:
     found = {name: 100 * (pair_of("fashion-biased", name, "edm")["ratio"] - 1) for name in PREDICTED}
     held = sum(low < found[name] < high for name, (low, high) in PREDICTED.items())
     ranges = ", ".join(f"`{name}` {low} to {high} %" for name, (low, high) in PREDICTED.items())
+    of = [evaluated("fashion-biased", name) for name in described("fashion-biased")]
+    points = pd.DataFrame(
+        {key: [value for row in of for value in row[f"{key}_values"]] for key in ("fid", "total_variation")}
+    )
+    ranks = points.corr("spearman").loc["fid", "total_variation"]
     return f"""\
 {rows}
 
+FID and total variation have a rank correlation of {ranks:.2f} over rows and seeds.
 By label-free features, `tuned` changes the FID of `few_double` by {apart} %. Five other score networks
 predicted changes of {ranges}; {held} of {len(PREDICTED)} hold."""
 
@@ -199,11 +226,23 @@ def crossing() -> str:
     return f"{shown}\n\nThe planned p is {p:.2g}. 2,000 real images have FID {floor:.2f}."
 
 
-def changes(profile: str) -> list[list[str]]:
+def tiny() -> str:
+    """What each number of images gains after each length of training: profile fashion-small."""
+    rows = []
+    for label, (profile, base, marks) in GAINS["28x28"].items():
+        if profile == "fashion-small":
+            names = {marker: name for name, marker in marks.items()}
+            fids = [change_of(profile, names[key], base) if key in names else "" for key in "ospD"]
+            free = [without_labels(profile, names[key], base) if key in names else "" for key in "ospD"]
+            rows += [[label, number(evaluated(profile, base)["fid"], 2), *fids], ["by label-free features", "", *free]]
+    return table(["change of the FID in %", "FID before", "1,000 images", "3,000", "5,000", "10,000"], rows)
+
+
+def changes(profile: str, hidden: Sequence[str] = ("edm_early",)) -> list[list[str]]:
     """Rows of the change of FID and KID from the rows without guidance."""
     rows = []
     for name, label in described(profile).items():
-        if (other := baselines(profile)[name]) is None or name == "edm_early":
+        if (other := baselines(profile)[name]) is None or name in hidden:
             continue
         pair = pair_of(profile, name, other)
         kid = [1000 * pair[f"kid_{key}"] for key in ("difference", "low", "high")]
@@ -225,7 +264,9 @@ def training_of(profile: str, iterations: str) -> list[str]:
 
 def small() -> str:
     """Every row of the profiles fashion-small and fashion, and the losses that show whether training had ended."""
-    rows = changes("fashion-small") + changes("fashion")
+    curves = [(base, *marks) for owner, base, marks in GAINS["28x28"].values() if owner == "fashion-small"]
+    crossed = [name for names in curves for name in names if name not in ("edm", "half", "whole")]
+    rows = changes("fashion-small", crossed) + changes("fashion")
     shown = table(["", "row", "change of the FID in %", "by label-free features", "of KID x 1,000"], rows)
     ends = [training_of("fashion-small", "48,000 to 67,200"), training_of("fashion", "3,000 to 4,200")]
     headings = ["profile", "FID of `edm`", "planned: p", "cross-entropies", "held-out loss, over iterations"]
@@ -271,36 +312,39 @@ def without_labels(profile: str, name: str, other: str) -> str:
 
 def training() -> str:
     """How cross-entropies and changes of the FID rank alike."""
-    points = {
-        label: [point for name in rows if name not in ADDED for point in gains(profile, base, name)]
-        for label, (profile, base, rows) in GAINS.items()
-        if profile == "fashion16"
-    }
 
     def correlation(of: list[tuple[float, float]]) -> float:
         return float(pd.DataFrame(of).corr("spearman").loc[0, 1])
 
-    total = [point for part in points.values() for point in part]
-    within = [correlation(part) for part in points.values()]
-    rows = [[f"all {len(total)}", f"{correlation(total):.2f}"], ["those of one score network", span(within, 2)]]
-    return table(["points of the first rows", "rank correlation of cross-entropy and change of the FID"], rows)
+    rows = []
+    for size, profile in (("16x16", "fashion16"), ("28x28", "fashion-small")):
+        curves = [(base, rows) for owner, base, rows in GAINS[size].values() if owner == profile]
+        parts = [
+            [point for name in rows if name not in ADDED for point in gains(profile, base, name)]
+            for base, rows in curves
+        ]
+        total = [point for part in parts for point in part]
+        within = span([correlation(part) for part in parts], 2)
+        rows.append([f"`{profile}`, {len(total)} points", f"{correlation(total):.2f}", within])
+    return table(["rank correlation of cross-entropy and change of the FID", "all", "of one score network"], rows)
 
 
 def fid_networks() -> str:
     """How far a FID network with another training seed moves the changes of rows from their baselines."""
-    moves, signs = list[float](), list[bool]()
+    moves, kept = list[tuple[float, str]](), list[bool]()
     profiles = ("fashion", "fashion-small", "fashion-biased", "fashion-six")
     for profile in profiles:
         rows = json.loads((REPORTS / profile / "other_fid_network.json").read_text())["variants"]
         for name, other in baselines(profile).items():
             if other and name != "edm_early":
                 before, after = pair_of(profile, name, other)["ratio"] - 1, rows[name][f"against {other}"][0] - 1
-                moves.append(100 * abs(after - before))
-                signs.append(before * after > 0)
-    kept = "every sign" if all(signs) else f"{sum(signs)} of {len(signs)} signs"
+                moves.append((100 * abs(after - before), f"`{name}` of `{profile}`"))
+                kept.append(before * after > 0)
+    signs = "every sign" if all(kept) else f"{sum(kept)} of {len(kept)} signs"
+    *_, (most, _), (farthest, name) = sorted(moves)
     return f"""\
-In `{"`, `".join(profiles)}`, a FID network with another training seed leaves {kept}
-and moves the changes shown by at most {max(moves):.1f} points (`other_fid_network.json`)."""
+In `{"`, `".join(profiles)}`, a FID network with another training seed leaves {signs}
+and moves the changes by at most {most:.1f} points ({name}: {farthest:.1f})."""
 
 
 def cells(profile: str = "fashion16") -> pd.DataFrame:
@@ -392,7 +436,7 @@ def cifar() -> str:
         return [number(record["fid"], 2), "" if name == "edm" else change_of("cifar10-small", name, "edm")]
 
     p = pair_of("cifar10-small", "d0_double", "edm")["p"]
-    elsewhere = ("mean_prob", "clip_logit", "edm_35", "clip_one_35", "clip_six_35")  # on other pages
+    elsewhere = ("mean_prob", "edm_35", "clip_one_35", "clip_six_35")  # on other pages
     labels = {name: text for name, text in described("cifar10-small").items() if name not in elsewhere}
     labels["d0_double"] = labels["d0_double"].replace("(planned)", f"(planned; p = {p:.2g})")
     rows = [[label, *row(name)] for name, label in labels.items()]
@@ -424,7 +468,10 @@ def cifar_rule() -> str:
         ],
         ["", f"{span(within, 2)} within a seed"],
         ["of logits + 0, + 0.3 and - 0.3, those that move samples farthest have the largest FID", told],
-        ["N = 2,000: both raise the FID, p < 0.05", "; ".join(f"{rule[name]}: p = {p[name]:.2g}" for name in rule)],
+        [
+            "N = 2,000: both raise the FID, p < 0.05",
+            "; ".join(f"{rule[name]}: p = {p[name]:.2g}{', missed' * (p[name] > 0.05)}" for name in rule),
+        ],
         ["N = 2,000: six double it in three seeds", f"{twice} of {len(fids['edm_35'])} seeds"],
     ]
     shown = [["-", number(fids["edm_35"].mean(), 2) + seeds(fids["edm_35"]), ""]]
@@ -460,9 +507,11 @@ def speed() -> str:
 def use() -> str:
     """Who should guide, with the seconds of training: reports/fashion-biased/costs.json, by scripts/costs.py."""
     costs = json.loads((REPORTS / "fashion-biased/costs.json").read_text())
-    tuned = load_config(Path("configs/fashion-biased.yaml")).score.finetuned["tuned"]
-    seconds = {name: costs["stages"][f"discriminator/{name}"] for name in ("few", "many")}
-    seconds["tuned"] = costs["score_iteration"] * tuned.iterations
+    config = load_config(Path("configs/fashion-biased.yaml"))
+    drawn = config.fake.images * (1 + len(config.fake.networks))
+    seconds = {"tuned": costs["score_iteration"] * config.score.finetuned["tuned"].iterations}
+    for name, images in (("few", 1000), ("many", 10000)):  # a fake image for each real one
+        seconds[name] = costs["stages"][f"discriminator/{name}"] + costs["stages"]["fake"] * images / drawn
     tens = {name: f"{round(value, -1):.0f}" for name, value in seconds.items()}
     fine_tune = (
         "fine-tune it: that lowered a biased model's FID more than weight 2, "
@@ -470,16 +519,17 @@ def use() -> str:
     )
     unlike, alike = "and its samples differ from your images", "and it trained long on images like yours"
     guide = "guide it; compare weights 1 and 2 on held-out images"
-    expect = "expect little, unless it is tiny; twice the steps gained as much or more"
+    expect = "expect little; twice the steps gained more. A tiny model: guide it, compare weights 1 and 2"
     rows = [
         ["you may train its weights, and have images", fine_tune, "1,000", tens["tuned"]],
         [f"you can only call it, {unlike}", guide, "1,000", tens["few"]],
         [f"you can only call it, {alike}", expect, "10,000", tens["many"]],
     ]
     shown = table(["your model", "then", "images", "seconds"], rows)
-    slower = costs["stages"]["guided/few"] / costs["stages"]["guided/edm"]
-    about = f"fashion-biased`, one busy CPU core. Sampling with guidance took {slower:.1f} times the seconds"
-    return f"{shown}\n\n*Seconds of training: `{about}.*"
+    guided = ("few", "few_double", "many", "many_double")
+    slower = span([costs["stages"][f"guided/{name}"] / costs["stages"]["guided/edm"] for name in guided])
+    about = f"`fashion-biased`, one busy CPU core. Guided sampling took {slower} times the seconds"
+    return f"{shown}\n\n*Seconds of training and of the samples for it: {about}.*"
 
 
 def found() -> str:
@@ -536,46 +586,53 @@ def fid_figure(profile: str, names: Sequence[str], file: str) -> None:
 
 def gain_figure() -> None:
     """Changes of FID and KID by one discriminator against its cross-entropy on test images, a point a training seed."""
-    figure, panels = plt.subplots(1, 2, figsize=(7, 3.6), sharex=True, sharey=True, layout="constrained")
-    for axes, distance in zip(panels, ("fid", "kid"), strict=True):
-        for color, (profile, base, rows) in zip(COLORS, GAINS.values(), strict=True):
-            for name, marker in rows.items():
-                style = {"markersize": 8, "zorder": 4} if marker == "x" else {"markersize": 5}
-                points = gains(profile, base, name, distance)
-                axes.plot(*zip(*points, strict=True), marker, color=color, alpha=0.8, **style)
-        axes.margins(0.06)
-        axes.axhline(0, color=GREY, linewidth=0.8)
-        axes.axvline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
-        axes.set(title=f"change of the {distance.upper()} in %", xlabel="cross-entropy (dotted: chance)")
-        axes.spines[["top", "right"]].set_visible(False)
-    handles = [Line2D([], [], color=color, marker="o", ls="none", label=label)
-               for color, label in zip(COLORS, GAINS, strict=True)]  # fmt: skip
-    handles += [
-        Line2D([], [], color=GREY, marker=mark, ls="none", mfc="none", label=text) for mark, text in MARKERS.items()
-    ]
-    figure.legend(
-        handles=handles, frameon=False, labelcolor=GREY, loc="outside lower center", ncols=4, columnspacing=1.2
-    )
+    figure, panels = plt.subplots(2, 2, figsize=(7, 6.4), sharex=True, layout="constrained")
+    marks: dict[str, Any] = {"color": GREY, "ls": "none", "mfc": "none"}
+    for pair, (size, curves) in zip(panels, GAINS.items(), strict=True):
+        for axes, distance in zip(pair, ("fid", "kid"), strict=True):
+            for color, (profile, base, rows) in zip(COLORS, curves.values(), strict=False):
+                for name, marker in rows.items():
+                    style = {"markersize": 8, "zorder": 4} if marker == "x" else {"markersize": 5}
+                    points = gains(profile, base, name, distance)
+                    axes.plot(*zip(*points, strict=True), marker, color=color, alpha=0.8, **style)
+            axes.margins(0.06)
+            axes.axhline(0, color=GREY, linewidth=0.8)
+            axes.axvline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
+            axes.set(title=f"{size}: change of the {distance.upper()} in %")
+            axes.spines[["top", "right"]].set_visible(False)
+        labels = [Line2D([], [], color=color, marker="o", ls="none", label=label)
+                  for color, label in zip(COLORS, curves, strict=False)]  # fmt: skip
+        pair[0].legend(handles=labels, frameon=False, labelcolor=GREY, loc="lower left")
+    for axes in panels[1]:
+        axes.set_xlabel("cross-entropy (dotted: chance)")
+    handles = [Line2D([], [], marker=marker, label=text, **marks) for marker, text in MARKERS.items()]
+    figure.legend(handles=handles, frameon=False, labelcolor=GREY, loc="outside lower center", ncols=6, columnspacing=1)
     figure.savefig(ROOT / "docs/images/gain.png", metadata={"Software": None})
 
 
 def seen_figure() -> None:
     """The share of test images that discriminators tell apart at each noise level, a line a training seed."""
-    figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
-    for (profile, member), (label, color) in SEEN.items():
-        for file in sorted((REPORTS / profile / "discriminator" / member).glob("r*/calibration.csv")):
-            bins = pd.read_csv(file)
-            right = bins["fraction_real"].where(bins["bin_low"] >= 0.5, 1 - bins["fraction_real"])  # p above 0.5: real
-            sums = pd.DataFrame({"right": right * bins["count"], "count": bins["count"]}).groupby(bins["time"]).sum()
-            sigma = sigma_from_tau(torch.tensor(sums.index.to_numpy()))
-            axes.plot(sigma, 100 * sums["right"] / sums["count"], color=color, alpha=0.7, linewidth=1.2, label=label)
-            label = None
-    axes.axhline(50, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", xlabel="noise level (standard deviation)", ylabel="told apart, in %")
-    axes.set_xticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, labelcolor=GREY)
+    figure, panels = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True, layout="constrained")
+    for axes, (size, curves) in zip(panels, SEEN.items(), strict=True):
+        for (profile, member), (label, color) in curves.items():
+            for file in sorted((REPORTS / profile / "discriminator" / member).glob("r*/calibration.csv")):
+                bins = pd.read_csv(file)
+                right = bins["fraction_real"].where(bins["bin_low"] >= 0.5, 1 - bins["fraction_real"])  # p > 0.5: real
+                sums = (
+                    pd.DataFrame({"right": right * bins["count"], "count": bins["count"]}).groupby(bins["time"]).sum()
+                )
+                sigma = sigma_from_tau(torch.tensor(sums.index.to_numpy()))
+                axes.plot(
+                    sigma, 100 * sums["right"] / sums["count"], color=color, alpha=0.7, linewidth=1.2, label=label
+                )
+                label = None
+        axes.axhline(50, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set(title=size, xscale="log", xlabel="noise level (standard deviation)")
+        axes.set_xticks([0.01, 0.1, 1, 10], ["0.01", "0.1", "1", "10"])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, labelcolor=GREY)
+    panels[0].set_ylabel("told apart, in %")
     figure.savefig(ROOT / "docs/images/seen.png", metadata={"Software": None})
 
 
@@ -632,6 +689,7 @@ if __name__ == "__main__":
             native,
             six,
             crossing,
+            tiny,
             small,
             training,
             fid_networks,
