@@ -543,7 +543,7 @@ def found() -> str:
 - **Without such a bias, 10,000 images lower a tiny network's FID by {early:.0f} % early in training**, less than longer
   training does; at convergence, by {end:.0f} %, a larger network's late by {late:.0f} %, KID not significantly.
 - **A missing sigmoid may explain why the reproduction's six discriminators had FID 14.35 (one: 2.08)**: with its
-  sampler, it at least {times} the FID of our six, on CIFAR-10 not always. With ours, unexpectedly, it
+  sampler, it at least {times} the FID of our six, on CIFAR-10 not always. With ours, against prediction, it
   lowered that of [a biased model](docs/ensemble.md#on-a-biased-model).
 
 *Fashion-MNIST; five seeds of {n:,} samples; of our six 300 (CIFAR-10: {cifar:,}).*"""
