@@ -589,7 +589,7 @@ def gain_figure() -> None:
             axes.spines[["top", "right"]].set_visible(False)
         labels = [Line2D([], [], color=color, marker="o", ls="none", label=label)
                   for color, label in zip(COLORS, curves, strict=False)]  # fmt: skip
-        side = {"16x16": "lower left", "28x28": "lower right"}[size]
+        side = {"16x16": "lower left", "28x28": "upper left"}[size]
         pair[0].legend(
             handles=labels,
             frameon=False,
