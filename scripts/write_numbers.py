@@ -32,37 +32,14 @@ STYLE |= {"font.family": "DejaVu Sans", "font.size": 9, "savefig.transparent": T
 REST = ("mean_prob", "early_head_adamw")  # rows of fashion16 that other tables hold, or none
 PREDICTED = {"few": (-53, -33), "few_double": (-78, -60), "tuned": (-87, -75)}  # in configs/fashion-biased.yaml
 SHOWN = ("edm", "few", "few_double", "many_double", "tuned", "tuned_guided")  # in README's chart
-# By size and label: profile, the row without guidance, and the rows with one discriminator with their markers.
-GAINS: dict[str, dict[str, tuple[str, str, dict[str, str]]]] = {
-    "16x16": {
-        "500 iterations": (
-            "fashion16",
-            "edm_early",
-            {"early_1k": "o", "early_3k": "s", "early_10k": "D", "early_head": "^"},
-        ),
-        "1,500 iterations": ("fashion16", "edm_middle", {"middle_1k": "o", "middle_3k": "s", "middle_10k": "D"}),
-        "3,000 iterations": (
-            "fashion16",
-            "edm",
-            {"final_1k": "o", "final_3k": "s", "final_10k": "D", "permuted": "x", "d0": "^"},
-        ),
-        "a biased training set": ("fashion-biased", "edm", {"few": "o", "many": "D"}),
-    },
-    "28x28": {
-        "1,000 iterations": (
-            "fashion",
-            "edm_early",
-            {"early_1k": "o", "early_3k": "s", "early_10k": "D"},
-        ),
-        "48,000 iterations": ("fashion", "half", {"half_1k": "o", "half_3k": "s", "half_10k": "D"}),
-        "96,000 iterations": (
-            "fashion",
-            "edm",
-            {"few": "o", "final_3k": "s", "whole": "p", "final_10k": "D"},
-        ),
-    },
+# By label: profile, the row without guidance, and the rows with one discriminator with their markers; all 28x28.
+GAINS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "1,000 iterations": ("fashion", "edm_early", {"early_1k": "o", "early_3k": "s", "early_10k": "D"}),
+    "48,000 iterations": ("fashion", "half", {"half_1k": "o", "half_3k": "s", "half_10k": "D"}),
+    "96,000 iterations": ("fashion", "edm", {"few": "o", "final_3k": "s", "whole": "p", "final_10k": "D"}),
+    "a biased training set": ("fashion-six", "edm", {"few": "o"}),
 }
-ADDED = ("d0",)  # rows that were not planned
+LENGTHS = [*GAINS][:3]  # of the training of one network
 SEEN = {  # discriminators of 10,000 images, by size, profile and name
     "16x16": {
         ("fashion16", "early_10k"): ("500 iterations", BLUE),
@@ -77,15 +54,8 @@ SEEN = {  # discriminators of 10,000 images, by size, profile and name
         ("fashion", "final_10k"): ("96,000 iterations", "#CC79A7"),
     },
 }
-COLORS = (BLUE, "#56B4E9", "#CC79A7", ORANGE, "#B8A230")  # of the curves of a panel of GAINS
-MARKERS = {
-    "o": "1,000 images",
-    "s": "3,000",
-    "p": "5,000",
-    "D": "10,000",
-    "^": "10,000, head",
-    "x": "10,000, permuted",
-}
+COLORS = (BLUE, "#56B4E9", "#CC79A7", ORANGE)  # of GAINS
+MARKERS = {"o": "1,000 images", "s": "3,000", "p": "5,000", "D": "10,000"}
 
 
 def evaluated(profile: str, variant: str) -> dict[str, Any]:
@@ -219,7 +189,8 @@ def crossing() -> str:
 def tiny() -> str:
     """What each number of images gains after each length of training: profile fashion."""
     rows = []
-    for label, (profile, base, marks) in GAINS["28x28"].items():
+    for label in LENGTHS:
+        profile, base, marks = GAINS[label]
         names = {marker: name for name, marker in marks.items()}
         fids = [change_of(profile, names[key], base) if key in names else "" for key in "ospD"]
         rows.append([label, number(evaluated(profile, base)["fid"], 2), *fids])
@@ -244,7 +215,7 @@ def changes(profile: str, hidden: Sequence[str]) -> list[list[str]]:
 
 def small() -> str:
     """Other rows of profile fashion, and the losses that show whether training had ended."""
-    curves = [(base, *marks) for owner, base, marks in GAINS["28x28"].values() if owner == "fashion"]
+    curves = [(base, *marks) for _, base, marks in (GAINS[label] for label in LENGTHS)]
     crossed = [name for names in curves for name in names if name not in ("edm", "half", "whole")]
     headings = ["", "change of the FID in %", "by label-free features", "of KID x 1,000"]
     shown = table(headings, changes("fashion", crossed))
@@ -301,17 +272,13 @@ def training() -> str:
     def correlation(of: list[tuple[float, float]]) -> float:
         return float(pd.DataFrame(of).corr("spearman").loc[0, 1])
 
-    rows = []
-    for size, profile in (("16x16", "fashion16"), ("28x28", "fashion")):
-        curves = [(base, rows) for owner, base, rows in GAINS[size].values() if owner == profile]
-        parts = [
-            [point for name in rows if name not in ADDED for point in gains(profile, base, name)]
-            for base, rows in curves
-        ]
-        total = [point for part in parts for point in part]
-        within = span([correlation(part) for part in parts], 2)
-        rows.append([f"`{profile}`, {len(total)} points", f"{correlation(total):.2f}", within])
-    return table(["rank correlation of cross-entropy and change of the FID", "all", "of one score network"], rows)
+    curves = [GAINS[label] for label in LENGTHS]
+    parts = [[point for name in rows for point in gains(profile, base, name)] for profile, base, rows in curves]
+    total = [point for part in parts for point in part]
+    within = span([correlation(part) for part in parts], 2)
+    return f"""\
+Cross-entropy and change of the FID have a rank correlation of {correlation(total):.2f} over these {len(total)} points,
+of {within} within a length."""
 
 
 def fid_networks() -> str:
@@ -573,35 +540,22 @@ def fid_figure(profile: str, names: Sequence[str], file: str) -> None:
 
 def gain_figure() -> None:
     """Changes of FID and KID by one discriminator against its cross-entropy on test images, a point a training seed."""
-    figure, panels = plt.subplots(2, 2, figsize=(7, 6.4), sharex=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(7, 3.8), layout="constrained")
+    for axes, distance in zip(panels, ("fid", "kid"), strict=True):
+        for color, (profile, base, rows) in zip(COLORS, GAINS.values(), strict=True):
+            for name, marker in rows.items():
+                points = gains(profile, base, name, distance)
+                axes.plot(*zip(*points, strict=True), marker, color=color, alpha=0.8, markersize=5)
+        axes.margins(0.06)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.axvline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
+        axes.set(title=f"change of the {distance.upper()} in %", xlabel="cross-entropy (dotted: chance)")
+        axes.spines[["top", "right"]].set_visible(False)
     marks: dict[str, Any] = {"color": GREY, "ls": "none", "mfc": "none"}
-    for pair, (size, curves) in zip(panels, GAINS.items(), strict=True):
-        for axes, distance in zip(pair, ("fid", "kid"), strict=True):
-            for color, (profile, base, rows) in zip(COLORS, curves.values(), strict=False):
-                for name, marker in rows.items():
-                    style = {"markersize": 8, "zorder": 4} if marker == "x" else {"markersize": 5}
-                    points = gains(profile, base, name, distance)
-                    axes.plot(*zip(*points, strict=True), marker, color=color, alpha=0.8, **style)
-            axes.margins(0.06)
-            axes.axhline(0, color=GREY, linewidth=0.8)
-            axes.axvline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
-            axes.set(title=f"{size}: change of the {distance.upper()} in %")
-            axes.spines[["top", "right"]].set_visible(False)
-        labels = [Line2D([], [], color=color, marker="o", ls="none", label=label)
-                  for color, label in zip(COLORS, curves, strict=False)]  # fmt: skip
-        side = {"16x16": "lower left", "28x28": "upper left"}[size]
-        pair[0].legend(
-            handles=labels,
-            frameon=False,
-            labelcolor=GREY,
-            loc=side,
-            fontsize=8,
-            handletextpad=0.1,
-        )
-    for axes in panels[1]:
-        axes.set_xlabel("cross-entropy (dotted: chance)")
-    handles = [Line2D([], [], marker=marker, label=text, **marks) for marker, text in MARKERS.items()]
-    figure.legend(handles=handles, frameon=False, labelcolor=GREY, loc="outside lower center", ncols=6, columnspacing=1)
+    handles = [Line2D([], [], color=color, marker="o", ls="none", label=label)
+               for color, label in zip(COLORS, GAINS, strict=True)]  # fmt: skip
+    handles += [Line2D([], [], marker=marker, label=text, **marks) for marker, text in MARKERS.items()]
+    figure.legend(handles=handles, frameon=False, labelcolor=GREY, loc="outside lower center", ncols=4, columnspacing=1)
     figure.savefig(ROOT / "docs/images/gain.png", metadata={"Software": None})
 
 
