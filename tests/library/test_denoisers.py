@@ -75,6 +75,9 @@ def test_samples_keep_to_the_noise_levels_of_the_schedule() -> None:
     kind = type("Model", (), {"sigma_max": property(lambda model: 2.0), "__call__": lambda model, x, sigma: 0 * x})
     closure = wraps(model := kind())(lambda x, sigma: model(x, sigma))
     assert trajectory(closure, (1, *SHAPE)).sigma[0].item() == pytest.approx(2.0)
+    scheduler = diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True, beta_schedule="scaled_linear")
+    scheduler.set_timesteps(20)  # rounded, but not its noise levels
+    assert torch.allclose(Noise(scheduler).levels(scheduler.timesteps), scheduler.sigmas[:20].double(), rtol=1e-5)
 
 
 def test_levels_outside_the_schedule_are_finite_without_signal_at_its_end() -> None:

@@ -202,7 +202,7 @@ def test_epochs_need_as_many_real_as_fake_images() -> None:
 def test_kept_fakes_are_not_those_of_other_noise_limits(tmp_path: Path) -> None:
     model = lambda x, sigma: shrink(x, sigma)  # noqa: E731
     for model.sigma_max in (80.0, 80.0, 2.0):
-        train(REAL[:20], model, checkpoints=tmp_path, **BRIEF)
+        assert train(REAL[:30], model, images=20, checkpoints=tmp_path, **BRIEF).about["fake"] == 20, "no more is drawn"
     assert len(list(tmp_path.glob("fake-*.npy"))) == 2
 
 

@@ -43,7 +43,8 @@ def class_indices(labels: Any, classes: float = math.inf) -> Tensor:
     if not torch.equal(same, rows):
         raise InputError(f"labels such as {rows[0].tolist()!s:.60} are no classes", "give integers, or one-hot rows")
     if len(indices) and not 0 <= indices.min() <= indices.max() < classes:
-        raise InputError(f"classes are {indices.min()} to {indices.max()}", f"give 0 to {classes - 1}")
+        allowed = "0 or more" if classes == math.inf else f"0 to {classes - 1}"
+        raise InputError(f"classes are {indices.min()} to {indices.max()}", f"give {allowed}")
     return indices
 
 

@@ -176,5 +176,5 @@ def split_pairs(real: int, fake: int, shares: SplitSettings, most: int | None = 
 
     train, *held_out = zip(cut(0, 0, real), cut(1, real, fake), strict=True)  # real and fake rows of each part
     if fake:  # by Bayes' rule, another proportion would shift the logits that fit best
-        held_out = [(ours[: len(theirs)], theirs[: len(ours)]) for ours, theirs in held_out]
+        held_out = [(reals[: len(fakes)], fakes[: len(reals)]) for reals, fakes in held_out]
     return Split(*(np.sort(np.concatenate(part)) for part in (train, *held_out)))

@@ -74,15 +74,16 @@ class Noise:
         if (t := torch.as_tensor(time).cpu().double()).dim() > 1:
             raise ConfigError(f"timesteps are {tuple(t.shape)}, several an image", "use a pipeline with one an image")
         t = t.reshape(-1)
-        if self.kind != FLOW:
-            return torch.from_numpy(np.exp(np.interp(t, np.arange(len(self.sigmas)), self.sigmas.log())))
-        share = t / self.steps
-        run = getattr(self.scheduler, "timesteps", None)
-        if run is not None:  # some schedulers round the timesteps of a run, and keep its noise levels
-            same = t.unsqueeze(1) == run.cpu().double()
-            exact = self.scheduler.sigmas.cpu().double()[same.int().argmax(dim=1)]
-            share = torch.where(same.any(dim=1), exact, share)
-        return share / (1 - share)
+        levels, flow = t / (self.steps - t), self.kind == FLOW
+        if not flow:
+            levels = torch.from_numpy(np.exp(np.interp(t, np.arange(len(self.sigmas)), self.sigmas.log())))
+        if getattr(self.scheduler, "num_inference_steps", None) and hasattr(self.scheduler, "sigmas"):
+            same = t.unsqueeze(1) == self.scheduler.timesteps.cpu().double()
+            kept = self.scheduler.sigmas.cpu().double()[same.int().argmax(dim=1)]
+            kept = kept / (1 - kept) if flow else kept  # not rounded, as the timesteps of some runs are
+            near = flow or (self.times(kept) - t).abs() <= 1  # schedulers of half steps keep others
+            levels = torch.where(same.any(dim=1) & near, kept, levels)
+        return levels
 
 
 def from_diffusers(model: Any, scheduler: Any, appended: Tensor | None = None, **conditions: Any) -> Denoiser:

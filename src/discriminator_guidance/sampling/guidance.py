@@ -16,7 +16,7 @@ from discriminator_guidance.core.noise import column, levels_of, marginal_mean, 
 from discriminator_guidance.core.runtime import attribute_of, innermost, warn_in_training
 
 Denoiser = Callable[..., Tensor]  # (x, sigma) -> D(x; sigma), sigma (N,)
-Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (score, log ratio)
+Guidance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (x, sigma) -> (term, log ratio)
 Discriminator = Callable[..., Tensor]  # (x_vp, tau[, classes]) -> raw logits (N,), or (M, N) of M members
 
 PROBABILITY_CLIP = 1e-5  # of Kim et al. 2023: a probability closer to 0 or 1 is not taken for true
@@ -115,8 +115,8 @@ class DiscriminatorGuidance:
     Args:
         discriminators: (x_vp, tau) -> raw logits, one for each image, above 0 for real; or several. x_vp =
             x / (1 + sigma^2)^(1/2) are noisy images (N, C, H, W) or (N, ...), in which logits must be differentiable;
-            tau (N,) their VP times. Classes come by closure. A network in bfloat16 or float16, itself or below
-            functools.partial, is called under autocast.
+            tau (N,) their VP times. Classes of `sample` are the third argument, unless the attribute `conditional` is
+            False; those of `denoise`, where it is True. A network in bfloat16 or float16 is called under autocast.
         weight: of both orders; (w1, w2) of the Euler step and of Heun's correction; or a function of sigma (N,).
         rule: a key of `RULES`, or `shrunk_mean_logit`.
         window: the VP times with guidance.
@@ -127,8 +127,8 @@ class DiscriminatorGuidance:
         members: M for a discriminator that returns the logits (M, N) of M members; its attribute `members`, if any.
 
     >>> guidance = DiscriminatorGuidance(lambda x_vp, tau: x_vp.mean(dim=(1, 2, 3)), weight=lambda sigma: sigma < 1)
-    >>> score, log_ratio = guidance(torch.ones(2, 1, 4, 4).double(), torch.tensor([0.5, 2.0]).double())
-    >>> score.flatten(1).any(dim=1).tolist()
+    >>> term, log_ratio = guidance(torch.ones(2, 1, 4, 4).double(), torch.tensor([0.5, 2.0]).double())
+    >>> term.flatten(1).any(dim=1).tolist()
     [True, False]
     """
 
@@ -165,7 +165,7 @@ class DiscriminatorGuidance:
 
     @property
     def step_weights(self) -> tuple[float, float]:
-        """The weights w1 of the Euler step and w2 of Heun's correction; 1 with a schedule, which the score has."""
+        """The weights w1 of the Euler step and w2 of Heun's correction; 1 with a schedule, which the term has."""
         w: Any = self.weight
         if callable(w):
             return 1.0, 1.0
@@ -209,10 +209,10 @@ class DiscriminatorGuidance:
             slope = gradient(log_ratio, x_vp)
         # A rule's clip may have made the gradient of what is not finite 0.
         factor = (-(levels**2) * mean).masked_fill(~log_ratio.isfinite(), math.nan)
-        score = torch.where(column(active, x), column(factor, x) * slope, 0.0)
+        term = torch.where(column(active, x), column(factor, x) * slope, 0.0)
         if callable(self.weight):
-            score = column(torch.as_tensor(self.weight(levels)).to(score).flatten().expand(len(x)), x) * score
-        return score, torch.where(active, log_ratio.detach().to(outside), outside)
+            term = column(torch.as_tensor(self.weight(levels)).to(term).flatten().expand(len(x)), x) * term
+        return term, torch.where(active, log_ratio.detach().to(outside), outside)
 
     def log_ratio(self, x_vp: Tensor, tau: Tensor, *classes: Tensor) -> Tensor:
         """The log ratio (N,) of the discriminators by the rule, differentiable in x_vp.
@@ -279,9 +279,9 @@ class DiscriminatorGuidance:
             conditions = () if all(given is None for given in conditions) else conditions  # EDM's sampler gives None
             inner = [getattr(net, "network", net) for net in map(innermost, self.networks)]
             classes = [given for given in conditions or [named.get("class_labels")] if given is not None]
-            score, _ = self(x, sigma, *(classes if any(getattr(net, "conditional", False) for net in inner) else ()))
+            term, _ = self(x, sigma, *(classes if any(getattr(net, "conditional", False) for net in inner) else ()))
             denoised = checked(denoiser(x, sigma, *conditions, **named), x)
-            denoised = denoised - (sum(self.step_weights) / 2 * score).to(x.dtype)
+            denoised = denoised - (sum(self.step_weights) / 2 * term).to(x.dtype)
             if not bool(denoised.isfinite().all()):
                 problem = f"the guided denoiser gives NaN or infinity at sigma = {torch.as_tensor(sigma).max():.4g}"
                 raise DivergenceError(problem, "check x, the denoiser and the discriminators, or lower the weight")

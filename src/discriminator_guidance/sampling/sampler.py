@@ -39,7 +39,7 @@ def heun(
 ) -> Tensor:
     """Draw (N, C, H, W) samples in state_dtype, about [-1, 1], with Heun's method, guided by a density ratio.
 
-    denoiser: D(x; sigma) of x (N, C, H, W) and sigma (N,) in the dtype of latents. guidance: (x, sigma) -> (score, log
+    denoiser: D(x; sigma) of x (N, C, H, W) and sigma (N,) in the dtype of latents. guidance: (x, sigma) -> (term, log
     ratio), such as DiscriminatorGuidance; None samples without guidance. latents: unit-normal starting noise. noise:
     unit-normal draws of a step, asked for only where some sample's noise level is raised. states: a list that receives
     of each step the state x before the noise level is raised, the denoised image and the log ratio (+inf where there is
@@ -62,10 +62,10 @@ def heun(
         log_ratio = torch.full_like(sigma_hat, torch.inf)
         slope = (x_hat - denoised) / column(sigma_hat, x_hat) / settings.eps_scale
         if guidance is not None and settings.w1 != 0:
-            score, log_ratio = (values.to(state_dtype) for values in guidance(x_hat, sigma_hat))
+            term, log_ratio = (values.to(state_dtype) for values in guidance(x_hat, sigma_hat))
             if settings.boosting and step % BOOST_PERIOD_WEIGHT == 0:
-                score = torch.where(column(log_ratio, x_hat) < 0, BOOST_FACTOR * score, score)
-            slope = slope + settings.w1 * score / column(sigma_hat, x_hat)
+                term = torch.where(column(log_ratio, x_hat) < 0, BOOST_FACTOR * term, term)
+            slope = slope + settings.w1 * term / column(sigma_hat, x_hat)
         length = column(sigma_next - sigma_hat, x_hat)
         x_next = x_hat + length * slope
 
@@ -75,8 +75,8 @@ def heun(
             denoised_next = denoiser(x_next.to(dtype, copy=True), level.to(dtype)).to(state_dtype)
             slope_next = (x_next - denoised_next) / sigma_next / settings.eps_scale
             if guidance is not None and settings.w2 != 0:
-                score, _ = guidance(x_next, level)
-                slope_next = slope_next + settings.w2 * score.to(state_dtype) / sigma_next
+                term, _ = guidance(x_next, level)
+                slope_next = slope_next + settings.w2 * term.to(state_dtype) / sigma_next
             x_next = x_hat + length * (slope + slope_next) / 2
         if states is not None:
             states.append((x_cur, denoised, log_ratio))

@@ -168,9 +168,9 @@ def train_discriminator(
             an iterable of images or batches, such as a Dataset or a DataLoader, of (image, label) too: it is written
             to disk once, so that it need not fit in memory. Floats are taken as they are, also those of latents. A
             tuple (images, labels) trains a conditional discriminator.
-        fake: the same of generated images; or the denoiser, with which `sample` then draws as many images as there are
-            real ones, called as (x, sigma, labels) with the labels of the real images, if there are any. Where the real
-            images have 8 bits, also as floats, floats are rounded to 8 bits: otherwise rounding would distinguish them.
+        fake: the same of generated images; or the denoiser, with which `sample` then draws as many images as are used
+            of the real ones, called as (x, sigma, labels) with the labels of the real images, if there are any. Where
+            these have 8 bits, also as floats, floats are rounded to 8 bits: otherwise rounding would distinguish them.
         extractor: a pretrained `EncoderUNet`, or any (x_vp, tau) -> feature map (N, C, S, S), on whose features a head
             is trained, as in the paper. None trains a whole network of the noised images.
         start: the network to begin with, such as `trained.network`; None: a fresh one.
@@ -247,8 +247,9 @@ def _pairs(real: Source, fake: Any, settings: TrainerSettings, device: torch.dev
         fakes, fake_labels = data.image_tensor(fake, "fake", settings.data_range, folder)
     elif real_labels is not None and len(class_indices(real_labels)) != len(reals):
         raise InputError(f"there are {len(real_labels)} labels for {len(reals)} images", "give one an image")
-    else:  # fewer than FEWEST are refused below, so that nothing is drawn for them
-        fakes = fake(reals.shape, real_labels, device, folder) if len(reals) >= FEWEST else reals
+    else:  # fewer than FEWEST are refused below, so that nothing is drawn for them; classes may be in any order
+        drawn = len(reals) if settings.images is None or real_labels is not None else min(settings.images, len(reals))
+        fakes = fake((drawn, *reals.shape[1:]), real_labels, device, folder) if drawn >= FEWEST else reals
         fake_labels = real_labels
     labels = [label for label in (real_labels, fake_labels) if label is not None]
     if reals.shape[1:] != fakes.shape[1:] or min(len(reals), len(fakes)) < FEWEST:

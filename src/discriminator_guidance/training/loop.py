@@ -75,10 +75,10 @@ def train(
     fewest = validation.checkpoint if isinstance(validation.checkpoint, int) else 1
     optimizer = kind(network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     used = network if schedule.ema_decay is None else copy.deepcopy(network).requires_grad_(False)
-    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "average": used}
+    saved: dict[str, Any] = {"network": network, "optimizer": optimizer, "average": used}
     history, kept = list[Row](), dict[str, State]()  # weights by the number of their iteration, and the chosen ones
     if (state := broadcast(None if checkpoints is None else checkpoints.load())) is not None:
-        for name, part in parts.items():
+        for name, part in saved.items():
             part.load_state_dict(state[name])
         history, kept = state["history"], state["kept"]
     for row in history:
@@ -97,14 +97,14 @@ def train(
         batch = batch_of(iteration)
         mine = share(len(batch[0]))
         weight = len(mine) / len(batch[0])
-        part = slice(mine.start, mine.stop) if mine else slice(0, 1)  # of weight 0: all processes need all gradients
-        loss, further = loss_of(tuple(tensor[part] for tensor in batch))
+        rows = slice(mine.start, mine.stop) if mine else slice(0, 1)  # of weight 0: all processes need all gradients
+        loss, further = loss_of(tuple(tensor[rows] for tensor in batch))
         network.zero_grad(set_to_none=True)
         (weight * loss).backward()  # type: ignore[no-untyped-call]
-        own = {"loss": loss.item(), **further}
-        shares = weight * torch.tensor([*own.values()], dtype=widest(loss.device), device=loss.device)
+        losses = {"loss": loss.item(), **further}
+        shares = weight * torch.tensor([*losses.values()], dtype=widest(loss.device), device=loss.device)
         add_up([shares, *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)])
-        row = dict(zip(own, shares.tolist(), strict=True))  # the means over the whole batch
+        row = dict(zip(losses, shares.tolist(), strict=True))  # the means over the whole batch
         norm = float(nn.utils.clip_grad_norm_(network.parameters(), schedule.gradient_clip))
         require_finite(f"at iteration {iteration}", training_loss=row["loss"], gradient_norm=norm)
         optimizer.step()
@@ -117,7 +117,7 @@ def train(
             kept[str(done)] = copy.deepcopy(used.state_dict())
         if done % validation.every == 0 or done == max(wanted):
             images = sum(count for count, _ in window)
-            means = {name: sum(count * each[name] for count, each in window) / images for name in row}
+            means = {name: sum(count * means[name] for count, means in window) / images for name in row}
             scored = {f"{validation.prefix}{name}": mean for name, mean in means.items()} | validation.scores(used)
             history.append({"iteration": done, **scored})
             window = []
@@ -127,7 +127,7 @@ def train(
             # Checkpoints fall on rows of the curve, so that no half window is lost.
             due = done % schedule.checkpoint_every < validation.every or done == max(wanted)
             if due and checkpoints is not None and is_first():
-                states = {name: part.state_dict() for name, part in parts.items()}
+                states = {name: part.state_dict() for name, part in saved.items()}
                 checkpoints.save({**states, "history": history, "kept": kept})
 
     last = copy.deepcopy(network.state_dict())
