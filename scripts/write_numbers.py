@@ -237,9 +237,9 @@ def ensembles() -> str:
     labels = {name: label for name, label in described(profile).items() if name != "edm"}
     others = {name: "edm" if name == "one" else "one" for name in labels}
     pairs = pd.read_csv(REPORTS / profile / "details/differences.csv").to_dict("records")
-    averages = {name: other for name, other in others.items() if name not in ("one", "whole")}
+    averages = {name: other for name, other in others.items() if name not in ("one", "whole", "tuned")}
     p = adjusted_p([pair for pair in pairs if pair["variant"] in averages], averages, ("seeds", "one"))
-    p |= {"one": evaluated(profile, "one")["delta_p_adjusted"]}
+    p |= {"one": evaluated(profile, "one")["delta_p_adjusted"], "tuned": pair_of(profile, "tuned", "one")["p"]}
     rows = []
     for name, description in labels.items():
         record, pair = evaluated(profile, name), pair_of(profile, name, others[name])
