@@ -521,8 +521,8 @@ def found() -> str:
 - **Without such a bias, 10,000 images lower a tiny network's FID by {early:.0f} % early in training**, less than longer
   training does; at convergence, by {end:.0f} %; late, a larger network's (16x16) by {late:.0f} %.
 - **A missing sigmoid may explain why the reproduction's six discriminators had FID 14.35 (one: 2.08)**: with its
-  sampler, it at least {times} our six's FID on Fashion-MNIST, and in {twice} of {seeds} seeds on 16x16 CIFAR-10. With our
-  sampler, against prediction, it lowered [a biased model](docs/ensemble.md#on-a-biased-model)'s FID.
+  sampler, it at least {times} our six's FID on Fashion-MNIST, and in {twice} of {seeds} seeds on 16x16 CIFAR-10. With
+  our sampler, against prediction, it lowered [a biased model](docs/ensemble.md#on-a-biased-model)'s FID.
 
 *Fashion-MNIST; five seeds of {n:,} samples (larger network: {large:,}; six: 300, CIFAR-10 {cifar:,}).*"""
 
