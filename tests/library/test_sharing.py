@@ -15,6 +15,7 @@ from torch import Tensor
 from discriminator_guidance import TrainedDiscriminator, frechet_distance, load_discriminator
 from discriminator_guidance.core.noise import to_uint8
 from discriminator_guidance.core.settings import SplitSettings
+from discriminator_guidance.networks.adm import MemberLogits
 from tests.commands import run
 from tests.library.hub import FILES, Hub
 from tests.library.test_training import BRIEF, FIRST, REAL, encoder, train
@@ -85,11 +86,6 @@ def folder_without(name: str) -> Callable[[Path], object]:
     return load
 
 
-def loaded_on_cud(folder: Path) -> object:
-    train(*FIRST, **BRIEF).save(folder)
-    return TrainedDiscriminator.load(folder, device="cud")
-
-
 IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
 
 
@@ -101,12 +97,12 @@ IMAGES = np.zeros((20, 8, 8, 1), np.uint8)
         ({"split": {"train": 1}}, "split is {'train': 1}; it must be a SplitSettings"),
         ({"split": SplitSettings(train=0.97, validation=0.02, test=0.01)}, "no fake one .* test; .* raise split.test"),
         ({"checkpoint": 3}, "checkpoint is 3 of 2 epochs, or rows of the curve; lower it"),
-        (loaded_on_cud, "no device 'cud'; choose cpu"),
+        (lambda at: train(*FIRST, **BRIEF).save(at) or TrainedDiscriminator.load(at, "cud"), "'cud'; choose cpu"),
         ({"lr": 1.0}, "no argument lr; allowed are .*learning_rate"),
         ({"extractor": lambda x_vp, tau: x_vp.flatten(1)}, r"maps are \(2, 64\); reshape them to \(N, C, S, S\)"),
         ({"extractor": lambda x_vp, tau: [x_vp]}, "maps are <class 'list'>; reshape them"),
         (lambda _: train((IMAGES, IMAGES[:, 0, 0, 0]), lambda x, sigma: 0 * x, **BRIEF), "takes no labels .* alone"),
-        ({"start": 3}, "finetune=False, extractor a NoneType, start a int; .* as start none or a trained.network"),
+        ({"extractor": encoder(), "start": MemberLogits(encoder())}, "start a MemberLogits; .* none or a"),
         ({"extractor": encoder(), "finetune": True, "start": torch.nn.Linear(2, 1)}, "a EncoderUNet, start a Linear"),
         (load_discriminator, "model.safetensors does not exist; save it again"),
         (folder_without("config.json"), "config.json does not exist; save it again, or download"),

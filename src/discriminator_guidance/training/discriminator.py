@@ -160,8 +160,7 @@ def train_discriminator(
     """Train a discriminator of real (1) and generated (0) images at all noise levels (Kim et al. 2023, Eq. 4).
 
     Of the images 80 % train, 10 % choose the step whose weights are used, 10 % test; in batches and in the latter two,
-    as many are real as fake. After a kill the same call resumes in `checkpoints`, with the same bytes. Warns where the
-    result is no better than chance.
+    as many are real as fake. Warns where the result is no better than chance.
 
     Args:
         real: images (N, H, W, C) uint8, a tensor (N, C, H, W) of uint8 or floats, a folder, zip, .npz or .npy file, or
@@ -175,7 +174,7 @@ def train_discriminator(
             is trained, as in the paper. None trains a whole network of the noised images.
         start: the network to begin with, such as `trained.network`; None: a fresh one.
         device: where to compute.
-        checkpoints: a folder for checkpoints and drawn samples (else in memory); there, the same images resume.
+        checkpoints: a folder for checkpoints and drawn samples; there the same call resumes, with the same bytes.
         progress: whether to show progress on standard error; a text is its title.
         report: called with the steps done and each row of the curve.
         settings: other values for fields of `TrainerSettings`, such as steps, seed, finetune or data_range.
@@ -190,7 +189,8 @@ def train_discriminator(
     chosen, device = TrainerSettings(**settings), usable(device)
     compute = compute_on(device, chosen.precision)
     extractors, starts = (nn.Module, EncoderUNet | None) if chosen.finetune else (object, nn.Module | None)
-    if not (isinstance(extractor, extractors) and isinstance(start, starts)):
+    nested = extractor is not None and isinstance(start, MemberLogits)  # it has an extractor of its own
+    if nested or not (isinstance(extractor, extractors) and isinstance(start, starts)):
         problem = f"finetune={chosen.finetune}, extractor a {type(extractor).__name__}, start a {type(start).__name__}"
         raise ConfigError(problem, "give a module as extractor, and as start none or a trained.network (of a head)")
     folder, work = None if checkpoints is None else Path(checkpoints), None
