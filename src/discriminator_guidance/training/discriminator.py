@@ -174,7 +174,7 @@ def train_discriminator(
             is trained, as in the paper. None trains a whole network of the noised images.
         start: the network to begin with, such as `trained.network`; None: a fresh one.
         device: where to compute.
-        checkpoints: a folder for checkpoints and drawn samples; there the same call resumes, with the same bytes.
+        checkpoints: a folder for checkpoints and drawn samples (else in memory); the same call resumes there.
         progress: whether to show progress on standard error; a text is its title.
         report: called with the steps done and each row of the curve.
         settings: other values for fields of `TrainerSettings`, such as steps, seed, finetune or data_range.
