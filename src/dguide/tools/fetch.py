@@ -38,7 +38,7 @@ def run(config: Config, root: Path, names: Sequence[str] = ()) -> list[dict[str,
         except InputError as error:
             failures.append(error)
     if failures:
-        raise failures[0]
+        raise InputError(failures[0].problem, "; ".join([failures[0].remedy, *map(str, failures[1:])]))
     return listing(config, root, names)
 
 
