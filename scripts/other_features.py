@@ -56,7 +56,7 @@ def distances(labelled: bool, seed: int) -> dict[str, Any]:
         for name, sets in files.items()
     }
     rows = {
-        name: {"fid": rounded(fid.mean)}
+        name: {"fid": rounded(fid.mean), "fid_values": [*map(rounded, fid.values)]}
         | {f"against {other}": [*map(rounded, fid.ratio(fids[other]))] for other in fids if other != name}
         for name, fid in fids.items()
     }

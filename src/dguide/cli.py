@@ -206,7 +206,7 @@ def sample(
         settings, layout = _opened(params)
         write_images(settings, layout.replicates(settings.replicates)[0], variant, numbers, out)
     else:
-        raise ConfigError("options do not fit", "give --variant, or --model with --steps, --discriminator, --weight")
+        raise ConfigError("options do not fit", "give --variant, or --model, --steps, --discriminator with --weight")
     typer.echo(f"{len(numbers)} samples of {variant or model}: {out}")
 
 

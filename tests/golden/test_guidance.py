@@ -35,7 +35,7 @@ def at_cosine_time(discriminator: Discriminator) -> Discriminator:
 def official_score(guidance: DiscriminatorGuidance, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """The guidance score with the official gate, which tests the smallest time of a batch for all its samples."""
     (low, high), tau = guidance.window, tau_from_sigma(sigma.double())
-    window = (-math.inf, math.inf) if low <= tau.min() <= high else (0.0, 0.0)
+    window = (0.0, 1.0) if low <= tau.min() <= high else (0.0, 0.0)
     return replace(guidance, window=window)(x, sigma)
 
 

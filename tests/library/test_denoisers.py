@@ -104,6 +104,8 @@ def test_transformers_with_other_times_are_refused() -> None:
         from_diffusers(aura, flow)
     with pytest.raises(ConfigError, match="may take other times"), guided_unet(aura, flow, TILT):
         pass
+    with pytest.raises(ConfigError, match="the model is a DDIMPipeline; give a pipeline's unet"):
+        from_diffusers(diffusers.DDIMPipeline(aura, diffusers.DDIMScheduler()), flow)
     with pytest.raises(ConfigError, match="guidance is a function"), guided_unet(aura, flow, lambda x, tau: tau):
         pass
     with pytest.raises(ConfigError, match="several an image"):  # of Wan 2.2, one a token

@@ -106,7 +106,7 @@ def draw(shape: tuple[int, ...] = FEW, **options: Any) -> Tensor:
     [
         (guide, {"rule": "mean"}, "mean_probability"),
         (guide, {"window": (1.0, 0.01)}, "window is .1.0, 0.01.; .* lower one first"),
-        (guide, {"window": (2, 80)}, "window is .2, 80.; give two VP times, of 0 to 1"),
+        (guide, {"window": (0.1, 80)}, "window is .0.1, 80.; give two VP times, of 0 to 1"),
         (guide, {"clip": 1.0}, "clip is 1.0; choose between 0 and 0.5"),
         (guide, {"weight": "2"}, r"weight is '2'; .* \(w1, w2\) or a function"),
         (guide, {"weight": float("nan")}, "weight is nan; give numbers"),

@@ -180,6 +180,7 @@ def test_an_iterable_may_have_images_without_dark_pixels() -> None:
         (REAL[:9], "real images are .9, .*give 10 or more"),
         (REAL.repeat(1, 3, 1, 1), "3, 8, 8.*1, 8, 8.*one shape"),
         ([REAL[0], REAL[0, :, :4]], "real images are of 2 kinds"),
+        (lambda x, sigma: x, "real images are a function; give an array"),
     ],
 )
 def test_what_is_no_image_set_is_refused(real: object, words: str) -> None:

@@ -22,7 +22,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "configs").mkdir()
     [shutil.copy(PROJECT / "configs/mini.yaml", tmp_path / target) for target in ("configs/mini.yaml", "params.yaml")]
     row = {"needs": "discriminator", "members": ["d0", "d1"], "rule": "mean_logit", "w1": 3.7, "window": [3e-05, 0.6]}
-    write_json(tmp_path / RECORD, {"rows": {"variants": {"tuned_mean": row}}})
+    write_json(tmp_path / RECORD, {"rows": {"variants": {"just_found": row}}})
     return tmp_path
 
 
@@ -31,15 +31,15 @@ def test_promotion_changes_one_row_in_both_files_and_keeps_comments(project: Pat
     promote_winner(project, "ensemble")
     for path in ("params.yaml", "configs/mini.yaml"):
         after, config = (project / path).read_text().splitlines(), load_config(project / path)
-        assert [line.split(":")[0].strip() for line in after if line not in before] == ["tuned_mean"]
+        assert [line.split(":")[0].strip() for line in after if line not in before] == ["just_found"]
         assert len(after) == len(before) + 1
-        row = row_of(config, config.variants["tuned_mean"])
-        assert row.items() <= record["rows"]["variants"]["tuned_mean"].items()
+        row = row_of(config, config.variants["just_found"])
+        assert row.items() <= record["rows"]["variants"]["just_found"].items()
 
 
 def test_a_winner_that_does_not_fit_changes_nothing(project: Path):
     record = json.loads((project / RECORD).read_text())
-    record["rows"]["variants"]["tuned_mean"]["members"] = ["d0", "d9"]
+    record["rows"]["variants"]["just_found"]["members"] = ["d0", "d9"]
     (project / RECORD).write_text(json.dumps(record))
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="d9"):

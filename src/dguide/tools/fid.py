@@ -91,7 +91,7 @@ def run(images: Path, against: Path | None, reference: Path, network: str, batch
 def _network(choice: str, shape: tuple[int, ...], compute: Compute) -> tuple[str, FidNetwork | InceptionFeatures]:
     """The name of a network and the network: torch-fidelity's Inception, or the `fid_network` of a profile."""
     if choice == INCEPTION or choice.endswith(".pth"):
-        key = "--network inception (dguide fetch inception --params configs/cifar10.yaml)"
+        key = f"--network {choice} (`dguide fetch inception --params configs/cifar10.yaml` fetches Inception)"
         weights = released_file(Path.cwd(), INCEPTION_WEIGHTS if choice == INCEPTION else choice, key)
         return INCEPTION, compute.place(InceptionFeatures(read_state_dict(weights)))
     arguments = read_json(Path(choice) / "config.json", "fid_network")

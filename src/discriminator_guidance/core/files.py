@@ -46,7 +46,7 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        remedy = "free disk space or correct its permissions, and run the command again; complete results are kept"
+        remedy = "free disk space or correct its name or permissions, and run it again; complete results are kept"
         raise UserError(f"{path} cannot be written: {error.strerror or error}", remedy) from error
 
 
@@ -281,7 +281,7 @@ def fit_network(
 
 
 SHARED = ["*.json", "*.md", "*.npz", "*.safetensors"]
-AGAIN = "save it again, or download it again"
+AGAIN = "save it again, or download it again, or correct the name"
 HUB = "check the name, the connection, `pip install huggingface_hub` and `hf auth login`"
 
 

@@ -114,10 +114,7 @@ def sigma_from_tau(t: Tensor) -> Tensor:
 
 
 def importance_antiderivative(t: Tensor) -> Tensor:
-    """An antiderivative of the importance weight beta(t) / (1 - exp(-integral beta)): log(exp(integral) - 1).
-
-    Song et al. 2021 (likelihood weighting), as used for the discriminator by Kim et al. 2023.
-    """
+    """log(exp(integral) - 1), an antiderivative of beta / (1 - exp(-integral)) (Song et al. 2021; Kim et al. 2023)."""
     integral = beta_integral(t)
     return integral + torch.log(1 - torch.exp(-integral))
 

@@ -31,6 +31,8 @@ class Noise:
     """
 
     def __init__(self, scheduler: Any, model: Any = None) -> None:
+        if model is not None and (hasattr(model, "components") or not callable(model)):
+            raise ConfigError(f"the model is a {type(model).__name__}", "give a pipeline's unet or transformer")
         config, kept = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
         flow = kept is None and hasattr(scheduler, "scale_noise")  # FlowMatchEulerDiscreteScheduler and its kind
         kind, remedy = FLOW if flow else getattr(config, "prediction_type", None), "write the denoiser by hand"

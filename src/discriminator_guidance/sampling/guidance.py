@@ -148,7 +148,7 @@ class DiscriminatorGuidance:
         warn_in_training("a discriminator", *self.networks)
         if self.rule not in (rules := (*RULES, SHRUNK)):
             raise ConfigError(f"rule is {self.rule!r}", f"choose from: {', '.join(rules)}")
-        if len(self.window) != 2 or not 0 <= self.window[1] >= self.window[0] <= 1:
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
             raise ConfigError(f"window is {self.window}", "give two VP times, of 0 to 1, the lower one first")
         if self.clip is not None and not 0 < self.clip < 0.5:
             raise ConfigError(f"clip is {self.clip!r}", "choose between 0 and 0.5, such as the paper's 1e-5, or None")

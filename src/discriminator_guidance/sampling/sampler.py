@@ -204,7 +204,7 @@ def sample(
 
 
 def trajectory(denoiser: Denoiser, shape: Sequence[int], **options: Any) -> Trajectory:
-    """The states of samples at every noise level, the last those of `sample`; its arguments, drawn in one batch.
+    """The states of samples at every noise level, the last those of `sample`; its arguments but `out`, in one batch.
 
     >>> path = trajectory(lambda x, sigma: 0 * x, (4, 1, 8, 8))
     >>> path.states.shape

@@ -115,8 +115,8 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
     """The weight that the guidance of a sampler delivers at the VP times of a window, where exact guidance has 1.
 
     It is exact for a model N(0, std^2) of data N(m, std^2) with their log ratio: the shift of the samples' mean,
-    divided by that of the probability flow. It is (w1 + w2) / 2 only for infinitely many steps: a Heun step undoes a
-    part of what its first order adds. A window without sampled times has 0.
+    divided by that of the probability flow. It is (w1 + w2) / 2 only for infinitely many steps: a Heun step
+    counteracts what its first order adds. A window without sampled times has 0.
 
     Args:
         window: the VP times with guidance.
@@ -138,6 +138,6 @@ def delivered_weight(window: tuple[float, float] = (0.01, 1.0), std: float = 0.5
     plain = SamplerSettings(**{**settings, "s_churn": 0.0, "boosting": False})
     start = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     shift = heun(denoiser, guidance, start, lambda step, raised: start, plain)
-    ends = sigma_from_tau(torch.tensor(window, dtype=torch.float64).clamp(min=0.0)).clamp(max=plain.sigma_max)
+    ends = sigma_from_tau(torch.tensor(window, dtype=torch.float64)).clamp(max=plain.sigma_max)
     low, high = std / (std**2 + ends**2).sqrt()
     return float(shift / (low - high)) if low > high else 0.0

@@ -53,6 +53,8 @@ def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | No
     """Images of an iterable and their labels, from a file that is mapped into memory."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+    if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
+        raise InputError(f"{name} images are a {type(source).__name__}", "give an array, a path or an iterable")
     file, count, kinds, labels = tempfile.TemporaryFile(dir=folder), 0, set[Any](), list[Any]()  # noqa: SIM115
     for item in source if hasattr(source, "__iter__") else (source[row] for row in range(len(source))):
         image, *label = item if isinstance(item, tuple | list) else (item,)
@@ -154,8 +156,7 @@ BATCH = 512  # pairs of image and time in one pass
 class GridFeatures(NamedTuple):
     """Frozen features of P pairs of image and grid time, and what identifies each pair."""
 
-    # (P, C, H, W) in main memory, because they are gigabytes at full size. Each process has its share of the pairs.
-    features: Tensor
+    features: Tensor  # (P, C, H, W) in main memory, gigabytes at full size; each process has its share of the pairs
     t: Tensor  # (P,) float32
     time: np.ndarray  # (P,) float64
     labels: Tensor  # (P,) float32, 1 real, 0 fake
