@@ -31,7 +31,7 @@ class Noise:
     """
 
     def __init__(self, scheduler: Any, model: Any = None) -> None:
-        if model is not None and (hasattr(model, "components") or not callable(model)):
+        if not (model is None or hasattr(model, "forward") or (callable(model) and not hasattr(model, "components"))):
             raise ConfigError(f"the model is a {type(model).__name__}", "give a pipeline's unet or transformer")
         config, kept = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
         flow = kept is None and hasattr(scheduler, "scale_noise")  # FlowMatchEulerDiscreteScheduler and its kind

@@ -51,10 +51,10 @@ def image_tensor(images: Source, name: str, data_range: Range | None, folder: Pa
 
 def _spooled(source: Any, name: str, data_range: Range | None, folder: Path | None) -> tuple[Tensor, Any]:
     """Images of an iterable and their labels, from a file that is mapped into memory."""
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
         raise InputError(f"{name} images are a {type(source).__name__}", "give an array, a path or an iterable")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     file, count, kinds, labels = tempfile.TemporaryFile(dir=folder), 0, set[Any](), list[Any]()  # noqa: SIM115
     for item in source if hasattr(source, "__iter__") else (source[row] for row in range(len(source))):
         image, *label = item if isinstance(item, tuple | list) else (item,)
